@@ -1,0 +1,1 @@
+//! Patchcord: puts WhatsApp calls through.

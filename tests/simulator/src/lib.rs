@@ -1,0 +1,1 @@
+//! A fake Meta, a WhatsApp phone, agents and a bad network.
