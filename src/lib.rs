@@ -1,1 +1,4 @@
 //! Patchcord: puts WhatsApp calls through.
+
+pub mod config;
+pub mod whatsapp;

@@ -1,0 +1,410 @@
+//! The configuration: one TOML file and the environment, read once at the start.
+//!
+//! Everything that is wrong is reported together, one line for each problem. The structs here are plain; each
+//! module converts them into its own options.
+
+mod api;
+mod environment;
+mod media;
+mod problem;
+mod read;
+mod route;
+
+pub use api::{Api, ApiKey, Scope};
+pub use environment::Environment;
+pub use media::{Advertise, Media, PortRange};
+pub use problem::{ConfigErrors, Problem};
+pub use route::{AgentTarget, Answer, Dialect, Encoding, Profile, Route};
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use toml::Table;
+use url::Url;
+
+use crate::whatsapp::PhoneNumberId;
+use problem::nearest;
+use read::{Notes, Section};
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[http]`
+    pub http: Http,
+    /// `[media]`
+    pub media: Media,
+    /// `[whatsapp]`
+    pub whatsapp: WhatsApp,
+    /// `[routes.NAME]`
+    pub routes: BTreeMap<String, Route>,
+    /// `[calls]`
+    pub calls: Calls,
+    /// `[prompts]`
+    pub prompts: Prompts,
+    /// `[recordings]`
+    pub recordings: Recordings,
+    /// `[api]`
+    pub api: Api,
+    /// `[store]`
+    pub store: Store,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where webhooks and the API are served.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// The listener's address; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// How the outside sees it.
+    pub public_url: Option<Url>,
+}
+
+/// Meta's side.
+#[derive(Debug, Clone)]
+pub struct WhatsApp {
+    /// `https://graph.facebook.com`, or a simulator.
+    pub graph_url: Url,
+    /// `v26.0`
+    pub graph_version: String,
+    /// What Meta must say when the webhook address is registered.
+    pub verify_token: SecretString,
+    /// Sign the webhooks; at least one.
+    pub app_secrets: Vec<SecretString>,
+    /// At least one, no id twice.
+    pub numbers: Vec<Number>,
+}
+
+/// One business number.
+#[derive(Debug, Clone)]
+pub struct Number {
+    /// Meta's id of it.
+    pub phone_number_id: PhoneNumberId,
+    /// Authorises Graph requests for it.
+    pub access_token: SecretString,
+    /// A name in [`Config::routes`].
+    pub route: String,
+    /// Shown to agents and in logs.
+    pub display_name: Option<String>,
+}
+
+/// How long things may take, and how many calls there may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// From Meta's webhook to our accept. Meta gives up after 30 to 60 s.
+    pub accept_timeout: Duration,
+    /// From our answer to a path for sound.
+    pub media_timeout: Duration,
+    /// For one agent to join.
+    pub agent_timeout: Duration,
+    /// For a whole call.
+    pub max_duration: Duration,
+    /// Of silence from the caller's side before a warning.
+    pub media_lost_warn: Duration,
+    /// Of silence from the caller's side before the call ends.
+    pub media_lost_end: Duration,
+    /// For live calls to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// For one Graph request with its retries.
+    pub graph_budget: Duration,
+    /// Live calls at once; more are rejected.
+    pub max_calls: usize,
+}
+
+/// Where the user's own prompts are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompts {
+    /// A folder; missing means only the built-in ones.
+    pub dir: PathBuf,
+}
+
+/// Where recordings go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recordings {
+    /// A folder.
+    pub dir: PathBuf,
+}
+
+/// What outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// One SQLite file.
+    pub path: PathBuf,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// For eyes or for machines.
+    pub format: LogFormat,
+    /// Directives such as `info,patchcord::call=debug`.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For eyes.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads the file and what the environment sets. Relative paths in it are relative to the working directory.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let file_name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &file_name, environment),
+            Err(error) => {
+                let advice = format!("the configuration cannot be read: {error}");
+                let problem = Problem { source: file_name, place: "file".to_owned(), value: None, advice };
+                Err(ConfigErrors::new(vec![problem]))
+            }
+        }
+    }
+
+    /// Reads a configuration's text. `file_name` stands in messages. Opens no file but those of `{ file = "…" }` secrets.
+    pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
+        read(text, file_name, environment).0
+    }
+}
+
+/// The configuration, and every key that it asked for.
+fn read(text: &str, file_name: &str, environment: &Environment) -> (Result<Config, ConfigErrors>, BTreeSet<String>) {
+    let mut table = match text.parse::<Table>() {
+        Ok(table) => table,
+        Err(error) => return (Err(syntax_error(text, file_name, &error)), BTreeSet::new()),
+    };
+    let (written_by, problems) = environment.apply(&mut table);
+    let notes =
+        RefCell::new(Notes { file: file_name.to_owned(), environment, written_by, problems, known: BTreeSet::new() });
+    let config = read_root(Section::root(table, &notes));
+    let mut notes = notes.into_inner();
+    note_single_underscores(&mut notes);
+    let config = match config {
+        Some(config) if notes.problems.is_empty() => Ok(config),
+        _ => Err(ConfigErrors::new(notes.problems)),
+    };
+    (config, notes.known)
+}
+
+fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
+    let http = Http::read(root.section("http"));
+    let media = Media::read(root.section("media"));
+    let routes: Vec<(String, Option<Route>)> =
+        root.named_sections("routes").into_iter().map(|(name, section)| (name, Route::read(section))).collect();
+    let route_names: Vec<&str> = routes.iter().map(|(name, _)| name.as_str()).collect();
+    for name in route_names.iter().filter(|name| !is_route_name(name)) {
+        root.note(&format!("routes.{name}"), None, "a route's name has 1 to 64 letters, digits, '_' or '-'");
+    }
+    let whatsapp = WhatsApp::read(root.section("whatsapp"), &route_names);
+    let calls = Calls::read(root.section("calls"));
+    let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
+    let recordings = Recordings { dir: read_path(root.section("recordings"), "dir", "recordings") };
+    let api = Api::read(root.section("api"));
+    let store = Store { path: read_path(root.section("store"), "path", "patchcord.db") };
+    let log = Log::read(root.section("log"));
+    root.end();
+    let routes = routes.into_iter().map(|(name, route)| Some((name, route?))).collect::<Option<_>>()?;
+    Some(Config { http, media, whatsapp: whatsapp?, routes, calls, prompts, recordings, api, store, log })
+}
+
+impl Http {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        let listen = section.parsed("listen", "0.0.0.0:8080");
+        let public_url = section.text("public_url", |text| web_url(text, "https://calls.example.com"));
+        section.end();
+        Self { listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))), public_url }
+    }
+}
+
+impl WhatsApp {
+    fn read(mut section: Section<'_, '_>, routes: &[&str]) -> Option<Self> {
+        let graph_url = section.text("graph_url", graph_url).or_else(|| Url::parse(GRAPH_URL).ok());
+        let graph_version = section.text("graph_version", graph_version);
+        section
+            .require("verify_token", "give the word that you enter beside the webhook's address in the app dashboard");
+        let verify_token = section.secret("verify_token");
+        section.require(
+            "app_secrets",
+            "without one, anybody could forge webhooks: give [{ env = \"WHATSAPP_APP_SECRET\" }]",
+        );
+        let app_secrets = section.secrets("app_secrets");
+        if app_secrets.as_ref().is_some_and(Vec::is_empty) {
+            section.note(
+                "app_secrets",
+                Some("[]".to_owned()),
+                "without one, anybody could forge webhooks: give at least one",
+            );
+        }
+        section.require("numbers", "give at least one [[whatsapp.numbers]]");
+        let numbers: Vec<Option<Number>> =
+            section.sections("numbers").into_iter().map(|number| Number::read(number, routes)).collect();
+        note_double_numbers(&section, &numbers);
+        section.end();
+        Some(Self {
+            graph_url: graph_url?,
+            graph_version: graph_version.unwrap_or_else(|| "v26.0".to_owned()),
+            verify_token: verify_token?,
+            app_secrets: app_secrets?,
+            numbers: numbers.into_iter().collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl Number {
+    fn read(mut section: Section<'_, '_>, routes: &[&str]) -> Option<Self> {
+        section.require("phone_number_id", "give the number's id from the app dashboard, in digits");
+        let phone_number_id = section.text("phone_number_id", |text| {
+            PhoneNumberId::parse(text).map_err(|_| "give the number's id from the app dashboard, in digits".to_owned())
+        });
+        section.require("access_token", "give { env = \"WHATSAPP_TOKEN\" }");
+        let access_token = section.secret("access_token");
+        section.require("route", "give the name of a [routes.…] section");
+        let route = section.text("route", |name| existing_route(name, routes));
+        let display_name = section.text("display_name", |name| Ok(name.to_owned()));
+        section.end();
+        Some(Self { phone_number_id: phone_number_id?, access_token: access_token?, route: route?, display_name })
+    }
+}
+
+impl Calls {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let mut time = |key, most, usual: u64| section.duration(key, most).unwrap_or(Duration::from_secs(usual));
+        let calls = Self {
+            // Meta ends an unanswered call after 30 to 60 s.
+            accept_timeout: time("accept_timeout", MINUTE, 30),
+            media_timeout: time("media_timeout", MINUTE, 10),
+            agent_timeout: time("agent_timeout", MINUTE, 8),
+            max_duration: time("max_duration", 7 * DAY, 4 * 60 * 60),
+            media_lost_warn: time("media_lost_warn", DAY, 5),
+            media_lost_end: time("media_lost_end", DAY, 30),
+            drain_timeout: time("drain_timeout", DAY, 30),
+            graph_budget: time("graph_budget", MINUTE, 8),
+            max_calls: section.whole("max_calls", 1, 1_000_000).unwrap_or(1000) as usize,
+        };
+        if calls.media_lost_warn >= calls.media_lost_end {
+            let shown = format!("\"{}\"", humantime::format_duration(calls.media_lost_warn));
+            section.note("media_lost_warn", Some(shown), "the warning must come before media_lost_end");
+        }
+        section.end();
+        calls
+    }
+}
+
+impl Log {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        let format = section.text("format", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("give \"text\" or \"json\"".to_owned()),
+        });
+        let filter = section.text("filter", |text| {
+            let check = tracing_subscriber::EnvFilter::builder().parse(text);
+            check
+                .map(|_| text.to_owned())
+                .map_err(|_| "give levels, such as \"info\" or \"info,patchcord::call=debug\"".to_owned())
+        });
+        section.end();
+        Self { format: format.unwrap_or(LogFormat::Text), filter: filter.unwrap_or_else(|| "info".to_owned()) }
+    }
+}
+
+const GRAPH_URL: &str = "https://graph.facebook.com";
+
+/// The access token travels there, so clear text is for this machine and private networks only.
+fn graph_url(text: &str) -> Result<Url, String> {
+    let url = web_url(text, GRAPH_URL)?;
+    if url.scheme() == "http" && !route::is_nearby(&url) {
+        return Err("http:// would carry the access token in the clear: use https://".to_owned());
+    }
+    Ok(url)
+}
+
+fn web_url(text: &str, example: &str) -> Result<Url, String> {
+    let wrong = || format!("give an address such as \"{example}\"");
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if is_plain { Ok(url) } else { Err(wrong()) }
+}
+
+fn graph_version(text: &str) -> Result<String, String> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match text.strip_prefix('v').and_then(|version| version.split_once('.')) {
+        Some((major, minor)) if is_number(major) && is_number(minor) => Ok(text.to_owned()),
+        _ => Err("give a version such as \"v26.0\"".to_owned()),
+    }
+}
+
+fn existing_route(name: &str, routes: &[&str]) -> Result<String, String> {
+    if routes.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    Err(match nearest(name, routes.iter().copied()) {
+        Some(near) => format!("there is no section [routes.{name}]; did you mean \"{near}\"?"),
+        None => format!("there is no section [routes.{name}]"),
+    })
+}
+
+fn is_route_name(name: &str) -> bool {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    (1..=64).contains(&name.len()) && is_plain
+}
+
+fn note_double_numbers(section: &Section<'_, '_>, numbers: &[Option<Number>]) {
+    let mut seen = BTreeSet::new();
+    for (index, number) in numbers.iter().enumerate() {
+        let Some(number) = number else { continue };
+        if !seen.insert(&number.phone_number_id) {
+            let place = format!("numbers[{index}].phone_number_id");
+            section.note(&place, None, "this number stands twice: keep one of them");
+        }
+    }
+}
+
+fn read_path(mut section: Section<'_, '_>, key: &'static str, usual: &str) -> PathBuf {
+    let path = section.text(key, |text| match text {
+        "" => Err("give a path".to_owned()),
+        text => Ok(PathBuf::from(text)),
+    });
+    section.end();
+    path.unwrap_or_else(|| PathBuf::from(usual))
+}
+
+/// Only the place and the parser's words: the text around it may hold a secret.
+fn syntax_error(text: &str, file_name: &str, error: &toml::de::Error) -> ConfigErrors {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let advice = error.message().replace('\n', ", ");
+    let place = format!("line {line}");
+    ConfigErrors::new(vec![Problem { source: file_name.to_owned(), place, value: None, advice }])
+}
+
+/// `PATCHCORD_HTTP_LISTEN` is most likely meant to set `http.listen`. Other names with our prefix are left
+/// alone: orchestrators set some for a service of our name.
+fn note_single_underscores(notes: &mut Notes<'_>) {
+    for name in notes.environment.single_underscored() {
+        let flat = name.to_lowercase();
+        let meant = notes.known.iter().find(|known| known.contains('.') && known.replace('.', "_") == flat);
+        if let Some(meant) = meant {
+            let right = meant.replace('.', "__").to_uppercase();
+            let advice = format!("a section and its key are two underscores apart: write PATCHCORD_{right}");
+            notes.problems.push(environment::problem(&format!("PATCHCORD_{name}"), advice));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

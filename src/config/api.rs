@@ -1,0 +1,108 @@
+//! `[api]`: who may use the control API, and for what.
+
+use super::problem::nearest;
+use super::read::Section;
+
+/// Who may use the control API.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Api {
+    /// Empty means that nobody may.
+    pub keys: Vec<ApiKey>,
+}
+
+/// One key, of which only the digest is known.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its name, in logs and in `patchcord_<id>_<secret>`.
+    pub id: String,
+    /// SHA-256 of the whole key. A key is 256 bits of chance, so a plain digest guards it.
+    pub sha256: [u8; 32],
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+}
+
+/// What an API key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Look at calls.
+    CallsRead,
+    /// Place, steer and end calls.
+    CallsWrite,
+    /// Fetch recordings.
+    RecordingsRead,
+    /// Settings and keys.
+    Admin,
+    /// Name any host as an agent or an event's target.
+    EgressAny,
+}
+
+impl Scope {
+    const ALL: [(&str, Self); 5] = [
+        ("calls:read", Self::CallsRead),
+        ("calls:write", Self::CallsWrite),
+        ("recordings:read", Self::RecordingsRead),
+        ("admin", Self::Admin),
+        ("egress:any", Self::EgressAny),
+    ];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(|(name, _)| name);
+        let found = Self::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, scope)| *scope).ok_or_else(|| match nearest(text, names) {
+            Some(near) => format!("there is no scope \"{text}\"; did you mean \"{near}\"?"),
+            None => format!("there is no scope \"{text}\"; give some of {}", names.join(", ")),
+        })
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ApiKey").field("id", &self.id).field("scopes", &self.scopes).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+        let sections = section.sections("keys");
+        let mut keys: Vec<ApiKey> = Vec::new();
+        for (index, key) in sections.into_iter().enumerate() {
+            let Some(key) = ApiKey::read(key) else { continue };
+            if keys.iter().any(|known| known.id == key.id) {
+                section.note(&format!("keys[{index}].id"), Some(format!("\"{}\"", key.id)), "this id stands twice");
+            }
+            keys.push(key);
+        }
+        section.end();
+        Self { keys }
+    }
+}
+
+impl ApiKey {
+    fn read(mut section: Section<'_, '_>) -> Option<Self> {
+        section.require("id", "give the key a name");
+        let id = section.text("id", |text| {
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            let is_name = is_plain && (1..=64).contains(&text.len());
+            is_name.then(|| text.to_owned()).ok_or("an id has 1 to 64 letters, digits or hyphens".to_owned())
+        });
+        section.require("sha256", "give the SHA-256 of the whole key as 64 hexadecimal digits");
+        let sha256 = section.hidden_text("sha256", |text| {
+            digest(text).ok_or("give the SHA-256 of the whole key as 64 hexadecimal digits, not the key".to_owned())
+        });
+        section.require("scopes", "give a list, such as [\"calls:write\"]");
+        let scopes = section.list("scopes", Scope::parse);
+        section.end();
+        Some(Self { id: id?, sha256: sha256?, scopes: scopes? })
+    }
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(digest)
+}

@@ -1,0 +1,489 @@
+//! Configurations good and bad, and the exact lines that a user sees.
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+#[test]
+fn the_example_is_a_start() {
+    let config = Config::parse(EXAMPLE, "patchcord.example.toml", &example_environment()).unwrap();
+    assert_eq!(config.http.listen, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(config.media.advertise, Advertise::Bound);
+    assert_eq!(config.whatsapp.numbers[0].route, "reception");
+    assert_eq!(config.whatsapp.numbers[0].access_token.expose_secret(), "graph token");
+    assert_eq!(config.routes["reception"].fallback, [AgentTarget::Prompt("goodbye".to_owned())]);
+}
+
+#[test]
+fn the_example_shows_every_key_and_each_commented_line_works() {
+    let switched_on = switched_on(EXAMPLE);
+    let (config, known) = read(&switched_on, "example", &example_environment());
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(matches!(config.media.advertise, Advertise::Configured(_)));
+
+    let table: Table = switched_on.parse().unwrap();
+    let missing: Vec<&String> = known.iter().filter(|key| !is_shown(&table, key)).collect();
+    assert_eq!(missing, Vec::<&String>::new());
+}
+
+#[test]
+fn what_is_commented_out_as_usual_is_what_happens_without_it() {
+    let short = Config::parse(EXAMPLE, "example", &example_environment()).unwrap();
+    let long = Config::parse(&switched_on(EXAMPLE), "example", &example_environment()).unwrap();
+    assert_eq!(short.calls, long.calls);
+    assert_eq!(short.log, long.log);
+    assert_eq!((short.prompts, short.recordings, short.store), (long.prompts, long.recordings, long.store));
+    assert_eq!(short.media.ports, long.media.ports);
+    assert_eq!(short.media.workers, long.media.workers);
+    assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
+    assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
+    let (short, long) = (&short.routes["reception"], &long.routes["reception"]);
+    assert_eq!((short.encoding, short.sample_rate, short.profile), (long.encoding, long.sample_rate, long.profile));
+}
+
+#[test]
+fn the_contract_of_the_first_version_is_accepted() {
+    let digest = "ab".repeat(32);
+    let text = format!(
+        r#"
+        [http]
+        listen = "0.0.0.0:8080"
+        public_url = "https://calls.example.com"
+        [media]
+        listen = ["0.0.0.0"]
+        advertise = ["203.0.113.7"]
+        ports = "40000-40255"
+        workers = 0
+        allow_private = false
+        [whatsapp]
+        graph_url = "https://graph.facebook.com"
+        graph_version = "v26.0"
+        verify_token = "word"
+        app_secrets = ["secret"]
+        [[whatsapp.numbers]]
+        phone_number_id = "200000000000002"
+        access_token = {{ env = "WHATSAPP_TOKEN" }}
+        route = "reception"
+        [routes.reception]
+        agent = "ws://127.0.0.1:9000/call"
+        dialect = "native"
+        sample_rate = 16000
+        fallback = ["prompt:goodbye"]
+        answer = "when_agent_ready"
+        record = false
+        [prompts]
+        dir = "media/prompts"
+        [recordings]
+        dir = "recordings"
+        [api]
+        keys = [{{ id = "app", sha256 = "{digest}", scopes = ["calls:write"] }}]
+        [store]
+        path = "patchcord.db"
+        "#
+    );
+    let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
+    assert_eq!(config.api.keys[0].sha256, [0xab; 32]);
+    assert_eq!(config.api.keys[0].scopes, [Scope::CallsWrite]);
+    assert_eq!(config.media.advertise, Advertise::Configured(vec!["203.0.113.7".parse().unwrap()]));
+    assert_eq!(config.calls.accept_timeout, Duration::from_secs(30));
+    assert_eq!(config.calls.max_calls, 1000);
+}
+
+#[test]
+fn every_wrong_value_is_one_line_that_says_what_is_right() {
+    let changes = [
+        ("http", "listen = 8080"),
+        ("http", "listen = \"8080\""),
+        ("http", "public_url = \"calls.example.com\""),
+        ("media", "ports = \"40000\""),
+        ("media", "ports = \"40010-40000\""),
+        ("media", "ports = \"40000-40001\"\nworkers = 4"),
+        ("media", "workers = -1"),
+        ("media", "allow_private = \"yes\""),
+        ("media", "listen = \"0.0.0.0\""),
+        ("media", "listen = []"),
+        ("media", "listen = [\"eth0\"]"),
+        ("media", "listen = [\"10.0.0.5\"]"),
+        ("media", "listen = [\"127.0.0.1\", \"fd00::1\"]"),
+        ("media", "advertise = [\"10.0.0.5\"]"),
+        ("media", "advertise = [\"0.0.0.0\"]"),
+        ("media", "advertise = [\"2001:db8::1\"]"),
+        ("media", "stun = [\"stun.example.com\"]"),
+        ("media", "adverise = [\"203.0.113.7\"]"),
+        ("whatsapp", "graph_url = \"http://graph.example.com\""),
+        ("whatsapp", "graph_version = \"26\""),
+        ("whatsapp", "app_secret = \"confidential\""),
+        ("route", "agent = \"audiosocket:127.0.0.1:9092\""),
+        ("route", "agent = \"sip:bot@example.com\""),
+        ("route", "agent = \"sips:bot@example.com\""),
+        ("route", "agent = \"browser:support\""),
+        ("route", "agent = \"http://127.0.0.1:9000\""),
+        ("route", "agent = \"127.0.0.1\""),
+        ("route", "agent = \"ws://bots.example.com/call?key=confidential\""),
+        ("route", "agent = \"wss://user:confidential@bots.example.com/call\""),
+        ("route", "agent = \"prompt:../secret\""),
+        ("route", "fallback = [\"prompt:goodbye\", \"wss://b.example.com\"]"),
+        ("route", "fallback = [\"sip:x\"]"),
+        ("route", "dialect = \"twilio\""),
+        ("route", "sample_rate = 44100"),
+        ("route", "encoding = \"opus\"\nsample_rate = 16000"),
+        ("route", "encoding = \"pcm\""),
+        ("route", "answer = \"at_once\""),
+        ("route", "record = true"),
+        ("route", "profile = \"best\""),
+        ("route", "parameters = { retries = 3 }"),
+        ("route", "headers = { Upgrade = \"h2c\" }"),
+        ("route", "headers = { Authorization = 7 }"),
+        ("calls", "accept_timeout = 30"),
+        ("calls", "accept_timeout = \"30\""),
+        ("calls", "accept_timeout = \"5m\""),
+        ("calls", "agent_timeout = \"0s\""),
+        ("calls", "media_lost_end = \"3s\""),
+        ("calls", "max_calls = 0"),
+        ("prompts", "dir = \"\""),
+        ("api", "keys = [{ id = \"a b\", sha256 = \"confidential\", scopes = [\"call:write\"] }]"),
+        ("api", "keys = [\"confidential\"]"),
+        ("log", "format = \"xml\""),
+        ("log", "filter = \"loud=very\""),
+        ("telemetry", "address = \"127.0.0.1\""),
+    ];
+    let lines: Vec<String> = changes
+        .iter()
+        .map(|(section, lines)| problems_of(&with(section, lines)).unwrap_or_else(|| format!("{lines} is accepted")))
+        .collect();
+    let lines = lines.join("\n");
+    assert!(!lines.contains("confidential"), "{lines}");
+    insta::assert_snapshot!(lines, @r#"
+    patchcord.toml: http.listen = 8080: give something like "0.0.0.0:8080"
+    patchcord.toml: http.listen = "8080": give something like "0.0.0.0:8080"
+    patchcord.toml: http.public_url = "calls.example.com": give an address such as "https://calls.example.com"
+    patchcord.toml: media.ports = "40000": give a first and a last port, such as "40000-40255"
+    patchcord.toml: media.ports = "40010-40000": give a first and a last port, such as "40000-40255"
+    patchcord.toml: media.ports = "40000-40001": 4 workers need at least as many ports
+    patchcord.toml: media.workers = -1: give a whole number from 0 to 1024
+    patchcord.toml: media.allow_private = "yes": give true or false
+    patchcord.toml: media.listen = "0.0.0.0": give a list, such as ["…"]
+    patchcord.toml: media.listen = []: give at least one address, such as "0.0.0.0"
+    patchcord.toml: media.listen = ["eth0"]: "eth0" is no IP address; give one such as "203.0.113.7"
+    patchcord.toml: media.listen = "10.0.0.5": nobody outside can reach 10.0.0.5: set media.advertise to the public address, or media.allow_private = true for a closed network
+    patchcord.toml: media.listen = "127.0.0.1": nobody outside can reach 127.0.0.1: set media.advertise to the public address, or media.allow_private = true for a closed network
+    patchcord.toml: media.listen = "fd00::1": nobody outside can reach fd00::1: set media.advertise to the public address, or media.allow_private = true for a closed network
+    patchcord.toml: media.advertise = "10.0.0.5": nobody outside can reach 10.0.0.5: set media.advertise to the public address, or media.allow_private = true for a closed network
+    patchcord.toml: media.advertise = "0.0.0.0": nobody can send to this address: give the public one
+    patchcord.toml: media.advertise = "2001:db8::1": media.listen has no IPv6 address to receive on: add "::" to it
+    patchcord.toml: media.stun = ["stun.example.com"]: "stun.example.com" is no STUN server; give host:port, such as "stun.example.com:3478"
+    patchcord.toml: media.adverise: there is no such key; did you mean media.advertise?
+    patchcord.toml: whatsapp.graph_url = "http://graph.example.com": http:// would carry the access token in the clear: use https://
+    patchcord.toml: whatsapp.graph_version = "26": give a version such as "v26.0"
+    patchcord.toml: whatsapp.app_secret: there is no such key; did you mean whatsapp.app_secrets?
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "browser:support": browser: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
+    patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
+    patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
+    patchcord.toml: routes.reception.fallback: nothing after a prompt is ever reached: put the prompt last
+    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.dialect = "twilio": this dialect is not built yet; use "native"
+    patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
+    patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
+    patchcord.toml: routes.reception.encoding = "pcm": give "pcm_s16le" or "opus"
+    patchcord.toml: routes.reception.answer = "at_once": answering at once is not built yet; use "when_agent_ready"
+    patchcord.toml: routes.reception.record = true: recording is not built yet; leave it false
+    patchcord.toml: routes.reception.profile = "best": give "eco" or "hq"
+    patchcord.toml: routes.reception.parameters.retries = 3: give text in quotes
+    patchcord.toml: routes.reception.headers.Upgrade: this header belongs to the connection itself; leave it out
+    patchcord.toml: routes.reception.headers.Authorization: give text in quotes, { env = "NAME" } or { file = "PATH" }
+    patchcord.toml: calls.accept_timeout = 30: give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: calls.accept_timeout = "30": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: calls.accept_timeout = "5m": give at most "1m"
+    patchcord.toml: calls.agent_timeout = "0s": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: calls.media_lost_warn = "5s": the warning must come before media_lost_end
+    patchcord.toml: calls.max_calls = 0: give a whole number from 1 to 1000000
+    patchcord.toml: prompts.dir = "": give a path
+    patchcord.toml: api.keys[0].id = "a b": an id has 1 to 64 letters, digits or hyphens
+    patchcord.toml: api.keys[0].sha256: give the SHA-256 of the whole key as 64 hexadecimal digits, not the key
+    patchcord.toml: api.keys[0].scopes = ["call:write"]: there is no scope "call:write"; did you mean "calls:write"?
+    patchcord.toml: api.keys[0]: give a table, such as { id = "…" }
+    patchcord.toml: log.format = "xml": give "text" or "json"
+    patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, store, log
+    "#);
+}
+
+#[test]
+fn addresses_that_are_good_are_accepted() {
+    for (section, lines) in [
+        ("http", "listen = \"[::]:0\""),
+        ("media", "listen = [\"0.0.0.0\", \"::\"]\nadvertise = [\"203.0.113.7\", \"2001:db8::7\"]"),
+        ("media", "listen = [\"10.0.0.5\"]\nadvertise = [\"203.0.113.7\"]"),
+        ("media", "listen = [\"10.0.0.5\"]\nstun = [\"stun.example.com:3478\"]"),
+        ("media", "listen = [\"127.0.0.1\"]\nallow_private = true"),
+        ("media", "advertise = [\"10.0.0.5\"]\nallow_private = true"),
+        ("whatsapp", "graph_url = \"http://127.0.0.1:4000\""),
+        ("route", "agent = \"wss://bots.example.com/call?key=x\""),
+        ("route", "agent = \"ws://bot:9000/call\""),
+        ("route", "agent = \"ws://10.1.2.3/call\""),
+        ("route", "agent = \"ws://[fd00::1]:9000/call\""),
+        ("route", "agent = \"ws://bot.default.svc.cluster.local/call\""),
+        ("route", "agent = \"prompt:hold\""),
+        ("route", "encoding = \"opus\""),
+    ] {
+        assert_eq!(problems_of(&with(section, lines)), None, "{lines}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_together() {
+    let text = r#"
+        [http]
+        lisen = "0.0.0.0:80"
+        [whatsapp]
+        app_secrets = []
+        [[whatsapp.numbers]]
+        phone_number_id = "+1 202 555 0199"
+        access_token = { env = "NO_SUCH_VARIABLE" }
+        route = "recption"
+        [[whatsapp.numbers]]
+        phone_number_id = "1"
+        access_token = { file = "/no/such/file" }
+        route = "sales"
+        [[whatsapp.numbers]]
+        phone_number_id = "1"
+        access_token = { vault = "confidential" }
+        [routes.reception]
+        [routes."front desk"]
+        agent = "prompt:hold"
+        [calls]
+        max_duraton = "1h"
+    "#;
+    insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
+    patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
+    patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
+    patchcord.toml: whatsapp.app_secrets = []: without one, anybody could forge webhooks: give at least one
+    patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits
+    patchcord.toml: whatsapp.numbers[0].access_token: the environment variable NO_SUCH_VARIABLE is not set
+    patchcord.toml: whatsapp.numbers[0].route = "recption": there is no section [routes.recption]; did you mean "reception"?
+    patchcord.toml: whatsapp.numbers[1].access_token: the file /no/such/file cannot be read: No such file or directory (os error 2)
+    patchcord.toml: whatsapp.numbers[1].route = "sales": there is no section [routes.sales]
+    patchcord.toml: whatsapp.numbers[2].access_token: give text in quotes, { env = "NAME" } or { file = "PATH" }
+    patchcord.toml: whatsapp.numbers[2].route: it is missing; give the name of a [routes.…] section
+    patchcord.toml: calls.max_duraton: there is no such key; did you mean calls.max_duration?
+    "#);
+}
+
+#[test]
+fn a_number_may_not_stand_twice() {
+    let number =
+        "\n[[whatsapp.numbers]]\nphone_number_id = \"200000000000002\"\naccess_token = \"t\"\nroute = \"reception\"\n";
+    let problems = problems_of(&format!("{}{number}", with("", "")));
+    insta::assert_snapshot!(problems.unwrap(), @r#"
+    patchcord.toml: whatsapp.numbers[1].phone_number_id: this number stands twice: keep one of them
+    "#);
+}
+
+#[test]
+fn without_secrets_numbers_or_routes_there_is_no_start() {
+    insta::assert_snapshot!(problems_of("").unwrap(), @r#"
+    patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
+    patchcord.toml: whatsapp.app_secrets: it is missing; without one, anybody could forge webhooks: give [{ env = "WHATSAPP_APP_SECRET" }]
+    patchcord.toml: whatsapp.numbers: it is missing; give at least one [[whatsapp.numbers]]
+    "#);
+}
+
+#[test]
+fn broken_toml_is_told_by_line_and_shows_no_text_of_the_file() {
+    let problems = problems_of("[whatsapp]\nverify_token = \"confidential\nx = 1\n").unwrap();
+    assert!(problems.starts_with("patchcord.toml: line 2: "), "{problems}");
+    assert!(!problems.contains("confidential") && problems.lines().count() == 1, "{problems}");
+    let problems = problems_of("[http]\nlisten = \"0.0.0.0:1\"\nlisten = \"0.0.0.0:2\"\n").unwrap();
+    assert!(problems.starts_with("patchcord.toml: line 3: "), "{problems}");
+}
+
+#[test]
+fn the_environment_sets_any_key() {
+    let environment = environment(&[
+        ("PATCHCORD_HTTP__LISTEN", "127.0.0.1:0"),
+        ("PATCHCORD_MEDIA__LISTEN", "127.0.0.1, ::1"),
+        ("PATCHCORD_MEDIA__ALLOW_PRIVATE", "true"),
+        ("PATCHCORD_MEDIA__WORKERS", "2"),
+        ("PATCHCORD_MEDIA__PORTS", ""),
+        ("PATCHCORD_WHATSAPP__VERIFY_TOKEN", "12345"),
+        ("PATCHCORD_WHATSAPP__APP_SECRETS", "new, old"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__0__PHONE_NUMBER_ID", "100000000000001"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__0__ACCESS_TOKEN", "{ env = \"WHATSAPP_TOKEN\" }"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__0__ROUTE", "Front-Desk"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__1__PHONE_NUMBER_ID", "100000000000002"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__1__ACCESS_TOKEN", "second"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__1__ROUTE", "night"),
+        ("PATCHCORD_ROUTES__FRONT_DESK__SAMPLE_RATE", "24000"),
+        ("PATCHCORD_ROUTES__FRONT_DESK__PARAMETERS__LANGUAGE", "pl"),
+        ("PATCHCORD_ROUTES__NIGHT__AGENT", "prompt:goodbye"),
+        ("PATCHCORD_ROUTES__FRONT_DESK__FALLBACK", "[\"wss://b.example.com\", \"prompt:busy\"]"),
+        ("PATCHCORD_CALLS__MAX_CALLS", "5"),
+        ("PATCHCORD_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("WHATSAPP_TOKEN", "first"),
+    ]);
+    let text = "[routes.Front-Desk]\nagent = \"ws://127.0.0.1:9000\"\n";
+    let config = Config::parse(text, "patchcord.toml", &environment).unwrap_or_else(|errors| panic!("{errors}"));
+
+    assert_eq!(config.http.listen.port(), 0);
+    assert_eq!(config.media.listen.len(), 2);
+    assert_eq!((config.media.workers, config.media.ports.count()), (2, 256));
+    assert_eq!(config.whatsapp.verify_token.expose_secret(), "12345");
+    let secrets: Vec<&str> = config.whatsapp.app_secrets.iter().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(secrets, ["new", "old"]);
+    let tokens: Vec<&str> = config.whatsapp.numbers.iter().map(|number| number.access_token.expose_secret()).collect();
+    assert_eq!(tokens, ["first", "second"]);
+    let route = &config.routes["Front-Desk"];
+    assert_eq!((route.sample_rate, route.fallback.len()), (24000, 2));
+    assert_eq!(route.parameters["language"], "pl");
+    assert_eq!(config.routes["night"].agent, AgentTarget::Prompt("goodbye".to_owned()));
+    assert_eq!(config.calls.max_calls, 5);
+}
+
+#[test]
+fn problems_of_the_environment_name_the_variable() {
+    let environment = environment(&[
+        ("PATCHCORD_MEDIA__PORTS", "40000"),
+        ("PATCHCORD_MEDIA__WORKERS", "two"),
+        ("PATCHCORD_MEDIA__PORT", "1"),
+        ("PATCHCORD_HTTP_LISTEN", "127.0.0.1:0"),
+        ("PATCHCORD_HTTP__LISTEN__PORT", "1"),
+        ("PATCHCORD_WHATSAPP__VERIFY_TOKEN", "{ file = \"/no/such/file\" }"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__3__ROUTE", "x"),
+        ("PATCHCORD_WHATSAPP__NUMBERS__ROUTE", "x"),
+        ("WHATSAPP_TOKEN", "token"),
+    ]);
+    let errors = Config::parse(&with("http", "listen = \"0.0.0.0:1\""), "patchcord.toml", &environment).unwrap_err();
+    insta::assert_snapshot!(errors, @r#"
+    environment: PATCHCORD_HTTP__LISTEN__PORT: it names a key inside of something that is a plain value
+    environment: PATCHCORD_WHATSAPP__NUMBERS__ROUTE: it names a key of a list: put the index between, as in NUMBERS__0__ROUTE
+    environment: PATCHCORD_WHATSAPP__NUMBERS__3__ROUTE: the next free index of this list is 1
+    environment: PATCHCORD_MEDIA__PORTS = "40000": give a first and a last port, such as "40000-40255"
+    environment: PATCHCORD_MEDIA__WORKERS = "two": give a whole number from 0 to 1024
+    environment: PATCHCORD_MEDIA__PORT: there is no such key; did you mean media.ports?
+    environment: PATCHCORD_WHATSAPP__VERIFY_TOKEN: the file /no/such/file cannot be read: No such file or directory (os error 2)
+    environment: PATCHCORD_HTTP_LISTEN: a section and its key are two underscores apart: write PATCHCORD_HTTP__LISTEN
+    "#);
+}
+
+#[test]
+fn a_secret_from_a_file_loses_its_line_end_and_an_empty_one_is_refused() {
+    let folder = std::env::temp_dir();
+    let full = folder.join(format!("patchcord-config-test-{}-full", std::process::id()));
+    let empty = folder.join(format!("patchcord-config-test-{}-empty", std::process::id()));
+    std::fs::write(&full, "s3cret\r\n").unwrap();
+    std::fs::write(&empty, "\n").unwrap();
+    let verify_token = |path: &Path| with("whatsapp", &format!("verify_token = {{ file = '{}' }}", path.display()));
+
+    let config = Config::parse(&verify_token(&full), "patchcord.toml", &example_environment());
+    let problems = problems_of(&verify_token(&empty));
+    std::fs::remove_file(&full).unwrap();
+    std::fs::remove_file(&empty).unwrap();
+
+    assert_eq!(config.unwrap().whatsapp.verify_token.expose_secret(), "s3cret");
+    assert_eq!(problems.as_deref(), Some("patchcord.toml: whatsapp.verify_token: the secret is empty"));
+}
+
+#[test]
+fn debug_output_shows_no_secret() {
+    let text = with("route", "headers = { Authorization = \"confidential\" }")
+        .replace("verify_token = \"word\"", "verify_token = \"confidential\"");
+    let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("confidential") && !shown.contains("graph token"), "{shown}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_line() {
+    let errors = Config::load(Path::new("/no/such/patchcord.toml"), &Environment::default()).unwrap_err();
+    let line = errors.to_string();
+    assert!(line.starts_with("/no/such/patchcord.toml: file: the configuration cannot be read: "), "{line}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn foreign_text_never_panics(text in ".{0,200}", value in ".{0,40}") {
+        let set = environment(&[("PATCHCORD_MEDIA__LISTEN", &value), ("PATCHCORD_API__KEYS", &value)]);
+        let _ = Config::parse(&text, "patchcord.toml", &set);
+    }
+}
+
+const EXAMPLE: &str = include_str!("../../patchcord.example.toml");
+
+fn example_environment() -> Environment {
+    environment(&[
+        ("WHATSAPP_VERIFY_TOKEN", "word"),
+        ("WHATSAPP_APP_SECRET", "app secret"),
+        ("WHATSAPP_TOKEN", "graph token"),
+        ("AGENT_AUTHORIZATION", "Bearer agent"),
+    ])
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn problems_of(text: &str) -> Option<String> {
+    Config::parse(text, "patchcord.toml", &example_environment()).err().map(|errors| errors.to_string())
+}
+
+/// A small good configuration in which `lines` stand in `section`, instead of the same keys there.
+fn with(section: &str, lines: &str) -> String {
+    let mut text = String::new();
+    let usual = [
+        ("http", "[http]", ""),
+        ("media", "[media]", ""),
+        ("whatsapp", "[whatsapp]", "verify_token = \"word\"\napp_secrets = [\"secret\"]"),
+        (
+            "number",
+            "[[whatsapp.numbers]]",
+            "phone_number_id = \"200000000000002\"\naccess_token = { env = \"WHATSAPP_TOKEN\" }\nroute = \"reception\"",
+        ),
+        ("route", "[routes.reception]", "agent = \"ws://127.0.0.1:9000/call\""),
+    ];
+    for (name, header, usual) in usual {
+        let replaced = if name == section { lines } else { "" };
+        let is_replaced = |line: &&str| !replaced.starts_with(&line[..=line.find('=').unwrap_or(0)]);
+        let usual: Vec<&str> = usual.lines().filter(is_replaced).collect();
+        text += &format!("{header}\n{}\n{replaced}\n", usual.join("\n"));
+    }
+    if !section.is_empty() && usual.iter().all(|(name, ..)| *name != section) {
+        text += &format!("[{section}]\n{lines}\n");
+    }
+    text
+}
+
+/// The example with every commented-out key switched on.
+fn switched_on(example: &str) -> String {
+    let is_key = |line: &str| {
+        line.split_once(" = ").is_some_and(|(key, _)| {
+            key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        })
+    };
+    let switch_on = |line| match str::strip_prefix(line, "# ") {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    };
+    example.lines().map(switch_on).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a key such as `whatsapp.numbers[].route` or `routes.*.agent` is in the table.
+fn is_shown(table: &Table, key: &str) -> bool {
+    let mut place = Some(toml::Value::Table(table.clone()));
+    for step in key.replace("[]", ".[]").split('.') {
+        place = place.and_then(|value| match (step, value) {
+            ("[]", toml::Value::Array(items)) => items.into_iter().next(),
+            ("*", toml::Value::Table(table)) => table.into_iter().next().map(|(_, value)| value),
+            (step, toml::Value::Table(mut table)) => table.remove(step),
+            _ => None,
+        });
+    }
+    place.is_some()
+}

@@ -1,0 +1,343 @@
+//! Meta's Graph API: what we ask Meta to do with a call, and how long we keep asking.
+//!
+//! This is the only layer that retries. Each request has one budget of time; within it, refused
+//! connections, passing troubles and rate limits are tried again, and a refusal that cannot change is not.
+
+mod attempt;
+mod retry;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use reqwest::redirect::Policy;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::warn;
+use url::Url;
+
+use super::error::MetaError;
+use super::{PhoneNumberId, WaCallId};
+use attempt::Outcome;
+use retry::Waits;
+
+/// Asks Meta's Graph API to act on calls. Cheap to clone; all clones share connections.
+#[derive(Clone)]
+pub struct GraphClient {
+    http: reqwest::Client,
+    options: GraphOptions,
+    chance: Arc<Mutex<StdRng>>,
+}
+
+/// Where Meta is and how long to try.
+#[derive(Debug, Clone)]
+pub struct GraphOptions {
+    /// `https://graph.facebook.com`, or a simulator.
+    pub base_url: Url,
+    /// `v26.0`.
+    pub version: String,
+    /// For one request with all its retries.
+    pub budget: Duration,
+    /// For one try; what takes longer may or may not have happened.
+    pub attempt_timeout: Duration,
+    /// Wait before the second try; it doubles from then on.
+    pub first_backoff: Duration,
+    /// The longest wait between two tries.
+    pub longest_backoff: Duration,
+    /// Seeds the chance that spreads the waits of many calls; differs from process to process.
+    pub jitter_seed: u64,
+}
+
+impl GraphOptions {
+    /// The usual patience: tries of up to 3 s within 8 s, so that a call can still be saved while it rings.
+    pub fn new(base_url: Url, version: impl Into<String>) -> Self {
+        Self {
+            base_url,
+            version: version.into(),
+            budget: Duration::from_secs(8),
+            attempt_timeout: Duration::from_secs(3),
+            first_backoff: Duration::from_millis(200),
+            longest_backoff: Duration::from_millis(1600),
+            jitter_seed: 0,
+        }
+    }
+}
+
+/// The number that a request is made for, and the right to do so.
+#[derive(Debug, Clone)]
+pub struct NumberCredentials {
+    /// The business number.
+    pub phone_number_id: PhoneNumberId,
+    /// Sent in the `Authorization` header and nowhere else.
+    pub access_token: SecretString,
+}
+
+/// Whom to call.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Callee {
+    /// A phone number in digits.
+    WaId(String),
+    /// A business-scoped user id.
+    UserId(String),
+}
+
+/// Text that Meta gives back in the webhooks of a call: at most 512 characters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CallbackData(String);
+
+impl CallbackData {
+    /// Meta's limit for `biz_opaque_callback_data`.
+    pub const MAX_CHARS: usize = 512;
+
+    /// Takes up to 512 characters.
+    pub fn parse(text: &str) -> Result<Self, CallbackDataTooLong> {
+        if text.chars().count() > Self::MAX_CHARS {
+            return Err(CallbackDataTooLong);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The callback data has more than 512 characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("biz_opaque_callback_data has more than 512 characters")]
+pub struct CallbackDataTooLong;
+
+/// Meta has done it, or had done it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// How many tries it took.
+    pub attempts: u32,
+    /// Meta refused because it was done already; an earlier try that seemed lost had arrived.
+    pub was_done_before: bool,
+}
+
+/// Meta has not done it, as far as we know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} (after {attempts} tries)")]
+pub struct GraphFailure {
+    /// What became of it.
+    pub kind: FailureKind,
+    /// How many tries were made.
+    pub attempts: u32,
+}
+
+/// What became of a failed request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FailureKind {
+    /// Meta said no.
+    #[error("Meta refused: {0}")]
+    Refused(MetaError),
+    /// A try ended without a readable reply: it may have happened. Clean up as if it had.
+    #[error("Meta gave no readable reply")]
+    Unknown,
+    /// No try got through to Meta: it has not happened.
+    #[error("Meta could not be reached")]
+    Unreachable,
+}
+
+/// Meta's actions on a call, by Meta's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Connect,
+    PreAccept,
+    Accept,
+    Reject,
+    Terminate,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::PreAccept => "pre_accept",
+            Self::Accept => "accept",
+            Self::Reject => "reject",
+            Self::Terminate => "terminate",
+        }
+    }
+
+    /// A second `connect` could ring the user's phone twice; the other actions have no second effect.
+    fn may_follow_an_unknown_end(self) -> bool {
+        self != Self::Connect
+    }
+}
+
+/// What every client for Graph must have: no redirects, which could carry the token elsewhere.
+/// TLS and the rest are the caller's.
+pub fn client_settings(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder
+        .redirect(Policy::none())
+        .referer(false)
+        .connect_timeout(Duration::from_secs(2))
+        .pool_idle_timeout(Duration::from_secs(60))
+        .tcp_nodelay(true)
+        .user_agent(concat!("patchcord/", env!("CARGO_PKG_VERSION")))
+}
+
+impl GraphClient {
+    /// `http` comes from a builder that went through [`client_settings`].
+    pub fn new(http: reqwest::Client, options: GraphOptions) -> Self {
+        let chance = Arc::new(Mutex::new(StdRng::seed_from_u64(options.jitter_seed)));
+        Self { http, options, chance }
+    }
+
+    /// Lets Meta set the media up while the phone still rings. `answer_sdp` is the one for `accept` too.
+    pub async fn pre_accept(
+        &self,
+        number: &NumberCredentials,
+        call_id: &WaCallId,
+        answer_sdp: &str,
+    ) -> Result<Done, GraphFailure> {
+        let body = with_session(about(call_id, Action::PreAccept), "answer", answer_sdp);
+        self.act(number, Action::PreAccept, &body).await
+    }
+
+    /// Answers the call: from now on the caller hears us. `answer_sdp` is byte for byte that of `pre_accept`.
+    pub async fn accept(
+        &self,
+        number: &NumberCredentials,
+        call_id: &WaCallId,
+        answer_sdp: &str,
+        callback_data: Option<&CallbackData>,
+    ) -> Result<Done, GraphFailure> {
+        let body = with_session(about(call_id, Action::Accept), "answer", answer_sdp);
+        self.act(number, Action::Accept, &with_callback_data(body, callback_data)).await
+    }
+
+    /// Refuses a call that has had no answer from us yet.
+    pub async fn reject(&self, number: &NumberCredentials, call_id: &WaCallId) -> Result<Done, GraphFailure> {
+        self.act(number, Action::Reject, &about(call_id, Action::Reject)).await
+    }
+
+    /// Ends a call, also one that is only pre-accepted. Not needed when the user hung up.
+    pub async fn terminate(&self, number: &NumberCredentials, call_id: &WaCallId) -> Result<Done, GraphFailure> {
+        self.act(number, Action::Terminate, &about(call_id, Action::Terminate)).await
+    }
+
+    /// Calls a user. Not tried again once a try may have reached Meta, because the phone would ring twice.
+    pub async fn connect(
+        &self,
+        number: &NumberCredentials,
+        callee: &Callee,
+        offer_sdp: &str,
+        callback_data: Option<&CallbackData>,
+    ) -> Result<WaCallId, GraphFailure> {
+        let mut body = json!({ "messaging_product": "whatsapp", "action": Action::Connect.name() });
+        match callee {
+            Callee::WaId(digits) => body["to"] = digits.as_str().into(),
+            Callee::UserId(user_id) => body["recipient"] = user_id.as_str().into(),
+        }
+        let body = with_callback_data(with_session(body, "offer", offer_sdp), callback_data);
+        let logged = |failure| logged(Action::Connect, failure);
+        let (reply, attempts) = self.request(number, Action::Connect, &body).await.map_err(logged)?;
+        let call_id = reply["calls"][0]["id"].as_str().and_then(|id| WaCallId::parse(id).ok());
+        // A success without an id: somebody's phone may be ringing, and we cannot say which call it is.
+        call_id.ok_or_else(|| logged(GraphFailure { kind: FailureKind::Unknown, attempts }))
+    }
+
+    async fn act(&self, number: &NumberCredentials, action: Action, body: &Value) -> Result<Done, GraphFailure> {
+        let failure = match self.request(number, action, body).await {
+            Ok((_, attempts)) => return Ok(Done { attempts, was_done_before: false }),
+            Err(failure) => failure,
+        };
+        match &failure.kind {
+            FailureKind::Refused(error) if retry::is_done_before(action, error) => {
+                Ok(Done { attempts: failure.attempts, was_done_before: true })
+            }
+            _ => Err(logged(action, failure)),
+        }
+    }
+
+    /// Tries until Meta says yes, says a no that will stay, or the budget is spent.
+    async fn request(
+        &self,
+        number: &NumberCredentials,
+        action: Action,
+        body: &Value,
+    ) -> Result<(Value, u32), GraphFailure> {
+        let url = self.url(number);
+        let mut waits = Waits::new(&self.options, &self.chance, Instant::now());
+        let mut attempts = 0;
+        let mut may_have_happened = false;
+        loop {
+            attempts += 1;
+            let request = self.http.post(url.clone()).bearer_auth(number.access_token.expose_secret()).json(body);
+            let outcome = attempt::send(request, waits.attempt_timeout(Instant::now())).await;
+            if let Outcome::Success(reply) = outcome {
+                return Ok((reply, attempts));
+            }
+            may_have_happened |= outcome == Outcome::Unknown;
+            match waits.before_next(action, &outcome, Instant::now()) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(GraphFailure { kind: final_kind(outcome, may_have_happened), attempts }),
+            }
+        }
+    }
+
+    fn url(&self, number: &NumberCredentials) -> Url {
+        let mut url = self.options.base_url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend([&self.options.version, number.phone_number_id.as_str(), "calls"]);
+        }
+        url
+    }
+}
+
+/// A no that will stay is Meta's last word. Otherwise one try of unknown end makes the whole unknown.
+fn final_kind(last: Outcome, may_have_happened: bool) -> FailureKind {
+    match last {
+        Outcome::Refused { error, .. } if !may_have_happened || !retry::can_change(&error) => {
+            FailureKind::Refused(error)
+        }
+        Outcome::Unreachable if !may_have_happened => FailureKind::Unreachable,
+        _ => FailureKind::Unknown,
+    }
+}
+
+fn about(call_id: &WaCallId, action: Action) -> Value {
+    json!({ "messaging_product": "whatsapp", "call_id": call_id.as_str(), "action": action.name() })
+}
+
+/// `sdp_type` is `answer` for pre_accept and accept; with `offer`, as one of Meta's tables says, no call connects.
+fn with_session(mut body: Value, sdp_type: &str, sdp: &str) -> Value {
+    body["session"] = json!({ "sdp_type": sdp_type, "sdp": sdp });
+    body
+}
+
+fn with_callback_data(mut body: Value, callback_data: Option<&CallbackData>) -> Value {
+    if let Some(CallbackData(text)) = callback_data {
+        body["biz_opaque_callback_data"] = text.as_str().into();
+    }
+    body
+}
+
+/// Failures are logged here, once, with what Meta's support asks for and nothing personal.
+fn logged(action: Action, failure: GraphFailure) -> GraphFailure {
+    let (action, attempts) = (action.name(), failure.attempts);
+    match &failure.kind {
+        FailureKind::Refused(error) => warn!(
+            graph.action = action,
+            graph.attempts = attempts,
+            meta.code = error.code,
+            meta.subcode = error.subcode,
+            meta.fbtrace_id = error.fbtrace_id,
+            meta.details = error.details_for_log(),
+            http.status = error.http_status,
+            "Meta refused {action}: {error}"
+        ),
+        FailureKind::Unknown | FailureKind::Unreachable => warn!(
+            graph.action = action,
+            graph.attempts = attempts,
+            "{action} failed after {attempts} tries: {}",
+            failure.kind
+        ),
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! One try at Meta's Graph API, and what is known after it.
+
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+
+use crate::whatsapp::error::MetaError;
+
+/// Replies have a few hundred bytes. What is longer is not read to its end.
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+
+/// What is known after one try.
+#[derive(Debug, PartialEq)]
+pub(super) enum Outcome {
+    /// Meta did it and says this.
+    Success(Value),
+    /// Meta did not do it.
+    Refused {
+        error: MetaError,
+        /// Meta's wish about the next try.
+        retry_after: Option<Duration>,
+    },
+    /// The request was sent, or may have been, and no readable reply came.
+    Unknown,
+    /// The request was not sent.
+    Unreachable,
+}
+
+/// Sends the request and reads its reply, both within `timeout`.
+pub(super) async fn send(request: RequestBuilder, timeout: Duration) -> Outcome {
+    match request.timeout(timeout).send().await {
+        Ok(response) => read_reply(response).await,
+        Err(error) if error.is_connect() || error.is_builder() => Outcome::Unreachable,
+        Err(_) => Outcome::Unknown,
+    }
+}
+
+async fn read_reply(mut response: Response) -> Outcome {
+    let status = response.status();
+    let retry_after = retry_after(&response);
+    let reply = read_json(&mut response).await;
+    if status.is_success() {
+        return match reply {
+            Some(reply) => judge_success(status, reply),
+            None => Outcome::Unknown,
+        };
+    }
+    let reply = reply.unwrap_or(Value::Null);
+    Outcome::Refused { error: error_of(status, &reply), retry_after }
+}
+
+/// A 200 means yes unless its body says otherwise. Samples of replies to `connect` lack `success`.
+fn judge_success(status: StatusCode, reply: Value) -> Outcome {
+    let is_refused = reply["success"] == false || reply["error"].is_object();
+    match (is_refused, reply.is_object()) {
+        (true, _) => Outcome::Refused { error: error_of(status, &reply), retry_after: None },
+        (false, true) => Outcome::Success(reply),
+        (false, false) => Outcome::Unknown,
+    }
+}
+
+fn error_of(status: StatusCode, reply: &Value) -> MetaError {
+    MetaError { http_status: Some(status.as_u16()), ..MetaError::from_json(&reply["error"]) }
+}
+
+async fn read_json(response: &mut Response) -> Option<Value> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_REPLY_BYTES {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).ok()
+}
+
+/// The header in seconds; its other form, a date, is not used by Meta.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

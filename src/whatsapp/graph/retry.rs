@@ -1,0 +1,110 @@
+//! When to try again, how long to wait before, and which refusals mean that it is done already.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::attempt::Outcome;
+use super::{Action, GraphOptions};
+use crate::whatsapp::error::{MetaError, MetaErrorClass, MetaErrorCode};
+
+/// A try with less time than this would only end in doubt.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// The waits between the tries of one request, within its budget.
+pub(super) struct Waits<'a> {
+    options: &'a GraphOptions,
+    chance: &'a Mutex<StdRng>,
+    deadline: Instant,
+    backoff: Duration,
+}
+
+impl<'a> Waits<'a> {
+    pub(super) fn new(options: &'a GraphOptions, chance: &'a Mutex<StdRng>, now: Instant) -> Self {
+        Self { options, chance, deadline: now + options.budget, backoff: options.first_backoff }
+    }
+
+    /// How long the try that starts now may take.
+    pub(super) fn attempt_timeout(&self, now: Instant) -> Duration {
+        self.options.attempt_timeout.min(self.deadline.saturating_duration_since(now))
+    }
+
+    /// How long to wait before the next try; `None` if there is none, because it cannot help, could do
+    /// harm, or would not fit into the budget.
+    pub(super) fn before_next(&mut self, action: Action, last: &Outcome, now: Instant) -> Option<Duration> {
+        let wait = match last {
+            Outcome::Success(_) => return None,
+            Outcome::Refused { error, .. } if !can_change(error) => return None,
+            Outcome::Unknown if !action.may_follow_an_unknown_end() => return None,
+            Outcome::Refused { retry_after: Some(wait), .. } => *wait,
+            Outcome::Refused { .. } | Outcome::Unknown | Outcome::Unreachable => self.next_backoff(),
+        };
+        let time_left = self.deadline.saturating_duration_since(now);
+        (wait.saturating_add(SHORTEST_ATTEMPT) <= time_left).then_some(wait)
+    }
+
+    /// Half of the backoff for sure, the other half by chance, so that calls refused together spread out.
+    fn next_backoff(&mut self) -> Duration {
+        let share = self.chance.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.5..=1.0);
+        let wait = self.backoff.mul_f64(share);
+        self.backoff = (self.backoff * 2).min(self.options.longest_backoff);
+        wait
+    }
+}
+
+/// Whether the same request may be accepted a moment later.
+///
+/// What the code says goes before the HTTP status, because Meta also sends 500 for an answer that came too late.
+pub(super) fn can_change(error: &MetaError) -> bool {
+    use MetaErrorClass as Class;
+    match error.meaning().class() {
+        Class::Retry => true,
+        Class::FixRequest
+        | Class::Config
+        | Class::Account
+        | Class::Permission
+        | Class::User
+        | Class::State
+        | Class::Timing
+        | Class::OurMedia
+        | Class::CallerSide => false,
+        Class::BackOff | Class::Unknown => {
+            let status = error.http_status.unwrap_or_default();
+            let is_rate_limit = matches!(
+                error.meaning(),
+                MetaErrorCode::AppRateLimit | MetaErrorCode::AccountRateLimit | MetaErrorCode::NumberThroughput
+            );
+            is_rate_limit || error.is_transient == Some(true) || status == 429 || status >= 500
+        }
+    }
+}
+
+/// Whether a refusal means that the call already is where `action` would bring it.
+///
+/// Meta documents such refusals without a code of their own, so they are known by their words only. An
+/// accept of a call that has ended also says "already", and is a failure.
+pub(super) fn is_done_before(action: Action, error: &MetaError) -> bool {
+    if !matches!(error.meaning().class(), MetaErrorClass::FixRequest | MetaErrorClass::State | MetaErrorClass::Unknown)
+    {
+        return false;
+    }
+    // Code 100 with subcode 33 is about the business number, not about the call.
+    if error.subcode == Some(33) {
+        return false;
+    }
+    let texts = [error.message.as_deref(), error.details.as_deref()];
+    let text = texts.into_iter().flatten().collect::<Vec<_>>().join(" ").to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let is_already = says(&["already"]);
+    let is_rejected = is_already && says(&["reject"]);
+    let is_over = is_already && says(&["terminat", "ended", "complet", "cancel", "fail", "hung up"]);
+    let is_gone = says(&["not found", "does not exist", "no longer", "has ended", "been terminated"]);
+    match action {
+        Action::Connect => false,
+        Action::PreAccept | Action::Accept => is_already && !is_over && !is_rejected && !is_gone,
+        Action::Reject | Action::Terminate => is_over || is_rejected || is_gone,
+    }
+}

@@ -1,0 +1,99 @@
+//! The GET by which Meta makes sure that a webhook address is ours.
+
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+/// Gives the challenge to answer with, as the whole body, if the request knows our verify token.
+///
+/// `parameters` are the query's names and values, percent-decoded, in any order. The challenge goes back
+/// only if it is 1 to 64 digits, so that nobody can make us say something of his own.
+///
+/// Source: Meta, "Webhooks: Getting Started", verification requests.
+pub fn verify_subscription<'a>(
+    parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+    verify_token: &SecretString,
+) -> Result<String, SubscriptionRefused> {
+    let (mut mode, mut token, mut challenge) = (None, None, None);
+    for (name, value) in parameters {
+        match name {
+            "hub.mode" => mode = Some(value),
+            "hub.verify_token" => token = Some(value),
+            "hub.challenge" => challenge = Some(value),
+            _ => {}
+        }
+    }
+    if mode != Some("subscribe") {
+        return Err(SubscriptionRefused::Mode);
+    }
+    if !is_same(token.unwrap_or_default(), verify_token.expose_secret()) {
+        return Err(SubscriptionRefused::Token);
+    }
+    let challenge = challenge.unwrap_or_default();
+    let is_digits = challenge.bytes().all(|byte| byte.is_ascii_digit());
+    if challenge.is_empty() || challenge.len() > 64 || !is_digits {
+        return Err(SubscriptionRefused::Challenge);
+    }
+    Ok(challenge.to_owned())
+}
+
+/// Why the address is not confirmed. All of them are answered with 403.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionRefused {
+    /// `hub.mode` is not `subscribe`.
+    #[error("hub.mode is not subscribe")]
+    Mode,
+    /// `hub.verify_token` is not ours: compare whatsapp.verify_token with the one in the app dashboard.
+    #[error("hub.verify_token is not whatsapp.verify_token")]
+    Token,
+    /// `hub.challenge` is not 1 to 64 digits.
+    #[error("hub.challenge is not 1 to 64 digits")]
+    Challenge,
+}
+
+/// Compares in constant time, whatever the lengths, by comparing keyed digests of both.
+fn is_same(claimed: &str, expected: &str) -> bool {
+    if expected.is_empty() {
+        return false;
+    }
+    let digest = |text: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(expected.as_bytes()).expect("HMAC takes a key of any length");
+        mac.update(text.as_bytes());
+        mac
+    };
+    digest(claimed).verify_slice(&digest(expected).finalize().into_bytes()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_token_gets_the_challenge_back_in_any_order_of_parameters() {
+        let given =
+            [("hub.challenge", "1158863600"), ("other", "x"), ("hub.verify_token", "token"), ("hub.mode", "subscribe")];
+        assert_eq!(verify_subscription(given, &"token".into()), Ok("1158863600".to_owned()));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let digits = "1".repeat(65);
+        for (mode, token, challenge, refused) in [
+            ("unsubscribe", "token", "1", SubscriptionRefused::Mode),
+            ("subscribe", "Token", "1", SubscriptionRefused::Token),
+            ("subscribe", "token1", "1", SubscriptionRefused::Token),
+            ("subscribe", "toke", "1", SubscriptionRefused::Token),
+            ("subscribe", "", "1", SubscriptionRefused::Token),
+            ("subscribe", "token", "", SubscriptionRefused::Challenge),
+            ("subscribe", "token", "<b>1</b>", SubscriptionRefused::Challenge),
+            ("subscribe", "token", &digits, SubscriptionRefused::Challenge),
+        ] {
+            let given = [("hub.mode", mode), ("hub.verify_token", token), ("hub.challenge", challenge)];
+            assert_eq!(verify_subscription(given, &"token".into()), Err(refused));
+        }
+        let nothing: [(&str, &str); 0] = [];
+        assert_eq!(verify_subscription(nothing, &"token".into()), Err(SubscriptionRefused::Mode));
+        let empty = [("hub.mode", "subscribe"), ("hub.verify_token", ""), ("hub.challenge", "1")];
+        assert_eq!(verify_subscription(empty, &"".into()), Err(SubscriptionRefused::Token));
+    }
+}
