@@ -1,1 +1,16 @@
 //! The sound of a Patchcord call. Pure: no sockets, no clock, no async.
+//!
+//! [`bridge::Bridge`] is one call's sound as one value; the other modules are its parts.
+
+pub mod bridge;
+pub mod peer;
+pub mod sdp;
+pub mod rtp;
+pub mod rtcp;
+pub mod reorder;
+pub mod ear;
+pub mod dtmf;
+pub mod source;
+pub mod prompt;
+pub mod opus;
+pub mod timeline;

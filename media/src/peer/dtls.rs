@@ -1,0 +1,338 @@
+//! The handshake (DTLS 1.2 with `use_srtp`, RFC 5764): from a path to the keys of the sound.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rtc_crypto::RTCCryptoProvider;
+use rtc_dtls::config::{
+    ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig, VerifyPeerCertificateFn,
+};
+use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
+use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc_shared::TransportProtocol;
+use rtc_shared::error::Error;
+
+use super::flight::Flight;
+use super::ice::Path;
+use super::identity::fingerprint_of;
+use super::outbox::Outbox;
+use super::record::{CHANGE_CIPHER_SPEC, HANDSHAKE, client_hello_random, renumber};
+use super::record_guard::RecordGuard;
+use super::srtp::SrtpKeys;
+use super::{CloseReason, Identity, PeerError};
+use crate::sdp::Fingerprint;
+
+/// The endpoint wants one address per association; ICE decides where datagrams really go.
+const TUNNEL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+/// How often the endpoint repeats a flight by itself, with fresh records even where encrypted. It
+/// gives up after eight times.
+const FLIGHT_INTERVAL: Duration = Duration::from_millis(500);
+/// A client's handshake without a new flight for so long has gone wrong for good.
+const CLIENT_STALE_AFTER: Duration = Duration::from_secs(8);
+/// A server that has been stuck for so long lets another ClientHello begin anew.
+const SERVER_STALE_AFTER: Duration = Duration::from_secs(3);
+
+/// GCM first: less work per packet. libwebrtc picks CM whatever the order.
+const PROFILES: [SrtpProtectionProfile; 3] = [
+    SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+    SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
+    SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
+];
+
+/// Which end of the handshake we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DtlsRole {
+    Client,
+    Server,
+}
+
+/// What came of a datagram or a timer.
+pub(super) enum DtlsEvent {
+    Established(Box<SrtpKeys>),
+    Closed(CloseReason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No path yet. A server already listens and keeps its answer for later.
+    Waiting,
+    Handshaking(Path),
+    Established(Path),
+}
+
+pub(super) struct Dtls {
+    endpoint: Endpoint,
+    config: Arc<HandshakeConfig>,
+    role: DtlsRole,
+    phase: Phase,
+    verdict: Arc<Verdict>,
+    guard: RecordGuard,
+    flight: Flight,
+    /// The number of our next unencrypted record; runs on through restarts.
+    next_number: u64,
+    /// When the endpoint last produced a flight.
+    progressed: Instant,
+    client_random: Option<[u8; 32]>,
+    restarts: u32,
+}
+
+impl Dtls {
+    pub fn new(identity: &Identity, role: DtlsRole, expected: Fingerprint, now: Instant) -> Result<Dtls, PeerError> {
+        let verdict = Arc::new(Verdict::default());
+        let verify = verdict.verifier(Arc::clone(&identity.crypto), expected);
+        let config = ConfigBuilder::default()
+            .with_crypto_provider(Arc::clone(&identity.crypto))
+            .with_certificates(vec![identity.certificate.clone()])
+            .with_srtp_protection_profiles(PROFILES.to_vec())
+            .with_client_auth(ClientAuthType::RequireAnyClientCert)
+            .with_extended_master_secret(ExtendedMasterSecretType::Require)
+            .with_flight_interval(FLIGHT_INTERVAL)
+            // Certificates are self-signed; the fingerprint in the SDP is what vouches for them.
+            .with_insecure_skip_verify(true)
+            .with_verify_peer_certificate(Some(verify))
+            .build(role == DtlsRole::Client, None)
+            .map_err(|_| PeerError::Crypto)?;
+        let config = Arc::new(config);
+        Ok(Dtls {
+            endpoint: endpoint(role, &config),
+            config,
+            role,
+            phase: Phase::Waiting,
+            verdict,
+            guard: RecordGuard::default(),
+            flight: Flight::default(),
+            next_number: 0,
+            progressed: now,
+            client_random: None,
+            restarts: 0,
+        })
+    }
+
+    /// The path is there: the client says hello, the server what it has kept. Once is enough.
+    pub fn start(&mut self, path: Path, now: Instant, outbox: &mut Outbox) {
+        if self.phase != Phase::Waiting {
+            return;
+        }
+        self.phase = Phase::Handshaking(path);
+        self.progressed = now;
+        match self.role {
+            DtlsRole::Client => self.connect(now, outbox),
+            DtlsRole::Server => {
+                self.flight.release(now);
+                self.repeat(now, outbox);
+            }
+        }
+    }
+
+    /// Takes a datagram from a proven address; `Err(())` when it is refused.
+    pub fn receive(&mut self, datagram: &[u8], now: Instant, outbox: &mut Outbox) -> Result<Option<DtlsEvent>, ()> {
+        if self.role == DtlsRole::Client && self.phase == Phase::Waiting {
+            return Err(());
+        }
+        self.restart_for_new_hello(datagram, now);
+        if !self.guard.admit(datagram, self.is_established()) {
+            return Err(());
+        }
+        let read = self.endpoint.read(now, TUNNEL, None, BytesMut::from(datagram));
+        self.drain(now, outbox);
+        if self.verdict.is_mismatch() {
+            return Ok(Some(DtlsEvent::Closed(CloseReason::FingerprintMismatch)));
+        }
+        match read {
+            Ok(events) => Ok(events.iter().find_map(|event| self.event(event))),
+            // The remote has said why it goes, under our keys.
+            Err(Error::ErrAlertFatalOrClose) if self.is_established() => {
+                Ok(Some(DtlsEvent::Closed(CloseReason::ClosedByRemote)))
+            }
+            // Anything else may be somebody's noise. A handshake that it has really spoilt is
+            // found by its standing still.
+            Err(_) => Ok(None),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
+        let stale = self.stale_at().is_some_and(|at| at <= now);
+        let due = self.endpoint.poll_timeout(&TUNNEL).is_some_and(|at| at <= now);
+        let died = due && self.endpoint.handle_timeout(TUNNEL, now).is_err();
+        if (died || stale) && !self.is_established() {
+            self.restart(now, outbox);
+            return;
+        }
+        self.drain(now, outbox);
+        self.repeat(now, outbox);
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.phase == Phase::Waiting {
+            return None;
+        }
+        let endpoint = self.endpoint.poll_timeout(&TUNNEL);
+        [endpoint, self.flight.poll_timeout(), self.stale_at()].into_iter().flatten().min()
+    }
+
+    /// Says goodbye, if there is somebody who can tell it from a stranger's.
+    pub fn close(&mut self, now: Instant, outbox: &mut Outbox) {
+        self.flight.clear();
+        if self.is_established() {
+            // Closing has no error; what it queues is sent below.
+            let _ = self.endpoint.close(now);
+            self.drain(now, outbox);
+        }
+    }
+
+    /// How often the handshake had to begin anew.
+    pub fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    fn is_established(&self) -> bool {
+        matches!(self.phase, Phase::Established(_))
+    }
+
+    fn connect(&mut self, now: Instant, outbox: &mut Outbox) {
+        // A fresh endpoint refuses only a port 0. A ClientHello that cannot be made is retried
+        // when the handshake is found stale.
+        let _ = self.endpoint.connect(now, TUNNEL, Arc::clone(&self.config), None);
+        self.drain(now, outbox);
+    }
+
+    fn stale_at(&self) -> Option<Instant> {
+        let waits = matches!(self.phase, Phase::Handshaking(_)) && self.role == DtlsRole::Client;
+        waits.then(|| self.progressed + CLIENT_STALE_AFTER)
+    }
+
+    fn restart(&mut self, now: Instant, outbox: &mut Outbox) {
+        self.reset(now);
+        if self.role == DtlsRole::Client {
+            self.connect(now, outbox);
+        }
+    }
+
+    fn reset(&mut self, now: Instant) {
+        self.endpoint = endpoint(self.role, &self.config);
+        self.guard = RecordGuard::default();
+        self.flight.clear();
+        self.progressed = now;
+        self.client_random = None;
+        self.restarts += 1;
+    }
+
+    /// A client that began anew has forgotten our handshake; a stuck one is not worth keeping.
+    fn restart_for_new_hello(&mut self, datagram: &[u8], now: Instant) {
+        if self.role == DtlsRole::Client || self.is_established() {
+            return;
+        }
+        let Some(random) = client_hello_random(datagram) else {
+            return;
+        };
+        let stuck = now.saturating_duration_since(self.progressed) >= SERVER_STALE_AFTER;
+        match self.client_random {
+            Some(known) if known != random && stuck => self.reset(now),
+            Some(_) => return,
+            None => {}
+        }
+        self.client_random = Some(random);
+    }
+
+    fn event(&mut self, event: &EndpointEvent) -> Option<DtlsEvent> {
+        match event {
+            EndpointEvent::HandshakeComplete => Some(self.complete()),
+            EndpointEvent::PeerClosed => Some(DtlsEvent::Closed(CloseReason::ClosedByRemote)),
+            _ => None,
+        }
+    }
+
+    fn complete(&mut self) -> DtlsEvent {
+        let Phase::Handshaking(path) = self.phase else {
+            // Without a path nothing of ours has left, so nobody can have completed it.
+            return DtlsEvent::Closed(CloseReason::HandshakeFailed);
+        };
+        if !self.verdict.is_match() {
+            return DtlsEvent::Closed(CloseReason::FingerprintMismatch);
+        }
+        self.phase = Phase::Established(path);
+        self.endpoint.set_server_config(None);
+        match self.role {
+            DtlsRole::Client => self.flight.clear(),
+            DtlsRole::Server => self.flight.is_last(),
+        }
+        let keys = self.endpoint.get_connection_state(TUNNEL).and_then(SrtpKeys::export);
+        match keys {
+            Some(keys) => DtlsEvent::Established(Box::new(keys)),
+            None => DtlsEvent::Closed(CloseReason::HandshakeFailed),
+        }
+    }
+
+    /// Sends what the endpoint has; until the handshake is complete it is also our latest flight.
+    fn drain(&mut self, now: Instant, outbox: &mut Outbox) {
+        let mut datagrams = Vec::new();
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            let mut datagram = transmit.message;
+            renumber(&mut datagram, &mut self.next_number);
+            datagrams.push(datagram);
+        }
+        let is_flight = datagrams
+            .first()
+            .and_then(|datagram| datagram.first())
+            .is_some_and(|kind| matches!(*kind, HANDSHAKE | CHANGE_CIPHER_SPEC));
+        if let Phase::Handshaking(path) | Phase::Established(path) = self.phase {
+            for datagram in &datagrams {
+                outbox.push(path, datagram.clone());
+            }
+        }
+        if is_flight && !self.is_established() {
+            self.progressed = now;
+            self.flight.replace(datagrams, now);
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, outbox: &mut Outbox) {
+        if let Phase::Handshaking(path) | Phase::Established(path) = self.phase {
+            for datagram in self.flight.handle_timeout(now, &mut self.next_number) {
+                outbox.push(path, datagram);
+            }
+        }
+    }
+}
+
+fn endpoint(role: DtlsRole, config: &Arc<HandshakeConfig>) -> Endpoint {
+    let server_config = (role == DtlsRole::Server).then(|| Arc::clone(config));
+    Endpoint::new(TUNNEL, TransportProtocol::UDP, server_config)
+}
+
+/// What the certificate check said; it runs deep inside the endpoint.
+#[derive(Default)]
+struct Verdict(AtomicU8);
+
+impl Verdict {
+    const MATCH: u8 = 1;
+    const MISMATCH: u8 = 2;
+
+    fn verifier(
+        self: &Arc<Self>,
+        crypto: Arc<dyn RTCCryptoProvider>,
+        expected: Fingerprint,
+    ) -> VerifyPeerCertificateFn {
+        let verdict = Arc::clone(self);
+        Arc::new(move |certificates: &[Vec<u8>], _: &[_]| {
+            let shown = certificates.first().and_then(|der| fingerprint_of(crypto.as_ref(), der));
+            if shown == Some(expected) {
+                verdict.0.store(Self::MATCH, Ordering::Relaxed);
+                return Ok(());
+            }
+            verdict.0.store(Self::MISMATCH, Ordering::Relaxed);
+            Err(Error::ErrNoMatchingCertificateFingerprint)
+        })
+    }
+
+    fn is_match(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::MATCH
+    }
+
+    fn is_mismatch(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::MISMATCH
+    }
+}

@@ -1,0 +1,114 @@
+//! Locking and unlocking the sound (SRTP, RFC 3711 and RFC 7714) with the keys of the handshake.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use rtc_crypto::RTCCryptoProvider;
+use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc_dtls::state::State;
+use rtc_rtp::header::Header;
+use rtc_srtp::config::{Config, LABEL_EXTRACTOR_DTLS_SRTP, SessionKeys};
+use rtc_srtp::context::Context;
+use rtc_srtp::protection_profile::ProtectionProfile;
+
+use super::ssrc_guard::{Refused, SsrcGuard};
+use crate::rtp::{FIXED_HEADER_BYTES, RtpHeader};
+
+/// What a finished handshake leaves: the profile and both directions' keys.
+pub(super) struct SrtpKeys {
+    pub profile: ProtectionProfile,
+    pub keys: SessionKeys,
+}
+
+impl SrtpKeys {
+    /// `None` when no profile was agreed on.
+    pub fn export(state: &State) -> Option<SrtpKeys> {
+        let profile = match state.srtp_protection_profile() {
+            SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => ProtectionProfile::AeadAes128Gcm,
+            SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => ProtectionProfile::AeadAes256Gcm,
+            SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            _ => return None,
+        };
+        let mut config = Config { profile, ..Config::default() };
+        let length = config.keying_material_len();
+        let material = state.export_keying_material(LABEL_EXTRACTOR_DTLS_SRTP, &[], length).ok()?;
+        config.set_session_keys_from_keying_material(material.as_ref(), state.is_client()).ok()?;
+        Some(SrtpKeys { profile, keys: config.keys })
+    }
+
+    /// The profile's name in RFC 5764 and RFC 7714.
+    pub fn profile_name(&self) -> &'static str {
+        match self.profile {
+            ProtectionProfile::AeadAes128Gcm => "AEAD_AES_128_GCM",
+            ProtectionProfile::AeadAes256Gcm => "AEAD_AES_256_GCM",
+            _ => "AES128_CM_HMAC_SHA1_80",
+        }
+    }
+}
+
+/// Both directions of one call.
+pub(super) struct Srtp {
+    outbound: Context,
+    inbound: SsrcGuard,
+    /// Reused from packet to packet.
+    header: Header,
+    plain: Vec<u8>,
+}
+
+impl Srtp {
+    pub fn new(keys: &SrtpKeys, crypto: Arc<dyn RTCCryptoProvider>) -> Option<Srtp> {
+        let outbound = Context::new(
+            &keys.keys.local_master_key,
+            &keys.keys.local_master_salt,
+            keys.profile,
+            None,
+            None,
+            crypto.crypto(),
+        )
+        .ok()?;
+        Some(Srtp {
+            outbound,
+            inbound: SsrcGuard::new(keys, crypto)?,
+            header: Header::default(),
+            plain: Vec::with_capacity(256),
+        })
+    }
+
+    /// A packet ready to be sent.
+    pub fn lock_rtp(&mut self, header: RtpHeader, payload: &[u8]) -> Option<BytesMut> {
+        self.plain.clear();
+        self.plain.extend_from_slice(&header.to_bytes());
+        self.plain.extend_from_slice(payload);
+        describe(&mut self.header, header, FIXED_HEADER_BYTES);
+        self.outbound.encrypt_rtp_with_header(&self.plain, &self.header).ok()
+    }
+
+    /// A compound RTCP packet ready to be sent.
+    pub fn lock_rtcp(&mut self, compound: &[u8]) -> Option<BytesMut> {
+        self.outbound.encrypt_rtcp(compound).ok()
+    }
+
+    /// The packet in the clear, header included.
+    pub fn unlock_rtp(
+        &mut self,
+        header: RtpHeader,
+        header_length: usize,
+        datagram: &[u8],
+    ) -> Result<BytesMut, Refused> {
+        describe(&mut self.header, header, header_length);
+        self.inbound.unlock_rtp(&self.header, datagram)
+    }
+
+    /// The compound RTCP packet in the clear.
+    pub fn unlock_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
+        self.inbound.unlock_rtcp(datagram)
+    }
+}
+
+/// Tells the context what it needs of a header: who, which number, and how long. Contributors and
+/// extensions count as so many words and are not looked into.
+fn describe(described: &mut Header, header: RtpHeader, length: usize) {
+    described.ssrc = header.ssrc;
+    described.sequence_number = header.sequence;
+    described.csrc.resize(length.saturating_sub(FIXED_HEADER_BYTES) / 4, 0);
+}

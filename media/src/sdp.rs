@@ -1,0 +1,197 @@
+//! The narrow SDP of an audio call: read an offer or an answer, write ours.
+//!
+//! Only what a WhatsApp call or a browser's microphone needs is understood; everything else is skipped.
+//! Errors say what is wrong and in which line, and never repeat the text: an SDP holds passwords and addresses.
+
+mod candidate;
+mod read;
+mod write;
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+
+use thiserror::Error;
+
+pub use candidate::Candidate;
+pub(crate) use write::{CNAME, LocalDescription, write_answer, write_offer};
+
+/// A remote offer, parsed once at the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer(Description);
+
+/// A remote answer to our offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(Description);
+
+/// What a remote side says about its one audio stream.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Name of the media section; Meta says `audio`, browsers say `0`.
+    pub mid: Option<String>,
+    /// Whether `a=group:BUNDLE` names the section, so that the answer has to.
+    pub bundle: bool,
+    /// Who opens the DTLS handshake.
+    pub setup: Setup,
+    /// The remote only answers connectivity checks, so we are the controlling side.
+    pub ice_lite: bool,
+    /// ICE user name of the remote.
+    pub ufrag: String,
+    /// ICE password of the remote.
+    pub pwd: String,
+    /// What the remote's certificate must hash to.
+    pub fingerprint: Fingerprint,
+    /// UDP addresses of the remote, the first 20 of them.
+    pub candidates: Vec<Candidate>,
+    /// Opus, and how the remote wants it.
+    pub opus: OpusFormat,
+    /// Payload type of DTMF digits (telephone-event at 8000 Hz), if offered.
+    pub telephone_event: Option<u8>,
+}
+
+/// Opus as the SDP agrees on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpusFormat {
+    /// Payload type, 111 by custom.
+    pub payload_type: u8,
+    /// Format parameters as written (`a=fmtp`), if any.
+    pub fmtp: Option<String>,
+}
+
+/// Who opens the DTLS handshake (RFC 8842).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// The other side may choose. Only in offers.
+    Actpass,
+    /// The writer is DTLS client.
+    Active,
+    /// The writer is DTLS server.
+    Passive,
+}
+
+/// SHA-256 of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// Why an SDP is of no use for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SdpError {
+    /// The text is longer than 64 KiB.
+    #[error("the SDP is longer than 64 KiB")]
+    TooLong,
+    /// More than a thousand lines.
+    #[error("the SDP has more than 1000 lines")]
+    TooManyLines,
+    /// A null or another control character stands in the text.
+    #[error("line {line} of the SDP holds a control character")]
+    ControlCharacter {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A line that we need cannot be read.
+    #[error("line {line} of the SDP is malformed")]
+    Malformed {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// There is no `m=audio`.
+    #[error("the SDP has no audio (no m=audio line)")]
+    NoAudio,
+    /// The audio line has port 0.
+    #[error("the SDP refuses audio (m=audio has port 0)")]
+    AudioRefused,
+    /// There is video, data or a second audio line: such an offer cannot be answered with one audio line.
+    #[error("the SDP has other media beside one audio line")]
+    OtherMedia,
+    /// Opus at 48 kHz is not among the codecs.
+    #[error("the SDP does not offer Opus (opus/48000/2)")]
+    NoOpus,
+    /// Keys in the SDP instead of DTLS.
+    #[error("the SDP carries SDES keys (a=crypto) instead of DTLS; set the number to DTLS key exchange")]
+    Sdes,
+    /// There is no certificate fingerprint.
+    #[error("the SDP has no certificate fingerprint (a=fingerprint)")]
+    NoFingerprint,
+    /// There are fingerprints, none by SHA-256.
+    #[error("the SDP has no certificate fingerprint by sha-256")]
+    FingerprintNotSha256,
+    /// `a=ice-ufrag` or `a=ice-pwd` is missing.
+    #[error("the SDP has no ICE user name or password (a=ice-ufrag, a=ice-pwd)")]
+    NoIceCredentials,
+    /// An answer that leaves the DTLS role open, or a role that does not exist.
+    #[error("the SDP does not settle who opens DTLS (a=setup)")]
+    NoSetup,
+}
+
+impl Offer {
+    /// Reads an offer. CRLF and LF line ends and a missing last one are all taken.
+    pub fn parse(text: &str) -> Result<Offer, SdpError> {
+        Ok(Offer(read::description(text, Some(Setup::Actpass))?))
+    }
+}
+
+impl Answer {
+    /// Reads an answer to an offer of ours.
+    pub fn parse(text: &str) -> Result<Answer, SdpError> {
+        let description = read::description(text, None)?;
+        match description.setup {
+            Setup::Actpass => Err(SdpError::NoSetup),
+            Setup::Active | Setup::Passive => Ok(Answer(description)),
+        }
+    }
+}
+
+/// An offer is read like what it describes.
+impl Deref for Offer {
+    type Target = Description;
+
+    fn deref(&self) -> &Description {
+        &self.0
+    }
+}
+
+/// An answer is read like what it describes.
+impl Deref for Answer {
+    type Target = Description;
+
+    fn deref(&self) -> &Description {
+        &self.0
+    }
+}
+
+impl Description {
+    /// Where the remote says it can be reached: at most 20 UDP addresses, in the order written.
+    pub fn remote_candidates(&self) -> Vec<SocketAddr> {
+        self.candidates.iter().map(|candidate| candidate.address).collect()
+    }
+}
+
+/// Says nothing of credentials and addresses, so that a description may stand in an error or a log.
+impl std::fmt::Debug for Description {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Description")
+            .field("mid", &self.mid)
+            .field("setup", &self.setup)
+            .field("ice_lite", &self.ice_lite)
+            .field("candidates", &self.candidates.len())
+            .field("opus", &self.opus)
+            .field("telephone_event", &self.telephone_event)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            let colon = if index == 0 { "" } else { ":" };
+            write!(formatter, "{colon}{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Fingerprint {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Fingerprint({self})")
+    }
+}

@@ -1,0 +1,133 @@
+//! Writing our offer and our answer: one audio line, one fingerprint, one SSRC, CRLF throughout.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use super::{Candidate, Description, Fingerprint, Offer, OpusFormat, Setup};
+
+/// Our name in the SDP and in RTCP.
+pub(crate) const CNAME: &str = "patchcord";
+
+/// What we say about ourselves.
+pub(crate) struct LocalDescription<'a> {
+    pub session_id: u64,
+    /// Where we can be reached, the best first. Not empty.
+    pub addresses: &'a [SocketAddr],
+    pub ufrag: &'a str,
+    pub pwd: &'a str,
+    pub fingerprint: Fingerprint,
+    pub ssrc: u32,
+}
+
+/// The codecs and roles of one SDP.
+struct Terms<'a> {
+    mid: Option<&'a str>,
+    bundle: bool,
+    setup: Setup,
+    opus: &'a OpusFormat,
+    telephone_event: Option<u8>,
+}
+
+/// Our answer, with what the offer wants mirrored: codecs, parameters, section name, bundle.
+pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: Setup) -> String {
+    let remote: &Description = offer;
+    let terms = Terms {
+        mid: remote.mid.as_deref(),
+        bundle: remote.bundle,
+        setup,
+        opus: &remote.opus,
+        telephone_event: remote.telephone_event,
+    };
+    write(local, &terms)
+}
+
+/// Our offer for a call that the business begins. Trickling does not exist there, so it is complete.
+pub(crate) fn write_offer(local: &LocalDescription<'_>) -> String {
+    let opus = OpusFormat { payload_type: 111, fmtp: Some("minptime=20;useinbandfec=1".to_owned()) };
+    let terms =
+        Terms { mid: Some("audio"), bundle: true, setup: Setup::Actpass, opus: &opus, telephone_event: Some(126) };
+    write(local, &terms)
+}
+
+fn write(local: &LocalDescription<'_>, terms: &Terms<'_>) -> String {
+    let mut lines = Lines(String::with_capacity(1024));
+    session_lines(&mut lines, local, terms);
+    media_lines(&mut lines, local, terms);
+    for (index, address) in local.addresses.iter().enumerate() {
+        let (number, priority) = (index + 1, Candidate::host_priority(index));
+        let (ip, port) = (address.ip(), address.port());
+        lines.push(format_args!("a=candidate:{number} 1 udp {priority} {ip} {port} typ host"));
+    }
+    lines.push(format_args!("a=end-of-candidates"));
+    transport_lines(&mut lines, local, terms);
+    codec_lines(&mut lines, terms);
+    lines.push(format_args!("a=ssrc:{} cname:{CNAME}", local.ssrc));
+    lines.0
+}
+
+fn session_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
+    lines.push(format_args!("v=0"));
+    lines.push(format_args!("o=- {} 2 IN IP4 127.0.0.1", local.session_id));
+    lines.push(format_args!("s=-"));
+    lines.push(format_args!("t=0 0"));
+    if let (true, Some(mid)) = (terms.bundle, terms.mid) {
+        lines.push(format_args!("a=group:BUNDLE {mid}"));
+    }
+    lines.push(format_args!("a=msid-semantic: WMS {CNAME}"));
+}
+
+fn media_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
+    let first = local.addresses.first();
+    let port = first.map_or(9, SocketAddr::port);
+    let opus = terms.opus.payload_type;
+    match terms.telephone_event {
+        Some(event) => lines.push(format_args!("m=audio {port} UDP/TLS/RTP/SAVPF {opus} {event}")),
+        None => lines.push(format_args!("m=audio {port} UDP/TLS/RTP/SAVPF {opus}")),
+    }
+    match first {
+        Some(SocketAddr::V4(address)) => lines.push(format_args!("c=IN IP4 {}", address.ip())),
+        Some(SocketAddr::V6(address)) => lines.push(format_args!("c=IN IP6 {}", address.ip())),
+        None => lines.push(format_args!("c=IN IP4 0.0.0.0")),
+    }
+    lines.push(format_args!("a=rtcp:9 IN IP4 0.0.0.0"));
+}
+
+fn transport_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
+    let setup = match terms.setup {
+        Setup::Actpass => "actpass",
+        Setup::Active => "active",
+        Setup::Passive => "passive",
+    };
+    lines.push(format_args!("a=ice-ufrag:{}", local.ufrag));
+    lines.push(format_args!("a=ice-pwd:{}", local.pwd));
+    lines.push(format_args!("a=fingerprint:sha-256 {}", local.fingerprint));
+    lines.push(format_args!("a=setup:{setup}"));
+    if let Some(mid) = terms.mid {
+        lines.push(format_args!("a=mid:{mid}"));
+    }
+    lines.push(format_args!("a=sendrecv"));
+    lines.push(format_args!("a=msid:{CNAME} audio"));
+    lines.push(format_args!("a=rtcp-mux"));
+}
+
+fn codec_lines(lines: &mut Lines, terms: &Terms<'_>) {
+    let opus = terms.opus.payload_type;
+    lines.push(format_args!("a=rtpmap:{opus} opus/48000/2"));
+    if let Some(fmtp) = &terms.opus.fmtp {
+        lines.push(format_args!("a=fmtp:{opus} {fmtp}"));
+    }
+    if let Some(event) = terms.telephone_event {
+        lines.push(format_args!("a=rtpmap:{event} telephone-event/8000"));
+    }
+    lines.push(format_args!("a=ptime:20"));
+    lines.push(format_args!("a=maxptime:20"));
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn push(&mut self, line: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(line).expect("writing into a string cannot fail");
+        self.0.push_str("\r\n");
+    }
+}
