@@ -3,18 +3,15 @@
 //! Everything that is wrong is reported together, one line for each problem. The structs here are plain; each
 //! module converts them into its own options.
 
-mod api;
+pub mod api;
 mod environment;
-mod media;
+pub mod media;
 mod problem;
 mod read;
-mod route;
+pub mod route;
 
-pub use api::{Api, ApiKey, Scope};
 pub use environment::Environment;
-pub use media::{Advertise, Media, PortRange};
 pub use problem::{ConfigErrors, Problem};
-pub use route::{AgentTarget, Answer, Dialect, Encoding, Profile, Route};
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +24,11 @@ use toml::Table;
 use url::Url;
 
 use crate::whatsapp::PhoneNumberId;
+use api::Api;
+use media::Media;
 use problem::nearest;
 use read::{Notes, Section};
+use route::Route;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]

@@ -1,4 +1,14 @@
 //! Patchcord: puts WhatsApp calls through.
+//!
+//! [`app::App`] is the running service. The modules below stand in the order in which a call walks through them.
 
-pub mod config;
+pub mod app;
+pub mod http;
 pub mod whatsapp;
+pub mod call;
+pub mod worker;
+pub mod agent;
+pub mod prompts;
+pub mod public_address;
+pub mod config;
+pub mod telemetry;

@@ -1,13 +1,18 @@
 //! Configurations good and bad, and the exact lines that a user sees.
 
+use std::net::IpAddr;
+
 use secrecy::ExposeSecret;
 
+use super::api::Scope;
+use super::media::Advertise;
+use super::route::AgentTarget;
 use super::*;
 
 #[test]
 fn the_example_is_a_start() {
     let config = Config::parse(EXAMPLE, "patchcord.example.toml", &example_environment()).unwrap();
-    assert_eq!(config.http.listen, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(config.http.listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
     assert_eq!(config.media.advertise, Advertise::Bound);
     assert_eq!(config.whatsapp.numbers[0].route, "reception");
     assert_eq!(config.whatsapp.numbers[0].access_token.expose_secret(), "graph token");
@@ -84,7 +89,7 @@ fn the_contract_of_the_first_version_is_accepted() {
     let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
     assert_eq!(config.api.keys[0].sha256, [0xab; 32]);
     assert_eq!(config.api.keys[0].scopes, [Scope::CallsWrite]);
-    assert_eq!(config.media.advertise, Advertise::Configured(vec!["203.0.113.7".parse().unwrap()]));
+    assert_eq!(config.media.advertise, Advertise::Configured(vec![IpAddr::from([203, 0, 113, 7])]));
     assert_eq!(config.calls.accept_timeout, Duration::from_secs(30));
     assert_eq!(config.calls.max_calls, 1000);
 }

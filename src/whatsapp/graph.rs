@@ -47,7 +47,7 @@ pub struct GraphOptions {
     pub first_backoff: Duration,
     /// The longest wait between two tries.
     pub longest_backoff: Duration,
-    /// Seeds the chance that spreads the waits of many calls; differs from process to process.
+    /// Seeds the chance that spreads the waits of many calls; tests set it.
     pub jitter_seed: u64,
 }
 
@@ -61,7 +61,7 @@ impl GraphOptions {
             attempt_timeout: Duration::from_secs(3),
             first_backoff: Duration::from_millis(200),
             longest_backoff: Duration::from_millis(1600),
-            jitter_seed: 0,
+            jitter_seed: rand::random(),
         }
     }
 }

@@ -28,8 +28,7 @@ const MAX_NOTICES: usize = 4000;
 
 /// Reads one webhook body, whose signature has been verified, into notices in the order in which they stand.
 ///
-/// An error means that the body as a whole cannot be read. It is answered with 200 all the same, or Meta
-/// sends it for days.
+/// An error means that the body as a whole cannot be read. Meta sends a body that was refused again, for days.
 pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(WebhookError::TooLarge);

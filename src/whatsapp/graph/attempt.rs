@@ -48,7 +48,15 @@ async fn read_reply(mut response: Response) -> Outcome {
         };
     }
     let reply = reply.unwrap_or(Value::Null);
+    if is_gateway_trouble(status) && !reply["error"].is_object() {
+        return Outcome::Unknown;
+    }
     Outcome::Refused { error: error_of(status, &reply), retry_after }
+}
+
+/// Something between Meta and us speaks, and cannot say what became of the request behind it.
+fn is_gateway_trouble(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// A 200 means yes unless its body says otherwise. Samples of replies to `connect` lack `success`.

@@ -7,6 +7,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use tokio::net::TcpListener;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 
@@ -66,6 +68,7 @@ async fn passing_trouble_is_tried_again() {
     let transient = json!({ "error": { "code": 9999, "is_transient": true } });
     for trouble in [
         Reply::text(500, "<html>"),
+        Reply::text(502, "<html>"),
         Reply::text(503, ""),
         Reply::text(429, ""),
         error_reply(400, 1),
@@ -162,7 +165,12 @@ async fn a_no_after_silence_is_believed() {
 
 #[tokio::test]
 async fn a_connect_of_unknown_end_never_rings_twice() {
-    for reply in [Reply::Hang, Reply::text(200, "not json"), Reply::json(200, &json!({ "success": true }))] {
+    for reply in [
+        Reply::Hang,
+        Reply::text(504, "<html>"),
+        Reply::text(200, "not json"),
+        Reply::json(200, &json!({ "success": true })),
+    ] {
         let graph = Graph::with_replies([reply, Reply::json(200, &fixture("graph-connect-response.json"))]).await;
         let options = GraphOptions { attempt_timeout: Duration::from_millis(150), ..graph.options() };
         let callee = Callee::WaId("12025550143".to_owned());
@@ -205,6 +213,32 @@ async fn a_redirect_is_a_refusal_and_takes_the_token_nowhere() {
         assert_eq!(refused(failure).http_status, Some(status));
     }
     assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_failure_is_logged_once_with_its_trace_and_nothing_personal() {
+    let log = Log::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).with_max_level(LevelFilter::TRACE);
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let details = format!("Call {} of 12025550143 has no fingerprint", call_id().as_str());
+    let refusal = json!({ "error": { "code": 100, "error_subcode": 2_494_010, "fbtrace_id": "Atrace1",
+                                     "message": "text", "error_data": { "details": details } } });
+    let graph = Graph::with_replies([Reply::text(500, ""), Reply::json(400, &refusal)]).await;
+
+    graph.client().accept(&number(), &call_id(), "v=0 secret-sdp", None).await.unwrap_err();
+
+    let log = log.text();
+    let ours: Vec<&str> = log.lines().filter(|line| line.contains("patchcord")).collect();
+    assert_eq!(ours.len(), 1, "{log}");
+    for part in
+        ["WARN", "accept", "meta.code=100", "meta.subcode=2494010", "Atrace1", "has no fingerprint", "http.status=400"]
+    {
+        assert!(ours[0].contains(part), "{part} in {}", ours[0]);
+    }
+    for hidden in ["token", "secret-sdp", "wacid", "12025550143", "200000000000002"] {
+        assert!(!ours[0].contains(hidden), "{hidden} in {}", ours[0]);
+    }
 }
 
 #[test]
@@ -263,6 +297,34 @@ fn waits_double_up_to_a_bound_and_never_leave_the_budget() {
         tries += 1;
     }
     assert!(spent < options.budget && spent > options.budget / 2, "{spent:?}");
+}
+
+/// What is logged while it is the log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
 }
 
 /// A stand-in for Meta that replies by its script and keeps what it was asked.
@@ -354,6 +416,7 @@ fn options_for(address: std::net::SocketAddr) -> GraphOptions {
     GraphOptions {
         first_backoff: Duration::from_millis(10),
         longest_backoff: Duration::from_millis(40),
+        jitter_seed: 7,
         ..GraphOptions::new(format!("http://{address}").parse().unwrap(), "v26.0")
     }
 }

@@ -1,0 +1,40 @@
+# Every command installs nothing on its own; `make tools` says in one line what is missing.
+CARGO ?= cargo
+PYTHON ?= python3
+VENV := target/venv
+
+.PHONY: help demo test check bench interop fmt tools
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: tools ## one simulated WhatsApp call end to end, on this machine
+	@$(CARGO) build --release --locked
+	@./target/release/patchcord demo
+
+test: tools ## all tests
+	$(CARGO) test --workspace --locked
+
+check: tools ## the gate: format, lints, docs, dependencies, tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	@./tests/tools/deny.sh
+	$(CARGO) test --workspace --locked --quiet
+
+interop: tools ## foreign callers: aiortc places a call through the real webhook
+	@./tests/interop/run.sh
+
+bench: tools ## every performance figure beside its floor, measured in one run
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench calls
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+tools: # what a build needs beside Rust
+	@missing=""; \
+	command -v $(CARGO) >/dev/null || { echo "Rust is missing: see https://rustup.rs, then run this again" >&2; exit 1; }; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -z "$$missing" ] || ./tests/tools/install.sh $$missing

@@ -1,0 +1,417 @@
+//! Bridge: one call's sound as one value.
+//!
+//! Datagrams, the agent's sound and time go in; datagrams, sound for the agent and events come out. The caller's
+//! packets are heard the moment they are in order. Towards the caller one frame leaves every 20 ms from
+//! [`Bridge::start_sound`] on, whatever is on air, in one unbroken RTP line.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::dtmf::{Key, KeyReader};
+use crate::ear::Ear;
+use crate::opus::{MAX_ENCODED_BYTES, OpusError, Profile, SampleRate};
+use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
+use crate::prompt::{Prompt, Repeat};
+use crate::reorder::{DEFAULT_WAIT, Reorder};
+use crate::rtp::{RtpHeader, RtpPacket};
+use crate::source::{Cleared, MarkStatus, PushError, Room, Source, TooManyMarks, Voice, VoiceEvent};
+use crate::timeline::Timeline;
+
+const FRAME: Duration = crate::opus::FRAME;
+/// Frames sent at once after a stall, so that the line stays whole. A longer stall skips the rest: old sound is
+/// worth less than a short delay.
+const CATCH_UP_FRAMES: u32 = 10;
+
+/// The fixed facts of one call's sound.
+#[derive(Clone, Copy, Debug)]
+pub struct BridgeOptions {
+    /// Of our RTP line, as the SDP says.
+    pub ssrc: u32,
+    /// Random (RFC 3550 §5.1).
+    pub first_sequence: u16,
+    /// Random (RFC 3550 §5.1).
+    pub first_timestamp: u32,
+    /// As negotiated.
+    pub opus_payload_type: u8,
+    /// As negotiated, if it was.
+    pub telephone_event_payload_type: Option<u8>,
+    /// Nothing from the caller for so long gives [`BridgeEvent::MediaSilent`].
+    pub silence_warn_after: Duration,
+    /// Nothing from the caller for so long gives [`MediaFailure::Silent`].
+    pub silence_end_after: Duration,
+}
+
+/// The sound an agent speaks and hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentSound {
+    /// 16-bit little-endian samples, mono.
+    Pcm {
+        /// Both ways.
+        rate: SampleRate,
+        /// How it is encoded for the caller.
+        profile: Profile,
+    },
+    /// Opus packets of 20 ms.
+    Opus,
+}
+
+/// What the shell needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BridgeEvent {
+    /// ICE and DTLS are done.
+    MediaConnected,
+    /// Nothing comes from the caller (true), or something came again.
+    MediaSilent(bool),
+    /// Sound can flow no more. Comes once.
+    MediaFailed(MediaFailure),
+    /// The prompt that was to be played once is over.
+    PromptFinished,
+    /// The agent's full queue has room again.
+    RoomForAgent,
+    /// A mark of the agent has its answer.
+    Mark {
+        /// The agent's name for it.
+        name: String,
+        /// Whether the sound before it was heard.
+        status: MarkStatus,
+    },
+    /// The caller pressed a key.
+    Dtmf(Key),
+}
+
+/// Why sound can flow no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaFailure {
+    /// The certificate is not the one the offer promised.
+    FingerprintMismatch,
+    /// ICE found no path.
+    NoPath,
+    /// DTLS failed.
+    HandshakeFailed,
+    /// Consent or everything else was missing for too long.
+    Silent,
+    /// The other side closed DTLS.
+    ClosedByPeer,
+}
+
+/// A call's sound in figures.
+#[derive(Clone, Debug, Default)]
+pub struct BridgeStats {
+    /// Of the connection.
+    pub peer: PeerStats,
+    /// Packets of the caller that never came.
+    pub lost: u64,
+    /// Packets of the caller that came too late.
+    pub late: u64,
+    /// Frames dropped because the agent read too slowly.
+    pub dropped_for_agent: u64,
+    /// Frames towards the caller left out because the worker was late.
+    pub frames_skipped: u64,
+}
+
+/// One call's sound.
+pub struct Bridge {
+    peer: Peer,
+    options: BridgeOptions,
+    reorder: Reorder,
+    keys: KeyReader,
+    ear: Ear,
+    source: Source,
+    timeline: Timeline,
+    /// When the next frame is due; None before the sound starts.
+    next_frame_at: Option<Instant>,
+    frames_skipped: u64,
+    frame: Vec<u8>,
+    /// The agent was told that its queue is full.
+    agent_waits: bool,
+    liveness: Liveness,
+    sealed: VecDeque<Transmit>,
+    events: VecDeque<BridgeEvent>,
+    is_over: bool,
+}
+
+/// When something of the caller last came, while that matters.
+#[derive(Debug)]
+struct Liveness {
+    heard_at: Instant,
+    is_silent: bool,
+}
+
+impl Bridge {
+    /// A call whose peer is being connected.
+    pub fn new(peer: Peer, options: BridgeOptions, now: Instant) -> Self {
+        Self {
+            peer,
+            reorder: Reorder::new(DEFAULT_WAIT),
+            keys: KeyReader::default(),
+            ear: Ear::deaf(),
+            source: Source::new(),
+            timeline: Timeline::new(options.ssrc, options.first_sequence, options.first_timestamp),
+            next_frame_at: None,
+            frames_skipped: 0,
+            frame: Vec::with_capacity(MAX_ENCODED_BYTES),
+            agent_waits: false,
+            liveness: Liveness { heard_at: now, is_silent: false },
+            sealed: VecDeque::new(),
+            events: VecDeque::new(),
+            is_over: false,
+            options,
+        }
+    }
+
+    /// One datagram of the caller's.
+    pub fn receive(&mut self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
+        if let Some(packet) = self.peer.receive(socket, from, datagram, now) {
+            self.liveness.heard_at = now;
+            self.be_silent(false);
+            self.hear(packet, now);
+        }
+    }
+
+    /// To be called every 10 to 20 ms: drives the peer's timers and sends the frame that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.peer.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.peer.handle_timeout(now);
+        }
+        if self.next_frame_at.is_some() {
+            self.drain_reorder(now);
+            self.ear.fill(now);
+            self.send_due_frames(now);
+            self.watch_silence(now);
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.peer.poll_transmit().or_else(|| self.sealed.pop_front())
+    }
+
+    /// The next thing the shell needs to know.
+    pub fn poll_event(&mut self) -> Option<BridgeEvent> {
+        while let Some(event) = self.peer.poll_event() {
+            self.take_peer_event(event);
+        }
+        while let Some(VoiceEvent::Mark { name, status }) = self.source.voice_mut().and_then(Voice::poll_event) {
+            self.events.push_back(BridgeEvent::Mark { name, status });
+        }
+        self.events.pop_front()
+    }
+
+    /// Accept is confirmed: the RTP line starts with the next visit, and the agent hears the caller from now on.
+    pub fn start_sound(&mut self, now: Instant) {
+        self.next_frame_at.get_or_insert(now);
+        self.liveness.heard_at = now;
+        self.ear.start(now);
+    }
+
+    /// The call's sound in figures.
+    pub fn stats(&self) -> BridgeStats {
+        let reorder = self.reorder.stats();
+        BridgeStats {
+            peer: self.peer.stats(),
+            lost: reorder.lost,
+            late: reorder.late,
+            dropped_for_agent: self.ear.dropped(),
+            frames_skipped: self.frames_skipped,
+        }
+    }
+
+    /// Says goodbye to the peer. Nothing else is sent after it.
+    pub fn close(&mut self, now: Instant) {
+        self.is_over = true;
+        self.next_frame_at = None;
+        self.sealed.clear();
+        self.peer.close(now);
+    }
+
+    fn hear(&mut self, packet: RtpPacket, now: Instant) {
+        if self.next_frame_at.is_none() {
+            // Nobody has answered the call yet.
+            return;
+        }
+        if packet.payload_type == self.options.opus_payload_type {
+            self.reorder.push(packet.sequence, packet.timestamp, packet.payload, now);
+        } else if Some(packet.payload_type) == self.options.telephone_event_payload_type {
+            self.reorder.skip(packet.sequence, now);
+            if let Some(key) = self.keys.read(packet.timestamp, &packet.payload) {
+                self.events.push_back(BridgeEvent::Dtmf(key));
+            }
+        } else {
+            self.reorder.skip(packet.sequence, now);
+        }
+        self.drain_reorder(now);
+    }
+
+    fn drain_reorder(&mut self, now: Instant) {
+        while let Some(slot) = self.reorder.poll(now) {
+            self.ear.hear(slot, now);
+        }
+    }
+
+    fn send_due_frames(&mut self, now: Instant) {
+        let Some(next) = self.next_frame_at.filter(|next| *next <= now) else { return };
+        let owed = 1 + u32::try_from((now - next).as_millis() / FRAME.as_millis()).unwrap_or(u32::MAX);
+        let skipped = owed.saturating_sub(CATCH_UP_FRAMES);
+        self.timeline.skip(skipped);
+        self.frames_skipped += u64::from(skipped);
+        for _ in skipped..owed {
+            self.send_frame(now);
+        }
+        self.next_frame_at = Some(next + FRAME * owed);
+    }
+
+    fn send_frame(&mut self, now: Instant) {
+        self.frame.clear();
+        let filled = self.source.fill(&mut self.frame);
+        let stamp = self.timeline.next(filled.talking);
+        let header = RtpHeader {
+            payload_type: self.options.opus_payload_type,
+            marker: stamp.marker,
+            sequence: stamp.sequence,
+            timestamp: stamp.timestamp,
+            ssrc: stamp.ssrc,
+        };
+        self.sealed.extend(self.peer.send_rtp(header, &self.frame, now));
+        if filled.prompt_ended {
+            self.events.push_back(BridgeEvent::PromptFinished);
+        }
+        if self.agent_waits && self.room() == Room::Free {
+            self.agent_waits = false;
+            self.events.push_back(BridgeEvent::RoomForAgent);
+        }
+    }
+
+    fn take_peer_event(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Connected { .. } => self.events.push_back(BridgeEvent::MediaConnected),
+            PeerEvent::ConsentLost => self.be_silent(true),
+            PeerEvent::ConsentRegained => self.be_silent(false),
+            PeerEvent::Closed(reason) => self.fail(match reason {
+                CloseReason::ClosedByRemote => MediaFailure::ClosedByPeer,
+                CloseReason::ConsentExpired => MediaFailure::Silent,
+                CloseReason::NoPath => MediaFailure::NoPath,
+                // Never told as an event.
+                CloseReason::ClosedByUs => return,
+                CloseReason::FingerprintMismatch => MediaFailure::FingerprintMismatch,
+                CloseReason::HandshakeFailed => MediaFailure::HandshakeFailed,
+            }),
+        }
+    }
+
+    fn watch_silence(&mut self, now: Instant) {
+        let silent_for = now.saturating_duration_since(self.liveness.heard_at);
+        if silent_for >= self.options.silence_end_after {
+            self.fail(MediaFailure::Silent);
+        } else if silent_for >= self.options.silence_warn_after {
+            self.be_silent(true);
+        }
+    }
+
+    fn be_silent(&mut self, silent: bool) {
+        if self.liveness.is_silent != silent {
+            self.liveness.is_silent = silent;
+            self.events.push_back(BridgeEvent::MediaSilent(silent));
+        }
+    }
+
+    fn fail(&mut self, failure: MediaFailure) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.events.push_back(BridgeEvent::MediaFailed(failure));
+        }
+    }
+}
+
+/// What is on air, and the agent's side of it.
+impl Bridge {
+    /// An agent joins, or changes its sound: its voice is on air from now on, and it hears the caller.
+    pub fn attach_agent(&mut self, sound: AgentSound, max_buffer: Duration, now: Instant) -> Result<(), OpusError> {
+        match sound {
+            AgentSound::Pcm { rate, profile } => {
+                self.source.set_voice(Voice::pcm(rate, max_buffer), profile)?;
+                self.ear.take_pcm(rate, now)?;
+            }
+            AgentSound::Opus => {
+                self.source.set_voice(Voice::opus(max_buffer), Profile::Eco)?;
+                self.ear.take_opus();
+            }
+        }
+        self.source.go_live();
+        Ok(())
+    }
+
+    /// The agent is gone: the caller hears silence from the next frame on.
+    pub fn detach_agent(&mut self) {
+        self.source.remove_voice();
+        self.source.go_silent();
+        self.ear.deafen();
+    }
+
+    /// Plays a prompt once, then tells [`BridgeEvent::PromptFinished`].
+    pub fn play_once(&mut self, prompt: Prompt) {
+        self.source.play(prompt, Repeat::Once);
+    }
+
+    /// Plays a prompt again and again.
+    pub fn play_hold(&mut self, prompt: Prompt) {
+        self.source.play(prompt, Repeat::Loop);
+    }
+
+    /// Whether anything waits for the agent.
+    pub fn has_sound_for_agent(&self) -> bool {
+        self.ear.has_sound()
+    }
+
+    /// The next 20 ms, or the next Opus packet, for the agent.
+    pub fn take_for_agent(&mut self) -> Option<Bytes> {
+        self.ear.take()
+    }
+
+    /// Queues what the agent said: any number of PCM bytes, or one Opus packet. When it answers [`Room::Full`],
+    /// [`BridgeEvent::RoomForAgent`] tells when to go on; what is said before that is refused.
+    pub fn say(&mut self, sound: Bytes) -> Result<Room, PushError> {
+        let Some(voice) = self.source.voice_mut() else { return Ok(Room::Free) };
+        let room = match voice.rate() {
+            Some(_) => voice.push_pcm(&sound)?,
+            None => voice.push_opus(sound)?,
+        };
+        self.agent_waits = room == Room::Full;
+        Ok(room)
+    }
+
+    /// Whether the agent may say more.
+    pub fn room(&self) -> Room {
+        self.source.voice().map_or(Room::Free, Voice::room)
+    }
+
+    /// How long the agent's queue plays.
+    pub fn queued(&self) -> Duration {
+        self.source.voice().map_or(Duration::ZERO, Voice::queued)
+    }
+
+    /// Asks for a [`BridgeEvent::Mark`] when everything said so far was heard.
+    pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
+        self.source.voice_mut().map_or(Ok(()), |voice| voice.mark(name))
+    }
+
+    /// Throws away what the caller has not heard; the next frame is silence.
+    pub fn clear(&mut self) -> Cleared {
+        self.source.voice_mut().map(Voice::clear).unwrap_or_default()
+    }
+
+    /// Holds the agent's voice back.
+    pub fn pause(&mut self) {
+        if let Some(voice) = self.source.voice_mut() {
+            voice.pause();
+        }
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        if let Some(voice) = self.source.voice_mut() {
+            voice.resume();
+        }
+    }
+}

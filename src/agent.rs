@@ -1,0 +1,69 @@
+//! Agents: whoever talks with the caller on our side.
+//!
+//! An agent lives on the worker that owns the call, so that no frame crosses threads.
+
+pub mod native;
+pub mod websocket;
+
+use std::collections::BTreeMap;
+
+use patchcord_media::opus::{Profile, SampleRate};
+use secrecy::SecretString;
+use url::Url;
+
+/// How a route reaches its agent and what sound it speaks.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// `ws://` or `wss://`.
+    pub url: Url,
+    /// Sent with the WebSocket request, such as `Authorization`.
+    pub headers: Vec<(String, SecretString)>,
+    /// The sound on the socket until the agent's `ready` changes it.
+    pub format: SoundFormat,
+    /// How PCM is encoded for the caller.
+    pub profile: Profile,
+    /// Passed on in `start`.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// The sound on an agent's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoundFormat {
+    /// How a binary message is to be read.
+    pub encoding: Encoding,
+    /// Both ways; for Opus its RTP clock, 48 kHz.
+    pub sample_rate: SampleRate,
+}
+
+/// What a binary message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// 16-bit little-endian samples, mono.
+    PcmS16le,
+    /// One Opus packet of 20 ms.
+    Opus,
+}
+
+impl SoundFormat {
+    /// What an agent may ask for; anything else is refused by name.
+    pub fn new(encoding: &str, hz: u32) -> Result<Self, String> {
+        let encoding = match encoding {
+            "pcm_s16le" => Encoding::PcmS16le,
+            "opus" => return Ok(Self { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 }),
+            other => return Err(format!("encoding {other:?} is not \"pcm_s16le\" or \"opus\"")),
+        };
+        let sample_rate = SampleRate::from_hz(hz)
+            .ok_or_else(|| format!("sample_rate {hz} is not 8000, 16000, 24000 or 48000"))?;
+        Ok(Self { encoding, sample_rate })
+    }
+}
+
+impl Encoding {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PcmS16le => "pcm_s16le",
+            Self::Opus => "opus",
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! An agent on a WebSocket that we dial: the task that carries its sound and messages.
+//!
+//! The task runs on the worker that owns the call. Its reading and writing halves go on independently, so that an
+//! agent that does not read can still be heard, and one that talks too much still hears.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use patchcord_media::bridge::AgentSound;
+use patchcord_media::source::Room;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{interval_at, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+use tracing::{Instrument, debug, info_span};
+
+use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
+use super::{AgentOptions, Encoding, SoundFormat};
+use crate::call::end::AgentFailure;
+use crate::worker::Report;
+use crate::worker::leg::Leg;
+
+/// A whole minute of speech at the highest rate may come as one message; a larger one is a mistake.
+const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
+/// A 20 ms frame has 320 to 1920 bytes; the default of 128 KiB would be most of a call's memory.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// A dead connection is noticed after two pings without an answer.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// An agent that has not read for so long is not listening.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long we wait for the agent's half of the close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Everything needed to put one call through to one agent.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Where and how.
+    pub agent: AgentOptions,
+    /// What it is told first.
+    pub start: Start,
+    /// How much of its sound we queue.
+    pub max_buffer: Duration,
+}
+
+/// How a conversation with an agent ended.
+enum Ending {
+    /// We were told to leave.
+    Dismissed(&'static str),
+    /// The agent said `bye` or closed normally.
+    HungUp,
+    Failed(AgentFailure, CloseCode),
+}
+
+/// Starts the agent's task on this thread. It ends when the agent does, or when the leg drops it.
+pub(crate) fn spawn(leg: Rc<Leg>, attempt: usize, dial: Dial, tls: Arc<rustls::ClientConfig>) {
+    let span = info_span!("agent", call.id = %leg.call(), attempt);
+    let mut dismissed = leg.seat_agent(attempt);
+    let task = async move {
+        let connected = tokio::select! {
+            biased;
+            _ = &mut dismissed => return,
+            connected = connect(&dial, tls) => connected,
+        };
+        match connected {
+            Ok(socket) => Conversation { leg: &leg, attempt, dial: &dial }.hold(socket, dismissed).await,
+            Err(error) => {
+                debug!("agent not reached: {error}");
+                leg.report_of_agent(Report::AgentFailed { attempt, failure: AgentFailure::Refused });
+            }
+        }
+    };
+    tokio::task::spawn_local(task.instrument(span));
+}
+
+/// No deadline here: the call has one for its agent and drops us when it has passed.
+async fn connect(dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
+    let request = request(&dial.agent)?;
+    let url = &dial.agent.url;
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(MESSAGE_LIMIT_BYTES))
+        .max_frame_size(Some(MESSAGE_LIMIT_BYTES));
+    let connector = match url.scheme() {
+        "wss" => Connector::Rustls(tls),
+        _ => Connector::Plain,
+    };
+    let (socket, _) = client_async_tls_with_config(request, stream, Some(config), Some(connector)).await?;
+    Ok(socket)
+}
+
+fn request(agent: &AgentOptions) -> Result<Request, tungstenite::Error> {
+    let mut request = agent.url.as_str().into_client_request()?;
+    let headers = request.headers_mut();
+    headers.insert("sec-websocket-protocol", HeaderValue::from_static(native::SUBPROTOCOL));
+    for (name, value) in &agent.headers {
+        let mut value = HeaderValue::from_str(value.expose_secret())?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
+    }
+    Ok(request)
+}
+
+/// One connected agent.
+struct Conversation<'a> {
+    leg: &'a Leg,
+    attempt: usize,
+    dial: &'a Dial,
+}
+
+impl Conversation<'_> {
+    /// Talks until someone leaves.
+    async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
+        let (mut sink, mut stream) = socket.split();
+        self.attach(self.dial.agent.format);
+        let start = ToAgent::Start(self.dial.start.clone());
+        let ending = match sink.send(text(&start)).await {
+            Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+            Ok(()) => {
+                self.leg.report_of_agent(Report::AgentJoined { attempt: self.attempt });
+                let heard_at = Cell::new(Instant::now());
+                tokio::select! {
+                    biased;
+                    reason = &mut dismissed => Ending::Dismissed(reason.unwrap_or("shutting_down")),
+                    ending = self.read(&mut stream, &heard_at) => ending,
+                    ending = self.write(&mut sink, &heard_at) => ending,
+                }
+            }
+        };
+        self.part(ending, sink, stream).await;
+    }
+
+    async fn part(&self, ending: Ending, mut sink: SplitSink<Socket, Message>, mut stream: SplitStream<Socket>) {
+        let attempt = self.attempt;
+        let (stop, code) = match ending {
+            Ending::Dismissed(reason) => (reason, CloseCode::Normal),
+            Ending::HungUp => {
+                self.leg.report_of_agent(Report::AgentHungUp { attempt });
+                ("agent_hung_up", CloseCode::Normal)
+            }
+            Ending::Failed(failure, code) => {
+                self.leg.report_of_agent(Report::AgentFailed { attempt, failure });
+                (failure.name(), code)
+            }
+        };
+        let farewell = async {
+            sink.feed(text(&ToAgent::Stop { reason: stop })).await?;
+            let close = CloseFrame { code: (code as u16).into(), reason: stop.into() };
+            sink.send(Message::Close(Some(close))).await?;
+            while let Some(Ok(_)) = stream.next().await {}
+            Ok::<(), tungstenite::Error>(())
+        };
+        if !matches!(timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
+            debug!("the agent's socket did not close cleanly");
+        }
+    }
+
+    fn attach(&self, format: SoundFormat) {
+        let sound = match format.encoding {
+            Encoding::PcmS16le => {
+                AgentSound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile }
+            }
+            Encoding::Opus => AgentSound::Opus,
+        };
+        let max_buffer = self.dial.max_buffer;
+        let attached = self.leg.with_bridge(|bridge| bridge.attach_agent(sound, max_buffer, Instant::now()));
+        if let Err(error) = attached {
+            self.complain("sound_unavailable", error.to_string());
+        }
+    }
+
+    /// Everything the agent sends.
+    async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
+        loop {
+            let message = match stream.next().await {
+                None => return Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+                Some(Err(error)) => return ending_of(&error),
+                Some(Ok(message)) => message,
+            };
+            heard_at.set(Instant::now());
+            match message {
+                Message::Binary(sound) => self.say(sound).await,
+                Message::Text(message) => match native::parse(message.as_str()) {
+                    Ok(FromAgent::Bye) => return Ending::HungUp,
+                    Ok(message) => self.obey(message),
+                    Err(mistake) => self.complain("bad_message", mistake),
+                },
+                Message::Close(frame) => return ending_of_close(frame.as_ref()),
+                // tungstenite answers pings by itself.
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    /// Queues the agent's sound; waits while the queue is full, which stops the reading and so the agent.
+    async fn say(&self, sound: Bytes) {
+        match self.leg.with_bridge(|bridge| bridge.say(sound)) {
+            Ok(Room::Free) => {}
+            Ok(Room::Full) => {
+                self.leg.tell_agent(ToAgent::Xoff { queued_ms: self.queued_ms() });
+                while self.leg.with_bridge(|bridge| bridge.room()) == Room::Full {
+                    self.leg.room().await;
+                }
+                self.leg.tell_agent(ToAgent::Xon { queued_ms: self.queued_ms() });
+            }
+            Err(mistake) => self.complain("bad_sound", mistake.to_string()),
+        }
+    }
+
+    fn queued_ms(&self) -> u64 {
+        self.leg.with_bridge(|bridge| bridge.queued().as_millis() as u64)
+    }
+
+    fn obey(&self, message: FromAgent) {
+        match message {
+            FromAgent::Ready(Some(format)) => self.attach(format),
+            FromAgent::Mark { name } => {
+                if let Err(mistake) = self.leg.with_bridge(|bridge| bridge.mark(name)) {
+                    self.complain("too_many_marks", mistake.to_string());
+                }
+            }
+            FromAgent::Clear => {
+                let cleared = self.leg.with_bridge(|bridge| bridge.clear());
+                self.leg.tell_agent(ToAgent::Cleared {
+                    played_ms: cleared.played_ms,
+                    dropped_ms: cleared.dropped_ms,
+                });
+            }
+            FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause()),
+            FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume()),
+            FromAgent::Command { request_id, action } => self.leg.tell_agent(ToAgent::Result {
+                request_id,
+                ok: false,
+                message: Some(format!("the action {action:?} is not built yet")),
+            }),
+            FromAgent::Dtmf => self.complain("dtmf_unsupported", "WhatsApp callers cannot be sent digits".to_owned()),
+            FromAgent::Ready(None) | FromAgent::Bye | FromAgent::Unknown => {}
+        }
+    }
+
+    fn complain(&self, code: &'static str, message: String) {
+        metrics::counter!("patchcord_agent_mistakes_total", "code" => code).increment(1);
+        self.leg.tell_agent(ToAgent::Error { code, message });
+    }
+
+    /// Everything the agent is sent. Ends only when the agent does not listen any more.
+    async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
+        let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+        loop {
+            let written = tokio::select! {
+                () = self.leg.mail() => timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
+                _ = ping.tick() => {
+                    if heard_at.get().elapsed() > 2 * PING_EVERY {
+                        return Ending::Failed(AgentFailure::Unresponsive, CloseCode::Normal);
+                    }
+                    timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
+                }
+            };
+            match written {
+                Err(_) => return Ending::Failed(AgentFailure::TooSlow, CloseCode::TooSlow),
+                Ok(Err(error)) => return ending_of(&error),
+                Ok(Ok(())) => {}
+            }
+        }
+    }
+
+    async fn deliver(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), tungstenite::Error> {
+        while let Some(message) = self.leg.next_message() {
+            sink.feed(text(&message)).await?;
+        }
+        while let Some(frame) = self.leg.sound_for_agent() {
+            sink.feed(Message::Binary(frame)).await?;
+        }
+        sink.flush().await
+    }
+}
+
+fn text(message: &ToAgent) -> Message {
+    Message::text(serde_json::to_string(message).expect("strings and numbers always serialise"))
+}
+
+fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
+    // 1005: a close without a code, which browsers and libraries send for a plain close().
+    match frame.map(|frame| u16::from(frame.code)) {
+        None | Some(1000 | 1001 | 1005) => Ending::HungUp,
+        Some(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+    }
+}
+
+fn ending_of(error: &tungstenite::Error) -> Ending {
+    match error {
+        tungstenite::Error::Capacity(_) => Ending::Failed(AgentFailure::ProtocolError, CloseCode::TooLarge),
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal)
+        }
+        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => {
+            Ending::Failed(AgentFailure::ProtocolError, CloseCode::Normal)
+        }
+        _ => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+    }
+}

@@ -1,0 +1,227 @@
+//! The service put together: from a configuration to running parts, and down again without losing a call.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use patchcord_media::opus::{Profile, SampleRate};
+use patchcord_media::peer::Identity;
+use patchcord_media::prompt::Prompt;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::agent::{AgentOptions, Encoding, SoundFormat};
+use crate::call::end::EndReason;
+use crate::call::event::CallEvent;
+use crate::call::registry::{Calls, CallsOptions};
+use crate::call::route::{Number, Numbers, Route, Stop};
+use crate::call::session::SessionOptions;
+use crate::config::route::AgentTarget;
+use crate::config::{self, Config};
+use crate::http::{self, HttpOptions};
+use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
+use crate::{prompts, public_address, telemetry};
+
+/// Events that a slow listener may lag behind; over it the listener misses the oldest and is told how many.
+const EVENTS: usize = 4096;
+/// What Meta and the agents are given to take note of the end, once all calls have been told.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A running service.
+pub struct App {
+    /// Where it listens for HTTP.
+    pub address: SocketAddr,
+    calls: Calls,
+    events: broadcast::Sender<CallEvent>,
+    stop_http: oneshot::Sender<()>,
+    http: JoinHandle<std::io::Result<()>>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    drain_timeout: Duration,
+}
+
+impl App {
+    /// Starts everything; when it returns, webhooks are taken. An error says what to set.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        // A second service in one process finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let metrics = telemetry::start_metrics();
+        let prompts = prompts::load(&config.prompts.dir)?;
+        let (workers, threads) = start_workers(&config, &prompts).await?;
+        let (events, _) = broadcast::channel(EVENTS);
+        let calls = Calls::new(CallsOptions {
+            numbers: numbers(&config)?,
+            max_calls: config.calls.max_calls,
+            session: session_options(&config, prompts),
+            graph: graph_client(&config)?,
+            workers,
+            events: events.clone(),
+        });
+        let listener = TcpListener::bind(config.http.listen)
+            .await
+            .with_context(|| format!("http.listen = \"{}\" cannot be opened", config.http.listen))?;
+        let address = listener.local_addr()?;
+        let router = http::router(HttpOptions {
+            app_secrets: config.whatsapp.app_secrets.clone(),
+            verify_token: config.whatsapp.verify_token.clone(),
+            calls: calls.clone(),
+            metrics,
+        });
+        let (stop_http, stopped) = oneshot::channel::<()>();
+        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+            // A failure leaves the default, which is only slower.
+            let _ = stream.set_nodelay(true);
+        });
+        let http = tokio::spawn(
+            axum::serve(listener, router)
+                .with_graceful_shutdown(async {
+                    // A dropped sender is a stop as well.
+                    let _ = stopped.await;
+                })
+                .into_future(),
+        );
+        info!(http.address = %address, "patchcord is ready on http://{address}");
+        let drain_timeout = config.calls.drain_timeout;
+        Ok(Self { address, calls, events, stop_http, http, workers: threads, drain_timeout })
+    }
+
+    /// All events of all calls from now on.
+    pub fn events(&self) -> broadcast::Receiver<CallEvent> {
+        self.events.subscribe()
+    }
+
+    /// The live calls.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Takes no new calls, lets the live ones go on for the drain time or until `hurry` comes, ends the rest at
+    /// Meta, and stops.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
+        self.calls.drain();
+        let live = self.calls.count();
+        if live > 0 {
+            info!("stopping: {live} calls go on for up to {:?}", self.drain_timeout);
+        }
+        tokio::select! {
+            () = self.calls.all_ended() => {}
+            () = tokio::time::sleep(self.drain_timeout) => {}
+            () = hurry => {}
+        }
+        self.calls.hang_up_all(&EndReason::ShuttingDown);
+        if tokio::time::timeout(FAREWELL, self.calls.all_ended()).await.is_err() {
+            warn!("{} calls could not be ended in time", self.calls.count());
+        }
+        // The server may have ended by itself, with an error that its task has told.
+        let _ = self.stop_http.send(());
+        if tokio::time::timeout(Duration::from_secs(1), self.http).await.is_err() {
+            info!("open HTTP connections are cut");
+        }
+        // The handles to the workers live in the calls; with the last of them the threads end.
+        drop(self.calls);
+        let joined = tokio::task::spawn_blocking(move || {
+            self.workers.into_iter().all(|worker| worker.join().is_ok())
+        });
+        match tokio::time::timeout(Duration::from_secs(2), joined).await {
+            Ok(Ok(true)) => info!("stopped"),
+            _ => warn!("stopped, with a worker that did not end cleanly"),
+        }
+    }
+}
+
+async fn start_workers(
+    config: &Config,
+    prompts: &HashMap<String, Prompt>,
+) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
+    let options = WorkerOptions {
+        identity: Arc::new(Identity::generate().context("no certificate could be made")?),
+        addresses: public_address::find(&config.media).await?,
+        ports: config.media.ports.first..=config.media.ports.last,
+        allow_private: config.media.allow_private,
+        silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
+        tls: Arc::new(agent_tls()?),
+        hold: prompts.get("hold").context("the built-in prompt \"hold\" is missing")?.clone(),
+    };
+    let count = match config.media.workers {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+        workers => workers,
+    };
+    let mut handles = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(count);
+    for index in 0..count {
+        let (handle, thread) = worker::start(options.clone(), index, count)?;
+        handles.push(handle);
+        threads.push(thread);
+    }
+    Ok((handles, threads))
+}
+
+/// For `wss://` agents: the system's certificate authorities.
+fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
+    use rustls_platform_verifier::BuilderVerifierExt;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS")?;
+    Ok(builder.with_platform_verifier().context("the system's certificates")?.with_no_client_auth())
+}
+
+fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
+    let http = graph::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?;
+    let mut options = GraphOptions::new(config.whatsapp.graph_url.clone(), &config.whatsapp.graph_version);
+    options.budget = config.calls.graph_budget;
+    options.jitter_seed = rand::random();
+    Ok(GraphClient::new(http, options))
+}
+
+fn session_options(config: &Config, prompts: HashMap<String, Prompt>) -> SessionOptions {
+    SessionOptions {
+        accept_timeout: config.calls.accept_timeout,
+        media_timeout: config.calls.media_timeout,
+        agent_timeout: config.calls.agent_timeout,
+        max_duration: config.calls.max_duration,
+        max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
+        prompts: Arc::new(move |name| prompts.get(name).cloned()),
+    }
+}
+
+fn numbers(config: &Config) -> anyhow::Result<Numbers> {
+    let routes: HashMap<&str, Arc<Route>> =
+        config.routes.iter().map(|(name, route)| (name.as_str(), Arc::new(read_route(name, route)))).collect();
+    let numbers = config.whatsapp.numbers.iter().map(|number| {
+        let route = routes.get(number.route.as_str()).cloned();
+        Ok(Number {
+            phone_number_id: number.phone_number_id.clone(),
+            access_token: number.access_token.clone(),
+            route: route.with_context(|| format!("the route {:?} does not exist", number.route))?,
+        })
+    });
+    Ok(Numbers::new(numbers.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
+fn read_route(name: &str, route: &config::route::Route) -> Route {
+    let stops = std::iter::once(&route.agent).chain(&route.fallback).map(|target| match target {
+        AgentTarget::Prompt(name) => Stop::Prompt(name.clone()),
+        AgentTarget::WebSocket(url) => Stop::Agent(AgentOptions {
+            url: url.clone(),
+            headers: route.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            format: SoundFormat {
+                encoding: match route.encoding {
+                    config::route::Encoding::PcmS16le => Encoding::PcmS16le,
+                    config::route::Encoding::Opus => Encoding::Opus,
+                },
+                sample_rate: SampleRate::from_hz(route.sample_rate).unwrap_or(SampleRate::Hz16000),
+            },
+            profile: match route.profile {
+                config::route::Profile::Eco => Profile::Eco,
+                config::route::Profile::Hq => Profile::Hq,
+            },
+            parameters: route.parameters.clone(),
+        }),
+    });
+    Route { name: name.to_owned(), stops: stops.collect() }
+}

@@ -1,0 +1,257 @@
+//! Why a call ended, and whose fault it was.
+
+use std::fmt;
+
+/// The reason of a call's one ending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The caller hung up after talking.
+    CallerHungUp,
+    /// The caller hung up, or Meta gave up ringing, before we accepted.
+    CallerGaveUp,
+    /// Meta ended the call as failed, with its error code where it gave one.
+    EndedByMeta { code: Option<i64> },
+    /// The agent hung up: `bye`, or a normal close of its socket.
+    AgentHungUp,
+    /// Nobody among the route's agents could be reached.
+    NoAgent(AgentFailure),
+    /// The agent was lost and nobody was left to take over.
+    AgentLost(AgentFailure),
+    /// The route's prompt was played to its end.
+    PromptFinished,
+    /// The application ended the call.
+    HungUpByApi,
+    /// The offer cannot be answered; the text says why, without the offer's contents.
+    OfferRefused(String),
+    /// The called number is in no route.
+    NoRoute,
+    /// The service is at its limit of live calls, or out of ports.
+    Overloaded,
+    /// Meta refused our answer, or could not be reached with it.
+    PreAcceptFailed(GraphTrouble),
+    /// Meta refused accept, or could not be reached with it.
+    AcceptFailed(GraphTrouble),
+    /// Sound could not flow, or stopped flowing.
+    MediaFailed(MediaFailure),
+    /// Media and agent were not both ready within the accept window.
+    AcceptTimedOut,
+    /// The call reached the longest duration allowed.
+    MaxDuration,
+    /// The service is stopping.
+    ShuttingDown,
+    /// Our own failure, such as a worker that is gone.
+    InternalError,
+}
+
+/// Whose fault an ending is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An ordinary ending.
+    Nobody,
+    /// The caller's phone or network.
+    Caller,
+    /// The agent.
+    Agent,
+    /// Meta.
+    Meta,
+    /// Our configuration or capacity.
+    Operator,
+    /// Our software.
+    Patchcord,
+}
+
+/// Why Graph did not do what it was asked, after all retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GraphTrouble {
+    /// Meta said no, with its error code where it gave one.
+    Refused(Option<i64>),
+    /// The request may or may not have been done: every attempt timed out.
+    Unknown,
+    /// No connection to Graph.
+    Unreachable,
+}
+
+/// Why sound cannot flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaFailure {
+    /// No finished handshake within the deadline.
+    NeverConnected,
+    /// The peer's certificate is not the one its offer promised.
+    FingerprintMismatch,
+    /// The DTLS handshake failed.
+    HandshakeFailed,
+    /// Consent or RTP was silent for too long.
+    Silent,
+    /// The other side closed the DTLS connection.
+    ClosedByPeer,
+}
+
+/// Why an agent could not be reached, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentFailure {
+    /// The route names no agent.
+    NotConfigured,
+    /// The connection was refused, or the handshake was answered with an error.
+    Refused,
+    /// It did not answer within the deadline.
+    NoAnswer,
+    /// The connection broke.
+    Disconnected,
+    /// It answered no ping.
+    Unresponsive,
+    /// It broke the protocol: a message too large, text that is not UTF-8.
+    ProtocolError,
+    /// It read so slowly that the caller's sound could not be delivered.
+    TooSlow,
+}
+
+impl EndReason {
+    /// The stable name in events, metrics and the API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CallerHungUp => "caller_hung_up",
+            Self::CallerGaveUp => "caller_gave_up",
+            Self::EndedByMeta { .. } => "ended_by_meta",
+            Self::AgentHungUp => "agent_hung_up",
+            Self::NoAgent(_) => "no_agent",
+            Self::AgentLost(_) => "agent_lost",
+            Self::PromptFinished => "prompt_finished",
+            Self::HungUpByApi => "hung_up_by_api",
+            Self::OfferRefused(_) => "offer_refused",
+            Self::NoRoute => "no_route",
+            Self::Overloaded => "overloaded",
+            Self::PreAcceptFailed(_) => "pre_accept_failed",
+            Self::AcceptFailed(_) => "accept_failed",
+            Self::MediaFailed(MediaFailure::NeverConnected) => "media_never_connected",
+            Self::MediaFailed(MediaFailure::FingerprintMismatch) => "fingerprint_mismatch",
+            Self::MediaFailed(MediaFailure::HandshakeFailed) => "handshake_failed",
+            Self::MediaFailed(MediaFailure::Silent) => "media_lost",
+            Self::MediaFailed(MediaFailure::ClosedByPeer) => "media_closed",
+            Self::AcceptTimedOut => "accept_timed_out",
+            Self::MaxDuration => "max_duration",
+            Self::ShuttingDown => "shutting_down",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// Whom an operator should look at first.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::CallerHungUp
+            | Self::CallerGaveUp
+            | Self::AgentHungUp
+            | Self::PromptFinished
+            | Self::HungUpByApi
+            | Self::MaxDuration
+            | Self::ShuttingDown => Fault::Nobody,
+            Self::NoAgent(AgentFailure::NotConfigured) | Self::NoRoute | Self::Overloaded => Fault::Operator,
+            Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
+            // 138021 and 138023 are Meta's words for "no sound came from the business".
+            Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
+            Self::EndedByMeta { code: Some(138_019 | 138_020 | 138_022) } => Fault::Caller,
+            Self::EndedByMeta { .. } | Self::OfferRefused(_) => Fault::Meta,
+            Self::PreAcceptFailed(trouble) | Self::AcceptFailed(trouble) => match trouble {
+                GraphTrouble::Refused(Some(0 | 10 | 33 | 190 | 138_000 | 131_044 | 131_055)) => Fault::Operator,
+                GraphTrouble::Refused(Some(100 | 138_008)) => Fault::Patchcord,
+                GraphTrouble::Refused(_) | GraphTrouble::Unknown | GraphTrouble::Unreachable => Fault::Meta,
+            },
+            Self::MediaFailed(MediaFailure::NeverConnected) => Fault::Operator,
+            Self::MediaFailed(_) => Fault::Caller,
+            Self::AcceptTimedOut => Fault::Agent,
+            Self::InternalError => Fault::Patchcord,
+        }
+    }
+
+    /// Whether Meta itself said that the call is over, so that it need not be told.
+    pub fn is_metas_word(&self) -> bool {
+        matches!(self, Self::CallerHungUp | Self::CallerGaveUp | Self::EndedByMeta { .. })
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CallerHungUp => write!(f, "the caller hung up"),
+            Self::CallerGaveUp => write!(f, "the caller hung up before the call was accepted"),
+            Self::EndedByMeta { code: Some(code) } => write!(f, "Meta ended the call with error {code}"),
+            Self::EndedByMeta { code: None } => write!(f, "Meta ended the call as failed"),
+            Self::AgentHungUp => write!(f, "the agent hung up"),
+            Self::NoAgent(failure) => write!(f, "no agent could take the call: the last one {failure}"),
+            Self::AgentLost(failure) => write!(f, "the agent was lost: it {failure}"),
+            Self::PromptFinished => write!(f, "the prompt was played to its end"),
+            Self::HungUpByApi => write!(f, "the application ended the call"),
+            Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
+            Self::NoRoute => write!(f, "no route is configured for the called number"),
+            Self::Overloaded => write!(f, "the service has no room for another call"),
+            Self::PreAcceptFailed(trouble) => write!(f, "pre_accept failed: {trouble}"),
+            Self::AcceptFailed(trouble) => write!(f, "accept failed: {trouble}"),
+            Self::MediaFailed(MediaFailure::NeverConnected) => {
+                write!(f, "no media connection came up; is UDP to and from the advertised address open?")
+            }
+            Self::MediaFailed(MediaFailure::FingerprintMismatch) => {
+                write!(f, "the peer's certificate does not match its offer")
+            }
+            Self::MediaFailed(MediaFailure::HandshakeFailed) => write!(f, "the DTLS handshake failed"),
+            Self::MediaFailed(MediaFailure::Silent) => write!(f, "nothing was received from the caller for too long"),
+            Self::MediaFailed(MediaFailure::ClosedByPeer) => write!(f, "the caller's side closed the media connection"),
+            Self::AcceptTimedOut => write!(f, "media and agent were not both ready in time"),
+            Self::MaxDuration => write!(f, "the call reached its longest duration"),
+            Self::ShuttingDown => write!(f, "the service is stopping"),
+            Self::InternalError => write!(f, "an internal error"),
+        }
+    }
+}
+
+impl fmt::Display for GraphTrouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(Some(code)) => write!(f, "Meta refused with error {code}"),
+            Self::Refused(None) => write!(f, "Meta refused"),
+            Self::Unknown => write!(f, "Meta did not answer in time"),
+            Self::Unreachable => write!(f, "Meta could not be reached"),
+        }
+    }
+}
+
+impl fmt::Display for AgentFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotConfigured => "is not configured",
+            Self::Refused => "refused the connection",
+            Self::NoAnswer => "did not answer in time",
+            Self::Disconnected => "disconnected",
+            Self::Unresponsive => "answered no ping",
+            Self::ProtocolError => "broke the protocol",
+            Self::TooSlow => "read too slowly",
+        })
+    }
+}
+
+impl AgentFailure {
+    /// The stable name in events and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotConfigured => "not_configured",
+            Self::Refused => "refused",
+            Self::NoAnswer => "no_answer",
+            Self::Disconnected => "disconnected",
+            Self::Unresponsive => "unresponsive",
+            Self::ProtocolError => "protocol_error",
+            Self::TooSlow => "too_slow",
+        }
+    }
+}
+
+impl Fault {
+    /// The stable name in events and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Caller => "caller",
+            Self::Agent => "agent",
+            Self::Meta => "meta",
+            Self::Operator => "operator",
+            Self::Patchcord => "patchcord",
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the outside learns of a call: one envelope for every event.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::end::EndReason;
+
+/// Our own id of a call: `call_` and a ULID, so ids sort by the time the call began. It says nothing of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct CallId(String);
+
+impl CallId {
+    /// A new id.
+    pub fn generate() -> Self {
+        Self(format!("call_{}", ulid::Ulid::new().to_string().to_lowercase()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for CallId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One event of one call.
+#[derive(Clone, Debug, Serialize)]
+pub struct CallEvent {
+    /// Unique, `evt_` and a ULID.
+    pub id: String,
+    /// Such as `call.accepted`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// RFC 3339, UTC.
+    pub occurred_at: String,
+    /// Whose event it is.
+    pub call_id: CallId,
+    /// Counts the events of this call from 1 without gaps.
+    pub sequence: u64,
+    /// What belongs to this kind.
+    pub data: Value,
+}
+
+impl CallEvent {
+    /// An event that happens now.
+    pub fn new(call_id: CallId, sequence: u64, kind: &'static str, data: Value) -> Self {
+        Self {
+            id: format!("evt_{}", ulid::Ulid::new().to_string().to_lowercase()),
+            kind,
+            occurred_at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            call_id,
+            sequence,
+            data,
+        }
+    }
+}
+
+/// When each stage of a call was reached, counted from the webhook.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stages {
+    /// Our SDP answer was ready.
+    pub answered: Option<Duration>,
+    /// pre_accept left for Meta.
+    pub pre_accept_sent: Option<Duration>,
+    /// Meta confirmed pre_accept.
+    pub pre_accepted: Option<Duration>,
+    /// ICE and DTLS were done.
+    pub media_connected: Option<Duration>,
+    /// The first agent joined.
+    pub agent_joined: Option<Duration>,
+    /// Meta confirmed accept.
+    pub accepted: Option<Duration>,
+    /// The call ended.
+    pub ended: Option<Duration>,
+}
+
+impl Stages {
+    /// The stages reached, in milliseconds, as the events carry them.
+    pub fn to_json(&self) -> Value {
+        let ms = |stage: Option<Duration>| stage.map(|at| (at.as_secs_f64() * 1e6).round() / 1e3);
+        serde_json::json!({
+            "answered_ms": ms(self.answered),
+            "pre_accept_sent_ms": ms(self.pre_accept_sent),
+            "pre_accepted_ms": ms(self.pre_accepted),
+            "media_connected_ms": ms(self.media_connected),
+            "agent_joined_ms": ms(self.agent_joined),
+            "accepted_ms": ms(self.accepted),
+            "ended_ms": ms(self.ended),
+        })
+    }
+}
+
+/// The data of `call.ended`.
+pub fn ended_data(reason: &EndReason, stages: &Stages, sound: Value) -> Value {
+    let talked = stages.ended.zip(stages.accepted).map(|(ended, accepted)| ended.saturating_sub(accepted));
+    serde_json::json!({
+        "reason": reason.name(),
+        "fault": reason.fault().name(),
+        "detail": reason.to_string(),
+        "talked_ms": talked.map(|talked| talked.as_millis() as u64),
+        "stages": stages.to_json(),
+        "sound": sound,
+    })
+}

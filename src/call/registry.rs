@@ -1,0 +1,292 @@
+//! Calls: which calls live, and which were over before they began.
+//!
+//! Meta's webhooks are doubled, batched and unordered. A `connect` is admitted once by its wacid; a `terminate` for a
+//! call nobody knows leaves a tombstone, so that its late `connect` is not answered.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, broadcast, mpsc};
+use tracing::{debug, info, warn};
+
+use super::Input;
+use super::end::EndReason;
+use super::event::{CallEvent, CallId};
+use super::route::Numbers;
+use super::session::{Session, SessionOptions};
+use crate::whatsapp::WaCallId;
+use crate::whatsapp::graph::GraphClient;
+use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
+use crate::worker::WorkerHandle;
+
+/// A `connect` older than this is a late retry: Meta has given the call up.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+/// How long an ended call is remembered: longer than a `connect` can be fresh.
+const TOMBSTONE_FOR: Duration = Duration::from_secs(600);
+/// Tombstones at most; over it the oldest goes first.
+const TOMBSTONES: usize = 100_000;
+/// Inputs waiting for one call. A call takes its inputs at once; one more than fits is counted and dropped.
+const INPUTS: usize = 64;
+
+/// What every call of this process is given.
+pub struct CallsOptions {
+    /// The business numbers with their routes.
+    pub numbers: Numbers,
+    /// Live calls at most; one more is rejected at Meta at once.
+    pub max_calls: usize,
+    /// For every session.
+    pub session: SessionOptions,
+    /// To Meta.
+    pub graph: GraphClient,
+    /// Where calls live.
+    pub workers: Vec<WorkerHandle>,
+    /// To whoever listens.
+    pub events: broadcast::Sender<CallEvent>,
+}
+
+/// All calls of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Calls(Arc<Shared>);
+
+struct Shared {
+    options: CallsOptions,
+    book: Mutex<Book>,
+    draining: AtomicBool,
+    /// Told whenever a call has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Book {
+    live: HashMap<WaCallId, Live>,
+    tombstones: HashMap<WaCallId, Instant>,
+    /// The tombstones from the oldest on.
+    burials: VecDeque<(Instant, WaCallId)>,
+}
+
+struct Live {
+    id: CallId,
+    inputs: mpsc::Sender<Input>,
+}
+
+/// What became of one notice; the names are metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new call.
+    Admitted,
+    /// It reached its call.
+    Delivered,
+    /// The call lives already, or has ended.
+    Duplicate,
+    /// Its `terminate` came first.
+    AlreadyTerminated,
+    /// Too old to be answered.
+    Stale,
+    /// Not for a call of ours: another number, another direction.
+    NotOurs,
+    /// A kind we do not know.
+    Unknown,
+    /// It lacked what its kind needs.
+    Malformed,
+}
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Delivered => "delivered",
+            Self::Duplicate => "duplicate",
+            Self::AlreadyTerminated => "already_terminated",
+            Self::Stale => "stale",
+            Self::NotOurs => "not_ours",
+            Self::Unknown => "unknown",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl Calls {
+    /// No calls yet.
+    pub fn new(options: CallsOptions) -> Self {
+        let shared = Shared {
+            options,
+            book: Mutex::default(),
+            draining: AtomicBool::new(false),
+            ended: Notify::new(),
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// Takes everything one webhook said, in its order. Must be called on a runtime: it starts sessions.
+    pub fn take(&self, notices: Vec<Notice>) {
+        let received_at = Instant::now();
+        for notice in notices {
+            let outcome = self.take_one(notice, received_at);
+            metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
+        }
+    }
+
+    fn take_one(&self, notice: Notice, received_at: Instant) -> Outcome {
+        match notice {
+            Notice::Connect(connect) => self.admit(*connect, received_at),
+            Notice::Terminate(terminate) => self.terminate(&terminate),
+            Notice::Status(_) => {
+                debug!("a status of a business-initiated call, of which there are none yet");
+                Outcome::NotOurs
+            }
+            Notice::NotOurs { .. } => Outcome::NotOurs,
+            Notice::Unknown { field, event } => {
+                info!(webhook.field = field, webhook.event = event, "a kind of webhook that is not known is passed over");
+                Outcome::Unknown
+            }
+            Notice::Malformed { why } => {
+                warn!("a webhook entry cannot be read and is passed over: {why}");
+                Outcome::Malformed
+            }
+        }
+    }
+
+    fn admit(&self, connect: Connect, received_at: Instant) -> Outcome {
+        if connect.direction == Direction::BusinessInitiated {
+            return Outcome::NotOurs;
+        }
+        let mut book = self.book();
+        book.forget_old(received_at);
+        if book.live.contains_key(&connect.call_id) {
+            return Outcome::Duplicate;
+        }
+        if book.tombstones.contains_key(&connect.call_id) {
+            return Outcome::AlreadyTerminated;
+        }
+        if is_stale(&connect) {
+            return Outcome::Stale;
+        }
+        let Some(number) = connect.phone_number_id.as_ref().and_then(|id| self.0.options.numbers.get(id)) else {
+            warn!("a call came for a number that is not configured; add it under [[whatsapp.numbers]]");
+            return Outcome::NotOurs;
+        };
+        let refusal = if self.0.draining.load(Ordering::Relaxed) {
+            Some(EndReason::ShuttingDown)
+        } else if book.live.len() >= self.0.options.max_calls {
+            Some(EndReason::Overloaded)
+        } else {
+            None
+        };
+        let id = CallId::generate();
+        let (inputs, inbox) = mpsc::channel(INPUTS);
+        book.live.insert(connect.call_id.clone(), Live { id: id.clone(), inputs });
+        metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
+        drop(book);
+        let wacid = connect.call_id.clone();
+        let session = Session::new(id, connect, number, self.emptiest_worker(), &self.0.options, received_at);
+        let calls = self.clone();
+        tokio::spawn(async move {
+            session.run(inbox, refusal).await;
+            calls.bury(wacid);
+        });
+        Outcome::Admitted
+    }
+
+    fn terminate(&self, terminate: &Terminate) -> Outcome {
+        let mut book = self.book();
+        let Some(live) = book.live.get(&terminate.call_id) else {
+            let known = book.tombstones.contains_key(&terminate.call_id);
+            book.bury(terminate.call_id.clone(), Instant::now());
+            return if known { Outcome::Duplicate } else { Outcome::AlreadyTerminated };
+        };
+        let input = Input::Terminated {
+            failed: terminate.status == TerminateStatus::Failed,
+            error: terminate.errors.first().and_then(|error| error.code),
+        };
+        if live.inputs.try_send(input).is_err() {
+            warn!(call.id = %live.id, "call {} took no more inputs; its deadlines end it", live.id);
+        }
+        Outcome::Delivered
+    }
+
+    fn bury(&self, wacid: WaCallId) {
+        let mut book = self.book();
+        book.live.remove(&wacid);
+        metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
+        book.bury(wacid, Instant::now());
+        drop(book);
+        self.0.ended.notify_waiters();
+    }
+
+    /// How many calls live.
+    pub fn count(&self) -> usize {
+        self.book().live.len()
+    }
+
+    /// Whether new calls are refused because the service is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new calls, at Meta, from now on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends all calls; they are gone when [`Calls::all_ended`] returns.
+    pub fn hang_up_all(&self, reason: &EndReason) {
+        for live in self.book().live.values() {
+            if live.inputs.try_send(Input::HangUp(reason.clone())).is_err() {
+                warn!(call.id = %live.id, "call {} took no more inputs", live.id);
+            }
+        }
+    }
+
+    /// Waits until no call lives.
+    pub async fn all_ended(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            tokio::pin!(ended);
+            // Listens from here on, so that an end between the count and the wait is not missed.
+            ended.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn emptiest_worker(&self) -> WorkerHandle {
+        let workers = &self.0.options.workers;
+        workers.iter().min_by_key(|worker| worker.calls()).expect("a service has at least one worker").clone()
+    }
+
+    /// The book is held for a few look-ups only, and what is behind it stays valid at every step.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn bury(&mut self, wacid: WaCallId, now: Instant) {
+        if self.tombstones.insert(wacid.clone(), now).is_none() {
+            self.burials.push_back((now, wacid));
+        }
+        self.forget_old(now);
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((buried, _)) = self.burials.front() {
+            if now.saturating_duration_since(*buried) < TOMBSTONE_FOR && self.burials.len() <= TOMBSTONES {
+                return;
+            }
+            if let Some((_, wacid)) = self.burials.pop_front() {
+                self.tombstones.remove(&wacid);
+            }
+        }
+    }
+}
+
+/// Meta stamps seconds since 1970; a `connect` without a stamp is taken as fresh.
+fn is_stale(connect: &Connect) -> bool {
+    let Some(stamp) = connect.timestamp else { return false };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_secs(stamp)) > STALE_AFTER
+}

@@ -1,0 +1,382 @@
+//! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use patchcord_media::prompt::Prompt;
+use patchcord_media::sdp::Offer;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::end::{EndReason, GraphTrouble};
+use super::event::{CallEvent, CallId, Stages, ended_data};
+use super::registry::CallsOptions;
+use super::route::{Number, Stop};
+use super::{Action, Call, CallOptions, Input, Progress};
+use crate::agent::native::{Start, StartFrom, StartTo};
+use crate::agent::websocket::Dial;
+use crate::whatsapp::WaCallId;
+use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
+use crate::whatsapp::webhook::{Connect, Direction};
+use crate::worker::{Answer, Command, Report, WorkerHandle};
+
+/// Reports of the worker waiting for the session.
+const REPORTS: usize = 256;
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct SessionOptions {
+    /// From the webhook to accept.
+    pub accept_timeout: Duration,
+    /// From pre_accept to connected media.
+    pub media_timeout: Duration,
+    /// From dialling an agent to its joining.
+    pub agent_timeout: Duration,
+    /// From accept to the end.
+    pub max_duration: Duration,
+    /// How much of an agent's sound is queued.
+    pub max_buffer: Duration,
+    /// Prompts by name.
+    pub prompts: Arc<dyn Fn(&str) -> Option<Prompt> + Send + Sync>,
+}
+
+/// One call and all that is asked on its behalf.
+pub struct Session {
+    id: CallId,
+    connect: Connect,
+    number: Arc<Number>,
+    worker: WorkerHandle,
+    options: SessionOptions,
+    graph: GraphClient,
+    events: broadcast::Sender<CallEvent>,
+    received_at: Instant,
+    stages: Stages,
+    sequence: u64,
+    /// What the worker and Graph are busy with; each gives one input at the most.
+    requests: JoinSet<Option<Input>>,
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+}
+
+impl Session {
+    pub(super) fn new(
+        id: CallId,
+        connect: Connect,
+        number: Arc<Number>,
+        worker: WorkerHandle,
+        options: &CallsOptions,
+        received_at: Instant,
+    ) -> Self {
+        Self {
+            id,
+            connect,
+            number,
+            worker,
+            options: options.session.clone(),
+            graph: options.graph.clone(),
+            events: options.events.clone(),
+            received_at,
+            stages: Stages::default(),
+            sequence: 0,
+            requests: JoinSet::new(),
+            reports: mpsc::channel(REPORTS),
+        }
+    }
+
+    /// Runs the call to its end. With a refusal it ends before it begins: Meta is told at once.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Input>, refusal: Option<EndReason>) {
+        let span = info_span!("call", call.id = %self.id);
+        async move {
+            let mut call = Call::new(self.call_options(), self.received_at);
+            self.tell_incoming();
+            if let Some(reason) = refusal {
+                call.handle(Input::HangUp(reason), Instant::now());
+            }
+            loop {
+                while let Some(action) = call.poll_action() {
+                    self.perform(action).await;
+                }
+                if call.ended().is_some() {
+                    break;
+                }
+                self.wait(&mut call, &mut inbox).await;
+            }
+            // Meta is being told; the outcome is the graph client's to log.
+            while self.requests.join_next().await.is_some() {}
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<Input>) {
+        let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
+        tokio::select! {
+            Some(input) = inbox.recv() => call.handle(input, Instant::now()),
+            Some(report) = self.reports.1.recv() => {
+                if let Some(input) = self.read_report(report) {
+                    call.handle(input, Instant::now());
+                }
+            }
+            Some(done) = self.requests.join_next() => {
+                if let Some(input) = self.read_request(done) {
+                    call.handle(input, Instant::now());
+                }
+            }
+            () = tokio::time::sleep_until(deadline.into()) => call.handle_timeout(Instant::now()),
+        }
+    }
+
+    fn call_options(&self) -> CallOptions {
+        CallOptions {
+            accept_timeout: self.options.accept_timeout,
+            media_timeout: self.options.media_timeout,
+            agent_timeout: self.options.agent_timeout,
+            max_duration: self.options.max_duration,
+            targets: self.number.route.targets(),
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::AnswerOffer => self.answer_offer().await,
+            Action::PreAccept(answer) => self.pre_accept(answer),
+            Action::Accept(answer) => self.accept(answer),
+            Action::Reject => self.tell_meta_the_end(Farewell::Reject),
+            Action::Terminate => self.tell_meta_the_end(Farewell::Terminate),
+            Action::Dial { attempt } => self.dial(attempt).await,
+            Action::DropAgent { attempt } => {
+                self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: "replaced" }).await;
+            }
+            Action::StartSound => self.command(Command::StartSound { call: self.id.clone() }).await,
+            Action::PlayPrompt(name) => self.play_prompt(&name).await,
+            Action::PlayHold => self.command(Command::PlayHold { call: self.id.clone() }).await,
+            Action::Release(reason) => self.release(&reason).await,
+            Action::Report(progress) => self.report(&progress),
+        }
+    }
+
+    async fn answer_offer(&mut self) {
+        let offer = match Offer::parse(&self.connect.session.sdp) {
+            Ok(offer) => offer,
+            Err(error) => {
+                let refused = Input::Answered(Err(EndReason::OfferRefused(error.to_string())));
+                self.requests.spawn(async { Some(refused) });
+                return;
+            }
+        };
+        let (reply, answered) = oneshot::channel();
+        let answer = Answer { call: self.id.clone(), offer, reports: self.reports.0.clone(), reply };
+        // Sent from here, so that it cannot come after the release of an early end.
+        self.command(Command::Answer(answer)).await;
+        self.requests.spawn(async move {
+            Some(Input::Answered(answered.await.unwrap_or(Err(EndReason::InternalError))))
+        });
+    }
+
+    fn pre_accept(&mut self, answer: Arc<str>) {
+        self.stages.answered.get_or_insert(self.received_at.elapsed());
+        self.stages.pre_accept_sent = Some(self.received_at.elapsed());
+        let (graph, number, wacid) = self.graph_request();
+        self.requests.spawn(async move {
+            let result = graph.pre_accept(&number, &wacid, &answer).await;
+            Some(Input::PreAccepted(result.map(drop).map_err(|failure| trouble(&failure))))
+        });
+    }
+
+    fn accept(&mut self, answer: Arc<str>) {
+        let (graph, number, wacid) = self.graph_request();
+        let tracker = CallbackData::parse(self.id.as_str()).ok();
+        self.requests.spawn(async move {
+            let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
+            Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
+        });
+    }
+
+    /// Whatever else Graph was being asked is not asked any more, so that it cannot come after the end.
+    fn tell_meta_the_end(&mut self, farewell: Farewell) {
+        self.requests.abort_all();
+        let (graph, number, wacid) = self.graph_request();
+        self.requests.spawn(
+            async move {
+                let result = match farewell {
+                    Farewell::Reject => graph.reject(&number, &wacid).await,
+                    Farewell::Terminate => graph.terminate(&number, &wacid).await,
+                };
+                if let Err(failure) = result {
+                    warn!("Meta could not be told that the call is over: {}", trouble(&failure));
+                }
+                None
+            }
+            .in_current_span(),
+        );
+    }
+
+    fn graph_request(&self) -> (GraphClient, NumberCredentials, WaCallId) {
+        let credentials = NumberCredentials {
+            phone_number_id: self.number.phone_number_id.clone(),
+            access_token: self.number.access_token.clone(),
+        };
+        (self.graph.clone(), credentials, self.connect.call_id.clone())
+    }
+
+    async fn dial(&mut self, attempt: usize) {
+        let Some(Stop::Agent(agent)) = self.number.route.stops.get(attempt) else { return };
+        let start = Start {
+            version: 1,
+            call_id: self.id.to_string(),
+            wacid: self.connect.call_id.as_str().to_owned(),
+            stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
+            direction: match self.connect.direction {
+                Direction::UserInitiated => "user_initiated",
+                Direction::BusinessInitiated => "business_initiated",
+            },
+            from: StartFrom {
+                wa_id: self.connect.from.wa_id.clone(),
+                user_id: self.connect.from.user_id.clone(),
+                name: self.connect.from.name.clone(),
+            },
+            to: StartTo {
+                phone_number_id: self.number.phone_number_id.as_str().to_owned(),
+                display_phone_number: self.connect.display_phone_number.clone(),
+            },
+            audio: agent.format.into(),
+            max_buffer_ms: self.options.max_buffer.as_millis() as u64,
+            parameters: json!(agent.parameters),
+        };
+        let dial = Box::new(Dial { agent: agent.clone(), start, max_buffer: self.options.max_buffer });
+        self.command(Command::Dial { call: self.id.clone(), attempt, dial }).await;
+    }
+
+    async fn play_prompt(&mut self, name: &str) {
+        match (self.options.prompts)(name) {
+            Some(prompt) => self.command(Command::PlayPrompt { call: self.id.clone(), prompt }).await,
+            None => {
+                warn!(prompt = name, "the prompt {name:?} is gone; the call ends without it");
+                self.requests.spawn(async { Some(Input::PromptFinished) });
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        if let Err(reason) = self.worker.send(command).await {
+            self.requests.spawn(async { Some(Input::HangUp(reason)) });
+        }
+    }
+
+    async fn release(&mut self, reason: &EndReason) {
+        let (reply, figures) = oneshot::channel();
+        let release = Command::Release { call: self.id.clone(), reason: reason.name(), reply };
+        let sound = match self.worker.send(release).await {
+            Ok(()) => figures.await.unwrap_or(Value::Null),
+            Err(_) => Value::Null,
+        };
+        self.stages.ended = Some(self.received_at.elapsed());
+        metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
+            .increment(1);
+        info!(
+            call.end_reason = reason.name(),
+            call.fault = reason.fault().name(),
+            "call {} ended after {:?}: {reason}", self.id, self.received_at.elapsed()
+        );
+        self.tell("call.ended", ended_data(reason, &self.stages, sound));
+    }
+
+    fn read_report(&mut self, report: Report) -> Option<Input> {
+        Some(match report {
+            Report::MediaConnected => {
+                self.stages.media_connected.get_or_insert(self.received_at.elapsed());
+                Input::MediaConnected
+            }
+            Report::MediaFailed(failure) => Input::MediaFailed(failure),
+            Report::AgentJoined { attempt } => {
+                self.stages.agent_joined.get_or_insert(self.received_at.elapsed());
+                Input::AgentJoined { attempt }
+            }
+            Report::AgentFailed { attempt, failure } => Input::AgentFailed { attempt, failure },
+            Report::AgentHungUp { attempt } => Input::AgentHungUp { attempt },
+            Report::PromptFinished => Input::PromptFinished,
+            Report::MediaSilent(silent) => {
+                self.tell_silent(silent);
+                return None;
+            }
+            Report::Dtmf { digit, duration_ms } => {
+                self.tell("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }));
+                return None;
+            }
+        })
+    }
+
+    fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {
+        match done {
+            Ok(input) => input,
+            Err(error) if error.is_cancelled() => None,
+            Err(_) => Some(Input::HangUp(EndReason::InternalError)),
+        }
+    }
+
+    fn report(&mut self, progress: &Progress) {
+        match progress {
+            Progress::PreAccepted => {
+                self.stages.pre_accepted = Some(self.received_at.elapsed());
+                self.tell("call.pre_accepted", json!({}));
+            }
+            Progress::MediaConnected => {
+                info!("media of call {} is up after {:?}", self.id, self.received_at.elapsed());
+                self.tell("call.media_connected", json!({}));
+            }
+            Progress::AgentJoined { attempt } => {
+                info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
+                self.tell("call.agent_joined", json!({ "attempt": attempt }));
+            }
+            Progress::AgentFailed { attempt, failure } => {
+                warn!(agent.attempt = attempt, agent.failure = failure.name(), "the agent of call {} {failure}", self.id);
+                self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
+            }
+            Progress::Accepted => {
+                self.stages.accepted = Some(self.received_at.elapsed());
+                info!("call {} accepted after {:?}", self.id, self.received_at.elapsed());
+                self.tell("call.accepted", json!({}));
+            }
+        }
+    }
+
+    fn tell_incoming(&mut self) {
+        info!(route = self.number.route.name, "call {} comes in for route {:?}", self.id, self.number.route.name);
+        let data = json!({
+            "wacid": self.connect.call_id.as_str(),
+            "route": self.number.route.name,
+            "from": { "wa_id": self.connect.from.wa_id, "user_id": self.connect.from.user_id, "name": self.connect.from.name },
+            "to": { "phone_number_id": self.number.phone_number_id.as_str() },
+        });
+        self.tell("call.incoming", data);
+    }
+
+    fn tell_silent(&mut self, silent: bool) {
+        match silent {
+            true => warn!("nothing comes from the caller of call {}", self.id),
+            false => info!("the caller of call {} is back", self.id),
+        }
+        self.tell(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
+    }
+
+    fn tell(&mut self, kind: &'static str, data: Value) {
+        self.sequence += 1;
+        // Nobody need listen.
+        let _ = self.events.send(CallEvent::new(self.id.clone(), self.sequence, kind, data));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Farewell {
+    Reject,
+    Terminate,
+}
+
+fn trouble(failure: &GraphFailure) -> GraphTrouble {
+    match &failure.kind {
+        FailureKind::Refused(error) => GraphTrouble::Refused(error.code),
+        FailureKind::Unknown => GraphTrouble::Unknown,
+        FailureKind::Unreachable => GraphTrouble::Unreachable,
+    }
+}

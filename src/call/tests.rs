@@ -1,0 +1,343 @@
+//! The call by scripts of inputs, and what must hold under any order of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
+use super::{Action, Call, CallOptions, Input, Progress, Target};
+
+/// A call and a clock that only the test moves.
+struct Script {
+    call: Call,
+    now: Instant,
+}
+
+impl Script {
+    fn new(targets: &[Target]) -> Self {
+        let now = Instant::now();
+        let options = CallOptions {
+            accept_timeout: Duration::from_secs(30),
+            media_timeout: Duration::from_secs(10),
+            agent_timeout: Duration::from_secs(8),
+            max_duration: Duration::from_secs(3600),
+            targets: targets.to_vec(),
+        };
+        Self { call: Call::new(options, now), now }
+    }
+
+    /// One agent, answered and talking.
+    fn talking(targets: &[Target]) -> Self {
+        let mut script = Self::new(targets);
+        script.answered();
+        script.put(Input::PreAccepted(Ok(())));
+        script.put(Input::MediaConnected);
+        script.put(Input::AgentJoined { attempt: 0 });
+        script.put(Input::Accepted(Ok(())));
+        script
+    }
+
+    fn answered(&mut self) -> Vec<Action> {
+        self.put(Input::Answered(Ok(answer())))
+    }
+
+    /// Gives an input and takes what is to be done, without the reports.
+    fn put(&mut self, input: Input) -> Vec<Action> {
+        self.call.handle(input, self.now);
+        self.actions()
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Action> {
+        self.now += time;
+        self.call.handle_timeout(self.now);
+        self.actions()
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.call.poll_action())
+            .filter(|action| !matches!(action, Action::Report(_)))
+            .collect()
+    }
+}
+
+fn answer() -> Arc<str> {
+    "v=0".into()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
+    let mut script = Script::new(&[Target::Agent]);
+    assert_eq!(script.actions(), [Action::AnswerOffer]);
+    assert_eq!(script.answered(), [Action::PreAccept(answer()), Action::Dial { attempt: 0 }]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), []);
+    assert_eq!(script.put(Input::PreAccepted(Ok(()))), []);
+    assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound]);
+    assert_eq!(
+        script.put(Input::Terminated { failed: false, error: None }),
+        [Action::Release(EndReason::CallerHungUp)]
+    );
+}
+
+#[test]
+fn a_caller_who_hangs_up_while_ringing_frees_the_agent_and_meta_is_not_told() {
+    let mut script = Script::new(&[Target::Agent]);
+    script.answered();
+    let ended = script.put(Input::Terminated { failed: false, error: None });
+    assert_eq!(ended, [Action::Release(EndReason::CallerGaveUp)]);
+    assert_eq!(script.put(Input::MediaConnected), []);
+}
+
+#[test]
+fn metas_error_code_becomes_the_reason() {
+    let mut script = Script::talking(&[Target::Agent]);
+    let ended = script.put(Input::Terminated { failed: true, error: Some(138_021) });
+    assert_eq!(ended, [Action::Release(EndReason::EndedByMeta { code: Some(138_021) })]);
+}
+
+#[test]
+fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
+    let mut script = Script::new(&[Target::Agent, Target::Agent, Target::Prompt("goodbye".into())]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    script.put(Input::MediaConnected);
+    let refused = |attempt| Input::AgentFailed { attempt, failure: AgentFailure::Refused };
+    assert_eq!(script.put(refused(0)), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), [], "the first agent is out");
+    let no_answer = script.pass(8 * SECOND);
+    assert_eq!(no_answer, [Action::DropAgent { attempt: 1 }, Action::Accept(answer())]);
+    assert_eq!(
+        script.put(Input::Accepted(Ok(()))),
+        [Action::StartSound, Action::PlayPrompt("goodbye".into())]
+    );
+    assert_eq!(
+        script.put(Input::PromptFinished),
+        [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailure::NoAnswer))]
+    );
+}
+
+#[test]
+fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
+    let mut script = Script::new(&[Target::Agent]);
+    script.answered();
+    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
+    assert_eq!(
+        script.put(refused),
+        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::Refused))]
+    );
+}
+
+#[test]
+fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
+    let mut script = Script::talking(&[Target::Agent, Target::Agent]);
+    let lost = Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected };
+    assert_eq!(
+        script.put(lost),
+        [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }, Action::PlayHold]
+    );
+    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
+    assert_eq!(
+        script.put(Input::AgentHungUp { attempt: 1 }),
+        [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
+    );
+}
+
+#[test]
+fn an_offer_that_cannot_be_answered_is_rejected() {
+    let mut script = Script::new(&[Target::Agent]);
+    script.actions();
+    let refused = EndReason::OfferRefused("no audio".into());
+    assert_eq!(script.put(Input::Answered(Err(refused.clone()))), [Action::Reject, Action::Release(refused)]);
+}
+
+#[test]
+fn a_refused_answer_is_rejected_and_an_unknown_outcome_waits_for_the_media() {
+    let mut refused = Script::new(&[Target::Agent]);
+    refused.answered();
+    let reason = EndReason::PreAcceptFailed(GraphTrouble::Refused(Some(138_008)));
+    assert_eq!(
+        refused.put(Input::PreAccepted(Err(GraphTrouble::Refused(Some(138_008))))),
+        [Action::Reject, Action::Release(reason)]
+    );
+
+    let mut unknown = Script::new(&[Target::Agent]);
+    unknown.answered();
+    unknown.put(Input::AgentJoined { attempt: 0 });
+    assert_eq!(unknown.put(Input::PreAccepted(Err(GraphTrouble::Unknown))), []);
+    assert_eq!(unknown.put(Input::MediaConnected), [Action::Accept(answer())]);
+}
+
+#[test]
+fn a_failed_accept_rolls_everything_back() {
+    let mut script = Script::new(&[Target::Agent]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    script.put(Input::MediaConnected);
+    script.put(Input::AgentJoined { attempt: 0 });
+    assert_eq!(
+        script.put(Input::Accepted(Err(GraphTrouble::Unknown))),
+        [Action::Terminate, Action::Release(EndReason::AcceptFailed(GraphTrouble::Unknown))]
+    );
+}
+
+#[test]
+fn every_wait_has_its_deadline() {
+    let ended_by = |script: &mut Script, time| {
+        script.pass(time);
+        script.call.ended().cloned()
+    };
+    let mut no_answer = Script::new(&[Target::Agent]);
+    assert_eq!(ended_by(&mut no_answer, 30 * SECOND), Some(EndReason::AcceptTimedOut));
+
+    let mut no_media = Script::new(&[Target::Agent]);
+    no_media.answered();
+    no_media.put(Input::AgentJoined { attempt: 0 });
+    no_media.pass(3 * SECOND);
+    no_media.put(Input::PreAccepted(Ok(())));
+    assert_eq!(ended_by(&mut no_media, 9 * SECOND), None, "the media's time begins with pre_accept's reply");
+    assert_eq!(ended_by(&mut no_media, SECOND), Some(EndReason::MediaFailed(MediaFailure::NeverConnected)));
+
+    let mut too_long = Script::talking(&[Target::Agent]);
+    assert_eq!(ended_by(&mut too_long, 3600 * SECOND), Some(EndReason::MaxDuration));
+}
+
+#[test]
+fn a_media_close_waits_for_metas_word_about_it() {
+    let mut script = Script::talking(&[Target::Agent]);
+    assert_eq!(script.put(Input::MediaFailed(MediaFailure::ClosedByPeer)), []);
+    script.pass(SECOND);
+    assert_eq!(
+        script.put(Input::Terminated { failed: false, error: None }),
+        [Action::Release(EndReason::CallerHungUp)]
+    );
+
+    let mut silent = Script::talking(&[Target::Agent]);
+    silent.put(Input::MediaFailed(MediaFailure::ClosedByPeer));
+    assert_eq!(
+        silent.pass(2 * SECOND),
+        [Action::Terminate, Action::Release(EndReason::MediaFailed(MediaFailure::ClosedByPeer))]
+    );
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    let attempt = 0usize..3;
+    let trouble = prop_oneof![
+        Just(GraphTrouble::Unknown),
+        Just(GraphTrouble::Unreachable),
+        Just(GraphTrouble::Refused(Some(100)))
+    ];
+    let media = prop_oneof![
+        Just(MediaFailure::Silent),
+        Just(MediaFailure::ClosedByPeer),
+        Just(MediaFailure::FingerprintMismatch),
+        Just(MediaFailure::HandshakeFailed)
+    ];
+    let agent = prop_oneof![Just(AgentFailure::Refused), Just(AgentFailure::Disconnected)];
+    prop_oneof![
+        8 => Just(Input::Answered(Ok(answer()))),
+        1 => Just(Input::Answered(Err(EndReason::Overloaded))),
+        8 => Just(Input::PreAccepted(Ok(()))),
+        1 => trouble.clone().prop_map(|trouble| Input::PreAccepted(Err(trouble))),
+        8 => Just(Input::Accepted(Ok(()))),
+        1 => trouble.prop_map(|trouble| Input::Accepted(Err(trouble))),
+        8 => Just(Input::MediaConnected),
+        1 => media.prop_map(Input::MediaFailed),
+        8 => attempt.clone().prop_map(|attempt| Input::AgentJoined { attempt }),
+        3 => (attempt.clone(), agent).prop_map(|(attempt, failure)| Input::AgentFailed { attempt, failure }),
+        1 => attempt.prop_map(|attempt| Input::AgentHungUp { attempt }),
+        1 => Just(Input::PromptFinished),
+        1 => (any::<bool>(), prop::option::of(Just(138_021i64)))
+            .prop_map(|(failed, error)| Input::Terminated { failed, error }),
+        1 => Just(Input::HangUp(EndReason::ShuttingDown)),
+    ]
+}
+
+/// One step of the world: time passes, then perhaps something happens.
+fn any_step() -> impl Strategy<Value = (Duration, Option<Input>)> {
+    (prop_oneof![4 => 0u64..300, 1 => 0u64..20_000], prop::option::weighted(0.9, any_input()))
+        .prop_map(|(milliseconds, input)| (Duration::from_millis(milliseconds), input))
+}
+
+fn any_targets() -> impl Strategy<Value = Vec<Target>> {
+    prop::collection::vec(prop_oneof![3 => Just(Target::Agent), 1 => Just(Target::Prompt("goodbye".into()))], 0..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_call_is_accepted_at_most_once_ends_once_and_rests_after_it(
+        targets in any_targets(),
+        steps in prop::collection::vec(any_step(), 0..40),
+    ) {
+        let mut script = Script::new(&targets);
+        let mut done = Vec::new();
+        for (time, input) in steps {
+            script.now += time;
+            while script.call.poll_timeout().is_some_and(|deadline| deadline <= script.now) {
+                let before = script.call.poll_timeout();
+                script.call.handle_timeout(script.now);
+                prop_assert_ne!(before, script.call.poll_timeout(), "a deadline that has come must go");
+            }
+            if let Some(input) = input {
+                let over = script.call.ended().is_some();
+                script.call.handle(input, script.now);
+                if over {
+                    prop_assert!(script.call.ended().is_some());
+                }
+            }
+            done.extend(std::iter::from_fn(|| script.call.poll_action()));
+        }
+        script.call.handle(Input::HangUp(EndReason::HungUpByApi), script.now);
+        done.extend(std::iter::from_fn(|| script.call.poll_action()));
+
+        let count = |wanted: fn(&Action) -> bool| done.iter().filter(|action| wanted(action)).count();
+        prop_assert!(count(|action| matches!(action, Action::PreAccept(_))) <= 1);
+        prop_assert!(count(|action| matches!(action, Action::Accept(_))) <= 1);
+        prop_assert!(count(|action| matches!(action, Action::StartSound)) <= 1);
+        prop_assert!(count(|action| matches!(action, Action::Reject | Action::Terminate)) <= 1);
+        prop_assert_eq!(count(|action| matches!(action, Action::Release(_))), 1);
+        prop_assert!(matches!(done.last(), Some(Action::Release(_))), "nothing is done after the end");
+        prop_assert!(script.call.poll_timeout().is_none());
+
+        let at = |wanted: fn(&Action) -> bool| done.iter().position(wanted);
+        if let Some(accept) = at(|action| matches!(action, Action::Accept(_))) {
+            let media = at(|action| *action == Action::Report(Progress::MediaConnected));
+            prop_assert!(media.is_some_and(|media| media < accept), "accept needs media");
+        }
+        if let Some(sound) = at(|action| matches!(action, Action::StartSound)) {
+            let accepted = at(|action| *action == Action::Report(Progress::Accepted));
+            prop_assert!(accepted.is_some_and(|accepted| accepted < sound), "no sound before accept's reply");
+        }
+        let was_metas_word = script.call.ended().is_some_and(EndReason::is_metas_word);
+        prop_assert_eq!(count(|action| matches!(action, Action::Reject | Action::Terminate)) == 0, was_metas_word);
+    }
+
+    #[test]
+    fn any_order_of_the_good_news_leads_to_one_conversation(order in Just(vec![0, 1, 2]).prop_shuffle(), doubled in any::<bool>()) {
+        let mut script = Script::new(&[Target::Agent]);
+        let mut done = script.answered();
+        for news in order {
+            let input = match news {
+                0 => Input::PreAccepted(Ok(())),
+                1 => Input::MediaConnected,
+                _ => Input::AgentJoined { attempt: 0 },
+            };
+            if doubled {
+                done.extend(script.put(input.clone()));
+            }
+            done.extend(script.put(input));
+        }
+        done.extend(script.put(Input::Accepted(Ok(()))));
+        prop_assert_eq!(done, [
+            Action::AnswerOffer,
+            Action::PreAccept(answer()),
+            Action::Dial { attempt: 0 },
+            Action::Accept(answer()),
+            Action::StartSound,
+        ]);
+    }
+}

@@ -1,0 +1,53 @@
+//! The one HTTP listener: Meta's webhooks, health and metrics.
+
+mod error;
+mod webhook;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+
+use crate::call::registry::Calls;
+
+/// Meta sends up to 3 MB.
+const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
+
+/// What the handlers need.
+pub struct HttpOptions {
+    /// Any of them may have signed a webhook.
+    pub app_secrets: Vec<SecretString>,
+    /// For Meta's subscription check.
+    pub verify_token: SecretString,
+    /// Where webhooks go.
+    pub calls: Calls,
+    /// Renders `/metrics`; None where another recorder was installed first.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// All routes.
+pub fn router(options: HttpOptions) -> Router {
+    Router::new()
+        .route("/webhooks/whatsapp", get(webhook::verify).post(webhook::receive))
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .with_state(Arc::new(options))
+}
+
+async fn ready(State(options): State<Arc<HttpOptions>>) -> impl IntoResponse {
+    match options.calls.is_draining() {
+        false => (StatusCode::OK, "ready\n"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n"),
+    }
+}
+
+async fn metrics(State(options): State<Arc<HttpOptions>>) -> String {
+    options.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
+}

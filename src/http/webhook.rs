@@ -1,0 +1,91 @@
+//! Meta's webhook: its subscription check (GET) and its notices (POST).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use tracing::warn;
+
+use super::HttpOptions;
+use super::error::ApiError;
+use crate::call::registry::Calls;
+use crate::whatsapp::signature::{self, SIGNATURE_HEADER};
+use crate::whatsapp::webhook::{self, Notice};
+
+/// Meta asks whether this address is ours: the challenge goes back as it came.
+pub(super) async fn verify(
+    State(options): State<Arc<HttpOptions>>,
+    RawQuery(query): RawQuery,
+) -> Result<String, ApiError> {
+    webhook::verify_subscription(query.as_deref().unwrap_or_default(), &options.verify_token).map_err(|error| {
+        count("verification_refused");
+        ApiError::new(StatusCode::FORBIDDEN, "verification_refused", error.to_string())
+    })
+}
+
+/// Verifies the raw bytes, reads them, answers 200 and only then lets the calls act on them.
+pub(super) async fn receive(
+    State(options): State<Arc<HttpOptions>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body = body.map_err(|rejection| {
+        count("unreadable_body");
+        ApiError::new(rejection.status(), "unreadable_body", rejection.body_text())
+    })?;
+    let header = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
+    signature::verify(header, &body, &options.app_secrets).map_err(|error| {
+        count("bad_signature");
+        ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", error.to_string())
+    })?;
+    let notices = webhook::parse(&body).map_err(|error| {
+        count("unreadable");
+        warn!("a correctly signed webhook cannot be read: {error}");
+        ApiError::new(StatusCode::BAD_REQUEST, "unreadable_webhook", error.to_string())
+    })?;
+    count("ok");
+    let act = ActAfterReply { notices, calls: options.calls.clone() };
+    Ok(Response::new(Body::new(act)))
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("patchcord_webhooks_total", "outcome" => outcome).increment(1);
+}
+
+/// An empty body. The server drops it when the reply is written, and that is the moment for the calls to act:
+/// Meta has its 200 before it hears from us on Graph. If Meta hangs up early the calls act all the same.
+struct ActAfterReply {
+    notices: Vec<Notice>,
+    calls: Calls,
+}
+
+impl HttpBody for ActAfterReply {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(0)
+    }
+}
+
+impl Drop for ActAfterReply {
+    fn drop(&mut self) {
+        self.calls.take(std::mem::take(&mut self.notices));
+    }
+}

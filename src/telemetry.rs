@@ -1,0 +1,25 @@
+//! Logs and metrics of the process.
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::LogFormat;
+
+/// Starts logging to standard error. `filter` is a list like `info` or `info,patchcord::call=debug`.
+pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter: Targets = filter.parse()?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
+        LogFormat::Json => registry.with(lines.json()).try_init()?,
+    }
+    Ok(())
+}
+
+/// Starts counting. None when a recorder is installed already, as in tests with several services.
+pub fn start_metrics() -> Option<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().ok()
+}

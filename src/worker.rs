@@ -1,0 +1,313 @@
+//! Worker: one thread that owns calls whole: their UDP, their agents' sockets, their 20 ms tick.
+//!
+//! The thread runs a single-threaded runtime. Its tasks share the calls by `Rc`, borrow them only between two awaits,
+//! and no frame ever leaves the thread. The control plane sends [`Command`]s and gets [`Report`]s.
+
+pub mod leg;
+pub mod ports;
+mod sockets;
+mod tick;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
+use patchcord_media::prompt::Prompt;
+use patchcord_media::sdp::Offer;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tracing::warn;
+
+use crate::agent::websocket::{self, Dial};
+use crate::call::end::{AgentFailure, EndReason, MediaFailure};
+use crate::call::event::CallId;
+use leg::Leg;
+use ports::Ports;
+use sockets::PortSockets;
+use tick::Tick;
+
+/// Commands waiting for a worker. A full queue makes the control plane wait; the worker empties it between packets.
+const COMMAND_QUEUE: usize = 1024;
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct WorkerOptions {
+    /// The certificate of this process.
+    pub identity: Arc<Identity>,
+    /// What the sockets are bound to, and the address the answer gives instead, one pair for each family.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// All workers' ports together.
+    pub ports: RangeInclusive<u16>,
+    /// Whether callers may be at loopback and private addresses.
+    pub allow_private: bool,
+    /// When nothing is received from the caller: a warning, then the end.
+    pub silence: Silence,
+    /// For `wss://` agents.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// Played while an agent is found anew.
+    pub hold: Prompt,
+}
+
+/// How long nothing may come from the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// Until a warning.
+    pub warn_after: Duration,
+    /// Until the call's end.
+    pub end_after: Duration,
+}
+
+/// What the control plane asks of a worker.
+pub enum Command {
+    /// Answer an offer; the call lives on this worker from then on.
+    Answer(Answer),
+    /// Connect an agent to the call.
+    Dial { call: CallId, attempt: usize, dial: Box<Dial> },
+    /// Leave the agent of `attempt`.
+    DropAgent { call: CallId, attempt: usize, reason: &'static str },
+    /// Meta accepted: start the RTP line.
+    StartSound { call: CallId },
+    /// Play a prompt once.
+    PlayPrompt { call: CallId, prompt: Prompt },
+    /// Play hold music until an agent speaks.
+    PlayHold { call: CallId },
+    /// The call is over. The reply is its sound in figures.
+    Release { call: CallId, reason: &'static str, reply: oneshot::Sender<serde_json::Value> },
+}
+
+/// The first command of every call.
+pub struct Answer {
+    /// Our id.
+    pub call: CallId,
+    /// What Meta offers.
+    pub offer: Offer,
+    /// Where the call's reports go. Each is sent once; the queue has room for all a sane call can send.
+    pub reports: mpsc::Sender<Report>,
+    /// The SDP answer.
+    pub reply: oneshot::Sender<Result<Arc<str>, EndReason>>,
+}
+
+/// What a worker tells a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// ICE and DTLS are done.
+    MediaConnected,
+    /// Nothing has come from the caller for some seconds, or it came back.
+    MediaSilent(bool),
+    /// Sound can flow no more.
+    MediaFailed(MediaFailure),
+    /// The agent of `attempt` is listening.
+    AgentJoined { attempt: usize },
+    /// The agent of `attempt` could not be reached, or is gone.
+    AgentFailed { attempt: usize, failure: AgentFailure },
+    /// The agent of `attempt` hung up.
+    AgentHungUp { attempt: usize },
+    /// The prompt was played to its end.
+    PromptFinished,
+    /// The caller pressed a key.
+    Dtmf { digit: char, duration_ms: u32 },
+}
+
+/// The control plane's end of a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl WorkerHandle {
+    /// Sends a command. An error means that the worker's thread is gone.
+    pub async fn send(&self, command: Command) -> Result<(), EndReason> {
+        self.commands.send(command).await.map_err(|_| EndReason::InternalError)
+    }
+
+    /// How many calls live there.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts worker `index` of `workers`. The thread ends when the last handle is dropped.
+pub fn start(options: WorkerOptions, index: usize, workers: usize) -> std::io::Result<(WorkerHandle, std::thread::JoinHandle<()>)> {
+    let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let handle = WorkerHandle { commands, calls: calls.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let worker = Rc::new(Worker {
+            ports: RefCell::new(Ports::new(options.ports.clone(), index, workers)),
+            sockets: RefCell::new(Vec::new()),
+            legs: RefCell::new(HashMap::new()),
+            legs_by_ufrag: RefCell::new(HashMap::new()),
+            tick: Tick::new(),
+            options,
+            calls,
+        });
+        LocalSet::new().block_on(&runtime, worker.serve(inbox));
+    })?;
+    Ok((handle, thread))
+}
+
+/// A worker on its own thread.
+pub(crate) struct Worker {
+    options: WorkerOptions,
+    ports: RefCell<Ports<Rc<Leg>>>,
+    /// Beside the open ports, by the same index.
+    sockets: RefCell<Vec<Rc<PortSockets>>>,
+    legs: RefCell<HashMap<CallId, Rc<Leg>>>,
+    /// By the local ufrag, to place checks from addresses that the offer did not list.
+    legs_by_ufrag: RefCell<HashMap<String, Rc<Leg>>>,
+    tick: Tick,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    async fn serve(self: Rc<Self>, mut inbox: mpsc::Receiver<Command>) {
+        let ticking = tokio::task::spawn_local({
+            let worker = self.clone();
+            async move { worker.tick.run().await }
+        });
+        while let Some(command) = inbox.recv().await {
+            self.perform(command);
+        }
+        ticking.abort();
+    }
+
+    fn perform(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Answer(answer) => self.answer(answer),
+            Command::Dial { call, attempt, dial } => self.with_leg(&call, |leg| self.dial(leg, attempt, *dial)),
+            Command::DropAgent { call, attempt, reason } => {
+                self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
+            }
+            Command::StartSound { call } => self.with_leg(&call, |leg| leg.start_sound()),
+            Command::PlayPrompt { call, prompt } => self.with_leg(&call, |leg| leg.play_once(prompt)),
+            Command::PlayHold { call } => {
+                self.with_leg(&call, |leg| leg.play_hold(self.options.hold.clone()));
+            }
+            Command::Release { call, reason, reply } => self.release(&call, reason, reply),
+        }
+    }
+
+    /// A command may come for a call that is gone; then there is nothing to do.
+    fn with_leg(&self, call: &CallId, act: impl FnOnce(&Rc<Leg>)) {
+        let leg = self.legs.borrow().get(call).cloned();
+        if let Some(leg) = leg {
+            act(&leg);
+        }
+    }
+
+    fn answer(self: &Rc<Self>, answer: Answer) {
+        let Answer { call, offer, reports, reply } = answer;
+        let answered = self.seat(&call, &offer, reports);
+        // The session may have given up; its Release follows.
+        let _ = reply.send(answered);
+    }
+
+    fn seat(self: &Rc<Self>, call: &CallId, offer: &Offer, reports: mpsc::Sender<Report>) -> Result<Arc<str>, EndReason> {
+        let now = Instant::now();
+        let remotes = &offer.remote_candidates();
+        let (port, sockets) = self.open_port(remotes, now).ok_or(EndReason::Overloaded)?;
+        let options = PeerOptions {
+            identity: self.options.identity.clone(),
+            addresses: self.local_addresses(&sockets),
+            allow_private: self.options.allow_private,
+            ssrc: rand::random(),
+            consent: Consent { warn_after: self.options.silence.warn_after, fail_after: self.options.silence.end_after },
+        };
+        let (peer, answer) = Peer::answer(&options, offer, now)
+            .map_err(|error| EndReason::OfferRefused(error.to_string()))?;
+        let leg = Rc::new(Leg::new(call.clone(), peer, offer, &options, sockets, port, self.options.silence, reports, now));
+        for remote in remotes {
+            self.ports.borrow_mut().take(port, *remote, leg.clone(), now);
+        }
+        self.legs.borrow_mut().insert(call.clone(), leg.clone());
+        self.legs_by_ufrag.borrow_mut().insert(leg.ufrag(), leg.clone());
+        self.calls.store(self.legs.borrow().len(), Ordering::Relaxed);
+        leg.settle();
+        self.tick.add(leg);
+        Ok(answer.into())
+    }
+
+    fn local_addresses(&self, sockets: &PortSockets) -> Vec<LocalAddress> {
+        let advertised = self.options.addresses.iter().map(|(_, advertised)| *advertised);
+        sockets
+            .addresses()
+            .zip(advertised)
+            .map(|(socket, ip)| LocalAddress { socket, advertised: SocketAddr::new(ip, socket.port()) })
+            .collect()
+    }
+
+    /// A port where none of the remotes sits, with its sockets open. Ports that other programs hold are passed over.
+    fn open_port(self: &Rc<Self>, remotes: &[SocketAddr], now: Instant) -> Option<(usize, Rc<PortSockets>)> {
+        loop {
+            let placed = self.ports.borrow_mut().place(remotes, now)?;
+            if !placed.is_new {
+                return Some((placed.port, self.sockets.borrow()[placed.port].clone()));
+            }
+            let listen = self.options.addresses.iter().map(|(listen, _)| SocketAddr::new(*listen, placed.number));
+            match PortSockets::open(listen) {
+                Ok(sockets) => {
+                    let sockets = Rc::new(sockets);
+                    self.sockets.borrow_mut().push(sockets.clone());
+                    sockets::spawn_readers(self.clone(), placed.port, &sockets);
+                    return Some((placed.port, sockets));
+                }
+                Err(error) => {
+                    warn!(port = placed.number, "UDP port {} cannot be opened and is passed over: {error}", placed.number);
+                    self.ports.borrow_mut().discard_newest();
+                }
+            }
+        }
+    }
+
+    /// One datagram of a socket of `port`.
+    fn receive(&self, port: usize, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
+        let seated = self.ports.borrow().at(port, &from).cloned();
+        let leg = match seated {
+            Some(leg) => leg,
+            None => match self.newcomer(port, datagram) {
+                Some(leg) if self.ports.borrow_mut().take(port, from, leg.clone(), now) => leg,
+                Some(_) | None => {
+                    metrics::counter!("patchcord_datagrams_unknown_total").increment(1);
+                    return;
+                }
+            },
+        };
+        leg.receive(socket, from, datagram, now);
+    }
+
+    /// A full-ICE caller may check from an address its offer did not list: its STUN request names our ufrag.
+    fn newcomer(&self, port: usize, datagram: &[u8]) -> Option<Rc<Leg>> {
+        let ufrag = patchcord_media::peer::stun_request_ufrag(datagram)?;
+        let legs = self.legs_by_ufrag.borrow();
+        let leg = legs.get(ufrag)?;
+        (leg.port() == port && leg.may_take_another_address()).then(|| leg.clone())
+    }
+
+    fn dial(self: &Rc<Self>, leg: &Rc<Leg>, attempt: usize, dial: Dial) {
+        websocket::spawn(leg.clone(), attempt, dial, self.options.tls.clone());
+    }
+
+    fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<serde_json::Value>) {
+        let now = Instant::now();
+        let Some(leg) = self.legs.borrow_mut().remove(call) else {
+            let _ = reply.send(serde_json::Value::Null);
+            return;
+        };
+        self.legs_by_ufrag.borrow_mut().remove(&leg.ufrag());
+        self.tick.remove(&leg);
+        leg.drop_agent(None, reason);
+        leg.close(now);
+        self.ports.borrow_mut().leave(leg.port(), |seated| Rc::ptr_eq(seated, &leg), now);
+        self.calls.store(self.legs.borrow().len(), Ordering::Relaxed);
+        // The session is gone only when the whole service stops.
+        let _ = reply.send(leg.figures());
+    }
+}

@@ -1,0 +1,169 @@
+//! Who sits on which local port.
+//!
+//! Meta's relays use a few fixed ports, so two calls may come from the same remote address. RTP carries nothing else
+//! to tell them apart, so two live calls never share both a local port and a remote address, and a seat just left
+//! rests a while, lest late packets of the old call reach a new one.
+//!
+//! Only bookkeeping: the worker opens the sockets this page asks for.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+/// How long a (local port, remote address) pair stays empty after a call.
+pub const REST: Duration = Duration::from_secs(30);
+
+/// The ports of one worker; `T` is the call that sits on a seat.
+#[derive(Debug)]
+pub struct Ports<T> {
+    unopened: std::iter::StepBy<RangeInclusive<u16>>,
+    open: Vec<Port<T>>,
+}
+
+#[derive(Debug)]
+struct Port<T> {
+    number: u16,
+    seats: HashMap<SocketAddr, Seat<T>>,
+}
+
+#[derive(Debug)]
+enum Seat<T> {
+    Taken(T),
+    Resting { until: Instant },
+}
+
+/// Where a call was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its place among the open ports.
+    pub port: usize,
+    /// The UDP port number.
+    pub number: u16,
+    /// The worker is to open sockets for it first.
+    pub is_new: bool,
+}
+
+impl<T: Clone> Ports<T> {
+    /// The share of worker `index` of `workers`: every `workers`-th port of the range.
+    pub fn new(range: RangeInclusive<u16>, index: usize, workers: usize) -> Self {
+        let first = usize::from(*range.start()) + index;
+        let share = u16::try_from(first).ok().filter(|first| first <= range.end());
+        // An empty share is written as an empty range.
+        let unopened = share.map_or(1..=0, |first| first..=*range.end()).step_by(workers.max(1));
+        Self { unopened, open: Vec::new() }
+    }
+
+    /// Finds the first port where nobody has any of these remote addresses. None when the range is used up.
+    pub fn place(&mut self, remotes: &[SocketAddr], now: Instant) -> Option<Placed> {
+        let fits = |port: &Port<T>| remotes.iter().all(|remote| port.is_free(remote, now));
+        if let Some(port) = self.open.iter().position(fits) {
+            return Some(Placed { port, number: self.open[port].number, is_new: false });
+        }
+        let number = self.unopened.next()?;
+        self.open.push(Port { number, seats: HashMap::new() });
+        Some(Placed { port: self.open.len() - 1, number, is_new: true })
+    }
+
+    /// Takes back the port placed last, which could not be opened; it is not offered again.
+    pub fn discard_newest(&mut self) {
+        self.open.pop();
+    }
+
+    /// Seats a call. False when another one has the seat.
+    pub fn take(&mut self, port: usize, remote: SocketAddr, call: T, now: Instant) -> bool {
+        let Some(port) = self.open.get_mut(port) else { return false };
+        let free = port.is_free(&remote, now);
+        if free {
+            port.seats.retain(|_, seat| !seat.is_rested(now));
+            port.seats.insert(remote, Seat::Taken(call));
+        }
+        free
+    }
+
+    /// Whose datagram this is.
+    pub fn at(&self, port: usize, remote: &SocketAddr) -> Option<&T> {
+        match self.open.get(port)?.seats.get(remote)? {
+            Seat::Taken(call) => Some(call),
+            Seat::Resting { .. } => None,
+        }
+    }
+
+    /// Empties the seats of a call that is over and lets them rest.
+    pub fn leave(&mut self, port: usize, is_theirs: impl Fn(&T) -> bool, now: Instant) {
+        let Some(port) = self.open.get_mut(port) else { return };
+        for seat in port.seats.values_mut() {
+            if matches!(seat, Seat::Taken(call) if is_theirs(call)) {
+                *seat = Seat::Resting { until: now + REST };
+            }
+        }
+    }
+}
+
+impl<T> Port<T> {
+    fn is_free(&self, remote: &SocketAddr, now: Instant) -> bool {
+        self.seats.get(remote).is_none_or(|seat| seat.is_rested(now))
+    }
+}
+
+impl<T> Seat<T> {
+    fn is_rested(&self, now: Instant) -> bool {
+        matches!(self, Seat::Resting { until } if now >= *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn relay(port: u16) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, 1], port))
+    }
+
+    #[test]
+    fn calls_from_different_relays_share_a_port() {
+        let (mut ports, now) = (Ports::new(40_000..=40_009, 0, 2), Instant::now());
+        assert_eq!(ports.place(&[relay(1)], now), Some(Placed { port: 0, number: 40_000, is_new: true }));
+        assert!(ports.take(0, relay(1), "one", now));
+        assert_eq!(ports.place(&[relay(2)], now), Some(Placed { port: 0, number: 40_000, is_new: false }));
+    }
+
+    #[test]
+    fn calls_from_one_relay_do_not_and_a_seat_rests_before_it_is_given_again() {
+        let (mut ports, now) = (Ports::new(40_000..=40_003, 1, 2), Instant::now());
+        ports.place(&[relay(1)], now).unwrap();
+        assert!(ports.take(0, relay(1), "one", now));
+        assert!(!ports.take(0, relay(1), "two", now));
+        assert_eq!(ports.place(&[relay(2), relay(1)], now).unwrap().number, 40_003);
+        assert!(ports.take(1, relay(1), "two", now));
+        assert_eq!(ports.place(&[relay(1)], now), None, "both ports of this worker are taken for this relay");
+
+        ports.leave(0, |call| *call == "one", now);
+        assert_eq!(ports.at(0, &relay(1)), None);
+        assert_eq!(ports.place(&[relay(1)], now + REST / 2), None);
+        assert_eq!(ports.place(&[relay(1)], now + REST).unwrap().port, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_live_calls_share_a_port_and_a_remote(steps in prop::collection::vec((0u16..4, any::<bool>(), 0u64..40), 1..60)) {
+            let (mut ports, mut now) = (Ports::new(40_000..=40_003, 0, 1), Instant::now());
+            let mut live: Vec<(usize, SocketAddr, usize)> = Vec::new();
+            for (call, (remote, arrives, seconds)) in steps.into_iter().enumerate() {
+                now += Duration::from_secs(seconds);
+                if !arrives && !live.is_empty() {
+                    let (port, _, gone) = live.remove(usize::from(remote) % live.len());
+                    ports.leave(port, |call| *call == gone, now);
+                } else if let Some(placed) = ports.place(&[relay(remote)], now) {
+                    prop_assert!(ports.take(placed.port, relay(remote), call, now));
+                    prop_assert!(live.iter().all(|(port, taken, _)| (*port, *taken) != (placed.port, relay(remote))));
+                    live.push((placed.port, relay(remote), call));
+                }
+                for (port, remote, call) in &live {
+                    prop_assert_eq!(ports.at(*port, remote), Some(call));
+                }
+            }
+        }
+    }
+}

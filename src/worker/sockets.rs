@@ -1,0 +1,77 @@
+//! The UDP sockets of one local port: one for each address listened on.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+use super::Worker;
+
+/// Enough for a burst of a few hundred calls; a larger one hides overload as seconds of delay.
+const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
+/// Nothing we take is larger; a longer datagram is cut and then fails its check.
+const DATAGRAM_BYTES: usize = 2048;
+/// Datagrams taken from one socket before others have their turn.
+const TURN: usize = 64;
+
+/// All sockets of one port number.
+pub(crate) struct PortSockets(Vec<(SocketAddr, UdpSocket)>);
+
+impl PortSockets {
+    /// Binds one socket for each address, all or none.
+    pub fn open(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<Self> {
+        addresses.map(|address| Ok((address, bind(address)?))).collect::<std::io::Result<_>>().map(Self)
+    }
+
+    /// What they are bound to, in the order of the configuration.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.0.iter().map(|(address, _)| *address)
+    }
+
+    /// Sends without waiting. A full socket buffer drops the datagram: late sound is worth nothing.
+    pub fn send(&self, socket: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        let Some((_, socket)) = self.0.iter().find(|(address, _)| *address == socket) else { return };
+        if socket.try_send_to(datagram, to).is_err() {
+            metrics::counter!("patchcord_datagrams_unsent_total").increment(1);
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// One reading task for each socket, until the worker's runtime ends.
+pub(crate) fn spawn_readers(worker: Rc<Worker>, port: usize, sockets: &Rc<PortSockets>) {
+    for index in 0..sockets.0.len() {
+        let (worker, sockets) = (worker.clone(), sockets.clone());
+        tokio::task::spawn_local(async move {
+            let (address, socket) = &sockets.0[index];
+            let mut buffer = [0; DATAGRAM_BYTES];
+            while socket.readable().await.is_ok() {
+                read_a_turn(&worker, port, *address, socket, &mut buffer);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+fn read_a_turn(worker: &Worker, port: usize, address: SocketAddr, socket: &UdpSocket, buffer: &mut [u8]) {
+    for _ in 0..TURN {
+        match socket.try_recv_from(buffer) {
+            Ok((length, from)) => worker.receive(port, address, from, &buffer[..length], Instant::now()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            // An ICMP error of an earlier datagram: the next call reads on.
+            Err(_) => {}
+        }
+    }
+}

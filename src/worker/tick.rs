@@ -1,0 +1,79 @@
+//! The worker's tick: every call has its moment in every 20 ms.
+//!
+//! Calls are spread over slots, so that packets leave evenly and no call waits for all others. A call that still
+//! connects is visited twice as often, because its ICE checks and DTLS flights are driven from here.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::leg::Leg;
+
+const SLOTS: usize = 10;
+/// 20 ms divided by the number of slots.
+const SLOT: Duration = Duration::from_millis(2);
+
+/// The calls by their slots.
+pub(crate) struct Tick {
+    slots: RefCell<[Vec<Rc<Leg>>; SLOTS]>,
+    wake: Notify,
+}
+
+impl Tick {
+    pub fn new() -> Self {
+        Self { slots: RefCell::default(), wake: Notify::new() }
+    }
+
+    /// Puts a call into the emptiest slot.
+    pub fn add(&self, leg: Rc<Leg>) {
+        let mut slots = self.slots.borrow_mut();
+        if let Some(slot) = slots.iter_mut().min_by_key(|slot| slot.len()) {
+            slot.push(leg);
+        }
+        self.wake.notify_one();
+    }
+
+    pub fn remove(&self, leg: &Rc<Leg>) {
+        for slot in self.slots.borrow_mut().iter_mut() {
+            slot.retain(|other| !Rc::ptr_eq(other, leg));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.slots.borrow().iter().all(Vec::is_empty)
+    }
+
+    /// Visits the calls for ever; sleeps while there are none.
+    pub async fn run(&self) {
+        loop {
+            while self.is_idle() {
+                self.wake.notified().await;
+            }
+            self.run_until_idle().await;
+        }
+    }
+
+    async fn run_until_idle(&self) {
+        let epoch = tokio::time::Instant::now();
+        let mut slot: u32 = 0;
+        while slot as usize % SLOTS != 0 || !self.is_idle() {
+            tokio::time::sleep_until(epoch + SLOT * slot).await;
+            self.visit(slot as usize, Instant::now());
+            // After a stall each call is visited once; it knows how many frames it owes.
+            let passed = (epoch.elapsed().as_micros() / SLOT.as_micros()) as u32;
+            slot = (slot + 1).max(passed.saturating_sub(SLOTS as u32 - 1));
+        }
+    }
+
+    fn visit(&self, slot: usize, now: Instant) {
+        let slots = self.slots.borrow();
+        for leg in &slots[slot % SLOTS] {
+            leg.visit(now);
+        }
+        for leg in slots[(slot + SLOTS / 2) % SLOTS].iter().filter(|leg| leg.is_connecting()) {
+            leg.visit(now);
+        }
+    }
+}
