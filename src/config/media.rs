@@ -110,11 +110,7 @@ impl Media {
             if address.is_unspecified() || address.is_multicast() {
                 section.note("advertise", shown, "nobody can send to this address: give the public one");
             } else if !self.allow_private && !is_public(*address) {
-                let advice = format!(
-                    "nobody outside can reach {address}: set media.advertise to the public address, or \
-                     media.allow_private = true for a closed network"
-                );
-                section.note("advertise", shown, advice);
+                section.note("advertise", shown, unreachable_advice(*address));
             } else if !self.listen.iter().any(|listen| listen.is_ipv4() == address.is_ipv4()) {
                 let (family, any) = if address.is_ipv4() { ("IPv4", "0.0.0.0") } else { ("IPv6", "::") };
                 let advice = format!("media.listen has no {family} address to receive on: add \"{any}\" to it");
@@ -123,19 +119,20 @@ impl Media {
         }
     }
 
+    /// What is bound is what callers are told, so each address must be reachable. Wildcards are found out later.
     fn check_bound(&self, section: &Section<'_, '_>) {
-        let is_reachable = |address: &IpAddr| address.is_unspecified() || is_public(*address);
-        if self.allow_private || self.listen.iter().any(is_reachable) {
-            return;
-        }
-        for address in &self.listen {
-            let advice = format!(
-                "nobody outside can reach {address}: set media.advertise to the public address, or \
-                 media.allow_private = true for a closed network"
-            );
-            section.note("listen", Some(format!("\"{address}\"")), advice);
+        let is_reachable = |address: &&IpAddr| address.is_unspecified() || is_public(**address);
+        for address in self.listen.iter().filter(|address| !self.allow_private && !is_reachable(address)) {
+            section.note("listen", Some(format!("\"{address}\"")), unreachable_advice(*address));
         }
     }
+}
+
+fn unreachable_advice(address: IpAddr) -> String {
+    format!(
+        "nobody outside can reach {address}: set media.advertise to the public address, or media.allow_private = \
+         true for a closed network"
+    )
 }
 
 /// Whether an address can be reached from anywhere.

@@ -110,6 +110,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("media", "listen = [\"eth0\"]"),
         ("media", "listen = [\"10.0.0.5\"]"),
         ("media", "listen = [\"127.0.0.1\", \"fd00::1\"]"),
+        ("media", "listen = [\"203.0.113.7\", \"169.254.1.1\"]"),
         ("media", "advertise = [\"10.0.0.5\"]"),
         ("media", "advertise = [\"0.0.0.0\"]"),
         ("media", "advertise = [\"2001:db8::1\"]"),
@@ -173,6 +174,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: media.listen = "10.0.0.5": nobody outside can reach 10.0.0.5: set media.advertise to the public address, or media.allow_private = true for a closed network
     patchcord.toml: media.listen = "127.0.0.1": nobody outside can reach 127.0.0.1: set media.advertise to the public address, or media.allow_private = true for a closed network
     patchcord.toml: media.listen = "fd00::1": nobody outside can reach fd00::1: set media.advertise to the public address, or media.allow_private = true for a closed network
+    patchcord.toml: media.listen = "169.254.1.1": nobody outside can reach 169.254.1.1: set media.advertise to the public address, or media.allow_private = true for a closed network
     patchcord.toml: media.advertise = "10.0.0.5": nobody outside can reach 10.0.0.5: set media.advertise to the public address, or media.allow_private = true for a closed network
     patchcord.toml: media.advertise = "0.0.0.0": nobody can send to this address: give the public one
     patchcord.toml: media.advertise = "2001:db8::1": media.listen has no IPv6 address to receive on: add "::" to it
