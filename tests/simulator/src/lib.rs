@@ -1,1 +1,42 @@
-//! A fake Meta, a WhatsApp phone, agents and a bad network.
+//! A fake Meta, a WhatsApp phone, agents and a bad network, to prove Patchcord against.
+//!
+//! The simulator speaks HTTP, WebSocket and RTP, and shares no types with the service.
+//!
+//! ```no_run
+//! use patchcord_simulator::{CallerOptions, Meta, MetaOptions, Speech, Stage};
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let meta = Meta::start(MetaOptions::default()).await?;
+//! // … start the service with `meta.graph_url()`, then tell Meta where it listens:
+//! meta.set_webhook_url("http://127.0.0.1:8080/webhooks/whatsapp");
+//! let call = meta.place_call(CallerOptions { speech: Speech::caller(), ..CallerOptions::default() }).await?;
+//! call.wait_until(Stage::FirstSound).await?;
+//! call.hang_up().await?;
+//! assert_eq!(call.objections(), []);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod agent;
+pub mod call;
+mod cut;
+pub mod meta;
+pub mod network;
+pub mod objection;
+pub mod phone;
+pub mod sound;
+pub mod speech;
+
+use std::time::Duration;
+
+pub use agent::{Agent, AgentAudio, AgentOptions, AgentSession, Behaviour, Encoding, Junk, Pace};
+pub use call::{Announce, Call, CallerOptions, EndedBy, Stage};
+pub use meta::{GraphRequest, Meta, MetaOptions, Reply};
+pub use network::{Conditions, NetworkOptions};
+pub use objection::Objection;
+pub use phone::ear::HeardPacket;
+pub use phone::offer::OfferQuirks;
+pub use speech::Speech;
+
+/// How long every wait lasts unless it is told otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(10);

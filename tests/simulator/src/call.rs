@@ -1,0 +1,502 @@
+//! One simulated call: the handle that a test holds, and the record that the phone and Meta write.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::DEADLINE;
+use crate::meta::MetaShared;
+use crate::network::NetworkOptions;
+use crate::objection::Objection;
+use crate::phone::ear::{self, Ear, HeardPacket};
+use crate::phone::offer::OfferQuirks;
+use crate::phone::shell::{Order, PhoneLine, now};
+use crate::phone::{OPUS, PhoneCounts, PhoneEvent};
+use crate::sound::{self, PHONE_RATE};
+use crate::speech::Speech;
+
+/// How loud a frame must be to count as sound instead of silence.
+const SOUND_RMS: f64 = 100.0;
+
+/// Who calls, and how the phone and its network behave.
+#[derive(Debug, Clone)]
+pub struct CallerOptions {
+    /// The caller's number in digits; None for a user whom Meta names by user id alone.
+    pub from: Option<String>,
+    /// The caller's business-scoped user id.
+    pub user_id: Option<String>,
+    /// The caller's user name.
+    pub username: Option<String>,
+    /// The name in the caller's profile.
+    pub name: String,
+    /// What came with the call button, if it was one.
+    pub cta_payload: Option<String>,
+    /// What came with the deep link, if it was one.
+    pub deeplink_payload: Option<String>,
+    /// What the caller says.
+    pub speech: Speech,
+    /// Say it from media up on instead of from accept on.
+    pub talk_before_accept: bool,
+    /// How the offer differs from the usual one.
+    pub offer_quirks: OfferQuirks,
+    /// Also listen on `::1`.
+    pub ipv6: bool,
+    /// The network between phone and service.
+    pub network: NetworkOptions,
+    /// Added to the `timestamp` of the connect webhook, in seconds.
+    pub timestamp_offset_s: i64,
+    /// When the connect webhook is sent.
+    pub announce: Announce,
+    /// How long after accept the phone hears nothing before it hangs up with 138021.
+    pub patience: Duration,
+    /// The same in the middle of a call.
+    pub patience_mid_call: Duration,
+    /// How long it rings before Meta gives up.
+    pub ring_patience: Duration,
+    /// How much faster the phone's clock runs than ours, in parts per million.
+    pub clock_drift_ppm: i32,
+    /// Packets of the service further apart than this are an objection.
+    pub late_after: Duration,
+    /// Chance; drawn, and told in every error, unless given.
+    pub seed: Option<u64>,
+    /// First RTP sequence number of the phone, to see it wrap.
+    pub first_sequence: Option<u16>,
+    /// First RTP timestamp of the phone, to see it wrap.
+    pub first_timestamp: Option<u32>,
+}
+
+impl Default for CallerOptions {
+    fn default() -> Self {
+        Self {
+            from: Some("12025550143".to_owned()),
+            user_id: None,
+            username: None,
+            name: "Example Caller".to_owned(),
+            cta_payload: None,
+            deeplink_payload: None,
+            speech: Speech::silence(),
+            talk_before_accept: false,
+            offer_quirks: OfferQuirks::default(),
+            ipv6: false,
+            network: NetworkOptions::default(),
+            timestamp_offset_s: 0,
+            announce: Announce::AtOnce,
+            patience: Duration::from_secs(20),
+            patience_mid_call: Duration::from_secs(30),
+            ring_patience: Duration::from_secs(45),
+            clock_drift_ppm: 0,
+            late_after: Duration::from_millis(500),
+            seed: None,
+            first_sequence: None,
+            first_timestamp: None,
+        }
+    }
+}
+
+/// When the connect webhook goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announce {
+    /// Before `place_call` returns; a status other than 200 is an error.
+    AtOnce,
+    /// In the background after this time, as Meta's webhooks may be late.
+    After(Duration),
+    /// Only by [`Call::send_connect`].
+    ByHand,
+}
+
+/// The points a call passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Meta has replied 200 to `pre_accept`.
+    PreAccepted,
+    /// ICE and DTLS are through.
+    MediaUp,
+    /// Meta has replied 200 to `accept`.
+    Accepted,
+    /// The first RTP packet after accept was heard, silence included.
+    FirstPacket,
+    /// The first sound that is not silence was heard.
+    FirstSound,
+    /// The call is over.
+    Ended,
+}
+
+/// Whose word ended a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The caller hung up.
+    Caller,
+    /// The service sent `reject`.
+    Rejected,
+    /// The service sent `terminate`.
+    Terminated,
+    /// The phone heard nothing for too long (138021).
+    HeardNothing,
+    /// Nobody accepted in time.
+    RangInVain,
+    /// The handle was dropped.
+    Dropped,
+}
+
+/// A call in progress. Dropping it makes the phone vanish without a word to anybody.
+#[derive(Debug)]
+pub struct Call {
+    pub(crate) meta: Arc<MetaShared>,
+    pub(crate) live: LiveCall,
+    pub(crate) phone_task: AbortHandle,
+}
+
+/// What Meta knows of a call: its record and the way to its phone.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveCall {
+    pub(crate) record: Arc<CallRecord>,
+    pub(crate) line: PhoneLine,
+}
+
+impl Call {
+    /// Meta's id of the call.
+    #[must_use]
+    pub fn wacid(&self) -> &str {
+        &self.live.record.parties.wacid
+    }
+
+    /// The seed of everything that is left to chance in this call.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.live.record.seed
+    }
+
+    /// The offer in the connect webhook.
+    #[must_use]
+    pub fn offer(&self) -> &str {
+        &self.live.record.offer
+    }
+
+    /// The answer of `pre_accept`, or of an `accept` without one, as Meta took it.
+    #[must_use]
+    pub fn answer(&self) -> Option<String> {
+        self.live.record.lock().answer.clone()
+    }
+
+    /// Waits until the call has passed a stage, at most 10 s; the moment at which it did.
+    ///
+    /// # Errors
+    /// When time is up or the call ends first; the text says what has been seen so far.
+    pub async fn wait_until(&self, stage: Stage) -> anyhow::Result<Instant> {
+        self.wait_until_within(stage, DEADLINE).await
+    }
+
+    /// [`Call::wait_until`] with a deadline of one's own.
+    ///
+    /// # Errors
+    /// When time is up or the call ends first; the text says what has been seen so far.
+    pub async fn wait_until_within(&self, stage: Stage, within: Duration) -> anyhow::Result<Instant> {
+        let record = &self.live.record;
+        let mut changed = record.changed.subscribe();
+        let seen = tokio::time::timeout(within, async {
+            loop {
+                changed.mark_unchanged();
+                {
+                    let state = record.lock();
+                    match (state.stages.get(&stage), state.ended) {
+                        (Some(at), _) => return Ok(*at),
+                        (None, Some(by)) => bail!("the call ended ({by:?}) before it was {stage:?}"),
+                        (None, None) => {}
+                    }
+                }
+                changed.changed().await.context("the record is kept by this handle")?;
+            }
+        })
+        .await;
+        match seen {
+            Ok(seen) => seen.with_context(|| record.seen()),
+            Err(_) => bail!("waited {within:?} for {stage:?}; {}", record.seen()),
+        }
+    }
+
+    /// Waits until so much sound has been heard since accept, at most 10 s; returns all of it.
+    ///
+    /// # Errors
+    /// When time is up; the text says what has been seen so far.
+    pub async fn hear_for(&self, sound: Duration) -> anyhow::Result<Vec<i16>> {
+        let frames = sound.as_millis() as u64 / 20;
+        let record = &self.live.record;
+        let mut changed = record.changed.subscribe();
+        let within = DEADLINE + sound;
+        let heard = tokio::time::timeout(within, async {
+            while record.lock().ear.total() < frames {
+                changed.changed().await.context("the record is kept by this handle")?;
+            }
+            anyhow::Ok(())
+        })
+        .await;
+        match heard {
+            Ok(_) => self.heard(),
+            Err(_) => bail!("waited {within:?} for {sound:?} of sound; {}", record.seen()),
+        }
+    }
+
+    /// Hangs up: no more RTP, and the terminate webhook (with times if the call was accepted). Returns the
+    /// service's HTTP status.
+    ///
+    /// # Errors
+    /// When the service cannot be reached.
+    pub async fn hang_up(&self) -> anyhow::Result<u16> {
+        self.meta.finish(&self.live, EndedBy::Caller).await
+    }
+
+    /// Sends the connect webhook, the first time or again. Returns the service's HTTP status.
+    ///
+    /// # Errors
+    /// When the service cannot be reached.
+    pub async fn send_connect(&self) -> anyhow::Result<u16> {
+        self.meta.post(self.connect_body().into_bytes(), None).await
+    }
+
+    /// The body of the connect webhook, the same each time.
+    #[must_use]
+    pub fn connect_body(&self) -> String {
+        self.live.record.connect_body()
+    }
+
+    /// The body of the terminate webhook as it would be sent now.
+    #[must_use]
+    pub fn terminate_body(&self) -> String {
+        self.live.record.terminate_body()
+    }
+
+    /// Presses keys, one after the other, as RFC 4733 events. Unknown characters are skipped.
+    pub async fn send_dtmf(&self, digits: &str) {
+        self.live.line.order(Order::Dtmf(digits.to_owned())).await;
+    }
+
+    /// Says something else from now on.
+    pub async fn say(&self, speech: Speech) {
+        self.live.line.order(Order::Say(speech)).await;
+    }
+
+    /// Sends no more RTP; ICE goes on.
+    pub async fn go_silent(&self) {
+        self.live.line.order(Order::GoSilent).await;
+    }
+
+    /// Sends RTP again after [`Call::go_silent`].
+    pub async fn speak_again(&self) {
+        self.live.line.order(Order::SpeakAgain).await;
+    }
+
+    /// Stops answering anything, and Meta says nothing about it.
+    pub async fn vanish(&self) {
+        self.live.line.order(Order::Vanish).await;
+    }
+
+    /// Changes the network from now on.
+    pub async fn set_network(&self, network: NetworkOptions) {
+        self.live.line.order(Order::Network(network)).await;
+    }
+
+    /// What the phone sent and received.
+    pub async fn counts(&self) -> PhoneCounts {
+        self.live.line.order(Order::Count).await
+    }
+
+    /// What the caller has heard since accept: 16 kHz mono, in the order of timestamps, losses concealed.
+    ///
+    /// # Errors
+    /// When libopus refuses to start.
+    pub fn heard(&self) -> anyhow::Result<Vec<i16>> {
+        let packets = self.heard_packets();
+        ear::play(&packets)
+    }
+
+    /// The packets heard since accept, in order of arrival.
+    #[must_use]
+    pub fn heard_packets(&self) -> Vec<HeardPacket> {
+        self.live.record.lock().ear.packets().to_vec()
+    }
+
+    /// The digits heard since accept.
+    #[must_use]
+    pub fn heard_digits(&self) -> String {
+        ear::digits(self.live.record.lock().ear.packets())
+    }
+
+    /// Everything that was wrong so far; empty for a faultless call.
+    #[must_use]
+    pub fn objections(&self) -> Vec<Objection> {
+        self.live.record.lock().objections.clone()
+    }
+
+    /// The stages passed so far, and when.
+    #[must_use]
+    pub fn stages(&self) -> Vec<(Stage, Instant)> {
+        self.live.record.lock().stages.iter().map(|(stage, at)| (*stage, *at)).collect()
+    }
+
+    /// When the call was placed: just before its connect webhook could be sent.
+    #[must_use]
+    pub fn placed_at(&self) -> Instant {
+        self.live.record.placed_at
+    }
+
+    /// Whose word ended the call, once it is over.
+    #[must_use]
+    pub fn ended_by(&self) -> Option<EndedBy> {
+        self.live.record.lock().ended
+    }
+
+    /// The `biz_opaque_callback_data` that came with `accept`.
+    #[must_use]
+    pub fn opaque_callback_data(&self) -> Option<String> {
+        self.live.record.lock().opaque.clone()
+    }
+
+    /// One line on what has happened so far, for error texts.
+    #[must_use]
+    pub fn seen(&self) -> String {
+        self.live.record.seen()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.phone_task.abort();
+        self.live.record.end(EndedBy::Dropped, now());
+    }
+}
+
+/// What happened in a call, written by its phone and by Meta, read by its handle.
+#[derive(Debug)]
+pub(crate) struct CallRecord {
+    pub(crate) parties: crate::meta::Parties,
+    pub(crate) offer: String,
+    pub(crate) connect_timestamp: u64,
+    pub(crate) placed_at: Instant,
+    pub(crate) seed: u64,
+    pub(crate) changed: watch::Sender<()>,
+    pub(crate) state: Mutex<CallState>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct CallState {
+    pub(crate) stages: BTreeMap<Stage, Instant>,
+    pub(crate) answer: Option<String>,
+    pub(crate) accepted_unix_s: Option<u64>,
+    pub(crate) ended_unix_s: Option<u64>,
+    pub(crate) ended: Option<EndedBy>,
+    pub(crate) opaque: Option<String>,
+    pub(crate) objections: Vec<Objection>,
+    pub(crate) ear: Ear,
+    /// Decodes until the first sound is found.
+    listening: Option<opus::Decoder>,
+}
+
+impl CallRecord {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CallState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn reach(&self, stage: Stage, at: Instant) {
+        self.lock().stages.entry(stage).or_insert(at);
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn object(&self, objection: Objection) {
+        self.lock().objections.push(objection);
+        self.changed.send_replace(());
+    }
+
+    /// False if the call had ended before.
+    pub(crate) fn end(&self, by: EndedBy, at: Instant) -> bool {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return false;
+        }
+        state.ended = Some(by);
+        state.ended_unix_s = Some(crate::meta::unix_ms() as u64 / 1000);
+        state.stages.insert(Stage::Ended, at);
+        drop(state);
+        self.changed.send_replace(());
+        true
+    }
+
+    pub(crate) fn on_phone_event(&self, event: PhoneEvent) {
+        match event {
+            PhoneEvent::MediaUp => self.reach(Stage::MediaUp, now()),
+            PhoneEvent::Objected(objection) => self.object(objection),
+            PhoneEvent::Heard(packet) => self.hear(packet),
+            // Meta ends the call; it listens for these two itself.
+            PhoneEvent::HeardNothing | PhoneEvent::RangInVain => {}
+        }
+    }
+
+    fn hear(&self, packet: HeardPacket) {
+        let mut state = self.lock();
+        // What comes before accept is never played.
+        if !state.stages.contains_key(&Stage::Accepted) {
+            return;
+        }
+        let at = packet.at;
+        if packet.payload_type == OPUS {
+            state.stages.entry(Stage::FirstPacket).or_insert(at);
+            if !state.stages.contains_key(&Stage::FirstSound) && state.is_sound(&packet.payload) {
+                state.stages.insert(Stage::FirstSound, at);
+                state.listening = None;
+            }
+        }
+        state.ear.hear(packet);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn connect_body(&self) -> String {
+        crate::meta::connect_body(&self.parties, self.connect_timestamp, &self.offer)
+    }
+
+    pub(crate) fn terminate_body(&self) -> String {
+        let state = self.lock();
+        crate::meta::terminate_body(
+            &self.parties,
+            state.ended_unix_s.unwrap_or(crate::meta::unix_ms() as u64 / 1000),
+            state.accepted_unix_s,
+            state.ended == Some(EndedBy::HeardNothing),
+            state.opaque.clone(),
+        )
+    }
+
+    /// One line on what has happened so far.
+    pub(crate) fn seen(&self) -> String {
+        let state = self.lock();
+        let mut text = String::from("seen so far: ");
+        for (stage, at) in &state.stages {
+            let after = at.saturating_duration_since(self.placed_at);
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{stage:?} after {after:?}, ");
+        }
+        let _ = write!(
+            text,
+            "{} packets heard, ended by {:?}, objections {:?}, seed {}",
+            state.ear.total(),
+            state.ended,
+            state.objections,
+            self.seed
+        );
+        text
+    }
+}
+
+impl CallState {
+    fn is_sound(&mut self, payload: &[u8]) -> bool {
+        if self.listening.is_none() {
+            self.listening = opus::Decoder::new(PHONE_RATE, opus::Channels::Mono).ok();
+        }
+        let mut frame = [0_i16; 1920];
+        let Some(decoder) = &mut self.listening else { return false };
+        decoder.decode(payload, &mut frame, false).is_ok_and(|samples| sound::rms(&frame[..samples]) > SOUND_RMS)
+    }
+}

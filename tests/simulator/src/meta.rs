@@ -1,0 +1,397 @@
+//! A fake Meta: it sends signed webhooks, answers the Graph API, and puts simulated callers through.
+
+mod bodies;
+mod graph;
+mod wacid;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::DEADLINE;
+use crate::call::{Announce, Call, CallRecord, CallState, CallerOptions, EndedBy, LiveCall};
+use crate::phone::shell::{Order, PhoneShell, now};
+use crate::phone::{Phone, PhoneEvent, PhoneOptions};
+
+pub(crate) use bodies::Parties;
+pub(crate) use wacid::base64;
+
+pub use graph::{GraphRequest, Reply};
+
+/// Calls remembered after their end; beyond that ended ones are forgotten.
+const MOST_CALLS: usize = 10_000;
+/// A webhook that is not answered in this time has failed (Meta's FAQ: about 20 s).
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The account that Meta serves.
+#[derive(Debug, Clone)]
+pub struct MetaOptions {
+    /// Where webhooks go; plain HTTP. May be empty until [`Meta::set_webhook_url`].
+    pub webhook_url: String,
+    /// Signs the webhooks.
+    pub app_secret: String,
+    /// The business number's id, the node of the Graph API.
+    pub phone_number_id: String,
+    /// The business number, digits.
+    pub display_phone_number: String,
+    /// The token that Graph requests must bear.
+    pub access_token: String,
+    /// The WhatsApp business account's id.
+    pub waba_id: String,
+    /// Where the Graph API listens.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetaOptions {
+    fn default() -> Self {
+        Self {
+            webhook_url: String::new(),
+            app_secret: "simulated-app-secret".to_owned(),
+            phone_number_id: "200000000000002".to_owned(),
+            display_phone_number: "12025550199".to_owned(),
+            access_token: "simulated-access-token".to_owned(),
+            waba_id: "100000000000001".to_owned(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        }
+    }
+}
+
+/// A running Meta. Dropping it closes the Graph API and forgets what was under way.
+#[derive(Debug)]
+pub struct Meta {
+    shared: Arc<MetaShared>,
+    address: SocketAddr,
+}
+
+impl Meta {
+    /// Starts the Graph API.
+    ///
+    /// # Errors
+    /// When the address is not to be had.
+    pub async fn start(options: MetaOptions) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(options.listen).await.context("bind the Graph API")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(MetaShared {
+            webhook_url: Mutex::new(options.webhook_url.clone()),
+            options,
+            client: client()?,
+            calls: Mutex::default(),
+            graph: Mutex::default(),
+            changed: watch::Sender::new(()),
+            tasks: Mutex::default(),
+        });
+        let server = graph::serve(listener, Arc::downgrade(&shared));
+        shared.spawn(server);
+        Ok(Self { shared, address })
+    }
+
+    /// What to give the service as its `graph_url`, without a slash at the end.
+    #[must_use]
+    pub fn graph_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where webhooks go from now on.
+    pub fn set_webhook_url(&self, url: impl Into<String>) {
+        *self.shared.webhook_url.lock().unwrap_or_else(PoisonError::into_inner) = url.into();
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn options(&self) -> &MetaOptions {
+        &self.shared.options
+    }
+
+    /// Every Graph request so far, in the order of arrival.
+    #[must_use]
+    pub fn requests(&self) -> Vec<GraphRequest> {
+        self.shared.graph().requests.clone()
+    }
+
+    /// Waits for the n-th request (from 1) of an action, at most 10 s.
+    ///
+    /// # Errors
+    /// When time is up; the text names the requests that came.
+    pub async fn wait_for_request(&self, action: &str, nth: usize) -> anyhow::Result<GraphRequest> {
+        let mut changed = self.shared.changed.subscribe();
+        let found = tokio::time::timeout(DEADLINE, async {
+            loop {
+                changed.mark_unchanged();
+                let request =
+                    self.requests().into_iter().filter(|request| request.action == action).nth(nth.max(1) - 1);
+                if let Some(request) = request {
+                    return Ok(request);
+                }
+                changed.changed().await.context("Meta is kept by this handle")?;
+            }
+        })
+        .await;
+        match found {
+            Ok(found) => found,
+            Err(_) => {
+                let seen: Vec<_> =
+                    self.requests().into_iter().map(|request| (request.action, request.status)).collect();
+                bail!("waited {DEADLINE:?} for {action} number {nth}; requests so far: {seen:?}")
+            }
+        }
+    }
+
+    /// Replies for the next requests of an action, one each; then normal again.
+    pub fn script(&self, action: &str, replies: Vec<Reply>) {
+        self.shared.graph().scripts.entry(action.to_owned()).or_default().extend(replies);
+    }
+
+    /// Sends a webhook, signed. Returns the service's HTTP status.
+    ///
+    /// # Errors
+    /// When the service cannot be reached or does not answer in 20 s.
+    pub async fn send_webhook(&self, body: impl Into<Vec<u8>>) -> anyhow::Result<u16> {
+        self.shared.post(body.into(), None).await
+    }
+
+    /// Sends a webhook without a signature.
+    ///
+    /// # Errors
+    /// As [`Meta::send_webhook`].
+    pub async fn send_unsigned(&self, body: impl Into<Vec<u8>>) -> anyhow::Result<u16> {
+        self.shared.post(body.into(), Some("")).await
+    }
+
+    /// Sends a webhook with this `X-Hub-Signature-256`.
+    ///
+    /// # Errors
+    /// As [`Meta::send_webhook`].
+    pub async fn send_with_signature(&self, body: impl Into<Vec<u8>>, signature: &str) -> anyhow::Result<u16> {
+        self.shared.post(body.into(), Some(signature)).await
+    }
+
+    /// The signature that Meta would put on this body.
+    #[must_use]
+    pub fn signature(&self, body: &[u8]) -> String {
+        bodies::signature(&self.shared.options.app_secret, body)
+    }
+
+    /// Somebody calls: a phone begins to ring and the connect webhook goes out.
+    ///
+    /// # Errors
+    /// When no socket is to be had, or the webhook is not answered with 200 (see [`Announce`]).
+    pub async fn place_call(&self, options: CallerOptions) -> anyhow::Result<Call> {
+        let announce = options.announce;
+        let call = self.shared.ring(options).await?;
+        match announce {
+            Announce::AtOnce => {
+                let status = call.send_connect().await?;
+                anyhow::ensure!(status == 200, "the service answered the connect webhook with {status}");
+            }
+            Announce::After(delay) => {
+                let (shared, live) = (self.shared.clone(), call.live.clone());
+                self.shared.spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    report("connect", shared.post(live.record.connect_body().into_bytes(), None).await);
+                });
+            }
+            Announce::ByHand => {}
+        }
+        Ok(call)
+    }
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+/// What the Graph API, the calls and the handle share.
+#[derive(Debug)]
+pub(crate) struct MetaShared {
+    options: MetaOptions,
+    webhook_url: Mutex<String>,
+    client: reqwest::Client,
+    calls: Mutex<HashMap<String, LiveCall>>,
+    graph: Mutex<graph::Journal>,
+    changed: watch::Sender<()>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl MetaShared {
+    /// Ends a call once: the phone falls silent and the terminate webhook goes out. 0 if it had ended before.
+    pub(crate) async fn finish(&self, live: &LiveCall, by: EndedBy) -> anyhow::Result<u16> {
+        if !live.record.end(by, now()) {
+            return Ok(0);
+        }
+        live.line.order(Order::Vanish).await;
+        self.post(live.record.terminate_body().into_bytes(), None).await
+    }
+
+    /// Posts a webhook; without a signature given it is the right one, an empty one is left out.
+    pub(crate) async fn post(&self, body: Vec<u8>, signature: Option<&str>) -> anyhow::Result<u16> {
+        let url = self.webhook_url.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        anyhow::ensure!(!url.is_empty(), "no webhook URL is set");
+        let signature = signature.map_or_else(|| bodies::signature(&self.options.app_secret, &body), str::to_owned);
+        let mut request = self
+            .client
+            .post(&url)
+            .header("content-type", "application/json")
+            .header("user-agent", "facebookexternalua");
+        if !signature.is_empty() {
+            request = request.header("x-hub-signature-256", signature);
+        }
+        let response = request.body(body).send().await.with_context(|| format!("post a webhook to {url}"))?;
+        Ok(response.status().as_u16())
+    }
+
+    async fn ring(self: &Arc<Self>, options: CallerOptions) -> anyhow::Result<Call> {
+        let seed = options.seed.unwrap_or_else(rand::random);
+        let mut sockets = vec![UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a phone")?];
+        if options.ipv6 {
+            sockets.push(UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).await.context("bind a phone on ::1")?);
+        }
+        let addresses: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
+        let phone = Phone::new(phone_options(&options, seed), &addresses, unix_ms(), now())?;
+        let record = Arc::new(self.record(&options, seed, phone.offer()));
+        let (events, weak) = (record.clone(), Arc::downgrade(self));
+        let on_event = move |event: PhoneEvent| {
+            match &event {
+                PhoneEvent::HeardNothing => MetaShared::end_later(&weak, &events, EndedBy::HeardNothing),
+                PhoneEvent::RangInVain => MetaShared::end_later(&weak, &events, EndedBy::RangInVain),
+                PhoneEvent::MediaUp | PhoneEvent::Heard(_) | PhoneEvent::Objected(_) => {}
+            }
+            events.on_phone_event(event);
+        };
+        let shell = PhoneShell { phone, sockets, network: options.network, seed, on_event };
+        let (line, running) = shell.start().context("start a phone")?;
+        let live = LiveCall { record, line };
+        self.remember(&live);
+        let phone_task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(running);
+        Ok(Call { meta: self.clone(), live, phone_task })
+    }
+
+    fn record(&self, options: &CallerOptions, seed: u64, offer: &str) -> CallRecord {
+        let account = &self.options;
+        // The id holds a number even where Meta does not tell it; this one is from the range for fiction.
+        let number = options.from.as_deref().unwrap_or("12025550100");
+        CallRecord {
+            parties: Parties {
+                waba_id: account.waba_id.clone(),
+                phone_number_id: account.phone_number_id.clone(),
+                display_phone_number: account.display_phone_number.clone(),
+                wacid: wacid::wacid(number, &account.display_phone_number, rand::random()),
+                from: options.from.clone(),
+                user_id: options.user_id.clone(),
+                username: options.username.clone(),
+                name: options.name.clone(),
+                cta_payload: options.cta_payload.clone(),
+                deeplink_payload: options.deeplink_payload.clone(),
+            },
+            offer: offer.to_owned(),
+            connect_timestamp: ((unix_ms() / 1000) as u64).saturating_add_signed(options.timestamp_offset_s),
+            placed_at: now(),
+            seed,
+            changed: watch::Sender::new(()),
+            state: Mutex::new(CallState::default()),
+        }
+    }
+
+    fn remember(&self, live: &LiveCall) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls.len() >= MOST_CALLS {
+            calls.retain(|_, live| live.record.lock().ended.is_none());
+        }
+        calls.insert(live.record.parties.wacid.clone(), live.clone());
+    }
+
+    pub(crate) fn call(&self, wacid: &str) -> Option<LiveCall> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(wacid).cloned()
+    }
+
+    /// Ends a call from where one cannot wait for it.
+    pub(crate) fn end_later(weak: &Weak<Self>, record: &CallRecord, by: EndedBy) {
+        let Some(shared) = weak.upgrade() else { return };
+        let Some(live) = shared.call(&record.parties.wacid) else { return };
+        let finishing = shared.clone();
+        shared.spawn(async move { report("terminate", finishing.finish(&live, by).await) });
+    }
+
+    pub(crate) fn graph(&self) -> MutexGuard<'_, graph::Journal> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
+
+/// A webhook nobody waits for: its failure is only told.
+fn report(what: &str, sent: anyhow::Result<u16>) {
+    match sent {
+        Ok(0 | 200) => {}
+        Ok(status) => tracing::warn!("the service answered the {what} webhook with {status}"),
+        Err(error) => tracing::warn!("the {what} webhook failed: {error:#}"),
+    }
+}
+
+fn phone_options(options: &CallerOptions, seed: u64) -> PhoneOptions {
+    PhoneOptions {
+        speech: options.speech.clone(),
+        talk_before_accept: options.talk_before_accept,
+        quirks: options.offer_quirks.clone(),
+        clock_drift_ppm: options.clock_drift_ppm,
+        patience: options.patience,
+        patience_mid_call: options.patience_mid_call,
+        ring_patience: options.ring_patience,
+        late_after: options.late_after,
+        report_packets: true,
+        seed,
+        first_sequence: options.first_sequence,
+        first_timestamp: options.first_timestamp,
+    }
+}
+
+/// Webhook URLs are plain HTTP on this machine, so the TLS of this client trusts nobody and needs no provider
+/// of the process.
+fn client() -> anyhow::Result<reqwest::Client> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS versions")?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .timeout(WEBHOOK_TIMEOUT)
+        .build()
+        .context("build an HTTP client")
+}
+
+pub(crate) fn unix_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+pub(crate) fn connect_body(parties: &Parties, timestamp: u64, offer: &str) -> String {
+    bodies::connect(parties, timestamp, offer)
+}
+
+pub(crate) fn terminate_body(
+    parties: &Parties,
+    at: u64,
+    start: Option<u64>,
+    heard_nothing: bool,
+    opaque: Option<String>,
+) -> String {
+    bodies::terminate(parties, &bodies::Ending { at, start, heard_nothing, opaque })
+}
+
+/// When a request came, for those who compare it with stages.
+pub(crate) fn arrival() -> Instant {
+    now()
+}

@@ -1,0 +1,187 @@
+//! What Meta reads in a business's answer, what it refuses, and what it would merely dislike.
+
+use std::fmt;
+
+use crate::objection::Objection;
+
+/// The facts of an answer that the phone needs to connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// ICE user fragment of the service.
+    pub ufrag: String,
+    /// ICE password of the service.
+    pub password: String,
+    /// SHA-256 of the service's certificate.
+    pub fingerprint: Vec<u8>,
+    /// Whether the service is the DTLS client (`setup:active`).
+    pub active: bool,
+    /// The SSRC it announced, if any.
+    pub ssrc: Option<u32>,
+    /// What Meta would accept and yet the call might suffer from.
+    pub objections: Vec<Objection>,
+}
+
+/// Why Meta would refuse an answer with HTTP 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Code 100: no `a=fingerprint` line.
+    NoFingerprint,
+    /// Code 100, subcode 2494010: a fingerprint of another algorithm, or more than one.
+    FingerprintNotSha256,
+    /// Code 138008 "SDP Validation error"; the text says what the simulator found wrong.
+    Invalid(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFingerprint => f.write_str("No fingerprint found in SDP"),
+            Self::FingerprintNotSha256 => f.write_str("Fingerprint algo is not SHA256"),
+            Self::Invalid(reason) => write!(f, "Provided SDP is invalid ({reason})"),
+        }
+    }
+}
+
+impl Answer {
+    /// Reads an answer to an offer of this simulator (`mid:audio`, payload types 111 and 126).
+    ///
+    /// # Errors
+    /// A [`Refusal`] where Meta would answer 400.
+    pub fn read(text: &str) -> Result<Self, Refusal> {
+        let lines: Vec<&str> = text.lines().collect();
+        if lines.first() != Some(&"v=0") {
+            return Err(Refusal::Invalid("does not begin with v=0"));
+        }
+        let fingerprint = fingerprint(&lines)?;
+        media_line(&lines)?;
+        let ufrag = value(&lines, "a=ice-ufrag:").ok_or(Refusal::Invalid("no ice-ufrag"))?.to_owned();
+        let password = value(&lines, "a=ice-pwd:").ok_or(Refusal::Invalid("no ice-pwd"))?.to_owned();
+        if value(&lines, "a=mid:") != Some("audio") {
+            return Err(Refusal::Invalid("mid is not the offer's"));
+        }
+        let active = match value(&lines, "a=setup:") {
+            Some("active") => true,
+            Some("passive") => false,
+            _ => return Err(Refusal::Invalid("setup is neither active nor passive")),
+        };
+        let mut ssrcs: Vec<u32> =
+            lines.iter().filter_map(|line| line.strip_prefix("a=ssrc:")?.split(' ').next()?.parse().ok()).collect();
+        ssrcs.dedup();
+        let objections = dislikes(text, &lines, active, &ssrcs);
+        Ok(Self { ufrag, password, fingerprint, active, ssrc: ssrcs.first().copied(), objections })
+    }
+}
+
+/// Meta wants exactly one, SHA-256; the algorithm's case does not matter.
+fn fingerprint(lines: &[&str]) -> Result<Vec<u8>, Refusal> {
+    let all: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("a=fingerprint:")).collect();
+    let [one] = all[..] else {
+        return Err(if all.is_empty() { Refusal::NoFingerprint } else { Refusal::FingerprintNotSha256 });
+    };
+    let (algorithm, hex) = one.split_once(' ').ok_or(Refusal::Invalid("broken fingerprint"))?;
+    if !algorithm.eq_ignore_ascii_case("sha-256") {
+        return Err(Refusal::FingerprintNotSha256);
+    }
+    let bytes: Option<Vec<u8>> = hex.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes.filter(|bytes| bytes.len() == 32).ok_or(Refusal::Invalid("broken fingerprint"))
+}
+
+/// One audio line, not refused, of the offer's profile, with Opus first and nothing that was not offered.
+fn media_line(lines: &[&str]) -> Result<(), Refusal> {
+    let all: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("m=")).collect();
+    let [one] = all[..] else { return Err(Refusal::Invalid("not exactly one media line")) };
+    let words: Vec<&str> = one.split(' ').collect();
+    if words.len() < 4 || words[0] != "m=audio" || words[2] != "UDP/TLS/RTP/SAVPF" {
+        return Err(Refusal::Invalid("not an m=audio line of UDP/TLS/RTP/SAVPF"));
+    }
+    if words[1] == "0" {
+        return Err(Refusal::Invalid("the media is refused with port 0"));
+    }
+    if words[3] != "111" || words[3..].iter().any(|payload_type| !matches!(*payload_type, "111" | "126")) {
+        return Err(Refusal::Invalid("payload types other than offered, or Opus not first"));
+    }
+    Ok(())
+}
+
+fn dislikes(text: &str, lines: &[&str], active: bool, ssrcs: &[u32]) -> Vec<Objection> {
+    let mut objections = Vec::new();
+    if lines.contains(&"a=ice-lite") {
+        objections.push(Objection::AnswerWithIceLite);
+    }
+    if !active {
+        objections.push(Objection::AnswerNotActive);
+    }
+    if ["a=recvonly", "a=sendonly", "a=inactive"].iter().any(|direction| lines.contains(direction)) {
+        objections.push(Objection::AnswerNotSendrecv);
+    }
+    if !lines.contains(&"a=rtcp-mux") {
+        objections.push(Objection::AnswerWithoutRtcpMux);
+    }
+    if ssrcs.len() > 1 {
+        objections.push(Objection::AnswerWithSeveralSsrcs);
+    }
+    if !text.ends_with("\r\n") || text.matches('\n').count() != text.matches("\r\n").count() {
+        objections.push(Objection::AnswerLineEnds);
+    }
+    objections
+}
+
+fn value<'a>(lines: &[&'a str], key: &str) -> Option<&'a str> {
+    lines.iter().find_map(|line| line.strip_prefix(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCEPTED: &str = include_str!("../../fixtures/sdp-answer-accepted-2025-10.sdp");
+    const RECOMMENDED: &str = include_str!("../../fixtures/sdp-answer-recommended.sdp");
+    const REJECTED: &str = include_str!("../../fixtures/sdp-answer-rejected-three-fingerprints.sdp");
+
+    #[test]
+    fn answers_that_meta_took_are_taken_without_objection() {
+        for text in [ACCEPTED, RECOMMENDED] {
+            assert_eq!(Answer::read(text).unwrap().objections, []);
+        }
+        assert_eq!(Answer::read(RECOMMENDED).unwrap().ssrc, Some(2_774_420_133));
+    }
+
+    #[test]
+    fn three_fingerprints_are_refused_as_meta_refused_them() {
+        assert_eq!(Answer::read(REJECTED), Err(Refusal::FingerprintNotSha256));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("a=ice-ufrag:q1W2e3R4\r\n", "", Refusal::Invalid("no ice-ufrag")),
+            ("a=mid:audio", "a=mid:0", Refusal::Invalid("mid is not the offer's")),
+            ("a=setup:active", "a=setup:actpass", Refusal::Invalid("setup is neither active nor passive")),
+            ("m=audio 40000", "m=audio 0", Refusal::Invalid("the media is refused with port 0")),
+            (
+                "SAVPF 111 126",
+                "SAVPF 111 126 0",
+                Refusal::Invalid("payload types other than offered, or Opus not first"),
+            ),
+            ("a=fingerprint:sha-256", "a=fingerprint:sha-512", Refusal::FingerprintNotSha256),
+            ("a=fingerprint:", "a=thumbprint:", Refusal::NoFingerprint),
+        ];
+        for (from, to, refusal) in cases {
+            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to)), Err(refusal));
+        }
+    }
+
+    #[test]
+    fn what_is_merely_disliked_is_an_objection() {
+        let cases = [
+            ("a=group:BUNDLE audio", "a=group:BUNDLE audio\r\na=ice-lite", Objection::AnswerWithIceLite),
+            ("a=setup:active", "a=setup:passive", Objection::AnswerNotActive),
+            ("a=sendrecv", "a=recvonly", Objection::AnswerNotSendrecv),
+            ("a=rtcp-mux\r\n", "", Objection::AnswerWithoutRtcpMux),
+            ("\r\n", "\n", Objection::AnswerLineEnds),
+        ];
+        for (from, to, objection) in cases {
+            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to)).unwrap().objections, [objection]);
+        }
+    }
+}
