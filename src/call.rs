@@ -48,6 +48,7 @@ pub enum Target {
 }
 
 /// What the world tells the call.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The worker made our SDP answer, or could not.
@@ -75,6 +76,7 @@ pub enum Input {
 }
 
 /// What the shell is to do, in this order.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Have a worker answer the offer; reply with [`Input::Answered`].
@@ -104,6 +106,7 @@ pub enum Action {
 }
 
 /// What the outside may know of a living call; the end comes as [`Action::Release`].
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Meta acknowledged our answer.

@@ -64,6 +64,7 @@ pub struct Silence {
 }
 
 /// What the control plane asks of a worker.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 pub enum Command {
     /// Answer an offer; the call lives on this worker from then on.
     Answer(Answer),
@@ -94,6 +95,7 @@ pub struct Answer {
 }
 
 /// What a worker tells a call.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     /// ICE and DTLS are done.

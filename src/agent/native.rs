@@ -91,6 +91,7 @@ impl From<SoundFormat> for Audio {
 }
 
 /// A text message to the agent.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToAgent {
@@ -136,6 +137,7 @@ impl From<patchcord_media::source::MarkStatus> for MarkStatus {
 }
 
 /// A text message from the agent.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Debug, PartialEq)]
 pub enum FromAgent {
     /// May change the sound.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 /// The reason of a call's one ending.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndReason {
     /// The caller hung up after talking.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use patchcord::app::App;
 use patchcord::call::event::CallEvent;
-use patchcord::config::Config;
+use patchcord::config::{Config, Environment};
 use patchcord_simulator::call::{Call, CallerOptions};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 use tokio::sync::broadcast;
@@ -44,7 +44,7 @@ impl TestService {
     pub async fn start_with(agent: &str, options: TestOptions) -> anyhow::Result<Self> {
         let meta = Meta::start(MetaOptions::default()).await?;
         let config = config_text(&meta, agent, &options)?;
-        let config = Config::parse(&config, "test.toml", |_| None)
+        let config = Config::parse(&config, "test.toml", &Environment::default())
             .map_err(|problems| anyhow::anyhow!("{problems}\n{config}"))?;
         let app = App::start(config).await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
