@@ -1,0 +1,314 @@
+//! Reorder: the caller's packets in order at once, and gaps named instead of hidden.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::opus::inspect;
+
+/// How long a gap may stay open. Most reordering heals sooner, and a word that comes later is a lost word.
+pub const DEFAULT_WAIT: Duration = Duration::from_millis(60);
+
+/// Sequence numbers held back behind a gap, about 1.3 s of sound. One more, and the gap is lost at once.
+const WINDOW: u16 = 64;
+
+/// Beyond this many numbers, forwards or backwards, the sender has started anew (RFC 3550 A.1 speaks of a restart).
+const RESYNC_SEQUENCE: i16 = 100;
+
+/// One second of 48 kHz ticks. A longer jump is a restarted clock, not a pause worth filling.
+const RESYNC_TICKS: u32 = 48_000;
+
+/// A power of two above [`RESYNC_SEQUENCE`], so that every number short of a restart has its own place.
+const PLACES: usize = 128;
+
+/// Puts one sender's packets in order.
+///
+/// A packet that comes in order leaves in the same instant: there is no playout delay. Behind a gap packets wait
+/// until it fills, until `wait` is over, or until [`WINDOW`] numbers are held; then the gap is named
+/// [`Slot::Lost`]. After each [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it gives nothing.
+/// The durations of all slots add up to the sender's own clock, so a listener to them hears continuous sound.
+#[derive(Debug)]
+pub struct Reorder {
+    wait: Duration,
+    /// Indexed by sequence number modulo [`PLACES`].
+    places: Box<[Option<Held>; PLACES]>,
+    held: usize,
+    line: Option<Line>,
+    stats: ReorderStats,
+}
+
+/// One thing that the sender's line of sound holds next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slot {
+    /// A packet, in order.
+    Packet {
+        /// 48 kHz ticks.
+        timestamp: u32,
+        /// One Opus packet, known to be well formed.
+        payload: Bytes,
+    },
+    /// Sound that was sent and did not arrive in time.
+    Lost {
+        /// 48 kHz ticks, where the loss begins.
+        timestamp: u32,
+        /// 48 kHz ticks, at most one second.
+        duration: u32,
+        /// The packet that directly follows, for its in-band FEC. It comes as a [`Slot::Packet`] too.
+        next: Option<Bytes>,
+    },
+    /// A pause in which the sender sent nothing on purpose (DTX).
+    Quiet {
+        /// 48 kHz ticks, where the pause begins.
+        timestamp: u32,
+        /// 48 kHz ticks, at most one second.
+        duration: u32,
+    },
+}
+
+/// What was dropped or given up so far, in packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReorderStats {
+    /// Came after its place was passed: too late, or a copy of a packet that had already left.
+    pub late: u64,
+    /// Came while its copy was still held.
+    pub duplicate: u64,
+    /// Sequence numbers given up.
+    pub lost: u64,
+    /// Packets that were not well-formed Opus.
+    pub broken: u64,
+    /// Restarts of the sender's numbers or clock.
+    pub resynced: u64,
+    /// Held packets thrown away by a restart.
+    pub discarded: u64,
+}
+
+/// Where the sender's line stands. It exists from the first packet on.
+#[derive(Debug)]
+struct Line {
+    /// The sequence number that leaves next.
+    next: u16,
+    /// One past the highest number held; `next` when none is.
+    end: u16,
+    /// When the gap at `next` was noticed. `None` when nothing waits.
+    gap_since: Option<Instant>,
+    /// Where the last sound ended, in 48 kHz ticks.
+    sound_end: Option<u32>,
+    /// The length of the last packet with sound, in 48 kHz ticks.
+    packet_ticks: u32,
+    /// Numbers given up since the last sound.
+    missing: u32,
+}
+
+#[derive(Debug)]
+struct Held {
+    arrived: Instant,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Sound {
+        timestamp: u32,
+        payload: Bytes,
+        duration: u32,
+        has_fec: bool,
+    },
+    /// A number without sound, such as a telephone-event.
+    Soundless,
+}
+
+impl Reorder {
+    /// Waits `wait` for the packets of a gap; [`DEFAULT_WAIT`] suits most networks.
+    pub fn new(wait: Duration) -> Self {
+        Self { wait, places: Box::new([const { None }; PLACES]), held: 0, line: None, stats: ReorderStats::default() }
+    }
+
+    /// Takes one Opus packet of the sender. `timestamp` is in 48 kHz ticks.
+    ///
+    /// An empty payload is a keep-alive and a broken one is noise: both use up their number without any sound.
+    pub fn push(&mut self, sequence: u16, timestamp: u32, payload: Bytes, now: Instant) {
+        let content = match inspect(&payload) {
+            Ok(facts) => Content::Sound { timestamp, payload, duration: facts.duration, has_fec: facts.has_fec },
+            Err(_) => {
+                self.stats.broken += u64::from(!payload.is_empty());
+                Content::Soundless
+            }
+        };
+        self.hold(sequence, content, now);
+    }
+
+    /// Marks a sequence number as arrived but without sound: a telephone-event (RFC 4733) shares the numbers.
+    pub fn skip(&mut self, sequence: u16, now: Instant) {
+        self.hold(sequence, Content::Soundless, now);
+    }
+
+    /// The next slot, if it is known by `now`.
+    pub fn poll(&mut self, now: Instant) -> Option<Slot> {
+        while self.held > 0 {
+            let line = self.line.as_mut()?;
+            let place = &mut self.places[place_of(line.next)];
+            match place {
+                Some(Held { content: Content::Sound { timestamp, payload, has_fec, .. }, .. }) => {
+                    if let Some(before) = line.slot_before(*timestamp, payload, *has_fec, &mut self.stats) {
+                        return Some(before);
+                    }
+                }
+                Some(Held { content: Content::Soundless, .. }) => {}
+                None => {
+                    if !line.gap_is_over(self.wait, now) {
+                        return None;
+                    }
+                    line.gap_since = None;
+                    line.next = line.next.wrapping_add(1);
+                    line.missing += 1;
+                    self.stats.lost += 1;
+                    continue;
+                }
+            }
+            let left = place.take();
+            self.held -= 1;
+            line.next = line.next.wrapping_add(1);
+            self.notice_gap();
+            if let Some(Held { content: Content::Sound { timestamp, payload, duration, .. }, .. }) = left {
+                self.line.as_mut()?.sounded(timestamp, duration);
+                return Some(Slot::Packet { timestamp, payload });
+            }
+        }
+        None
+    }
+
+    /// When [`poll`](Self::poll) has something new to say even if nothing arrives.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let line = self.line.as_ref()?;
+        let since = line.gap_since?;
+        Some(if line.is_full() { since } else { since + self.wait })
+    }
+
+    /// Forgets the sender, for a new SSRC. Counters stay.
+    pub fn reset(&mut self) {
+        self.stats.discarded += self.held as u64;
+        self.places.fill_with(|| None);
+        self.held = 0;
+        self.line = None;
+    }
+
+    /// Counts since the beginning.
+    pub fn stats(&self) -> ReorderStats {
+        self.stats
+    }
+
+    fn hold(&mut self, sequence: u16, content: Content, now: Instant) {
+        let mut line = match self.line.take() {
+            Some(line) => line,
+            None => Line::starting_at(sequence),
+        };
+        let ahead = sequence.wrapping_sub(line.next) as i16;
+        if !(-RESYNC_SEQUENCE..=RESYNC_SEQUENCE).contains(&ahead) {
+            self.reset();
+            self.stats.resynced += 1;
+            line = Line::starting_at(sequence);
+        } else if ahead < 0 {
+            self.stats.late += 1;
+            self.line = Some(line);
+            return;
+        }
+        let place = &mut self.places[place_of(sequence)];
+        if place.is_some() {
+            self.stats.duplicate += 1;
+        } else {
+            *place = Some(Held { arrived: now, content });
+            self.held += 1;
+            line.reach(sequence, now);
+        }
+        self.line = Some(line);
+    }
+
+    /// After a packet left: if the next number is missing while others wait, its gap is as old as the oldest of them.
+    fn notice_gap(&mut self) {
+        let Some(line) = self.line.as_mut() else {
+            return;
+        };
+        line.gap_since = None;
+        if self.held > 0 && self.places[place_of(line.next)].is_none() {
+            line.gap_since = self.places.iter().flatten().map(|held| held.arrived).min();
+        }
+    }
+}
+
+impl Line {
+    fn starting_at(sequence: u16) -> Self {
+        Self { next: sequence, end: sequence, gap_since: None, sound_end: None, packet_ticks: 960, missing: 0 }
+    }
+
+    /// Notes that `sequence` is held now.
+    fn reach(&mut self, sequence: u16, now: Instant) {
+        if sequence == self.next {
+            self.gap_since = None;
+        } else {
+            self.gap_since.get_or_insert(now);
+        }
+        let beyond = sequence.wrapping_add(1);
+        if beyond.wrapping_sub(self.next) > self.end.wrapping_sub(self.next) {
+            self.end = beyond;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.end.wrapping_sub(self.next) > WINDOW
+    }
+
+    /// Also true inside a gap that is already being given up: it goes as a whole.
+    fn gap_is_over(&self, wait: Duration, now: Instant) -> bool {
+        self.is_full() || self.gap_since.is_none_or(|since| now.saturating_duration_since(since) >= wait)
+    }
+
+    /// What lies between the last sound and a packet at `timestamp`: lost packets, a pause, both or nothing.
+    fn slot_before(
+        &mut self,
+        timestamp: u32,
+        next: &Bytes,
+        next_has_fec: bool,
+        stats: &mut ReorderStats,
+    ) -> Option<Slot> {
+        let begin = self.sound_end?;
+        let ahead = timestamp.wrapping_sub(begin) as i32;
+        if ahead.unsigned_abs() > RESYNC_TICKS {
+            stats.resynced += 1;
+            self.sound_end = None;
+            return None;
+        }
+        if ahead <= 0 {
+            return None;
+        }
+        let total = ahead.unsigned_abs();
+        let lost = total.min(self.missing.saturating_mul(self.packet_ticks));
+        let quiet = total - lost;
+        // Only speech is sent with a second copy, so FEC in `next` says that the loss stood right before it.
+        // Otherwise the loss came first: the end of a word, and then the pause.
+        let (is_lost, duration) = match (lost, quiet) {
+            (0, _) => (false, quiet),
+            (_, 0) => (true, lost),
+            _ if next_has_fec => (false, quiet),
+            _ => (true, lost),
+        };
+        self.sound_end = Some(begin.wrapping_add(duration));
+        if !is_lost {
+            return Some(Slot::Quiet { timestamp: begin, duration });
+        }
+        self.missing = 0;
+        Some(Slot::Lost { timestamp: begin, duration, next: (quiet == 0 || next_has_fec).then(|| next.clone()) })
+    }
+
+    fn sounded(&mut self, timestamp: u32, duration: u32) {
+        self.sound_end = Some(timestamp.wrapping_add(duration));
+        self.packet_ticks = duration;
+        self.missing = 0;
+    }
+}
+
+fn place_of(sequence: u16) -> usize {
+    usize::from(sequence) % PLACES
+}
+
+#[cfg(test)]
+mod tests;

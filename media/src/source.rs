@@ -1,0 +1,217 @@
+//! Source: what is on air towards the caller: silence, a prompt, or the agent's voice.
+
+mod voice;
+
+use std::time::Duration;
+
+use crate::opus::{Encoder, OpusError, Profile, SILENCE, fade_in, fade_out};
+use crate::prompt::{Cursor, Prompt, Repeat};
+
+pub use voice::{
+    Cleared, DEFAULT_MAX_BUFFER, MAX_MARKS, MarkStatus, PushError, Room, Taken, TooManyMarks, UTTERANCE_PAUSE, Voice,
+    VoiceEvent,
+};
+
+/// A wave that stops short is led to zero in this time, and one that begins in its middle is led up.
+const FADE: Duration = Duration::from_millis(5);
+
+/// Decides the payload of every 20 ms frame, and nothing else: the RTP line belongs to
+/// [`Timeline`](crate::timeline::Timeline).
+///
+/// The agent's voice can wait here while a prompt is on air, so that its first words are not lost.
+#[derive(Debug, Default)]
+pub struct Source {
+    on_air: OnAir,
+    live: Option<Live>,
+    /// The last frame had sound in it.
+    sounding: bool,
+    /// One frame of silence goes out before the next sound, see [`Source::switch_to`].
+    splice: bool,
+}
+
+/// What one frame was filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    /// False when the payload is silence; the first talking frame after it opens a talk-spurt.
+    pub talking: bool,
+    /// This was the last frame of a prompt played once. Silence is on air from here on.
+    pub prompt_ended: bool,
+}
+
+#[derive(Debug, Default)]
+enum OnAir {
+    #[default]
+    Silence,
+    Prompt(Cursor),
+    Voice,
+}
+
+/// The agent's voice and how it becomes Opus.
+#[derive(Debug)]
+enum Live {
+    Encoded(Encoded),
+    Relayed(Voice),
+}
+
+#[derive(Debug)]
+struct Encoded {
+    voice: Voice,
+    encoder: Encoder,
+    frame: Box<[i16]>,
+    /// Where the wave stood at the end of the last frame.
+    last_sample: i16,
+    in_spurt: bool,
+}
+
+impl Source {
+    /// Silence on air, and no voice.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Brings in the agent's voice. What is on air stays; `profile` matters for PCM only.
+    pub fn set_voice(&mut self, voice: Voice, profile: Profile) -> Result<(), OpusError> {
+        self.live = Some(match voice.rate() {
+            Some(rate) => Live::Encoded(Encoded {
+                voice,
+                encoder: Encoder::new(rate, profile)?,
+                frame: vec![0; rate.samples_per_frame()].into(),
+                last_sample: 0,
+                in_spurt: false,
+            }),
+            None => Live::Relayed(voice),
+        });
+        Ok(())
+    }
+
+    /// Takes the agent's voice away, with all that it still had to say.
+    pub fn remove_voice(&mut self) -> Option<Voice> {
+        self.live.take().map(|live| match live {
+            Live::Encoded(encoded) => encoded.voice,
+            Live::Relayed(voice) => voice,
+        })
+    }
+
+    /// The agent's queue.
+    pub fn voice(&self) -> Option<&Voice> {
+        self.live.as_ref().map(|live| match live {
+            Live::Encoded(encoded) => &encoded.voice,
+            Live::Relayed(voice) => voice,
+        })
+    }
+
+    /// The agent's queue, to push, mark, clear, pause and resume.
+    pub fn voice_mut(&mut self) -> Option<&mut Voice> {
+        self.live.as_mut().map(|live| match live {
+            Live::Encoded(encoded) => &mut encoded.voice,
+            Live::Relayed(voice) => voice,
+        })
+    }
+
+    /// Puts a prompt on air from its beginning.
+    pub fn play(&mut self, prompt: Prompt, repeat: Repeat) {
+        self.switch_to(OnAir::Prompt(Cursor::new(prompt, repeat)));
+    }
+
+    /// Puts the agent's voice on air: what it has queued, and silence between.
+    pub fn go_live(&mut self) {
+        self.switch_to(OnAir::Voice);
+    }
+
+    /// Puts silence on air. The agent's voice waits.
+    pub fn go_silent(&mut self) {
+        self.switch_to(OnAir::Silence);
+    }
+
+    /// Writes the Opus payload of the next 20 ms to `out`, replacing what was there. Always a whole packet.
+    pub fn fill(&mut self, out: &mut Vec<u8>) -> Filled {
+        if std::mem::take(&mut self.splice) {
+            self.sounding = false;
+            return silence(out);
+        }
+        let filled = match &mut self.on_air {
+            OnAir::Silence => silence(out),
+            OnAir::Prompt(cursor) => cursor.fill(out),
+            OnAir::Voice => match &mut self.live {
+                Some(Live::Encoded(encoded)) => encoded.fill(out),
+                Some(Live::Relayed(voice)) => relay(voice, out),
+                None => silence(out),
+            },
+        };
+        if filled.prompt_ended {
+            self.on_air = OnAir::Silence;
+        }
+        self.sounding = filled.talking;
+        filled
+    }
+
+    /// Each sound comes from an encoder of its own, and the caller's decoder carries the end of one into the next.
+    /// One frame of silence between them lets it settle.
+    fn switch_to(&mut self, on_air: OnAir) {
+        self.splice = self.sounding;
+        self.on_air = on_air;
+        if let Some(Live::Encoded(encoded)) = &mut self.live {
+            encoded.in_spurt = false;
+        }
+    }
+}
+
+impl Encoded {
+    /// Encodes just in time, so that nothing encoded is ever thrown away by a `clear`.
+    fn fill(&mut self, out: &mut Vec<u8>) -> Filled {
+        let encoded = match (self.voice.take_frame(&mut self.frame), self.in_spurt) {
+            (Taken::Speech, false) => self.open_spurt(out),
+            (Taken::Speech, true) => self.encoder.encode(&self.frame, out),
+            (Taken::Silence, true) => return self.close_spurt(out),
+            (Taken::Silence, false) => return silence(out),
+        };
+        self.last_sample = self.frame.last().copied().unwrap_or(0);
+        match encoded {
+            Ok(()) => Filled { talking: true, prompt_ended: false },
+            // libopus has no reason to refuse a frame of the right length. If it does, the line must still go on.
+            Err(_) => silence(out),
+        }
+    }
+
+    /// The caller's decoder has just heard silence packets, so the encoder starts from there too.
+    fn open_spurt(&mut self, out: &mut Vec<u8>) -> Result<(), OpusError> {
+        self.in_spurt = true;
+        self.encoder.reset()?;
+        const NOTHING: [i16; 960] = [0; 960];
+        self.encoder.encode(&NOTHING[..self.frame.len()], out)?;
+        let fade = self.encoder.rate().samples_in(FADE);
+        fade_in(&mut self.frame[..fade]);
+        self.encoder.encode(&self.frame, out)
+    }
+
+    /// The encoder looks 6.5 ms ahead; one more frame lets these last samples out. Then the cached packet takes over.
+    /// A queue that ran dry, a `clear` and a pause all stop in the middle of a wave, which would click.
+    fn close_spurt(&mut self, out: &mut Vec<u8>) -> Filled {
+        self.in_spurt = false;
+        let fade = self.encoder.rate().samples_in(FADE);
+        self.frame[..fade].fill(self.last_sample);
+        fade_out(&mut self.frame[..fade]);
+        match self.encoder.encode(&self.frame, out) {
+            Ok(()) => Filled { talking: false, prompt_ended: false },
+            Err(_) => silence(out),
+        }
+    }
+}
+
+fn relay(voice: &mut Voice, out: &mut Vec<u8>) -> Filled {
+    let Some(packet) = voice.take_packet() else {
+        return silence(out);
+    };
+    out.clear();
+    out.extend_from_slice(&packet);
+    Filled { talking: true, prompt_ended: false }
+}
+
+fn silence(out: &mut Vec<u8>) -> Filled {
+    out.clear();
+    out.extend_from_slice(&SILENCE);
+    Filled { talking: false, prompt_ended: false }
+}
+
+#[cfg(test)]
+mod tests;

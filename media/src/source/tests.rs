@@ -1,0 +1,237 @@
+//! What the caller's decoder hears, whoever is on air.
+
+use super::*;
+use crate::opus::{Decoder, SampleRate, inspect};
+use crate::prompt::Builtin;
+use bytes::Bytes;
+use std::f64::consts::TAU;
+
+const RATE: SampleRate = SampleRate::Hz16000;
+
+#[test]
+fn silence_is_the_cached_packet() {
+    let mut call = Call::new(Source::new());
+    let (filled, packet) = call.fill();
+    assert!(!filled.talking);
+    assert_eq!(packet, SILENCE);
+}
+
+#[test]
+fn a_live_voice_is_heard_and_then_silence_costs_no_encoding() {
+    for rate in SampleRate::ALL {
+        let mut call = Call::live(rate);
+        call.say(&tone(440.0, rate, 25));
+        let mut heard = Vec::new();
+        for _ in 0..25 {
+            let (filled, _) = call.fill();
+            assert!(filled.talking);
+            heard.extend(call.hear());
+        }
+        assert!(peak(&heard[heard.len() / 2..]) > 6000, "{rate:?}");
+        let (last, _) = call.fill();
+        assert!(!last.talking, "the encoder's last samples belong to no talk-spurt");
+        call.hear();
+        for _ in 0..50 {
+            let (_, packet) = call.fill();
+            assert_eq!(packet, SILENCE);
+            let rest = peak(&call.hear());
+            assert!(rest <= 700, "{rate:?} {rest}");
+        }
+    }
+}
+
+/// The switch to the cached packet adds no edge: no step between neighbouring samples is larger than in the sound.
+#[test]
+fn nothing_clicks_when_a_voice_stops_or_starts_again() {
+    for stop in [Stop::Dry, Stop::Clear, Stop::Pause] {
+        let mut call = Call::live(RATE);
+        let frames = if matches!(stop, Stop::Dry) { 30 } else { 60 };
+        call.say(&tone(437.0, RATE, frames));
+        let mut heard = Vec::new();
+        for _ in 0..30 {
+            call.fill();
+            heard.extend(call.hear());
+        }
+        let largest_step = step(&heard);
+        let largest_peak = peak(&heard);
+        match stop {
+            Stop::Dry => {}
+            Stop::Clear => drop(call.source.voice_mut().unwrap().clear()),
+            Stop::Pause => call.source.voice_mut().unwrap().pause(),
+        }
+        let mut after = vec![*heard.last().unwrap()];
+        for _ in 0..20 {
+            call.fill();
+            after.extend(call.hear());
+        }
+        println!("{stop:?}: step {largest_step} then {}, peak {largest_peak} then {}", step(&after), peak(&after));
+        assert!(step(&after) <= largest_step * 3 / 2, "{stop:?} {} {largest_step}", step(&after));
+        assert!(peak(&after[after.len() - 320 * 15..]) <= 20, "{stop:?}");
+        call.source.voice_mut().unwrap().resume();
+        call.say(&tone(440.0, RATE, 30));
+        let mut again = vec![*after.last().unwrap()];
+        for _ in 0..30 {
+            call.fill();
+            again.extend(call.hear());
+        }
+        println!("again: step {}, peak {}", step(&again), peak(&again));
+        assert!(step(&again) <= largest_step * 3 / 2, "{stop:?}");
+        assert!(peak(&again) <= largest_peak * 3 / 2, "{stop:?} {} {largest_peak}", peak(&again));
+        assert!(peak(&again[again.len() - 320..]) > 5000, "{stop:?}");
+    }
+}
+
+#[test]
+fn the_voice_waits_while_a_prompt_is_on_air() {
+    let mut call = Call::live(RATE);
+    call.say(&tone(440.0, RATE, 10));
+    call.source.play(Prompt::builtin(Builtin::Goodbye).unwrap(), Repeat::Once);
+    let frames = Prompt::builtin(Builtin::Goodbye).unwrap().frames().len();
+    for index in 1..=frames {
+        let (filled, _) = call.fill();
+        assert!(filled.talking);
+        assert_eq!(filled.prompt_ended, index == frames);
+    }
+    assert_eq!(call.fill().1, SILENCE);
+    assert_eq!(call.source.voice().unwrap().queued().as_millis(), 200);
+    call.source.go_live();
+    assert!(call.fill().0.talking);
+}
+
+#[test]
+fn one_frame_of_silence_stands_between_two_sounds() {
+    let mut call = Call::live(RATE);
+    call.say(&tone(440.0, RATE, 10));
+    call.fill();
+    let hold = Prompt::builtin(Builtin::Hold).unwrap();
+    call.source.play(hold, Repeat::Loop);
+    assert_eq!(call.fill().1, SILENCE);
+    assert!(call.fill().0.talking);
+    call.source.go_live();
+    assert_eq!(call.fill().1, SILENCE);
+    assert!(call.fill().0.talking);
+}
+
+#[test]
+fn a_looped_prompt_begins_again() {
+    let busy = Prompt::builtin(Builtin::Busy).unwrap();
+    let mut call = Call::new(Source::new());
+    call.source.play(busy.clone(), Repeat::Loop);
+    for round in 0..3 {
+        for frame in busy.frames() {
+            let (filled, packet) = call.fill();
+            assert_eq!(packet.as_slice(), &frame[..], "round {round}");
+            assert!(!filled.prompt_ended);
+        }
+    }
+}
+
+#[test]
+fn an_opus_agent_is_relayed_untouched() {
+    let mut source = Source::new();
+    source.set_voice(Voice::opus(DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
+    source.go_live();
+    let packet = Bytes::from_static(&[0x48, 0x80, 1, 2, 3]);
+    source.voice_mut().unwrap().push_opus(packet.clone()).unwrap();
+    let mut call = Call::new(source);
+    let (filled, relayed) = call.fill();
+    assert!(filled.talking);
+    assert_eq!(relayed, packet);
+    assert_eq!(call.fill().1, SILENCE);
+}
+
+#[test]
+fn without_a_voice_live_is_silence() {
+    let mut call = Call::live(RATE);
+    call.say(&tone(440.0, RATE, 10));
+    assert!(call.source.remove_voice().is_some());
+    assert_eq!(call.fill().1, SILENCE);
+    assert!(call.source.voice().is_none());
+}
+
+/// Chance decides who is on air; every frame is one good 20 ms packet. The seed is fixed.
+#[test]
+fn however_the_sources_change_every_frame_is_one_packet() {
+    let mut chance = 0x2545_f491_4f6c_dd1d_u64;
+    let hold = Prompt::builtin(Builtin::Hold).unwrap();
+    let goodbye = Prompt::builtin(Builtin::Goodbye).unwrap();
+    let mut call = Call::live(RATE);
+    for _ in 0..3000 {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        match chance % 24 {
+            0 => call.source.play(hold.clone(), Repeat::Loop),
+            1 => call.source.play(goodbye.clone(), Repeat::Once),
+            2 | 3 => call.source.go_live(),
+            4 => call.source.go_silent(),
+            5 => drop(call.source.voice_mut().unwrap().clear()),
+            6 => call.source.voice_mut().unwrap().pause(),
+            7 => call.source.voice_mut().unwrap().resume(),
+            8..12 => call.say(&tone(440.0, RATE, 5)[..(chance % 1600) as usize]),
+            _ => {}
+        }
+        let (_, packet) = call.fill();
+        assert_eq!(inspect(&packet).unwrap().duration, 960);
+        call.hear();
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    Dry,
+    Clear,
+    Pause,
+}
+
+/// A source and the phone at its other end.
+struct Call {
+    source: Source,
+    packet: Vec<u8>,
+    phone: Decoder,
+}
+
+impl Call {
+    fn new(source: Source) -> Self {
+        Self { source, packet: Vec::new(), phone: Decoder::new(RATE).unwrap() }
+    }
+
+    fn live(rate: SampleRate) -> Self {
+        let mut source = Source::new();
+        let voice = Voice::pcm(rate, DEFAULT_MAX_BUFFER);
+        source.set_voice(voice, Profile::Eco).unwrap();
+        source.go_live();
+        Self::new(source)
+    }
+
+    fn say(&mut self, samples: &[i16]) {
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        self.source.voice_mut().unwrap().push_pcm(&bytes).unwrap();
+    }
+
+    fn fill(&mut self) -> (Filled, Vec<u8>) {
+        let filled = self.source.fill(&mut self.packet);
+        (filled, self.packet.clone())
+    }
+
+    fn hear(&mut self) -> Vec<i16> {
+        let mut heard = Vec::new();
+        self.phone.decode(&self.packet, &mut heard).unwrap();
+        heard
+    }
+}
+
+fn tone(hz: f64, rate: SampleRate, frames: usize) -> Vec<i16> {
+    (0..frames * rate.samples_per_frame())
+        .map(|index| (8000.0 * (TAU * hz * index as f64 / f64::from(rate.hz())).sin()) as i16)
+        .collect()
+}
+
+fn peak(pcm: &[i16]) -> u16 {
+    pcm.iter().map(|sample| sample.unsigned_abs()).max().unwrap_or(0)
+}
+
+/// The largest step between neighbouring samples.
+fn step(pcm: &[i16]) -> u16 {
+    pcm.windows(2).map(|pair| pair[0].abs_diff(pair[1])).max().unwrap_or(0)
+}

@@ -1,0 +1,437 @@
+//! Voice: the agent's sound waiting for its turn, with the marks that stand in it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::opus::{FRAME, PacketError, SampleRate, fade_out, inspect};
+use crate::timeline::TICKS_PER_FRAME;
+
+/// How much sound an agent may send ahead. Fast speech synthesis delivers whole answers at once.
+pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
+
+/// Marks waiting or not yet told. More is an app that has lost count: it gets an error.
+pub const MAX_MARKS: usize = 1024;
+
+/// A pause this long with nothing queued ends the agent's utterance. Speech synthesis that streams sentence by
+/// sentence falls behind for some hundred milliseconds and is still in the same utterance.
+pub const UTTERANCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A half frame ends in a fade, because a cut in the middle of a wave clicks.
+const FADE: Duration = Duration::from_millis(5);
+
+/// Room freed after being full before the agent is asked to go on, so that `xoff` and `xon` do not flutter.
+const FREE_AGAIN_SHARE: u32 = 4;
+
+/// The agent's queue, bounded by time.
+///
+/// Overflow: a push that begins below the bound is taken whole, up to twice the bound, so that back-pressure loses
+/// nothing; what comes while the queue is full is refused and counted.
+#[derive(Debug)]
+pub struct Voice {
+    sound: Sound,
+    max_buffer: Duration,
+    full: bool,
+    refused: u64,
+    paused: bool,
+    /// Units ever queued and ever taken. A unit is a sample, or a packet of an Opus agent.
+    pushed: u64,
+    taken: u64,
+    utterance_began: u64,
+    dry_frames: u64,
+    marks: VecDeque<Mark>,
+    events: VecDeque<VoiceEvent>,
+}
+
+/// Whether the agent may send more. It is told on the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Send on.
+    Free,
+    /// Stop reading from the agent until a quarter of the queue is free again.
+    Full,
+}
+
+/// What one 20 ms frame was filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The agent's sound.
+    Speech,
+    /// Nothing to say, or paused.
+    Silence,
+}
+
+/// What became of the agent's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VoiceEvent {
+    /// A mark's turn came.
+    Mark {
+        /// The name the agent gave it.
+        name: String,
+        /// What became of the sound before it.
+        status: MarkStatus,
+    },
+}
+
+/// What became of the sound before a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkStatus {
+    /// It left for the caller.
+    Played,
+    /// It was thrown away by a `clear`.
+    Cleared,
+}
+
+/// The answer to `clear`: how much of the utterance the caller got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cleared {
+    /// Milliseconds of the agent's own sound that left in frames since the utterance began; padding does not count.
+    ///
+    /// An utterance begins with the first sound queued after a `clear`, after the start of the call, or after
+    /// [`UTTERANCE_PAUSE`] in which the queue was empty and silence went out instead.
+    pub played_ms: u64,
+    /// Milliseconds that were still queued and that nobody will hear.
+    pub dropped_ms: u64,
+}
+
+/// Why the agent's bytes were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PushError {
+    /// PCM for an Opus agent, or Opus for a PCM agent.
+    #[error("the agent's sound is not in the encoding it agreed on")]
+    WrongEncoding,
+    /// Not an Opus packet.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// A packet of another length than 20 ms. It could not take its turn in 20 ms frames.
+    #[error("an Opus packet of an agent lasts 20 ms, not {} µs", .ticks * 1000 / 48)]
+    PacketDuration {
+        /// What it lasts, in 48 kHz ticks.
+        ticks: u32,
+    },
+}
+
+/// [`MAX_MARKS`] are waiting already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("more than {MAX_MARKS} marks are waiting")]
+pub struct TooManyMarks;
+
+#[derive(Debug)]
+enum Sound {
+    Pcm(Pcm),
+    /// Whole 20 ms packets.
+    Opus(VecDeque<Bytes>),
+}
+
+#[derive(Debug)]
+struct Pcm {
+    rate: SampleRate,
+    samples: VecDeque<i16>,
+    /// The first half of a sample whose second half comes with the next message.
+    odd_byte: Option<u8>,
+    /// A part of a frame waits one tick for the rest of it.
+    holding: bool,
+}
+
+#[derive(Debug)]
+struct Mark {
+    position: u64,
+    name: String,
+}
+
+impl Voice {
+    /// The queue of an agent that sends 16-bit mono PCM.
+    pub fn pcm(rate: SampleRate, max_buffer: Duration) -> Self {
+        let sound = Sound::Pcm(Pcm { rate, samples: VecDeque::new(), odd_byte: None, holding: false });
+        Self::new(sound, max_buffer)
+    }
+
+    /// The queue of an agent that sends 20 ms Opus packets.
+    pub fn opus(max_buffer: Duration) -> Self {
+        Self::new(Sound::Opus(VecDeque::new()), max_buffer)
+    }
+
+    fn new(sound: Sound, max_buffer: Duration) -> Self {
+        Self {
+            sound,
+            max_buffer,
+            full: false,
+            refused: 0,
+            paused: false,
+            pushed: 0,
+            taken: 0,
+            utterance_began: 0,
+            dry_frames: 0,
+            marks: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half.
+    pub fn push_pcm(&mut self, bytes: &[u8]) -> Result<Room, PushError> {
+        let capacity = self.capacity();
+        let Sound::Pcm(pcm) = &mut self.sound else {
+            return Err(PushError::WrongEncoding);
+        };
+        let (taken, refused) = pcm.push(bytes, capacity);
+        self.queued_units(taken as u64, refused as u64);
+        Ok(self.room())
+    }
+
+    /// Queues one Opus packet of exactly 20 ms, in one frame or several.
+    pub fn push_opus(&mut self, packet: Bytes) -> Result<Room, PushError> {
+        let capacity = self.capacity();
+        let Sound::Opus(packets) = &mut self.sound else {
+            return Err(PushError::WrongEncoding);
+        };
+        let ticks = inspect(&packet)?.duration;
+        if ticks != TICKS_PER_FRAME {
+            return Err(PushError::PacketDuration { ticks });
+        }
+        if packets.len() < capacity {
+            packets.push_back(packet);
+            self.queued_units(1, 0);
+        } else {
+            self.queued_units(0, 1);
+        }
+        Ok(self.room())
+    }
+
+    /// Places a mark behind everything queued so far. It is told when all of that has been taken.
+    pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
+        if self.marks.len() + self.events.len() >= MAX_MARKS {
+            return Err(TooManyMarks);
+        }
+        self.marks.push_back(Mark { position: self.pushed, name });
+        self.tell_marks();
+        Ok(())
+    }
+
+    /// Throws everything away: queue, half frame, half sample and marks. The next frame is silence.
+    pub fn clear(&mut self) -> Cleared {
+        let cleared = Cleared {
+            played_ms: self.milliseconds(self.taken - self.utterance_began),
+            dropped_ms: self.milliseconds(self.pushed - self.taken),
+        };
+        match &mut self.sound {
+            Sound::Pcm(pcm) => pcm.clear(),
+            Sound::Opus(packets) => *packets = VecDeque::new(),
+        }
+        self.taken = self.pushed;
+        self.utterance_began = self.pushed;
+        self.events
+            .extend(self.marks.drain(..).map(|mark| VoiceEvent::Mark { name: mark.name, status: MarkStatus::Cleared }));
+        self.full = false;
+        cleared
+    }
+
+    /// Silence from now on, while the queue waits.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Goes on where [`pause`](Self::pause) stopped.
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Takes the next 20 ms of a PCM agent. `frame` is exactly one frame at its rate and is always filled.
+    ///
+    /// A half frame is held for one tick, because the rest of it is usually on its way; then it goes out padded.
+    pub fn take_frame(&mut self, frame: &mut [i16]) -> Taken {
+        let Sound::Pcm(pcm) = &mut self.sound else {
+            return self.dry(frame);
+        };
+        if self.paused {
+            frame.fill(0);
+            return Taken::Silence;
+        }
+        match pcm.take(frame) {
+            0 => self.dry(frame),
+            samples => {
+                self.took(samples as u64);
+                Taken::Speech
+            }
+        }
+    }
+
+    /// Takes the next packet of an Opus agent, if there is one and it is not paused.
+    pub fn take_packet(&mut self) -> Option<Bytes> {
+        let Sound::Opus(packets) = &mut self.sound else {
+            return None;
+        };
+        if self.paused {
+            return None;
+        }
+        let packet = packets.pop_front();
+        match packet {
+            Some(_) => self.took(1),
+            None => self.dry_frames += 1,
+        }
+        packet
+    }
+
+    /// The next event. Marks are told once each, in the order they were placed.
+    pub fn poll_event(&mut self) -> Option<VoiceEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether the agent may send more.
+    pub fn room(&self) -> Room {
+        if self.full { Room::Full } else { Room::Free }
+    }
+
+    /// How long the queue plays.
+    pub fn queued(&self) -> Duration {
+        self.duration(self.pushed - self.taken)
+    }
+
+    /// Sound refused because the queue was full, since the beginning.
+    pub fn refused(&self) -> Duration {
+        self.duration(self.refused)
+    }
+
+    /// The PCM rate, or `None` for an Opus agent.
+    pub fn rate(&self) -> Option<SampleRate> {
+        match &self.sound {
+            Sound::Pcm(pcm) => Some(pcm.rate),
+            Sound::Opus(_) => None,
+        }
+    }
+
+    /// Units that one push may bring the queue to: twice the bound, or nothing more when it is reached.
+    fn capacity(&self) -> usize {
+        match self.queued() >= self.max_buffer {
+            true => 0,
+            false => self.units_in(self.max_buffer.saturating_mul(2)).max(1),
+        }
+    }
+
+    fn queued_units(&mut self, taken: u64, refused: u64) {
+        if taken > 0 && self.dry_frames >= frames_in(UTTERANCE_PAUSE) {
+            self.utterance_began = self.pushed;
+        }
+        if taken > 0 {
+            self.dry_frames = 0;
+        }
+        self.pushed += taken;
+        self.refused += refused;
+        self.full |= self.queued() >= self.max_buffer;
+    }
+
+    fn took(&mut self, units: u64) {
+        self.taken += units;
+        if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
+            self.full = false;
+        }
+        self.tell_marks();
+    }
+
+    /// A frame of silence because nothing is ready. It counts as the end of an utterance only if nothing is queued.
+    fn dry(&mut self, frame: &mut [i16]) -> Taken {
+        frame.fill(0);
+        if self.pushed == self.taken {
+            self.dry_frames += 1;
+        }
+        Taken::Silence
+    }
+
+    fn tell_marks(&mut self) {
+        let due = self.marks.partition_point(|mark| mark.position <= self.taken);
+        self.events.extend(
+            self.marks.drain(..due).map(|mark| VoiceEvent::Mark { name: mark.name, status: MarkStatus::Played }),
+        );
+    }
+
+    fn units_in(&self, duration: Duration) -> usize {
+        match &self.sound {
+            Sound::Pcm(pcm) => pcm.rate.samples_in(duration),
+            Sound::Opus(_) => frames_in(duration) as usize,
+        }
+    }
+
+    fn duration(&self, units: u64) -> Duration {
+        match &self.sound {
+            Sound::Pcm(pcm) => pcm.rate.duration(units),
+            Sound::Opus(_) => Duration::from_millis(units * FRAME.as_millis() as u64),
+        }
+    }
+
+    fn milliseconds(&self, units: u64) -> u64 {
+        self.duration(units).as_millis() as u64
+    }
+}
+
+impl Pcm {
+    /// Queues what fits below `capacity` samples; says how many were taken and refused. The bytes stay aligned.
+    fn push(&mut self, bytes: &[u8], capacity: usize) -> (usize, usize) {
+        let mut bytes = bytes;
+        let mut free = capacity.saturating_sub(self.samples.len());
+        let (mut taken, mut refused) = (0, 0);
+        if let (Some(low), [high, rest @ ..]) = (self.odd_byte, bytes) {
+            bytes = rest;
+            self.odd_byte = None;
+            if free > 0 {
+                self.samples.push_back(i16::from_le_bytes([low, *high]));
+                free -= 1;
+                taken += 1;
+            } else {
+                refused += 1;
+            }
+        }
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let fits = pairs.len().min(free);
+        self.samples.extend(pairs[..fits].iter().map(|pair| i16::from_le_bytes(*pair)));
+        if let [odd] = rest {
+            self.odd_byte = Some(*odd);
+        }
+        taken += fits;
+        refused += pairs.len() - fits;
+        (taken, refused)
+    }
+
+    /// Fills `frame` and says how many samples are the agent's own; 0 leaves it untouched.
+    fn take(&mut self, frame: &mut [i16]) -> usize {
+        let samples = self.samples.len().min(frame.len());
+        let complete = samples == frame.len();
+        if samples == 0 || (!complete && !self.holding) {
+            self.holding = samples > 0;
+            return 0;
+        }
+        self.holding = false;
+        for (to, from) in frame.iter_mut().zip(self.samples.drain(..samples)) {
+            *to = from;
+        }
+        if !complete {
+            let fade = self.rate.samples_in(FADE).min(samples);
+            fade_out(&mut frame[samples - fade..samples]);
+            frame[samples..].fill(0);
+        }
+        self.give_back_memory();
+        samples
+    }
+
+    fn clear(&mut self) {
+        self.samples.clear();
+        self.odd_byte = None;
+        self.holding = false;
+        self.give_back_memory();
+    }
+
+    /// One long answer must not pin its megabytes until the call ends.
+    fn give_back_memory(&mut self) {
+        let two_seconds = 2 * self.rate.hz() as usize;
+        if self.samples.is_empty() && self.samples.capacity() > two_seconds {
+            self.samples = VecDeque::new();
+        }
+    }
+}
+
+fn frames_in(duration: Duration) -> u64 {
+    (duration.as_millis() / FRAME.as_millis()) as u64
+}
+
+#[cfg(test)]
+mod tests;
