@@ -11,4 +11,6 @@ pub mod agent;
 pub mod prompts;
 pub mod public_address;
 pub mod config;
+pub mod demo;
+pub mod simulate;
 pub mod telemetry;

@@ -1,2 +1,93 @@
 //! The command line.
-fn main() {}
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use patchcord::app::App;
+use patchcord::config::{Config, Environment};
+use patchcord::{demo, simulate, telemetry};
+
+/// Puts WhatsApp calls through to voice bots.
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service.
+    Serve {
+        /// The configuration; patchcord.example.toml is one to start from.
+        #[arg(long, short)]
+        config: PathBuf,
+    },
+    /// Say what is wrong with a configuration, without starting anything.
+    Check {
+        /// The configuration.
+        #[arg(long, short)]
+        config: PathBuf,
+    },
+    /// Make one simulated WhatsApp call end to end on this machine and show it living.
+    Demo(demo::DemoOptions),
+    /// Run a fake Meta and phone, to place calls into an agent of your own with one HTTP request.
+    Simulate(simulate::SimulateOptions),
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("patchcord: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a command says is its result")]
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match command {
+        Command::Check { config } => {
+            let read = load(&config)?;
+            println!(
+                "{} is fine: {} numbers, {} routes, HTTP on {}",
+                config.display(),
+                read.whatsapp.numbers.len(),
+                read.routes.len(),
+                read.http.listen
+            );
+        }
+        Command::Serve { config } => {
+            let config = load(&config)?;
+            telemetry::start_logs(config.log.format, &config.log.filter)?;
+            runtime.block_on(serve(config))?;
+        }
+        Command::Demo(options) => return runtime.block_on(demo::run(options)),
+        Command::Simulate(options) => runtime.block_on(simulate::run(options))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Config::load(path, &Environment::of_process()).map_err(|problems| anyhow::anyhow!("{problems}"))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let app = App::start(config).await?;
+    stop_signal().await?;
+    // The second signal ends all calls now.
+    app.stop(async { stop_signal().await.unwrap_or(()) }).await;
+    Ok(())
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -45,7 +45,7 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// Text; `read` makes the value of it or says what would be right.
     pub(super) fn text<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        self.value(key, Written::AsIs, |value| match value {
+        self.value(key, Written::Plain, |value| match value {
             Value::String(text) => read(text),
             _ => Err("give text in quotes".to_owned()),
         })
@@ -57,7 +57,7 @@ impl<'n, 'e> Section<'n, 'e> {
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let value = self.take(key, Written::AsIs)?;
+        let value = self.take(key, Written::Plain)?;
         match value.as_str().ok_or("give text in quotes".to_owned()).and_then(read) {
             Ok(value) => Some(value),
             Err(advice) => {
@@ -69,7 +69,7 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// Text that the type reads itself; `example` is shown when it cannot.
     pub(super) fn parsed<T: FromStr>(&mut self, key: &'static str, example: &str) -> Option<T> {
-        self.value(key, Written::AsIs, |value| {
+        self.value(key, Written::Plain, |value| {
             let parsed = value.as_str().and_then(|text| text.parse().ok());
             parsed.ok_or(format!("give something like \"{example}\""))
         })
@@ -77,7 +77,7 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// A list of texts. A problem names the first item that is wrong.
     pub(super) fn list<T>(&mut self, key: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
-        self.value(key, Written::AsList, |value| {
+        self.value(key, Written::List, |value| {
             let items = value.as_array().ok_or("give a list, such as [\"…\"]")?;
             let text =
                 |item: &'_ Value| item.as_str().map(str::to_owned).ok_or("give a list of texts in quotes".to_owned());
@@ -86,11 +86,11 @@ impl<'n, 'e> Section<'n, 'e> {
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
-        self.value(key, Written::AsToml, |value| value.as_bool().ok_or("give true or false".to_owned()))
+        self.value(key, Written::Toml, |value| value.as_bool().ok_or("give true or false".to_owned()))
     }
 
     pub(super) fn whole(&mut self, key: &'static str, least: u32, most: u32) -> Option<u32> {
-        self.value(key, Written::AsToml, |value| {
+        self.value(key, Written::Toml, |value| {
             let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
             let number = number.filter(|number| (least..=most).contains(number));
             number.ok_or(format!("give a whole number from {least} to {most}"))
@@ -99,7 +99,7 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// A time above zero with its unit, at most `most`.
     pub(super) fn duration(&mut self, key: &'static str, most: Duration) -> Option<Duration> {
-        self.value(key, Written::AsIs, |value| {
+        self.value(key, Written::Plain, |value| {
             let duration = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
             let duration = duration.filter(|duration| !duration.is_zero());
             let duration = duration.ok_or("give a time above zero with its unit, such as \"30s\" or \"4h\"")?;
@@ -112,12 +112,12 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// A secret: text, `{ env = "NAME" }` or `{ file = "PATH" }`. Its value is in no message.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
-        let value = self.take(key, Written::AsSecret)?;
+        let value = self.take(key, Written::Secret)?;
         self.read_secret(key, &value)
     }
 
     pub(super) fn secrets(&mut self, key: &'static str) -> Option<Vec<SecretString>> {
-        match self.take(key, Written::AsList)? {
+        match self.take(key, Written::List)? {
             Value::Array(items) => items.iter().map(|item| self.read_secret(key, item)).collect(),
             _ => {
                 self.note(key, None, "give a list, such as [{ env = \"WHATSAPP_APP_SECRET\" }]");
@@ -158,7 +158,7 @@ impl<'n, 'e> Section<'n, 'e> {
 
     /// The tables of the list `key`, as in `[[whatsapp.numbers]]`.
     pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'n, 'e>> {
-        let items = match self.take(key, Written::AsToml) {
+        let items = match self.take(key, Written::Toml) {
             None => Vec::new(),
             Some(Value::Array(items)) => items,
             Some(_) => {
@@ -234,7 +234,7 @@ impl<'n, 'e> Section<'n, 'e> {
     }
 
     fn take_table(&mut self, key: &'static str) -> Option<Table> {
-        match self.take(key, Written::AsToml)? {
+        match self.take(key, Written::Toml)? {
             Value::Table(table) => Some(table),
             _ => {
                 self.note(key, None, "give a table");
@@ -280,24 +280,24 @@ impl<'n, 'e> Section<'n, 'e> {
     }
 }
 
-/// How a value looks when a variable holds it.
+/// How a value is written when a variable holds it.
 #[derive(Clone, Copy)]
 enum Written {
-    AsIs,
-    AsToml,
-    AsList,
-    AsSecret,
+    Plain,
+    Toml,
+    List,
+    Secret,
 }
 
 impl Written {
     fn value_of(self, text: String) -> Value {
         let is_toml = match self {
-            Self::AsIs => false,
-            Self::AsToml => true,
+            Self::Plain => false,
+            Self::Toml => true,
             // A secret of digits is still text.
-            Self::AsSecret => text.trim_start().starts_with('{'),
-            Self::AsList if text.trim_start().starts_with('[') => true,
-            Self::AsList => return text.split(',').map(str::trim).map(Value::from).collect::<Vec<_>>().into(),
+            Self::Secret => text.trim_start().starts_with('{'),
+            Self::List if text.trim_start().starts_with('[') => true,
+            Self::List => return text.split(',').map(str::trim).map(Value::from).collect::<Vec<_>>().into(),
         };
         let literal = is_toml.then(|| format!("value = {text}").parse::<Table>().ok()).flatten();
         literal.and_then(|mut table| table.remove("value")).unwrap_or(Value::String(text))

@@ -193,12 +193,14 @@ async fn nobody_listening_is_unreachable() {
 
 #[tokio::test]
 async fn an_endless_reply_is_not_read_to_its_end() {
-    let huge = "x".repeat(1024 * 1024);
-    let graph = Graph::with_replies([Reply::text(400, &huge)]).await;
+    let padding = "x".repeat(1024 * 1024);
+    let refusal = json!({ "padding": padding, "error": { "code": 138_008 } });
+    let graph = Graph::with_replies([Reply::json(400, &refusal)]).await;
     let failure = graph.client().accept(&number(), &call_id(), "v=0", None).await.unwrap_err();
-    assert_eq!(refused(failure).http_status, Some(400));
+    assert_eq!(refused(failure), MetaError { http_status: Some(400), ..MetaError::default() });
 
-    let graph = Graph::with_replies([Reply::text(200, &huge), success()]).await;
+    let yes = json!({ "padding": padding, "success": true });
+    let graph = Graph::with_replies([Reply::json(200, &yes), success()]).await;
     let done = graph.client().accept(&number(), &call_id(), "v=0", None).await;
     assert_eq!(done.map(|done| done.attempts), Ok(2));
 }

@@ -109,7 +109,7 @@ fn an_error_in_both_places_is_one_error() {
 
 #[test]
 fn errors_beside_several_calls_are_nobodys() {
-    let body = calls(json!([
+    let body = calls(&json!([
         { "id": "wacid.1", "event": "terminate", "errors": [{ "code": 138_020 }] },
         { "id": "wacid.2", "event": "terminate" },
     ]));
@@ -122,7 +122,7 @@ fn errors_beside_several_calls_are_nobodys() {
 
 #[test]
 fn one_call_without_sense_does_not_harm_the_others() {
-    let notices = parse(&calls(json!([
+    let notices = parse(&calls(&json!([
         { "id": "wacid.1", "event": "terminate" },
         { "event": "terminate" },
         { "id": 7, "event": "terminate" },
@@ -150,7 +150,7 @@ fn one_call_without_sense_does_not_harm_the_others() {
 
 #[test]
 fn words_are_compared_without_case_and_times_may_be_numbers() {
-    let notices = parse(&calls(json!([{
+    let notices = parse(&calls(&json!([{
         "id": "wacid.1", "event": "terminate", "status": "Completed", "direction": "user_initiated",
         "timestamp": 1_790_963_668, "start_time": 1_790_963_548, "end_time": "1790963668", "duration": "120",
     }])))
@@ -166,7 +166,7 @@ fn words_are_compared_without_case_and_times_may_be_numbers() {
 fn a_missing_direction_is_read_from_the_sdp() {
     for (sdp_type, direction) in [("offer", Direction::UserInitiated), ("ANSWER", Direction::BusinessInitiated)] {
         let session = json!({ "sdp": "v=0", "sdp_type": sdp_type });
-        let notices = parse(&calls(json!([{ "id": "w", "event": "connect", "session": session }]))).unwrap();
+        let notices = parse(&calls(&json!([{ "id": "w", "event": "connect", "session": session }]))).unwrap();
         let [Notice::Connect(connect)] = &notices[..] else { panic!("one connect") };
         assert_eq!(connect.direction, direction);
     }
@@ -174,7 +174,7 @@ fn a_missing_direction_is_read_from_the_sdp() {
 
 #[test]
 fn a_phone_number_id_that_could_change_a_url_is_malformed() {
-    let mut body: Value = serde_json::from_slice(&calls(json!([{ "id": "w", "event": "terminate" }]))).unwrap();
+    let mut body: Value = serde_json::from_slice(&calls(&json!([{ "id": "w", "event": "terminate" }]))).unwrap();
     body["entry"][0]["changes"][0]["value"]["metadata"]["phone_number_id"] = json!("../1");
     assert_eq!(parse(body.to_string().as_bytes()).unwrap(), [Notice::Malformed { why: Malformation::PhoneNumberId }]);
 }
@@ -182,7 +182,7 @@ fn a_phone_number_id_that_could_change_a_url_is_malformed() {
 #[test]
 fn unknown_names_are_cut_to_harmless_labels() {
     let event = format!("new\n{{event}}{}", "x".repeat(100));
-    let notices = parse(&calls(json!([{ "id": "w", "event": event }]))).unwrap();
+    let notices = parse(&calls(&json!([{ "id": "w", "event": event }]))).unwrap();
     let [Notice::Unknown { field, event }] = &notices[..] else { panic!("one unknown") };
     assert_eq!(field, "calls");
     assert_eq!((event.len(), &event[..13]), (64, "new__event_xx"));
@@ -215,7 +215,7 @@ fn bodies_that_are_no_webhook_are_named() {
 
 #[test]
 fn a_flood_of_calls_is_bounded_and_says_so() {
-    let body = calls(Value::Array(vec![json!({}); 100_000]));
+    let body = calls(&Value::Array(vec![json!({}); 100_000]));
     let notices = parse(&body).unwrap();
     assert_eq!(notices.len(), MAX_NOTICES);
     assert_eq!(notices.last(), Some(&Notice::Malformed { why: Malformation::TooMany }));
@@ -257,7 +257,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(format!("{FIXTURES}/{name}")).unwrap()
 }
 
-fn calls(calls: Value) -> Vec<u8> {
+fn calls(calls: &Value) -> Vec<u8> {
     let value = json!({ "metadata": { "phone_number_id": "200000000000002" }, "calls": calls });
     json!({ "entry": [{ "changes": [{ "field": "calls", "value": value }] }] }).to_string().into_bytes()
 }
