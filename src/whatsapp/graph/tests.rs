@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -150,7 +150,7 @@ async fn a_lost_accept_that_had_arrived_is_a_success() {
     let already = json!({ "error": { "code": 100, "message": "Invalid parameter",
                                      "error_data": { "details": "Call is already in progress" } } });
     let graph = Graph::with_replies([Reply::Hang, Reply::json(400, &already)]).await;
-    let options = GraphOptions { attempt_timeout: Duration::from_millis(150), ..graph.options() };
+    let options = GraphOptions { attempt_timeout: Duration::from_millis(600), ..graph.options() };
     let done = client(options).accept(&number(), &call_id(), "v=0", None).await;
     assert_eq!(done, Ok(Done { attempts: 2, was_done_before: true }));
 }
@@ -158,7 +158,7 @@ async fn a_lost_accept_that_had_arrived_is_a_success() {
 #[tokio::test]
 async fn a_no_after_silence_is_believed() {
     let graph = Graph::with_replies([Reply::Hang, error_reply(400, 138_008)]).await;
-    let options = GraphOptions { attempt_timeout: Duration::from_millis(150), ..graph.options() };
+    let options = GraphOptions { attempt_timeout: Duration::from_millis(600), ..graph.options() };
     let failure = client(options).accept(&number(), &call_id(), "v=0", None).await.unwrap_err();
     assert_eq!(refused(failure).code, Some(138_008));
 }
@@ -182,9 +182,10 @@ async fn a_connect_of_unknown_end_never_rings_twice() {
 
 #[tokio::test]
 async fn nobody_listening_is_unreachable() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound but not listening: the port stays ours, and refuses.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let options = GraphOptions { budget: Duration::from_millis(300), ..options_for(address) };
     let failure = client(options).reject(&number(), &call_id()).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Unreachable);
