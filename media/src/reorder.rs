@@ -24,7 +24,7 @@ const PLACES: usize = 128;
 /// Puts one sender's packets in order.
 ///
 /// A packet that comes in order leaves in the same instant: there is no playout delay. Behind a gap packets wait
-/// until it fills, until `wait` is over, or until [`WINDOW`] numbers are held; then the gap is named
+/// until it fills, until `wait` is over, or until 64 numbers are held back; then the gap is named
 /// [`Slot::Lost`]. After each [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it gives nothing.
 /// The durations of all slots add up to the sender's own clock, so a listener to them hears continuous sound.
 #[derive(Debug)]

@@ -81,6 +81,42 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
     }
 }
 
+/// An encoder that still remembers the spurt before would predict from sound the phone no longer has in mind.
+#[test]
+fn a_new_spurt_begins_as_the_agent_said_it() {
+    for step in 0..20 {
+        let said = tone(300.0 + 40.0 * f64::from(step), RATE, 20);
+        let mut call = Call::live(RATE);
+        call.say(&said);
+        for _ in 0..30 {
+            call.fill();
+            call.hear();
+        }
+        call.say(&said);
+        let mut heard = Vec::new();
+        for _ in 0..5 {
+            call.fill();
+            heard.extend(call.hear());
+        }
+        // The codec is 6.5 ms late; the first 5 ms of the spurt are faded in.
+        let error: f64 = heard[184..1144].iter().zip(&said[80..1040]).map(|(left, right)| squared(left - right)).sum();
+        let power: f64 = said[80..1040].iter().map(|&sample| squared(sample)).sum();
+        assert!(error / power < 0.1, "{step} {}", error / power);
+    }
+}
+
+#[test]
+fn a_frame_needs_no_new_memory() {
+    let mut call = Call::live(RATE);
+    call.packet.reserve_exact(crate::opus::MAX_ENCODED_BYTES);
+    let memory = call.packet.as_ptr();
+    call.say(&tone(440.0, RATE, 50));
+    for _ in 0..100 {
+        call.source.fill(&mut call.packet);
+        assert_eq!(call.packet.as_ptr(), memory);
+    }
+}
+
 #[test]
 fn the_voice_waits_while_a_prompt_is_on_air() {
     let mut call = Call::live(RATE);
@@ -229,6 +265,10 @@ fn tone(hz: f64, rate: SampleRate, frames: usize) -> Vec<i16> {
 
 fn peak(pcm: &[i16]) -> u16 {
     pcm.iter().map(|sample| sample.unsigned_abs()).max().unwrap_or(0)
+}
+
+fn squared(sample: i16) -> f64 {
+    f64::from(sample).powi(2)
 }
 
 /// The largest step between neighbouring samples.
