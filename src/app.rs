@@ -48,7 +48,7 @@ impl App {
     /// Starts everything; when it returns, webhooks are taken. An error says what to set.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         // A second service in one process finds the provider installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
         let prompts = prompts::load(&config.prompts.dir)?;
         let (workers, threads) = start_workers(&config, &prompts).await?;
@@ -163,7 +163,7 @@ async fn start_workers(
 /// For `wss://` agents: the system's certificate authorities.
 fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
     use rustls_platform_verifier::BuilderVerifierExt;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS")?;

@@ -4,12 +4,15 @@ mod error;
 mod webhook;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::Router;
+use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 
@@ -17,6 +20,8 @@ use crate::call::registry::Calls;
 
 /// Meta sends up to 3 MB.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
+/// Meta itself gives up on us after about 20 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the handlers need.
 pub struct HttpOptions {
@@ -38,7 +43,15 @@ pub fn router(options: HttpOptions) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .layer(middleware::from_fn(within_time))
         .with_state(Arc::new(options))
+}
+
+/// Nobody who sends a request byte by byte holds a handler for long.
+async fn within_time(request: Request, next: Next) -> Result<Response, ApiError> {
+    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request did not arrive in time")
+    })
 }
 
 async fn ready(State(options): State<Arc<HttpOptions>>) -> impl IntoResponse {

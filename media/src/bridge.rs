@@ -164,9 +164,13 @@ impl Bridge {
 
     /// One datagram of the caller's.
     pub fn receive(&mut self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
-        if let Some(packet) = self.peer.receive(socket, from, datagram, now) {
+        let packet = self.peer.receive(socket, from, datagram, now);
+        if self.peer.sound_at() == Some(now) {
+            // A muted phone may pause its RTP; its reports say that it is there.
             self.liveness.heard_at = now;
             self.be_silent(false);
+        }
+        if let Some(packet) = packet {
             self.hear(packet, now);
         }
     }
@@ -200,11 +204,14 @@ impl Bridge {
         self.events.pop_front()
     }
 
-    /// Accept is confirmed: the RTP line starts with the next visit, and the agent hears the caller from now on.
+    /// Accept is confirmed: the RTP line starts with a frame at once, and the agent hears the caller from now on.
     pub fn start_sound(&mut self, now: Instant) {
-        self.next_frame_at.get_or_insert(now);
-        self.liveness.heard_at = now;
-        self.ear.start(now);
+        if self.next_frame_at.is_none() {
+            self.next_frame_at = Some(now);
+            self.liveness.heard_at = now;
+            self.ear.start(now);
+            self.send_due_frames(now);
+        }
     }
 
     /// The call's sound in figures.

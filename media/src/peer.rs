@@ -142,6 +142,7 @@ pub struct Peer {
     srtp: Option<(Srtp, &'static str)>,
     reports: Reports,
     dropped: Dropped,
+    sound_at: Option<Instant>,
     outbox: Outbox,
     events: VecDeque<PeerEvent>,
     give_up_at: Instant,
@@ -303,6 +304,11 @@ impl Peer {
         self.ice.ufrag()
     }
 
+    /// When RTP or RTCP of the remote last came. Connectivity checks do not count: they go on when sound does not.
+    pub fn sound_at(&self) -> Option<Instant> {
+        self.sound_at
+    }
+
     /// Whether sound can flow.
     pub fn is_connected(&self) -> bool {
         self.srtp.is_some()
@@ -325,6 +331,7 @@ impl Peer {
             srtp: None,
             reports: Reports::new(options.ssrc, now),
             dropped: Dropped::default(),
+            sound_at: None,
             outbox: Outbox::default(),
             events: VecDeque::new(),
             give_up_at: now + CONNECT_WITHIN,
@@ -396,6 +403,7 @@ impl Peer {
             return None;
         };
         let packet = self.unlock(path, |srtp| srtp.unlock_rtp(header, header_length, datagram))?;
+        self.sound_at = Some(now);
         self.reports.received(header, packet.len(), now);
         let Some(padding) = rtp::padding(&packet, header_length) else {
             self.dropped.malformed += 1;
@@ -408,6 +416,7 @@ impl Peer {
 
     fn receive_rtcp(&mut self, path: Path, datagram: &[u8], now: Instant) {
         if let Some(compound) = self.unlock(path, |srtp| srtp.unlock_rtcp(datagram)) {
+            self.sound_at = Some(now);
             self.reports.read(&compound, now);
         }
     }

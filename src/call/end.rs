@@ -24,8 +24,6 @@ pub enum EndReason {
     HungUpByApi,
     /// The offer cannot be answered; the text says why, without the offer's contents.
     OfferRefused(String),
-    /// The called number is in no route.
-    NoRoute,
     /// The service is at its limit of live calls, or out of ports.
     Overloaded,
     /// Meta refused our answer, or could not be reached with it.
@@ -119,7 +117,6 @@ impl EndReason {
             Self::PromptFinished => "prompt_finished",
             Self::HungUpByApi => "hung_up_by_api",
             Self::OfferRefused(_) => "offer_refused",
-            Self::NoRoute => "no_route",
             Self::Overloaded => "overloaded",
             Self::PreAcceptFailed(_) => "pre_accept_failed",
             Self::AcceptFailed(_) => "accept_failed",
@@ -145,7 +142,7 @@ impl EndReason {
             | Self::HungUpByApi
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
-            Self::NoAgent(AgentFailure::NotConfigured) | Self::NoRoute | Self::Overloaded => Fault::Operator,
+            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded => Fault::Operator,
             Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
             // 138021 and 138023 are Meta's words for "no sound came from the business".
             Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
@@ -182,7 +179,6 @@ impl fmt::Display for EndReason {
             Self::PromptFinished => write!(f, "the prompt was played to its end"),
             Self::HungUpByApi => write!(f, "the application ended the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
-            Self::NoRoute => write!(f, "no route is configured for the called number"),
             Self::Overloaded => write!(f, "the service has no room for another call"),
             Self::PreAcceptFailed(trouble) => write!(f, "pre_accept failed: {trouble}"),
             Self::AcceptFailed(trouble) => write!(f, "accept failed: {trouble}"),

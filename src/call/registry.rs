@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tracing::{debug, info, warn};
 
@@ -52,6 +53,8 @@ pub struct Calls(Arc<Shared>);
 
 struct Shared {
     options: CallsOptions,
+    /// Webhooks are acted on wherever the HTTP server lets go of its reply, also while it is being torn down.
+    runtime: Handle,
     book: Mutex<Book>,
     draining: AtomicBool,
     /// Told whenever a call has ended.
@@ -108,10 +111,11 @@ impl Outcome {
 }
 
 impl Calls {
-    /// No calls yet.
+    /// No calls yet. Sessions run on the runtime that this is called on.
     pub fn new(options: CallsOptions) -> Self {
         let shared = Shared {
             options,
+            runtime: Handle::current(),
             book: Mutex::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
@@ -119,7 +123,7 @@ impl Calls {
         Self(Arc::new(shared))
     }
 
-    /// Takes everything one webhook said, in its order. Must be called on a runtime: it starts sessions.
+    /// Takes everything one webhook said, in its order.
     pub fn take(&self, notices: Vec<Notice>) {
         let received_at = Instant::now();
         for notice in notices {
@@ -182,8 +186,12 @@ impl Calls {
         let wacid = connect.call_id.clone();
         let session = Session::new(id, connect, number, self.emptiest_worker(), &self.0.options, received_at);
         let calls = self.clone();
-        tokio::spawn(async move {
-            session.run(inbox, refusal).await;
+        let ended = self.0.runtime.spawn(session.run(inbox, refusal));
+        self.0.runtime.spawn(async move {
+            // A session that panicked has logged it; its call must not count as live for ever.
+            if ended.await.is_err() {
+                metrics::counter!("patchcord_sessions_failed_total").increment(1);
+            }
             calls.bury(wacid);
         });
         Outcome::Admitted

@@ -426,7 +426,7 @@ fn options_for(address: std::net::SocketAddr) -> GraphOptions {
 
 fn client(options: GraphOptions) -> GraphClient {
     // Whoever comes first installs it for the whole process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let http = client_settings(reqwest::Client::builder()).no_proxy().build().unwrap();
     GraphClient::new(http, options)
 }

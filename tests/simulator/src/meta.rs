@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -85,6 +86,7 @@ impl Meta {
             graph: Mutex::default(),
             changed: watch::Sender::new(()),
             tasks: Mutex::default(),
+            runtime: Handle::current(),
         });
         let server = graph::serve(listener, Arc::downgrade(&shared));
         shared.spawn(server);
@@ -202,6 +204,14 @@ impl Meta {
     }
 }
 
+impl Meta {
+    /// A phone that runs on another runtime; its connect webhook is sent by hand.
+    pub(crate) async fn ring_on(&self, runtime: &Handle, options: CallerOptions) -> anyhow::Result<Call> {
+        let shared = self.shared.clone();
+        runtime.spawn(async move { shared.ring(options).await }).await.context("a phone's task")?
+    }
+}
+
 impl Drop for Meta {
     fn drop(&mut self) {
         self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
@@ -218,6 +228,8 @@ pub(crate) struct MetaShared {
     graph: Mutex<graph::Journal>,
     changed: watch::Sender<()>,
     tasks: Mutex<JoinSet<()>>,
+    /// Where Meta runs, whoever asks it for something.
+    runtime: Handle,
 }
 
 impl MetaShared {
@@ -261,7 +273,7 @@ impl MetaShared {
             match &event {
                 PhoneEvent::HeardNothing => MetaShared::end_later(&weak, &events, EndedBy::HeardNothing),
                 PhoneEvent::RangInVain => MetaShared::end_later(&weak, &events, EndedBy::RangInVain),
-                PhoneEvent::MediaUp | PhoneEvent::Heard(_) | PhoneEvent::Objected(_) => {}
+                PhoneEvent::MediaUp | PhoneEvent::Heard(_) | PhoneEvent::Echo(_) | PhoneEvent::Objected(_) => {}
             }
             events.on_phone_event(event);
         };
@@ -326,7 +338,7 @@ impl MetaShared {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
+        tasks.spawn_on(task, &self.runtime);
     }
 }
 
@@ -349,7 +361,8 @@ fn phone_options(options: &CallerOptions, seed: u64) -> PhoneOptions {
         patience_mid_call: options.patience_mid_call,
         ring_patience: options.ring_patience,
         late_after: options.late_after,
-        report_packets: true,
+        report_packets: options.keeps_packets,
+        measures_echo: options.measures_echo,
         seed,
         first_sequence: options.first_sequence,
         first_timestamp: options.first_timestamp,
@@ -359,7 +372,7 @@ fn phone_options(options: &CallerOptions, seed: u64) -> PhoneOptions {
 /// Webhook URLs are plain HTTP on this machine, so the TLS of this client trusts nobody and needs no provider
 /// of the process.
 fn client() -> anyhow::Result<reqwest::Client> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS versions")?
