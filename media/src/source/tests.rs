@@ -88,10 +88,16 @@ fn a_new_spurt_begins_as_the_agent_said_it() {
         let said = tone(300.0 + 40.0 * f64::from(step), RATE, 20);
         let mut call = Call::live(RATE);
         call.say(&said);
-        for _ in 0..30 {
+        for _ in 0..20 {
             call.fill();
             call.hear();
         }
+        call.source.go_silent();
+        for _ in 0..10 {
+            call.fill();
+            call.hear();
+        }
+        call.source.go_live();
         call.say(&said);
         let mut heard = Vec::new();
         for _ in 0..5 {
