@@ -307,7 +307,7 @@ impl Log {
             _ => Err("give \"text\" or \"json\"".to_owned()),
         });
         let filter = section.text("filter", |text| {
-            let check = tracing_subscriber::EnvFilter::builder().parse(text);
+            let check = text.parse::<tracing_subscriber::filter::Targets>();
             check
                 .map(|_| text.to_owned())
                 .map_err(|_| "give levels, such as \"info\" or \"info,patchcord::call=debug\"".to_owned())
