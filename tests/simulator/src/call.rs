@@ -23,6 +23,9 @@ use crate::speech::Speech;
 /// How loud a frame must be to count as sound instead of silence.
 const SOUND_RMS: f64 = 100.0;
 
+/// Echoes kept per call.
+const MOST_ECHOES: usize = 10_000;
+
 /// Who calls, and how the phone and its network behave.
 #[derive(Debug, Clone)]
 pub struct CallerOptions {
@@ -62,6 +65,10 @@ pub struct CallerOptions {
     pub clock_drift_ppm: i32,
     /// Packets of the service further apart than this are an objection.
     pub late_after: Duration,
+    /// Keep every packet heard. Off for load: only the first is kept, the rest is counted.
+    pub keeps_packets: bool,
+    /// Time the echoes of bursts of sound, for an agent that echoes ([`Call::echoes`]).
+    pub measures_echo: bool,
     /// Chance; drawn, and told in every error, unless given.
     pub seed: Option<u64>,
     /// First RTP sequence number of the phone, to see it wrap.
@@ -91,6 +98,8 @@ impl Default for CallerOptions {
             ring_patience: Duration::from_secs(45),
             clock_drift_ppm: 0,
             late_after: Duration::from_millis(500),
+            keeps_packets: true,
+            measures_echo: false,
             seed: None,
             first_sequence: None,
             first_timestamp: None,
@@ -320,6 +329,12 @@ impl Call {
         self.live.record.lock().ear.packets().to_vec()
     }
 
+    /// How long bursts of sound took to the agent and back ([`CallerOptions::measures_echo`]).
+    #[must_use]
+    pub fn echoes(&self) -> Vec<Duration> {
+        self.live.record.lock().echoes.clone()
+    }
+
     /// The digits heard since accept.
     #[must_use]
     pub fn heard_digits(&self) -> String {
@@ -392,6 +407,7 @@ pub(crate) struct CallState {
     pub(crate) opaque: Option<String>,
     pub(crate) objections: Vec<Objection>,
     pub(crate) ear: Ear,
+    pub(crate) echoes: Vec<Duration>,
     /// Decodes until the first sound is found.
     listening: Option<opus::Decoder>,
 }
@@ -430,8 +446,16 @@ impl CallRecord {
             PhoneEvent::MediaUp => self.reach(Stage::MediaUp, now()),
             PhoneEvent::Objected(objection) => self.object(objection),
             PhoneEvent::Heard(packet) => self.hear(packet),
+            PhoneEvent::Echo(took) => self.echo(took),
             // Meta ends the call; it listens for these two itself.
             PhoneEvent::HeardNothing | PhoneEvent::RangInVain => {}
+        }
+    }
+
+    fn echo(&self, took: Duration) {
+        let mut state = self.lock();
+        if state.echoes.len() < MOST_ECHOES {
+            state.echoes.push(took);
         }
     }
 

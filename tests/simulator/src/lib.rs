@@ -20,6 +20,7 @@
 pub mod agent;
 pub mod call;
 mod cut;
+pub mod load;
 pub mod meta;
 pub mod network;
 pub mod objection;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 pub use agent::{Agent, AgentAudio, AgentOptions, AgentSession, Behaviour, Encoding, Junk, Pace};
 pub use call::{Announce, Call, CallerOptions, EndedBy, Stage};
+pub use load::{LoadOptions, LoadReport, Spread};
 pub use meta::{GraphRequest, Meta, MetaOptions, Reply};
 pub use network::{Conditions, NetworkOptions};
 pub use objection::Objection;

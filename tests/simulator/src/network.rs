@@ -78,6 +78,7 @@ impl NetworkOptions {
 #[derive(Debug)]
 pub struct Network<T> {
     conditions: Conditions,
+    is_ideal: bool,
     random: StdRng,
     under_way: BinaryHeap<Reverse<UnderWay<T>>>,
     serial: u64,
@@ -99,6 +100,7 @@ impl<T: Clone + AsRef<[u8]>> Network<T> {
     #[must_use]
     pub fn new(conditions: Conditions, seed: u64) -> Self {
         Self {
+            is_ideal: conditions == Conditions::default(),
             conditions,
             random: StdRng::seed_from_u64(seed),
             under_way: BinaryHeap::new(),
@@ -110,8 +112,15 @@ impl<T: Clone + AsRef<[u8]>> Network<T> {
         }
     }
 
+    /// Whether every datagram passes at once and unharmed, so that it need not be queued.
+    #[must_use]
+    pub fn is_perfect(&self) -> bool {
+        self.is_ideal && self.under_way.is_empty()
+    }
+
     /// Other conditions from now on; what is under way arrives as before.
     pub fn change(&mut self, conditions: Conditions) {
+        self.is_ideal = conditions == Conditions::default();
         self.conditions = conditions;
     }
 

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod ear;
+pub(crate) mod echo;
 pub mod line;
 pub mod offer;
 pub(crate) mod shell;
@@ -27,6 +28,7 @@ use crate::objection::Objection;
 use crate::speech::Speech;
 use answer::Answer;
 use ear::HeardPacket;
+use echo::EchoWatch;
 use line::{LineWatch, RtpHead};
 use offer::{OfferParts, OfferQuirks};
 use voice::{Voice, VoicePacket};
@@ -62,8 +64,10 @@ pub struct PhoneOptions {
     pub ring_patience: Duration,
     /// Two packets further apart than this as they leave the service are an objection.
     pub late_after: Duration,
-    /// Report every packet as an event. Off, only [`Phone::counts`] tells what happened (for load).
+    /// Report every packet as an event. Off, only the first is; the rest is in [`Phone::counts`] (for load).
     pub report_packets: bool,
+    /// Time the echoes of bursts of sound.
+    pub measures_echo: bool,
     /// Chance: credentials, SSRC, first sequence number and timestamp all follow from it.
     pub seed: u64,
     /// First sequence number, chosen by chance unless given.
@@ -84,6 +88,7 @@ impl Default for PhoneOptions {
             ring_patience: Duration::from_secs(45),
             late_after: Duration::from_millis(500),
             report_packets: true,
+            measures_echo: false,
             seed: rand::random(),
             first_sequence: None,
             first_timestamp: None,
@@ -114,6 +119,8 @@ pub enum PhoneEvent {
     MediaUp,
     /// A packet arrived and was decrypted.
     Heard(HeardPacket),
+    /// A burst of sound came back after this time.
+    Echo(Duration),
     /// Something was wrong.
     Objected(Objection),
     /// Nothing was heard for the phone's patience after accept: it hangs up (138021).
@@ -162,6 +169,7 @@ pub struct Phone {
     media_up: bool,
     voice: Voice,
     watch: LineWatch,
+    echo: Option<EchoWatch>,
     ssrcs_heard: Vec<u32>,
     last_heard: Option<(u16, Instant)>,
     patience_until: Instant,
@@ -223,6 +231,7 @@ impl Phone {
             media_up: false,
             voice,
             watch: LineWatch::new(options.late_after),
+            echo: options.measures_echo.then(EchoWatch::default),
             ssrcs_heard: Vec::new(),
             last_heard: None,
             patience_until: now + options.ring_patience,
@@ -387,6 +396,9 @@ impl Phone {
     fn write(&mut self, packet: VoicePacket, now: Instant) {
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx(&self.ssrc) else { return };
+        if let Some(echo) = &mut self.echo {
+            echo.said(packet.payload.len(), now);
+        }
         let write = RtpWrite::new(
             Pt::new_with_value(packet.payload_type),
             packet.sequence.into(),
@@ -458,7 +470,10 @@ impl Phone {
         if self.standing == Standing::Accepted {
             self.patience_until = now + self.options.patience_mid_call;
         }
-        if !self.options.report_packets {
+        if let Some(took) = self.echo.as_mut().and_then(|echo| echo.heard(packet.payload.len(), now)) {
+            self.outputs.push_back(PhoneOutput::Event(PhoneEvent::Echo(took)));
+        }
+        if !self.options.report_packets && self.counts.received > 1 {
             return;
         }
         let samples = opus::packet::get_nb_samples(&packet.payload, 48_000).unwrap_or(0) as u32;

@@ -51,6 +51,16 @@ impl Speech {
         Ok(Self::pcm(&sound::tone(frequency_hz, PHONE_RATE, 1000))?.looped())
     }
 
+    /// 200 ms of tone and 1.8 s of silence, again and again: what a load says to time its echoes.
+    ///
+    /// # Errors
+    /// When libopus refuses to encode.
+    pub fn bursts() -> anyhow::Result<Self> {
+        let mut pcm = sound::tone(440.0, PHONE_RATE, 200);
+        pcm.resize(2 * PHONE_RATE as usize, 0);
+        Ok(Self::pcm(&pcm)?.looped())
+    }
+
     /// PCM, 16 kHz mono, said once.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The simulator against a small answerer of its own stack: proves that a good service passes and a bad one
 //! is noticed.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail the test")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +14,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use hmac::{Hmac, Mac};
 use patchcord_simulator::{
-    Announce, CallerOptions, Conditions, EndedBy, Meta, MetaOptions, NetworkOptions, Objection, Reply, Speech, Stage,
-    sound,
+    Announce, CallerOptions, Conditions, EndedBy, LoadOptions, Meta, MetaOptions, NetworkOptions, Objection, Reply,
+    Speech, Stage, sound,
 };
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -151,6 +153,30 @@ async fn a_bad_network_still_carries_a_call() {
 }
 
 #[tokio::test]
+async fn a_load_tells_what_its_callers_experienced() {
+    let (meta, mut webhooks) = meta().await;
+    let meta = Arc::new(meta);
+    let (graph, mut answerers) = (meta.clone(), Vec::new());
+    tokio::spawn(async move {
+        loop {
+            let call = webhooks.next().await;
+            if call["event"] == "connect" {
+                let answerer = Answerer::answer(&graph, &call, Manner { echo: true, ..Manner::default() }).await;
+                answerer.post("pre_accept").await;
+                answerer.post("accept").await;
+                answerers.push(answerer);
+            }
+        }
+    });
+    let options = LoadOptions { calls: 10, per_second: 20.0, talk: Duration::from_secs(3), ..LoadOptions::default() };
+    let report = patchcord_simulator::load::run(&meta, &options).await.unwrap();
+    assert_eq!((report.up, report.still_up), (10, 10), "{report}");
+    assert!((1400..1600).contains(&report.received), "{report}");
+    assert!(report.echo.count >= 10 && report.echo.median < Duration::from_millis(100), "{report}");
+    assert_eq!((report.lost, report.objections.len()), (0, 0), "{report}");
+}
+
+#[tokio::test]
 async fn a_terminate_may_overtake_its_connect() {
     let (meta, mut webhooks) = meta().await;
     let call = meta.place_call(CallerOptions { announce: Announce::ByHand, ..CallerOptions::default() }).await.unwrap();
@@ -201,6 +227,7 @@ impl Webhooks {
 #[derive(Debug, Clone, Copy, Default)]
 struct Manner {
     mute: bool,
+    echo: bool,
     too_early: bool,
     skip_one_at: Option<u64>,
     second_ssrc_at: Option<u64>,
@@ -245,7 +272,7 @@ impl Answerer {
         let accepted = watch::Sender::new(false);
         let (heard, receiver) = watch::channel(Heard::default());
         tokio::spawn(run(rtc, socket, address, manner, accepted.subscribe(), heard));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -303,6 +330,7 @@ async fn run(
     let mut buffer = [0; 2048];
     let mut connected = false;
     let mut next = None;
+    let mut echo = Speech::silence().frame(0);
     loop {
         let deadline = loop {
             match rtc.poll_output() {
@@ -310,6 +338,7 @@ async fn run(
                 Ok(Output::Timeout(at)) => break at,
                 Ok(Output::Event(Event::Connected)) => connected = true,
                 Ok(Output::Event(Event::RtpPacket(packet))) => heard.send_modify(|heard| {
+                    echo = packet.payload.clone();
                     heard.packets += 1;
                     if *packet.header.payload_type == 126 && heard.last_digit != Some(packet.header.timestamp) {
                         heard.last_digit = Some(packet.header.timestamp);
@@ -332,7 +361,7 @@ async fn run(
                 direct.reset_stream_tx(mid, None, other, None);
             }
             let stream = direct.stream_tx_by_mid(mid, None).unwrap();
-            let payload = Speech::agent().frame(index as usize);
+            let payload = if manner.echo { echo.clone() } else { Speech::agent().frame(index as usize) };
             stream.write_rtp(RtpWrite::new(111.into(), (index + skipped).into(), index as u32 * 960, now(), payload));
             heard.send_modify(|heard| heard.sent += 1);
             next = next.map(|at| at + Duration::from_millis(20));

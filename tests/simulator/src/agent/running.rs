@@ -145,7 +145,7 @@ async fn behave(
         Behaviour::Flood { bytes_per_second } => flood(*bytes_per_second, orders).await,
         _ => {}
     }
-    pending().await
+    pending::<()>().await;
 }
 
 async fn flood(bytes_per_second: usize, orders: &mpsc::Sender<SessionOrder>) {
@@ -153,7 +153,7 @@ async fn flood(bytes_per_second: usize, orders: &mpsc::Sender<SessionOrder>) {
     let mut noise = 1_u32;
     loop {
         ticks.tick().await;
-        let bytes = (0..bytes_per_second / 100 & !1)
+        let bytes = (0..(bytes_per_second / 100) & !1)
             .map(|_| {
                 noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 noise.to_be_bytes()[0]
@@ -369,7 +369,7 @@ fn is_urgent(text: &str) -> bool {
 }
 
 fn opus_packets(pcm: &[i16], rate: u32, frame: usize) -> Vec<Vec<u8>> {
-    let Ok(mut encoder) = opus::Encoder::new(rate, opus::Channels::Mono, opus::Application::Voip) else {
+    let Ok(mut encoder) = opus::Encoder::new(rate, opus::Channels::Mono, opus::Application::Audio) else {
         return Vec::new();
     };
     pcm.chunks(frame)

@@ -142,9 +142,13 @@ impl<F: FnMut(PhoneEvent) + Send + 'static> Running<F> {
         for _ in 0..DATAGRAMS_AT_ONCE {
             // An error (port unreachable and the like) means nothing to a relay.
             let Ok((length, source)) = socket.try_recv_from(&mut self.buffer) else { return };
-            let bytes = self.buffer[..length].to_vec();
             let at = now();
-            self.phone.witness(&bytes, at);
+            self.phone.witness(&self.buffer[..length], at);
+            if self.to_phone.is_perfect() {
+                self.phone.receive(source, *destination, &self.buffer[..length], at);
+                continue;
+            }
+            let bytes = self.buffer[..length].to_vec();
             self.to_phone.send(Datagram { source, destination: *destination, bytes }, at);
         }
     }
@@ -161,16 +165,25 @@ impl<F: FnMut(PhoneEvent) + Send + 'static> Running<F> {
         while let Some(output) = self.phone.poll_output() {
             match output {
                 PhoneOutput::Transmit { source, destination, datagram } => {
-                    self.to_service.send(Datagram { source, destination, bytes: datagram }, at);
+                    let datagram = Datagram { source, destination, bytes: datagram };
+                    if self.to_service.is_perfect() {
+                        self.transmit(&datagram);
+                    } else {
+                        self.to_service.send(datagram, at);
+                    }
                 }
                 PhoneOutput::Event(event) => (self.on_event)(event),
             }
         }
         while let Some(datagram) = self.to_service.poll(at) {
-            if let Some((_, socket)) = self.sockets.iter().find(|(address, _)| *address == datagram.source) {
-                // A full socket loses the datagram, as a network would.
-                let _ = socket.try_send_to(&datagram.bytes, datagram.destination);
-            }
+            self.transmit(&datagram);
+        }
+    }
+
+    fn transmit(&self, datagram: &Datagram) {
+        if let Some((_, socket)) = self.sockets.iter().find(|(address, _)| *address == datagram.source) {
+            // A full socket loses the datagram, as a network would.
+            let _ = socket.try_send_to(&datagram.bytes, datagram.destination);
         }
     }
 

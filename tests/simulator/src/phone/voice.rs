@@ -121,7 +121,7 @@ impl Voice {
             self.pressing = Some(Pressing { event, timestamp: self.timestamp, frames: 0 });
         }
         match self.pressing.take() {
-            Some(pressing) if pressing.frames < DIGIT_FRAMES => self.digit_frame(pressing, packets),
+            Some(pressing) if pressing.frames < DIGIT_FRAMES => self.digit_frame(&pressing, packets),
             pressing => {
                 let marker = std::mem::take(&mut self.marker_due);
                 let timestamp = self.timestamp;
@@ -135,7 +135,7 @@ impl Voice {
     }
 
     /// RFC 4733: one timestamp for the whole event, a growing duration in 8000 Hz units, the end thrice.
-    fn digit_frame(&mut self, pressing: Pressing, packets: &mut Vec<VoicePacket>) {
+    fn digit_frame(&mut self, pressing: &Pressing, packets: &mut Vec<VoicePacket>) {
         let frames = pressing.frames + 1;
         let is_end = frames == DIGIT_FRAMES;
         let duration = (frames * 160).to_be_bytes();
@@ -144,7 +144,7 @@ impl Voice {
         for _ in 0..if is_end { END_PACKETS } else { 1 } {
             self.packet(TELEPHONE_EVENT, frames == 1, pressing.timestamp, payload.clone(), packets);
         }
-        self.pressing = Some(Pressing { frames, ..pressing });
+        self.pressing = Some(Pressing { frames, event: pressing.event, timestamp: pressing.timestamp });
     }
 
     fn packet(
