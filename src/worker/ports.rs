@@ -17,7 +17,7 @@ pub const REST: Duration = Duration::from_secs(30);
 /// The ports of one worker; `T` is the call that sits on a seat.
 #[derive(Debug)]
 pub struct Ports<T> {
-    unopened: std::iter::StepBy<RangeInclusive<u16>>,
+    unopened: std::vec::IntoIter<u16>,
     open: Vec<Port<T>>,
 }
 
@@ -47,10 +47,8 @@ pub struct Placed {
 impl<T: Clone> Ports<T> {
     /// The share of worker `index` of `workers`: every `workers`-th port of the range.
     pub fn new(range: RangeInclusive<u16>, index: usize, workers: usize) -> Self {
-        let first = usize::from(*range.start()) + index;
-        let share = u16::try_from(first).ok().filter(|first| first <= range.end());
-        // An empty share is written as an empty range.
-        let unopened = share.map_or(1..=0, |first| first..=*range.end()).step_by(workers.max(1));
+        let unopened: Vec<u16> = range.skip(index).step_by(workers.max(1)).collect();
+        let unopened = unopened.into_iter();
         Self { unopened, open: Vec::new() }
     }
 
