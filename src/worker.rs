@@ -6,6 +6,8 @@
 pub mod leg;
 pub mod ports;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod tick;
 
 use std::cell::RefCell;
@@ -21,7 +23,7 @@ use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::prompt::Prompt;
 use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tracing::warn;
 
 use crate::agent::websocket::{self, Dial};
@@ -147,6 +149,7 @@ pub fn start(options: WorkerOptions, index: usize, workers: usize) -> std::io::R
             sockets: RefCell::new(Vec::new()),
             legs: RefCell::new(HashMap::new()),
             legs_by_ufrag: RefCell::new(HashMap::new()),
+            agents: RefCell::new(JoinSet::new()),
             tick: Tick::new(),
             options,
             calls,
@@ -165,6 +168,8 @@ pub(crate) struct Worker {
     legs: RefCell<HashMap<CallId, Rc<Leg>>>,
     /// By the local ufrag, to place checks from addresses that the offer did not list.
     legs_by_ufrag: RefCell<HashMap<String, Rc<Leg>>>,
+    /// Tasks of agents that are here or on their way out.
+    agents: RefCell<JoinSet<()>>,
     tick: Tick,
     calls: Arc<AtomicUsize>,
 }
@@ -179,6 +184,9 @@ impl Worker {
             self.perform(command);
         }
         ticking.abort();
+        // All calls are over: each agent's farewell has its own deadline.
+        let mut agents = self.agents.take();
+        while agents.join_next().await.is_some() {}
     }
 
     fn perform(self: &Rc<Self>, command: Command) {
@@ -294,7 +302,9 @@ impl Worker {
     }
 
     fn dial(self: &Rc<Self>, leg: &Rc<Leg>, attempt: usize, dial: Dial) {
-        websocket::spawn(leg.clone(), attempt, dial, self.options.tls.clone());
+        let mut agents = self.agents.borrow_mut();
+        while agents.try_join_next().is_some() {}
+        websocket::spawn(&mut agents, leg.clone(), attempt, dial, self.options.tls.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<serde_json::Value>) {
