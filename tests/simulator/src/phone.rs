@@ -6,20 +6,20 @@ pub mod ear;
 pub(crate) mod echo;
 pub mod line;
 pub mod offer;
+pub mod options;
 pub(crate) mod shell;
+mod stack;
 pub(crate) mod voice;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion, Fingerprint};
-use str0m::format::{Codec, FormatParams};
-use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::config::Fingerprint;
+use str0m::media::{MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::{RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, IceCreds, Input, Output, Rtc};
@@ -30,8 +30,10 @@ use answer::Answer;
 use ear::HeardPacket;
 use echo::EchoWatch;
 use line::{LineWatch, RtpHead};
-use offer::{OfferParts, OfferQuirks};
+use offer::OfferParts;
 use voice::{Voice, VoicePacket};
+
+pub use options::PhoneOptions;
 
 /// Payload type of Opus in every offer of WhatsApp.
 pub const OPUS: u8 = 111;
@@ -44,57 +46,6 @@ pub const TICKS_PER_FRAME: u32 = 960;
 
 /// SSRCs a phone listens to; a service that uses more has long been objected to.
 const MOST_SSRCS: usize = 8;
-
-/// How a phone behaves.
-#[derive(Debug, Clone)]
-pub struct PhoneOptions {
-    /// What it says.
-    pub speech: Speech,
-    /// Say it from the moment media is up instead of from accept on.
-    pub talk_before_accept: bool,
-    /// How its offer differs from the usual one.
-    pub quirks: OfferQuirks,
-    /// How much faster its clock runs than ours, in parts per million.
-    pub clock_drift_ppm: i32,
-    /// How long after accept it hears nothing before it hangs up (Meta: 20 s).
-    pub patience: Duration,
-    /// How long it hears nothing in the middle of a call before it hangs up (Meta: 30 s).
-    pub patience_mid_call: Duration,
-    /// How long it rings before Meta gives up (30 to 60 s; 45 s here).
-    pub ring_patience: Duration,
-    /// Two packets further apart than this as they leave the service are an objection.
-    pub late_after: Duration,
-    /// Report every packet as an event. Off, only the first is; the rest is in [`Phone::counts`] (for load).
-    pub report_packets: bool,
-    /// Time the echoes of bursts of sound.
-    pub measures_echo: bool,
-    /// Chance: credentials, SSRC, first sequence number and timestamp all follow from it.
-    pub seed: u64,
-    /// First sequence number, chosen by chance unless given.
-    pub first_sequence: Option<u16>,
-    /// First timestamp, chosen by chance unless given.
-    pub first_timestamp: Option<u32>,
-}
-
-impl Default for PhoneOptions {
-    fn default() -> Self {
-        Self {
-            speech: Speech::silence(),
-            talk_before_accept: false,
-            quirks: OfferQuirks::default(),
-            clock_drift_ppm: 0,
-            patience: Duration::from_secs(20),
-            patience_mid_call: Duration::from_secs(30),
-            ring_patience: Duration::from_secs(45),
-            late_after: Duration::from_millis(500),
-            report_packets: true,
-            measures_echo: false,
-            seed: rand::random(),
-            first_sequence: None,
-            first_timestamp: None,
-        }
-    }
-}
 
 /// What a phone wants its shell to do.
 #[derive(Debug)]
@@ -196,7 +147,7 @@ impl Phone {
         let stream = offer::random_stream(&mut random);
         let sequence = options.first_sequence.unwrap_or_else(|| random.random_range(0..32_768));
         let timestamp = options.first_timestamp.unwrap_or_else(|| random.random());
-        let mut rtc = rtc(&credentials).build(now);
+        let mut rtc = stack::config(&credentials).build(now);
         for address in addresses {
             let candidate = Candidate::host(*address, "udp").context("a host candidate")?;
             rtc.add_local_candidate(candidate);
@@ -501,38 +452,5 @@ impl Phone {
         // The stack is beyond use; ringing and patience go on, as they would at Meta.
         self.rtc.disconnect();
         self.rtc_deadline = self.patience_until;
-    }
-}
-
-/// One certificate for every phone of the process, as making one costs more than a call's handshake.
-static CERTIFICATE: LazyLock<(Arc<CryptoProvider>, Option<DtlsCert>)> = LazyLock::new(|| {
-    let provider = Arc::new(str0m::crypto::from_feature_flags());
-    let certificate = provider.dtls_provider.generate_certificate();
-    (provider, certificate)
-});
-
-fn rtc(credentials: &IceCreds) -> str0m::RtcConfig {
-    let (provider, certificate) = &*CERTIFICATE;
-    let mut config = str0m::RtcConfig::new()
-        .set_crypto_provider(provider.clone())
-        .set_ice_lite(true)
-        .set_rtp_mode(true)
-        .set_dtls_version(DtlsVersion::Dtls12)
-        .set_local_ice_credentials(credentials.clone())
-        .clear_extension_map()
-        .clear_codecs()
-        .enable_opus(true, false);
-    // The clock is 8000 in the SDP; on the wire the events share the sound's 48000 timestamps.
-    config.codec_config().add_config(
-        Pt::new_with_value(TELEPHONE_EVENT),
-        None,
-        Codec::Tele,
-        Frequency::FORTY_EIGHT_KHZ,
-        None,
-        FormatParams::default(),
-    );
-    match certificate {
-        Some(certificate) => config.set_dtls_cert(certificate.clone()),
-        None => config,
     }
 }

@@ -1,6 +1,6 @@
 //! Simulated agents seen from the service's side of the WebSocket.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail the test")]
+#![expect(clippy::unwrap_used, reason = "in a test every failure is a failure of the test")]
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The simulator against a small answerer of its own stack: proves that a good service passes and a bad one
 //! is noticed.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail the test")]
+#![expect(clippy::unwrap_used, reason = "in a test every failure is a failure of the test")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -153,6 +153,32 @@ async fn a_bad_network_still_carries_a_call() {
 }
 
 #[tokio::test]
+async fn a_passive_answer_connects_under_protest() {
+    let (meta, mut webhooks) = meta().await;
+    let call = meta.place_call(CallerOptions { talk_before_accept: true, ..CallerOptions::default() }).await.unwrap();
+    let manner = Manner { passive: true, ..Manner::default() };
+    let mut answerer = Answerer::answer(&meta, &webhooks.next().await, manner).await;
+    answerer.post("pre_accept").await;
+    call.wait_until(Stage::MediaUp).await.unwrap();
+    assert_eq!(call.objections(), [Objection::AnswerNotActive]);
+    let heard = answerer.heard.wait_for(|heard| heard.packets >= 5);
+    tokio::time::timeout(Duration::from_secs(10), heard).await.expect("the phone talks before accept").unwrap();
+    drop(call);
+    let error = answerer.post("accept").await;
+    assert_eq!(error.0, 400);
+}
+
+#[tokio::test]
+async fn the_settings_of_the_number_can_be_read_with_its_token() {
+    let (meta, _webhooks) = meta().await;
+    let url = format!("{}/v26.0/{}/settings", meta.graph_url(), meta.options().phone_number_id);
+    let client = client();
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 401);
+    let settings = client.get(&url).bearer_auth(&meta.options().access_token).send().await.unwrap();
+    assert_eq!(settings.json::<Value>().await.unwrap()["calling"]["status"], "ENABLED");
+}
+
+#[tokio::test]
 async fn a_load_tells_what_its_callers_experienced() {
     let (meta, mut webhooks) = meta().await;
     let meta = Arc::new(meta);
@@ -227,6 +253,7 @@ impl Webhooks {
 #[derive(Debug, Clone, Copy, Default)]
 struct Manner {
     mute: bool,
+    passive: bool,
     echo: bool,
     too_early: bool,
     skip_one_at: Option<u64>,
@@ -267,22 +294,17 @@ impl Answerer {
         let mut rtc = rtc.build(now());
         rtc.add_local_candidate(Candidate::host(address, "udp").unwrap());
         // str0m answers actpass with passive; told that the phone is passive it becomes the client.
-        let offer = connect["session"]["sdp"].as_str().unwrap().replace("setup:actpass", "setup:passive");
+        let role = if manner.passive { "setup:actpass" } else { "setup:passive" };
+        let offer = connect["session"]["sdp"].as_str().unwrap().replace("setup:actpass", role);
         let answer = rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer).unwrap()).unwrap();
         let accepted = watch::Sender::new(false);
         let (heard, receiver) = watch::channel(Heard::default());
         tokio::spawn(run(rtc, socket, address, manner, accepted.subscribe(), heard));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
         Self {
             answer: answer.to_sdp_string(),
             wacid: connect["id"].as_str().unwrap().to_owned(),
             graph: format!("{}/v26.0/{}/calls", meta.graph_url(), meta.options().phone_number_id),
-            client: reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap(),
+            client: client(),
             accepted,
             heard: receiver,
         }
@@ -315,6 +337,17 @@ impl Answerer {
     fn heard(&self) -> Heard {
         self.heard.borrow().clone()
     }
+}
+
+/// Plain HTTP only.
+fn client() -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
 }
 
 async fn run(

@@ -154,6 +154,9 @@ pub(crate) fn sdp_invalid(details: &str) -> String {
 /// HTTP 401, code 190.
 pub(crate) const TOKEN_EXPIRED: &str = r#"{"error":{"message":"Error validating access token: Session has expired.","type":"OAuthException","code":190,"fbtrace_id":"AsimulatedTraceId0000004"}}"#;
 
+/// HTTP 200 of `GET …/settings`: a number that takes calls over the Graph API with DTLS.
+pub(crate) const SETTINGS: &str = r#"{"calling":{"status":"ENABLED","call_icon_visibility":"DEFAULT","callback_permission_status":"ENABLED","call_hours":{"status":"DISABLED"},"sip":{"status":"DISABLED"},"srtp_key_exchange_protocol":"DTLS"}}"#;
+
 /// HTTP 401, code 138006: calls to users are not part of this simulator.
 pub(crate) const NO_PERMISSION: &str = r#"{"error":{"message":"(#138006) No approved call permission found","type":"OAuthException","code":138006,"error_data":{"messaging_product":"whatsapp","details":"No approved call permission from the recipient"},"fbtrace_id":"AsimulatedTraceId0000003"}}"#;
 
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_body_is_json() {
-        for body in [SUCCESS, TOKEN_EXPIRED, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, &sdp_invalid("a \"b\"")] {
+        for body in [SUCCESS, SETTINGS, TOKEN_EXPIRED, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, &sdp_invalid("a \"b\"")] {
             serde_json::from_str::<Value>(body).unwrap();
         }
     }

@@ -1,4 +1,5 @@
-//! The Graph API: `POST /{version}/{phone_number_id}/calls`, with Meta's rules and any fault asked for.
+//! The Graph API: `POST /{version}/{phone_number_id}/calls` and `GET …/settings`, with Meta's rules and any
+//! fault asked for.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -10,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -29,7 +30,7 @@ const MOST_REQUESTS: usize = 100_000;
 pub struct GraphRequest {
     /// When it arrived.
     pub at: Instant,
-    /// Its `action`; empty if it had none.
+    /// Its `action`, `settings` for `GET …/settings`; empty if it had none.
     pub action: String,
     /// Its `call_id`; empty if it had none.
     pub call_id: String,
@@ -103,7 +104,10 @@ type Outcome = (u16, String);
 
 /// Serves until the task is ended.
 pub(crate) async fn serve(listener: TcpListener, shared: Weak<MetaShared>) {
-    let router = Router::new().route("/{version}/{node}/calls", post(calls)).with_state(shared);
+    let router = Router::new()
+        .route("/{version}/{node}/calls", post(calls))
+        .route("/{version}/{node}/settings", get(settings))
+        .with_state(shared);
     let service = router.into_make_service_with_connect_info::<Knife>();
     if let Err(error) = axum::serve(CuttableListener(listener), service).await {
         tracing::error!("the simulated Graph API ended: {error}");
@@ -118,7 +122,22 @@ async fn calls(
     body: Bytes,
 ) -> Response {
     let Some(shared) = shared.upgrade() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let request = Request::read(&node, &headers, &body);
+    reply(&shared, &knife, Request::read(&node, &headers, &body)).await
+}
+
+async fn settings(
+    State(shared): State<Weak<MetaShared>>,
+    ConnectInfo(knife): ConnectInfo<Knife>,
+    Path((_version, node)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(shared) = shared.upgrade() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let request = Request { action: "settings".to_owned(), ..Request::read(&node, &headers, b"") };
+    reply(&shared, &knife, request).await
+}
+
+/// Answers as the script says, normally if it says nothing.
+async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Response {
     let index = shared.note(&request);
     let mut reply = shared.graph().scripts.get_mut(&request.action).and_then(VecDeque::pop_front).unwrap_or(Reply::Ok);
     while let Reply::Delay(delay, then) = reply {
@@ -244,6 +263,9 @@ impl MetaShared {
         }
         if request.node != self.options.phone_number_id {
             return (400, bodies::UNKNOWN_NODE.to_owned());
+        }
+        if request.action == "settings" {
+            return (200, bodies::SETTINGS.to_owned());
         }
         if matches!(request.action.as_str(), "connect" | "") && request.call_id.is_empty() {
             return (401, bodies::NO_PERMISSION.to_owned());

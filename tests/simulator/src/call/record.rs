@@ -1,0 +1,167 @@
+//! What happened in one call: written by its phone and by Meta, read by its handle.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{EndedBy, Stage};
+use crate::meta::{self, Parties, unix_ms};
+use crate::objection::Objection;
+use crate::phone::ear::{Ear, HeardPacket};
+use crate::phone::shell::now;
+use crate::phone::{OPUS, PhoneEvent};
+use crate::sound::{self, PHONE_RATE};
+
+/// How loud a frame must be to count as sound instead of silence.
+const SOUND_RMS: f64 = 100.0;
+/// Echoes kept per call.
+const MOST_ECHOES: usize = 10_000;
+/// Objections kept per call.
+const MOST_OBJECTIONS: usize = 200;
+
+/// What happened in a call, written by its phone and by Meta, read by its handle.
+#[derive(Debug)]
+pub(crate) struct CallRecord {
+    pub(crate) parties: Parties,
+    pub(crate) offer: String,
+    pub(crate) connect_timestamp: u64,
+    pub(crate) placed_at: Instant,
+    pub(crate) seed: u64,
+    pub(crate) changed: watch::Sender<()>,
+    pub(crate) state: Mutex<CallState>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct CallState {
+    pub(crate) stages: BTreeMap<Stage, Instant>,
+    pub(crate) answer: Option<String>,
+    pub(crate) accepted_unix_s: Option<u64>,
+    pub(crate) ended_unix_s: Option<u64>,
+    pub(crate) ended: Option<EndedBy>,
+    pub(crate) opaque: Option<String>,
+    pub(crate) objections: Vec<Objection>,
+    pub(crate) ear: Ear,
+    pub(crate) echoes: Vec<Duration>,
+    /// Decodes until the first sound is found.
+    listening: Option<opus::Decoder>,
+}
+
+impl CallRecord {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CallState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn reach(&self, stage: Stage, at: Instant) {
+        self.lock().stages.entry(stage).or_insert(at);
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn object(&self, objection: Objection) {
+        let mut state = self.lock();
+        if state.objections.len() < MOST_OBJECTIONS {
+            state.objections.push(objection);
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// False if the call had ended before.
+    pub(crate) fn end(&self, by: EndedBy, at: Instant) -> bool {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return false;
+        }
+        state.ended = Some(by);
+        state.ended_unix_s = Some(unix_ms() as u64 / 1000);
+        state.stages.insert(Stage::Ended, at);
+        drop(state);
+        self.changed.send_replace(());
+        true
+    }
+
+    pub(crate) fn on_phone_event(&self, event: PhoneEvent) {
+        match event {
+            PhoneEvent::MediaUp => self.reach(Stage::MediaUp, now()),
+            PhoneEvent::Objected(objection) => self.object(objection),
+            PhoneEvent::Heard(packet) => self.hear(packet),
+            PhoneEvent::Echo(took) => self.echo(took),
+            // Meta ends the call; it listens for these two itself.
+            PhoneEvent::HeardNothing | PhoneEvent::RangInVain => {}
+        }
+    }
+
+    fn echo(&self, took: Duration) {
+        let mut state = self.lock();
+        if state.echoes.len() < MOST_ECHOES {
+            state.echoes.push(took);
+        }
+    }
+
+    fn hear(&self, packet: HeardPacket) {
+        let mut state = self.lock();
+        // What comes before accept is never played.
+        if !state.stages.contains_key(&Stage::Accepted) {
+            return;
+        }
+        let at = packet.at;
+        if packet.payload_type == OPUS {
+            state.stages.entry(Stage::FirstPacket).or_insert(at);
+            if !state.stages.contains_key(&Stage::FirstSound) && state.is_sound(&packet.payload) {
+                state.stages.insert(Stage::FirstSound, at);
+                state.listening = None;
+            }
+        }
+        state.ear.hear(packet);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn connect_body(&self) -> String {
+        meta::connect_body(&self.parties, self.connect_timestamp, &self.offer)
+    }
+
+    pub(crate) fn terminate_body(&self) -> String {
+        let state = self.lock();
+        meta::terminate_body(
+            &self.parties,
+            state.ended_unix_s.unwrap_or(unix_ms() as u64 / 1000),
+            state.accepted_unix_s,
+            state.ended == Some(EndedBy::HeardNothing),
+            state.opaque.clone(),
+        )
+    }
+
+    /// One line on what has happened so far.
+    pub(crate) fn seen(&self) -> String {
+        let state = self.lock();
+        let mut text = String::from("seen so far: ");
+        for (stage, at) in &state.stages {
+            let after = at.saturating_duration_since(self.placed_at);
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{stage:?} after {after:?}, ");
+        }
+        let _ = write!(
+            text,
+            "{} packets heard, ended by {:?}, objections {:?}, seed {}",
+            state.ear.total(),
+            state.ended,
+            state.objections,
+            self.seed
+        );
+        text
+    }
+}
+
+impl CallState {
+    fn is_sound(&mut self, payload: &[u8]) -> bool {
+        if self.listening.is_none() {
+            self.listening = opus::Decoder::new(PHONE_RATE, opus::Channels::Mono).ok();
+        }
+        let mut frame = [0_i16; 1920];
+        let Some(decoder) = &mut self.listening else { return false };
+        decoder.decode(payload, &mut frame, false).is_ok_and(|samples| sound::rms(&frame[..samples]) > SOUND_RMS)
+    }
+}
