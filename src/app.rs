@@ -51,6 +51,7 @@ impl App {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
         let prompts = prompts::load(&config.prompts.dir)?;
+        prompts::check_routes(&config.routes, &prompts)?;
         let (workers, threads) = start_workers(&config, &prompts).await?;
         let (events, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {

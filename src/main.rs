@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
-use patchcord::{demo, simulate, telemetry};
+use patchcord::{demo, prompts, simulate, telemetry};
 
 /// Puts WhatsApp calls through to voice bots.
 #[derive(Parser)]
@@ -52,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check { config } => {
             let read = load(&config)?;
+            prompts::check_routes(&read.routes, &prompts::load(&read.prompts.dir)?)?;
             println!(
                 "{} is fine: {} numbers, {} routes, HTTP on {}",
                 config.display(),

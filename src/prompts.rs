@@ -1,14 +1,36 @@
 //! The prompts of the service: the built-in tones, and the WAV files of the prompts folder, each encoded once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Context;
 use patchcord_media::prompt::{Builtin, Prompt};
 use tracing::{info, warn};
 
+use crate::config::route::{AgentTarget, Route};
+
 /// A minute of 48 kHz stereo has 11.5 MB; a prompt is shorter than that.
 const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Refuses routes that lead to a prompt which is not there, with what to do about it.
+pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &HashMap<String, Prompt>) -> anyhow::Result<()> {
+    for (name, route) in routes {
+        for target in std::iter::once(&route.agent).chain(&route.fallback) {
+            if let AgentTarget::Prompt(prompt) = target
+                && !prompts.contains_key(prompt)
+            {
+                let mut known: Vec<&str> = prompts.keys().map(String::as_str).collect();
+                known.sort_unstable();
+                anyhow::bail!(
+                    "routes.{name} leads to prompt:{prompt}, which is not there: put {prompt}.wav into prompts.dir, or take \
+                     one of {}",
+                    known.join(", ")
+                );
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Loads all prompts by name. A broken file is named in the log and the others still work; a folder that does not
 /// exist holds no files.
