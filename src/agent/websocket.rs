@@ -16,6 +16,7 @@ use patchcord_media::source::Room;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{interval_at, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
@@ -40,6 +41,9 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// An agent that has not read for so long is not listening.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What an agent is given to read `stop` before the close comes. Many libraries fail whatever is being sent when they
+/// see a close, and an agent in the middle of a sentence would never come to read what stands before it.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,8 +69,8 @@ enum Ending {
     Failed(AgentFailure, CloseCode),
 }
 
-/// Starts the agent's task on this thread. It ends when the agent does, or when the leg drops it.
-pub(crate) fn spawn(leg: Rc<Leg>, attempt: usize, dial: Dial, tls: Arc<rustls::ClientConfig>) {
+/// Starts the agent's task on this thread, among `agents`. It ends when the agent does, or when the leg drops it.
+pub(crate) fn spawn(agents: &mut JoinSet<()>, leg: Rc<Leg>, attempt: usize, dial: Dial, tls: Arc<rustls::ClientConfig>) {
     let span = info_span!("agent", call.id = %leg.call(), attempt);
     let mut dismissed = leg.seat_agent(attempt);
     let task = async move {
@@ -83,7 +87,7 @@ pub(crate) fn spawn(leg: Rc<Leg>, attempt: usize, dial: Dial, tls: Arc<rustls::C
             }
         }
     };
-    tokio::task::spawn_local(task.instrument(span));
+    agents.spawn_local(task.instrument(span));
 }
 
 /// No deadline here: the call has one for its agent and drops us when it has passed.
@@ -162,13 +166,16 @@ impl Conversation<'_> {
             }
         };
         let farewell = async {
-            sink.feed(text(&ToAgent::Stop { reason: stop })).await?;
+            sink.send(text(&ToAgent::Stop { reason: stop })).await?;
+            if timeout(STOP_GRACE, read_out(&mut stream)).await.is_ok() {
+                return Ok(());
+            }
             let close = CloseFrame { code: (code as u16).into(), reason: stop.into() };
             sink.send(Message::Close(Some(close))).await?;
-            while let Some(Ok(_)) = stream.next().await {}
+            read_out(&mut stream).await;
             Ok::<(), tungstenite::Error>(())
         };
-        if !matches!(timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
+        if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
             debug!("the agent's socket did not close cleanly");
         }
     }
@@ -291,6 +298,11 @@ impl Conversation<'_> {
         }
         sink.flush().await
     }
+}
+
+/// Reads on without listening, until the agent has closed.
+async fn read_out(stream: &mut SplitStream<Socket>) {
+    while let Some(Ok(_)) = stream.next().await {}
 }
 
 fn text(message: &ToAgent) -> Message {
