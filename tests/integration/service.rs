@@ -1,38 +1,95 @@
 //! One service under test, beside its Meta: everything on loopback, every port from the system.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use patchcord::app::App;
 use patchcord::call::event::CallEvent;
 use patchcord::config::{Config, Environment};
-use patchcord_simulator::call::{Call, CallerOptions};
+use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession};
+use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
+use crate::people;
+
 /// The longest any single step of a scenario may take.
-pub const DEADLINE: Duration = Duration::from_secs(15);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Ports for one service; those that others hold are passed over.
 const PORTS: u16 = 64;
+
+/// The counters of the whole process. Other scenarios count too, so a test can only ask that a counter has grown.
+static METRICS: LazyLock<PrometheusHandle> =
+    LazyLock::new(|| PrometheusBuilder::new().install_recorder().expect("nobody installs a recorder before this"));
 
 /// A service, its Meta, and the events since its start.
 pub struct TestService {
     pub app: App,
     pub meta: Meta,
+    http: reqwest::Client,
     events: broadcast::Receiver<CallEvent>,
+    seen: Vec<CallEvent>,
+    /// Events that [`TestService::event`] has passed.
+    passed: usize,
 }
 
-/// What a scenario changes of the usual service.
-#[derive(Default)]
+/// What a scenario changes of the usual service; all texts are TOML lines.
+#[derive(Clone, Default)]
 pub struct TestOptions {
-    /// More keys of the route, as TOML lines.
+    /// More keys of the route.
     pub route: String,
-    /// Keys of `[calls]`, as TOML lines.
+    /// Keys of `[calls]`.
     pub calls: String,
-    /// Keys of `[media]`, as TOML lines, beside the ports.
-    pub media: String,
+    /// Listen on IPv6 as well.
+    pub ipv6: bool,
+    /// Keys of `[log]`.
+    pub log: String,
+    /// Secrets accepted beside Meta's.
+    pub more_secrets: Vec<String>,
+    /// Another number than the one that is called.
+    pub phone_number_id: Option<String>,
+    /// Another token than the one that Meta wants.
+    pub access_token: Option<String>,
+    /// Another Graph API than Meta's.
+    pub graph_url: Option<String>,
+}
+
+/// The reply to a webhook.
+#[derive(Debug)]
+pub struct Posted {
+    pub status: u16,
+    pub content_type: String,
+    pub body: String,
+}
+
+/// A call that has been accepted, and everybody in it.
+pub struct Talk {
+    pub service: TestService,
+    pub agent: Agent,
+    pub session: AgentSession,
+    pub call: Call,
+}
+
+impl Talk {
+    /// The usual caller and this agent, talking.
+    pub async fn start(agent: AgentOptions) -> anyhow::Result<Self> {
+        Self::start_with(people::caller(), agent, TestOptions::default()).await
+    }
+
+    pub async fn start_with(caller: CallerOptions, agent: AgentOptions, options: TestOptions) -> anyhow::Result<Self> {
+        let agent = Agent::start(agent).await?;
+        let service = TestService::start_with(&agent.url(), options).await?;
+        let call = service.call(caller).await?;
+        call.wait_until(Stage::Accepted).await?;
+        let session = agent.wait_for_session(1).await?;
+        session.wait_for_message("accepted").await?;
+        Ok(Self { service, agent, session, call })
+    }
 }
 
 impl TestService {
@@ -42,6 +99,7 @@ impl TestService {
     }
 
     pub async fn start_with(agent: &str, options: TestOptions) -> anyhow::Result<Self> {
+        LazyLock::force(&METRICS);
         let meta = Meta::start(MetaOptions::default()).await?;
         let config = config_text(&meta, agent, &options)?;
         let config = Config::parse(&config, "test.toml", &Environment::default())
@@ -49,7 +107,8 @@ impl TestService {
         let app = App::start(config).await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
         let events = app.events();
-        Ok(Self { app, meta, events })
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self { app, meta, http, events, seen: Vec::new(), passed: 0 })
     }
 
     /// Places a call as this caller.
@@ -57,34 +116,101 @@ impl TestService {
         self.meta.place_call(caller).await
     }
 
+    /// A phone that rings without the service being told of it.
+    pub async fn unannounced(&self, caller: CallerOptions) -> anyhow::Result<Call> {
+        self.meta.place_call(CallerOptions { announce: Announce::ByHand, ..caller }).await
+    }
+
+    /// A call whose offer in the webhook is rewritten.
+    pub async fn call_with_offer(
+        &self,
+        caller: CallerOptions,
+        rewrite: impl FnOnce(&str) -> String,
+    ) -> anyhow::Result<Call> {
+        let call = self.unannounced(caller).await?;
+        let mut body: Value = serde_json::from_str(&call.connect_body())?;
+        body["entry"][0]["changes"][0]["value"]["calls"][0]["session"]["sdp"] = rewrite(call.offer()).into();
+        let status = self.meta.send_webhook(body.to_string()).await?;
+        anyhow::ensure!(status == 200, "the webhook was answered with {status}");
+        Ok(call)
+    }
+
+    /// Posts a webhook with this signature, or none.
+    pub async fn post(&self, body: impl Into<Vec<u8>>, signature: Option<&str>) -> anyhow::Result<Posted> {
+        let mut request = self.http.post(self.url("/webhooks/whatsapp")).body(body.into());
+        if let Some(signature) = signature {
+            request = request.header("x-hub-signature-256", signature);
+        }
+        read(request.send().await?).await
+    }
+
+    /// Posts a webhook as Meta signs it.
+    pub async fn post_signed(&self, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
+        let body = body.into();
+        let signature = self.meta.signature(&body);
+        self.post(body, Some(&signature)).await
+    }
+
+    pub async fn get(&self, path: &str) -> anyhow::Result<Posted> {
+        read(self.http.get(self.url(path)).send().await?).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.app.address)
+    }
+
     /// Waits for the next event of this kind; the ones before it are passed over and named in an error.
     pub async fn event(&mut self, kind: &str) -> anyhow::Result<CallEvent> {
-        let mut seen = Vec::new();
+        let passed = self.passed;
+        let at = self.wait_for(kind, |seen| (passed..seen.len()).find(|at| seen[*at].kind == kind)).await?;
+        self.passed = at + 1;
+        Ok(self.seen[at].clone())
+    }
+
+    /// Waits for the end of this call; gives the data of its event.
+    pub async fn end_of(&mut self, call: &Call) -> anyhow::Result<Value> {
+        let wacid = call.wacid();
+        self.wait_for("the end of the call", |seen| {
+            let incoming = seen.iter().find(|event| event.kind == "call.incoming" && event.data["wacid"] == wacid)?;
+            let ended = |event: &&CallEvent| event.kind == "call.ended" && event.call_id == incoming.call_id;
+            seen.iter().find(ended).map(|event| event.data.clone())
+        })
+        .await
+        .with_context(|| call.seen())
+    }
+
+    /// The kinds of the events so far.
+    pub fn kinds(&mut self) -> Vec<&'static str> {
+        while let Ok(event) = self.events.try_recv() {
+            self.seen.push(event);
+        }
+        self.seen.iter().map(|event| event.kind).collect()
+    }
+
+    async fn wait_for<T>(&mut self, what: &str, look: impl Fn(&[CallEvent]) -> Option<T>) -> anyhow::Result<T> {
         let found = timeout(DEADLINE, async {
             loop {
-                let event = self.events.recv().await.context("the service is gone")?;
-                if event.kind == kind {
-                    return anyhow::Ok(event);
+                if let Some(found) = look(&self.seen) {
+                    return anyhow::Ok(found);
                 }
-                seen.push(event.kind);
+                self.seen.push(self.events.recv().await.context("the service is gone")?);
             }
         })
         .await;
         match found {
             Ok(found) => found,
-            Err(_) => bail!("waited {DEADLINE:?} for {kind}; came: {seen:?}"),
+            Err(_) => bail!("waited {DEADLINE:?} for {what}; came: {:?}", self.kinds()),
         }
-    }
-
-    /// Waits for the end of a call and gives its reason.
-    pub async fn end_reason(&mut self) -> anyhow::Result<String> {
-        let ended = self.event("call.ended").await?;
-        Ok(ended.data["reason"].as_str().context("a reason")?.to_owned())
     }
 
     /// The actions that Meta was asked for, in order.
     pub fn actions(&self) -> Vec<String> {
         self.meta.requests().into_iter().map(|request| request.action).collect()
+    }
+
+    /// How often Meta was asked for this.
+    pub fn count_of(&self, action: &str) -> usize {
+        self.actions().iter().filter(|asked| *asked == action).count()
     }
 
     /// Waits until no call lives.
@@ -93,23 +219,40 @@ impl TestService {
     }
 }
 
-fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::Result<String> {
+/// A counter of the whole process, such as `patchcord_webhooks_total{outcome="ok"}`.
+pub fn counter(name: &str) -> u64 {
+    let text = METRICS.render();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or(0)
+}
+
+async fn read(response: reqwest::Response) -> anyhow::Result<Posted> {
+    let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+    Ok(Posted {
+        status: response.status().as_u16(),
+        content_type: content_type.unwrap_or_default().to_owned(),
+        body: response.text().await?,
+    })
+}
+
+/// The configuration file of a service under test.
+pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::Result<String> {
     let account = meta.options();
     let first = free_port()?;
+    let secrets: Vec<&String> = options.more_secrets.iter().chain([&account.app_secret]).collect();
     Ok(format!(
         r#"
         [http]
         listen = "127.0.0.1:0"
         [media]
-        listen = ["127.0.0.1"]
+        listen = [{listen}]
         ports = "{first}-{last}"
         workers = 1
         allow_private = true
-        {media}
         [whatsapp]
         graph_url = "{graph}"
         verify_token = "verify-me"
-        app_secrets = ["{secret}"]
+        app_secrets = {secrets:?}
         [[whatsapp.numbers]]
         phone_number_id = "{number}"
         access_token = "{token}"
@@ -119,15 +262,17 @@ fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::Resul
         {route}
         [calls]
         {calls}
+        [log]
+        {log}
         "#,
+        listen = if options.ipv6 { r#""127.0.0.1", "::1""# } else { r#""127.0.0.1""# },
         last = first + PORTS,
-        media = options.media,
-        graph = meta.graph_url(),
-        secret = account.app_secret,
-        number = account.phone_number_id,
-        token = account.access_token,
+        graph = options.graph_url.clone().unwrap_or_else(|| meta.graph_url()),
+        number = options.phone_number_id.as_ref().unwrap_or(&account.phone_number_id),
+        token = options.access_token.as_ref().unwrap_or(&account.access_token),
         route = options.route,
         calls = options.calls,
+        log = options.log,
     ))
 }
 

@@ -1,0 +1,167 @@
+//! The agent's sound: every format, marks, clear, pause, and more than fits.
+
+use std::time::Duration;
+
+use patchcord_simulator::agent::{AgentAudio, AgentOptions, Encoding};
+use patchcord_simulator::call::CallerOptions;
+use patchcord_simulator::sound;
+use patchcord_simulator::speech::Speech;
+use serde_json::json;
+
+use crate::people::{AGENT_HZ, SECOND, objections, quiet_caller, speech_synthesis, talking, tone};
+use crate::service::{Talk, TestOptions};
+
+/// Real speech both ways, in this format.
+async fn speech_is_understood_both_ways(agent: AgentOptions, route: &str) -> anyhow::Result<()> {
+    let agent = AgentOptions { greeting: sound::agent_clip(), ..agent };
+    let caller = CallerOptions { speech: Speech::caller(), ..quiet_caller() };
+    let options = TestOptions { route: route.to_owned(), ..TestOptions::default() };
+    let mut talk = Talk::start_with(caller, agent, options).await?;
+    let Talk { session, call, .. } = &mut talk;
+    let heard = call.hear_for(4 * SECOND).await?;
+    let found = sound::find(&sound::agent_clip(), &heard);
+    assert!(found.similarity > 0.8, "{route} {:?}: the caller hears {found:?}", session.audio());
+    assert!(sound::beginning_is_whole(&sound::agent_clip(), &heard), "{route} {:?}", session.audio());
+    session.hear_for(6 * SECOND).await?;
+    let found = sound::find(&sound::caller_clip(), &session.heard_at_phone_rate());
+    assert!(found.similarity > 0.8, "{route} {:?}: the agent hears {found:?}", session.audio());
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+fn asking_for(encoding: Encoding, sample_rate: u32) -> AgentOptions {
+    AgentOptions { audio: Some(AgentAudio { encoding, sample_rate }), ..AgentOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_may_ask_for_any_rate_in_ready() -> anyhow::Result<()> {
+    for rate in [8000, 16_000, 24_000, 48_000] {
+        speech_is_understood_both_ways(asking_for(Encoding::Pcm, rate), "").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_may_set_the_rate_and_the_profile() -> anyhow::Result<()> {
+    speech_is_understood_both_ways(AgentOptions::default(), "sample_rate = 8000\nprofile = \"hq\"").await?;
+    speech_is_understood_both_ways(AgentOptions::default(), "sample_rate = 48000").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opus_is_passed_on_both_ways() -> anyhow::Result<()> {
+    speech_is_understood_both_ways(asking_for(Encoding::Opus, 48_000), "").await?;
+    speech_is_understood_both_ways(AgentOptions::default(), "encoding = \"opus\"\nsample_rate = 48000").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_may_be_cut_anywhere() -> anyhow::Result<()> {
+    let chunk_bytes = vec![1, 333, 7, 2001, 640, 3];
+    speech_is_understood_both_ways(AgentOptions { chunk_bytes, ..AgentOptions::default() }, "").await?;
+    let chunk_bytes = vec![64_001];
+    speech_is_understood_both_ways(AgentOptions { chunk_bytes, ..speech_synthesis() }, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_never_says_ready_is_taken_by_the_routes_word() -> anyhow::Result<()> {
+    speech_is_understood_both_ways(AgentOptions { sends_ready: false, ..AgentOptions::default() }, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_are_played_in_their_order_when_their_sound_was_heard() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    for name in ["first", "second", "third"] {
+        session.say(&tone(AGENT_HZ, 400)).await;
+        session.send(&json!({"type": "mark", "name": name})).await;
+    }
+    session.wait_for_nth_message("mark", 3).await?;
+    let marks = session.messages_of("mark");
+    let told: Vec<_> = marks.iter().map(|mark| (mark["name"].as_str(), mark["status"].as_str())).collect();
+    assert_eq!(told, [Some("first"), Some("second"), Some("third")].map(|name| (name, Some("played"))));
+    // A mark with nothing before it is played at once.
+    session.send(&json!({"type": "mark", "name": "nothing"})).await;
+    assert_eq!(session.wait_for_nth_message("mark", 4).await?["status"], "played");
+    let frames = talking(&call.heard_packets()).into_iter().filter(|talks| *talks).count();
+    assert!((59..=63).contains(&frames), "{frames} frames of 60 were heard");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_silences_the_agent_at_once_and_says_what_was_heard() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    session.say(&tone(AGENT_HZ, 6000)).await;
+    session.send(&json!({"type": "mark", "name": "the end"})).await;
+    while talking(&call.heard_packets()).into_iter().filter(|talks| *talks).count() < 25 {
+        call.hear_for(Duration::from_millis(20) * (call.heard_packets().len() as u32 + 1)).await?;
+    }
+    session.send(&json!({"type": "clear"})).await;
+    let cleared = session.wait_for_message("cleared").await?;
+    let (played, dropped) = (cleared["played_ms"].as_u64().unwrap(), cleared["dropped_ms"].as_u64().unwrap());
+    assert_eq!(played + dropped, 6000, "{cleared}");
+    assert!(played >= 480, "{cleared}");
+    assert_eq!(session.wait_for_message("mark").await?["status"], "cleared");
+
+    let packets = call.heard_packets().len() as u32;
+    call.hear_for(Duration::from_millis(20) * (packets + 50)).await?;
+    let frames = talking(&call.heard_packets());
+    assert!(frames.ends_with(&[false; 25]), "silence after clear");
+    let heard = frames.into_iter().filter(|talks| *talks).count() as u64;
+    // The last frame of the tone and the one that lets its end out.
+    assert!(heard * 20 <= played + 40, "{} ms were heard, {played} ms were said to be", heard * 20);
+
+    session.say(&tone(AGENT_HZ, 400)).await;
+    session.send(&json!({"type": "mark", "name": "again"})).await;
+    assert_eq!(session.wait_for_nth_message("mark", 2).await?, json!({"type": "mark", "name": "again", "status": "played"}));
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_keeps_the_rest_and_resume_goes_on_with_it() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    session.say(&tone(AGENT_HZ, 2000)).await;
+    session.send(&json!({"type": "mark", "name": "the end"})).await;
+    while !talking(&call.heard_packets()).contains(&true) {
+        call.hear_for(Duration::from_millis(20) * (call.heard_packets().len() as u32 + 1)).await?;
+    }
+    session.send(&json!({"type": "pause"})).await;
+    while !talking(&call.heard_packets()).ends_with(&[false; 20]) {
+        call.hear_for(Duration::from_millis(20) * (call.heard_packets().len() as u32 + 1)).await?;
+    }
+    assert_eq!(session.messages_of("mark"), [] as [serde_json::Value; 0]);
+    session.send(&json!({"type": "resume"})).await;
+    assert_eq!(session.wait_for_message("mark").await?["status"], "played");
+    let packets = call.heard_packets().len() as u32;
+    call.hear_for(Duration::from_millis(20) * (packets + 10)).await?;
+    let frames = talking(&call.heard_packets()).into_iter().filter(|talks| *talks).count();
+    assert!((99..=104).contains(&frames), "{frames} frames of 100 were heard");
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_two_minutes_at_once_are_answered_with_xoff_and_can_still_be_cleared() -> anyhow::Result<()> {
+    let mut talk =
+        Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { service, session, call, .. } = &mut talk;
+    session.say(&tone(AGENT_HZ, 120_500)).await;
+    let xoff = session.wait_for_message("xoff").await?;
+    assert!((115_000..=121_000).contains(&xoff["queued_ms"].as_u64().unwrap()), "{xoff}");
+    // The agent keeps to it and sends no more sound, but it has changed its mind.
+    session.stop_saying().await;
+    session.send(&json!({"type": "clear"})).await;
+    let cleared = session.wait_for_message("cleared").await?;
+    assert!(cleared["dropped_ms"].as_u64().unwrap() > 100_000, "{cleared}");
+    let xon = session.wait_for_message("xon").await?;
+    assert_eq!(xon["queued_ms"], 0, "{xon}");
+
+    session.say(&tone(AGENT_HZ, 400)).await;
+    session.send(&json!({"type": "mark", "name": "after"})).await;
+    assert_eq!(session.wait_for_message("mark").await?["status"], "played");
+    call.hang_up().await?;
+    assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}

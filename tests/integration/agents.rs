@@ -1,0 +1,289 @@
+//! Agents that cannot be reached, are lost, or misbehave; and those who take over.
+
+use anyhow::Context;
+use futures_util::{SinkExt, StreamExt};
+use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
+use patchcord_simulator::call::{Call, EndedBy, Stage};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::people::{
+    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
+    heard_voices, objections, quiet_caller,
+};
+use crate::service::{Talk, TestOptions, TestService};
+
+fn behaving(behaviour: Behaviour) -> AgentOptions {
+    AgentOptions { behaviour, ..agent() }
+}
+
+/// The route tries these after its first agent.
+fn fallback(stops: &[&str]) -> TestOptions {
+    TestOptions { route: format!("fallback = {stops:?}"), ..TestOptions::default() }
+}
+
+/// The end of a call whose only agent behaves like this.
+async fn end_with(behaviour: Behaviour, calls: &str) -> anyhow::Result<(Value, Call)> {
+    let agent = Agent::start(behaving(behaviour)).await?;
+    let options = TestOptions { calls: calls.to_owned(), ..TestOptions::default() };
+    let mut service = TestService::start_with(&agent.url(), options).await?;
+    let call = service.call(quiet_caller()).await?;
+    let ended = service.end_of(&call).await?;
+    service.all_ended().await?;
+    assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    Ok((ended, call))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_port_is_closed_ends_the_call() -> anyhow::Result<()> {
+    // Bound and not listening: whoever connects is refused, and nobody else can have the port.
+    let closed = TcpSocket::new_v4()?;
+    closed.bind("127.0.0.1:0".parse()?)?;
+    let mut service = TestService::start(&format!("ws://{}/call", closed.local_addr()?)).await?;
+    let call = service.call(quiet_caller()).await?;
+    let ended = service.end_of(&call).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"no_agent".into(), &"agent".into()), "{ended}");
+    assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("refused")), "{ended}");
+    service.all_ended().await?;
+    assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    assert_eq!(service.count_of("accept"), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_answers_with_an_http_error_ends_the_call() -> anyhow::Result<()> {
+    let (ended, _) = end_with(Behaviour::RefuseHttp(500), "").await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"no_agent".into(), &"agent".into()), "{ended}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_never_answers_is_waited_for_no_longer_than_configured() -> anyhow::Result<()> {
+    let (ended, call) = end_with(Behaviour::NeverAnswerHandshake, r#"agent_timeout = "1s""#).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"no_agent".into(), &"agent".into()), "{ended}");
+    assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("in time")), "{ended}");
+    assert!(ended["stages"]["ended_ms"].as_f64().context("ended_ms")? >= 1000.0, "{ended}");
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_first_agent_refuses_the_second_takes_the_call() -> anyhow::Result<()> {
+    let first = Agent::start(behaving(Behaviour::RefuseHttp(503))).await?;
+    let second = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+    let mut service = TestService::start_with(&first.url(), fallback(&[&second.url()])).await?;
+    let call = service.call(caller()).await?;
+    assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [SECOND_AGENT_HZ]);
+    assert_eq!(heard_voices(&second.wait_for_session(1).await?.hear_for(SECOND).await?), [CALLER_HZ]);
+    let lost = service.event("call.agent_lost").await?;
+    assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"refused".into()));
+    assert_eq!(service.event("call.agent_joined").await?.data["attempt"], 1);
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_nobody_answers_the_caller_hears_goodbye_and_then_the_call_ends() -> anyhow::Result<()> {
+    let nobody = Agent::start(behaving(Behaviour::RefuseHttp(503))).await?;
+    let mut service = TestService::start_with(&nobody.url(), fallback(&["prompt:goodbye"])).await?;
+    let call = service.call(caller()).await?;
+    let ended = service.end_of(&call).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"agent_lost".into(), &"agent".into()), "{ended}");
+    service.all_ended().await?;
+    let heard = call.heard()?;
+    assert_eq!(patchcord_simulator::sound::voices_heard(&heard, 16_000, &GOODBYE_NOTES_HZ), GOODBYE_NOTES_HZ);
+    assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_lost_in_the_middle_is_replaced_on_the_same_line_and_hold_music_fills_the_wait() -> anyhow::Result<()> {
+    let first = Agent::start(agent()).await?;
+    // It keeps the caller waiting until its time is up.
+    let second = Agent::start(behaving(Behaviour::NeverAnswerHandshake)).await?;
+    let third = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+    let options = TestOptions {
+        calls: r#"agent_timeout = "2s""#.to_owned(),
+        ..fallback(&[&second.url(), &third.url()])
+    };
+    let mut service = TestService::start_with(&first.url(), options).await?;
+    let call = service.call(caller()).await?;
+    assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
+    first.wait_for_session(1).await?.reset().await;
+
+    let session = third.wait_for_session(1).await?;
+    assert_eq!(session.wait_for_message("accepted").await?["type"], "accepted");
+    let before = call.heard()?.len();
+    let heard = call.hear_for(SECOND * (before as u32 / 16_000 + 2)).await?;
+    assert_eq!(heard_voices(&heard[before..]), [SECOND_AGENT_HZ]);
+    assert!(patchcord_simulator::sound::hears(&heard, 16_000, HOLD_NOTE_HZ), "no hold music");
+    assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ]);
+    assert_eq!(service.event("call.agent_lost").await?.data["failure"], "disconnected");
+    assert_eq!(service.event("call.agent_lost").await?.data["failure"], "no_answer");
+
+    let ssrcs: std::collections::BTreeSet<u32> = call.heard_packets().iter().map(|packet| packet.ssrc).collect();
+    assert_eq!(ssrcs.len(), 1);
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_lost_in_the_middle_with_nobody_to_take_over_ends_the_call() -> anyhow::Result<()> {
+    let mut talk = Talk::start(agent()).await?;
+    let Talk { service, session, call, .. } = &mut talk;
+    session.reset().await;
+    let ended = service.end_of(&call).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"agent_lost".into(), &"agent".into()), "{ended}");
+    service.all_ended().await?;
+    assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_normal_close_is_a_hang_up_and_any_other_is_a_loss() -> anyhow::Result<()> {
+    for (code, reason) in [(1000, "agent_hung_up"), (1001, "agent_hung_up"), (1011, "agent_lost"), (4000, "agent_lost")] {
+        let mut talk = Talk::start(agent()).await?;
+        let Talk { service, session, call, .. } = &mut talk;
+        session.close(code).await;
+        assert_eq!(service.end_of(&call).await?["reason"], reason, "close code {code}");
+        service.all_ended().await?;
+        assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_floods_is_held_back_and_harms_nobody() -> anyhow::Result<()> {
+    let flooding = Agent::start(behaving(Behaviour::Flood { bytes_per_second: 8_000_000 })).await?;
+    let mut service = TestService::start(&flooding.url()).await?;
+    let flooded = service.call(caller()).await?;
+    let session = flooding.wait_for_session(1).await?;
+    session.wait_for_message("xoff").await?;
+    flooded.hear_for(SECOND).await?;
+
+    flooding.set_behaviour(Behaviour::Normal);
+    let beside = service.call(caller()).await?;
+    assert_eq!(heard_voices(&beside.hear_for(2 * SECOND).await?), [AGENT_HZ]);
+    assert_eq!(heard_voices(&flooding.wait_for_session(2).await?.hear_for(SECOND).await?), [CALLER_HZ]);
+    assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ], "it is heard and it hears");
+
+    flooded.hang_up().await?;
+    assert_eq!(service.end_of(&flooded).await?["reason"], "caller_hung_up");
+    beside.hang_up().await?;
+    service.end_of(&beside).await?;
+    service.all_ended().await?;
+    for call in [flooded, beside] {
+        assert_eq!(objections(&call), [], "{}", call.seen());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_make_no_sense_are_answered_with_errors_and_the_call_goes_on() -> anyhow::Result<()> {
+    let junk = vec![Junk::InvalidJson, Junk::UnknownType, Junk::WrongFields, Junk::DeepJson, Junk::EmptyAudio];
+    let mut talk = Talk::start(behaving(Behaviour::Junk(junk))).await?;
+    let Talk { session, call, .. } = &mut talk;
+    session.wait_for_nth_message("error", 3).await?;
+    assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
+    let errors = session.messages_of("error");
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    for error in errors {
+        assert!(error["code"].is_string() && error["message"].as_str().is_some_and(|text| text.len() < 300), "{error}");
+    }
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_breaks_the_protocol_gives_way_to_the_next() -> anyhow::Result<()> {
+    for junk in [Junk::InvalidUtf8, Junk::HugeMessage(100_000_000)] {
+        let broken = Agent::start(behaving(Behaviour::Junk(vec![junk]))).await?;
+        let second = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+        let mut service = TestService::start_with(&broken.url(), fallback(&[&second.url()])).await?;
+        let call = service.call(caller()).await?;
+        assert_eq!(service.event("call.agent_lost").await?.data["failure"], "protocol_error", "{junk:?}");
+        second.wait_for_session(1).await?.wait_for_message("accepted").await?;
+        let before = call.heard()?.len() as u32 / 16_000;
+        assert!(heard_voices(&call.hear_for(SECOND * (before + 2)).await?).contains(&SECOND_AGENT_HZ));
+        assert_eq!(objections(&call), [], "{junk:?}: {}", call.seen());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notice() -> anyhow::Result<()> {
+    let slow = Agent::start(behaving(Behaviour::SlowReader)).await?;
+    let mut service = TestService::start(&slow.url()).await?;
+    let unheard = service.call(caller()).await?;
+    assert_eq!(heard_voices(&unheard.hear_for(SECOND).await?), [AGENT_HZ]);
+
+    slow.set_behaviour(Behaviour::Normal);
+    let beside = service.call(caller()).await?;
+    assert_eq!(heard_voices(&beside.hear_for(2 * SECOND).await?), [AGENT_HZ]);
+    assert_eq!(heard_voices(&slow.wait_for_session(2).await?.hear_for(2 * SECOND).await?), [CALLER_HZ]);
+
+    unheard.hang_up().await?;
+    assert_eq!(service.end_of(&unheard).await?["reason"], "caller_hung_up");
+    for call in [&unheard, &beside] {
+        assert_eq!(objections(call), [], "{}", call.seen());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_answers_no_ping_is_lost() -> anyhow::Result<()> {
+    // It reads nothing after start, so it answers no ping, and has nothing to say.
+    let mut talk = talk_unaccepted(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
+    let Talk { service, call, .. } = &mut talk;
+    let ended = service.end_of(&call).await?;
+    assert_eq!(ended["reason"], "agent_lost", "{ended}");
+    assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("ping")), "{ended}");
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+/// A talk with an agent that cannot tell that it was accepted.
+async fn talk_unaccepted(options: AgentOptions) -> anyhow::Result<Talk> {
+    let agent = Agent::start(options).await?;
+    let service = TestService::start(&agent.url()).await?;
+    let call = service.call(caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    let session = agent.wait_for_session(1).await?;
+    Ok(Talk { service, agent, session, call })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_pings_gets_its_pong_and_ours_carry_the_subprotocol() -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let service = TestService::start(&format!("ws://{}/call", listener.local_addr()?)).await?;
+    let call = service.call(caller()).await?;
+    let (stream, _) = listener.accept().await?;
+    let mut socket = tokio_tungstenite::accept_async(stream).await?;
+    let first = socket.next().await.context("a first message")??;
+    let start: Value = serde_json::from_str(first.to_text()?)?;
+    assert_eq!(start["type"], "start");
+    call.wait_until(Stage::Accepted).await?;
+    socket.send(Message::Ping("are you there?".into())).await?;
+    loop {
+        match socket.next().await.context("the service left")?? {
+            Message::Pong(payload) => break assert_eq!(&payload[..], b"are you there?"),
+            Message::Close(frame) => panic!("closed: {frame:?}"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_hangs_up_before_accept_ends_the_call() -> anyhow::Result<()> {
+    let agent = Agent::start(behaving(Behaviour::ByeAfter(std::time::Duration::ZERO))).await?;
+    let mut service = TestService::start(&agent.url()).await?;
+    let call = service.call(caller()).await?;
+    assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");
+    service.all_ended().await?;
+    assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Who talks in the scenarios: each has a tone of its own, so that a test can tell who hears whom.
+
+use std::time::Duration;
+
+use patchcord_simulator::agent::{AgentOptions, Pace};
+use patchcord_simulator::call::CallerOptions;
+use patchcord_simulator::objection::Objection;
+use patchcord_simulator::phone::ear::HeardPacket;
+use patchcord_simulator::sound::{self, PHONE_RATE};
+use patchcord_simulator::speech::Speech;
+
+/// The caller's voice.
+pub const CALLER_HZ: f64 = 440.0;
+/// The agent's voice.
+pub const AGENT_HZ: f64 = 1000.0;
+/// The voice of the agent that takes over.
+pub const SECOND_AGENT_HZ: f64 = 1500.0;
+/// Everybody who could be heard.
+pub const VOICES: [f64; 3] = [CALLER_HZ, AGENT_HZ, SECOND_AGENT_HZ];
+/// The notes of the built-in goodbye, in their order.
+pub const GOODBYE_NOTES_HZ: [f64; 3] = [659.26, 523.25, 392.0];
+/// The first note of the built-in hold music.
+pub const HOLD_NOTE_HZ: f64 = 261.63;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// A caller who talks all the time.
+pub fn caller() -> CallerOptions {
+    CallerOptions { speech: Speech::tone(CALLER_HZ).unwrap(), ..quiet_caller() }
+}
+
+/// A caller who only listens. On a busy machine packets leave late; how late is for the benchmark to measure.
+pub fn quiet_caller() -> CallerOptions {
+    CallerOptions { late_after: Duration::from_secs(5), ..CallerOptions::default() }
+}
+
+/// An agent that talks long enough for any scenario.
+pub fn agent() -> AgentOptions {
+    agent_with_voice(AGENT_HZ)
+}
+
+pub fn agent_with_voice(voice_hz: f64) -> AgentOptions {
+    AgentOptions { greeting: tone(voice_hz, 20_000), ..AgentOptions::default() }
+}
+
+/// An agent that only speaks when told to, and then delivers everything at once.
+pub fn speech_synthesis() -> AgentOptions {
+    AgentOptions { pace: Pace::Burst, ..AgentOptions::default() }
+}
+
+/// At the phone's rate, as everything is that an agent is told to say.
+pub fn tone(voice_hz: f64, milliseconds: u32) -> Vec<i16> {
+    sound::tone(voice_hz, PHONE_RATE, milliseconds)
+}
+
+/// Who of all is heard, at the phone's rate.
+pub fn heard_voices(pcm: &[i16]) -> Vec<f64> {
+    sound::voices_heard(pcm, PHONE_RATE, &VOICES)
+}
+
+/// Whether each packet has sound in it; the service's silence is one cached packet of eight bytes.
+pub fn talking(packets: &[HeardPacket]) -> Vec<bool> {
+    packets.iter().map(|packet| packet.len > 8).collect()
+}
+
+/// What Meta or the phone's owner would object to.
+///
+/// A worker that got no processor for more than 200 ms leaves out frames, and then the line's timestamps jump. That
+/// is what they are for; the machine is at fault, and the sequence numbers show that no packet is missing.
+pub fn objections(call: &patchcord_simulator::call::Call) -> Vec<Objection> {
+    let mut objections = call.objections();
+    objections.retain(|objection| !matches!(objection, Objection::TimestampGap { .. }));
+    objections
+}

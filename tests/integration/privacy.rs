@@ -1,0 +1,211 @@
+//! What the log of the real program says about people and secrets: nothing, at any level.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
+use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
+use tokio::sync::mpsc;
+
+use crate::people::{agent, caller};
+use crate::service::{DEADLINE, TestOptions, config_text};
+
+/// The program with everything logged that can be.
+struct Program {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    log: Vec<String>,
+}
+
+impl Program {
+    async fn start(name: &str, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
+        let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
+        let config = config_text(meta, &agent.url(), &options)?;
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
+        std::fs::write(&path, config)?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_patchcord"))
+            .args(["serve", "--config"])
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = BufReader::new(child.stderr.take().context("a standard error")?);
+        let (line, lines) = mpsc::unbounded_channel();
+        // Ends with the program.
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+        let mut program = Self { child, lines, log: Vec::new() };
+        let ready = program.line_with("patchcord is ready on ").await?;
+        let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        meta.set_webhook_url(format!("{}/webhooks/whatsapp", address.context("an address")?));
+        Ok(program)
+    }
+
+    /// Reads on until a line holds this.
+    async fn line_with(&mut self, text: &str) -> anyhow::Result<String> {
+        let found = tokio::time::timeout(DEADLINE, async {
+            loop {
+                let line = self.lines.recv().await.with_context(|| format!("the program ended: {:#?}", self.log))?;
+                self.log.push(line.clone());
+                if line.contains(text) {
+                    return anyhow::Ok(line);
+                }
+            }
+        })
+        .await;
+        found.with_context(|| format!("waited for {text:?}"))?
+    }
+
+    /// Ends the program and gives everything it said.
+    async fn finish(mut self) -> anyhow::Result<String> {
+        self.child.kill()?;
+        while let Some(line) = self.lines.recv().await {
+            self.log.push(line);
+        }
+        Ok(std::mem::take(&mut self.log).join("\n"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Everything about this call that is nobody's business.
+fn secrets_of(call: &Call) -> Vec<String> {
+    let mut secrets = vec![call.wacid().to_owned(), call.wacid().replace("wacid.", "")];
+    for sdp in [call.offer().to_owned(), call.answer().unwrap_or_default()] {
+        for line in sdp.lines() {
+            let words = || line.split(' ').map(str::to_owned);
+            match line.split_once(':') {
+                Some(("a=ice-pwd" | "a=ice-ufrag", value)) => secrets.push(value.to_owned()),
+                Some(("a=fingerprint", _)) => secrets.extend(words().nth(1)),
+                Some(("a=candidate", _)) => {
+                    secrets.push(line.to_owned());
+                    let (ip, port) = (words().nth(4), words().nth(5));
+                    secrets.extend(ip.zip(port).map(|(ip, port)| format!("{ip}:{port}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    secrets.extend(["a=ice-", "a=candidate", "m=audio", "a=fingerprint"].map(str::to_owned));
+    secrets
+}
+
+fn keeps(log: &str, secrets: &[String]) {
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        if let Some(line) = log.lines().find(|line| line.contains(secret.as_str())) {
+            panic!("{secret:?} is in the log: {line}");
+        }
+    }
+}
+
+fn named_caller() -> CallerOptions {
+    CallerOptions {
+        from: Some("12025550177".to_owned()),
+        user_id: Some("US.90210664433221100".to_owned()),
+        username: Some("zofia.unmistakable".to_owned()),
+        name: "Zofia Unmistakable".to_owned(),
+        cta_payload: Some("order-of-zofia".to_owned()),
+        deeplink_payload: Some("link-of-zofia".to_owned()),
+        ..caller()
+    }
+}
+
+/// The people, the account and the route of all calls here.
+fn common_secrets(meta: &Meta) -> Vec<String> {
+    let account = meta.options();
+    let fixed = [
+        "12025550177", "US.90210664433221100", "nmistakable", "of-zofia", "verify-me", "agent-authorization",
+        "parameter-of-the-route", &account.app_secret, &account.access_token, &account.display_phone_number,
+    ];
+    fixed.map(str::to_owned).to_vec()
+}
+
+fn private_route() -> TestOptions {
+    let route = "headers = { Authorization = \"agent-authorization\" }\n\
+                 parameters = { secret = \"parameter-of-the-route\" }";
+    TestOptions { route: route.to_owned(), ..TestOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_call_leaves_nothing_private_in_the_log() -> anyhow::Result<()> {
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let junk = vec![Junk::InvalidJson, Junk::WrongFields, Junk::UnknownType];
+    let agent = Agent::start(AgentOptions { behaviour: Behaviour::Junk(junk), ..agent() }).await?;
+    let mut program = Program::start("privacy-good", &meta, &agent, private_route()).await?;
+    let call = meta.place_call(named_caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    let session = agent.wait_for_session(1).await?;
+    assert_eq!(session.header("authorization"), Some("agent-authorization"));
+    call.send_dtmf("42").await;
+    session.wait_for_nth_message("dtmf", 2).await?;
+    call.hear_for(Duration::from_secs(1)).await?;
+    assert_eq!(call.send_connect().await?, 200);
+    call.hang_up().await?;
+    program.line_with("caller_hung_up").await?;
+    let log = program.finish().await?;
+    assert!(log.contains("TRACE") && log.contains("accepted after"), "the log is there:\n{log}");
+    keeps(&log, &secrets_of(&call));
+    keeps(&log, &common_secrets(&meta));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()> {
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(AgentOptions { behaviour: Behaviour::RefuseHttp(500), ..agent() }).await?;
+    let mut program = Program::start("privacy-bad", &meta, &agent, private_route()).await?;
+    let mut calls = Vec::new();
+
+    let nobody = meta.place_call(named_caller()).await?;
+    program.line_with("no_agent").await?;
+    calls.push(nobody);
+
+    agent.set_behaviour(Behaviour::Normal);
+    meta.script("accept", vec![Reply::Error { status: 400, body: error_that_names_the_caller(&calls[0]) }]);
+    calls.push(meta.place_call(named_caller()).await?);
+    program.line_with("accept_failed").await?;
+
+    meta.script("pre_accept", vec![Reply::token_expired()]);
+    calls.push(meta.place_call(named_caller()).await?);
+    program.line_with("pre_accept_failed").await?;
+
+    let hostile = meta.place_call(CallerOptions { announce: Announce::ByHand, ..named_caller() }).await?;
+    for rewrite in [("opus/48000/2", "PCMU/8000"), ("a=ice-pwd", "a=ice-pwd\\u0000")] {
+        meta.send_webhook(hostile.connect_body().replace(rewrite.0, rewrite.1).replace("wacid.", "wacid.A")).await?;
+        program.line_with("offer_refused").await?;
+        meta.send_webhook(hostile.connect_body().replace(rewrite.0, rewrite.1).replace("wacid.", "wacid.B")).await?;
+    }
+    meta.send_unsigned(hostile.connect_body()).await?;
+    let cut = hostile.connect_body();
+    meta.send_webhook(cut[..cut.len() / 2].to_owned()).await?;
+    meta.send_webhook(cut.replace("\"connect\"", "\"connected\"")).await?;
+    meta.send_webhook(cut.replace("200000000000002", "999")).await?;
+    program.line_with("not configured").await?;
+    calls.push(hostile);
+
+    calls.push(meta.place_call(named_caller()).await?);
+    let lost = agent.wait_for_session(3).await;
+    if let Ok(lost) = lost {
+        lost.reset().await;
+        program.line_with("agent_lost").await?;
+    }
+    let log = program.finish().await?;
+    calls.iter().for_each(|call| keeps(&log, &secrets_of(call)));
+    keeps(&log, &common_secrets(&meta));
+    Ok(())
+}
+
+/// Meta's error texts may repeat what they were given.
+fn error_that_names_the_caller(call: &Call) -> String {
+    format!(
+        r#"{{"error":{{"message":"(#131009) Call {} of 12025550177 is not there","type":"OAuthException","code":131009,"error_data":{{"messaging_product":"whatsapp","details":"+12025550177 cannot be called"}},"error_user_title":"12025550177","error_user_msg":"Call 12025550177","fbtrace_id":"AsimulatedTraceId0000009"}}}}"#,
+        call.wacid()
+    )
+}

@@ -1,0 +1,269 @@
+//! Meta's webhooks: forged, broken, doubled, late, and in any order.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use anyhow::Context;
+use patchcord_simulator::agent::Agent;
+use patchcord_simulator::call::{CallerOptions, Stage};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
+use crate::service::{TestOptions, TestService, counter};
+
+const EMPTY: &str = r#"{"object":"whatsapp_business_account","entry":[]}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metas_check_of_the_address_gets_its_challenge_back_and_nobody_elses_does() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let path = "/webhooks/whatsapp?hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=";
+    let right = service.get(&format!("{path}verify-me")).await?;
+    assert_eq!((right.status, right.body.as_str()), (200, "1158201444"));
+    for wrong in [format!("{path}verify-you"), path.to_owned(), "/webhooks/whatsapp".to_owned()] {
+        let refused = service.get(&wrong).await?;
+        assert_eq!(refused.status, 403, "{wrong}");
+        assert_eq!(refused.content_type, "application/problem+json");
+        assert!(!refused.body.contains("1158201444"), "{}", refused.body);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_meta_can_make_a_call_begin() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let call = service.unannounced(caller()).await?;
+    let body = call.connect_body();
+    let right = service.meta.signature(body.as_bytes());
+    let other_body = service.meta.signature(EMPTY.as_bytes());
+    let other_secret = hmac_of("another-secret", body.as_bytes());
+    let cut = &right[..right.len() - 2];
+    let forged = [
+        None,
+        Some(""),
+        Some("sha256="),
+        Some("sha256=0000000000000000000000000000000000000000000000000000000000000000"),
+        Some("sha1=da39a3ee5e6b4b0d3255bfef95601890afd80709"),
+        Some(other_body.as_str()),
+        Some(other_secret.as_str()),
+        Some(cut),
+    ];
+    let before = counter(r#"patchcord_webhooks_total{outcome="bad_signature"}"#);
+    for signature in forged {
+        let refused = service.post(body.clone(), signature).await?;
+        assert_eq!(refused.status, 401, "{signature:?}");
+        assert_eq!(refused.content_type, "application/problem+json");
+        assert_eq!(service.app.calls().count(), 0, "{signature:?}");
+    }
+    assert_eq!(service.actions(), [] as [&str; 0]);
+    assert!(counter(r#"patchcord_webhooks_total{outcome="bad_signature"}"#) >= before + forged.len() as u64);
+
+    assert_eq!(service.post(body, Some(&right)).await?.status, 200);
+    call.wait_until(Stage::PreAccepted).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_several_secrets_may_sign() -> anyhow::Result<()> {
+    let secrets = vec!["the-old-secret".to_owned(), "the-new-secret".to_owned()];
+    let options = TestOptions { more_secrets: secrets, ..TestOptions::default() };
+    let service = TestService::start_with("prompt:goodbye", options).await?;
+    for secret in ["the-old-secret", "the-new-secret", &service.meta.options().app_secret] {
+        assert_eq!(service.post(EMPTY, Some(&hmac_of(secret, EMPTY.as_bytes()))).await?.status, 200, "{secret}");
+    }
+    assert_eq!(service.post(EMPTY, Some(&hmac_of("another-secret", EMPTY.as_bytes()))).await?.status, 401);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_body_that_cannot_be_read_is_refused_with_the_reason() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let deep = "[".repeat(100_000);
+    for body in ["", "{", "null", "[]", r#"{"entry":7}"#, "\u{0}", &deep] {
+        let refused = service.post_signed(body).await?;
+        assert_eq!(refused.status, 400, "{body:.20}");
+        assert_eq!(refused.content_type, "application/problem+json");
+        let problem: Value = serde_json::from_str(&refused.body)?;
+        assert_eq!(problem["status"], 400);
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_kinds_that_nobody_knows_is_taken_and_counted() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let unknown = r#"patchcord_webhook_events_total{outcome="unknown"}"#;
+    let not_ours = r#"patchcord_webhook_events_total{outcome="not_ours"}"#;
+    let (unknown_before, not_ours_before) = (counter(unknown), counter(not_ours));
+    let value = |value: Value, field: &str| {
+        json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"value": value, "field": field}]}]})
+    };
+    let of_a_call = json!({"calls": [{"id": "wacid.HBg", "event": "levitated", "timestamp": "1"}]});
+    let status = json!({"statuses": [{"id": "wacid.HBg", "type": "call", "status": "PONDERING", "timestamp": "1"}]});
+    for body in [value(of_a_call, "calls"), value(status, "calls"), value(json!({"a": 1}), "a_field_of_tomorrow")] {
+        assert_eq!(service.post_signed(body.to_string()).await?.status, 200, "{body}");
+    }
+    assert_eq!(service.post_signed(value(json!({"messages": []}), "messages").to_string()).await?.status, 200);
+    assert!(counter(unknown) >= unknown_before + 3, "{} of 3", counter(unknown) - unknown_before);
+    assert!(counter(not_ours) > not_ours_before);
+    assert_eq!(service.app.calls().count(), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_meta_is_known_to_send_is_taken() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/whatsapp");
+    let mut posted = 0;
+    for file in folder.read_dir()? {
+        let path = file?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a file name")?;
+        if name.starts_with("webhook-") {
+            assert_eq!(service.post_signed(std::fs::read(&path)?).await?.status, 200, "{name}");
+            posted += 1;
+        }
+    }
+    assert!(posted > 20, "{posted} fixtures");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_three_mebibytes_is_too_large() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let limit = 3 * 1024 * 1024;
+    let padded = |length: usize| EMPTY.to_owned() + &" ".repeat(length - EMPTY.len());
+    assert_eq!(service.post_signed(padded(limit)).await?.status, 200);
+    let refused = service.post_signed(padded(limit + 1)).await?;
+    assert_eq!((refused.status, refused.content_type.as_str()), (413, "application/problem+json"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_the_end_before_the_beginning_is_no_call() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let call = service.unannounced(caller()).await?;
+    let entry = |body: String| serde_json::from_str::<Value>(&body).map(|mut body| body["entry"][0].take());
+    let entries = [entry(call.terminate_body())?, entry(call.connect_body())?];
+    let batch = json!({"object": "whatsapp_business_account", "entry": entries});
+    assert_eq!(service.post_signed(batch.to_string()).await?.status, 200);
+    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.actions(), [] as [&str; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_after_its_terminate_is_not_answered() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let call = service.unannounced(caller()).await?;
+    let late = r#"patchcord_webhook_events_total{outcome="already_terminated"}"#;
+    let before = counter(late);
+    assert_eq!(service.post_signed(call.terminate_body()).await?.status, 200);
+    assert_eq!(call.send_connect().await?, 200);
+    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.actions(), [] as [&str; 0]);
+    assert!(counter(late) >= before + 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_connects_at_once_are_one_call() -> anyhow::Result<()> {
+    let agent = Agent::start(agent()).await?;
+    let mut service = TestService::start(&agent.url()).await?;
+    let call = service.unannounced(caller()).await?;
+    let posts = (0..10).map(|_| call.send_connect());
+    for status in futures_util::future::join_all(posts).await {
+        assert_eq!(status?, 200);
+    }
+    assert_eq!(service.app.calls().count(), 1);
+    call.wait_until(Stage::Accepted).await?;
+    assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
+    call.hang_up().await?;
+    service.end_of(&call).await?;
+    service.all_ended().await?;
+    assert_eq!(service.actions(), ["pre_accept", "accept"]);
+    assert_eq!(agent.sessions().len(), 1);
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_of_five_minutes_ago_is_too_late() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let stale = r#"patchcord_webhook_events_total{outcome="stale"}"#;
+    let before = counter(stale);
+    service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
+    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.actions(), [] as [&str; 0]);
+    assert!(counter(stale) > before);
+    // A few seconds are nothing: Meta's clock and ours differ, and webhooks take their time.
+    service.call(CallerOptions { timestamp_offset_s: -20, ..caller() }).await?;
+    service.meta.wait_for_request("pre_accept", 1).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_number_that_is_not_configured_is_left_alone() -> anyhow::Result<()> {
+    let options = TestOptions { phone_number_id: Some("999".to_owned()), ..TestOptions::default() };
+    let service = TestService::start_with("prompt:goodbye", options).await?;
+    service.call(caller()).await?;
+    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.actions(), [] as [&str; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_comes_again_after_the_end_is_ignored() -> anyhow::Result<()> {
+    let agent = Agent::start(agent()).await?;
+    let mut service = TestService::start(&agent.url()).await?;
+    let call = service.call(caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    assert_eq!(call.send_connect().await?, 200);
+    call.hang_up().await?;
+    service.end_of(&call).await?;
+    service.all_ended().await?;
+    assert_eq!(call.send_connect().await?, 200);
+    assert_eq!(service.post_signed(call.terminate_body()).await?.status, 200);
+    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.actions(), ["pre_accept", "accept"]);
+    assert_eq!(agent.sessions().len(), 1);
+    Ok(())
+}
+
+/// A Graph API that looks, at the moment it is first spoken to, whether the webhook has its reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn meta_has_its_200_before_it_is_asked_for_anything() -> anyhow::Result<()> {
+    let graph = TcpListener::bind("127.0.0.1:0").await?;
+    let options =
+        TestOptions { graph_url: Some(format!("http://{}", graph.local_addr()?)), ..TestOptions::default() };
+    let service = TestService::start_with("prompt:goodbye", options).await?;
+    let call = service.unannounced(caller()).await?;
+    let body = call.connect_body();
+    let mut webhook = post_and_do_not_read(service.app.address, &body, &service.meta.signature(body.as_bytes()))?;
+    let (_asked, _) = graph.accept().await?;
+    let mut reply = [0; 12];
+    webhook.set_nonblocking(true)?;
+    webhook.read_exact(&mut reply).context("the reply was not there yet")?;
+    assert_eq!(&reply, b"HTTP/1.1 200");
+    Ok(())
+}
+
+fn post_and_do_not_read(service: SocketAddr, body: &str, signature: &str) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(service)?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST /webhooks/whatsapp HTTP/1.1\r\nHost: {service}\r\nContent-Length: {length}\r\n\
+         X-Hub-Signature-256: {signature}\r\n\r\n{body}"
+    )?;
+    Ok(stream)
+}
+
+fn hmac_of(secret: &str, body: &[u8]) -> String {
+    use hmac::{Hmac, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body);
+    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256={hex}")
+}
