@@ -247,7 +247,8 @@ impl Peer {
         if let Some(dtls) = &mut self.dtls
             && dtls.poll_timeout().is_some_and(|at| at <= now)
         {
-            dtls.handle_timeout(now, &mut self.outbox);
+            let event = dtls.handle_timeout(now, &mut self.outbox);
+            self.follow_dtls(event);
         }
         if let Some((srtp, _)) = &mut self.srtp
             && let Some(path) = self.ice.path()
@@ -294,7 +295,6 @@ impl Peer {
             remote_ssrc: self.reports.remote_ssrc(),
             path: self.ice.path().map(|path| (path.socket, path.remote)),
             srtp_profile: self.srtp.as_ref().map(|(_, name)| *name),
-            handshake_restarts: self.dtls.as_ref().map_or(0, Dtls::restarts),
             dropped: Dropped { unsent: self.outbox.dropped(), ..self.dropped },
         }
     }
@@ -390,9 +390,7 @@ impl Peer {
             _ => Err(()),
         };
         match event {
-            Ok(Some(DtlsEvent::Established(keys))) => self.connect(&keys),
-            Ok(Some(DtlsEvent::Closed(reason))) => self.end(reason),
-            Ok(None) => {}
+            Ok(event) => self.follow_dtls(event),
             Err(()) => self.dropped.dtls += 1,
         }
     }
@@ -454,6 +452,14 @@ impl Peer {
             Some(ConsentChange::Lost) => self.events.push_back(PeerEvent::ConsentLost),
             Some(ConsentChange::Regained) => self.events.push_back(PeerEvent::ConsentRegained),
             Some(ConsentChange::Expired) => self.end(CloseReason::ConsentExpired),
+        }
+    }
+
+    fn follow_dtls(&mut self, event: Option<DtlsEvent>) {
+        match event {
+            None => {}
+            Some(DtlsEvent::Established(keys)) => self.connect(&keys),
+            Some(DtlsEvent::Closed(reason)) => self.end(reason),
         }
     }
 

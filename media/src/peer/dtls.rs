@@ -19,7 +19,7 @@ use super::flight::Flight;
 use super::ice::Path;
 use super::identity::fingerprint_of;
 use super::outbox::Outbox;
-use super::record::{CHANGE_CIPHER_SPEC, HANDSHAKE, client_hello_random, renumber};
+use super::record::{ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, renumber};
 use super::record_guard::RecordGuard;
 use super::srtp::SrtpKeys;
 use super::{CloseReason, Identity, PeerError};
@@ -27,13 +27,13 @@ use crate::sdp::Fingerprint;
 
 /// The endpoint wants one address per association; ICE decides where datagrams really go.
 const TUNNEL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-/// How often the endpoint repeats a flight by itself, with fresh records even where encrypted. It
-/// gives up after eight times.
+/// When the endpoint first repeats a flight by itself, with fresh records even where encrypted: only
+/// such make a finished server repeat its last flight. Each further wait is twice as long.
 const FLIGHT_INTERVAL: Duration = Duration::from_millis(500);
-/// A client's handshake without a new flight for so long has gone wrong for good.
-const CLIENT_STALE_AFTER: Duration = Duration::from_secs(8);
-/// A server that has been stuck for so long lets another ClientHello begin anew.
-const SERVER_STALE_AFTER: Duration = Duration::from_secs(3);
+/// The endpoint throws the handshake away when asked for an eighth repeat, so it is not asked. To begin
+/// anew instead would be worse: a server in the middle of a handshake takes a new ClientHello for an
+/// old one, and its answers then fit neither.
+const MOST_ENDPOINT_REPEATS: u32 = 7;
 
 /// GCM first: less work per packet. libwebrtc picks CM whatever the order.
 const PROFILES: [SrtpProtectionProfile; 3] = [
@@ -71,12 +71,11 @@ pub(super) struct Dtls {
     verdict: Arc<Verdict>,
     guard: RecordGuard,
     flight: Flight,
-    /// The number of our next unencrypted record; runs on through restarts.
+    /// The number of our next unencrypted record.
     next_number: u64,
-    /// When the endpoint last produced a flight.
-    progressed: Instant,
-    client_random: Option<[u8; 32]>,
-    restarts: u32,
+    /// How often the endpoint has repeated its flight by itself, and when it last sent it.
+    repeats: u32,
+    repeated: Instant,
 }
 
 impl Dtls {
@@ -105,9 +104,8 @@ impl Dtls {
             guard: RecordGuard::default(),
             flight: Flight::default(),
             next_number: 0,
-            progressed: now,
-            client_random: None,
-            restarts: 0,
+            repeats: 0,
+            repeated: now,
         })
     }
 
@@ -117,7 +115,6 @@ impl Dtls {
             return;
         }
         self.phase = Phase::Handshaking(path);
-        self.progressed = now;
         match self.role {
             DtlsRole::Client => self.connect(now, outbox),
             DtlsRole::Server => {
@@ -132,7 +129,6 @@ impl Dtls {
         if self.role == DtlsRole::Client && self.phase == Phase::Waiting {
             return Err(());
         }
-        self.restart_for_new_hello(datagram, now);
         if !self.guard.admit(datagram, self.is_established()) {
             return Err(());
         }
@@ -147,30 +143,30 @@ impl Dtls {
             Err(Error::ErrAlertFatalOrClose) if self.is_established() => {
                 Ok(Some(DtlsEvent::Closed(CloseReason::ClosedByRemote)))
             }
-            // Anything else may be somebody's noise. A handshake that it has really spoilt is
-            // found by its standing still.
+            // Anything else may be somebody's noise. A handshake that it has really spoilt ends by
+            // the peer's deadline.
             Err(_) => Ok(None),
         }
     }
 
-    pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
-        let stale = self.stale_at().is_some_and(|at| at <= now);
-        let due = self.endpoint.poll_timeout(&TUNNEL).is_some_and(|at| at <= now);
-        let died = due && self.endpoint.handle_timeout(TUNNEL, now).is_err();
-        if (died || stale) && !self.is_established() {
-            self.restart(now, outbox);
-            return;
+    pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) -> Option<DtlsEvent> {
+        if self.endpoint_timeout().is_some_and(|at| at <= now) {
+            if self.endpoint.handle_timeout(TUNNEL, now).is_err() {
+                return Some(DtlsEvent::Closed(CloseReason::HandshakeFailed));
+            }
+            let repeats = self.repeats + 1;
+            self.drain(now, outbox);
+            self.repeats = repeats;
         }
-        self.drain(now, outbox);
         self.repeat(now, outbox);
+        None
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.phase == Phase::Waiting {
             return None;
         }
-        let endpoint = self.endpoint.poll_timeout(&TUNNEL);
-        [endpoint, self.flight.poll_timeout(), self.stale_at()].into_iter().flatten().min()
+        [self.endpoint_timeout(), self.flight.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Says goodbye, if there is somebody who can tell it from a stranger's.
@@ -183,58 +179,21 @@ impl Dtls {
         }
     }
 
-    /// How often the handshake had to begin anew.
-    pub fn restarts(&self) -> u32 {
-        self.restarts
-    }
-
     fn is_established(&self) -> bool {
         matches!(self.phase, Phase::Established(_))
     }
 
     fn connect(&mut self, now: Instant, outbox: &mut Outbox) {
-        // A fresh endpoint refuses only a port 0. A ClientHello that cannot be made is retried
-        // when the handshake is found stale.
+        // A fresh endpoint refuses only a port 0, or has no randomness; then nothing is sent, and
+        // the peer's deadline ends it.
         let _ = self.endpoint.connect(now, TUNNEL, Arc::clone(&self.config), None);
         self.drain(now, outbox);
     }
 
-    fn stale_at(&self) -> Option<Instant> {
-        let waits = matches!(self.phase, Phase::Handshaking(_)) && self.role == DtlsRole::Client;
-        waits.then(|| self.progressed + CLIENT_STALE_AFTER)
-    }
-
-    fn restart(&mut self, now: Instant, outbox: &mut Outbox) {
-        self.reset(now);
-        if self.role == DtlsRole::Client {
-            self.connect(now, outbox);
-        }
-    }
-
-    fn reset(&mut self, now: Instant) {
-        self.endpoint = endpoint(self.role, &self.config);
-        self.guard = RecordGuard::default();
-        self.flight.clear();
-        self.progressed = now;
-        self.client_random = None;
-        self.restarts += 1;
-    }
-
-    /// A client that began anew has forgotten our handshake; a stuck one is not worth keeping.
-    fn restart_for_new_hello(&mut self, datagram: &[u8], now: Instant) {
-        if self.role == DtlsRole::Client || self.is_established() {
-            return;
-        }
-        let Some(random) = client_hello_random(datagram) else {
-            return;
-        };
-        let stuck = now.saturating_duration_since(self.progressed) >= SERVER_STALE_AFTER;
-        match self.client_random {
-            Some(known) if known != random && stuck => self.reset(now),
-            Some(_) => return,
-            None => {}
-        }
-        self.client_random = Some(random);
+    fn endpoint_timeout(&self) -> Option<Instant> {
+        let at = self.endpoint.poll_timeout(&TUNNEL)?;
+        let wait = FLIGHT_INTERVAL * (1 << self.repeats.min(MOST_ENDPOINT_REPEATS));
+        (self.repeats < MOST_ENDPOINT_REPEATS).then(|| at.max(self.repeated + wait))
     }
 
     fn event(&mut self, event: &EndpointEvent) -> Option<DtlsEvent> {
@@ -271,6 +230,10 @@ impl Dtls {
         let mut datagrams = Vec::new();
         while let Some(transmit) = self.endpoint.poll_transmit() {
             let mut datagram = transmit.message;
+            // Strangers can provoke an unencrypted alert, and it ends the handshake at the other end.
+            if datagram.first() == Some(&ALERT) && !self.is_established() {
+                continue;
+            }
             renumber(&mut datagram, &mut self.next_number);
             datagrams.push(datagram);
         }
@@ -284,7 +247,7 @@ impl Dtls {
             }
         }
         if is_flight && !self.is_established() {
-            self.progressed = now;
+            (self.repeats, self.repeated) = (0, now);
             self.flight.replace(datagrams, now);
         }
     }

@@ -5,7 +5,6 @@ pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(super) const ALERT: u8 = 21;
 pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
-const CLIENT_HELLO: u8 = 1;
 
 /// The readable part of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +45,6 @@ fn split_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let number = header[5..11].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte));
     let record = Record { kind: header[0], epoch: u16::from_be_bytes([header[3], header[4]]), number, body };
     Some((record, after))
-}
-
-/// The random of a ClientHello at the start of a datagram: two handshakes differ in it.
-pub(super) fn client_hello_random(datagram: &[u8]) -> Option<[u8; 32]> {
-    let record = records(datagram).next()?.ok()?;
-    let body = record.body;
-    let is_hello = record.kind == HANDSHAKE && record.epoch == 0 && *body.first()? == CLIENT_HELLO;
-    let first_fragment = body.get(6..9)? == [0, 0, 0];
-    (is_hello && first_fragment).then(|| body.get(14..46)?.try_into().ok())?
 }
 
 /// Gives every unencrypted record of our own datagram the next free number.
@@ -117,7 +107,6 @@ mod tests {
                 (*kind, *major, *minor) = (22, 0xfe, 0xfd);
             }
             let _ = records(&bytes).count();
-            let _ = client_hello_random(&bytes);
             renumber(&mut bytes, &mut 0);
         }
     }

@@ -32,8 +32,6 @@ pub struct PeerStats {
     pub path: Option<(SocketAddr, SocketAddr)>,
     /// The SRTP profile agreed on, by its name in RFC 5764.
     pub srtp_profile: Option<&'static str>,
-    /// How often the handshake had to begin anew.
-    pub handshake_restarts: u32,
     /// What was not let in.
     pub dropped: Dropped,
 }

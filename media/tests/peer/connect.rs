@@ -4,18 +4,13 @@ use std::time::Duration;
 
 use patchcord_media::peer::{CloseReason, PeerEvent};
 
-use crate::network::{
-    Datagram, LEFT, PairOptions, RIGHT, address, milliseconds, offerer_is_client, options,
-};
+use crate::network::{Datagram, LEFT, PairOptions, RIGHT, address, milliseconds, offerer_is_client, options};
 
 #[test]
 fn two_peers_connect_and_hear_each_other() {
     let mut network = PairOptions::default().build();
     assert!(network.connect(milliseconds(500)));
-    let connected = PeerEvent::Connected {
-        socket: address(LEFT),
-        remote: address(RIGHT),
-    };
+    let connected = PeerEvent::Connected { socket: address(LEFT), remote: address(RIGHT) };
     assert_eq!(network.left.events, [connected]);
     network.talk_for(500);
     network.run_for(milliseconds(100));
@@ -108,9 +103,7 @@ fn ipv6_works_alone_and_beside_ipv4() {
             ..PairOptions::default()
         }
         .build();
-        network.filter = Box::new(move |datagram, _| {
-            datagram.to.is_ipv4() == (family_works == SocketFamily::V4)
-        });
+        network.filter = Box::new(move |datagram, _| datagram.to.is_ipv4() == (family_works == SocketFamily::V4));
         assert!(network.connect(milliseconds(500)));
         network.talk_for(5);
     }
@@ -141,9 +134,8 @@ fn a_silent_remote_is_reported_and_given_up() {
     assert!(network.connect(milliseconds(500)));
     let cut = network.now;
     network.filter = Box::new(|_, _| false);
-    let warned = network.run_until(Duration::from_secs(40), |network| {
-        network.left.events.contains(&PeerEvent::ConsentLost)
-    });
+    let warned =
+        network.run_until(Duration::from_secs(40), |network| network.left.events.contains(&PeerEvent::ConsentLost));
     assert!(warned);
     let after = network.now - cut;
     assert!((milliseconds(2900)..=milliseconds(6000)).contains(&after), "{after:?}");

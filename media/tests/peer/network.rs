@@ -24,10 +24,7 @@ pub fn address(text: &str) -> SocketAddr {
 }
 
 pub fn options(addresses: &[&str], ssrc: u32) -> PeerOptions {
-    let addresses = addresses.iter().map(|text| LocalAddress {
-        socket: address(text),
-        advertised: address(text),
-    });
+    let addresses = addresses.iter().map(|text| LocalAddress { socket: address(text), advertised: address(text) });
     PeerOptions {
         identity: Arc::new(Identity::generate().unwrap()),
         addresses: addresses.collect(),
@@ -56,13 +53,7 @@ pub struct PeerEnd {
 
 impl PeerEnd {
     pub fn new(peer: Peer) -> PeerEnd {
-        PeerEnd {
-            peer,
-            events: Vec::new(),
-            packets: Vec::new(),
-            connected_at: None,
-            timeouts: 0,
-        }
+        PeerEnd { peer, events: Vec::new(), packets: Vec::new(), connected_at: None, timeouts: 0 }
     }
 
     fn listen(&mut self, now: Instant) {
@@ -77,9 +68,7 @@ impl PeerEnd {
 
 impl End for PeerEnd {
     fn receive(&mut self, datagram: &Datagram, now: Instant) {
-        let packet = self
-            .peer
-            .receive(datagram.to, datagram.from, &datagram.data, now);
+        let packet = self.peer.receive(datagram.to, datagram.from, &datagram.data, now);
         self.packets.extend(packet);
         self.listen(now);
     }
@@ -167,7 +156,8 @@ impl<L: End, R: End> Network<L, R> {
     /// Puts what an end wants to send on the way.
     pub fn send(&mut self, datagram: Datagram) {
         let lost = self.rng.random_bool(self.loss);
-        if !lost && (self.filter)(&datagram, self.now) {
+        let passes = (self.filter)(&datagram, self.now);
+        if passes && !lost {
             self.inject(datagram, self.delay);
         }
     }
@@ -266,13 +256,7 @@ impl PairOptions {
         let (right, answer) = Peer::answer(&self.right, &offer, now).unwrap();
         let answer = Answer::parse(&(self.answer)(answer)).unwrap();
         left.accept_answer(&answer, now).unwrap();
-        Network::new(
-            PeerEnd::new(left),
-            PeerEnd::new(right),
-            &self.right_sockets,
-            now,
-            self.seed,
-        )
+        Network::new(PeerEnd::new(left), PeerEnd::new(right), &self.right_sockets, now, self.seed)
     }
 }
 
@@ -282,6 +266,10 @@ pub fn offerer_is_client(offer: String) -> String {
 }
 
 impl Pair {
+    pub fn right_address(&self) -> SocketAddr {
+        self.right_sockets[0]
+    }
+
     pub fn both_connected(&self) -> bool {
         self.left.peer.is_connected() && self.right.peer.is_connected()
     }
@@ -307,11 +295,7 @@ impl Pair {
         .into_iter()
         .flatten()
         {
-            self.send(Datagram {
-                from: transmit.socket,
-                to: transmit.to,
-                data: transmit.data.to_vec(),
-            });
+            self.send(Datagram { from: transmit.socket, to: transmit.to, data: transmit.data.to_vec() });
         }
     }
 
