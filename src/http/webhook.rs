@@ -49,7 +49,7 @@ pub(super) async fn receive(
         ApiError::new(StatusCode::BAD_REQUEST, "unreadable_webhook", error.to_string())
     })?;
     count("ok");
-    let act = ActAfterReply { notices, calls: options.calls.clone() };
+    let act = ActAfterReply { notices, calls: options.calls.clone(), progress: Progress::Head };
     Ok(Response::new(Body::new(act)))
 }
 
@@ -57,11 +57,21 @@ fn count(outcome: &'static str) {
     metrics::counter!("patchcord_webhooks_total", "outcome" => outcome).increment(1);
 }
 
-/// An empty body. The server drops it when the reply is written, and that is the moment for the calls to act:
-/// Meta has its 200 before it hears from us on Graph. If Meta hangs up early the calls act all the same.
+/// What Meta reads; it looks at the status alone.
+const REPLY: &[u8] = b"ok\n";
+
+/// A body that comes a moment after its head. So the head is written out while the body waits, and when the body is
+/// done the calls act: Meta has its 200 before it hears from us on Graph. If Meta hangs up early they act all the same.
 struct ActAfterReply {
     notices: Vec<Notice>,
     calls: Calls,
+    progress: Progress,
+}
+
+enum Progress {
+    Head,
+    Body,
+    Done,
 }
 
 impl HttpBody for ActAfterReply {
@@ -69,18 +79,32 @@ impl HttpBody for ActAfterReply {
     type Error = std::convert::Infallible;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(None)
+        match self.progress {
+            Progress::Head => {
+                self.progress = Progress::Body;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Progress::Body => {
+                self.progress = Progress::Done;
+                Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(REPLY)))))
+            }
+            Progress::Done => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        true
+        matches!(self.progress, Progress::Done)
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(0)
+        match self.progress {
+            Progress::Head | Progress::Body => http_body::SizeHint::with_exact(REPLY.len() as u64),
+            Progress::Done => http_body::SizeHint::with_exact(0),
+        }
     }
 }
 
