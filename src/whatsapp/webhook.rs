@@ -154,7 +154,7 @@ pub struct CallStatus {
 pub struct Session {
     /// Offer for a call to us, answer for a call by us.
     pub sdp_type: SdpType,
-    /// The SDP as Meta wrote it, with CRLF line ends; never empty.
+    /// The SDP as Meta wrote it, with CRLF line ends; empty when a call to us came without one.
     pub sdp: String,
 }
 

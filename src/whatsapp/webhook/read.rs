@@ -117,7 +117,12 @@ fn read_call(call: &Value, value: &Value) -> Result<Notice, Malformation> {
 }
 
 fn read_connect(call_id: WaCallId, call: &Value, value: &Value) -> Result<Connect, Malformation> {
-    let sdp = text(&call["session"]["sdp"]).ok_or(Malformation::Session)?;
+    let sdp = match (text(&call["session"]["sdp"]), direction(call)) {
+        (Some(sdp), _) => sdp,
+        // Passed over, it would ring until Meta gives up; as an offer that cannot be answered it is rejected at once.
+        (None, Some(Direction::UserInitiated)) => String::new(),
+        (None, _) => return Err(Malformation::Session),
+    };
     let (direction, sdp_type) = match (direction(call), sdp_type(call)) {
         (None, Some(SdpType::Answer)) | (Some(Direction::BusinessInitiated), _) => {
             (Direction::BusinessInitiated, SdpType::Answer)
