@@ -21,6 +21,9 @@ use crate::source::{Cleared, MarkStatus, PushError, Room, Source, TooManyMarks, 
 use crate::timeline::Timeline;
 
 const FRAME: Duration = crate::opus::FRAME;
+/// What an agent may still send after it was told that its queue is full: it takes a moment to hear of it, and what
+/// is under way must not stand between us and its `clear`.
+const OVERRUN: Duration = Duration::from_secs(5);
 /// Frames sent at once after a stall, so that the line stays whole. A longer stall skips the rest: old sound is
 /// worth less than a short delay.
 const CATCH_UP_FRAMES: u32 = 10;
@@ -337,11 +340,11 @@ impl Bridge {
     pub fn attach_agent(&mut self, sound: AgentSound, max_buffer: Duration, now: Instant) -> Result<(), OpusError> {
         match sound {
             AgentSound::Pcm { rate, profile } => {
-                self.source.set_voice(Voice::pcm(rate, max_buffer), profile)?;
+                self.source.set_voice(Voice::pcm(rate, max_buffer).tolerating(OVERRUN), profile)?;
                 self.ear.take_pcm(rate, now)?;
             }
             AgentSound::Opus => {
-                self.source.set_voice(Voice::opus(max_buffer), Profile::Eco)?;
+                self.source.set_voice(Voice::opus(max_buffer).tolerating(OVERRUN), Profile::Eco)?;
                 self.ear.take_opus();
             }
         }
@@ -351,6 +354,7 @@ impl Bridge {
 
     /// The agent is gone: the caller hears silence from the next frame on.
     pub fn detach_agent(&mut self) {
+        self.agent_waits = false;
         self.source.remove_voice();
         self.source.go_silent();
         self.ear.deafen();
@@ -377,20 +381,26 @@ impl Bridge {
     }
 
     /// Queues what the agent said: any number of PCM bytes, or one Opus packet. When it answers [`Room::Full`],
-    /// [`BridgeEvent::RoomForAgent`] tells when to go on; what is said before that is refused.
+    /// [`BridgeEvent::RoomForAgent`] tells when to go on; some seconds more are taken before that, see
+    /// [`refuses`](Self::refuses).
     pub fn say(&mut self, sound: Bytes) -> Result<Room, PushError> {
         let Some(voice) = self.source.voice_mut() else { return Ok(Room::Free) };
         let room = match voice.rate() {
             Some(_) => voice.push_pcm(&sound)?,
             None => voice.push_opus(sound)?,
         };
-        self.agent_waits = room == Room::Full;
+        self.agent_waits |= room == Room::Full;
         Ok(room)
     }
 
     /// Whether the agent may say more.
     pub fn room(&self) -> Room {
         self.source.voice().map_or(Room::Free, Voice::room)
+    }
+
+    /// Whether the agent has gone on after it was told that its queue is full, so that nothing more is taken.
+    pub fn refuses(&self) -> bool {
+        self.source.voice().is_some_and(Voice::refuses)
     }
 
     /// How long the agent's queue plays.

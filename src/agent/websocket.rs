@@ -204,7 +204,7 @@ impl Conversation<'_> {
             };
             heard_at.set(Instant::now());
             match message {
-                Message::Binary(sound) => self.say(sound).await,
+                Message::Binary(sound) => self.say(sound, heard_at).await,
                 Message::Text(message) => match native::parse(message.as_str()) {
                     Ok(FromAgent::Bye) => return Ending::HungUp,
                     Ok(message) => self.obey(message),
@@ -217,19 +217,27 @@ impl Conversation<'_> {
         }
     }
 
-    /// Queues the agent's sound; waits while the queue is full, which stops the reading and so the agent.
-    async fn say(&self, sound: Bytes) {
-        match self.leg.with_bridge(|bridge| bridge.say(sound)) {
-            Ok(Room::Free) => {}
-            Ok(Room::Full) => {
-                self.leg.tell_agent(ToAgent::Xoff { queued_ms: self.queued_ms() });
-                while self.leg.with_bridge(|bridge| bridge.room()) == Room::Full {
-                    self.leg.room().await;
-                }
-                self.leg.tell_agent(ToAgent::Xon { queued_ms: self.queued_ms() });
+    /// Queues the agent's sound. After `xoff` we read on, so that a `clear` is heard; an agent that sends far more sound
+    /// all the same waits here for room, with everything that it sends behind it.
+    async fn say(&self, sound: Bytes, heard_at: &Cell<Instant>) {
+        if self.leg.with_bridge(|bridge| bridge.refuses()) {
+            while self.is_full() {
+                self.leg.room().await;
+                // Its pongs waited too.
+                heard_at.set(Instant::now());
             }
+        }
+        let was_full = self.is_full();
+        match self.leg.with_bridge(|bridge| bridge.say(sound)) {
+            // The leg tells `xon` when there is room again.
+            Ok(Room::Full) if !was_full => self.leg.tell_agent(ToAgent::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Free | Room::Full) => {}
             Err(mistake) => self.complain("bad_sound", mistake.to_string()),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.leg.with_bridge(|bridge| bridge.room()) == Room::Full
     }
 
     fn queued_ms(&self) -> u64 {
@@ -275,7 +283,8 @@ impl Conversation<'_> {
             let written = tokio::select! {
                 () = self.leg.mail() => timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
                 _ = ping.tick() => {
-                    if heard_at.get().elapsed() > 2 * PING_EVERY {
+                    // While its queue is full we may be the ones who do not read.
+                    if !self.is_full() && heard_at.get().elapsed() > 2 * PING_EVERY {
                         return Ending::Failed(AgentFailure::Unresponsive, CloseCode::Normal);
                     }
                     timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await

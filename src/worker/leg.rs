@@ -35,6 +35,8 @@ pub struct Leg {
     port: usize,
     more_addresses: Cell<u32>,
     connecting: Cell<bool>,
+    /// Meta accepted, so whoever joins is heard at once.
+    accepted: Cell<bool>,
     reports: mpsc::Sender<Report>,
     agent: RefCell<Option<AgentSeat>>,
     messages: RefCell<std::collections::VecDeque<ToAgent>>,
@@ -81,6 +83,7 @@ impl Leg {
             port,
             more_addresses: Cell::new(0),
             connecting: Cell::new(true),
+            accepted: Cell::new(false),
             reports,
             agent: RefCell::new(None),
             messages: RefCell::default(),
@@ -126,6 +129,7 @@ impl Leg {
     pub(super) fn start_sound(&self) {
         let now = Instant::now();
         self.bridge.borrow_mut().start_sound(now);
+        self.accepted.set(true);
         self.tell_agent(ToAgent::Accepted);
         self.settle();
     }
@@ -174,7 +178,11 @@ impl Leg {
                 BridgeEvent::MediaSilent(silent) => self.report(Report::MediaSilent(silent)),
                 BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure.into())),
                 BridgeEvent::PromptFinished => self.report(Report::PromptFinished),
-                BridgeEvent::RoomForAgent => self.room.notify_one(),
+                BridgeEvent::RoomForAgent => {
+                    self.push_message(ToAgent::Xon { queued_ms: bridge.queued().as_millis() as u64 });
+                    agent_has_mail = true;
+                    self.room.notify_one();
+                }
                 BridgeEvent::Mark { name, status } => {
                     self.push_message(ToAgent::Mark { name, status: status.into() });
                     agent_has_mail = true;
@@ -215,6 +223,11 @@ impl Leg {
     pub(crate) fn seat_agent(&self, attempt: usize) -> oneshot::Receiver<&'static str> {
         let (leave, told) = oneshot::channel();
         self.messages.borrow_mut().clear();
+        if self.accepted.get() {
+            // It is written after `start`, with which every conversation begins.
+            self.push_message(ToAgent::Accepted);
+            self.for_agent.notify_one();
+        }
         self.agent.replace(Some(AgentSeat { attempt, leave }));
         told
     }

@@ -28,11 +28,12 @@ const FREE_AGAIN_SHARE: u32 = 4;
 /// The agent's queue, bounded by time.
 ///
 /// Overflow: a push that begins below the bound is taken whole, up to twice the bound, so that back-pressure loses
-/// nothing; what comes while the queue is full is refused and counted.
+/// nothing; what comes while the queue is full, and [`tolerating`](Self::tolerating) no more, is refused and counted.
 #[derive(Debug)]
 pub struct Voice {
     sound: Sound,
     max_buffer: Duration,
+    overrun: Duration,
     full: bool,
     refused: u64,
     paused: bool,
@@ -157,6 +158,7 @@ impl Voice {
         Self {
             sound,
             max_buffer,
+            overrun: Duration::ZERO,
             full: false,
             refused: 0,
             paused: false,
@@ -167,6 +169,16 @@ impl Voice {
             marks: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Takes so much more while the queue is full: what was under way when the agent was told.
+    pub fn tolerating(self, overrun: Duration) -> Self {
+        Self { overrun, ..self }
+    }
+
+    /// Whether everything that is pushed now would be refused.
+    pub fn refuses(&self) -> bool {
+        self.queued() >= self.max_buffer.saturating_add(self.overrun)
     }
 
     /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half.
@@ -303,7 +315,7 @@ impl Voice {
 
     /// Units that one push may bring the queue to: twice the bound, or nothing more when it is reached.
     fn capacity(&self) -> usize {
-        match self.queued() >= self.max_buffer {
+        match self.refuses() {
             true => 0,
             false => self.units_in(self.max_buffer.saturating_mul(2)).max(1),
         }
