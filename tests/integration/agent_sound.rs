@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use patchcord_simulator::agent::{AgentAudio, AgentOptions, Encoding};
+use patchcord_simulator::agent::{AgentAudio, AgentOptions, Encoding, Pace};
 use patchcord_simulator::call::CallerOptions;
 use patchcord_simulator::sound;
 use patchcord_simulator::speech::Speech;
 use serde_json::json;
 
-use crate::people::{AGENT_HZ, SECOND, objections, quiet_caller, speech_synthesis, talking, tone};
+use crate::people::{AGENT_HZ, SECOND, objections, quiet_caller, speech_synthesis, talking, tone, understood};
 use crate::service::{Talk, TestOptions};
 
 /// Real speech both ways, in this format.
 async fn speech_is_understood_both_ways(agent: AgentOptions, route: &str) -> anyhow::Result<()> {
-    let agent = AgentOptions { greeting: sound::agent_clip(), ..agent };
+    // All at once, so that a busy machine does not make the agent stutter.
+    let agent = AgentOptions { greeting: sound::agent_clip(), pace: Pace::Burst, ..agent };
     let caller = CallerOptions { speech: Speech::caller(), ..quiet_caller() };
     let options = TestOptions { route: route.to_owned(), ..TestOptions::default() };
     let mut talk = Talk::start_with(caller, agent, options).await?;
@@ -23,8 +24,8 @@ async fn speech_is_understood_both_ways(agent: AgentOptions, route: &str) -> any
     assert!(found.similarity > 0.8, "{route} {:?}: the caller hears {found:?}", session.audio());
     assert!(sound::beginning_is_whole(&sound::agent_clip(), &heard), "{route} {:?}", session.audio());
     session.hear_for(6 * SECOND).await?;
-    let found = sound::find(&sound::caller_clip(), &session.heard_at_phone_rate());
-    assert!(found.similarity > 0.8, "{route} {:?}: the agent hears {found:?}", session.audio());
+    let share = understood(&sound::caller_clip(), &session.heard_at_phone_rate());
+    assert!(share > 0.5, "{route} {:?}: the agent understands {share} of the seconds", session.audio());
     assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
@@ -163,5 +164,20 @@ async fn more_than_two_minutes_at_once_are_answered_with_xoff_and_can_still_be_c
     call.hang_up().await?;
     assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
     assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_goes_on_after_xoff_is_held_back_and_not_taken_for_dead() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    session.say(&tone(AGENT_HZ, 180_000)).await;
+    session.wait_for_message("xoff").await?;
+    // Longer than a dead agent is given to answer pings.
+    call.hear_for(18 * SECOND).await?;
+    assert_eq!(session.ended(), None);
+    assert_eq!(session.messages_of("xoff").len(), 1);
+    assert!(talking(&call.heard_packets()).ends_with(&[true; 50]));
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }

@@ -12,7 +12,9 @@ use patchcord_simulator::sound::{self, PHONE_RATE};
 use patchcord_simulator::speech::Speech;
 
 use crate::offers::replace_line;
-use crate::people::{AGENT_HZ, CALLER_HZ, SECOND, agent, caller, heard_voices, objections, quiet_caller, tone};
+use crate::people::{AGENT_HZ, CALLER_HZ, SECOND, agent, caller, heard_voices, objections, quiet_caller, tone,
+    understood,
+};
 use crate::service::{Talk, TestOptions, TestService};
 
 fn losing(share: f64) -> NetworkOptions {
@@ -48,9 +50,9 @@ async fn a_call_on_a_bad_day_is_understood() -> anyhow::Result<()> {
     };
     let mut talk = Talk::start_with(caller, agent(), TestOptions::default()).await?;
     let Talk { session, call, .. } = &mut talk;
-    session.hear_for(6 * SECOND).await?;
-    let found = sound::find(&sound::caller_clip(), &session.heard_at_phone_rate());
-    assert!(found.similarity > 0.5, "{found:?}, {}", call.seen());
+    session.hear_for(7 * SECOND).await?;
+    let share = understood(&sound::caller_clip(), &session.heard_at_phone_rate());
+    assert!(share > 0.5, "{share} of the seconds are understood, {}", call.seen());
     assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
@@ -216,34 +218,35 @@ fn digits(messages: &[serde_json::Value]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_calls_at_once_and_everyone_hears_only_their_own_agent() -> anyhow::Result<()> {
     const CALLS: usize = 20;
-    let voice = |person: usize| 330.0 + 70.0 * person as f64;
-    let everybody: Vec<f64> = (0..2 * CALLS).map(voice).collect();
+    // Far enough apart to be told apart after Opus. An agent has the voice of another call's caller.
+    let voice = |person: usize| 300.0 + 150.0 * (person % CALLS) as f64;
+    let agent_voice = |call: usize| voice(call + 7);
+    let everybody: Vec<f64> = (0..CALLS).map(voice).collect();
     let agent = Agent::start(AgentOptions::default()).await?;
     let service = TestService::start(&agent.url()).await?;
     let mut calls = Vec::new();
     for index in 0..CALLS {
-        let speech = Speech::tone(voice(2 * index))?;
+        let speech = Speech::tone(voice(index))?;
         calls.push(service.call(CallerOptions { speech, ..quiet_caller() }).await?);
     }
-    let mut sessions = Vec::new();
     for (index, call) in calls.iter().enumerate() {
         call.wait_until_within(Stage::Accepted, Duration::from_secs(30)).await?;
         agent.wait_for_session(index + 1).await?;
     }
-    for session in agent.sessions() {
+    let conversations = agent.sessions().into_iter().map(async |session| {
         let wacid = session.wait_for_message("start").await?["wacid"].take();
         let index = calls.iter().position(|call| call.wacid() == wacid).context("a session of no call")?;
-        session.say(&tone(voice(2 * index + 1), 60_000)).await;
-        sessions.push((index, session));
-    }
-    for (index, session) in sessions {
+        session.say(&tone(agent_voice(index), 10_000)).await;
         let heard = session.hear_for(2 * SECOND).await?;
-        assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &everybody), [voice(2 * index)], "agent {index}");
+        assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &everybody), [voice(index)], "agent {index}");
         let call = &calls[index];
+        call.wait_until(Stage::FirstSound).await?;
         let before = call.heard_packets().len() as u32;
         let heard = call.hear_for(Duration::from_millis(20) * (before + 50)).await?;
-        assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &everybody), [voice(2 * index + 1)], "caller {index}");
+        assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &everybody), [agent_voice(index)], "caller {index}");
         assert_eq!(objections(call), [] as [Objection; 0], "{}", call.seen());
-    }
+        anyhow::Ok(())
+    });
+    futures_util::future::try_join_all(conversations).await?;
     Ok(())
 }

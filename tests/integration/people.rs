@@ -58,6 +58,14 @@ pub fn heard_voices(pcm: &[i16]) -> Vec<f64> {
     sound::voices_heard(pcm, PHONE_RATE, &VOICES)
 }
 
+/// The share of the seconds of this speech that are found in what was heard, each by itself: a pause of the network,
+/// or of a busy machine, moves what comes after it.
+pub fn understood(said: &[i16], heard: &[i16]) -> f64 {
+    let found: Vec<f64> =
+        said.chunks_exact(PHONE_RATE as usize).map(|second| sound::similarity(second, heard)).collect();
+    found.iter().filter(|similarity| **similarity > 0.6).count() as f64 / found.len() as f64
+}
+
 /// Whether each packet has sound in it; the service's silence is one cached packet of eight bytes.
 pub fn talking(packets: &[HeardPacket]) -> Vec<bool> {
     packets.iter().map(|packet| packet.len > 8).collect()

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
+use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Behaviour, Junk};
 use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 use tokio::sync::mpsc;
@@ -190,12 +190,12 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
     program.line_with("not configured").await?;
     calls.push(hostile);
 
-    calls.push(meta.place_call(named_caller()).await?);
-    let lost = agent.wait_for_session(3).await;
-    if let Ok(lost) = lost {
-        lost.reset().await;
-        program.line_with("agent_lost").await?;
-    }
+    let last = meta.place_call(named_caller()).await?;
+    last.wait_until(Stage::Accepted).await?;
+    let is_theirs = |session: &AgentSession| session.messages_of("start").iter().any(|start| start["wacid"] == last.wacid());
+    agent.sessions().into_iter().find(is_theirs).context("the last call's session")?.reset().await;
+    program.line_with("agent_lost").await?;
+    calls.push(last);
     let log = program.finish().await?;
     calls.iter().for_each(|call| keeps(&log, &secrets_of(call)));
     keeps(&log, &common_secrets(&meta));
