@@ -3,10 +3,10 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
 
-.PHONY: help demo test check bench interop fmt tools
+.PHONY: help demo test check bench interop interop-chromium fmt tools
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: tools ## one simulated WhatsApp call end to end, on this machine
 	@$(CARGO) build --release --locked
@@ -24,6 +24,9 @@ check: tools ## the gate: format, lints, docs, dependencies, tests
 
 interop: tools ## foreign callers: aiortc places a call through the real webhook
 	@./tests/interop/run.sh
+
+interop-chromium: tools ## the same with a browser as the caller; installs Chromium, 300 MB
+	@./tests/interop/chromium/run.sh
 
 bench: tools ## every performance figure beside its floor, measured in one run
 	$(CARGO) build --release --locked

@@ -5,43 +5,24 @@
 One line for each check; the exit code says whether all passed. Logs, and what a caller heard, are in target/interop.
 """
 
-import argparse
 import asyncio
-import sys
 import time
-import traceback
-import wave
 from pathlib import Path
 
 import sound
-from deadline import within
-from meta import ACCESS_TOKEN, APP_SECRET, PHONE_NUMBER_ID, VERIFY_TOKEN, Meta, new_call_id
+from checks import Checks, run
+from deadline import stop_all, within
+from meta import ACCESS_TOKEN, PHONE_NUMBER_ID, Meta, new_call_id
 from phone import Phone
-from processes import ROOT, SCRATCH, Agent, Service, media_ports
+from processes import SCRATCH, SPEECH, Agent, Service
 from sound import RATE
 
 ALL_WITHIN = 100
 """Seconds for everything. Above the sum of what it takes, below a user's patience."""
-SPEECH = ROOT / "tests" / "simulator" / "speech" / "caller.wav"
 LEAST_LIKENESS = 0.8
 """Two codings of Opus leave 0.95 of speech; words of somebody else have less than 0.4."""
 LONGEST_ECHO = 0.6
 """Seconds from mouth to ear through service, agent and back; aiortc's own buffer is the most of it."""
-
-
-class Checks:
-    """What was found, a line each."""
-
-    def __init__(self) -> None:
-        self.passed = self.failed = 0
-
-    def check(self, name: str, passed: bool, detail: str = "") -> None:
-        self.passed += passed
-        self.failed += not passed
-        print(f"{'PASS' if passed else 'FAIL'}  {name}{f'  ({detail})' if detail else ''}", flush=True)
-
-    def equal(self, name: str, found, wanted) -> None:
-        self.check(name, found == wanted, "" if found == wanted else f"found {found!r}, wanted {wanted!r}")
 
 
 class Scenario:
@@ -69,7 +50,7 @@ class Scenario:
         self._stops.append(self.agent.stop)
         await self.agent.run()
         self._stops.append(self.service.stop)
-        address = await self.service.run(config(self.meta.graph_url, self.agent.url))
+        address = await self.service.run(self.meta.graph_url, self.agent.url)
         self.meta.webhook_url = f"{address}/webhooks/whatsapp"
         self.checks.check("the service starts, and the README's agent beside it", True)
 
@@ -175,7 +156,7 @@ class Scenario:
         phone.voice.speak(speech)
         await phone.listen_until(before + len(speech) + int(1.5 * RATE), len(speech) / RATE + 6)
         heard = phone.heard()
-        save(heard, f"heard-{name.split(': ')[-1].replace(' ', '-')}.wav")
+        sound.write_wav(heard, SCRATCH / f"heard-{name.split(': ')[-1].replace(' ', '-')}.wav")
         likeness = sound.compare(speech, heard)
         back_at = phone.last_heard_at - (len(heard) - likeness.starts_at) / RATE
         delay = back_at - phone.voice.spoke_at
@@ -208,75 +189,12 @@ class Scenario:
         return phone
 
     async def clean_up(self) -> None:
-        for phone in self._phones:
-            await phone.close()
-        for stop in reversed(self._stops):
-            await stop()
-
-
-def config(graph_url: str, agent_url: str) -> str:
-    return f"""
-[http]
-listen = "127.0.0.1:0"
-[media]
-listen = ["127.0.0.1"]
-ports = "{media_ports()}"
-allow_private = true
-[whatsapp]
-graph_url = "{graph_url}"
-verify_token = "{VERIFY_TOKEN}"
-app_secrets = ["{APP_SECRET}"]
-[[whatsapp.numbers]]
-phone_number_id = "{PHONE_NUMBER_ID}"
-access_token = "{ACCESS_TOKEN}"
-route = "reception"
-[routes.reception]
-agent = "{agent_url}"
-[calls]
-drain_timeout = "1s"
-[store]
-path = "{SCRATCH / 'patchcord.db'}"
-[log]
-format = "json"
-"""
-
-
-def save(samples, name: str) -> None:
-    with wave.open(str(SCRATCH / name), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(samples.tobytes())
+        await stop_all(self._stops + [phone.close for phone in self._phones])
 
 
 def elapsed(since: float) -> str:
     return f"{(time.monotonic() - since) * 1000:.0f} ms"
 
 
-async def main() -> int:
-    arguments = argparse.ArgumentParser(description="aiortc as a WhatsApp caller")
-    arguments.add_argument("--readme", type=Path, default=ROOT / "README.md", help="holds the agent's example")
-    arguments.add_argument("--program", type=Path, default=ROOT / "target" / "debug" / "patchcord")
-    given = arguments.parse_args()
-    scenario = Scenario(given.readme, given.program)
-    checks = scenario.checks
-    began = time.monotonic()
-    try:
-        await within(ALL_WITHIN, "all checks", scenario.run())
-    except Exception as error:
-        checks.check("the scenario goes on to its end", False, f"{type(error).__name__}: {error}")
-        traceback.print_exc()
-    finally:
-        try:
-            await within(10, "everything to stop", scenario.clean_up())
-        except Exception as error:
-            checks.check("everything stops", False, str(error))
-    if checks.failed:
-        print(f"The service's last lines (all of them in {SCRATCH}):")
-        print("\n".join(scenario.service.lines[-15:]))
-    print(f"{checks.passed} passed, {checks.failed} failed, in {time.monotonic() - began:.0f} s")
-    return 1 if checks.failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    run("aiortc as a WhatsApp caller", Scenario, ALL_WITHIN)

@@ -14,3 +14,15 @@ async def within(seconds: float, what: str, awaitable: Awaitable):
         return await asyncio.wait_for(awaitable, seconds)
     except TimeoutError:
         raise TooLate(f"waited {seconds:g} s for {what}") from None
+
+
+async def stop_all(stops: list) -> None:
+    """Calls each, the last first; one that fails or hangs does not keep the others."""
+    failed = []
+    for stop in reversed(stops):
+        try:
+            await within(3, f"{stop.__qualname__} to end", stop())
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]

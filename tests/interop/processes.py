@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 import websockets
 
 from deadline import within
+from meta import ACCESS_TOKEN, APP_SECRET, PHONE_NUMBER_ID, VERIFY_TOKEN
 
 ROOT = Path(__file__).parent.parent.parent
 SCRATCH = ROOT / "target" / "interop"
+SPEECH = ROOT / "tests" / "simulator" / "speech" / "caller.wav"
 PORTS = 16
 
 
@@ -25,11 +28,10 @@ class Child:
         self.lines: list[str] = []
         self._changed = asyncio.Condition()
 
-    async def start(self, *command: str, **options) -> None:
-        SCRATCH.mkdir(parents=True, exist_ok=True)
+    async def start(self, *command: str) -> None:
         self._log = (SCRATCH / f"{self.name}.log").open("w")
         pipe = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-        self.process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, **pipe, **options)
+        self.process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, start_new_session=True, **pipe)
         self._reader = asyncio.create_task(self._read())
 
     async def wait_for_line(self, what: str, matches, seconds: float = 10) -> str:
@@ -57,9 +59,9 @@ class Child:
         return found()
 
     async def stop(self) -> None:
-        """Ends the program, whatever it is doing."""
+        """Ends the program and what it has started, whatever they are doing."""
         if self.process.returncode is None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
         await self._reader
         await self.process.wait()
 
@@ -89,7 +91,6 @@ class Agent(Child):
 
     async def run(self) -> None:
         port = free_tcp_port()
-        SCRATCH.mkdir(parents=True, exist_ok=True)
         script = SCRATCH / "agent.py"
         script.write_text(python_example(self._readme.read_text()).replace("9000", str(port)))
         self.url = f"ws://127.0.0.1:{port}/call"
@@ -113,11 +114,10 @@ class Service(Child):
         super().__init__("patchcord")
         self._program = program
 
-    async def run(self, config: str) -> str:
+    async def run(self, graph_url: str, agent_url: str) -> str:
         """Starts it and gives its HTTP address."""
-        SCRATCH.mkdir(parents=True, exist_ok=True)
         file = SCRATCH / "patchcord.toml"
-        file.write_text(config)
+        file.write_text(config(graph_url, agent_url))
         await self.start(str(self._program), "serve", "--config", str(file))
         line = await self.wait_for_line("the service to be ready", lambda line: "http.address" in line)
         return "http://" + json.loads(line)["fields"]["http.address"]
@@ -137,6 +137,33 @@ def python_example(readme: str) -> str:
     if block is None or "9000" not in block[1]:
         raise RuntimeError("the README has no Python example of an agent on port 9000")
     return block[1]
+
+
+def config(graph_url: str, agent_url: str) -> str:
+    return f"""
+[http]
+listen = "127.0.0.1:0"
+[media]
+listen = ["127.0.0.1"]
+ports = "{media_ports()}"
+allow_private = true
+[whatsapp]
+graph_url = "{graph_url}"
+verify_token = "{VERIFY_TOKEN}"
+app_secrets = ["{APP_SECRET}"]
+[[whatsapp.numbers]]
+phone_number_id = "{PHONE_NUMBER_ID}"
+access_token = "{ACCESS_TOKEN}"
+route = "reception"
+[routes.reception]
+agent = "{agent_url}"
+[calls]
+drain_timeout = "1s"
+[store]
+path = "{SCRATCH / 'patchcord.db'}"
+[log]
+format = "json"
+"""
 
 
 def free_tcp_port() -> int:

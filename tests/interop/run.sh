@@ -8,4 +8,5 @@ if command -v python3 >/dev/null && ! python3 -c 'import sys; sys.exit(sys.versi
 fi
 ./tests/tools/venv.sh -r tests/interop/requirements.txt
 "${CARGO:-cargo}" build --locked
+export PYTHONPYCACHEPREFIX="$PWD/target/pycache"
 exec target/venv/bin/python tests/interop/aiortc_caller.py "$@"

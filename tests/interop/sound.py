@@ -19,6 +19,15 @@ def read_wav(path: Path) -> numpy.ndarray:
         return resample(samples, file.getframerate())
 
 
+def write_wav(samples: numpy.ndarray, path: Path) -> None:
+    """Mono, 16 bit, at RATE."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+
+
 def resample(samples: numpy.ndarray, rate: int) -> numpy.ndarray:
     """From `rate` to RATE through the spectrum, which adds nothing above the old band."""
     if rate == RATE:
@@ -59,27 +68,31 @@ class Likeness:
     """How much of what was spoken is in what was heard."""
 
     correlation: float
-    """Mean over half seconds, weighted by energy, 0 to 1."""
+    """Mean over tenths of a second, weighted by loudness, 0 to 1."""
     starts_at: int
     """The sample of what was heard where it begins."""
     moved_ms: float
-    """How much later the end is than the beginning: 20 ms for each frame that the agent's sound came too late for."""
+    """How much later the end is than the earliest piece: 20 ms for each frame that the agent's sound was too late for."""
 
 
 def compare(spoken: numpy.ndarray, heard: numpy.ndarray) -> Likeness:
-    """Seeks each half second near the place of the one before, because a late frame moves all that follows."""
+    """Seeks each tenth of a second near the place of the one before, because a late frame moves all that follows."""
     spoken, heard = telephone_band(spoken), telephone_band(heard)
-    step, reach = RATE // 2, RATE // 10
-    starts_at = find(spoken, heard)[1]
-    place = None
-    correlation = weight = first = 0.0
+    step, near, far = RATE // 10, RATE // 20, RATE // 4
+    place = find(spoken, heard)[1]
+    earliest: int | None = None
+    correlation = weight = 0.0
     for begin in range(0, len(spoken) - step + 1, step):
         piece = spoken[begin:begin + step]
-        around = max((starts_at if place is None else place) + begin - (2 if place is None else 1) * reach, 0)
-        score, found = find(piece, heard[around:around + step + (4 if place is None else 2) * reach])
-        energy = numpy.sum(piece**2)
-        correlation += energy * score
-        weight += energy
-        place = around + found - begin
-        first = place if begin == 0 else first
-    return Likeness(correlation / weight, int(first), (place - first) * 1000 / RATE)
+        # What the whole is most like may be its late part, so the first pieces may be well before it.
+        around = max(place + begin - (far if earliest is None else near), 0)
+        score, found = find(piece, heard[around:place + begin + step + far])
+        loudness = numpy.sqrt(numpy.sum(piece**2))
+        correlation += loudness * score
+        weight += loudness
+        # Silence is alike everywhere.
+        if score > 0.8:
+            place = around + found - begin
+            earliest = place if earliest is None else min(earliest, place)
+    starts_at = place if earliest is None else earliest
+    return Likeness(correlation / weight, int(starts_at), (place - starts_at) * 1000 / RATE)
