@@ -178,12 +178,6 @@ impl Ice {
         self.selected.as_ref()?.round_trip
     }
 
-    /// For tests: whether we are the controlling side.
-    #[cfg(test)]
-    pub fn is_controlling(&self) -> bool {
-        self.agent.role()
-    }
-
     fn ice_deadline(&self) -> Option<Instant> {
         let deadline = self.deadline?;
         match self.selected {

@@ -112,3 +112,75 @@ fn describe(described: &mut Header, header: RtpHeader, length: usize) {
     described.sequence_number = header.sequence;
     described.csrc.resize(length.saturating_sub(FIXED_HEADER_BYTES) / 4, 0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROFILES: [ProtectionProfile; 3] =
+        [ProtectionProfile::AeadAes128Gcm, ProtectionProfile::AeadAes256Gcm, ProtectionProfile::Aes128CmHmacSha1_80];
+
+    fn keys(profile: ProtectionProfile, we_are_client: bool) -> SrtpKeys {
+        let mut config = Config { profile, ..Config::default() };
+        let material: Vec<u8> = (0..=255).take(config.keying_material_len()).collect();
+        config.set_session_keys_from_keying_material(&material, we_are_client).unwrap();
+        SrtpKeys { profile, keys: config.keys }
+    }
+
+    fn both_ends(profile: ProtectionProfile) -> (Srtp, Srtp) {
+        let crypto = rtc_crypto::default_provider().unwrap();
+        let client = Srtp::new(&keys(profile, true), Arc::clone(&crypto)).unwrap();
+        let server = Srtp::new(&keys(profile, false), crypto).unwrap();
+        (client, server)
+    }
+
+    fn header(sequence: u16) -> RtpHeader {
+        RtpHeader { payload_type: 111, marker: false, sequence, timestamp: 960, ssrc: 7 }
+    }
+
+    #[test]
+    fn sound_and_reports_pass_under_every_profile() {
+        for profile in PROFILES {
+            let (mut client, mut server) = both_ends(profile);
+            for number in 0..70_000u32 {
+                let header = header((number & 0xffff) as u16);
+                let locked = client.lock_rtp(header, b"sound").unwrap();
+                let unlocked = server.unlock_rtp(header, 12, &locked).unwrap();
+                assert_eq!(unlocked[12..], *b"sound");
+                assert_eq!(server.unlock_rtp(header, 12, &locked), Err(Refused::Replayed));
+            }
+            let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
+            let locked = client.lock_rtcp(&report).unwrap();
+            assert_eq!(server.unlock_rtcp(&locked).unwrap(), report[..]);
+            assert_eq!(server.unlock_rtcp(&locked), Err(Refused::Replayed));
+        }
+    }
+
+    #[test]
+    fn contributors_and_extensions_stay_readable() {
+        for profile in PROFILES {
+            let (mut client, mut server) = both_ends(profile);
+            let header = header(1);
+            let mut packet = header.to_bytes().to_vec();
+            packet[0] |= 0x10 | 1;
+            packet.extend([0, 0, 0, 5, 0xbe, 0xde, 0, 1, 0x10, 0xff, 0, 0]);
+            packet.extend(b"sound");
+            describe(&mut client.header, header, 24);
+            let locked = client.outbound.encrypt_rtp_with_header(&packet, &client.header).unwrap();
+            assert_eq!(locked[..24], packet[..24]);
+            assert_eq!(server.unlock_rtp(header, 24, &locked).unwrap(), packet[..]);
+        }
+    }
+
+    #[test]
+    fn a_ninth_sender_finds_no_place() {
+        let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
+        for ssrc in 0..12 {
+            let header = RtpHeader { ssrc, ..header(1) };
+            let locked = client.lock_rtp(header, b"sound").unwrap();
+            let unlocked = server.unlock_rtp(header, 12, &locked);
+            let expected = (ssrc >= 8).then_some(Refused::TooManySenders);
+            assert_eq!(unlocked.err(), expected);
+        }
+    }
+}

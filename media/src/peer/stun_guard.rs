@@ -65,3 +65,79 @@ impl StunGuard {
         self.proven.contains(&address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: (&str, &str) = ("ours", "our password, 22 letters");
+    const REMOTE: (&str, &str) = ("theirs", "their password, 22 letters");
+
+    fn crypto() -> Arc<dyn RTCCryptoProvider> {
+        rtc_crypto::default_provider().unwrap()
+    }
+
+    fn guard() -> StunGuard {
+        StunGuard::new(&crypto(), LOCAL, REMOTE).unwrap()
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, 1], port))
+    }
+
+    /// A message of this class, named and signed like this.
+    fn message(class: u8, username: &str, password: &str) -> Vec<u8> {
+        let name_length = username.len().next_multiple_of(4);
+        let length = u8::try_from(4 + name_length + 24).unwrap();
+        let mut bytes = vec![class, 1, 0, length, 0x21, 0x12, 0xa4, 0x42];
+        bytes.extend([3; 12]);
+        bytes.extend([0, 6, 0, u8::try_from(username.len()).unwrap()]);
+        bytes.extend(username.bytes());
+        bytes.resize(24 + name_length, 0);
+        let mut tag = [0; 20];
+        let mut mac = crypto().crypto().new_hmac(HmacAlgorithm::Sha1, password.as_bytes()).unwrap();
+        mac.sign(&[&bytes], &mut tag).unwrap();
+        bytes.extend([0, 8, 0, 20]);
+        bytes.extend(tag);
+        bytes
+    }
+
+    #[test]
+    fn only_who_knows_both_names_and_our_password_is_asked_in() {
+        let mut guard = guard();
+        for (username, password) in
+            [("ours:theirs", REMOTE.1), ("ours:others", LOCAL.1), ("theirs:ours", LOCAL.1), ("ours", LOCAL.1)]
+        {
+            assert!(guard.admit(address(1), &message(0, username, password)).is_none());
+            assert!(!guard.is_proven(address(1)));
+        }
+        assert!(guard.admit(address(1), &message(0, "ours:theirs", LOCAL.1)).is_some());
+        assert!(guard.is_proven(address(1)) && !guard.is_proven(address(2)));
+    }
+
+    #[test]
+    fn only_who_knows_the_remote_password_answers() {
+        let mut guard = guard();
+        assert!(guard.admit(address(1), &message(1, "", LOCAL.1)).is_none());
+        assert!(guard.admit(address(1), &message(1, "", REMOTE.1)).is_some());
+    }
+
+    #[test]
+    fn a_changed_message_is_refused() {
+        let good = message(0, "ours:theirs", LOCAL.1);
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(guard().admit(address(1), &bad).is_none(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_remote_may_be_at_sixteen_addresses() {
+        let mut guard = guard();
+        let request = message(0, "ours:theirs", LOCAL.1);
+        let admitted = (1..100).filter(|port| guard.admit(address(*port), &request).is_some());
+        assert_eq!(admitted.count(), 16);
+        assert!(guard.admit(address(1), &request).is_some());
+    }
+}

@@ -27,13 +27,6 @@ fn record(kind: u8, epoch: u8, number: u64, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// How much memory this process holds, in bytes (Linux).
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
 #[test]
 fn forged_signs_of_life_do_not_keep_a_dead_call() {
     let mut network = connected();
@@ -91,6 +84,7 @@ fn a_forged_alert_or_record_does_not_end_a_handshake() {
             (23, 40, b"data"),
             (22, (1 << 48) - 1, &[1; 40]),
             (24, 40, &[0; 4]),
+            (20, 40, &[9; 4]),
         ] {
             let mut network = PairOptions { offer, ..PairOptions::default() }.build();
             for _ in 0..40 {
@@ -117,47 +111,6 @@ fn a_forged_goodbye_does_not_end_a_call() {
 }
 
 #[test]
-fn records_of_a_later_epoch_fill_no_memory() {
-    let mut network = PairOptions::default().build();
-    // The left end is server here: hold its handshake just before the keys.
-    network.filter = Box::new(|datagram, _| !(datagram.is_dtls() && datagram.from == address(LEFT)));
-    network.run_for(Duration::from_secs(1));
-    let before = resident_bytes();
-    let body = [7; 1200];
-    for number in 0..100_000 {
-        let datagram = record(22, 1, number, &body);
-        network.right.peer.receive(address(RIGHT), address(LEFT), &datagram, network.now);
-    }
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 20 << 20, "{grown} bytes");
-    assert!(network.right.peer.stats().dropped.dtls > 99_000);
-}
-
-#[test]
-fn forged_senders_fill_no_memory() {
-    let mut network = connected();
-    network.talk_for(5);
-    let before = resident_bytes();
-    let mut packet = vec![0x80, 111, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
-    packet.resize(60, 7);
-    let mut report = vec![0x80, 201, 0, 1, 0, 0, 0, 0];
-    report.resize(60, 7);
-    for ssrc in 0..200_000u32 {
-        packet[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        report[4..8].copy_from_slice(&ssrc.to_be_bytes());
-        network.right.peer.receive(address(RIGHT), address(LEFT), &packet, network.now);
-        network.right.peer.receive(address(RIGHT), address(LEFT), &report, network.now);
-    }
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 10 << 20, "{grown} bytes");
-    // All but the one that took the name of the real sender, whose number was used before.
-    assert!(network.right.peer.stats().dropped.unauthenticated >= 399_998);
-    network.talk_for(5);
-    network.run_for(milliseconds(100));
-    assert!(network.right.packets.len() >= 5);
-}
-
-#[test]
 fn sound_from_elsewhere_is_dropped() {
     let mut network = connected();
     network.filter = Box::new(|datagram, _| datagram.data[0] < 128);
@@ -168,25 +121,15 @@ fn sound_from_elsewhere_is_dropped() {
 
 #[test]
 fn a_certificate_that_the_sdp_does_not_name_ends_the_call() {
-    for offer in [(|offer| offer) as fn(String) -> String, offerer_is_client] {
-        // The offer on its way gets another fingerprint, as a man in the middle would see it.
-        let mut options = PairOptions { offer, ..PairOptions::default() };
-        let mut network = options.build();
-        assert!(network.connect(milliseconds(500)));
-        options.offer = if network.left.peer.is_connected() && offer("a=setup:actpass".into()) == "a=setup:actpass" {
-            |offer| other_fingerprint(&offer)
-        } else {
-            |offer| other_fingerprint(&offerer_is_client(offer))
-        };
-        let mut network = options.build();
+    let rewrites: [fn(String) -> String; 2] =
+        [|offer| other_fingerprint(&offer), |offer| other_fingerprint(&offerer_is_client(offer))];
+    for offer in rewrites {
+        let mut network = PairOptions { offer, ..PairOptions::default() }.build();
         network.run_for(Duration::from_secs(2));
         let expected = PeerEvent::Closed(CloseReason::FingerprintMismatch);
         assert_eq!(network.right.events, [expected]);
-        assert!(!network.left.peer.is_connected() || !network.right.peer.is_connected());
     }
-    let mut options = PairOptions::default();
-    options.answer = |answer| other_fingerprint(&answer);
-    let mut network = options.build();
+    let mut network = PairOptions { answer: |answer| other_fingerprint(&answer), ..PairOptions::default() }.build();
     network.run_for(Duration::from_secs(2));
     let reason = network.left.peer.close_reason();
     assert_eq!(reason, Some(CloseReason::FingerprintMismatch));

@@ -237,6 +237,22 @@ fn forged_check() -> Datagram {
 }
 
 #[test]
+fn noise_does_not_make_us_end_the_handshake_of_the_other_side() {
+    for case in [META, Case { foreigner_is_client: true, ..META }] {
+        let mut network = user_calls(case);
+        // A ChangeCipherSpec of nonsense, which the endpoint answers with a fatal alert.
+        let data = vec![20, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 40, 0, 2, 9, 9];
+        for _ in 0..60 {
+            let from = address(LEFT);
+            let to = address(RIGHT);
+            network.inject(Datagram { from, to, data: data.clone() }, Duration::ZERO);
+            network.run_for(milliseconds(5));
+        }
+        assert!(connect(&mut network, milliseconds(500)));
+    }
+}
+
+#[test]
 fn a_lite_remote_that_hangs_up_is_noticed() {
     let mut network = user_calls(META);
     assert!(connect(&mut network, milliseconds(500)));

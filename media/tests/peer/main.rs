@@ -1,5 +1,12 @@
 //! The peer against itself and against a foreign stack, over a simulated network with a virtual clock.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic and print, in its helpers too; SDP rewriters share one type"
+)]
+
 mod attack;
 mod connect;
 mod description;
