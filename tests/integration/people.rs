@@ -63,7 +63,7 @@ pub fn heard_voices(pcm: &[i16]) -> Vec<f64> {
 pub fn understood(said: &[i16], heard: &[i16]) -> f64 {
     let found: Vec<f64> =
         said.chunks_exact(PHONE_RATE as usize).map(|second| sound::similarity(second, heard)).collect();
-    found.iter().filter(|similarity| **similarity > 0.6).count() as f64 / found.len() as f64
+    found.iter().filter(|similarity| **similarity > 0.5).count() as f64 / found.len() as f64
 }
 
 /// Whether each packet has sound in it; the service's silence is one cached packet of eight bytes.

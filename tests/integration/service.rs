@@ -11,7 +11,7 @@ use patchcord::call::event::CallEvent;
 use patchcord::config::{Config, Environment};
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession};
 use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
-use patchcord_simulator::meta::{Meta, MetaOptions};
+use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -55,6 +55,8 @@ pub struct TestOptions {
     pub phone_number_id: Option<String>,
     /// Another token than the one that Meta wants.
     pub access_token: Option<String>,
+    /// How long Meta thinks about accept, so that the agent has said everything before it is heard.
+    pub accept_takes: Duration,
     /// Another Graph API than Meta's.
     pub graph_url: Option<String>,
 }
@@ -83,7 +85,9 @@ impl Talk {
 
     pub async fn start_with(caller: CallerOptions, agent: AgentOptions, options: TestOptions) -> anyhow::Result<Self> {
         let agent = Agent::start(agent).await?;
+        let accept = Reply::Delay(options.accept_takes, Box::new(Reply::Ok));
         let service = TestService::start_with(&agent.url(), options).await?;
+        service.meta.script("accept", vec![accept]);
         let call = service.call(caller).await?;
         call.wait_until(Stage::Accepted).await?;
         let session = agent.wait_for_session(1).await?;
