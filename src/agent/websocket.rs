@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tokio_tungstenite::tungstenite::{self, error::{ProtocolError, SubProtocolError}};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use tracing::{Instrument, debug, info_span};
 
@@ -46,6 +46,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -91,8 +93,24 @@ pub(crate) fn spawn(agents: &mut JoinSet<()>, leg: Rc<Leg>, attempt: usize, dial
 }
 
 /// No deadline here: the call has one for its agent and drops us when it has passed.
+///
+/// Many WebSocket servers select no subprotocol unless told to. RFC 6455 §4.1 lets us go on without one, which our
+/// library does only if none was offered: such an agent is dialled a second time.
 async fn connect(dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
-    let request = request(&dial.agent)?;
+    let mut request = request(&dial.agent)?;
+    let offering = request.clone();
+    match open(dial, offering, tls.clone()).await {
+        Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
+            SubProtocolError::NoSubProtocol,
+        ))) => {
+            request.headers_mut().remove(SUBPROTOCOL_HEADER);
+            open(dial, request, tls).await
+        }
+        opened => opened,
+    }
+}
+
+async fn open(dial: &Dial, request: Request, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
     let url = &dial.agent.url;
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_or_known_default().unwrap_or(80);
@@ -114,7 +132,7 @@ async fn connect(dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, 
 fn request(agent: &AgentOptions) -> Result<Request, tungstenite::Error> {
     let mut request = agent.url.as_str().into_client_request()?;
     let headers = request.headers_mut();
-    headers.insert("sec-websocket-protocol", HeaderValue::from_static(native::SUBPROTOCOL));
+    headers.insert(SUBPROTOCOL_HEADER, HeaderValue::from_static(native::SUBPROTOCOL));
     for (name, value) in &agent.headers {
         let mut value = HeaderValue::from_str(value.expose_secret())?;
         value.set_sensitive(true);

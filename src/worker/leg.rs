@@ -23,6 +23,9 @@ use crate::call::event::CallId;
 
 /// Addresses a caller may be seen at beside those of its offer; a caller has a few interfaces, not more.
 const MORE_ADDRESSES: u32 = 16;
+/// RFC 3711 §3.3.1: a first sequence number near the wrap, with its packet lost, would leave the two sides' rollover
+/// counters apart for good.
+const LOWER_HALF: u16 = 0x7fff;
 /// Messages waiting for the agent's task; a mark for each would need an agent that never reads. The oldest goes.
 const MESSAGES: usize = 1024;
 
@@ -68,7 +71,7 @@ impl Leg {
         let ufrag = peer.local_ufrag().to_owned();
         let bridge = Bridge::new(peer, BridgeOptions {
             ssrc: options.ssrc,
-            first_sequence: rand::random(),
+            first_sequence: rand::random::<u16>() & LOWER_HALF,
             first_timestamp: rand::random(),
             opus_payload_type: offer.opus.payload_type,
             telephone_event_payload_type: offer.telephone_event,
