@@ -26,7 +26,7 @@ async fn speech_is_understood_both_ways(agent: AgentOptions, route: &str) -> any
     session.hear_for(6 * SECOND).await?;
     let share = understood(&sound::caller_clip(), &session.heard_at_phone_rate());
     assert!(share >= 0.4, "{route} {:?}: the agent understands {share} of the seconds", session.audio());
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -113,8 +113,11 @@ async fn clear_silences_the_agent_at_once_and_says_what_was_heard() -> anyhow::R
 
     session.say(&tone(AGENT_HZ, 400)).await;
     session.send(&json!({"type": "mark", "name": "again"})).await;
-    assert_eq!(session.wait_for_nth_message("mark", 2).await?, json!({"type": "mark", "name": "again", "status": "played"}));
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(
+        session.wait_for_nth_message("mark", 2).await?,
+        json!({"type": "mark", "name": "again", "status": "played"})
+    );
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -138,14 +141,13 @@ async fn pause_keeps_the_rest_and_resume_goes_on_with_it() -> anyhow::Result<()>
     call.hear_for(Duration::from_millis(20) * (packets + 10)).await?;
     let frames = talking(&call.heard_packets()).into_iter().filter(|talks| *talks).count();
     assert!((99..=104).contains(&frames), "{frames} frames of 100 were heard");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_two_minutes_at_once_are_answered_with_xoff_and_can_still_be_cleared() -> anyhow::Result<()> {
-    let mut talk =
-        Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
     let Talk { service, session, call, .. } = &mut talk;
     session.say(&tone(AGENT_HZ, 120_500)).await;
     let xoff = session.wait_for_message("xoff").await?;
@@ -162,8 +164,8 @@ async fn more_than_two_minutes_at_once_are_answered_with_xoff_and_can_still_be_c
     session.send(&json!({"type": "mark", "name": "after"})).await;
     assert_eq!(session.wait_for_message("mark").await?["status"], "played");
     call.hang_up().await?;
-    assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(service.end_of(call).await?["reason"], "caller_hung_up");
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 

@@ -101,15 +101,14 @@ async fn when_nobody_answers_the_caller_hears_goodbye_and_then_the_call_ends() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_lost_in_the_middle_is_replaced_on_the_same_line_and_hold_music_fills_the_wait() -> anyhow::Result<()> {
+async fn an_agent_lost_in_the_middle_is_replaced_on_the_same_line_and_hold_music_fills_the_wait() -> anyhow::Result<()>
+{
     let first = Agent::start(agent()).await?;
     // It keeps the caller waiting until its time is up.
     let second = Agent::start(behaving(Behaviour::NeverAnswerHandshake)).await?;
     let third = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
-    let options = TestOptions {
-        calls: r#"agent_timeout = "2s""#.to_owned(),
-        ..fallback(&[&second.url(), &third.url()])
-    };
+    let options =
+        TestOptions { calls: r#"agent_timeout = "2s""#.to_owned(), ..fallback(&[&second.url(), &third.url()]) };
     let mut service = TestService::start_with(&first.url(), options).await?;
     let call = service.call(caller()).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
@@ -136,21 +135,22 @@ async fn an_agent_lost_in_the_middle_with_nobody_to_take_over_ends_the_call() ->
     let mut talk = Talk::start(agent()).await?;
     let Talk { service, session, call, .. } = &mut talk;
     session.reset().await;
-    let ended = service.end_of(&call).await?;
+    let ended = service.end_of(call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"agent_lost".into(), &"agent".into()), "{ended}");
     service.all_ended().await?;
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_normal_close_is_a_hang_up_and_any_other_is_a_loss() -> anyhow::Result<()> {
-    for (code, reason) in [(1000, "agent_hung_up"), (1001, "agent_hung_up"), (1011, "agent_lost"), (4000, "agent_lost")] {
+    for (code, reason) in [(1000, "agent_hung_up"), (1001, "agent_hung_up"), (1011, "agent_lost"), (4000, "agent_lost")]
+    {
         let mut talk = Talk::start(agent()).await?;
         let Talk { service, session, call, .. } = &mut talk;
         session.close(code).await;
-        assert_eq!(service.end_of(&call).await?["reason"], reason, "close code {code}");
+        assert_eq!(service.end_of(call).await?["reason"], reason, "close code {code}");
         service.all_ended().await?;
         assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
     }
@@ -195,7 +195,7 @@ async fn messages_that_make_no_sense_are_answered_with_errors_and_the_call_goes_
     for error in errors {
         assert!(error["code"].is_string() && error["message"].as_str().is_some_and(|text| text.len() < 300), "{error}");
     }
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -238,12 +238,13 @@ async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notic
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_answers_no_ping_is_lost() -> anyhow::Result<()> {
     // It reads nothing after start, so it answers no ping, and has nothing to say.
-    let mut talk = talk_unaccepted(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
+    let mut talk =
+        talk_unaccepted(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
     let Talk { service, call, .. } = &mut talk;
-    let ended = service.end_of(&call).await?;
+    let ended = service.end_of(call).await?;
     assert_eq!(ended["reason"], "agent_lost", "{ended}");
     assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("ping")), "{ended}");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 

@@ -14,12 +14,12 @@ async fn a_caller_is_accepted_when_both_sides_are_ready_and_each_hears_the_other
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
 
     assert_eq!(call.hang_up().await?, 200);
-    let ended = service.end_of(&call).await?;
+    let ended = service.end_of(call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"caller_hung_up".into(), &"nobody".into()));
     assert_eq!(session.wait_for_message("stop").await?["reason"], "caller_hung_up");
     service.all_ended().await?;
     assert_eq!(service.actions(), ["pre_accept", "accept"]);
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -67,12 +67,12 @@ async fn an_agent_that_says_bye_ends_the_call_at_meta() -> anyhow::Result<()> {
     let mut talk = Talk::start(agent()).await?;
     let Talk { service, session, call, .. } = &mut talk;
     session.bye().await;
-    assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");
+    assert_eq!(service.end_of(call).await?["reason"], "agent_hung_up");
     call.wait_until(Stage::Ended).await?;
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
     service.all_ended().await?;
     assert_eq!(service.actions(), ["pre_accept", "accept", "terminate"]);
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -97,13 +97,13 @@ async fn a_call_ends_at_its_longest_duration() -> anyhow::Result<()> {
     let options = TestOptions { calls: r#"max_duration = "2s""#.to_owned(), ..TestOptions::default() };
     let mut talk = Talk::start_with(caller(), agent(), options).await?;
     let Talk { service, session, call, .. } = &mut talk;
-    let ended = service.end_of(&call).await?;
+    let ended = service.end_of(call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"max_duration".into(), &"nobody".into()));
     assert!(ended["talked_ms"].as_u64().unwrap() >= 2000, "{ended}");
     assert_eq!(session.wait_for_message("stop").await?["reason"], "max_duration");
     service.all_ended().await?;
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -112,7 +112,8 @@ async fn a_call_that_nobody_is_ready_for_ends_at_the_accept_timeout() -> anyhow:
     let options = AgentOptions { behaviour: Behaviour::NeverAnswerHandshake, ..agent() };
     let agent = Agent::start(options).await?;
     let deadlines = "accept_timeout = \"2s\"\nagent_timeout = \"20s\"".to_owned();
-    let mut service = TestService::start_with(&agent.url(), TestOptions { calls: deadlines, ..TestOptions::default() }).await?;
+    let mut service =
+        TestService::start_with(&agent.url(), TestOptions { calls: deadlines, ..TestOptions::default() }).await?;
     let call = service.call(caller()).await?;
     let ended = service.end_of(&call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"accept_timed_out".into(), &"agent".into()));
@@ -147,7 +148,7 @@ async fn one_call_more_than_the_limit_is_rejected_at_meta() -> anyhow::Result<()
     second.wait_until(Stage::Ended).await?;
     assert_eq!(second.ended_by(), Some(EndedBy::Rejected));
     assert_eq!(call.ended_by(), None);
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 

@@ -137,7 +137,7 @@ async fn a_meta_that_cannot_be_told_of_the_end_does_not_keep_the_call() -> anyho
     let Talk { service, session, call, .. } = &mut talk;
     service.meta.script("terminate", (0..100).map(|_| Reply::Reset).collect());
     session.bye().await;
-    assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");
+    assert_eq!(service.end_of(call).await?["reason"], "agent_hung_up");
     service.all_ended().await?;
     assert!(service.count_of("terminate") >= 2, "{:?}", service.actions());
     Ok(())

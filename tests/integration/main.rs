@@ -6,12 +6,12 @@
 mod people;
 mod service;
 
-mod calls;
-mod webhook;
-mod offers;
-mod graph;
-mod agents;
 mod agent_sound;
+mod agents;
+mod calls;
+mod graph;
 mod media;
-mod stopping;
+mod offers;
 mod privacy;
+mod stopping;
+mod webhook;

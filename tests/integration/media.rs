@@ -25,7 +25,7 @@ async fn both_hear(caller: CallerOptions, options: TestOptions) -> anyhow::Resul
     let Talk { session, call, .. } = &mut talk;
     assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ], "{}", call.seen());
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ], "{}", call.seen());
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -40,7 +40,8 @@ async fn calls_get_through_networks_that_lose_packets() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_on_a_bad_day_goes_on() -> anyhow::Result<()> {
-    both_hear(CallerOptions { network: NetworkOptions::bad_day(), seed: Some(5), ..caller() }, TestOptions::default()).await
+    both_hear(CallerOptions { network: NetworkOptions::bad_day(), seed: Some(5), ..caller() }, TestOptions::default())
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +68,7 @@ async fn a_caller_who_vanishes_is_noticed_and_then_given_up() -> anyhow::Result<
     let Talk { service, session, call, .. } = &mut talk;
     call.vanish().await;
     service.event("call.media_silent").await?;
-    let ended = service.end_of(&call).await?;
+    let ended = service.end_of(call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"media_lost".into(), &"caller".into()), "{ended}");
     assert_eq!(session.wait_for_message("stop").await?["reason"], "media_lost");
     service.all_ended().await?;
@@ -89,8 +90,8 @@ async fn a_network_that_comes_back_in_time_saves_the_call() -> anyhow::Result<()
     let heard = session.hear_for(SECOND * (before as u32 / PHONE_RATE + 2)).await?;
     assert_eq!(heard_voices(&heard[before..]), [CALLER_HZ]);
     call.hang_up().await?;
-    assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(service.end_of(call).await?["reason"], "caller_hung_up");
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -108,7 +109,7 @@ async fn a_muted_phone_is_a_living_call_in_which_the_agent_hears_silence() -> an
     let heard = session.hear_for(SECOND * (before as u32 / PHONE_RATE + 2)).await?;
     assert_eq!(heard_voices(&heard[before..]), [CALLER_HZ]);
     assert!(!service.kinds().contains(&"call.ended"));
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -118,8 +119,7 @@ async fn a_certificate_that_the_offer_did_not_promise_ends_the_call() -> anyhow:
     let mut service = TestService::start(&agent.url()).await?;
     let other = ["AB"; 32].join(":");
     let fingerprint = format!("a=fingerprint:sha-256 {other}");
-    let call =
-        service.call_with_offer(caller(), |offer| replace_line(offer, "a=fingerprint", &fingerprint)).await?;
+    let call = service.call_with_offer(caller(), |offer| replace_line(offer, "a=fingerprint", &fingerprint)).await?;
     let ended = service.end_of(&call).await?;
     assert_eq!((&ended["reason"], &ended["fault"]), (&"fingerprint_mismatch".into(), &"caller".into()), "{ended}");
     service.all_ended().await?;
@@ -180,7 +180,7 @@ async fn each_key_reaches_the_agent_and_the_events_once() -> anyhow::Result<()> 
         assert!(event.data["duration_ms"].as_u64().is_some_and(|held| held >= 40), "{}", event.data);
     }
     assert_eq!(heard_voices(&session.heard()), [CALLER_HZ], "keys are not sound");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 

@@ -31,10 +31,12 @@ async fn an_offer_that_cannot_be_answered_is_rejected_at_meta_and_the_reason_is_
     let service = &mut service;
     is_refused(service, "64 KiB", |offer| offer.replace("s=-\r\n", &format!("s={}\r\n", "x".repeat(1 << 20)))).await?;
     is_refused(service, "64 KiB", |offer| with_candidates(offer, 10_000)).await?;
-    is_refused(service, "1000 lines", |offer| offer.replace("s=-\r\n", &format!("s=-\r\n{}", "a=x\r\n".repeat(2000)))).await?;
+    is_refused(service, "1000 lines", |offer| offer.replace("s=-\r\n", &format!("s=-\r\n{}", "a=x\r\n".repeat(2000))))
+        .await?;
     is_refused(service, "control character", |offer| offer.replace("s=-", "s=\0")).await?;
     is_refused(service, "audio", |offer| offer.replace("m=audio", "m=application")).await?;
-    is_refused(service, "port 0", |offer| replace_line(offer, "m=audio", "m=audio 0 UDP/TLS/RTP/SAVPF 111 126")).await?;
+    is_refused(service, "port 0", |offer| replace_line(offer, "m=audio", "m=audio 0 UDP/TLS/RTP/SAVPF 111 126"))
+        .await?;
     is_refused(service, "SDES", |_| SDES.to_owned()).await?;
     is_refused(service, "sha-256", |offer| offer.replace("sha-256", "sha-1")).await?;
     is_refused(service, "fingerprint", |offer| replace_line(offer, "a=fingerprint", "a=x")).await?;
@@ -64,15 +66,21 @@ async fn hostile_offers_do_not_disturb_a_call_beside_them() -> anyhow::Result<()
     session.hear_for(SECOND * (heard as u32 / 16_000 + 1)).await?;
     assert_eq!(heard_voices(&call.heard()?), [AGENT_HZ]);
     call.hang_up().await?;
-    let ended: Value = service.end_of(&call).await?;
+    let ended: Value = service.end_of(call).await?;
     assert_eq!(ended["reason"], "caller_hung_up");
-    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 
 fn with_candidates(offer: &str, count: usize) -> String {
     let more: String = (0..count)
-        .map(|n| format!("a=candidate:{n} 1 udp 2122260223 198.51.{}.{} 3480 typ host generation 0\r\n", n >> 8 & 255, n & 255))
+        .map(|n| {
+            format!(
+                "a=candidate:{n} 1 udp 2122260223 198.51.{}.{} 3480 typ host generation 0\r\n",
+                n >> 8 & 255,
+                n & 255
+            )
+        })
         .collect();
     offer.replacen("a=ice-ufrag", &format!("{more}a=ice-ufrag"), 1)
 }
@@ -80,7 +88,5 @@ fn with_candidates(offer: &str, count: usize) -> String {
 /// Replaces each line that begins so.
 pub fn replace_line(offer: &str, beginning: &str, replacement: &str) -> String {
     let lines = offer.split_inclusive("\r\n");
-    lines
-        .map(|line| if line.starts_with(beginning) { format!("{replacement}\r\n") } else { line.to_owned() })
-        .collect()
+    lines.map(|line| if line.starts_with(beginning) { format!("{replacement}\r\n") } else { line.to_owned() }).collect()
 }

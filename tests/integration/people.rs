@@ -26,7 +26,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 
 /// A caller who talks all the time.
 pub fn caller() -> CallerOptions {
-    CallerOptions { speech: Speech::tone(CALLER_HZ).unwrap(), ..quiet_caller() }
+    CallerOptions { speech: Speech::tone(CALLER_HZ).expect("libopus encodes a tone"), ..quiet_caller() }
 }
 
 /// A caller who only listens. On a busy machine packets leave late; how late is for the benchmark to measure.

@@ -121,8 +121,16 @@ fn named_caller() -> CallerOptions {
 fn common_secrets(meta: &Meta) -> Vec<String> {
     let account = meta.options();
     let fixed = [
-        "12025550177", "US.90210664433221100", "nmistakable", "of-zofia", "verify-me", "agent-authorization",
-        "parameter-of-the-route", &account.app_secret, &account.access_token, &account.display_phone_number,
+        "12025550177",
+        "US.90210664433221100",
+        "nmistakable",
+        "of-zofia",
+        "verify-me",
+        "agent-authorization",
+        "parameter-of-the-route",
+        &account.app_secret,
+        &account.access_token,
+        &account.display_phone_number,
     ];
     fixed.map(str::to_owned).to_vec()
 }
@@ -192,7 +200,8 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
 
     let last = meta.place_call(named_caller()).await?;
     last.wait_until(Stage::Accepted).await?;
-    let is_theirs = |session: &AgentSession| session.messages_of("start").iter().any(|start| start["wacid"] == last.wacid());
+    let is_theirs =
+        |session: &AgentSession| session.messages_of("start").iter().any(|start| start["wacid"] == last.wacid());
     agent.sessions().into_iter().find(is_theirs).context("the last call's session")?.reset().await;
     program.line_with("agent_lost").await?;
     calls.push(last);

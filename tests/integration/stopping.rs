@@ -18,8 +18,7 @@ fn drain_timeout(timeout: &str) -> TestOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_stops_lets_live_calls_end_and_rejects_new_ones() -> anyhow::Result<()> {
-    let Talk { service, session, call, agent } =
-        Talk::start_with(caller(), agent(), drain_timeout("60s")).await?;
+    let Talk { service, session, call, agent } = Talk::start_with(caller(), agent(), drain_timeout("60s")).await?;
     let (calls, address, meta) = (service.app.calls().clone(), service.app.address, service.meta);
     let stopping = service.app.stop(pending());
     tokio::pin!(stopping);

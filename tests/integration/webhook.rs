@@ -97,9 +97,7 @@ async fn news_of_kinds_that_nobody_knows_is_taken_and_counted() -> anyhow::Resul
     let unknown = r#"patchcord_webhook_events_total{outcome="unknown"}"#;
     let not_ours = r#"patchcord_webhook_events_total{outcome="not_ours"}"#;
     let (unknown_before, not_ours_before) = (counter(unknown), counter(not_ours));
-    let value = |value: Value, field: &str| {
-        json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"value": value, "field": field}]}]})
-    };
+    let value = |value: Value, field: &str| json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"value": value, "field": field}]}]});
     let of_a_call = json!({"calls": [{"id": "wacid.HBg", "event": "levitated", "timestamp": "1"}]});
     let status = json!({"statuses": [{"id": "wacid.HBg", "type": "call", "status": "PONDERING", "timestamp": "1"}]});
     for body in [value(of_a_call, "calls"), value(status, "calls"), value(json!({"a": 1}), "a_field_of_tomorrow")] {
@@ -235,8 +233,7 @@ async fn a_connect_that_comes_again_after_the_end_is_ignored() -> anyhow::Result
 #[tokio::test(flavor = "multi_thread")]
 async fn meta_has_its_200_before_it_is_asked_for_anything() -> anyhow::Result<()> {
     let graph = TcpListener::bind("127.0.0.1:0").await?;
-    let options =
-        TestOptions { graph_url: Some(format!("http://{}", graph.local_addr()?)), ..TestOptions::default() };
+    let options = TestOptions { graph_url: Some(format!("http://{}", graph.local_addr()?)), ..TestOptions::default() };
     let service = TestService::start_with("prompt:goodbye", options).await?;
     let call = service.unannounced(caller()).await?;
     let body = call.connect_body();
@@ -262,7 +259,7 @@ fn post_and_do_not_read(service: SocketAddr, body: &str, signature: &str) -> any
 
 fn hmac_of(secret: &str, body: &[u8]) -> String {
     use hmac::{Hmac, Mac};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
     mac.update(body);
     let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256={hex}")
