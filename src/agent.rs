@@ -52,8 +52,8 @@ impl SoundFormat {
             "opus" => return Ok(Self { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 }),
             other => return Err(format!("encoding {other:?} is not \"pcm_s16le\" or \"opus\"")),
         };
-        let sample_rate = SampleRate::from_hz(hz)
-            .ok_or_else(|| format!("sample_rate {hz} is not 8000, 16000, 24000 or 48000"))?;
+        let sample_rate =
+            SampleRate::from_hz(hz).ok_or_else(|| format!("sample_rate {hz} is not 8000, 16000, 24000 or 48000"))?;
         Ok(Self { encoding, sample_rate })
     }
 }

@@ -124,9 +124,7 @@ impl App {
         }
         // The handles to the workers live in the calls; with the last of them the threads end.
         drop(self.calls);
-        let joined = tokio::task::spawn_blocking(move || {
-            self.workers.into_iter().all(|worker| worker.join().is_ok())
-        });
+        let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().all(|worker| worker.join().is_ok()));
         match tokio::time::timeout(Duration::from_secs(2), joined).await {
             Ok(Ok(true)) => info!("stopped"),
             _ => warn!("stopped, with a worker that did not end cleanly"),
@@ -165,9 +163,8 @@ async fn start_workers(
 fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
     use rustls_platform_verifier::BuilderVerifierExt;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS")?;
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().context("TLS")?;
     Ok(builder.with_platform_verifier().context("the system's certificates")?.with_no_client_auth())
 }
 
@@ -186,7 +183,7 @@ fn session_options(config: &Config, prompts: HashMap<String, Prompt>) -> Session
         agent_timeout: config.calls.agent_timeout,
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
-        prompts: Arc::new(move |name| prompts.get(name).cloned()),
+        prompts: Arc::new(prompts),
     }
 }
 

@@ -164,10 +164,14 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Media {
     /// Without a deadline of its own until Meta has our answer.
-    Connecting { give_up_at: Option<Instant> },
+    Connecting {
+        give_up_at: Option<Instant>,
+    },
     Up,
     /// Closed by the other side; Meta's webhook should follow.
-    Closed { give_up_at: Instant },
+    Closed {
+        give_up_at: Instant,
+    },
 }
 
 /// The agent's side.
@@ -293,7 +297,12 @@ impl Call {
             _ if reason.is_metas_word() => None,
             State::Answering => Some(Action::Reject),
             // Meta has no answer of ours, so for it the call was never answered.
-            State::Live(_) if matches!(reason, EndReason::PreAcceptFailed(GraphTrouble::Refused(_) | GraphTrouble::Unreachable)) => {
+            State::Live(_)
+                if matches!(
+                    reason,
+                    EndReason::PreAcceptFailed(GraphTrouble::Refused(_) | GraphTrouble::Unreachable)
+                ) =>
+            {
                 Some(Action::Reject)
             }
             State::Live(_) => Some(Action::Terminate),
@@ -428,7 +437,8 @@ impl Call {
     }
 
     fn prompt_finished(&mut self) {
-        let State::Live(Live { line: Line::Prompt { .. }, phase: Phase::Talking { .. }, last_failure, .. }) = &self.state
+        let State::Live(Live { line: Line::Prompt { .. }, phase: Phase::Talking { .. }, last_failure, .. }) =
+            &self.state
         else {
             return;
         };

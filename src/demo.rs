@@ -48,7 +48,12 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let agent = Agent::start(AgentOptions { greeting: sound::agent_clip(), ..AgentOptions::default() }).await?;
     let app = App::start(local_config(&meta, &agent.url())?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
-    screen.say(&format!("service on http://{}, fake Meta on {}, agent on {}", app.address, meta.graph_url(), agent.url()));
+    screen.say(&format!(
+        "service on http://{}, fake Meta on {}, agent on {}",
+        app.address,
+        meta.graph_url(),
+        agent.url()
+    ));
 
     let mut events = app.events();
     let caller = CallerOptions { speech: Speech::caller(), ..CallerOptions::default() };

@@ -6,12 +6,12 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Router;
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;

@@ -38,7 +38,8 @@ pub fn load(folder: &Path) -> anyhow::Result<HashMap<String, Prompt>> {
     let mut prompts: HashMap<String, Prompt> = HashMap::new();
     for builtin in Builtin::ALL {
         let name = builtin.name();
-        let prompt = Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
+        let prompt =
+            Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
         prompts.insert(name.to_owned(), prompt);
     }
     let Ok(files) = folder.read_dir() else { return Ok(prompts) };

@@ -76,8 +76,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     println!();
     println!("Place a call:  curl -X POST http://{}/calls -d '{{\"seconds\": 10}}'", options.listen);
     println!("Ctrl-C stops.");
-    let listener =
-        TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
+    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
     let simulation = Arc::new(Simulation { meta, output: options.output });
     let router = Router::new().route("/calls", post(place)).with_state(simulation);
     axum::serve(listener, router)
@@ -123,10 +122,7 @@ impl Default for Order {
     }
 }
 
-async fn place(
-    State(simulation): State<Arc<Simulation>>,
-    body: String,
-) -> Result<Json<Value>, (StatusCode, String)> {
+async fn place(State(simulation): State<Arc<Simulation>>, body: String) -> Result<Json<Value>, (StatusCode, String)> {
     let order: Order = match body.trim() {
         "" => Order::default(),
         text => serde_json::from_str(text).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?,

@@ -138,7 +138,11 @@ impl WorkerHandle {
 }
 
 /// Starts worker `index` of `workers`. The thread ends when the last handle is dropped.
-pub fn start(options: WorkerOptions, index: usize, workers: usize) -> std::io::Result<(WorkerHandle, std::thread::JoinHandle<()>)> {
+pub fn start(
+    options: WorkerOptions,
+    index: usize,
+    workers: usize,
+) -> std::io::Result<(WorkerHandle, std::thread::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let calls = Arc::new(AtomicUsize::new(0));
     let handle = WorkerHandle { commands, calls: calls.clone() };
@@ -220,7 +224,12 @@ impl Worker {
         let _ = reply.send(answered);
     }
 
-    fn seat(self: &Rc<Self>, call: &CallId, offer: &Offer, reports: mpsc::Sender<Report>) -> Result<Arc<str>, EndReason> {
+    fn seat(
+        self: &Rc<Self>,
+        call: &CallId,
+        offer: &Offer,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Arc<str>, EndReason> {
         let now = Instant::now();
         let remotes = &offer.remote_candidates();
         let (port, sockets) = self.open_port(remotes, now).ok_or(EndReason::Overloaded)?;
@@ -229,11 +238,15 @@ impl Worker {
             addresses: self.local_addresses(&sockets),
             allow_private: self.options.allow_private,
             ssrc: rand::random(),
-            consent: Consent { warn_after: self.options.silence.warn_after, fail_after: self.options.silence.end_after },
+            consent: Consent {
+                warn_after: self.options.silence.warn_after,
+                fail_after: self.options.silence.end_after,
+            },
         };
-        let (peer, answer) = Peer::answer(&options, offer, now)
-            .map_err(|error| EndReason::OfferRefused(error.to_string()))?;
-        let leg = Rc::new(Leg::new(call.clone(), peer, offer, &options, sockets, port, self.options.silence, reports, now));
+        let (peer, answer) =
+            Peer::answer(&options, offer, now).map_err(|error| EndReason::OfferRefused(error.to_string()))?;
+        let leg =
+            Rc::new(Leg::new(call.clone(), peer, offer, &options, sockets, port, self.options.silence, reports, now));
         for remote in remotes {
             self.ports.borrow_mut().take(port, *remote, leg.clone(), now);
         }
@@ -266,11 +279,14 @@ impl Worker {
                 Ok(sockets) => {
                     let sockets = Rc::new(sockets);
                     self.sockets.borrow_mut().push(sockets.clone());
-                    sockets::spawn_readers(self.clone(), placed.port, &sockets);
+                    sockets::spawn_readers(self, placed.port, &sockets);
                     return Some((placed.port, sockets));
                 }
                 Err(error) => {
-                    warn!(port = placed.number, "UDP port {} cannot be opened and is passed over: {error}", placed.number);
+                    warn!(
+                        port = placed.number,
+                        "UDP port {} cannot be opened and is passed over: {error}", placed.number
+                    );
                     self.ports.borrow_mut().discard_newest();
                 }
             }

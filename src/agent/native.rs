@@ -96,7 +96,7 @@ impl From<SoundFormat> for Audio {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToAgent {
     /// The first message.
-    Start(Start),
+    Start(Box<Start>),
     /// The caller now hears the agent.
     Accepted,
     /// A key the caller pressed.
@@ -110,7 +110,12 @@ pub enum ToAgent {
     /// There is room again.
     Xon { queued_ms: u64 },
     /// The answer to a `command`.
-    Result { request_id: Value, ok: bool, #[serde(skip_serializing_if = "Option::is_none")] message: Option<String> },
+    Result {
+        request_id: Value,
+        ok: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// Something the agent sent was not understood; the call goes on.
     Error { code: &'static str, message: String },
     /// The call is over for this agent.
@@ -179,8 +184,8 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
     if text.len() > TEXT_LIMIT_BYTES {
         return Err(format!("a text message has at most {TEXT_LIMIT_BYTES} bytes; sound goes into binary messages"));
     }
-    let message: Message = serde_json::from_str(text)
-        .map_err(|error| format!("not a JSON object with a \"type\": {error}"))?;
+    let message: Message =
+        serde_json::from_str(text).map_err(|error| format!("not a JSON object with a \"type\": {error}"))?;
     Ok(match message.kind.as_str() {
         "ready" => FromAgent::Ready(match message.audio {
             Some(audio) => Some(SoundFormat::new(

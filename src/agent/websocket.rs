@@ -23,7 +23,10 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, error::{ProtocolError, SubProtocolError}};
+use tokio_tungstenite::tungstenite::{
+    self,
+    error::{ProtocolError, SubProtocolError},
+};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use tracing::{Instrument, debug, info_span};
 
@@ -72,7 +75,13 @@ enum Ending {
 }
 
 /// Starts the agent's task on this thread, among `agents`. It ends when the agent does, or when the leg drops it.
-pub(crate) fn spawn(agents: &mut JoinSet<()>, leg: Rc<Leg>, attempt: usize, dial: Dial, tls: Arc<rustls::ClientConfig>) {
+pub(crate) fn spawn(
+    agents: &mut JoinSet<()>,
+    leg: Rc<Leg>,
+    attempt: usize,
+    dial: Dial,
+    tls: Arc<rustls::ClientConfig>,
+) {
     let span = info_span!("agent", call.id = %leg.call(), attempt);
     let mut dismissed = leg.seat_agent(attempt);
     let task = async move {
@@ -153,7 +162,7 @@ impl Conversation<'_> {
     async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
         let (mut sink, mut stream) = socket.split();
         self.attach(self.dial.agent.format);
-        let start = ToAgent::Start(self.dial.start.clone());
+        let start = ToAgent::Start(Box::new(self.dial.start.clone()));
         let ending = match sink.send(text(&start)).await {
             Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
             Ok(()) => {
@@ -200,9 +209,7 @@ impl Conversation<'_> {
 
     fn attach(&self, format: SoundFormat) {
         let sound = match format.encoding {
-            Encoding::PcmS16le => {
-                AgentSound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile }
-            }
+            Encoding::PcmS16le => AgentSound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
             Encoding::Opus => AgentSound::Opus,
         };
         let max_buffer = self.dial.max_buffer;
@@ -272,10 +279,7 @@ impl Conversation<'_> {
             }
             FromAgent::Clear => {
                 let cleared = self.leg.with_bridge(|bridge| bridge.clear());
-                self.leg.tell_agent(ToAgent::Cleared {
-                    played_ms: cleared.played_ms,
-                    dropped_ms: cleared.dropped_ms,
-                });
+                self.leg.tell_agent(ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
             }
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause()),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume()),

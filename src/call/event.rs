@@ -98,7 +98,7 @@ impl Stages {
 }
 
 /// The data of `call.ended`.
-pub fn ended_data(reason: &EndReason, stages: &Stages, sound: Value) -> Value {
+pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value) -> Value {
     let talked = stages.ended.zip(stages.accepted).map(|(ended, accepted)| ended.saturating_sub(accepted));
     serde_json::json!({
         "reason": reason.name(),

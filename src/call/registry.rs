@@ -142,7 +142,11 @@ impl Calls {
             }
             Notice::NotOurs { .. } => Outcome::NotOurs,
             Notice::Unknown { field, event } => {
-                info!(webhook.field = field, webhook.event = event, "a kind of webhook that is not known is passed over");
+                info!(
+                    webhook.field = field,
+                    webhook.event = event,
+                    "a kind of webhook that is not known is passed over"
+                );
                 Outcome::Unknown
             }
             Notice::Malformed { why } => {

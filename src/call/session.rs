@@ -1,5 +1,6 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ pub struct SessionOptions {
     /// How much of an agent's sound is queued.
     pub max_buffer: Duration,
     /// Prompts by name.
-    pub prompts: Arc<dyn Fn(&str) -> Option<Prompt> + Send + Sync>,
+    pub prompts: Arc<HashMap<String, Prompt>>,
 }
 
 /// One call and all that is asked on its behalf.
@@ -114,7 +115,7 @@ impl Session {
         tokio::select! {
             Some(input) = inbox.recv() => call.handle(input, Instant::now()),
             Some(report) = self.reports.1.recv() => {
-                if let Some(input) = self.read_report(report) {
+                if let Some(input) = self.read_report(&report) {
                     call.handle(input, Instant::now());
                 }
             }
@@ -169,9 +170,8 @@ impl Session {
         let answer = Answer { call: self.id.clone(), offer, reports: self.reports.0.clone(), reply };
         // Sent from here, so that it cannot come after the release of an early end.
         self.command(Command::Answer(answer)).await;
-        self.requests.spawn(async move {
-            Some(Input::Answered(answered.await.unwrap_or(Err(EndReason::InternalError))))
-        });
+        self.requests
+            .spawn(async move { Some(Input::Answered(answered.await.unwrap_or(Err(EndReason::InternalError)))) });
     }
 
     fn pre_accept(&mut self, answer: Arc<str>) {
@@ -249,7 +249,7 @@ impl Session {
     }
 
     async fn play_prompt(&mut self, name: &str) {
-        match (self.options.prompts)(name) {
+        match self.options.prompts.get(name).cloned() {
             Some(prompt) => self.command(Command::PlayPrompt { call: self.id.clone(), prompt }).await,
             None => {
                 warn!(prompt = name, "the prompt {name:?} is gone; the call ends without it");
@@ -277,13 +277,15 @@ impl Session {
         info!(
             call.end_reason = reason.name(),
             call.fault = reason.fault().name(),
-            "call {} ended after {:?}: {reason}", self.id, self.received_at.elapsed()
+            "call {} ended after {:?}: {reason}",
+            self.id,
+            self.received_at.elapsed()
         );
-        self.tell("call.ended", ended_data(reason, &self.stages, sound));
+        self.tell("call.ended", ended_data(reason, &self.stages, &sound));
     }
 
-    fn read_report(&mut self, report: Report) -> Option<Input> {
-        Some(match report {
+    fn read_report(&mut self, report: &Report) -> Option<Input> {
+        Some(match *report {
             Report::MediaConnected => {
                 self.stages.media_connected.get_or_insert(self.received_at.elapsed());
                 Input::MediaConnected
@@ -330,7 +332,12 @@ impl Session {
                 self.tell("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
-                warn!(agent.attempt = attempt, agent.failure = failure.name(), "the agent of call {} {failure}", self.id);
+                warn!(
+                    agent.attempt = attempt,
+                    agent.failure = failure.name(),
+                    "the agent of call {} {failure}",
+                    self.id
+                );
                 self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
             }
             Progress::Accepted => {

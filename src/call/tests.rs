@@ -55,9 +55,7 @@ impl Script {
     }
 
     fn actions(&mut self) -> Vec<Action> {
-        std::iter::from_fn(|| self.call.poll_action())
-            .filter(|action| !matches!(action, Action::Report(_)))
-            .collect()
+        std::iter::from_fn(|| self.call.poll_action()).filter(|action| !matches!(action, Action::Report(_))).collect()
     }
 }
 
@@ -109,10 +107,7 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
     assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), [], "the first agent is out");
     let no_answer = script.pass(8 * SECOND);
     assert_eq!(no_answer, [Action::DropAgent { attempt: 1 }, Action::Accept(answer())]);
-    assert_eq!(
-        script.put(Input::Accepted(Ok(()))),
-        [Action::StartSound, Action::PlayPrompt("goodbye".into())]
-    );
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompt("goodbye".into())]);
     assert_eq!(
         script.put(Input::PromptFinished),
         [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailure::NoAnswer))]
@@ -124,20 +119,14 @@ fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
     let mut script = Script::new(&[Target::Agent]);
     script.answered();
     let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
-    assert_eq!(
-        script.put(refused),
-        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::Refused))]
-    );
+    assert_eq!(script.put(refused), [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::Refused))]);
 }
 
 #[test]
 fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
     let mut script = Script::talking(&[Target::Agent, Target::Agent]);
     let lost = Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected };
-    assert_eq!(
-        script.put(lost),
-        [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }, Action::PlayHold]
-    );
+    assert_eq!(script.put(lost), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }, Action::PlayHold]);
     assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
     assert_eq!(
         script.put(Input::AgentHungUp { attempt: 1 }),

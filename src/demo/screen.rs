@@ -76,14 +76,22 @@ impl Screen {
         println!("agent heard   {}", waveform(&report.agent_heard));
         println!("caller heard  {}", waveform(&report.caller_heard));
         println!();
-        check("the agent heard the caller's speech", report.caller_to_agent > SAME_SPEECH, likeness(report.caller_to_agent));
-        check("the caller heard the agent's speech", report.agent_to_caller > SAME_SPEECH, likeness(report.agent_to_caller));
+        check(
+            "the agent heard the caller's speech",
+            report.caller_to_agent > SAME_SPEECH,
+            &likeness(report.caller_to_agent),
+        );
+        check(
+            "the caller heard the agent's speech",
+            report.agent_to_caller > SAME_SPEECH,
+            &likeness(report.agent_to_caller),
+        );
         let first_sound = report.accept_to_sound.map_or("no sound".to_owned(), |time| {
             format!("first sound {:.1} ms after accept", time.as_secs_f64() * 1e3)
         });
-        check("not a syllable of the greeting is missing", report.greeting_whole, first_sound);
+        check("not a syllable of the greeting is missing", report.greeting_whole, &first_sound);
         let packets = format!("{} packets, one unbroken RTP line", report.packets);
-        check("the phone had nothing to object to", report.objections.is_empty(), packets);
+        check("the phone had nothing to object to", report.objections.is_empty(), &packets);
         for objection in &report.objections {
             println!("      {objection}");
         }
@@ -95,7 +103,7 @@ impl Screen {
     }
 }
 
-fn check(what: &str, good: bool, detail: String) {
+fn check(what: &str, good: bool, detail: &str) {
     let sign = if good { "ok  " } else { "FAIL" };
     println!("{sign}  {what} ({detail})");
 }

@@ -69,15 +69,19 @@ impl Leg {
         now: Instant,
     ) -> Self {
         let ufrag = peer.local_ufrag().to_owned();
-        let bridge = Bridge::new(peer, BridgeOptions {
-            ssrc: options.ssrc,
-            first_sequence: rand::random::<u16>() & LOWER_HALF,
-            first_timestamp: rand::random(),
-            opus_payload_type: offer.opus.payload_type,
-            telephone_event_payload_type: offer.telephone_event,
-            silence_warn_after: silence.warn_after,
-            silence_end_after: silence.end_after,
-        }, now);
+        let bridge = Bridge::new(
+            peer,
+            BridgeOptions {
+                ssrc: options.ssrc,
+                first_sequence: rand::random::<u16>() & LOWER_HALF,
+                first_timestamp: rand::random(),
+                opus_payload_type: offer.opus.payload_type,
+                telephone_event_payload_type: offer.telephone_event,
+                silence_warn_after: silence.warn_after,
+                silence_end_after: silence.end_after,
+            },
+            now,
+        );
         Self {
             call,
             ufrag,

@@ -51,7 +51,7 @@ fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
 }
 
 /// One reading task for each socket, until the worker's runtime ends.
-pub(crate) fn spawn_readers(worker: Rc<Worker>, port: usize, sockets: &Rc<PortSockets>) {
+pub(crate) fn spawn_readers(worker: &Rc<Worker>, port: usize, sockets: &Rc<PortSockets>) {
     for index in 0..sockets.0.len() {
         let (worker, sockets) = (worker.clone(), sockets.clone());
         tokio::task::spawn_local(async move {

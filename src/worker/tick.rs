@@ -58,7 +58,7 @@ impl Tick {
     async fn run_until_idle(&self) {
         let epoch = tokio::time::Instant::now();
         let mut slot: u32 = 0;
-        while slot as usize % SLOTS != 0 || !self.is_idle() {
+        while !(slot as usize).is_multiple_of(SLOTS) || !self.is_idle() {
             tokio::time::sleep_until(epoch + SLOT * slot).await;
             self.visit(slot as usize, Instant::now());
             // After a stall each call is visited once; it knows how many frames it owes.
