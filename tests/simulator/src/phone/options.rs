@@ -24,7 +24,7 @@ pub struct PhoneOptions {
     pub ring_patience: Duration,
     /// Two packets further apart than this as they leave the service are an objection.
     pub late_after: Duration,
-    /// Report every packet as an event. Off, only the first is; the rest is in [`Phone::counts`] (for load).
+    /// Report every packet as an event. Off, only the first is; the rest is in [`super::Phone::counts`] (for load).
     pub report_packets: bool,
     /// Time the echoes of bursts of sound.
     pub measures_echo: bool,
