@@ -1,0 +1,95 @@
+//! The machine: cores to stand on, and what processes use of it, as Linux tells it in `/proc`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// What a process has used since its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Of its thread `worker-0`, or of the first thread if there is none of this name.
+    pub worker: Duration,
+    /// Of all its threads.
+    pub process: Duration,
+}
+
+/// Processor, cores and load, for the head of the report.
+pub fn describe() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, name)| name);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "{model}, {} cores, load {} at the start; service on core {}, everything else on core {}",
+        cores(),
+        load.split(' ').next().unwrap_or("?"),
+        super::SERVICE_CORE,
+        super::LOAD_CORE,
+    )
+}
+
+/// All of the machine's, whichever this process is kept to.
+fn cores() -> usize {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpu.lines().filter(|line| line.starts_with("processor")).count().max(1)
+}
+
+/// Keeps this process on one core, as far as the machine has it.
+pub fn pin_self(core: usize) {
+    let pinned =
+        Command::new("taskset").args(["-a", "-p", "-c", &core.to_string(), &std::process::id().to_string()]).output();
+    if !pinned.is_ok_and(|output| output.status.success()) {
+        println!("core {core} is not to be had: the figures are from wherever the system ran things\n");
+    }
+}
+
+/// A command that will run on one core, if `taskset` and the core are there.
+pub fn pinned(core: usize, program: &Path) -> Command {
+    let can_pin = cores() > core
+        && Command::new("taskset")
+            .args(["-c", &core.to_string(), "true"])
+            .status()
+            .is_ok_and(|status| status.success());
+    if !can_pin {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(core.to_string()).arg(program);
+    command
+}
+
+/// What a process has used so far.
+pub fn usage(process: u32) -> anyhow::Result<Usage> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{process}/task")).context("the process is gone")? {
+        let task = entry?.path();
+        // A thread may have ended since the directory was read.
+        let (Ok(name), Ok(schedule)) =
+            (fs::read_to_string(task.join("comm")), fs::read_to_string(task.join("schedstat")))
+        else {
+            continue;
+        };
+        let nanoseconds = schedule.split(' ').next().and_then(|text| text.parse().ok()).context("schedstat")?;
+        threads.push((name.trim() == "worker-0", Duration::from_nanos(nanoseconds)));
+    }
+    let worker = threads.iter().find(|(is_worker, _)| *is_worker).or(threads.first()).context("a thread")?.1;
+    Ok(Usage { worker, process: threads.iter().map(|(_, time)| *time).sum() })
+}
+
+/// Memory that a process has in use, in kB.
+pub fn resident_kb(process: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmRSS")
+}
+
+impl std::ops::Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { worker: self.worker - earlier.worker, process: self.process - earlier.process }
+    }
+}

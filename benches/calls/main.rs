@@ -1,0 +1,91 @@
+//! Every performance figure of Patchcord beside its floor, measured in one run on this machine.
+//!
+//! `make bench`, or `cargo bench --bench calls -- 4 5` for some topics only. The service is a child process on core 0
+//! with one worker; phones, agents and Meta live here on core 1. A limit that is not met is told, not failed:
+//! only what could not be measured makes the run fail.
+
+#![expect(clippy::print_stdout, reason = "the tables are the result")]
+
+mod agent;
+mod floor;
+mod machine;
+mod meta;
+mod phone;
+mod relaying;
+mod scene;
+mod service;
+mod setup;
+mod startup;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio::task::LocalSet;
+
+use table::Table;
+
+/// The core of the service and of the floors.
+const SERVICE_CORE: usize = 0;
+/// The core of everything around it.
+const LOAD_CORE: usize = 1;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("could not be measured: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    // Cargo adds arguments of its own, which begin with dashes.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let [mode, what] = arguments.as_slice()
+        && mode == floor::CHILD
+    {
+        return LocalSet::new().block_on(&runtime, floor::serve(what));
+    }
+    machine::pin_self(LOAD_CORE);
+    // A second provider would find this one, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    LocalSet::new().block_on(&runtime, measure(&arguments))
+}
+
+async fn measure(topics: &[String]) -> anyhow::Result<()> {
+    let wanted = |topic: &str| topics.is_empty() || topics.iter().any(|wanted| wanted == topic);
+    let started = Instant::now();
+    println!("{}\n", machine::describe());
+    let mut unmeasured = 0;
+    let mut show = |title: &str, measured: anyhow::Result<Table>| match measured {
+        Ok(table) => println!("{title}\n{table}"),
+        Err(error) => {
+            unmeasured += 1;
+            println!("{title}\n  could not be measured: {error:#}\n");
+        }
+    };
+    if wanted("1") {
+        show("1 From the offer to the answer", setup::offer_to_answer().await);
+    }
+    if wanted("2") {
+        show("2 Media up", setup::media_up().await);
+    }
+    if wanted("3") {
+        show("3 First words", setup::first_words().await);
+    }
+    if wanted("4") {
+        show("4 Opus agent, packets relayed both ways", relaying::opus().await);
+    }
+    if wanted("5") {
+        show("5 16 kHz PCM agent, both talking", relaying::pcm().await);
+    }
+    if wanted("6") {
+        show("6 The program", startup::program().await);
+    }
+    println!("measured in {:.0} s", started.elapsed().as_secs_f64());
+    (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))
+}

@@ -1,0 +1,254 @@
+//! Meta at its cheapest: signed webhooks written by hand, and a Graph that says yes and notes when it was asked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::phone::Phone;
+
+/// Signs the webhooks.
+pub const APP_SECRET: &str = "bench-app-secret";
+/// Borne by the service's requests.
+pub const ACCESS_TOKEN: &str = "bench-access-token";
+/// The business number's node.
+pub const PHONE_NUMBER_ID: &str = "200000000000002";
+
+const SUCCESS: &str = r#"{"messaging_product":"whatsapp","success":true}"#;
+const FRAME: Duration = Duration::from_millis(20);
+
+/// A Graph on a port of its own. Dropping it ends it and all phones.
+pub struct Meta {
+    /// For the service's configuration.
+    pub graph_url: String,
+    state: Rc<State>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: RefCell<HashMap<String, Rc<Call>>>,
+    accepted: Cell<usize>,
+    changed: Notify,
+}
+
+/// One call as Meta sees it.
+pub struct Call {
+    /// Meta's id of the call.
+    pub wacid: String,
+    /// Who calls.
+    pub phone: Rc<Phone>,
+    /// When the connect webhook was written.
+    pub posted_at: Cell<Option<Instant>>,
+    /// When `pre_accept` was read.
+    pub pre_accept_at: Cell<Option<Instant>>,
+    talk_phase: Duration,
+    running: JoinHandle<()>,
+}
+
+impl Meta {
+    /// Starts Graph.
+    pub async fn start() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let graph_url = format!("http://{}", listener.local_addr()?);
+        let state = Rc::<State>::default();
+        let server = tokio::task::spawn_local({
+            let state = state.clone();
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let state = state.clone();
+                    // The service may close its connection whenever it wants.
+                    tokio::task::spawn_local(async move { drop(state.serve(stream).await) });
+                }
+            }
+        });
+        Ok(Self { graph_url, state, server })
+    }
+
+    /// A phone begins to ring; nobody knows yet.
+    pub fn ring(&self, phone: Rc<Phone>) -> Rc<Call> {
+        let number = self.state.calls.borrow().len();
+        let call = Rc::new(Call {
+            wacid: format!("wacid.bench{number:06}"),
+            running: phone.start(),
+            phone,
+            posted_at: Cell::new(None),
+            pre_accept_at: Cell::new(None),
+            // Spread by the golden ratio: evenly, however many there are.
+            talk_phase: FRAME.mul_f64((number as f64 * 0.618_033_988_75).fract()),
+        });
+        self.state.calls.borrow_mut().insert(call.wacid.clone(), call.clone());
+        call
+    }
+
+    /// Waits until so many calls were accepted; tells how many were when time was up.
+    pub async fn accepted(&self, calls: usize, within: Duration) -> usize {
+        let waiting = async {
+            while self.state.accepted.get() < calls {
+                self.state.changed.notified().await;
+            }
+        };
+        // Out of time: what there is is told.
+        let _ = tokio::time::timeout(within, waiting).await;
+        self.state.accepted.get()
+    }
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        self.server.abort();
+        for call in self.state.calls.borrow().values() {
+            call.running.abort();
+        }
+    }
+}
+
+impl State {
+    /// One connection of the service's, request after request.
+    async fn serve(&self, mut stream: TcpStream) -> anyhow::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut bytes = Vec::new();
+        loop {
+            let (head, length) = read_message(&mut stream, &mut bytes).await?;
+            let request: Value =
+                serde_json::from_slice(&bytes[head..head + length]).context("a request that is not JSON")?;
+            let accepted = self.take(&request)?;
+            bytes.drain(..head + length);
+            let reply = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{SUCCESS}",
+                SUCCESS.len()
+            );
+            stream.write_all(reply.as_bytes()).await?;
+            if let Some(call) = accepted {
+                call.phone.accepted(call.talk_phase);
+                self.accepted.set(self.accepted.get() + 1);
+                self.changed.notify_waiters();
+            }
+        }
+    }
+
+    /// Gives the call if it was accepted.
+    fn take(&self, request: &Value) -> anyhow::Result<Option<Rc<Call>>> {
+        let id = request["call_id"].as_str().context("a request without call_id")?;
+        let call = self.calls.borrow().get(id).cloned().context("an unknown call")?;
+        match request["action"].as_str() {
+            Some("pre_accept") => {
+                call.pre_accept_at.set(Some(Instant::now()));
+                let answer = request["session"]["sdp"].as_str().context("no answer in pre_accept")?;
+                call.phone.learn_answer(answer)?;
+                Ok(None)
+            }
+            Some("accept") => Ok(Some(call)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// One connection for webhooks, kept open.
+pub struct Webhooks {
+    stream: TcpStream,
+    service: SocketAddr,
+    key: aws_lc_rs::hmac::Key,
+}
+
+impl Webhooks {
+    /// Connects to the service.
+    pub async fn connect(service: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(service).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            service,
+            key: aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, APP_SECRET.as_bytes()),
+        })
+    }
+
+    /// Tells the service of a call.
+    pub async fn announce(&mut self, call: &Call) -> anyhow::Result<()> {
+        let body = envelope(json!({
+            "id": call.wacid, "from": "12025550143", "to": "12025550199", "event": "connect",
+            "timestamp": unix_s().to_string(), "direction": "USER_INITIATED",
+            "session": {"sdp": call.phone.offer, "sdp_type": "offer"},
+        }));
+        let request = self.request(&body);
+        call.posted_at.set(Some(Instant::now()));
+        self.post(&request).await
+    }
+
+    /// The caller hangs up.
+    pub async fn hang_up(&mut self, call: &Call) -> anyhow::Result<()> {
+        call.running.abort();
+        let body = envelope(json!({
+            "id": call.wacid, "from": "12025550143", "to": "12025550199", "event": "terminate",
+            "timestamp": unix_s().to_string(), "direction": "USER_INITIATED", "status": "COMPLETED",
+        }));
+        let request = self.request(&body);
+        self.post(&request).await
+    }
+
+    fn request(&self, body: &str) -> Vec<u8> {
+        let signature: String = aws_lc_rs::hmac::sign(&self.key, body.as_bytes())
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!(
+            "POST /webhooks/whatsapp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nx-hub-signature-256: sha256={signature}\r\ncontent-length: {}\r\n\r\n{body}",
+            self.service,
+            body.len(),
+        )
+        .into_bytes()
+    }
+
+    async fn post(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(request).await?;
+        let mut reply = Vec::new();
+        read_message(&mut self.stream, &mut reply).await?;
+        anyhow::ensure!(
+            reply.starts_with(b"HTTP/1.1 200"),
+            "a webhook was refused: {}",
+            String::from_utf8_lossy(&reply)
+        );
+        Ok(())
+    }
+}
+
+fn envelope(call: Value) -> String {
+    json!({
+        "object": "whatsapp_business_account",
+        "entry": [{"id": "100000000000001", "changes": [{"field": "calls", "value": {
+            "messaging_product": "whatsapp",
+            "metadata": {"display_phone_number": "12025550199", "phone_number_id": PHONE_NUMBER_ID},
+            "contacts": [{"profile": {"name": "Example Caller"}, "wa_id": "12025550143"}],
+            "calls": [call],
+        }}]}],
+    })
+    .to_string()
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Reads on until one whole HTTP message is there: where its body begins, and how long that is.
+async fn read_message(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> anyhow::Result<(usize, usize)> {
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = std::str::from_utf8(&bytes[..end])?.to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = length.map_or(Ok(0), |text| text.trim().parse())?;
+            if bytes.len() >= end + 4 + length {
+                return Ok((end + 4, length));
+            }
+        }
+        anyhow::ensure!(stream.read_buf(bytes).await? > 0, "the connection was closed");
+    }
+}

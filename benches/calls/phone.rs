@@ -1,0 +1,159 @@
+//! A phone as cheap as one can be: Patchcord's own peer as the offering side, so that one core bears hundreds.
+
+use std::cell::{Cell, RefCell};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerEvent, PeerOptions};
+use patchcord_media::rtp::RtpHeader;
+use patchcord_media::sdp::Answer;
+use patchcord_simulator::Speech;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+const OPUS: u8 = 111;
+const FRAME: Duration = Duration::from_millis(20);
+/// 20 ms at RTP's 48 kHz.
+const TICKS_PER_FRAME: u32 = 960;
+/// Before it talks, a phone looks after its timers this often.
+const CONNECTING_EVERY: Duration = Duration::from_millis(10);
+/// Datagrams taken from a socket before others have their turn.
+const TURN: usize = 16;
+
+/// One phone and its way through a call.
+pub struct Phone {
+    peer: RefCell<Peer>,
+    socket: UdpSocket,
+    address: SocketAddr,
+    ssrc: u32,
+    speech: Speech,
+    /// The offer for the connect webhook.
+    pub offer: String,
+    /// When the next frame is said, from accept on.
+    next_at: Cell<Option<Instant>>,
+    sequence: Cell<u16>,
+    /// RTP packets sent.
+    pub sent: Cell<u64>,
+    /// RTP packets heard.
+    pub heard: Cell<u64>,
+    /// When media came up.
+    pub connected_at: Cell<Option<Instant>>,
+}
+
+impl Phone {
+    /// A phone that has its offer ready.
+    pub async fn new(identity: &Arc<Identity>, speech: Speech) -> anyhow::Result<Rc<Self>> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = socket.local_addr()?;
+        let ssrc = rand::random();
+        let options = PeerOptions {
+            identity: identity.clone(),
+            addresses: vec![LocalAddress { socket: address, advertised: address }],
+            consent: Consent { warn_after: Duration::from_secs(5), fail_after: Duration::from_secs(30) },
+            allow_private: true,
+            ssrc,
+        };
+        let (peer, offer) = Peer::offer(&options, Instant::now())?;
+        Ok(Rc::new(Self {
+            peer: RefCell::new(peer),
+            socket,
+            address,
+            ssrc,
+            speech,
+            offer,
+            next_at: Cell::new(None),
+            sequence: Cell::new(0),
+            sent: Cell::new(0),
+            heard: Cell::new(0),
+            connected_at: Cell::new(None),
+        }))
+    }
+
+    /// Runs until the task is aborted.
+    pub fn start(self: &Rc<Self>) -> JoinHandle<()> {
+        let phone = self.clone();
+        tokio::task::spawn_local(async move { phone.run().await })
+    }
+
+    /// Meta has the service's answer.
+    pub fn learn_answer(&self, answer: &str) -> anyhow::Result<()> {
+        let answer = Answer::parse(answer)?;
+        self.peer.borrow_mut().accept_answer(&answer, Instant::now())?;
+        self.drain();
+        Ok(())
+    }
+
+    /// Meta replied 200 to accept: talks from `delay` later on, so that phones do not talk in step.
+    pub fn accepted(&self, delay: Duration) {
+        self.next_at.set(Some(Instant::now() + delay));
+    }
+
+    async fn run(&self) {
+        let mut buffer = [0; 2048];
+        let mut timers_at = Instant::now();
+        loop {
+            let wake_at = self.next_at.get().unwrap_or(timers_at);
+            tokio::select! {
+                readable = self.socket.readable() => if readable.is_ok() {
+                    self.read(&mut buffer);
+                },
+                () = tokio::time::sleep_until(wake_at.into()) => {
+                    timers_at = Instant::now() + CONNECTING_EVERY;
+                    self.speak();
+                }
+            }
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8]) {
+        for _ in 0..TURN {
+            let Ok((length, from)) = self.socket.try_recv_from(buffer) else { break };
+            let packet = self.peer.borrow_mut().receive(self.address, from, &buffer[..length], Instant::now());
+            if packet.is_some() {
+                self.heard.set(self.heard.get() + 1);
+            }
+        }
+        self.drain();
+    }
+
+    fn speak(&self) {
+        let now = Instant::now();
+        if self.peer.borrow().poll_timeout().is_some_and(|at| at <= now) {
+            self.peer.borrow_mut().handle_timeout(now);
+        }
+        self.drain();
+        while let Some(at) = self.next_at.get().filter(|at| *at <= now) {
+            self.next_at.set(Some(at + FRAME));
+            let sequence = self.sequence.get();
+            self.sequence.set(sequence.wrapping_add(1));
+            let header = RtpHeader {
+                payload_type: OPUS,
+                marker: sequence == 0,
+                sequence,
+                timestamp: u32::from(sequence).wrapping_mul(TICKS_PER_FRAME),
+                ssrc: self.ssrc,
+            };
+            let payload = self.speech.frame(usize::from(sequence));
+            if let Some(transmit) = self.peer.borrow_mut().send_rtp(header, &payload, now)
+                && self.socket.try_send_to(&transmit.data, transmit.to).is_ok()
+            {
+                self.sent.set(self.sent.get() + 1);
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let mut peer = self.peer.borrow_mut();
+        while let Some(transmit) = peer.poll_transmit() {
+            // A full socket loses the datagram, as a network would.
+            let _ = self.socket.try_send_to(&transmit.data, transmit.to);
+        }
+        while let Some(event) = peer.poll_event() {
+            if let PeerEvent::Connected { .. } = event {
+                self.connected_at.set(Some(Instant::now()));
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A service with everything around it, and what it uses while calls go on.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use patchcord_media::peer::Identity;
+use patchcord_simulator::Speech;
+
+use crate::agent::{Agents, Talk};
+use crate::machine::{self, Usage};
+use crate::meta::{self, Call, Meta, Webhooks};
+use crate::phone::Phone;
+use crate::service::{Service, ServiceOptions};
+
+/// From the last webhook to the last accept.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
+/// Memory and caches come to rest before anything is measured.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// One service, its Meta, its agents, and phones that talk.
+pub struct Scene {
+    /// The child process.
+    pub service: Service,
+    /// All calls, in the order in which they were placed.
+    pub calls: Vec<Rc<Call>>,
+    meta: Meta,
+    agents: Agents,
+    webhooks: Webhooks,
+    identity: Arc<Identity>,
+    speech: Speech,
+}
+
+/// What happened between two moments.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// What the service used.
+    pub used: Usage,
+    /// How long it was.
+    pub took: Duration,
+    /// Packets that phones heard.
+    pub heard: u64,
+    /// Packets that phones sent.
+    pub sent: u64,
+    /// Messages that agents heard.
+    pub agents_heard: u64,
+    /// Messages that agents sent.
+    pub agents_said: u64,
+}
+
+impl Window {
+    /// Processor time of the worker for 20 ms of one call, both ways, in microseconds.
+    pub fn worker_us(&self) -> f64 {
+        self.used.worker.as_secs_f64() * 1e6 / self.heard.max(1) as f64
+    }
+
+    /// The same of the whole process.
+    pub fn process_us(&self) -> f64 {
+        self.used.process.as_secs_f64() * 1e6 / self.heard.max(1) as f64
+    }
+
+    /// Of the core on which the service stands, 0 to 1.
+    pub fn core_share(&self) -> f64 {
+        self.used.process.as_secs_f64() / self.took.as_secs_f64()
+    }
+
+    /// The smallest share of the packets that should have gone one of the four ways and did, 0 to 1.
+    pub fn went_through(&self, calls: usize) -> f64 {
+        let due = calls as f64 * self.took.as_secs_f64() / 0.02;
+        [self.heard, self.sent, self.agents_heard, self.agents_said]
+            .into_iter()
+            .map(|packets| packets as f64 / due)
+            .fold(f64::INFINITY, f64::min)
+    }
+}
+
+impl Scene {
+    /// A service without calls.
+    pub async fn start(talk: Talk) -> anyhow::Result<Self> {
+        let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
+        let service = Service::start(&ServiceOptions {
+            graph_url: meta.graph_url.clone(),
+            app_secret: meta::APP_SECRET.to_owned(),
+            phone_number_id: meta::PHONE_NUMBER_ID.to_owned(),
+            access_token: meta::ACCESS_TOKEN.to_owned(),
+            agent: agents.url.clone(),
+            encoding: match talk {
+                Talk::Echo => "opus",
+                Talk::Speak => "pcm_s16le",
+            },
+        })
+        .await?;
+        let webhooks = Webhooks::connect(service.http).await?;
+        let identity = Arc::new(Identity::generate()?);
+        Ok(Self { service, calls: Vec::new(), meta, agents, webhooks, identity, speech: Speech::caller().looped() })
+    }
+
+    /// Places so many calls, so many a second, and waits until all are accepted.
+    pub async fn place(&mut self, calls: usize, per_second: u32) -> anyhow::Result<()> {
+        let began = Instant::now();
+        for number in 0..calls {
+            tokio::time::sleep_until((began + Duration::from_secs(1) * number as u32 / per_second).into()).await;
+            self.place_one().await?;
+        }
+        let accepted = self.meta.accepted(self.calls.len(), ACCEPTED_WITHIN).await;
+        anyhow::ensure!(accepted == self.calls.len(), "only {accepted} of {} calls were accepted", self.calls.len());
+        Ok(())
+    }
+
+    /// Places one call and does not wait for it.
+    pub async fn place_one(&mut self) -> anyhow::Result<()> {
+        let phone = Phone::new(&self.identity, self.speech.clone()).await?;
+        let call = self.meta.ring(phone);
+        self.webhooks.announce(&call).await?;
+        self.calls.push(call);
+        Ok(())
+    }
+
+    /// The caller of this call hangs up.
+    pub async fn hang_up(&mut self, number: usize) -> anyhow::Result<()> {
+        self.webhooks.hang_up(&self.calls[number]).await
+    }
+
+    /// Lets the calls go on for a while and sees what that takes.
+    pub async fn watch(&self, lasting: Duration) -> anyhow::Result<Window> {
+        tokio::time::sleep(SETTLE).await;
+        let (began, before) = (Instant::now(), self.counts());
+        let used = machine::usage(self.service.process())?;
+        tokio::time::sleep(lasting).await;
+        let used = machine::usage(self.service.process())? - used;
+        let (took, after) = (began.elapsed(), self.counts());
+        let [heard, sent, agents_heard, agents_said] = [0, 1, 2, 3].map(|at| after[at] - before[at]);
+        Ok(Window { used, took, heard, sent, agents_heard, agents_said })
+    }
+
+    fn counts(&self) -> [u64; 4] {
+        let heard = self.calls.iter().map(|call| call.phone.heard.get()).sum();
+        let sent = self.calls.iter().map(|call| call.phone.sent.get()).sum();
+        [heard, sent, self.agents.heard(), self.agents.said()]
+    }
+}
