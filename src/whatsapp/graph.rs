@@ -52,13 +52,13 @@ pub struct GraphOptions {
 }
 
 impl GraphOptions {
-    /// The usual patience: tries of up to 3 s within 8 s, so that a call can still be saved while it rings.
+    /// The usual patience: tries of up to 5 s within 8 s, so that a call can still be saved while it rings.
     pub fn new(base_url: Url, version: impl Into<String>) -> Self {
         Self {
             base_url,
             version: version.into(),
             budget: Duration::from_secs(8),
-            attempt_timeout: Duration::from_secs(3),
+            attempt_timeout: Duration::from_secs(5),
             first_backoff: Duration::from_millis(200),
             longest_backoff: Duration::from_millis(1600),
             jitter_seed: rand::random(),

@@ -1,7 +1,7 @@
 //! The worker's tick: every call has its moment in every 20 ms.
 //!
 //! Calls are spread over slots, so that packets leave evenly and no call waits for all others. A call that still
-//! connects is visited twice as often, because its ICE checks and DTLS flights are driven from here.
+//! connects is visited in every slot: its ICE checks and DTLS flights are due when they are due, and the caller waits.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,16 +18,18 @@ const SLOT: Duration = Duration::from_millis(2);
 /// The calls by their slots.
 pub(crate) struct Tick {
     slots: RefCell<[Vec<Rc<Leg>>; SLOTS]>,
+    connecting: RefCell<Vec<Rc<Leg>>>,
     wake: Notify,
 }
 
 impl Tick {
     pub fn new() -> Self {
-        Self { slots: RefCell::default(), wake: Notify::new() }
+        Self { slots: RefCell::default(), connecting: RefCell::default(), wake: Notify::new() }
     }
 
     /// Puts a call into the emptiest slot.
     pub fn add(&self, leg: Rc<Leg>) {
+        self.connecting.borrow_mut().push(leg.clone());
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = slots.iter_mut().min_by_key(|slot| slot.len()) {
             slot.push(leg);
@@ -36,6 +38,7 @@ impl Tick {
     }
 
     pub fn remove(&self, leg: &Rc<Leg>) {
+        self.connecting.borrow_mut().retain(|other| !Rc::ptr_eq(other, leg));
         for slot in self.slots.borrow_mut().iter_mut() {
             slot.retain(|other| !Rc::ptr_eq(other, leg));
         }
@@ -72,8 +75,9 @@ impl Tick {
         for leg in &slots[slot % SLOTS] {
             leg.visit(now);
         }
-        for leg in slots[(slot + SLOTS / 2) % SLOTS].iter().filter(|leg| leg.is_connecting()) {
+        self.connecting.borrow_mut().retain(|leg| {
             leg.visit(now);
-        }
+            leg.is_connecting()
+        });
     }
 }
