@@ -14,6 +14,8 @@ pub struct Usage {
     pub worker: Duration,
     /// Of all its threads.
     pub process: Duration,
+    /// How long the worker was ready to run and somebody else had its core.
+    pub waited: Duration,
 }
 
 /// Processor, cores and load, for the head of the report.
@@ -72,11 +74,12 @@ pub fn usage(process: u32) -> anyhow::Result<Usage> {
         else {
             continue;
         };
-        let nanoseconds = schedule.split(' ').next().and_then(|text| text.parse().ok()).context("schedstat")?;
-        threads.push((name.trim() == "worker-0", Duration::from_nanos(nanoseconds)));
+        let mut nanoseconds = schedule.split(' ').filter_map(|text| text.parse().ok()).map(Duration::from_nanos);
+        let (ran, waited) = nanoseconds.next().zip(nanoseconds.next()).context("schedstat")?;
+        threads.push((name.trim() == "worker-0", ran, waited));
     }
-    let worker = threads.iter().find(|(is_worker, _)| *is_worker).or(threads.first()).context("a thread")?.1;
-    Ok(Usage { worker, process: threads.iter().map(|(_, time)| *time).sum() })
+    let (_, worker, waited) = *threads.iter().find(|thread| thread.0).or(threads.first()).context("a thread")?;
+    Ok(Usage { worker, process: threads.iter().map(|(_, ran, _)| *ran).sum(), waited })
 }
 
 /// Memory that a process has in use, in kB.
@@ -90,6 +93,10 @@ impl std::ops::Sub for Usage {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
-        Self { worker: self.worker - earlier.worker, process: self.process - earlier.process }
+        Self {
+            worker: self.worker - earlier.worker,
+            process: self.process - earlier.process,
+            waited: self.waited - earlier.waited,
+        }
     }
 }

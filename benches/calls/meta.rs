@@ -173,7 +173,7 @@ impl Webhooks {
 
     /// Tells the service of a call.
     pub async fn announce(&mut self, call: &Call) -> anyhow::Result<()> {
-        let body = envelope(json!({
+        let body = envelope(&json!({
             "id": call.wacid, "from": "12025550143", "to": "12025550199", "event": "connect",
             "timestamp": unix_s().to_string(), "direction": "USER_INITIATED",
             "session": {"sdp": call.phone.offer, "sdp_type": "offer"},
@@ -186,7 +186,7 @@ impl Webhooks {
     /// The caller hangs up.
     pub async fn hang_up(&mut self, call: &Call) -> anyhow::Result<()> {
         call.running.abort();
-        let body = envelope(json!({
+        let body = envelope(&json!({
             "id": call.wacid, "from": "12025550143", "to": "12025550199", "event": "terminate",
             "timestamp": unix_s().to_string(), "direction": "USER_INITIATED", "status": "COMPLETED",
         }));
@@ -221,7 +221,7 @@ impl Webhooks {
     }
 }
 
-fn envelope(call: Value) -> String {
+fn envelope(call: &Value) -> String {
     json!({
         "object": "whatsapp_business_account",
         "entry": [{"id": "100000000000001", "changes": [{"field": "calls", "value": {

@@ -32,7 +32,7 @@ pub async fn opus() -> anyhow::Result<Table> {
         table.row("  the same beside UDP echo and TCP echo together", cost, "µs", Goal::Beside(udp + tcp));
         table.row("  whole process", seen.window.process_us(), "µs", Goal::Shown);
         table.row("  memory of a call", seen.call_kb, "kB", Goal::Shown);
-        note_losses(&mut table, calls, &seen.window);
+        note_doubts(&mut table, calls, &seen.window);
     }
     Ok(table)
 }
@@ -57,7 +57,7 @@ pub async fn pcm() -> anyhow::Result<Table> {
         table.row("  whole process", seen.window.process_us(), "µs", Goal::Shown);
         table.row("  calls a core bears, by division", FRAME_US / cost, "", Goal::AtLeast(130.0));
         table.row("  memory of a call", seen.call_kb, "kB", Goal::AtMost(200.0));
-        note_losses(&mut table, calls, &seen.window);
+        note_doubts(&mut table, calls, &seen.window);
     }
     if let [few, many] = costs.as_slice() {
         table.row("a call among 120, against one among 50", *many, "µs", Goal::AtMost(*few));
@@ -81,13 +81,21 @@ async fn see(talk: Talk, calls: usize) -> anyhow::Result<Seen> {
     Ok(Seen { window, call_kb })
 }
 
-fn note_losses(table: &mut Table, calls: usize, window: &Window) {
+/// Whatever makes the figures doubtful.
+fn note_doubts(table: &mut Table, calls: usize, window: &Window) {
     let through = window.went_through(calls);
     if through < 0.99 {
+        let share = window.core_share() * 100.0;
         table.note(format!(
-            "{calls} calls: only {:.1} % of the packets went through, the core used to {:.0} %",
-            through * 100.0,
-            window.core_share() * 100.0
+            "{calls} calls: only {:.1} % of the packets went through, with {share:.0} % of the core",
+            through * 100.0
+        ));
+    }
+    let waited = window.used.waited.as_secs_f64() / window.took.as_secs_f64();
+    if waited > 0.05 {
+        table.note(format!(
+            "{calls} calls: others had the worker's core for {:.0} % of the time while it wanted to run",
+            waited * 100.0
         ));
     }
 }

@@ -120,7 +120,7 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         agent = "{agent}"
         encoding = "{encoding}"
         [log]
-        filter = "warn"
+        filter = "error"
         "#,
         last = first + PORTS,
     ))
