@@ -9,8 +9,8 @@ help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: tools ## one simulated WhatsApp call end to end, on this machine
-	@$(CARGO) build --release --locked
-	@./target/release/patchcord demo
+	@$(CARGO) build --profile demo --locked
+	@./target/demo/patchcord demo
 
 test: tools ## all tests
 	$(CARGO) test --workspace --locked
