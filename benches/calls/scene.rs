@@ -51,12 +51,17 @@ pub struct Window {
 impl Window {
     /// Processor time of the worker for 20 ms of one call, both ways, in microseconds.
     pub fn worker_us(&self) -> f64 {
-        self.used.worker.as_secs_f64() * 1e6 / self.heard.max(1) as f64
+        self.used.worker.as_secs_f64() * 1e6 / self.frames()
     }
 
     /// The same of the whole process.
     pub fn process_us(&self) -> f64 {
-        self.used.process.as_secs_f64() * 1e6 / self.heard.max(1) as f64
+        self.used.process.as_secs_f64() * 1e6 / self.frames()
+    }
+
+    /// Frames that went all the way, half of them in each direction, counted in pairs.
+    fn frames(&self) -> f64 {
+        ((self.heard + self.agents_heard) as f64 / 2.0).max(1.0)
     }
 
     /// Of the core on which the service stands, 0 to 1.
