@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::{
     error::{ProtocolError, SubProtocolError},
 };
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
-use tracing::{Instrument, debug, info_span};
+use tracing::debug;
 
 use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
@@ -82,7 +82,6 @@ pub(crate) fn spawn(
     dial: Dial,
     tls: Arc<rustls::ClientConfig>,
 ) {
-    let span = info_span!("agent", call.id = %leg.call(), attempt);
     let mut dismissed = leg.seat_agent(attempt);
     let task = async move {
         let connected = tokio::select! {
@@ -93,12 +92,13 @@ pub(crate) fn spawn(
         match connected {
             Ok(socket) => Conversation { leg: &leg, attempt, dial: &dial }.hold(socket, dismissed).await,
             Err(error) => {
-                debug!("agent not reached: {error}");
+                debug!(call.id = %leg.call(), attempt, "agent not reached: {error}");
                 leg.report_of_agent(Report::AgentFailed { attempt, failure: AgentFailure::Refused });
             }
         }
     };
-    agents.spawn_local(task.instrument(span));
+    // No span: it would be entered and left for every packet.
+    agents.spawn_local(task);
 }
 
 /// No deadline here: the call has one for its agent and drops us when it has passed.
@@ -203,7 +203,7 @@ impl Conversation<'_> {
             Ok::<(), tungstenite::Error>(())
         };
         if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
-            debug!("the agent's socket did not close cleanly");
+            debug!(call.id = %self.leg.call(), attempt, "the agent's socket did not close cleanly");
         }
     }
 

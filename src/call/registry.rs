@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Input;
@@ -59,6 +59,8 @@ struct Shared {
     draining: AtomicBool,
     /// Told whenever a call has ended.
     ended: Notify,
+    /// How many notices were acted on. They are acted on after their webhook's reply.
+    taken: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -119,6 +121,7 @@ impl Calls {
             book: Mutex::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
+            taken: watch::Sender::new(0),
         };
         Self(Arc::new(shared))
     }
@@ -129,6 +132,7 @@ impl Calls {
         for notice in notices {
             let outcome = self.take_one(notice, received_at);
             metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
+            self.0.taken.send_modify(|taken| *taken += 1);
         }
     }
 
@@ -225,6 +229,12 @@ impl Calls {
         book.bury(wacid, Instant::now());
         drop(book);
         self.0.ended.notify_waiters();
+    }
+
+    /// Waits until so many notices were acted on since the start. A webhook is answered before it is acted on.
+    pub async fn taken(&self, notices: u64) {
+        // The sender lives as long as we do, so the wait ends only by its condition.
+        let _ = self.0.taken.subscribe().wait_for(|taken| *taken >= notices).await;
     }
 
     /// How many calls live.

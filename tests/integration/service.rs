@@ -217,6 +217,11 @@ impl TestService {
         self.actions().iter().filter(|asked| *asked == action).count()
     }
 
+    /// Waits until so many notices of webhooks were acted on since the start: that comes after the reply.
+    pub async fn taken(&self, notices: u64) -> anyhow::Result<()> {
+        timeout(DEADLINE, self.app.calls().taken(notices)).await.context("notices were not acted on")
+    }
+
     /// Waits until no call lives.
     pub async fn all_ended(&self) -> anyhow::Result<()> {
         timeout(DEADLINE, self.app.calls().all_ended()).await.context("calls still live")
