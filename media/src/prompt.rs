@@ -81,11 +81,15 @@ impl Prompt {
     /// One frame of silence leads, so that the decoder of a listener settles whatever it heard before, and one
     /// follows, because the encoder is 6.5 ms behind its input.
     pub fn from_pcm(pcm: &[i16], rate: SampleRate) -> Result<Self, PromptError> {
+        Self::encoded(pcm, rate, Profile::Prompt)
+    }
+
+    fn encoded(pcm: &[i16], rate: SampleRate, profile: Profile) -> Result<Self, PromptError> {
         let duration = rate.duration(pcm.len() as u64);
         if duration > MAX_DURATION {
             return Err(PromptError::TooLong(duration));
         }
-        let mut encoder = Encoder::new(rate, Profile::Prompt)?;
+        let mut encoder = Encoder::new(rate, profile)?;
         let silence = vec![0; rate.samples_per_frame()];
         let mut packet = Vec::new();
         let mut encode = |frame: &[i16]| -> Result<Bytes, PromptError> {
@@ -130,9 +134,9 @@ impl Prompt {
         }
     }
 
-    /// Makes a built-in prompt.
+    /// Makes a built-in prompt. Tones need no care in encoding, and every start of the service waits for them.
     pub fn builtin(builtin: Builtin) -> Result<Self, PromptError> {
-        Self::from_pcm(&tones::samples(builtin), tones::RATE)
+        Self::encoded(&tones::samples(builtin), tones::RATE, Profile::Eco)
     }
 
     /// The Opus packets, 20 ms each; never empty.
