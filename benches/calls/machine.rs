@@ -56,7 +56,7 @@ pub fn pinned(core: usize, program: &Path) -> Command {
     let prefix: Vec<&str> = [["chrt", "-f", "10"], ["taskset", "-c", &core]]
         .into_iter()
         .filter(|[tool, option, value]| {
-            Command::new(tool).args([option, value, "true"]).status().is_ok_and(|status| status.success())
+            Command::new(tool).args([option, value, "true"]).output().is_ok_and(|output| output.status.success())
         })
         .flatten()
         .collect();

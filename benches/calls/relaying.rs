@@ -34,6 +34,9 @@ pub async fn opus() -> anyhow::Result<Table> {
         table.row("  memory of a call", seen.call_kb, "kB", Goal::Shown);
         note_doubts(&mut table, calls, &seen.window);
     }
+    table.note(
+        "An agent on a WebSocket costs a TCP message each way as well: UDP echo alone is the floor of relaying to RTP.",
+    );
     Ok(table)
 }
 
