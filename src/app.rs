@@ -15,10 +15,11 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
+use crate::call::AnswerWhen;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::registry::{Calls, CallsOptions};
-use crate::call::route::{Number, Numbers, Route, Stop};
+use crate::call::route::{BargeIn, Number, Numbers, Route, Stop};
 use crate::call::session::SessionOptions;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
@@ -52,6 +53,7 @@ impl App {
         let metrics = telemetry::start_metrics();
         let prompts = prompts::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
+        let prompts = Arc::new(prompts);
         let (workers, threads) = start_workers(&config, &prompts).await?;
         let (events, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
@@ -134,7 +136,7 @@ impl App {
 
 async fn start_workers(
     config: &Config,
-    prompts: &HashMap<String, Prompt>,
+    prompts: &Arc<HashMap<String, Prompt>>,
 ) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
     let options = WorkerOptions {
         identity: Arc::new(Identity::generate().context("no certificate could be made")?),
@@ -143,7 +145,7 @@ async fn start_workers(
         allow_private: config.media.allow_private,
         silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
         tls: Arc::new(agent_tls()?),
-        hold: prompts.get("hold").context("the built-in prompt \"hold\" is missing")?.clone(),
+        prompts: prompts.clone(),
     };
     let count = match config.media.workers {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
@@ -176,14 +178,14 @@ fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
     Ok(GraphClient::new(http, options))
 }
 
-fn session_options(config: &Config, prompts: HashMap<String, Prompt>) -> SessionOptions {
+fn session_options(config: &Config, prompts: Arc<HashMap<String, Prompt>>) -> SessionOptions {
     SessionOptions {
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,
         agent_timeout: config.calls.agent_timeout,
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
-        prompts: Arc::new(prompts),
+        prompts,
     }
 }
 
@@ -203,7 +205,7 @@ fn numbers(config: &Config) -> anyhow::Result<Numbers> {
 
 fn read_route(name: &str, route: &config::route::Route) -> Route {
     let stops = std::iter::once(&route.agent).chain(&route.fallback).map(|target| match target {
-        AgentTarget::Prompt(name) => Stop::Prompt(name.clone()),
+        AgentTarget::Prompts(names) => Stop::Prompts { names: names.clone(), repeat: route.repeat },
         AgentTarget::WebSocket(url) => Stop::Agent(AgentOptions {
             url: url.clone(),
             headers: route.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -221,5 +223,20 @@ fn read_route(name: &str, route: &config::route::Route) -> Route {
             parameters: route.parameters.clone(),
         }),
     });
-    Route { name: name.to_owned(), stops: stops.collect() }
+    Route {
+        name: name.to_owned(),
+        stops: stops.collect(),
+        answer: match route.answer {
+            config::route::Answer::WhenAgentReady => AnswerWhen::AgentReady,
+            config::route::Answer::AtOnce => AnswerWhen::AtOnce,
+        },
+        ringback: route.ringback.clone(),
+        hold: route.hold.clone(),
+        record: route.record,
+        barge_in: match route.barge_in {
+            config::route::BargeIn::Off => BargeIn::Off,
+            config::route::BargeIn::Events => BargeIn::Events,
+            config::route::BargeIn::Clear => BargeIn::Clear,
+        },
+    }
 }

@@ -5,6 +5,7 @@
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing
 //! after its end.
 
+pub mod command;
 pub mod end;
 pub mod event;
 pub mod registry;
@@ -34,8 +35,20 @@ pub struct CallOptions {
     pub agent_timeout: Duration,
     /// From accept to the end we put to every call.
     pub max_duration: Duration,
+    /// When the call is accepted.
+    pub answer: AnswerWhen,
     /// The route's agent first, then its fallbacks in order.
     pub targets: Vec<Target>,
+}
+
+/// When a call is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerWhen {
+    /// Media and agent are there; the caller hears the phone's own ringing until then.
+    #[default]
+    AgentReady,
+    /// Media is there; the caller hears our ringback until the agent is.
+    AtOnce,
 }
 
 /// Someone or something the caller can be put through to.
@@ -43,8 +56,8 @@ pub struct CallOptions {
 pub enum Target {
     /// An agent that is dialled and joins.
     Agent,
-    /// A prompt by name: played once, then the call ends.
-    Prompt(String),
+    /// Prompts of the route; when they have ended, the call ends.
+    Prompts,
 }
 
 /// What the world tells the call.
@@ -95,9 +108,11 @@ pub enum Action {
     DropAgent { attempt: usize },
     /// Meta has accepted: start the RTP line and tell the agent that it is heard.
     StartSound,
-    /// Play a prompt once instead of an agent; reply with [`Input::PromptFinished`].
-    PlayPrompt(String),
-    /// Play hold music until an agent joins.
+    /// Play the prompts of `targets[attempt]`; reply with [`Input::PromptFinished`] when they have ended.
+    PlayPrompts { attempt: usize },
+    /// Play ringback until the first agent joins.
+    PlayRingback,
+    /// Play hold music until another agent joins.
     PlayHold,
     /// Close the peer, the agent's socket and everything the call holds.
     Release(EndReason),
@@ -179,7 +194,7 @@ enum Media {
 enum Line {
     Dialling { attempt: usize, give_up_at: Instant },
     Joined { attempt: usize },
-    Prompt { attempt: usize },
+    Prompts { attempt: usize },
 }
 
 impl Call {
@@ -259,7 +274,7 @@ impl Call {
         };
         let line = match live.line {
             Line::Dialling { give_up_at, .. } => Some(give_up_at),
-            Line::Joined { .. } | Line::Prompt { .. } => None,
+            Line::Joined { .. } | Line::Prompts { .. } => None,
         };
         [Some(phase), media, line].into_iter().flatten().min()
     }
@@ -362,17 +377,25 @@ impl Call {
         self.actions.push_back(Action::StartSound);
         match live.line {
             Line::Joined { .. } => {}
-            Line::Dialling { .. } => self.actions.push_back(Action::PlayHold),
-            Line::Prompt { attempt } => self.play_prompt(attempt),
+            Line::Dialling { .. } => self.actions.push_back(self.waiting_sound()),
+            Line::Prompts { attempt } => self.actions.push_back(Action::PlayPrompts { attempt }),
+        }
+    }
+
+    /// What a caller who has been accepted hears while nobody is on the line.
+    fn waiting_sound(&self) -> Action {
+        match self.options.answer {
+            AnswerWhen::AtOnce => Action::PlayRingback,
+            AnswerWhen::AgentReady => Action::PlayHold,
         }
     }
 
     /// Both sides ready: the caller's wait is over.
     fn accept_when_ready(&mut self) {
         let State::Live(live) = &mut self.state else { return };
-        let agent_ready = match live.line {
-            Line::Joined { .. } | Line::Prompt { .. } => true,
-            Line::Dialling { .. } => false,
+        let agent_ready = match (live.line, self.options.answer) {
+            (Line::Joined { .. } | Line::Prompts { .. }, _) | (Line::Dialling { .. }, AnswerWhen::AtOnce) => true,
+            (Line::Dialling { .. }, AnswerWhen::AgentReady) => false,
         };
         if live.phase == Phase::Ringing && live.media == Media::Up && agent_ready {
             live.phase = Phase::Accepting;
@@ -423,7 +446,7 @@ impl Call {
         live.last_failure = Some((failed, failure));
         if let Phase::Talking { .. } = live.phase {
             match line {
-                Line::Prompt { attempt } => self.play_prompt(attempt),
+                Line::Prompts { attempt } => self.actions.push_back(Action::PlayPrompts { attempt }),
                 Line::Dialling { .. } if was_joined => self.actions.push_back(Action::PlayHold),
                 Line::Dialling { .. } | Line::Joined { .. } => {}
             }
@@ -437,7 +460,7 @@ impl Call {
     }
 
     fn prompt_finished(&mut self) {
-        let State::Live(Live { line: Line::Prompt { .. }, phase: Phase::Talking { .. }, last_failure, .. }) =
+        let State::Live(Live { line: Line::Prompts { .. }, phase: Phase::Talking { .. }, last_failure, .. }) =
             &self.state
         else {
             return;
@@ -455,7 +478,7 @@ impl Call {
         match live.line {
             Line::Dialling { attempt: dialled, .. } if dialled == attempt => Some(false),
             Line::Joined { attempt: joined } if joined == attempt => Some(true),
-            Line::Dialling { .. } | Line::Joined { .. } | Line::Prompt { .. } => None,
+            Line::Dialling { .. } | Line::Joined { .. } | Line::Prompts { .. } => None,
         }
     }
 
@@ -466,13 +489,7 @@ impl Call {
                 self.actions.push_back(Action::Dial { attempt });
                 Some(Line::Dialling { attempt, give_up_at: now + self.options.agent_timeout })
             }
-            Target::Prompt(_) => Some(Line::Prompt { attempt }),
-        }
-    }
-
-    fn play_prompt(&mut self, attempt: usize) {
-        if let Some(Target::Prompt(name)) = self.options.targets.get(attempt) {
-            self.actions.push_back(Action::PlayPrompt(name.clone()));
+            Target::Prompts => Some(Line::Prompts { attempt }),
         }
     }
 

@@ -15,10 +15,13 @@ const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// Refuses routes that lead to a prompt which is not there, with what to do about it.
 pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &HashMap<String, Prompt>) -> anyhow::Result<()> {
     for (name, route) in routes {
-        for target in std::iter::once(&route.agent).chain(&route.fallback) {
-            if let AgentTarget::Prompt(prompt) = target
-                && !prompts.contains_key(prompt)
-            {
+        let targets = std::iter::once(&route.agent).chain(&route.fallback);
+        let played = targets.flat_map(|target| match target {
+            AgentTarget::Prompts(names) => names.as_slice(),
+            AgentTarget::WebSocket(_) => &[],
+        });
+        for prompt in played.chain([&route.ringback, &route.hold]) {
+            if !prompts.contains_key(prompt) {
                 let mut known: Vec<&str> = prompts.keys().map(String::as_str).collect();
                 known.sort_unstable();
                 anyhow::bail!(

@@ -19,17 +19,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use patchcord_media::bridge::PlaybackId;
+use patchcord_media::gather::Gathered;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
-use patchcord_media::prompt::Prompt;
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::warn;
 
+use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
+use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::{AgentFailure, EndReason, MediaFailure};
-use crate::call::event::CallId;
-use leg::Leg;
+use crate::call::event::{CallEvent, CallId};
+use crate::call::route::BargeIn;
+use leg::{About, Leg, Line};
 use ports::Ports;
 use sockets::PortSockets;
 use tick::Tick;
@@ -52,8 +58,8 @@ pub struct WorkerOptions {
     pub silence: Silence,
     /// For `wss://` agents.
     pub tls: Arc<rustls::ClientConfig>,
-    /// Played while an agent is found anew.
-    pub hold: Prompt,
+    /// For commands that name one.
+    pub prompts: Arc<HashMap<String, Prompt>>,
 }
 
 /// How long nothing may come from the caller.
@@ -76,12 +82,14 @@ pub enum Command {
     DropAgent { call: CallId, attempt: usize, reason: &'static str },
     /// Meta accepted: start the RTP line.
     StartSound { call: CallId },
-    /// Play a prompt once.
-    PlayPrompt { call: CallId, prompt: Prompt },
-    /// Play hold music until an agent speaks.
-    PlayHold { call: CallId },
+    /// Play prompts in place of an agent, until they end or one joins.
+    StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
+    /// Do what the application asks; the reply is its ids, or why not.
+    Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
+    /// Tell the agent what happened.
+    TellAgent { call: CallId, event: Box<CallEvent> },
     /// The call is over. The reply is its sound in figures.
-    Release { call: CallId, reason: &'static str, reply: oneshot::Sender<serde_json::Value> },
+    Release { call: CallId, reason: &'static str, reply: oneshot::Sender<Value> },
 }
 
 /// The first command of every call.
@@ -90,6 +98,10 @@ pub struct Answer {
     pub call: CallId,
     /// What Meta offers.
     pub offer: Offer,
+    /// What agents are told of the call.
+    pub start: Box<StartCall>,
+    /// Whether we listen for the caller's speech.
+    pub barge_in: BargeIn,
     /// Where the call's reports go. Each is sent once; the queue has room for all a sane call can send.
     pub reports: mpsc::Sender<Report>,
     /// The SDP answer.
@@ -112,10 +124,14 @@ pub enum Report {
     AgentFailed { attempt: usize, failure: AgentFailure },
     /// The agent of `attempt` hung up.
     AgentHungUp { attempt: usize },
-    /// The prompt was played to its end.
-    PromptFinished,
-    /// The caller pressed a key.
-    Dtmf { digit: char, duration_ms: u32 },
+    /// The prompts that stood in for an agent were played to their end.
+    PromptsFinished,
+    /// A playback is over.
+    PlaybackFinished { id: PlaybackId, owner: Owner, completed: bool },
+    /// A gather is over.
+    Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
+    /// The caller pressed a key; without the digit when it is none of the application's business.
+    Dtmf { digit: Option<char>, duration_ms: u32 },
 }
 
 /// The control plane's end of a worker.
@@ -201,9 +217,18 @@ impl Worker {
                 self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
             }
             Command::StartSound { call } => self.with_leg(&call, |leg| leg.start_sound()),
-            Command::PlayPrompt { call, prompt } => self.with_leg(&call, |leg| leg.play_once(prompt)),
-            Command::PlayHold { call } => {
-                self.with_leg(&call, |leg| leg.play_hold(self.options.hold.clone()));
+            Command::StandIn { call, prompts, repeat } => {
+                self.with_leg(&call, |leg| leg.stand_in(prompts, repeat));
+            }
+            Command::Perform { call, command, owner, reply } => {
+                let leg = self.legs.borrow().get(&call).cloned();
+                let done = leg
+                    .map_or(Err(Refusal::new("call_ended", "the call has ended")), |leg| leg.perform(command, owner));
+                // Whoever asked may have gone.
+                let _ = reply.send(done);
+            }
+            Command::TellAgent { call, event } => {
+                self.with_leg(&call, |leg| leg.tell_agent(ToAgent::Event { event }));
             }
             Command::Release { call, reason, reply } => self.release(&call, reason, reply),
         }
@@ -218,18 +243,14 @@ impl Worker {
     }
 
     fn answer(self: &Rc<Self>, answer: Answer) {
-        let Answer { call, offer, reports, reply } = answer;
-        let answered = self.seat(&call, &offer, reports);
+        let Answer { call, offer, start, barge_in, reports, reply } = answer;
+        let about = About { call, start, barge_in, prompts: self.options.prompts.clone(), reports };
+        let answered = self.seat(about, &offer);
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);
     }
 
-    fn seat(
-        self: &Rc<Self>,
-        call: &CallId,
-        offer: &Offer,
-        reports: mpsc::Sender<Report>,
-    ) -> Result<Arc<str>, EndReason> {
+    fn seat(self: &Rc<Self>, about: About, offer: &Offer) -> Result<Arc<str>, EndReason> {
         let now = Instant::now();
         let remotes = &offer.remote_candidates();
         let (port, sockets) = self.open_port(remotes, now).ok_or(EndReason::Overloaded)?;
@@ -245,12 +266,13 @@ impl Worker {
         };
         let (peer, answer) =
             Peer::answer(&options, offer, now).map_err(|error| EndReason::OfferRefused(error.to_string()))?;
-        let leg =
-            Rc::new(Leg::new(call.clone(), peer, offer, &options, sockets, port, self.options.silence, reports, now));
+        let call = about.call.clone();
+        let line = Line { sockets, port, silence: self.options.silence };
+        let leg = Rc::new(Leg::new(about, peer, offer, options.ssrc, line, now));
         for remote in remotes {
             self.ports.borrow_mut().take(port, *remote, leg.clone(), now);
         }
-        self.legs.borrow_mut().insert(call.clone(), leg.clone());
+        self.legs.borrow_mut().insert(call, leg.clone());
         self.legs_by_ufrag.borrow_mut().insert(leg.ufrag(), leg.clone());
         self.calls.store(self.legs.borrow().len(), Ordering::Relaxed);
         leg.settle();
@@ -323,10 +345,10 @@ impl Worker {
         websocket::spawn(&mut agents, leg.clone(), attempt, dial, self.options.tls.clone());
     }
 
-    fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<serde_json::Value>) {
+    fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {
         let now = Instant::now();
         let Some(leg) = self.legs.borrow_mut().remove(call) else {
-            let _ = reply.send(serde_json::Value::Null);
+            let _ = reply.send(Value::Null);
             return;
         };
         self.legs_by_ufrag.borrow_mut().remove(&leg.ufrag());

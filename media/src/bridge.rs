@@ -4,26 +4,24 @@
 //! packets are heard the moment they are in order. Towards the caller one frame leaves every 20 ms from
 //! [`Bridge::start_sound`] on, whatever is on air, in one unbroken RTP line.
 
+mod agent;
+mod playback;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::dtmf::{Key, KeyReader};
 use crate::ear::Ear;
-use crate::opus::{MAX_ENCODED_BYTES, OpusError, Profile, SampleRate};
+use crate::gather::{Gather, Gathered};
+use crate::opus::{MAX_ENCODED_BYTES, Profile, SampleRate};
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
-use crate::prompt::{Prompt, Repeat};
 use crate::reorder::{DEFAULT_WAIT, Reorder};
 use crate::rtp::{RtpHeader, RtpPacket};
-use crate::source::{Cleared, MarkStatus, PushError, Room, Source, TooManyMarks, Voice, VoiceEvent};
+use crate::source::{Ended, MarkStatus, Room, Source, Voice, VoiceEvent};
 use crate::timeline::Timeline;
 
 const FRAME: Duration = crate::opus::FRAME;
-/// What an agent may still send after it was told that its queue is full: it takes a moment to hear of it, and what
-/// is under way must not stand between us and its `clear`.
-const OVERRUN: Duration = Duration::from_secs(5);
 /// Frames sent at once after a stall, so that the line stays whole. A longer stall skips the rest: old sound is
 /// worth less than a short delay.
 const CATCH_UP_FRAMES: u32 = 10;
@@ -70,8 +68,17 @@ pub enum BridgeEvent {
     MediaSilent(bool),
     /// Sound can flow no more. Comes once.
     MediaFailed(MediaFailure),
-    /// The prompt that was to be played once is over.
-    PromptFinished,
+    /// The prompts that stood in for an agent are over.
+    PromptsFinished,
+    /// A playback is over: it was heard to its end, or was stopped or replaced.
+    PlaybackFinished {
+        /// As [`Bridge::play`] was told.
+        id: PlaybackId,
+        /// Heard to its end.
+        completed: bool,
+    },
+    /// The gather is over.
+    Gathered(Gathered),
     /// The agent's full queue has room again.
     RoomForAgent,
     /// A mark of the agent has its answer.
@@ -84,6 +91,9 @@ pub enum BridgeEvent {
     /// The caller pressed a key.
     Dtmf(Key),
 }
+
+/// The shell's number for a playback.
+pub type PlaybackId = u64;
 
 /// Why sound can flow no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +133,9 @@ pub struct Bridge {
     keys: KeyReader,
     ear: Ear,
     source: Source,
+    /// Whose prompts interrupt what is on air.
+    playing: Option<Playing>,
+    gather: Option<Gather>,
     timeline: Timeline,
     /// When the next frame is due; None before the sound starts.
     next_frame_at: Option<Instant>,
@@ -134,6 +147,13 @@ pub struct Bridge {
     sealed: VecDeque<Transmit>,
     events: VecDeque<BridgeEvent>,
     is_over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Playing {
+    Playback(PlaybackId),
+    /// What the caller hears before pressing keys.
+    Gather,
 }
 
 /// When something of the caller last came, while that matters.
@@ -152,6 +172,8 @@ impl Bridge {
             keys: KeyReader::default(),
             ear: Ear::deaf(),
             source: Source::new(),
+            playing: None,
+            gather: None,
             timeline: Timeline::new(options.ssrc, options.first_sequence, options.first_timestamp),
             next_frame_at: None,
             frames_skipped: 0,
@@ -187,6 +209,7 @@ impl Bridge {
             self.drain_reorder(now);
             self.ear.fill(now);
             self.send_due_frames(now);
+            self.drive_gather(now);
             self.watch_silence(now);
         }
     }
@@ -247,7 +270,7 @@ impl Bridge {
         } else if Some(packet.payload_type) == self.options.telephone_event_payload_type {
             self.reorder.skip(packet.sequence, now);
             if let Some(key) = self.keys.read(packet.timestamp, &packet.payload) {
-                self.events.push_back(BridgeEvent::Dtmf(key));
+                self.press(key, now);
             }
         } else {
             self.reorder.skip(packet.sequence, now);
@@ -285,8 +308,10 @@ impl Bridge {
             ssrc: stamp.ssrc,
         };
         self.sealed.extend(self.peer.send_rtp(header, &self.frame, now));
-        if filled.prompt_ended {
-            self.events.push_back(BridgeEvent::PromptFinished);
+        match filled.ended {
+            Some(Ended::Prompts) => self.events.push_back(BridgeEvent::PromptsFinished),
+            Some(Ended::Playback) => self.playback_ended(true, now),
+            None => {}
         }
         if self.agent_waits && self.room() == Room::Free {
             self.agent_waits = false;
@@ -330,105 +355,6 @@ impl Bridge {
     fn fail(&mut self, failure: MediaFailure) {
         if !std::mem::replace(&mut self.is_over, true) {
             self.events.push_back(BridgeEvent::MediaFailed(failure));
-        }
-    }
-}
-
-/// What is on air, and the agent's side of it.
-impl Bridge {
-    /// An agent joins, or changes its sound: its voice is on air from now on, and it hears the caller.
-    pub fn attach_agent(&mut self, sound: AgentSound, max_buffer: Duration, now: Instant) -> Result<(), OpusError> {
-        match sound {
-            AgentSound::Pcm { rate, profile } => {
-                self.source.set_voice(Voice::pcm(rate, max_buffer).tolerating(OVERRUN), profile)?;
-                self.ear.take_pcm(rate, now)?;
-            }
-            AgentSound::Opus => {
-                self.source.set_voice(Voice::opus(max_buffer).tolerating(OVERRUN), Profile::Eco)?;
-                self.ear.take_opus();
-            }
-        }
-        self.source.go_live();
-        Ok(())
-    }
-
-    /// The agent is gone: the caller hears silence from the next frame on.
-    pub fn detach_agent(&mut self) {
-        self.agent_waits = false;
-        self.source.remove_voice();
-        self.source.go_silent();
-        self.ear.deafen();
-    }
-
-    /// Plays a prompt once, then tells [`BridgeEvent::PromptFinished`].
-    pub fn play_once(&mut self, prompt: Prompt) {
-        self.source.play(prompt, Repeat::Once);
-    }
-
-    /// Plays a prompt again and again.
-    pub fn play_hold(&mut self, prompt: Prompt) {
-        self.source.play(prompt, Repeat::Loop);
-    }
-
-    /// Whether anything waits for the agent.
-    pub fn has_sound_for_agent(&self) -> bool {
-        self.ear.has_sound()
-    }
-
-    /// The next 20 ms, or the next Opus packet, for the agent.
-    pub fn take_for_agent(&mut self) -> Option<Bytes> {
-        self.ear.take()
-    }
-
-    /// Queues what the agent said: any number of PCM bytes, or one Opus packet. When it answers [`Room::Full`],
-    /// [`BridgeEvent::RoomForAgent`] tells when to go on; some seconds more are taken before that, see
-    /// [`refuses`](Self::refuses).
-    pub fn say(&mut self, sound: Bytes) -> Result<Room, PushError> {
-        let Some(voice) = self.source.voice_mut() else { return Ok(Room::Free) };
-        let room = match voice.rate() {
-            Some(_) => voice.push_pcm(&sound)?,
-            None => voice.push_opus(sound)?,
-        };
-        self.agent_waits |= room == Room::Full;
-        Ok(room)
-    }
-
-    /// Whether the agent may say more.
-    pub fn room(&self) -> Room {
-        self.source.voice().map_or(Room::Free, Voice::room)
-    }
-
-    /// Whether the agent has gone on after it was told that its queue is full, so that nothing more is taken.
-    pub fn refuses(&self) -> bool {
-        self.source.voice().is_some_and(Voice::refuses)
-    }
-
-    /// How long the agent's queue plays.
-    pub fn queued(&self) -> Duration {
-        self.source.voice().map_or(Duration::ZERO, Voice::queued)
-    }
-
-    /// Asks for a [`BridgeEvent::Mark`] when everything said so far was heard.
-    pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
-        self.source.voice_mut().map_or(Ok(()), |voice| voice.mark(name))
-    }
-
-    /// Throws away what the caller has not heard; the next frame is silence.
-    pub fn clear(&mut self) -> Cleared {
-        self.source.voice_mut().map(Voice::clear).unwrap_or_default()
-    }
-
-    /// Holds the agent's voice back.
-    pub fn pause(&mut self) {
-        if let Some(voice) = self.source.voice_mut() {
-            voice.pause();
-        }
-    }
-
-    /// Lets it go on.
-    pub fn resume(&mut self) {
-        if let Some(voice) = self.source.voice_mut() {
-            voice.resume();
         }
     }
 }

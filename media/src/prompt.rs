@@ -9,7 +9,6 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::opus::{Encoder, OpusError, Profile, SampleRate};
-use crate::source::Filled;
 
 /// No prompt is longer: ten minutes are 3 MB of Opus and a second or two of encoding at the start.
 pub const MAX_DURATION: Duration = Duration::from_secs(600);
@@ -67,11 +66,12 @@ pub enum PromptError {
     Opus(#[from] OpusError),
 }
 
-/// Where one call stands in a prompt.
+/// Where one call stands in its prompts.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    prompt: Prompt,
+    prompts: Vec<Prompt>,
     repeat: Repeat,
+    playing: usize,
     next: usize,
 }
 
@@ -171,17 +171,21 @@ impl Builtin {
 }
 
 impl Cursor {
-    pub(crate) fn new(prompt: Prompt, repeat: Repeat) -> Self {
-        Self { prompt, repeat, next: 0 }
+    pub(crate) fn new(prompts: Vec<Prompt>, repeat: Repeat) -> Self {
+        Self { prompts, repeat, playing: 0, next: 0 }
     }
 
-    /// Copies the next frame to `out`.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> Filled {
-        let frames = &self.prompt.frames;
+    /// Copies the next frame to `out`. True with the last one.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> bool {
+        let frames = &self.prompts[self.playing].frames;
         out.clear();
         out.extend_from_slice(&frames[self.next]);
         self.next = (self.next + 1) % frames.len();
-        Filled { talking: true, prompt_ended: self.next == 0 && self.repeat == Repeat::Once }
+        if self.next > 0 {
+            return false;
+        }
+        self.playing = (self.playing + 1) % self.prompts.len();
+        self.playing == 0 && self.repeat == Repeat::Once
     }
 }
 

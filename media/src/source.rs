@@ -1,4 +1,4 @@
-//! Source: what is on air towards the caller: silence, a prompt, or the agent's voice.
+//! Source: what is on air towards the caller: silence, prompts, or the agent's voice.
 
 mod voice;
 
@@ -18,14 +18,16 @@ const FADE: Duration = Duration::from_millis(5);
 /// Decides the payload of every 20 ms frame, and nothing else: the RTP line belongs to
 /// [`Timeline`](crate::timeline::Timeline).
 ///
-/// The agent's voice can wait here while a prompt is on air, so that its first words are not lost.
+/// One thing is the rule (silence, hold music, the agent's voice); a playback interrupts it and gives way to it again.
+/// The agent's voice waits meanwhile, so that its first words are not lost.
 #[derive(Debug, Default)]
 pub struct Source {
-    on_air: OnAir,
+    base: Base,
+    playback: Option<Cursor>,
     live: Option<Live>,
     /// The last frame had sound in it.
     sounding: bool,
-    /// One frame of silence goes out before the next sound, see [`Source::switch_to`].
+    /// One frame of silence goes out before the next sound, see [`Source::splice`].
     splice: bool,
 }
 
@@ -34,15 +36,24 @@ pub struct Source {
 pub struct Filled {
     /// False when the payload is silence; the first talking frame after it opens a talk-spurt.
     pub talking: bool,
-    /// This was the last frame of a prompt played once. Silence is on air from here on.
-    pub prompt_ended: bool,
+    /// What came to its end with this frame.
+    pub ended: Option<Ended>,
+}
+
+/// What can come to an end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Prompts that were the rule, played once. Silence is the rule from here on.
+    Prompts,
+    /// A playback. What it interrupted goes on.
+    Playback,
 }
 
 #[derive(Debug, Default)]
-enum OnAir {
+enum Base {
     #[default]
     Silence,
-    Prompt(Cursor),
+    Prompts(Cursor),
     Voice,
 }
 
@@ -84,8 +95,11 @@ impl Source {
         Ok(())
     }
 
-    /// Takes the agent's voice away, with all that it still had to say.
+    /// Takes the agent's voice away, with all that it still had to say. If it was on air, silence is from now on.
     pub fn remove_voice(&mut self) -> Option<Voice> {
+        if let Base::Voice = self.base {
+            self.go_silent();
+        }
         self.live.take().map(|live| match live {
             Live::Encoded(encoded) => encoded.voice,
             Live::Relayed(voice) => voice,
@@ -108,19 +122,39 @@ impl Source {
         })
     }
 
-    /// Puts a prompt on air from its beginning.
-    pub fn play(&mut self, prompt: Prompt, repeat: Repeat) {
-        self.switch_to(OnAir::Prompt(Cursor::new(prompt, repeat)));
+    /// Puts prompts on air from their beginning, in their order. The agent's voice waits.
+    pub fn go_prompts(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
+        self.switch_to(Base::Prompts(Cursor::new(prompts, repeat)));
     }
 
     /// Puts the agent's voice on air: what it has queued, and silence between.
     pub fn go_live(&mut self) {
-        self.switch_to(OnAir::Voice);
+        self.switch_to(Base::Voice);
     }
 
     /// Puts silence on air. The agent's voice waits.
     pub fn go_silent(&mut self) {
-        self.switch_to(OnAir::Silence);
+        self.switch_to(Base::Silence);
+    }
+
+    /// Interrupts what is on air with prompts; it goes on when they have ended or are stopped.
+    pub fn play(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
+        self.playback = Some(Cursor::new(prompts, repeat));
+        self.splice();
+    }
+
+    /// Stops the playback at once. Says whether there was one.
+    pub fn stop_playback(&mut self) -> bool {
+        let was_playing = self.playback.take().is_some();
+        if was_playing {
+            self.splice();
+        }
+        was_playing
+    }
+
+    /// Whether a playback is on air.
+    pub fn is_playing(&self) -> bool {
+        self.playback.is_some()
     }
 
     /// Writes the Opus payload of the next 20 ms to `out`, replacing what was there. Always a whole packet.
@@ -129,27 +163,36 @@ impl Source {
             self.sounding = false;
             return silence(out);
         }
-        let filled = match &mut self.on_air {
-            OnAir::Silence => silence(out),
-            OnAir::Prompt(cursor) => cursor.fill(out),
-            OnAir::Voice => match &mut self.live {
-                Some(Live::Encoded(encoded)) => encoded.fill(out),
-                Some(Live::Relayed(voice)) => relay(voice, out),
-                None => silence(out),
-            },
+        let filled = match (&mut self.playback, &mut self.base, &mut self.live) {
+            (Some(cursor), _, _) => play(cursor, Ended::Playback, out),
+            (None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),
+            (None, Base::Voice, Some(Live::Encoded(encoded))) => encoded.fill(out),
+            (None, Base::Voice, Some(Live::Relayed(voice))) => relay(voice, out),
+            (None, Base::Voice, None) | (None, Base::Silence, _) => silence(out),
         };
-        if filled.prompt_ended {
-            self.on_air = OnAir::Silence;
-        }
         self.sounding = filled.talking;
+        match filled.ended {
+            Some(Ended::Playback) => {
+                self.playback = None;
+                self.splice();
+            }
+            Some(Ended::Prompts) => self.base = Base::Silence,
+            None => {}
+        }
         filled
+    }
+
+    fn switch_to(&mut self, base: Base) {
+        self.base = base;
+        if self.playback.is_none() {
+            self.splice();
+        }
     }
 
     /// Each sound comes from an encoder of its own, and the caller's decoder carries the end of one into the next.
     /// One frame of silence between them lets it settle.
-    fn switch_to(&mut self, on_air: OnAir) {
+    fn splice(&mut self) {
         self.splice = self.sounding;
-        self.on_air = on_air;
         if let Some(Live::Encoded(encoded)) = &mut self.live {
             encoded.in_spurt = false;
         }
@@ -167,7 +210,7 @@ impl Encoded {
         };
         self.last_sample = self.frame.last().copied().unwrap_or(0);
         match encoded {
-            Ok(()) => Filled { talking: true, prompt_ended: false },
+            Ok(()) => Filled { talking: true, ended: None },
             // libopus has no reason to refuse a frame of the right length. If it does, the line must still go on.
             Err(_) => silence(out),
         }
@@ -191,10 +234,15 @@ impl Encoded {
         self.frame[..fade].fill(self.last_sample);
         fade_out(&mut self.frame[..fade]);
         match self.encoder.encode(&self.frame, out) {
-            Ok(()) => Filled { talking: false, prompt_ended: false },
+            Ok(()) => Filled { talking: false, ended: None },
             Err(_) => silence(out),
         }
     }
+}
+
+fn play(cursor: &mut Cursor, ended: Ended, out: &mut Vec<u8>) -> Filled {
+    let is_last = cursor.fill(out);
+    Filled { talking: true, ended: is_last.then_some(ended) }
 }
 
 fn relay(voice: &mut Voice, out: &mut Vec<u8>) -> Filled {
@@ -203,13 +251,13 @@ fn relay(voice: &mut Voice, out: &mut Vec<u8>) -> Filled {
     };
     out.clear();
     out.extend_from_slice(&packet);
-    Filled { talking: true, prompt_ended: false }
+    Filled { talking: true, ended: None }
 }
 
 fn silence(out: &mut Vec<u8>) -> Filled {
     out.clear();
     out.extend_from_slice(&SILENCE);
-    Filled { talking: false, prompt_ended: false }
+    Filled { talking: false, ended: None }
 }
 
 #[cfg(test)]

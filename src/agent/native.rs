@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SoundFormat;
+use crate::call::command::{CallCommand, Refusal, SendDtmf};
+use crate::call::event::CallEvent;
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "patchcord.v1";
@@ -22,29 +24,37 @@ pub enum CloseCode {
     TooSlow = 4008,
 }
 
-/// What an agent needs to know of the call before any sound.
+/// What an agent needs to know before any sound.
 #[derive(Clone, Debug, Serialize)]
 pub struct Start {
     /// Of this protocol.
     pub version: u32,
-    /// Our id.
-    pub call_id: String,
-    /// Meta's id.
-    pub wacid: String,
+    /// Whose sound it is.
+    #[serde(flatten)]
+    pub call: StartCall,
     /// Of this connection.
     pub stream_id: String,
-    /// `user_initiated` or `business_initiated`.
-    pub direction: &'static str,
-    /// The WhatsApp user.
-    pub from: StartFrom,
-    /// The business number.
-    pub to: StartTo,
     /// The sound both ways, until `ready` changes it.
     pub audio: Audio,
     /// How much sound of the agent we queue before we stop reading its socket.
     pub max_buffer_ms: u64,
     /// The route's `parameters`.
     pub parameters: Value,
+}
+
+/// What every agent of a call is told of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StartCall {
+    /// Our id.
+    pub call_id: String,
+    /// Meta's id.
+    pub wacid: String,
+    /// `user_initiated` or `business_initiated`.
+    pub direction: &'static str,
+    /// The WhatsApp user.
+    pub from: StartFrom,
+    /// The business number.
+    pub to: StartTo,
 }
 
 /// Who calls.
@@ -99,8 +109,8 @@ pub enum ToAgent {
     Start(Box<Start>),
     /// The caller now hears the agent.
     Accepted,
-    /// A key the caller pressed.
-    Dtmf { digit: char, duration_ms: u32 },
+    /// A key the caller pressed; without the digit when it is none of the agent's business.
+    Dtmf { digit: Option<char>, duration_ms: u32 },
     /// A mark's sound was played, or thrown away.
     Mark { name: String, status: MarkStatus },
     /// The receipt of `clear`.
@@ -109,10 +119,16 @@ pub enum ToAgent {
     Xoff { queued_ms: u64 },
     /// There is room again.
     Xon { queued_ms: u64 },
-    /// The answer to a `command`.
+    /// What happened on the call.
+    Event { event: Box<CallEvent> },
+    /// The answer to a `command`: its ids, or why it was not done.
     Result {
         request_id: Value,
         ok: bool,
+        #[serde(skip_serializing_if = "Value::is_null")]
+        data: Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
@@ -158,9 +174,7 @@ pub enum FromAgent {
     /// Hang up.
     Bye,
     /// A verb of the control API.
-    Command { request_id: Value, action: String },
-    /// Keys for the caller; WhatsApp has no use for them.
-    Dtmf,
+    Command { request_id: Value, command: Result<CallCommand, Refusal> },
     /// A type of a later version, to be ignored.
     Unknown,
 }
@@ -174,7 +188,7 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
         name: Option<String>,
         audio: Option<AudioChoice>,
         request_id: Option<Value>,
-        action: Option<String>,
+        digits: Option<String>,
     }
     #[derive(Deserialize)]
     struct AudioChoice {
@@ -199,13 +213,34 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
         "pause" => FromAgent::Pause,
         "resume" => FromAgent::Resume,
         "bye" => FromAgent::Bye,
-        "dtmf" => FromAgent::Dtmf,
+        "dtmf" => FromAgent::Command {
+            request_id: Value::Null,
+            command: checked(CallCommand::SendDtmf(SendDtmf { digits: message.digits.unwrap_or_default() })),
+        },
         "command" => FromAgent::Command {
             request_id: message.request_id.unwrap_or(Value::Null),
-            action: message.action.ok_or("a command needs an \"action\"")?,
+            command: serde_json::from_str(text)
+                .map_err(|error| Refusal::new("invalid_command", error.to_string()))
+                .and_then(checked),
         },
         _ => FromAgent::Unknown,
     })
+}
+
+fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
+    command.check().map(|()| command)
+}
+
+impl ToAgent {
+    /// The answer to the command of that id.
+    pub fn result(request_id: Value, outcome: Result<Value, Refusal>) -> Self {
+        match outcome {
+            Ok(data) => Self::Result { request_id, ok: true, data, code: None, message: None },
+            Err(Refusal { code, message }) => {
+                Self::Result { request_id, ok: false, data: Value::Null, code: Some(code), message: Some(message) }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +258,14 @@ mod tests {
         assert_eq!(read(r#"{"type":"mark","name":"a"}"#), FromAgent::Mark { name: "a".into() });
         assert_eq!(read(r#"{"type":"bye","why":"done"}"#), FromAgent::Bye);
         assert_eq!(read(r#"{"type":"of a later version"}"#), FromAgent::Unknown);
+        assert_eq!(
+            read(r#"{"type":"command","request_id":7,"action":"stop_playback"}"#),
+            FromAgent::Command { request_id: 7.into(), command: Ok(CallCommand::StopPlayback) }
+        );
+        let FromAgent::Command { command: Err(refusal), .. } = read(r#"{"type":"command","action":"fly"}"#) else {
+            panic!("nobody can fly");
+        };
+        assert_eq!(refusal.code, "invalid_command");
     }
 
     #[test]

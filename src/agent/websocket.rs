@@ -32,6 +32,7 @@ use tracing::debug;
 
 use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
+use crate::call::command::Owner;
 use crate::call::end::AgentFailure;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
@@ -59,8 +60,6 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub struct Dial {
     /// Where and how.
     pub agent: AgentOptions,
-    /// What it is told first.
-    pub start: Start,
     /// How much of its sound we queue.
     pub max_buffer: Duration,
 }
@@ -162,7 +161,7 @@ impl Conversation<'_> {
     async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
         let (mut sink, mut stream) = socket.split();
         self.attach(self.dial.agent.format);
-        let start = ToAgent::Start(Box::new(self.dial.start.clone()));
+        let start = ToAgent::Start(Box::new(self.start()));
         let ending = match sink.send(text(&start)).await {
             Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
             Ok(()) => {
@@ -177,6 +176,17 @@ impl Conversation<'_> {
             }
         };
         self.part(ending, sink, stream).await;
+    }
+
+    fn start(&self) -> Start {
+        Start {
+            version: 1,
+            call: self.leg.start(),
+            stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
+            audio: self.dial.agent.format.into(),
+            max_buffer_ms: self.dial.max_buffer.as_millis() as u64,
+            parameters: serde_json::json!(self.dial.agent.parameters),
+        }
     }
 
     async fn part(&self, ending: Ending, mut sink: SplitSink<Socket, Message>, mut stream: SplitStream<Socket>) {
@@ -283,12 +293,10 @@ impl Conversation<'_> {
             }
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause()),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume()),
-            FromAgent::Command { request_id, action } => self.leg.tell_agent(ToAgent::Result {
-                request_id,
-                ok: false,
-                message: Some(format!("the action {action:?} is not built yet")),
-            }),
-            FromAgent::Dtmf => self.complain("dtmf_unsupported", "WhatsApp callers cannot be sent digits".to_owned()),
+            FromAgent::Command { request_id, command } => {
+                let outcome = command.and_then(|command| self.leg.perform(command, Owner::Agent));
+                self.leg.tell_agent(ToAgent::result(request_id, outcome));
+            }
             FromAgent::Ready(None) | FromAgent::Bye | FromAgent::Unknown => {}
         }
     }

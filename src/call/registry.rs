@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::Input;
+use super::command::{CallCommand, Owner, Refusal};
 use super::end::EndReason;
 use super::event::{CallEvent, CallId};
 use super::route::Numbers;
@@ -20,7 +22,7 @@ use super::session::{Session, SessionOptions};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
-use crate::worker::WorkerHandle;
+use crate::worker::{Command, WorkerHandle};
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -66,6 +68,7 @@ struct Shared {
 #[derive(Default)]
 struct Book {
     live: HashMap<WaCallId, Live>,
+    by_id: HashMap<CallId, WaCallId>,
     tombstones: HashMap<WaCallId, Instant>,
     /// The tombstones from the oldest on.
     burials: VecDeque<(Instant, WaCallId)>,
@@ -74,6 +77,7 @@ struct Book {
 struct Live {
     id: CallId,
     inputs: mpsc::Sender<Input>,
+    worker: WorkerHandle,
 }
 
 /// What became of one notice; the names are metric labels.
@@ -188,11 +192,13 @@ impl Calls {
         };
         let id = CallId::generate();
         let (inputs, inbox) = mpsc::channel(INPUTS);
-        book.live.insert(connect.call_id.clone(), Live { id: id.clone(), inputs });
+        let worker = self.emptiest_worker();
+        book.live.insert(connect.call_id.clone(), Live { id: id.clone(), inputs, worker: worker.clone() });
+        book.by_id.insert(id.clone(), connect.call_id.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
         drop(book);
         let wacid = connect.call_id.clone();
-        let session = Session::new(id, connect, number, self.emptiest_worker(), &self.0.options, received_at);
+        let session = Session::new(id, connect, number, worker, &self.0.options, received_at);
         let calls = self.clone();
         let ended = self.0.runtime.spawn(session.run(inbox, refusal));
         self.0.runtime.spawn(async move {
@@ -224,11 +230,28 @@ impl Calls {
 
     fn bury(&self, wacid: WaCallId) {
         let mut book = self.book();
-        book.live.remove(&wacid);
+        if let Some(live) = book.live.remove(&wacid) {
+            book.by_id.remove(&live.id);
+        }
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
         book.bury(wacid, Instant::now());
         drop(book);
         self.0.ended.notify_waiters();
+    }
+
+    /// Has a live call do what the application asks. Gives the ids of what was begun, or why it was not.
+    pub async fn perform(&self, call: &CallId, command: CallCommand) -> Result<Value, Refusal> {
+        command.check()?;
+        let ended = || Refusal::new("call_ended", "the call has ended, or never was");
+        let worker = {
+            let book = self.book();
+            let live = book.by_id.get(call).and_then(|wacid| book.live.get(wacid));
+            live.ok_or_else(ended)?.worker.clone()
+        };
+        let (reply, done) = oneshot::channel();
+        let asked = worker.send(Command::Perform { call: call.clone(), command, owner: Owner::App, reply });
+        asked.await.map_err(|_| ended())?;
+        done.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// Waits until so many notices were acted on since the start. A webhook is answered before it is acted on.

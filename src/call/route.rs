@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::Target;
+use super::{AnswerWhen, Target};
 use crate::agent::AgentOptions;
 use crate::whatsapp::PhoneNumberId;
 
@@ -16,6 +16,28 @@ pub struct Route {
     pub name: String,
     /// The agent first, then the fallbacks.
     pub stops: Vec<Stop>,
+    /// When its calls are accepted.
+    pub answer: AnswerWhen,
+    /// The prompt a caller hears until the first agent joins, where calls are accepted at once.
+    pub ringback: String,
+    /// The prompt a caller hears while another agent is found.
+    pub hold: String,
+    /// Whether its calls are recorded from accept on.
+    pub record: bool,
+    /// Whether we listen for the caller's speech.
+    pub barge_in: BargeIn,
+}
+
+/// What the caller's speech brings about by itself. Most agents tell by themselves when to be silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BargeIn {
+    /// Nothing; nobody listens for it.
+    #[default]
+    Off,
+    /// `call.speech_started` and `call.speech_stopped`.
+    Events,
+    /// The events, and what the agent still has to say is cleared.
+    Clear,
 }
 
 /// One place a route can lead to.
@@ -23,8 +45,13 @@ pub struct Route {
 pub enum Stop {
     /// An agent to dial.
     Agent(AgentOptions),
-    /// A prompt by name.
-    Prompt(String),
+    /// Prompts by name, in their order.
+    Prompts {
+        /// At least one.
+        names: Vec<String>,
+        /// From the beginning again until the caller hangs up.
+        repeat: bool,
+    },
 }
 
 /// One business number.
@@ -61,7 +88,7 @@ impl Route {
             .iter()
             .map(|stop| match stop {
                 Stop::Agent(_) => Target::Agent,
-                Stop::Prompt(name) => Target::Prompt(name.clone()),
+                Stop::Prompts { .. } => Target::Prompts,
             })
             .collect()
     }

@@ -4,19 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchcord_media::prompt::Prompt;
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{Instrument, info, info_span, warn};
 
+use super::command::Owner;
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
 use super::route::{Number, Stop};
 use super::{Action, Call, CallOptions, Input, Progress};
-use crate::agent::native::{Start, StartFrom, StartTo};
+use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
@@ -115,7 +116,7 @@ impl Session {
         tokio::select! {
             Some(input) = inbox.recv() => call.handle(input, Instant::now()),
             Some(report) = self.reports.1.recv() => {
-                if let Some(input) = self.read_report(&report) {
+                if let Some(input) = self.read_report(report).await {
                     call.handle(input, Instant::now());
                 }
             }
@@ -134,6 +135,7 @@ impl Session {
             media_timeout: self.options.media_timeout,
             agent_timeout: self.options.agent_timeout,
             max_duration: self.options.max_duration,
+            answer: self.number.route.answer,
             targets: self.number.route.targets(),
         }
     }
@@ -150,8 +152,9 @@ impl Session {
                 self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: "replaced" }).await;
             }
             Action::StartSound => self.command(Command::StartSound { call: self.id.clone() }).await,
-            Action::PlayPrompt(name) => self.play_prompt(&name).await,
-            Action::PlayHold => self.command(Command::PlayHold { call: self.id.clone() }).await,
+            Action::PlayPrompts { attempt } => self.play_prompts(attempt).await,
+            Action::PlayRingback => self.play_while_waiting(self.number.clone().route.ringback.as_str()).await,
+            Action::PlayHold => self.play_while_waiting(self.number.clone().route.hold.as_str()).await,
             Action::Release(reason) => self.release(&reason).await,
             Action::Report(progress) => self.report(&progress),
         }
@@ -167,7 +170,14 @@ impl Session {
             }
         };
         let (reply, answered) = oneshot::channel();
-        let answer = Answer { call: self.id.clone(), offer, reports: self.reports.0.clone(), reply };
+        let answer = Answer {
+            call: self.id.clone(),
+            offer,
+            start: Box::new(self.start()),
+            barge_in: self.number.route.barge_in,
+            reports: self.reports.0.clone(),
+            reply,
+        };
         // Sent from here, so that it cannot come after the release of an early end.
         self.command(Command::Answer(answer)).await;
         self.requests
@@ -222,11 +232,15 @@ impl Session {
 
     async fn dial(&mut self, attempt: usize) {
         let Some(Stop::Agent(agent)) = self.number.route.stops.get(attempt) else { return };
-        let start = Start {
-            version: 1,
+        let dial = Box::new(Dial { agent: agent.clone(), max_buffer: self.options.max_buffer });
+        self.command(Command::Dial { call: self.id.clone(), attempt, dial }).await;
+    }
+
+    /// What every agent is told of the call.
+    fn start(&self) -> StartCall {
+        StartCall {
             call_id: self.id.to_string(),
             wacid: self.connect.call_id.as_str().to_owned(),
-            stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
             direction: match self.connect.direction {
                 Direction::UserInitiated => "user_initiated",
                 Direction::BusinessInitiated => "business_initiated",
@@ -240,22 +254,35 @@ impl Session {
                 phone_number_id: self.number.phone_number_id.as_str().to_owned(),
                 display_phone_number: self.connect.display_phone_number.clone(),
             },
-            audio: agent.format.into(),
-            max_buffer_ms: self.options.max_buffer.as_millis() as u64,
-            parameters: json!(agent.parameters),
-        };
-        let dial = Box::new(Dial { agent: agent.clone(), start, max_buffer: self.options.max_buffer });
-        self.command(Command::Dial { call: self.id.clone(), attempt, dial }).await;
+        }
     }
 
-    async fn play_prompt(&mut self, name: &str) {
-        match self.options.prompts.get(name).cloned() {
-            Some(prompt) => self.command(Command::PlayPrompt { call: self.id.clone(), prompt }).await,
-            None => {
-                warn!(prompt = name, "the prompt {name:?} is gone; the call ends without it");
-                self.requests.spawn(async { Some(Input::PromptFinished) });
+    async fn play_prompts(&mut self, attempt: usize) {
+        let number = self.number.clone();
+        let Some(Stop::Prompts { names, repeat }) = number.route.stops.get(attempt) else { return };
+        let prompts: Vec<Prompt> = names.iter().filter_map(|name| self.prompt(name)).collect();
+        match prompts.is_empty() {
+            true => drop(self.requests.spawn(async { Some(Input::PromptFinished) })),
+            false => {
+                let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
+                self.command(Command::StandIn { call: self.id.clone(), prompts, repeat }).await;
             }
         }
+    }
+
+    async fn play_while_waiting(&mut self, name: &str) {
+        if let Some(prompt) = self.prompt(name) {
+            let prompts = vec![prompt];
+            self.command(Command::StandIn { call: self.id.clone(), prompts, repeat: Repeat::Loop }).await;
+        }
+    }
+
+    fn prompt(&self, name: &str) -> Option<Prompt> {
+        let prompt = self.options.prompts.get(name).cloned();
+        if prompt.is_none() {
+            warn!(prompt = name, "the prompt {name:?} is gone; the call goes on without it");
+        }
+        prompt
     }
 
     async fn command(&mut self, command: Command) {
@@ -284,29 +311,38 @@ impl Session {
         self.tell("call.ended", ended_data(reason, &self.stages, &sound));
     }
 
-    fn read_report(&mut self, report: &Report) -> Option<Input> {
-        Some(match *report {
+    /// What the call's state machine must know is its input; the rest is told at once.
+    async fn read_report(&mut self, report: Report) -> Option<Input> {
+        match report {
             Report::MediaConnected => {
                 self.stages.media_connected.get_or_insert(self.received_at.elapsed());
-                Input::MediaConnected
+                return Some(Input::MediaConnected);
             }
-            Report::MediaFailed(failure) => Input::MediaFailed(failure),
             Report::AgentJoined { attempt } => {
                 self.stages.agent_joined.get_or_insert(self.received_at.elapsed());
-                Input::AgentJoined { attempt }
+                return Some(Input::AgentJoined { attempt });
             }
-            Report::AgentFailed { attempt, failure } => Input::AgentFailed { attempt, failure },
-            Report::AgentHungUp { attempt } => Input::AgentHungUp { attempt },
-            Report::PromptFinished => Input::PromptFinished,
-            Report::MediaSilent(silent) => {
-                self.tell_silent(silent);
-                return None;
-            }
+            Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
+            Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
+            Report::AgentHungUp { attempt } => return Some(Input::AgentHungUp { attempt }),
+            Report::PromptsFinished => return Some(Input::PromptFinished),
+            Report::MediaSilent(silent) => self.tell_silent(silent),
             Report::Dtmf { digit, duration_ms } => {
                 self.tell("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }));
-                return None;
             }
-        })
+            Report::PlaybackFinished { id, owner, completed } => {
+                let data = json!({ "playback_id": id, "completed": completed });
+                self.tell_owner(owner, "call.playback_finished", data.clone(), data).await;
+            }
+            Report::Gathered { id, owner, protected, gathered } => {
+                let reason = gathered.end.name();
+                let told = json!({ "gather_id": id, "digits": gathered.digits, "reason": reason });
+                let masked = json!({ "gather_id": id, "digits": null, "reason": reason });
+                let others = if protected { masked } else { told.clone() };
+                self.tell_owner(owner, "call.gather_finished", told, others).await;
+            }
+        }
+        None
     }
 
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {
@@ -367,10 +403,25 @@ impl Session {
         self.tell(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
     }
 
-    fn tell(&mut self, kind: &'static str, data: Value) {
+    /// One event with two faces: what a command brought is told to who gave it, and to the others without secrets.
+    async fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
+        let (for_app, for_agent) = match owner {
+            Owner::App => (told, None),
+            Owner::Agent => (others, Some(told)),
+        };
+        let event = self.tell(kind, for_app);
+        if let Some(data) = for_agent {
+            let event = Box::new(CallEvent { data, ..event });
+            self.command(Command::TellAgent { call: self.id.clone(), event }).await;
+        }
+    }
+
+    fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {
         self.sequence += 1;
+        let event = CallEvent::new(self.id.clone(), self.sequence, kind, data);
         // Nobody need listen.
-        let _ = self.events.send(CallEvent::new(self.id.clone(), self.sequence, kind, data));
+        let _ = self.events.send(event.clone());
+        event
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
-use super::{Action, Call, CallOptions, Input, Progress, Target};
+use super::{Action, AnswerWhen, Call, CallOptions, Input, Progress, Target};
 
 /// A call and a clock that only the test moves.
 struct Script {
@@ -16,12 +16,17 @@ struct Script {
 
 impl Script {
     fn new(targets: &[Target]) -> Self {
+        Self::answering(AnswerWhen::AgentReady, targets)
+    }
+
+    fn answering(answer: AnswerWhen, targets: &[Target]) -> Self {
         let now = Instant::now();
         let options = CallOptions {
             accept_timeout: Duration::from_secs(30),
             media_timeout: Duration::from_secs(10),
             agent_timeout: Duration::from_secs(8),
             max_duration: Duration::from_secs(3600),
+            answer,
             targets: targets.to_vec(),
         };
         Self { call: Call::new(options, now), now }
@@ -66,6 +71,21 @@ fn answer() -> Arc<str> {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
+fn at_once_means_that_the_caller_waits_with_us() {
+    let mut script = Script::answering(AnswerWhen::AtOnce, &[Target::Agent, Target::Agent, Target::Prompts]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
+    // The ringback goes on while the next agent is tried.
+    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
+    assert_eq!(script.put(refused), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
+    let lost = Input::AgentFailed { attempt: 1, failure: AgentFailure::Disconnected };
+    assert_eq!(script.put(lost), [Action::DropAgent { attempt: 1 }, Action::PlayPrompts { attempt: 2 }]);
+}
+
+#[test]
 fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
     let mut script = Script::new(&[Target::Agent]);
     assert_eq!(script.actions(), [Action::AnswerOffer]);
@@ -98,7 +118,7 @@ fn metas_error_code_becomes_the_reason() {
 
 #[test]
 fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
-    let mut script = Script::new(&[Target::Agent, Target::Agent, Target::Prompt("goodbye".into())]);
+    let mut script = Script::new(&[Target::Agent, Target::Agent, Target::Prompts]);
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
@@ -107,7 +127,7 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
     assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), [], "the first agent is out");
     let no_answer = script.pass(8 * SECOND);
     assert_eq!(no_answer, [Action::DropAgent { attempt: 1 }, Action::Accept(answer())]);
-    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompt("goodbye".into())]);
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompts { attempt: 2 }]);
     assert_eq!(
         script.put(Input::PromptFinished),
         [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailure::NoAnswer))]
@@ -250,8 +270,12 @@ fn any_step() -> impl Strategy<Value = (Duration, Option<Input>)> {
         .prop_map(|(milliseconds, input)| (Duration::from_millis(milliseconds), input))
 }
 
+fn any_answer() -> impl Strategy<Value = AnswerWhen> {
+    prop_oneof![Just(AnswerWhen::AgentReady), Just(AnswerWhen::AtOnce)]
+}
+
 fn any_targets() -> impl Strategy<Value = Vec<Target>> {
-    prop::collection::vec(prop_oneof![3 => Just(Target::Agent), 1 => Just(Target::Prompt("goodbye".into()))], 0..4)
+    prop::collection::vec(prop_oneof![3 => Just(Target::Agent), 1 => Just(Target::Prompts)], 0..4)
 }
 
 proptest! {
@@ -259,10 +283,11 @@ proptest! {
 
     #[test]
     fn a_call_is_accepted_at_most_once_ends_once_and_rests_after_it(
+        answer in any_answer(),
         targets in any_targets(),
         steps in prop::collection::vec(any_step(), 0..40),
     ) {
-        let mut script = Script::new(&targets);
+        let mut script = Script::answering(answer, &targets);
         let mut done = Vec::new();
         for (time, input) in steps {
             script.now += time;

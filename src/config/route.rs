@@ -24,6 +24,16 @@ pub struct Route {
     pub encoding: Encoding,
     /// When the call is accepted.
     pub answer: Answer,
+    /// The prompt a caller hears until the first agent joins, where the call is accepted at once.
+    pub ringback: String,
+    /// The prompt a caller hears while another agent is found.
+    pub hold: String,
+    /// Whether the prompts of this route begin again when they have ended.
+    pub repeat: bool,
+    /// Whether its calls are recorded from accept on.
+    pub record: bool,
+    /// What the caller's speech brings about by itself.
+    pub barge_in: BargeIn,
     /// How our sound is encoded for the caller.
     pub profile: Profile,
     /// Handed to the agent in `start`.
@@ -37,8 +47,8 @@ pub struct Route {
 pub enum AgentTarget {
     /// A voice bot behind `ws://` or `wss://`.
     WebSocket(Url),
-    /// A recorded prompt by name; then we hang up.
-    Prompt(String),
+    /// Prompts by name, in their order; then we hang up.
+    Prompts(Vec<String>),
 }
 
 /// What an agent's WebSocket speaks.
@@ -60,8 +70,21 @@ pub enum Encoding {
 /// When a call is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Once sound can flow and the agent is there; the caller hears ringing until then.
+    /// Once sound can flow and the agent is there; the caller hears the phone's own ringing until then.
     WhenAgentReady,
+    /// Once sound can flow; the caller hears our ringback until the agent is there.
+    AtOnce,
+}
+
+/// What the caller's speech brings about by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BargeIn {
+    /// Nothing.
+    Off,
+    /// Events.
+    Events,
+    /// Events, and the agent's queue is cleared.
+    Clear,
 }
 
 /// What the encoder is after.
@@ -80,7 +103,7 @@ impl Route {
         let agent = section.text("agent", AgentTarget::parse);
         let fallback = section.list("fallback", AgentTarget::parse).unwrap_or_default();
         if let Some((_, before_last)) = fallback.split_last()
-            && before_last.iter().any(|target| matches!(target, AgentTarget::Prompt(_)))
+            && before_last.iter().any(|target| matches!(target, AgentTarget::Prompts(_)))
         {
             section.note("fallback", None, "nothing after a prompt is ever reached: put the prompt last");
         }
@@ -89,26 +112,45 @@ impl Route {
         let sample_rate = read_sample_rate(&mut section, encoding);
         let answer = section.text("answer", read_answer).unwrap_or(Answer::WhenAgentReady);
         let profile = section.text("profile", read_profile).unwrap_or(Profile::Eco);
-        if section.flag("record") == Some(true) {
-            section.note("record", Some("true".to_owned()), "recording is not built yet; leave it false");
-        }
+        let ringback = section.text("ringback", prompt_name).unwrap_or_else(|| "ringback".to_owned());
+        let hold = section.text("hold", prompt_name).unwrap_or_else(|| "hold".to_owned());
+        let repeat = section.flag("loop").unwrap_or(false);
+        let record = section.flag("record").unwrap_or(false);
+        let barge_in = section.text("barge_in", read_barge_in).unwrap_or(BargeIn::Off);
         let parameters = section.text_table("parameters").unwrap_or_default();
         let headers = section.secret_table("headers").unwrap_or_default();
         check_headers(&section, &headers);
         section.end();
-        Some(Self { agent: agent?, fallback, dialect, sample_rate, encoding, answer, profile, parameters, headers })
+        Some(Self {
+            agent: agent?,
+            fallback,
+            dialect,
+            sample_rate,
+            encoding,
+            answer,
+            ringback,
+            hold,
+            repeat,
+            record,
+            barge_in,
+            profile,
+            parameters,
+            headers,
+        })
     }
 }
 
 const TARGET_FORMS: &str = "give ws://, wss:// or prompt:NAME";
 
 impl AgentTarget {
-    /// Takes `ws://…`, `wss://…` or `prompt:NAME`; an error says what would be right.
+    /// Takes `ws://…`, `wss://…`, `prompt:NAME` or `prompt:NAME,NAME`; an error says what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(TARGET_FORMS)?;
         match scheme {
             "ws" | "wss" => websocket_url(text).map(Self::WebSocket),
-            "prompt" => prompt_name(rest).map(Self::Prompt),
+            "prompt" => {
+                rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>().map(Self::Prompts)
+            }
             "audiosocket" | "sip" | "sips" | "browser" => {
                 Err(format!("{scheme}: is not built yet; use ws://, wss:// or prompt:NAME"))
             }
@@ -191,8 +233,17 @@ fn read_sample_rate(section: &mut Section<'_, '_>, encoding: Encoding) -> u32 {
 fn read_answer(text: &str) -> Result<Answer, String> {
     match text {
         "when_agent_ready" => Ok(Answer::WhenAgentReady),
-        "at_once" => Err("answering at once is not built yet; use \"when_agent_ready\"".to_owned()),
-        _ => Err("give \"when_agent_ready\"".to_owned()),
+        "at_once" => Ok(Answer::AtOnce),
+        _ => Err("give \"when_agent_ready\" or \"at_once\"".to_owned()),
+    }
+}
+
+fn read_barge_in(text: &str) -> Result<BargeIn, String> {
+    match text {
+        "off" => Ok(BargeIn::Off),
+        "events" => Ok(BargeIn::Events),
+        "clear" => Ok(BargeIn::Clear),
+        _ => Err("give \"off\", \"events\" or \"clear\"".to_owned()),
     }
 }
 

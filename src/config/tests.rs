@@ -16,7 +16,7 @@ fn the_example_is_a_start() {
     assert_eq!(config.media.advertise, Advertise::Bound);
     assert_eq!(config.whatsapp.numbers[0].route, "reception");
     assert_eq!(config.whatsapp.numbers[0].access_token.expose_secret(), "graph token");
-    assert_eq!(config.routes["reception"].fallback, [AgentTarget::Prompt("goodbye".to_owned())]);
+    assert_eq!(config.routes["reception"].fallback, [AgentTarget::Prompts(vec!["goodbye".to_owned()])]);
 }
 
 #[test]
@@ -134,8 +134,8 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "sample_rate = 44100"),
         ("route", "encoding = \"opus\"\nsample_rate = 16000"),
         ("route", "encoding = \"pcm\""),
-        ("route", "answer = \"at_once\""),
-        ("route", "record = true"),
+        ("route", "answer = \"at_twice\""),
+        ("route", "barge_in = \"yes\""),
         ("route", "profile = \"best\""),
         ("route", "parameters = { retries = 3 }"),
         ("route", "headers = { Upgrade = \"h2c\" }"),
@@ -198,8 +198,8 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
     patchcord.toml: routes.reception.encoding = "pcm": give "pcm_s16le" or "opus"
-    patchcord.toml: routes.reception.answer = "at_once": answering at once is not built yet; use "when_agent_ready"
-    patchcord.toml: routes.reception.record = true: recording is not built yet; leave it false
+    patchcord.toml: routes.reception.answer = "at_twice": give "when_agent_ready" or "at_once"
+    patchcord.toml: routes.reception.barge_in = "yes": give "off", "events" or "clear"
     patchcord.toml: routes.reception.profile = "best": give "eco" or "hq"
     patchcord.toml: routes.reception.parameters.retries = 3: give text in quotes
     patchcord.toml: routes.reception.headers.Upgrade: this header belongs to the connection itself; leave it out
@@ -350,7 +350,7 @@ fn the_environment_sets_any_key() {
     let route = &config.routes["Front-Desk"];
     assert_eq!((route.sample_rate, route.fallback.len()), (24000, 2));
     assert_eq!(route.parameters["language"], "pl");
-    assert_eq!(config.routes["night"].agent, AgentTarget::Prompt("goodbye".to_owned()));
+    assert_eq!(config.routes["night"].agent, AgentTarget::Prompts(vec!["goodbye".to_owned()]));
     assert_eq!(config.calls.max_calls, 5);
 }
 

@@ -3,23 +3,28 @@
 //! The bridge is touched from the sockets' readers, the tick and the agent's task, never across an await. After every
 //! touch [`Leg::settle`] sends what the bridge wants sent and passes on what it reports.
 
+mod command;
+
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions};
-use patchcord_media::dtmf::Key;
-use patchcord_media::peer::{Peer, PeerOptions};
-use patchcord_media::prompt::Prompt;
+use patchcord_media::peer::Peer;
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::sockets::PortSockets;
 use super::{Report, Silence};
-use crate::agent::native::ToAgent;
+use crate::agent::native::{StartCall, ToAgent};
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
+use crate::call::route::BargeIn;
+use command::Asked;
 
 /// Addresses a caller may be seen at beside those of its offer; a caller has a few interfaces, not more.
 const MORE_ADDRESSES: u32 = 16;
@@ -31,22 +36,37 @@ const MESSAGES: usize = 1024;
 
 /// One call on a worker.
 pub struct Leg {
-    call: CallId,
+    about: About,
     ufrag: String,
     bridge: RefCell<Bridge>,
-    sockets: Rc<PortSockets>,
-    port: usize,
+    line: Line,
     more_addresses: Cell<u32>,
     connecting: Cell<bool>,
     /// Meta accepted, so whoever joins is heard at once.
     accepted: Cell<bool>,
-    reports: mpsc::Sender<Report>,
+    asked: RefCell<Asked>,
     agent: RefCell<Option<AgentSeat>>,
     messages: RefCell<std::collections::VecDeque<ToAgent>>,
     /// Something waits for the agent's task: sound in the bridge, or a message here.
     for_agent: Notify,
     /// The agent's queue has room again.
     room: Notify,
+}
+
+/// What the control plane says of a call.
+pub(super) struct About {
+    pub call: CallId,
+    pub start: Box<StartCall>,
+    pub barge_in: BargeIn,
+    pub prompts: Arc<HashMap<String, Prompt>>,
+    pub reports: mpsc::Sender<Report>,
+}
+
+/// Where the caller's packets come and go.
+pub(super) struct Line {
+    pub sockets: Rc<PortSockets>,
+    pub port: usize,
+    pub silence: Silence,
 }
 
 /// The agent's task and how to end it.
@@ -56,42 +76,30 @@ struct AgentSeat {
 }
 
 impl Leg {
-    #[expect(clippy::too_many_arguments, reason = "one construction, in one place, of parts that have no other bond")]
-    pub(super) fn new(
-        call: CallId,
-        peer: Peer,
-        offer: &Offer,
-        options: &PeerOptions,
-        sockets: Rc<PortSockets>,
-        port: usize,
-        silence: Silence,
-        reports: mpsc::Sender<Report>,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(about: About, peer: Peer, offer: &Offer, ssrc: u32, line: Line, now: Instant) -> Self {
         let ufrag = peer.local_ufrag().to_owned();
         let bridge = Bridge::new(
             peer,
             BridgeOptions {
-                ssrc: options.ssrc,
+                ssrc,
                 first_sequence: rand::random::<u16>() & LOWER_HALF,
                 first_timestamp: rand::random(),
                 opus_payload_type: offer.opus.payload_type,
                 telephone_event_payload_type: offer.telephone_event,
-                silence_warn_after: silence.warn_after,
-                silence_end_after: silence.end_after,
+                silence_warn_after: line.silence.warn_after,
+                silence_end_after: line.silence.end_after,
             },
             now,
         );
         Self {
-            call,
+            about,
             ufrag,
             bridge: RefCell::new(bridge),
-            sockets,
-            port,
+            line,
             more_addresses: Cell::new(0),
             connecting: Cell::new(true),
             accepted: Cell::new(false),
-            reports,
+            asked: RefCell::default(),
             agent: RefCell::new(None),
             messages: RefCell::default(),
             for_agent: Notify::new(),
@@ -101,11 +109,11 @@ impl Leg {
 
     /// Our id of the call.
     pub fn call(&self) -> &CallId {
-        &self.call
+        &self.about.call
     }
 
     pub(super) fn port(&self) -> usize {
-        self.port
+        self.line.port
     }
 
     pub(super) fn ufrag(&self) -> String {
@@ -141,12 +149,8 @@ impl Leg {
         self.settle();
     }
 
-    pub(super) fn play_once(&self, prompt: Prompt) {
-        self.bridge.borrow_mut().play_once(prompt);
-    }
-
-    pub(super) fn play_hold(&self, prompt: Prompt) {
-        self.bridge.borrow_mut().play_hold(prompt);
+    pub(super) fn stand_in(&self, prompts: Vec<Prompt>, repeat: Repeat) {
+        self.bridge.borrow_mut().stand_in(prompts, repeat);
     }
 
     pub(super) fn close(&self, now: Instant) {
@@ -173,7 +177,7 @@ impl Leg {
     pub fn settle(&self) {
         let mut bridge = self.bridge.borrow_mut();
         while let Some(transmit) = bridge.poll_transmit() {
-            self.sockets.send(transmit.socket, transmit.to, &transmit.data);
+            self.line.sockets.send(transmit.socket, transmit.to, &transmit.data);
         }
         let mut agent_has_mail = bridge.has_sound_for_agent();
         while let Some(event) = bridge.poll_event() {
@@ -184,7 +188,9 @@ impl Leg {
                 }
                 BridgeEvent::MediaSilent(silent) => self.report(Report::MediaSilent(silent)),
                 BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure.into())),
-                BridgeEvent::PromptFinished => self.report(Report::PromptFinished),
+                BridgeEvent::PromptsFinished => self.report(Report::PromptsFinished),
+                BridgeEvent::PlaybackFinished { id, completed } => self.playback_finished(id, completed),
+                BridgeEvent::Gathered(gathered) => self.gathered(gathered),
                 BridgeEvent::RoomForAgent => {
                     self.push_message(ToAgent::Xon { queued_ms: bridge.queued().as_millis() as u64 });
                     agent_has_mail = true;
@@ -194,9 +200,8 @@ impl Leg {
                     self.push_message(ToAgent::Mark { name, status: status.into() });
                     agent_has_mail = true;
                 }
-                BridgeEvent::Dtmf(Key { digit, duration_ms }) => {
-                    self.push_message(ToAgent::Dtmf { digit, duration_ms });
-                    self.report(Report::Dtmf { digit, duration_ms });
+                BridgeEvent::Dtmf(key) => {
+                    self.key_pressed(key);
                     agent_has_mail = true;
                 }
             }
@@ -209,7 +214,7 @@ impl Leg {
     /// A call makes a handful of reports, its queue holds many times that; one more than fits is counted, and the
     /// call's own deadlines stand in for it.
     fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
+        if self.about.reports.try_send(report).is_err() {
             metrics::counter!("patchcord_reports_lost_total").increment(1);
         }
     }
@@ -226,6 +231,11 @@ impl Leg {
 
 /// The agent's side, used by its task on the same thread.
 impl Leg {
+    /// What the agent is told first.
+    pub(crate) fn start(&self) -> StartCall {
+        (*self.about.start).clone()
+    }
+
     /// Seats a new agent; an earlier one must have left. Gives the word to leave, with the reason.
     pub(crate) fn seat_agent(&self, attempt: usize) -> oneshot::Receiver<&'static str> {
         let (leave, told) = oneshot::channel();

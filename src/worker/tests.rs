@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchcord_media::peer::Identity;
-use patchcord_media::prompt::{Builtin, Prompt};
 use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Command, Silence, WorkerHandle, WorkerOptions, start};
 use crate::call::end::EndReason;
 use crate::call::event::CallId;
+use crate::call::route::BargeIn;
 use crate::whatsapp::webhook::{self, Notice};
 
 const CONNECT: &[u8] = include_bytes!("../../tests/fixtures/whatsapp/webhook-connect-user-initiated-2025-10.json");
@@ -36,7 +36,7 @@ fn worker(ports: u16) -> WorkerHandle {
         allow_private: false,
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
-        hold: Prompt::builtin(Builtin::Hold).unwrap(),
+        prompts: Arc::default(),
     };
     start(options, 0, 1).unwrap().0
 }
@@ -45,7 +45,10 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let call = CallId::generate();
     let (reply, answered) = oneshot::channel();
     let (reports, _) = mpsc::channel(1);
-    worker.send(Command::Answer(Answer { call: call.clone(), offer: offer(), reports, reply })).await.unwrap();
+    let start = Box::default();
+    let barge_in = BargeIn::Off;
+    let answer = Answer { call: call.clone(), offer: offer(), start, barge_in, reports, reply };
+    worker.send(Command::Answer(answer)).await.unwrap();
     (call, answered.await.unwrap().map(|sdp| port_of(&sdp)))
 }
 

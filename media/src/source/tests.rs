@@ -127,12 +127,12 @@ fn a_frame_needs_no_new_memory() {
 fn the_voice_waits_while_a_prompt_is_on_air() {
     let mut call = Call::live(RATE);
     call.say(&tone(440.0, RATE, 10));
-    call.source.play(Prompt::builtin(Builtin::Goodbye).unwrap(), Repeat::Once);
+    call.source.go_prompts(vec![Prompt::builtin(Builtin::Goodbye).unwrap()], Repeat::Once);
     let frames = Prompt::builtin(Builtin::Goodbye).unwrap().frames().len();
     for index in 1..=frames {
         let (filled, _) = call.fill();
         assert!(filled.talking);
-        assert_eq!(filled.prompt_ended, index == frames);
+        assert_eq!(filled.ended.is_some(), index == frames);
     }
     assert_eq!(call.fill().1, SILENCE);
     assert_eq!(call.source.voice().unwrap().queued().as_millis(), 200);
@@ -146,7 +146,7 @@ fn one_frame_of_silence_stands_between_two_sounds() {
     call.say(&tone(440.0, RATE, 10));
     call.fill();
     let hold = Prompt::builtin(Builtin::Hold).unwrap();
-    call.source.play(hold, Repeat::Loop);
+    call.source.go_prompts(vec![hold], Repeat::Loop);
     assert_eq!(call.fill().1, SILENCE);
     assert!(call.fill().0.talking);
     call.source.go_live();
@@ -158,12 +158,12 @@ fn one_frame_of_silence_stands_between_two_sounds() {
 fn a_looped_prompt_begins_again() {
     let busy = Prompt::builtin(Builtin::Busy).unwrap();
     let mut call = Call::new(Source::new());
-    call.source.play(busy.clone(), Repeat::Loop);
+    call.source.go_prompts(vec![busy.clone()], Repeat::Loop);
     for round in 0..3 {
         for frame in busy.frames() {
             let (filled, packet) = call.fill();
             assert_eq!(packet.as_slice(), &frame[..], "round {round}");
-            assert!(!filled.prompt_ended);
+            assert_eq!(filled.ended, None);
         }
     }
 }
@@ -203,8 +203,8 @@ fn however_the_sources_change_every_frame_is_one_packet() {
         chance ^= chance >> 7;
         chance ^= chance << 17;
         match chance % 24 {
-            0 => call.source.play(hold.clone(), Repeat::Loop),
-            1 => call.source.play(goodbye.clone(), Repeat::Once),
+            0 => call.source.go_prompts(vec![hold.clone()], Repeat::Loop),
+            1 => call.source.go_prompts(vec![goodbye.clone()], Repeat::Once),
             2 | 3 => call.source.go_live(),
             4 => call.source.go_silent(),
             5 => drop(call.source.voice_mut().unwrap().clear()),

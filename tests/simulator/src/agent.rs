@@ -97,6 +97,8 @@ pub enum Behaviour {
     RefuseHttp(u16),
     /// Accepts the TCP connection and never answers the handshake.
     NeverAnswerHandshake,
+    /// Answers the handshake after so long, and then behaves well.
+    SlowHandshake(Duration),
     /// Accepts, then closes with this code after a while.
     AcceptThenClose(Duration, u16),
     /// Resets the TCP connection so long after `start`.

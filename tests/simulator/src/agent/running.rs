@@ -72,6 +72,7 @@ async fn connection(stream: TcpStream, shared: Arc<AgentShared>) -> anyhow::Resu
             anyhow::ensure!(refused.is_err(), "a refused handshake went through");
             return Ok(());
         }
+        Behaviour::SlowHandshake(takes) => tokio::time::sleep(*takes).await,
         _ => {}
     }
     let seen = Arc::<Mutex<Seen>>::default();

@@ -1,0 +1,273 @@
+//! What an app may ask of a live call: the verbs of the control API, and of the agent's `command`.
+
+use std::time::Duration;
+
+use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
+use serde::Deserialize;
+
+/// Prompts in one list at most; a longer announcement is one file.
+const MAX_PROMPTS: usize = 32;
+/// Digits sent at once at most.
+const MAX_SENT_DIGITS: usize = 64;
+
+/// One verb with what it needs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum CallCommand {
+    /// Play prompts in their order; what is on air waits. Answered with a `playback_id`.
+    Play(Play),
+    /// Stop the playback within one frame.
+    StopPlayback,
+    /// Collect keys; ends with `call.gather_finished`. Answered with a `gather_id`.
+    Gather(Gather),
+    /// End the gather with the keys pressed so far.
+    StopGather,
+    /// Press keys towards the other side, if it takes them.
+    SendDtmf(SendDtmf),
+    /// Mask the caller's keys and keep sound out of the recording until `unprotect`.
+    Protect,
+    /// End the protection.
+    Unprotect,
+    /// Record from now on. Answered with a `recording_id`.
+    StartRecording,
+    /// Silence in the recording.
+    PauseRecording,
+    /// Sound in the recording again.
+    ResumeRecording,
+    /// Close the recording.
+    StopRecording,
+    /// Bring a third party in: somebody who listens, whispers or joins.
+    Invite(Invite),
+    /// Change what a third party may do.
+    SetRole(SetRole),
+    /// Send a third party away.
+    Dismiss(Dismiss),
+}
+
+/// Prompts to play.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Play {
+    /// By name, in their order.
+    pub prompts: Vec<String>,
+    /// From the beginning again until stopped.
+    #[serde(default, rename = "loop")]
+    pub repeat: bool,
+    /// Under the agent's voice, ducked while somebody speaks, instead of interrupting it.
+    #[serde(default)]
+    pub under_voice: bool,
+}
+
+/// Keys to collect.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Gather {
+    /// Played before; the first key stops them.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+    /// So many keys are enough.
+    #[serde(default = "usual_max_digits")]
+    pub max_digits: usize,
+    /// For the first key, from the end of the prompts.
+    #[serde(default = "usual_first_digit_timeout_ms")]
+    pub first_digit_timeout_ms: u64,
+    /// For each further key.
+    #[serde(default = "usual_inter_digit_timeout_ms")]
+    pub inter_digit_timeout_ms: u64,
+    /// A key that ends it, `#` unless said otherwise; null for none.
+    #[serde(default = "usual_terminator")]
+    pub terminator: Option<char>,
+    /// While it goes on only its owner learns the keys, and the recording is silent.
+    #[serde(default)]
+    pub protected: bool,
+}
+
+/// Keys to press.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct SendDtmf {
+    /// `0`–`9`, `*`, `#`, `A`–`D`.
+    pub digits: String,
+}
+
+/// Somebody to bring in.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Invite {
+    /// A route whose WebSocket agent it is.
+    pub route: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A change of what a third party may do.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct SetRole {
+    /// As `invite` answered.
+    pub guest_id: u32,
+    /// What it may do from now on.
+    pub role: Role,
+}
+
+/// A third party to send away.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Dismiss {
+    /// As `invite` answered.
+    pub guest_id: u32,
+}
+
+/// What a third party may do. All of them hear caller and agent.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Nobody hears it.
+    Listen,
+    /// The agent hears it.
+    Whisper,
+    /// Everybody hears it.
+    Join,
+}
+
+/// Who gave a command, and so learns what it gathers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The agent, on its socket.
+    Agent,
+    /// The application, through the API.
+    App,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// What to do about it.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with its stable code and a sentence.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl CallCommand {
+    /// Refuses what no call could do, so that whoever performs a command need not look again.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Play(play) if play.prompts.is_empty() => Err(invalid("prompts: give at least one name")),
+            Self::Play(Play { prompts, .. }) | Self::Gather(Gather { prompts, .. }) if prompts.len() > MAX_PROMPTS => {
+                Err(invalid(format!("prompts: give at most {MAX_PROMPTS} names")))
+            }
+            Self::Gather(gather) => gather.check(),
+            Self::SendDtmf(SendDtmf { digits }) => {
+                let all_keys = !digits.is_empty() && digits.chars().all(is_key);
+                match all_keys && digits.len() <= MAX_SENT_DIGITS {
+                    true => Ok(()),
+                    false => Err(invalid(format!("digits: give 1 to {MAX_SENT_DIGITS} of 0-9, *, #, A-D"))),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Gather {
+    fn check(&self) -> Result<(), Refusal> {
+        if !(1..=MAX_DIGITS).contains(&self.max_digits) {
+            return Err(invalid(format!("max_digits: give 1 to {MAX_DIGITS}")));
+        }
+        const MINUTES_10: u64 = 600_000;
+        for (key, value) in [
+            ("first_digit_timeout_ms", self.first_digit_timeout_ms),
+            ("inter_digit_timeout_ms", self.inter_digit_timeout_ms),
+        ] {
+            if !(1..=MINUTES_10).contains(&value) {
+                return Err(invalid(format!("{key}: give 1 to {MINUTES_10}")));
+            }
+        }
+        match self.terminator {
+            Some(key) if !is_key(key) => Err(invalid("terminator: give one of 0-9, *, #, A-D, or null")),
+            _ => Ok(()),
+        }
+    }
+
+    /// As the sound takes it.
+    pub fn options(&self) -> GatherOptions {
+        GatherOptions {
+            max_digits: self.max_digits,
+            first_digit_timeout: Duration::from_millis(self.first_digit_timeout_ms),
+            inter_digit_timeout: Duration::from_millis(self.inter_digit_timeout_ms),
+            terminator: self.terminator,
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new("invalid_command", message)
+}
+
+fn is_key(key: char) -> bool {
+    matches!(key, '0'..='9' | '*' | '#' | 'A'..='D')
+}
+
+fn usual_max_digits() -> usize {
+    MAX_DIGITS
+}
+
+fn usual_first_digit_timeout_ms() -> u64 {
+    10_000
+}
+
+fn usual_inter_digit_timeout_ms() -> u64 {
+    3_000
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the shape of the field it fills")]
+fn usual_terminator() -> Option<char> {
+    Some('#')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<CallCommand, String> {
+        let command: CallCommand = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        command.check().map_err(|refusal| refusal.message)?;
+        Ok(command)
+    }
+
+    #[test]
+    fn commands_are_read_with_their_usual_values() {
+        let gather = Gather {
+            prompts: Vec::new(),
+            max_digits: MAX_DIGITS,
+            first_digit_timeout_ms: 10_000,
+            inter_digit_timeout_ms: 3_000,
+            terminator: Some('#'),
+            protected: false,
+        };
+        assert_eq!(read(r#"{"action":"gather"}"#), Ok(CallCommand::Gather(gather.clone())));
+        assert_eq!(
+            read(r#"{"action":"gather","terminator":null}"#),
+            Ok(CallCommand::Gather(Gather { terminator: None, ..gather }))
+        );
+        let play = Play { prompts: vec!["hold".to_owned()], repeat: true, under_voice: false };
+        assert_eq!(read(r#"{"action":"play","prompts":["hold"],"loop":true}"#), Ok(CallCommand::Play(play)));
+        assert_eq!(read(r#"{"action":"stop_playback"}"#), Ok(CallCommand::StopPlayback));
+    }
+
+    #[test]
+    fn mistakes_name_the_key() {
+        for (text, key) in [
+            (r#"{"action":"play","prompts":[]}"#, "prompts"),
+            (r#"{"action":"gather","max_digits":0}"#, "max_digits"),
+            (r#"{"action":"gather","first_digit_timeout_ms":0}"#, "first_digit_timeout_ms"),
+            (r#"{"action":"gather","terminator":"x"}"#, "terminator"),
+            (r#"{"action":"send_dtmf","digits":"12a"}"#, "digits"),
+            (r#"{"action":"send_dtmf","digits":""}"#, "digits"),
+            (r#"{"action":"fly"}"#, "fly"),
+        ] {
+            assert!(read(text).unwrap_err().contains(key), "{text}: {:?}", read(text));
+        }
+    }
+}

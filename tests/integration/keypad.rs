@@ -1,0 +1,121 @@
+//! The caller's keys: told, gathered, and kept secret.
+
+use patchcord_simulator::call::CallerOptions;
+use patchcord_simulator::sound::{self, PHONE_RATE};
+use serde_json::{Value, json};
+
+use patchcord::call::command::CallCommand;
+use patchcord::call::event::CallId;
+
+use crate::people::{GOODBYE_NOTES_HZ, quiet_caller};
+use crate::service::{Talk, TestOptions, TestService};
+
+fn gather(text: Value) -> CallCommand {
+    let mut command = text;
+    command["action"] = "gather".into();
+    serde_json::from_value(command).expect("a gather")
+}
+
+async fn asked(service: &TestService, call: &CallId, command: CallCommand) -> anyhow::Result<Value> {
+    service.app.calls().perform(call, command).await.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))
+}
+
+/// A call with an agent that says nothing.
+async fn talk() -> anyhow::Result<(Talk, CallId)> {
+    let mut talk = Talk::start_with(
+        CallerOptions { ..quiet_caller() },
+        patchcord_simulator::agent::AgentOptions::default(),
+        TestOptions::default(),
+    )
+    .await?;
+    let id = talk.service.event("call.accepted").await?.call_id;
+    Ok((talk, id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_is_told_once_to_agent_and_app() -> anyhow::Result<()> {
+    let (mut talk, _) = talk().await?;
+    talk.call.send_dtmf("19#").await;
+    for digit in ["1", "9", "#"] {
+        assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], digit);
+    }
+    talk.session.wait_for_nth_message("dtmf", 3).await?;
+    let told: Vec<Value> =
+        talk.session.messages_of("dtmf").into_iter().map(|message| message["digit"].clone()).collect();
+    assert_eq!(told, ["1", "9", "#"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_stops_the_prompt_and_the_terminator_ends_the_gather() -> anyhow::Result<()> {
+    let (mut talk, id) = talk().await?;
+    let begun = asked(&talk.service, &id, gather(json!({ "prompts": ["hold"], "max_digits": 8 }))).await?;
+    talk.call.send_dtmf("42#").await;
+    let finished = talk.service.event("call.gather_finished").await?;
+    assert_eq!(finished.data["gather_id"], begun["gather_id"]);
+    assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"42".into(), &"terminator".into()));
+    let refused = talk.service.app.calls().perform(&id, CallCommand::StopPlayback).await.unwrap_err();
+    assert_eq!(refused.code, "nothing_plays", "the key has stopped the prompt");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_the_time_for_the_first_one_ends_it_after_the_prompt() -> anyhow::Result<()> {
+    let (mut talk, id) = talk().await?;
+    let waiting = json!({ "prompts": ["goodbye"], "first_digit_timeout_ms": 200 });
+    asked(&talk.service, &id, gather(waiting)).await?;
+    let finished = talk.service.event("call.gather_finished").await?;
+    assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"".into(), &"first_digit_timeout".into()));
+    let heard = talk.call.heard()?;
+    assert!(GOODBYE_NOTES_HZ.iter().all(|note| sound::hears(&heard, PHONE_RATE, *note)), "the whole prompt");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protected_keys_are_told_to_their_owner_alone() -> anyhow::Result<()> {
+    let (mut talk, id) = talk().await?;
+    asked(&talk.service, &id, gather(json!({ "max_digits": 4, "protected": true }))).await?;
+    talk.call.send_dtmf("4711").await;
+    assert_eq!(talk.service.event("call.gather_finished").await?.data["digits"], "4711");
+    talk.session.wait_for_nth_message("dtmf", 4).await?;
+    assert!(talk.session.messages_of("dtmf").iter().all(|message| message["digit"].is_null()), "masked for the agent");
+
+    // The agent's own gather is masked for the app, and told to the agent.
+    talk.session
+        .send(&json!({ "type": "command", "request_id": "g", "action": "gather", "max_digits": 2, "protected": true }))
+        .await;
+    assert_eq!(talk.session.wait_for_message("result").await?["ok"], true);
+    talk.call.send_dtmf("08").await;
+    let told = talk.session.wait_for_message("event").await?["event"].clone();
+    assert_eq!((&told["type"], &told["data"]["digits"]), (&"call.gather_finished".into(), &"08".into()));
+    assert_eq!(talk.service.event("call.gather_finished").await?.data["digits"], Value::Null);
+    let agent_digits: Vec<Value> =
+        talk.session.messages_of("dtmf")[4..].iter().map(|message| message["digit"].clone()).collect();
+    assert_eq!(agent_digits, ["0", "8"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_protection_nobody_learns_a_key() -> anyhow::Result<()> {
+    let (mut talk, id) = talk().await?;
+    asked(&talk.service, &id, CallCommand::Protect).await?;
+    talk.call.send_dtmf("5").await;
+    assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], Value::Null);
+    asked(&talk.service, &id, CallCommand::Unprotect).await?;
+    talk.call.send_dtmf("6").await;
+    assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "6");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_gather_ends_the_first() -> anyhow::Result<()> {
+    let (mut talk, id) = talk().await?;
+    let first = asked(&talk.service, &id, gather(json!({}))).await?;
+    talk.call.send_dtmf("7").await;
+    talk.service.event("call.dtmf").await?;
+    asked(&talk.service, &id, gather(json!({}))).await?;
+    let finished = talk.service.event("call.gather_finished").await?;
+    assert_eq!(finished.data["gather_id"], first["gather_id"]);
+    assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"7".into(), &"stopped".into()));
+    Ok(())
+}
