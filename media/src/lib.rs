@@ -12,6 +12,7 @@ pub mod ear;
 pub mod speech;
 pub mod dtmf;
 pub mod gather;
+pub mod mixer;
 pub mod source;
 pub mod prompt;
 pub mod opus;

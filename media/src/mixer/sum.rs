@@ -1,0 +1,85 @@
+//! Sum: several frames heard at once, without wrapping around.
+
+use crate::opus::SampleRate;
+
+/// All mixing happens at the rate of what a WhatsApp call can carry.
+pub(super) const RATE: SampleRate = SampleRate::Hz16000;
+/// Samples in 20 ms at [`RATE`].
+pub(super) const FRAME_SAMPLES: usize = 320;
+
+/// 20 ms of mono sound.
+pub(super) type Frame = [i16; FRAME_SAMPLES];
+
+pub(super) const SILENT: Frame = [0; FRAME_SAMPLES];
+
+/// Up to here (-2.5 dB of full scale) a sum is passed as it is. One voice alone hardly ever comes so far.
+const KNEE: i32 = 24_576;
+const ABOVE_KNEE: i64 = i16::MAX as i64 - KNEE as i64;
+
+/// A frame this loud has somebody speaking in it: an effective value of 100, -50 dB of full scale. An agent that
+/// streams digital silence, or the hum of its microphone, is below.
+const LOUD_POWER: i64 = 100 * 100;
+
+/// Wide enough for every person a mix can hold.
+pub(super) struct Sum([i32; FRAME_SAMPLES]);
+
+impl Sum {
+    pub(super) fn new() -> Self {
+        Self([0; FRAME_SAMPLES])
+    }
+
+    pub(super) fn add(&mut self, frame: &Frame) {
+        for (sum, sample) in self.0.iter_mut().zip(frame) {
+            *sum += i32::from(*sample);
+        }
+    }
+
+    pub(super) fn limited(&self) -> Frame {
+        self.0.map(limit)
+    }
+}
+
+/// Bends what is too loud towards full scale and never beyond: without a step, a corner or any memory.
+fn limit(sum: i32) -> i16 {
+    let size = i64::from(sum.abs());
+    let over = size - i64::from(KNEE);
+    if over <= 0 {
+        return sum as i16;
+    }
+    let bent = i64::from(KNEE) + ABOVE_KNEE * over / (ABOVE_KNEE + over);
+    (bent * i64::from(sum.signum())) as i16
+}
+
+/// Whether somebody speaks in this frame.
+pub(super) fn is_loud(frame: &Frame) -> bool {
+    power(frame) > LOUD_POWER
+}
+
+/// The mean square.
+pub(super) fn power(frame: &[i16]) -> i64 {
+    frame.iter().map(|sample| i64::from(*sample).pow(2)).sum::<i64>() / frame.len().max(1) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_normal_level_passes_as_it_is_and_too_much_is_bent() {
+        assert_eq!(limit(24_000), 24_000);
+        assert_eq!(limit(-24_000), -24_000);
+        assert!(limit(40_000) > 29_000);
+        assert!((32_000..=i16::MAX).contains(&limit(11 * 32_767)));
+    }
+
+    proptest! {
+        #[test]
+        fn louder_is_never_quieter_and_never_wraps(low in -400_000i32..400_000, more in 0i32..1000) {
+            let (quiet, loud) = (limit(low), limit(low + more));
+            prop_assert!(quiet <= loud);
+            prop_assert!(i32::from(loud) - i32::from(quiet) <= more + 1);
+            prop_assert_eq!(limit(-low), -quiet);
+        }
+    }
+}
