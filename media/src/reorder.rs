@@ -25,7 +25,7 @@ const PLACES: usize = 128;
 ///
 /// A packet that comes in order leaves in the same instant: there is no playout delay. Behind a gap packets wait
 /// until it fills, until `wait` is over, or until 64 numbers are held back; then the gap is named
-/// [`Slot::Lost`]. After each [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it gives nothing.
+/// [`Slot::Lost`]. A far number alone is a stray; a second one beside it is a sender that started anew. After each [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it gives nothing.
 /// The durations of all slots add up to the sender's own clock, so a listener to them hears continuous sound.
 #[derive(Debug)]
 pub struct Reorder {
@@ -34,6 +34,8 @@ pub struct Reorder {
     places: Box<[Option<Held>; PLACES]>,
     held: usize,
     line: Option<Line>,
+    /// One packet far from the line, on probation (RFC 3550 A.1): its neighbour would prove a new line.
+    stray: Option<(u16, Held)>,
     stats: ReorderStats,
 }
 
@@ -80,6 +82,8 @@ pub struct ReorderStats {
     pub resynced: u64,
     /// Held packets thrown away by a restart.
     pub discarded: u64,
+    /// Came alone with a number far from the line, and were thrown away when the line went on.
+    pub stray: u64,
 }
 
 /// Where the sender's line stands. It exists from the first packet on.
@@ -120,7 +124,14 @@ enum Content {
 impl Reorder {
     /// Waits `wait` for the packets of a gap; [`DEFAULT_WAIT`] suits most networks.
     pub fn new(wait: Duration) -> Self {
-        Self { wait, places: Box::new([const { None }; PLACES]), held: 0, line: None, stats: ReorderStats::default() }
+        Self {
+            wait,
+            places: Box::new([const { None }; PLACES]),
+            held: 0,
+            line: None,
+            stray: None,
+            stats: ReorderStats::default(),
+        }
     }
 
     /// Takes one Opus packet of the sender. `timestamp` is in 48 kHz ticks.
@@ -190,6 +201,7 @@ impl Reorder {
         self.places.fill_with(|| None);
         self.held = 0;
         self.line = None;
+        self.drop_stray();
     }
 
     /// Counts since the beginning.
@@ -198,29 +210,59 @@ impl Reorder {
     }
 
     fn hold(&mut self, sequence: u16, content: Content, now: Instant) {
-        let mut line = match self.line.take() {
-            Some(line) => line,
-            None => Line::starting_at(sequence),
+        let held = Held { arrived: now, content };
+        let Some(line) = &self.line else {
+            return self.restart(sequence, (sequence, held));
         };
         let ahead = sequence.wrapping_sub(line.next) as i16;
-        if !(-RESYNC_SEQUENCE..=RESYNC_SEQUENCE).contains(&ahead) {
-            self.reset();
-            self.stats.resynced += 1;
-            line = Line::starting_at(sequence);
-        } else if ahead < 0 {
-            self.stats.late += 1;
-            self.line = Some(line);
-            return;
+        if (-RESYNC_SEQUENCE..=RESYNC_SEQUENCE).contains(&ahead) {
+            // The line goes on: what was far from it was no restart.
+            self.drop_stray();
+            self.place(sequence, held);
+        } else {
+            self.hold_far(sequence, held);
         }
+    }
+
+    /// Follows the sender to its new line when two neighbours of it have come, and keeps both.
+    fn hold_far(&mut self, sequence: u16, held: Held) {
+        match self.stray.take() {
+            Some((first, before)) if sequence == first.wrapping_add(1) || first == sequence.wrapping_add(1) => {
+                self.reset();
+                self.stats.resynced += 1;
+                let begin = if sequence == first.wrapping_add(1) { first } else { sequence };
+                self.restart(begin, (first, before));
+                self.place(sequence, held);
+            }
+            other => {
+                self.stats.stray += u64::from(other.is_some());
+                self.stray = Some((sequence, held));
+            }
+        }
+    }
+
+    fn restart(&mut self, begin: u16, (sequence, held): (u16, Held)) {
+        self.line = Some(Line::starting_at(begin));
+        self.place(sequence, held);
+    }
+
+    /// Puts a packet into its place on the line.
+    fn place(&mut self, sequence: u16, held: Held) {
+        let Some(line) = self.line.as_mut() else { return };
         let place = &mut self.places[place_of(sequence)];
-        if place.is_some() {
+        if (sequence.wrapping_sub(line.next) as i16) < 0 {
+            self.stats.late += 1;
+        } else if place.is_some() {
             self.stats.duplicate += 1;
         } else {
-            *place = Some(Held { arrived: now, content });
+            line.reach(sequence, held.arrived);
+            *place = Some(held);
             self.held += 1;
-            line.reach(sequence, now);
         }
-        self.line = Some(line);
+    }
+
+    fn drop_stray(&mut self) {
+        self.stats.stray += u64::from(self.stray.take().is_some());
     }
 
     /// After a packet left: if the next number is missing while others wait, its gap is as old as the oldest of them.

@@ -146,17 +146,46 @@ fn a_full_window_gives_up_the_oldest_gap_at_once() {
 }
 
 #[test]
-fn a_restarted_sender_is_followed() {
+fn a_restarted_sender_is_followed_from_its_second_packet_on() {
     for jump in [102i64, 30_000, -200] {
-        let mut line = TestLine::started();
-        line.push(2);
-        line.push_at(jump, 5_000);
-        assert_eq!(line.polled(), [packet(5_000)], "{jump}");
-        line.push_at(jump + 1, 5_001);
-        assert_eq!(line.polled(), [packet(5_001)], "{jump}");
-        let stats = line.reorder.stats();
-        assert_eq!((stats.resynced, stats.discarded), (1, 1), "{jump}");
+        for (first, second) in [(0, 1), (1, 0)] {
+            let mut line = TestLine::started();
+            line.push(2);
+            line.push_at(jump + first, 5_000 + first);
+            assert_eq!(line.polled(), [], "{jump}");
+            line.after(20);
+            line.push_at(jump + second, 5_000 + second);
+            assert_eq!(line.polled(), [packet(5_000), packet(5_001)], "{jump}");
+            line.push_at(jump + 2, 5_002);
+            assert_eq!(line.polled(), [packet(5_002)], "{jump}");
+            let stats = line.reorder.stats();
+            assert_eq!((stats.resynced, stats.discarded, stats.stray), (1, 1, 0), "{jump}");
+        }
     }
+}
+
+#[test]
+fn strays_do_not_move_the_line() {
+    let mut line = TestLine::started();
+    for index in 1..20 {
+        line.push_at(1000 + 5 * index, 1000);
+        line.push_at(-20_000, 7);
+        assert_eq!(line.polled(), []);
+        line.push(index);
+        assert_eq!(line.polled(), [packet(index)]);
+    }
+    let stats = line.reorder.stats();
+    assert_eq!((stats.resynced, stats.discarded, stats.stray), (0, 0, 38));
+}
+
+#[test]
+fn one_stray_and_its_copy_are_no_line() {
+    let mut line = TestLine::started();
+    line.push_at(5_000, 5_000);
+    line.push_at(5_000, 5_000);
+    assert_eq!(line.polled(), []);
+    line.push(1);
+    assert_eq!(line.polled(), [packet(1)]);
 }
 
 #[test]
