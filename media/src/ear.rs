@@ -3,21 +3,19 @@
 //! Packet-driven: a packet that comes in order is heard in the same instant. A PCM agent gets continuous samples,
 //! 20 ms at a time, whatever the network or a muted phone does; an Opus agent gets the caller's packets as they are.
 
+mod pcm;
+
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::opus::{Decoder, OpusError, SampleRate, inspect};
+use crate::opus::{OpusError, SampleRate};
 use crate::reorder::Slot;
-use crate::timeline::TICKS_PER_FRAME;
+use pcm::PcmForm;
 
 /// Frames waiting for an agent that reads slowly: half a second. The oldest goes, so that what it hears stays fresh.
 const QUEUE_FRAMES: usize = 25;
-/// After so long without a packet a PCM agent is given silence, so that its turn detection goes on.
-const FILL_AFTER: Duration = Duration::from_millis(60);
-/// Room for a burst of frames; the allocator is asked once for many.
-const CHUNK_BYTES: usize = 16 * 1024;
 
 /// What the agent hears, waiting to be taken.
 #[derive(Debug)]
@@ -35,18 +33,6 @@ enum Form {
     Pcm(Box<PcmForm>),
 }
 
-#[derive(Debug)]
-struct PcmForm {
-    decoder: Decoder,
-    /// Decoded, less than one frame of it after each slot.
-    samples: Vec<i16>,
-    chunk: BytesMut,
-    /// When the last sound was put out.
-    last_at: Instant,
-    /// 48 kHz ticks of silence given ahead of the caller's own line, to be taken back from its pauses.
-    ahead: u32,
-}
-
 impl Ear {
     /// Nobody listens yet.
     pub fn deaf() -> Self {
@@ -61,13 +47,7 @@ impl Ear {
 
     /// An agent that takes 16-bit samples at this rate begins to listen.
     pub fn take_pcm(&mut self, rate: SampleRate, now: Instant) -> Result<(), OpusError> {
-        self.form = Form::Pcm(Box::new(PcmForm {
-            decoder: Decoder::new(rate)?,
-            samples: Vec::new(),
-            chunk: BytesMut::new(),
-            last_at: now,
-            ahead: 0,
-        }));
+        self.form = Form::Pcm(Box::new(PcmForm::new(rate, now)?));
         self.queue.clear();
         Ok(())
     }
@@ -75,7 +55,7 @@ impl Ear {
     /// The caller can speak from now on; until then there was nothing to fill.
     pub fn start(&mut self, now: Instant) {
         if let Form::Pcm(pcm) = &mut self.form {
-            pcm.last_at = now;
+            pcm.start(now);
         }
     }
 
@@ -101,101 +81,58 @@ impl Ear {
     }
 
     /// Hears what comes next on the caller's line.
+    ///
+    /// A line that does not go on where it stood, by its timestamps, is a sender that started anew: its sound is
+    /// decoded without what came before.
     pub fn hear(&mut self, slot: Slot, now: Instant) {
         match &mut self.form {
             Form::Deaf => {}
             Form::Opus => {
                 if let Slot::Packet { payload, .. } = slot {
-                    push(&mut self.queue, &mut self.dropped, payload);
+                    self.dropped += u64::from(push(&mut self.queue, payload));
                 }
             }
-            Form::Pcm(pcm) => {
-                pcm.hear(slot, now);
-                pcm.cut_frames(&mut self.queue, &mut self.dropped);
-            }
+            Form::Pcm(pcm) => pcm.hear(slot, now),
         }
+        self.cut_frames();
+    }
+
+    /// Another sender begins, for a new SSRC. One whose numbers or clock jump is noticed without this.
+    pub fn restart(&mut self, now: Instant) {
+        if let Form::Pcm(pcm) = &mut self.form {
+            pcm.restart(now);
+        }
+        self.cut_frames();
     }
 
     /// To be called every 20 ms while sound is on: fills the pauses of a caller that sends nothing.
     pub fn fill(&mut self, now: Instant) {
-        if let Form::Pcm(pcm) = &mut self.form
-            && now.saturating_duration_since(pcm.last_at) >= FILL_AFTER
-        {
-            pcm.be_silent(TICKS_PER_FRAME);
-            pcm.ahead = pcm.ahead.saturating_add(TICKS_PER_FRAME);
-            pcm.last_at += Duration::from_millis(20);
-            pcm.cut_frames(&mut self.queue, &mut self.dropped);
+        if let Form::Pcm(pcm) = &mut self.form {
+            pcm.fill(now);
+        }
+        self.cut_frames();
+    }
+
+    fn cut_frames(&mut self) {
+        if let Form::Pcm(pcm) = &mut self.form {
+            pcm.cut_frames(&mut self.queue, |queue, frame| {
+                let dropped = push(queue, frame);
+                self.dropped += u64::from(dropped);
+                dropped
+            });
         }
     }
 }
 
-impl PcmForm {
-    fn hear(&mut self, slot: Slot, now: Instant) {
-        self.last_at = self.last_at.max(now);
-        match slot {
-            Slot::Packet { payload, .. } => {
-                let start = self.samples.len();
-                let decoded = self.decoder.decode(&payload, &mut self.samples);
-                let facts = inspect(&payload).ok();
-                let ticks = facts.map_or(TICKS_PER_FRAME, |facts| facts.duration);
-                if decoded.is_err() {
-                    // The packet looked sound and was not: the line keeps its length.
-                    self.samples.truncate(start);
-                    self.be_silent(ticks);
-                } else if self.ahead >= ticks && facts.is_some_and(|facts| facts.voice == Some(false)) {
-                    // The fill was a stall, not a pause: a frame without speech gives the time back.
-                    self.samples.truncate(start);
-                    self.ahead -= ticks;
-                }
-            }
-            Slot::Lost { duration, next, .. } => {
-                let rest = self.owed(duration);
-                let samples = self.decoder.rate().samples(rest);
-                let start = self.samples.len();
-                if self.decoder.decode_lost(next.as_deref(), samples, &mut self.samples).is_err() {
-                    self.samples.truncate(start);
-                    self.be_silent(rest);
-                }
-            }
-            Slot::Quiet { duration, .. } => {
-                let rest = self.owed(duration);
-                self.be_silent(rest);
-            }
-        }
-    }
-
-    /// What of a gap has not been filled with silence already.
-    fn owed(&mut self, duration: u32) -> u32 {
-        let paid = duration.min(self.ahead);
-        self.ahead -= paid;
-        duration - paid
-    }
-
-    fn be_silent(&mut self, ticks: u32) {
-        let samples = self.decoder.rate().samples(ticks);
-        self.samples.resize(self.samples.len() + samples, 0);
-    }
-
-    fn cut_frames(&mut self, queue: &mut VecDeque<Bytes>, dropped: &mut u64) {
-        let frame = self.decoder.rate().samples_per_frame();
-        let whole = self.samples.len() / frame * frame;
-        for samples in self.samples[..whole].chunks_exact(frame) {
-            if self.chunk.capacity() < 2 * frame {
-                self.chunk.reserve(CHUNK_BYTES);
-            }
-            for sample in samples {
-                self.chunk.put_i16_le(*sample);
-            }
-            push(queue, dropped, self.chunk.split().freeze());
-        }
-        self.samples.drain(..whole);
-    }
-}
-
-fn push(queue: &mut VecDeque<Bytes>, dropped: &mut u64, sound: Bytes) {
-    if queue.len() == QUEUE_FRAMES {
+/// The oldest goes if there is no room; says whether it had to.
+fn push(queue: &mut VecDeque<Bytes>, sound: Bytes) -> bool {
+    let is_full = queue.len() >= QUEUE_FRAMES;
+    if is_full {
         queue.pop_front();
-        *dropped += 1;
     }
     queue.push_back(sound);
+    is_full
 }
+
+#[cfg(test)]
+mod tests;

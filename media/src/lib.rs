@@ -10,6 +10,7 @@ pub mod rtcp;
 pub mod reorder;
 pub mod ear;
 pub mod speech;
+mod cut;
 pub mod dtmf;
 pub mod gather;
 pub mod mixer;
