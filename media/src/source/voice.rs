@@ -1,13 +1,19 @@
 //! Voice: the agent's sound waiting for its turn, with the marks that stand in it.
 
+mod backlog;
+mod pace;
+mod pcm;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::opus::{FRAME, PacketError, SampleRate, fade_out, inspect};
+use crate::opus::{FRAME, PacketError, SampleRate, inspect};
 use crate::timeline::TICKS_PER_FRAME;
+use backlog::Backlog;
+use pcm::Pcm;
 
 /// How much sound an agent may send ahead. Fast speech synthesis delivers whole answers at once.
 pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
@@ -19,9 +25,6 @@ pub const MAX_MARKS: usize = 1024;
 /// sentence falls behind for some hundred milliseconds and is still in the same utterance.
 pub const UTTERANCE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A half frame ends in a fade, because a cut in the middle of a wave clicks.
-const FADE: Duration = Duration::from_millis(5);
-
 /// Room freed after being full before the agent is asked to go on, so that `xoff` and `xon` do not flutter.
 const FREE_AGAIN_SHARE: u32 = 4;
 
@@ -29,6 +32,12 @@ const FREE_AGAIN_SHARE: u32 = 4;
 ///
 /// Overflow: a push that begins below the bound is taken whole, up to twice the bound, so that back-pressure loses
 /// nothing; what comes while the queue is full, and [`tolerating`](Self::tolerating) no more, is refused and counted.
+///
+/// Agents are of two kinds, told apart by how they deliver. What comes faster than real time, such as synthesised
+/// speech, is content: all of it is played. What comes live, in real time, is never pre-buffered: a late chunk costs
+/// silence and leaves the queue that much deeper. Of that backlog a cushion is kept, 20 ms for each underrun up to
+/// 200 ms, one frame less after 30 s without; what stays above it by more than 40 ms loses frames without speech,
+/// and by more than 120 ms one frame of every four. Time is counted in frames taken.
 #[derive(Debug)]
 pub struct Voice {
     sound: Sound,
@@ -40,8 +49,15 @@ pub struct Voice {
     /// Units ever queued and ever taken. A unit is a sample, or a packet of an Opus agent.
     pushed: u64,
     taken: u64,
-    utterance_began: u64,
+    /// Units of this utterance that left in frames.
+    played: u64,
+    /// Units ever left out to come back from a delay.
+    trimmed: u64,
+    /// Frames since the queue ran empty.
     dry_frames: u64,
+    /// Something was missing for the last frame.
+    is_late: bool,
+    backlog: Backlog,
     marks: VecDeque<Mark>,
     events: VecDeque<VoiceEvent>,
 }
@@ -88,7 +104,8 @@ pub enum MarkStatus {
 /// The answer to `clear`: how much of the utterance the caller got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cleared {
-    /// Milliseconds of the agent's own sound that left in frames since the utterance began; padding does not count.
+    /// Milliseconds of the agent's own sound that left in frames since the utterance began; neither padding nor what
+    /// was [trimmed](Voice::trimmed) counts.
     ///
     /// An utterance begins with the first sound queued after a `clear`, after the start of the call, or after
     /// [`UTTERANCE_PAUSE`] in which the queue was empty and silence went out instead.
@@ -127,16 +144,6 @@ enum Sound {
 }
 
 #[derive(Debug)]
-struct Pcm {
-    rate: SampleRate,
-    samples: VecDeque<i16>,
-    /// The first half of a sample whose second half comes with the next message.
-    odd_byte: Option<u8>,
-    /// A part of a frame waits one tick for the rest of it.
-    holding: bool,
-}
-
-#[derive(Debug)]
 struct Mark {
     position: u64,
     name: String,
@@ -145,8 +152,7 @@ struct Mark {
 impl Voice {
     /// The queue of an agent that sends 16-bit mono PCM.
     pub fn pcm(rate: SampleRate, max_buffer: Duration) -> Self {
-        let sound = Sound::Pcm(Pcm { rate, samples: VecDeque::new(), odd_byte: None, holding: false });
-        Self::new(sound, max_buffer)
+        Self::new(Sound::Pcm(Pcm::new(rate)), max_buffer)
     }
 
     /// The queue of an agent that sends 20 ms Opus packets.
@@ -164,8 +170,11 @@ impl Voice {
             paused: false,
             pushed: 0,
             taken: 0,
-            utterance_began: 0,
+            played: 0,
+            trimmed: 0,
             dry_frames: 0,
+            is_late: false,
+            backlog: Backlog::new(),
             marks: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -224,7 +233,7 @@ impl Voice {
     /// Throws everything away: queue, half frame, half sample and marks. The next frame is silence.
     pub fn clear(&mut self) -> Cleared {
         let cleared = Cleared {
-            played_ms: self.milliseconds(self.taken - self.utterance_began),
+            played_ms: self.milliseconds(self.played),
             dropped_ms: self.milliseconds(self.pushed - self.taken),
         };
         match &mut self.sound {
@@ -232,7 +241,8 @@ impl Voice {
             Sound::Opus(packets) => *packets = VecDeque::new(),
         }
         self.taken = self.pushed;
-        self.utterance_began = self.pushed;
+        self.played = 0;
+        self.backlog.clear();
         self.events
             .extend(self.marks.drain(..).map(|mark| VoiceEvent::Mark { name: mark.name, status: MarkStatus::Cleared }));
         self.full = false;
@@ -253,35 +263,22 @@ impl Voice {
     ///
     /// A half frame is held for one tick, because the rest of it is usually on its way; then it goes out padded.
     pub fn take_frame(&mut self, frame: &mut [i16]) -> Taken {
-        let Sound::Pcm(pcm) = &mut self.sound else {
-            return self.dry(frame);
-        };
-        if self.paused {
+        if self.paused || !matches!(self.sound, Sound::Pcm(_)) {
             frame.fill(0);
             return Taken::Silence;
         }
-        match pcm.take(frame) {
-            0 => self.dry(frame),
-            samples => {
-                self.took(samples as u64);
-                Taken::Speech
-            }
-        }
+        let taken = self.next_frame(frame);
+        self.backlog.tick(self.ticks(self.pushed - self.taken));
+        taken
     }
 
     /// Takes the next packet of an Opus agent, if there is one and it is not paused.
     pub fn take_packet(&mut self) -> Option<Bytes> {
-        let Sound::Opus(packets) = &mut self.sound else {
-            return None;
-        };
-        if self.paused {
+        if self.paused || !matches!(self.sound, Sound::Opus(_)) {
             return None;
         }
-        let packet = packets.pop_front();
-        match packet {
-            Some(_) => self.took(1),
-            None => self.dry_frames += 1,
-        }
+        let packet = self.next_packet();
+        self.backlog.tick(self.ticks(self.pushed - self.taken));
         packet
     }
 
@@ -305,6 +302,11 @@ impl Voice {
         self.duration(self.refused)
     }
 
+    /// Live sound left out because it was late, since the beginning. The caller did not hear it.
+    pub fn trimmed(&self) -> Duration {
+        self.duration(self.trimmed)
+    }
+
     /// The PCM rate, or `None` for an Opus agent.
     pub fn rate(&self) -> Option<SampleRate> {
         match &self.sound {
@@ -321,20 +323,73 @@ impl Voice {
         }
     }
 
-    fn queued_units(&mut self, taken: u64, refused: u64) {
-        if taken > 0 && self.dry_frames >= frames_in(UTTERANCE_PAUSE) {
-            self.utterance_began = self.pushed;
+    fn next_frame(&mut self, frame: &mut [i16]) -> Taken {
+        let Sound::Pcm(pcm) = &mut self.sound else { return Taken::Silence };
+        let seam = match self.backlog.is_live() {
+            true => pcm.skip(|is_quiet| self.backlog.leaves_out(is_quiet)),
+            false => None,
+        };
+        let samples = pcm.take(frame);
+        if let Some(seam) = seam {
+            seam.lead_into(frame);
+            self.left_out(frame.len() as u64);
         }
+        if samples == 0 {
+            frame.fill(0);
+            self.was_late();
+            return Taken::Silence;
+        }
+        self.took(samples as u64);
+        Taken::Speech
+    }
+
+    fn next_packet(&mut self) -> Option<Bytes> {
+        let Sound::Opus(packets) = &mut self.sound else { return None };
+        let left_out = match packets.front() {
+            Some(packet) if packets.len() > 1 && self.backlog.is_live() => self.backlog.leaves_out(is_quiet(packet)),
+            _ => false,
+        };
+        if left_out {
+            packets.pop_front();
+        }
+        let packet = packets.pop_front();
+        if left_out {
+            self.left_out(1);
+        }
+        match packet {
+            Some(_) => self.took(1),
+            None => self.was_late(),
+        }
+        packet
+    }
+
+    fn queued_units(&mut self, taken: u64, refused: u64) {
         if taken > 0 {
+            if self.dry_frames >= frames_in(UTTERANCE_PAUSE) {
+                self.played = 0;
+                self.backlog.resume();
+            } else if self.is_late && self.played > 0 {
+                self.backlog.underran();
+            }
             self.dry_frames = 0;
+            self.is_late = false;
+            self.backlog.pushed(u32::try_from(self.ticks(taken)).unwrap_or(u32::MAX));
         }
         self.pushed += taken;
         self.refused += refused;
         self.full |= self.queued() >= self.max_buffer;
     }
 
+    /// The marks inside are told with the frame that follows.
+    fn left_out(&mut self, units: u64) {
+        self.taken += units;
+        self.trimmed += units;
+    }
+
     fn took(&mut self, units: u64) {
         self.taken += units;
+        self.played += units;
+        self.is_late = false;
         if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
             self.full = false;
         }
@@ -342,12 +397,11 @@ impl Voice {
     }
 
     /// A frame of silence because nothing is ready. It counts as the end of an utterance only if nothing is queued.
-    fn dry(&mut self, frame: &mut [i16]) -> Taken {
-        frame.fill(0);
+    fn was_late(&mut self) {
+        self.is_late = true;
         if self.pushed == self.taken {
             self.dry_frames += 1;
         }
-        Taken::Silence
     }
 
     fn tell_marks(&mut self) {
@@ -371,74 +425,22 @@ impl Voice {
         }
     }
 
+    /// In 48 kHz ticks.
+    fn ticks(&self, units: u64) -> u64 {
+        match &self.sound {
+            Sound::Pcm(pcm) => units * u64::from(48_000 / pcm.rate.hz()),
+            Sound::Opus(_) => units * u64::from(TICKS_PER_FRAME),
+        }
+    }
+
     fn milliseconds(&self, units: u64) -> u64 {
         self.duration(units).as_millis() as u64
     }
 }
 
-impl Pcm {
-    /// Queues what fits below `capacity` samples; says how many were taken and refused. The bytes stay aligned.
-    fn push(&mut self, bytes: &[u8], capacity: usize) -> (usize, usize) {
-        let mut bytes = bytes;
-        let mut free = capacity.saturating_sub(self.samples.len());
-        let (mut taken, mut refused) = (0, 0);
-        if let (Some(low), [high, rest @ ..]) = (self.odd_byte, bytes) {
-            bytes = rest;
-            self.odd_byte = None;
-            if free > 0 {
-                self.samples.push_back(i16::from_le_bytes([low, *high]));
-                free -= 1;
-                taken += 1;
-            } else {
-                refused += 1;
-            }
-        }
-        let (pairs, rest) = bytes.as_chunks::<2>();
-        let fits = pairs.len().min(free);
-        self.samples.extend(pairs[..fits].iter().map(|pair| i16::from_le_bytes(*pair)));
-        if let [odd] = rest {
-            self.odd_byte = Some(*odd);
-        }
-        taken += fits;
-        refused += pairs.len() - fits;
-        (taken, refused)
-    }
-
-    /// Fills `frame` and says how many samples are the agent's own; 0 leaves it untouched.
-    fn take(&mut self, frame: &mut [i16]) -> usize {
-        let samples = self.samples.len().min(frame.len());
-        let complete = samples == frame.len();
-        if samples == 0 || (!complete && !self.holding) {
-            self.holding = samples > 0;
-            return 0;
-        }
-        self.holding = false;
-        for (to, from) in frame.iter_mut().zip(self.samples.drain(..samples)) {
-            *to = from;
-        }
-        if !complete {
-            let fade = self.rate.samples_in(FADE).min(samples);
-            fade_out(&mut frame[samples - fade..samples]);
-            frame[samples..].fill(0);
-        }
-        self.give_back_memory();
-        samples
-    }
-
-    fn clear(&mut self) {
-        self.samples.clear();
-        self.odd_byte = None;
-        self.holding = false;
-        self.give_back_memory();
-    }
-
-    /// One long answer must not pin its megabytes until the call ends.
-    fn give_back_memory(&mut self) {
-        let two_seconds = 2 * self.rate.hz() as usize;
-        if self.samples.is_empty() && self.samples.capacity() > two_seconds {
-            self.samples = VecDeque::new();
-        }
-    }
+/// By the sender's own voice bit, or because only a pause is sent in two bytes (RFC 6716 §3.1: DTX).
+fn is_quiet(packet: &Bytes) -> bool {
+    packet.len() <= 2 || inspect(packet).is_ok_and(|facts| facts.voice == Some(false))
 }
 
 fn frames_in(duration: Duration) -> u64 {

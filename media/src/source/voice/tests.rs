@@ -1,5 +1,7 @@
 //! The agent's queue, frame by frame.
 
+mod live;
+
 use super::*;
 use crate::opus::SILENCE;
 use proptest::prelude::*;

@@ -1,0 +1,128 @@
+//! Backlog: how much of a live agent's sound may wait, and which frames are left out to come back to it.
+
+use super::pace::{Hurry, Pace};
+use crate::timeline::TICKS_PER_FRAME;
+
+/// One frame more is kept for each underrun, so that the same lateness is not heard twice; never more than 200 ms.
+const CUSHION_AT_MOST: u32 = 10;
+/// Frames without an underrun after which one frame less is kept: 30 s.
+const CUSHION_SHRINKS_AFTER: u32 = 1500;
+
+/// Frames above the cushion, and above what the agent sent ahead, that may wait; more is drift, and goes in a pause.
+const WAITING_AT_MOST: u32 = 2;
+/// Frames above the cushion beyond which speech is cut too, should there be no pause.
+const DELAY_AT_MOST: u32 = 6;
+/// So many frames are heard between two cuts in speech. One of four left out is a third faster: words stay
+/// understandable, and a stall of 3 s is gone in 9 s, or in about 5 with ordinary pauses.
+const SPEECH_BETWEEN_CUTS: u32 = 3;
+
+/// Frames in one bucket, half a second, and buckets in the window: the queue's minimum is that of 2 s.
+const BUCKET_FRAMES: u32 = 25;
+const BUCKETS: usize = 4;
+
+/// Watches the queue's minimum: jitter fills and empties the queue, and only what never empties is delay.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pace: Pace,
+    /// In frames.
+    cushion: u32,
+    since_underrun: u32,
+    /// The lowest fill of each bucket, in frames; the last one is at hand.
+    minima: [u32; BUCKETS],
+    frames: u32,
+    since_cut: u32,
+    /// How many frames may go, of those without speech and of any.
+    spare: u32,
+    spare_speech: u32,
+}
+
+impl Backlog {
+    pub fn new() -> Self {
+        Self {
+            pace: Pace::new(),
+            cushion: 0,
+            since_underrun: 0,
+            minima: [0; BUCKETS],
+            frames: 0,
+            since_cut: 0,
+            spare: 0,
+            spare_speech: 0,
+        }
+    }
+
+    /// `ticks` of sound (48 kHz) came in one chunk.
+    pub fn pushed(&mut self, ticks: u32) {
+        self.pace.pushed(ticks);
+    }
+
+    /// The agent's sound came late, inside an utterance.
+    pub fn underran(&mut self) {
+        self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
+        self.since_underrun = 0;
+        self.pace.underran();
+    }
+
+    /// An utterance begins after a pause.
+    pub fn resume(&mut self) {
+        self.pace.resume();
+    }
+
+    /// All is thrown away, and what comes is new. What the network is like stays known.
+    pub fn clear(&mut self) {
+        self.pace = Pace::new();
+        (self.spare, self.spare_speech) = (0, 0);
+    }
+
+    /// Whether sound is watched for speech at all: of content nothing is ever left out.
+    pub fn is_live(&self) -> bool {
+        self.pace.hurry().is_some()
+    }
+
+    /// Whether the next frame is to be left out. At most one is, for each frame that is heard.
+    pub fn leaves_out(&mut self, is_quiet: bool) -> bool {
+        let may = match self.pace.hurry() {
+            None => false,
+            Some(Hurry::Pauses) => is_quiet && self.spare > 0,
+            Some(Hurry::Any) if is_quiet => self.spare > 0,
+            Some(Hurry::Any) => self.spare_speech > 0 && self.since_cut >= SPEECH_BETWEEN_CUTS,
+        };
+        if may {
+            self.spare = self.spare.saturating_sub(1);
+            self.spare_speech = self.spare_speech.saturating_sub(1);
+            self.since_cut = 0;
+        }
+        may
+    }
+
+    /// 20 ms have passed; so many 48 kHz ticks wait.
+    pub fn tick(&mut self, queued: u64) {
+        self.pace.tick();
+        self.since_cut = self.since_cut.saturating_add(1);
+        self.since_underrun += 1;
+        if self.since_underrun == CUSHION_SHRINKS_AFTER {
+            self.since_underrun = 0;
+            self.cushion = self.cushion.saturating_sub(1);
+        }
+        let waiting = u32::try_from(queued / u64::from(TICKS_PER_FRAME)).unwrap_or(u32::MAX);
+        let minimum = &mut self.minima[BUCKETS - 1];
+        *minimum = waiting.min(*minimum);
+        self.frames += 1;
+        if self.frames == BUCKET_FRAMES {
+            self.judge();
+            self.frames = 0;
+            self.minima.rotate_left(1);
+            self.minima[BUCKETS - 1] = u32::MAX;
+        }
+    }
+
+    fn judge(&mut self) {
+        let minimum = self.minima.iter().copied().min().unwrap_or(0);
+        let lead = u32::try_from(self.pace.lead() / u64::from(TICKS_PER_FRAME)).unwrap_or(u32::MAX);
+        let above = minimum.saturating_sub(self.cushion).saturating_sub(lead);
+        self.spare = above.saturating_sub(WAITING_AT_MOST);
+        self.spare_speech = above.saturating_sub(DELAY_AT_MOST);
+        if self.spare == 0 {
+            self.pace.settle();
+        }
+    }
+}

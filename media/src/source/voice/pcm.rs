@@ -1,0 +1,106 @@
+//! The samples of a PCM agent, waiting.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::cut::{Level, Seam};
+use crate::opus::{SampleRate, fade_out};
+
+/// A half frame ends in a fade, because a cut in the middle of a wave clicks.
+const FADE: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(super) struct Pcm {
+    pub rate: SampleRate,
+    samples: VecDeque<i16>,
+    /// The first half of a sample whose second half comes with the next message.
+    odd_byte: Option<u8>,
+    /// A part of a frame waits one tick for the rest of it.
+    holding: bool,
+    level: Level,
+}
+
+impl Pcm {
+    pub fn new(rate: SampleRate) -> Self {
+        Self { rate, samples: VecDeque::new(), odd_byte: None, holding: false, level: Level::default() }
+    }
+
+    /// Queues what fits below `capacity` samples; says how many were taken and refused. The bytes stay aligned.
+    pub fn push(&mut self, bytes: &[u8], capacity: usize) -> (usize, usize) {
+        let mut bytes = bytes;
+        let mut free = capacity.saturating_sub(self.samples.len());
+        let (mut taken, mut refused) = (0, 0);
+        if let (Some(low), [high, rest @ ..]) = (self.odd_byte, bytes) {
+            bytes = rest;
+            self.odd_byte = None;
+            if free > 0 {
+                self.samples.push_back(i16::from_le_bytes([low, *high]));
+                free -= 1;
+                taken += 1;
+            } else {
+                refused += 1;
+            }
+        }
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let fits = pairs.len().min(free);
+        self.samples.extend(pairs[..fits].iter().map(|pair| i16::from_le_bytes(*pair)));
+        if let [odd] = rest {
+            self.odd_byte = Some(*odd);
+        }
+        taken += fits;
+        refused += pairs.len() - fits;
+        (taken, refused)
+    }
+
+    /// Fills `frame` and says how many samples are the agent's own; 0 leaves it untouched.
+    pub fn take(&mut self, frame: &mut [i16]) -> usize {
+        let samples = self.samples.len().min(frame.len());
+        let complete = samples == frame.len();
+        if samples == 0 || (!complete && !self.holding) {
+            self.holding = samples > 0;
+            return 0;
+        }
+        self.holding = false;
+        for (to, from) in frame.iter_mut().zip(self.samples.drain(..samples)) {
+            *to = from;
+        }
+        if !complete {
+            let fade = self.rate.samples_in(FADE).min(samples);
+            fade_out(&mut frame[samples - fade..samples]);
+            frame[samples..].fill(0);
+        }
+        self.give_back_memory();
+        samples
+    }
+
+    /// Leaves out the next whole frame if another one follows it and `leaves_out` says so of its quietness. The
+    /// frame after it takes the beginning of what comes back, so that the cut does not click.
+    pub fn skip(&mut self, leaves_out: impl FnOnce(bool) -> bool) -> Option<Seam> {
+        let frame = self.rate.samples_per_frame();
+        if self.samples.len() < 2 * frame {
+            return None;
+        }
+        let is_quiet = self.level.is_quiet(self.samples.range(..frame).copied());
+        if !leaves_out(is_quiet) {
+            return None;
+        }
+        let seam = Seam::before(self.samples.range(..frame).copied(), self.rate);
+        self.samples.drain(..frame);
+        Some(seam)
+    }
+
+    pub fn clear(&mut self) {
+        self.samples.clear();
+        self.odd_byte = None;
+        self.holding = false;
+        self.give_back_memory();
+    }
+
+    /// One long answer must not pin its megabytes until the call ends.
+    fn give_back_memory(&mut self) {
+        let two_seconds = 2 * self.rate.hz() as usize;
+        if self.samples.is_empty() && self.samples.capacity() > two_seconds {
+            self.samples = VecDeque::new();
+        }
+    }
+}
