@@ -16,6 +16,7 @@ pub mod gather;
 pub mod mixer;
 pub mod source;
 pub mod prompt;
+pub mod recorder;
 pub mod opus;
 pub mod resample;
 pub mod timeline;
