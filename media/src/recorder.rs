@@ -7,6 +7,7 @@ mod caller_line;
 mod container;
 mod delimited;
 mod floor;
+mod measure;
 mod recoder;
 mod tracks;
 
@@ -20,6 +21,7 @@ use crate::timeline::TICKS_PER_FRAME;
 use caller_line::CallerLine;
 use container::Container;
 use floor::Floor;
+pub use measure::{Measured, measure};
 use tracks::{Tracks, packet_of_both};
 
 /// A jump of the agent's line up to one minute is filled with silence. A call that stood still longer has long ended;
@@ -188,8 +190,7 @@ impl Recorder {
 
     fn note_time(&mut self, timestamp: u32, now: Instant) {
         let position = self.tracks.frames() * i64::from(TICKS_PER_FRAME);
-        let master =
-            self.master.get_or_insert_with(|| Master { started: now, timestamp, lateness: Floor::new(0) });
+        let master = self.master.get_or_insert_with(|| Master { started: now, timestamp, lateness: Floor::new(0) });
         master.timestamp = timestamp;
         let at = master.ticks(now);
         master.lateness.note(at, at - position);

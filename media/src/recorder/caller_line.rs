@@ -135,8 +135,7 @@ impl CallerLine {
             }
             None => {}
         }
-        let repeat_first = moved == Some(Move::Later);
-        let mut layer = Layer { frame, repeat_first, passed: &mut self.passed, last: &mut self.last, tracks, stats };
+        let mut layer = Layer { frame, moved, passed: &mut self.passed, last: &mut self.last, tracks, stats };
         let laid = if can_be_copied {
             delimited::cut(packet, facts, &mut self.scratch, |packet| layer.lay(packet))
         } else {
@@ -172,7 +171,7 @@ impl CallerLine {
         }
         let frame = self.recoding_at;
         let (passed, last) = (&mut self.passed, &mut self.last);
-        let mut layer = Layer { frame, repeat_first: false, passed, last, tracks, stats };
+        let mut layer = Layer { frame, moved: None, passed, last, tracks, stats };
         let flushed = self.recoder.flush(|packet| layer.lay(packet));
         layer.stats.broken += u64::from(flushed.is_err());
     }
@@ -208,8 +207,8 @@ impl CallerLine {
 struct Layer<'line> {
     /// Where the next one goes.
     frame: i64,
-    /// The first one is laid twice, before its place and in it.
-    repeat_first: bool,
+    /// The first one is left out, or laid twice: before its place and in it.
+    moved: Option<Move>,
     passed: &'line mut i64,
     last: &'line mut Vec<u8>,
     tracks: &'line mut Tracks,
@@ -218,14 +217,15 @@ struct Layer<'line> {
 
 impl Layer<'_> {
     fn lay(&mut self, packet: &[u8]) {
-        if std::mem::take(&mut self.repeat_first) && self.frame > *self.passed {
-            self.tracks.put_caller(self.frame - 1, packet);
-        }
+        let moved = self.moved.take();
         if self.frame >= *self.passed {
+            if moved == Some(Move::Later) && self.frame > *self.passed {
+                self.tracks.put_caller(self.frame - 1, packet);
+            }
             let placed = self.tracks.put_caller(self.frame, packet);
             self.stats.too_early += u64::from(placed == Placed::TooEarly);
             *self.passed = self.frame + 1;
-        } else {
+        } else if moved != Some(Move::Earlier) {
             self.stats.too_late += 1;
         }
         self.frame += 1;
