@@ -146,6 +146,7 @@ async fn start_workers(
         silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
         tls: Arc::new(agent_tls()?),
         prompts: prompts.clone(),
+        guests: Arc::new(guests(config)),
     };
     let count = match config.media.workers {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
@@ -159,6 +160,15 @@ async fn start_workers(
         threads.push(thread);
     }
     Ok((handles, threads))
+}
+
+/// Whoever a route leads to first can be brought into a call as a third party.
+fn guests(config: &Config) -> HashMap<String, AgentOptions> {
+    let first = |name: &String, route| match read_route(name, route).stops.into_iter().next()? {
+        Stop::Agent(agent) => Some((name.clone(), agent)),
+        Stop::Prompts { .. } => None,
+    };
+    config.routes.iter().filter_map(|(name, route)| first(name, route)).collect()
 }
 
 /// For `wss://` agents: the system's certificate authorities.

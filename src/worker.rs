@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::PlaybackId;
 use patchcord_media::gather::Gathered;
+use patchcord_media::mixer::GuestId;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
@@ -29,12 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::warn;
 
+use crate::agent::AgentOptions;
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
 use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::{AgentFailure, EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
+use leg::seat::Who;
 use leg::{About, Leg, Line};
 use ports::Ports;
 use sockets::PortSockets;
@@ -60,6 +63,8 @@ pub struct WorkerOptions {
     pub tls: Arc<rustls::ClientConfig>,
     /// For commands that name one.
     pub prompts: Arc<HashMap<String, Prompt>>,
+    /// Who can be brought in as a third party, by the name of its route.
+    pub guests: Arc<HashMap<String, AgentOptions>>,
 }
 
 /// How long nothing may come from the caller.
@@ -130,6 +135,12 @@ pub enum Report {
     PlaybackFinished { id: PlaybackId, owner: Owner, completed: bool },
     /// A gather is over.
     Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
+    /// A third party is there.
+    GuestJoined { guest: GuestId },
+    /// A third party could not be reached, or is gone by itself.
+    GuestLeft { guest: GuestId, reason: &'static str },
+    /// The caller begins or stops to speak.
+    Speech { started: bool },
     /// The caller pressed a key; without the digit when it is none of the application's business.
     Dtmf { digit: Option<char>, duration_ms: u32 },
 }
@@ -212,7 +223,9 @@ impl Worker {
     fn perform(self: &Rc<Self>, command: Command) {
         match command {
             Command::Answer(answer) => self.answer(answer),
-            Command::Dial { call, attempt, dial } => self.with_leg(&call, |leg| self.dial(leg, attempt, *dial)),
+            Command::Dial { call, attempt, dial } => {
+                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, *dial));
+            }
             Command::DropAgent { call, attempt, reason } => {
                 self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
             }
@@ -244,7 +257,8 @@ impl Worker {
 
     fn answer(self: &Rc<Self>, answer: Answer) {
         let Answer { call, offer, start, barge_in, reports, reply } = answer;
-        let about = About { call, start, barge_in, prompts: self.options.prompts.clone(), reports };
+        let prompts = self.options.prompts.clone();
+        let about = About { call, start, barge_in, prompts, reports, worker: Rc::downgrade(self) };
         let answered = self.seat(about, &offer);
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);
@@ -339,10 +353,10 @@ impl Worker {
         (leg.port() == port && leg.may_take_another_address()).then(|| leg.clone())
     }
 
-    fn dial(self: &Rc<Self>, leg: &Rc<Leg>, attempt: usize, dial: Dial) {
+    fn dial(&self, leg: &Rc<Leg>, who: Who, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
-        websocket::spawn(&mut agents, leg.clone(), attempt, dial, self.options.tls.clone());
+        websocket::spawn(&mut agents, leg.clone(), who, dial, self.options.tls.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {
@@ -354,6 +368,7 @@ impl Worker {
         self.legs_by_ufrag.borrow_mut().remove(&leg.ufrag());
         self.tick.remove(&leg);
         leg.drop_agent(None, reason);
+        leg.drop_guests(None, reason);
         leg.close(now);
         self.ports.borrow_mut().leave(leg.port(), |seated| Rc::ptr_eq(seated, &leg), now);
         self.calls.store(self.legs.borrow().len(), Ordering::Relaxed);

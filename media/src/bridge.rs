@@ -4,24 +4,36 @@
 //! packets are heard the moment they are in order. Towards the caller one frame leaves every 20 ms from
 //! [`Bridge::start_sound`] on, whatever is on air, in one unbroken RTP line.
 
-mod agent;
+mod party;
 mod playback;
+mod guests;
+mod recording;
+
+pub use party::AttachError;
+pub use playback::SendDigitsError;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::dtmf::{Key, KeyReader};
+use crate::dtmf::{Key, KeyReader, KeySender};
 use crate::ear::Ear;
 use crate::gather::{Gather, Gathered};
+use crate::mixer::{GuestId, Mixer};
 use crate::opus::{MAX_ENCODED_BYTES, Profile, SampleRate};
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
-use crate::reorder::{DEFAULT_WAIT, Reorder};
+use crate::recorder::Recorder;
+use crate::reorder::{DEFAULT_WAIT, Reorder, Slot};
 use crate::rtp::{RtpHeader, RtpPacket};
-use crate::source::{Ended, MarkStatus, Room, Source, Voice, VoiceEvent};
-use crate::timeline::Timeline;
+use crate::source::{Ended, MarkStatus, Source};
+use crate::speech::{SpeechDetector, SpeechEvent};
+use crate::timeline::{Stamp, Timeline};
 
 const FRAME: Duration = crate::opus::FRAME;
+/// The event clock that WhatsApp offers: `telephone-event/8000`.
+const KEY_TICKS_PER_MS: u32 = 8;
+/// RTP ticks of sound in one tick of the event clock.
+const SOUND_TICKS_PER_KEY_TICK: u32 = 6;
 /// Frames sent at once after a stall, so that the line stays whole. A longer stall skips the rest: old sound is
 /// worth less than a short delay.
 const CATCH_UP_FRAMES: u32 = 10;
@@ -45,17 +57,26 @@ pub struct BridgeOptions {
     pub silence_end_after: Duration,
 }
 
-/// The sound an agent speaks and hears.
+/// Whoever speaks with the caller: the agent, or a third party.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The one the call was put through to.
+    Agent,
+    /// Somebody who listens, whispers or joins.
+    Guest(GuestId),
+}
+
+/// The sound a party speaks and hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AgentSound {
+pub enum PartySound {
     /// 16-bit little-endian samples, mono.
     Pcm {
         /// Both ways.
         rate: SampleRate,
-        /// How it is encoded for the caller.
+        /// How an agent is encoded for the caller.
         profile: Profile,
     },
-    /// Opus packets of 20 ms.
+    /// Opus packets of 20 ms; agents only.
     Opus,
 }
 
@@ -79,17 +100,21 @@ pub enum BridgeEvent {
     },
     /// The gather is over.
     Gathered(Gathered),
-    /// The agent's full queue has room again.
-    RoomForAgent,
-    /// A mark of the agent has its answer.
+    /// A full queue has room again.
+    Room(Party),
+    /// A mark has its answer.
     Mark {
-        /// The agent's name for it.
+        /// Who set it.
+        party: Party,
+        /// Its name for it.
         name: String,
         /// Whether the sound before it was heard.
         status: MarkStatus,
     },
     /// The caller pressed a key.
     Dtmf(Key),
+    /// The caller begins or stops to speak.
+    Speech(SpeechEvent),
 }
 
 /// The shell's number for a playback.
@@ -123,6 +148,8 @@ pub struct BridgeStats {
     pub dropped_for_agent: u64,
     /// Frames towards the caller left out because the worker was late.
     pub frames_skipped: u64,
+    /// The agent's sound left out so that its delay does not grow.
+    pub trimmed: Duration,
 }
 
 /// One call's sound.
@@ -131,7 +158,15 @@ pub struct Bridge {
     options: BridgeOptions,
     reorder: Reorder,
     keys: KeyReader,
+    keys_out: KeySender,
     ear: Ear,
+    /// While somebody wants to know when the caller speaks.
+    speech: Option<Box<SpeechDetector>>,
+    recorder: Option<Box<Recorder>>,
+    /// Keys are secret: what is recorded meanwhile is silence.
+    is_protected: bool,
+    /// While there is a third party, or music under the voice.
+    mixer: Option<Box<Mixer>>,
     source: Source,
     /// Whose prompts interrupt what is on air.
     playing: Option<Playing>,
@@ -141,8 +176,8 @@ pub struct Bridge {
     next_frame_at: Option<Instant>,
     frames_skipped: u64,
     frame: Vec<u8>,
-    /// The agent was told that its queue is full.
-    agent_waits: bool,
+    /// Who was told that its queue is full.
+    waiting: Vec<Party>,
     liveness: Liveness,
     sealed: VecDeque<Transmit>,
     events: VecDeque<BridgeEvent>,
@@ -169,8 +204,13 @@ impl Bridge {
         Self {
             peer,
             reorder: Reorder::new(DEFAULT_WAIT),
-            keys: KeyReader::default(),
+            keys: KeyReader::new(KEY_TICKS_PER_MS),
+            keys_out: KeySender::new(KEY_TICKS_PER_MS),
             ear: Ear::deaf(),
+            speech: None,
+            recorder: None,
+            is_protected: false,
+            mixer: None,
             source: Source::new(),
             playing: None,
             gather: None,
@@ -178,7 +218,7 @@ impl Bridge {
             next_frame_at: None,
             frames_skipped: 0,
             frame: Vec::with_capacity(MAX_ENCODED_BYTES),
-            agent_waits: false,
+            waiting: Vec::new(),
             liveness: Liveness { heard_at: now, is_silent: false },
             sealed: VecDeque::new(),
             events: VecDeque::new(),
@@ -207,9 +247,11 @@ impl Bridge {
         }
         if self.next_frame_at.is_some() {
             self.drain_reorder(now);
-            self.ear.fill(now);
+            if !self.ear.is_mixed() {
+                self.ear.fill(now);
+            }
             self.send_due_frames(now);
-            self.drive_gather(now);
+            self.drive_keys(now);
             self.watch_silence(now);
         }
     }
@@ -224,9 +266,7 @@ impl Bridge {
         while let Some(event) = self.peer.poll_event() {
             self.take_peer_event(event);
         }
-        while let Some(VoiceEvent::Mark { name, status }) = self.source.voice_mut().and_then(Voice::poll_event) {
-            self.events.push_back(BridgeEvent::Mark { name, status });
-        }
+        self.collect_marks();
         self.events.pop_front()
     }
 
@@ -249,6 +289,7 @@ impl Bridge {
             late: reorder.late,
             dropped_for_agent: self.ear.dropped(),
             frames_skipped: self.frames_skipped,
+            trimmed: self.source.trimmed(),
         }
     }
 
@@ -269,7 +310,7 @@ impl Bridge {
             self.reorder.push(packet.sequence, packet.timestamp, packet.payload, now);
         } else if Some(packet.payload_type) == self.options.telephone_event_payload_type {
             self.reorder.skip(packet.sequence, now);
-            if let Some(key) = self.keys.read(packet.timestamp, &packet.payload) {
+            for key in self.keys.read(packet.timestamp, &packet.payload, now).into_iter().flatten() {
                 self.press(key, now);
             }
         } else {
@@ -280,6 +321,22 @@ impl Bridge {
 
     fn drain_reorder(&mut self, now: Instant) {
         while let Some(slot) = self.reorder.poll(now) {
+            self.hear_slot(slot, now);
+        }
+    }
+
+    /// Everybody who listens to the caller hears what comes next.
+    fn hear_slot(&mut self, slot: Slot, now: Instant) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.caller(&slot, now);
+        }
+        if let Some(event) = self.speech.as_mut().and_then(|speech| speech.hear(&slot)) {
+            self.events.push_back(BridgeEvent::Speech(event));
+        }
+        if let Some(mixer) = &mut self.mixer {
+            mixer.hear_caller(&slot);
+        }
+        if !self.ear.is_mixed() {
             self.ear.hear(slot, now);
         }
     }
@@ -297,25 +354,34 @@ impl Bridge {
     }
 
     fn send_frame(&mut self, now: Instant) {
+        if let Some(key) = self.keys_out.next() {
+            self.send_key(key, now);
+            return;
+        }
         self.frame.clear();
         let filled = self.source.fill(&mut self.frame);
-        let stamp = self.timeline.next(filled.talking);
-        let header = RtpHeader {
-            payload_type: self.options.opus_payload_type,
-            marker: stamp.marker,
-            sequence: stamp.sequence,
-            timestamp: stamp.timestamp,
-            ssrc: stamp.ssrc,
-        };
+        let talking = self.mix(filled.talking, now);
+        let stamp = self.timeline.next(talking);
+        let header = self.header(self.options.opus_payload_type, stamp);
         self.sealed.extend(self.peer.send_rtp(header, &self.frame, now));
+        if let Some(recorder) = &mut self.recorder {
+            recorder.agent_frame(stamp.timestamp, &self.frame, now);
+        }
         match filled.ended {
             Some(Ended::Prompts) => self.events.push_back(BridgeEvent::PromptsFinished),
             Some(Ended::Playback) => self.playback_ended(true, now),
             None => {}
         }
-        if self.agent_waits && self.room() == Room::Free {
-            self.agent_waits = false;
-            self.events.push_back(BridgeEvent::RoomForAgent);
+        self.tell_room();
+    }
+
+    fn header(&self, payload_type: u8, stamp: Stamp) -> RtpHeader {
+        RtpHeader {
+            payload_type,
+            marker: stamp.marker,
+            sequence: stamp.sequence,
+            timestamp: stamp.timestamp,
+            ssrc: stamp.ssrc,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Packet-driven: a packet that comes in order is heard in the same instant. A PCM agent gets continuous samples,
 //! 20 ms at a time, whatever the network or a muted phone does; an Opus agent gets the caller's packets as they are.
 
+mod mixed;
 mod pcm;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 
 use crate::opus::{OpusError, SampleRate};
 use crate::reorder::Slot;
+use mixed::MixedForm;
 use pcm::PcmForm;
 
 /// Frames waiting for an agent that reads slowly: half a second. The oldest goes, so that what it hears stays fresh.
@@ -21,6 +23,8 @@ const QUEUE_FRAMES: usize = 25;
 #[derive(Debug)]
 pub struct Ear {
     form: Form,
+    /// While a third party speaks to the agent.
+    mixed: Option<Box<MixedForm>>,
     queue: VecDeque<Bytes>,
     dropped: u64,
 }
@@ -36,18 +40,20 @@ enum Form {
 impl Ear {
     /// Nobody listens yet.
     pub fn deaf() -> Self {
-        Self { form: Form::Deaf, queue: VecDeque::new(), dropped: 0 }
+        Self { form: Form::Deaf, mixed: None, queue: VecDeque::new(), dropped: 0 }
     }
 
     /// An agent that takes Opus packets begins to listen.
     pub fn take_opus(&mut self) {
         self.form = Form::Opus;
+        self.mixed = None;
         self.queue.clear();
     }
 
     /// An agent that takes 16-bit samples at this rate begins to listen.
     pub fn take_pcm(&mut self, rate: SampleRate, now: Instant) -> Result<(), OpusError> {
         self.form = Form::Pcm(Box::new(PcmForm::new(rate, now)?));
+        self.mixed = None;
         self.queue.clear();
         Ok(())
     }
@@ -62,6 +68,7 @@ impl Ear {
     /// Nobody listens any more.
     pub fn deafen(&mut self) {
         self.form = Form::Deaf;
+        self.mixed = None;
         self.queue.clear();
     }
 
@@ -97,8 +104,31 @@ impl Ear {
         self.cut_frames();
     }
 
+    /// Hears 20 ms of a mix at 16 kHz in place of the caller's line, until [`restart`](Self::restart).
+    pub fn hear_mix(&mut self, frame: &[i16]) {
+        let mixed = match (&mut self.mixed, &self.form) {
+            (Some(mixed), _) => mixed,
+            (None, Form::Deaf) => return,
+            (None, Form::Opus) => match MixedForm::opus() {
+                Ok(form) => self.mixed.insert(Box::new(form)),
+                // libopus refuses only when there is no memory; the agent hears nothing then.
+                Err(_) => return,
+            },
+            (None, Form::Pcm(pcm)) => self.mixed.insert(Box::new(MixedForm::pcm(pcm.rate()))),
+        };
+        if let Some(sound) = mixed.hear(frame) {
+            self.dropped += u64::from(push(&mut self.queue, sound));
+        }
+    }
+
+    /// Whether it was a mix that was heard last.
+    pub fn is_mixed(&self) -> bool {
+        self.mixed.is_some()
+    }
+
     /// Another sender begins, for a new SSRC. One whose numbers or clock jump is noticed without this.
     pub fn restart(&mut self, now: Instant) {
+        self.mixed = None;
         if let Form::Pcm(pcm) = &mut self.form {
             pcm.restart(now);
         }

@@ -280,6 +280,11 @@ impl Mixer {
         Ok(())
     }
 
+    /// Whether there is music that was not told to end.
+    pub fn has_music(&self) -> bool {
+        self.music.as_ref().is_some_and(Music::is_wanted)
+    }
+
     fn guest_mut(&mut self, id: GuestId) -> Option<&mut Guest> {
         self.guests.iter_mut().find(|guest| guest.id() == id)
     }

@@ -122,6 +122,11 @@ impl Source {
         })
     }
 
+    /// The agent's sound left out so far so that its delay does not grow.
+    pub fn trimmed(&self) -> Duration {
+        self.voice().map_or(Duration::ZERO, Voice::trimmed)
+    }
+
     /// Puts prompts on air from their beginning, in their order. The agent's voice waits.
     pub fn go_prompts(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
         self.switch_to(Base::Prompts(Cursor::new(prompts, repeat)));

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use patchcord_media::bridge::AgentSound;
+use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::source::Room;
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -32,10 +33,11 @@ use tracing::debug;
 
 use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
-use crate::call::command::Owner;
+use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::AgentFailure;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
+use crate::worker::leg::seat::{Seat, Who};
 
 /// A whole minute of speech at the highest rate may come as one message; a larger one is a mistake.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
@@ -50,6 +52,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For a third party to answer; an agent's time is counted by the call.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
 
@@ -73,26 +78,22 @@ enum Ending {
     Failed(AgentFailure, CloseCode),
 }
 
-/// Starts the agent's task on this thread, among `agents`. It ends when the agent does, or when the leg drops it.
-pub(crate) fn spawn(
-    agents: &mut JoinSet<()>,
-    leg: Rc<Leg>,
-    attempt: usize,
-    dial: Dial,
-    tls: Arc<rustls::ClientConfig>,
-) {
-    let mut dismissed = leg.seat_agent(attempt);
+/// Starts the task of an agent or a third party on this thread, among `agents`. It ends when its socket does, or when
+/// the leg drops it.
+pub(crate) fn spawn(agents: &mut JoinSet<()>, leg: Rc<Leg>, who: Who, dial: Dial, tls: Arc<rustls::ClientConfig>) {
+    let (seat, mut dismissed) = leg.seat(who);
     let task = async move {
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
-            connected = connect(&dial, tls) => connected,
+            connected = connect_for(who, &dial, tls) => connected,
         };
+        let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial };
         match connected {
-            Ok(socket) => Conversation { leg: &leg, attempt, dial: &dial }.hold(socket, dismissed).await,
+            Ok(socket) => conversation.hold(socket, dismissed).await,
             Err(error) => {
-                debug!(call.id = %leg.call(), attempt, "agent not reached: {error}");
-                leg.report_of_agent(Report::AgentFailed { attempt, failure: AgentFailure::Refused });
+                debug!(call.id = %leg.call(), ?who, "not reached: {error}");
+                conversation.failed(AgentFailure::Refused);
             }
         }
     };
@@ -100,8 +101,16 @@ pub(crate) fn spawn(
     agents.spawn_local(task);
 }
 
-/// No deadline here: the call has one for its agent and drops us when it has passed.
-///
+/// The call has a deadline for its agent and drops it when it has passed; a third party has this one.
+async fn connect_for(who: Who, dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
+    match who {
+        Who::Agent { .. } => connect(dial, tls).await,
+        Who::Guest(_) => timeout(GUEST_TIMEOUT, connect(dial, tls)).await.unwrap_or_else(|_| {
+            Err(tungstenite::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
+        }),
+    }
+}
+
 /// Many WebSocket servers select no subprotocol unless told to. RFC 6455 §4.1 lets us go on without one, which our
 /// library does only if none was offered: such an agent is dialled a second time.
 async fn connect(dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
@@ -149,10 +158,10 @@ fn request(agent: &AgentOptions) -> Result<Request, tungstenite::Error> {
     Ok(request)
 }
 
-/// One connected agent.
+/// One agent or third party at its socket.
 struct Conversation<'a> {
-    leg: &'a Leg,
-    attempt: usize,
+    leg: &'a Rc<Leg>,
+    seat: &'a Seat,
     dial: &'a Dial,
 }
 
@@ -165,7 +174,7 @@ impl Conversation<'_> {
         let ending = match sink.send(text(&start)).await {
             Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
             Ok(()) => {
-                self.leg.report_of_agent(Report::AgentJoined { attempt: self.attempt });
+                self.joined();
                 let heard_at = Cell::new(Instant::now());
                 tokio::select! {
                     biased;
@@ -190,15 +199,14 @@ impl Conversation<'_> {
     }
 
     async fn part(&self, ending: Ending, mut sink: SplitSink<Socket, Message>, mut stream: SplitStream<Socket>) {
-        let attempt = self.attempt;
         let (stop, code) = match ending {
             Ending::Dismissed(reason) => (reason, CloseCode::Normal),
             Ending::HungUp => {
-                self.leg.report_of_agent(Report::AgentHungUp { attempt });
-                ("agent_hung_up", CloseCode::Normal)
+                self.hung_up();
+                (self.own_end(), CloseCode::Normal)
             }
             Ending::Failed(failure, code) => {
-                self.leg.report_of_agent(Report::AgentFailed { attempt, failure });
+                self.failed(failure);
                 (failure.name(), code)
             }
         };
@@ -213,17 +221,50 @@ impl Conversation<'_> {
             Ok::<(), tungstenite::Error>(())
         };
         if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
-            debug!(call.id = %self.leg.call(), attempt, "the agent's socket did not close cleanly");
+            debug!(call.id = %self.leg.call(), who = ?self.seat.who(), "the socket did not close cleanly");
         }
+    }
+
+    fn joined(&self) {
+        self.leg.report_of_agent(match self.seat.who() {
+            Who::Agent { attempt } => Report::AgentJoined { attempt },
+            Who::Guest(guest) => Report::GuestJoined { guest },
+        });
+    }
+
+    fn hung_up(&self) {
+        match self.seat.who() {
+            Who::Agent { attempt } => self.leg.report_of_agent(Report::AgentHungUp { attempt }),
+            Who::Guest(guest) => self.leg.guest_left(guest, "left"),
+        }
+    }
+
+    fn failed(&self, failure: AgentFailure) {
+        match self.seat.who() {
+            Who::Agent { attempt } => self.leg.report_of_agent(Report::AgentFailed { attempt, failure }),
+            Who::Guest(guest) => self.leg.guest_left(guest, failure.name()),
+        }
+    }
+
+    /// What it is told when it has ended its part by itself.
+    fn own_end(&self) -> &'static str {
+        match self.seat.who() {
+            Who::Agent { .. } => "agent_hung_up",
+            Who::Guest(_) => "left",
+        }
+    }
+
+    fn party(&self) -> Party {
+        self.seat.who().party()
     }
 
     fn attach(&self, format: SoundFormat) {
         let sound = match format.encoding {
-            Encoding::PcmS16le => AgentSound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
-            Encoding::Opus => AgentSound::Opus,
+            Encoding::PcmS16le => PartySound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
+            Encoding::Opus => PartySound::Opus,
         };
-        let max_buffer = self.dial.max_buffer;
-        let attached = self.leg.with_bridge(|bridge| bridge.attach_agent(sound, max_buffer, Instant::now()));
+        let (party, max_buffer) = (self.party(), self.dial.max_buffer);
+        let attached = self.leg.with_bridge(|bridge| bridge.attach(party, sound, max_buffer, Instant::now()));
         if let Err(error) = attached {
             self.complain("sound_unavailable", error.to_string());
         }
@@ -255,55 +296,62 @@ impl Conversation<'_> {
     /// Queues the agent's sound. After `xoff` we read on, so that a `clear` is heard; an agent that sends far more sound
     /// all the same waits here for room, with everything that it sends behind it.
     async fn say(&self, sound: Bytes, heard_at: &Cell<Instant>) {
-        if self.leg.with_bridge(|bridge| bridge.refuses()) {
+        if self.leg.with_bridge(|bridge| bridge.refuses(self.party())) {
             while self.is_full() {
-                self.leg.room().await;
+                self.seat.room().await;
                 // Its pongs waited too.
                 heard_at.set(Instant::now());
             }
         }
         let was_full = self.is_full();
-        match self.leg.with_bridge(|bridge| bridge.say(sound)) {
+        match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound)) {
             // The leg tells `xon` when there is room again.
-            Ok(Room::Full) if !was_full => self.leg.tell_agent(ToAgent::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Full) if !was_full => self.seat.tell(ToAgent::Xoff { queued_ms: self.queued_ms() }),
             Ok(Room::Free | Room::Full) => {}
             Err(mistake) => self.complain("bad_sound", mistake.to_string()),
         }
     }
 
     fn is_full(&self) -> bool {
-        self.leg.with_bridge(|bridge| bridge.room()) == Room::Full
+        self.leg.with_bridge(|bridge| bridge.room(self.party())) == Room::Full
     }
 
     fn queued_ms(&self) -> u64 {
-        self.leg.with_bridge(|bridge| bridge.queued().as_millis() as u64)
+        self.leg.with_bridge(|bridge| bridge.queued(self.party()).as_millis() as u64)
     }
 
     fn obey(&self, message: FromAgent) {
         match message {
             FromAgent::Ready(Some(format)) => self.attach(format),
             FromAgent::Mark { name } => {
-                if let Err(mistake) = self.leg.with_bridge(|bridge| bridge.mark(name)) {
+                if let Err(mistake) = self.leg.with_bridge(|bridge| bridge.mark(self.party(), name)) {
                     self.complain("too_many_marks", mistake.to_string());
                 }
             }
             FromAgent::Clear => {
-                let cleared = self.leg.with_bridge(|bridge| bridge.clear());
-                self.leg.tell_agent(ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
+                let cleared = self.leg.with_bridge(|bridge| bridge.clear(self.party()));
+                self.seat.tell(ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
             }
-            FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause()),
-            FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume()),
+            FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause(self.party())),
+            FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume(self.party())),
             FromAgent::Command { request_id, command } => {
-                let outcome = command.and_then(|command| self.leg.perform(command, Owner::Agent));
-                self.leg.tell_agent(ToAgent::result(request_id, outcome));
+                let outcome = command.and_then(|command| self.command(command));
+                self.seat.tell(ToAgent::result(request_id, outcome));
             }
             FromAgent::Ready(None) | FromAgent::Bye | FromAgent::Unknown => {}
         }
     }
 
+    fn command(&self, command: CallCommand) -> Result<Value, Refusal> {
+        match self.seat.who() {
+            Who::Agent { .. } => self.leg.perform(command, Owner::Agent),
+            Who::Guest(_) => Err(Refusal::new("not_allowed", "a third party gives no commands")),
+        }
+    }
+
     fn complain(&self, code: &'static str, message: String) {
         metrics::counter!("patchcord_agent_mistakes_total", "code" => code).increment(1);
-        self.leg.tell_agent(ToAgent::Error { code, message });
+        self.seat.tell(ToAgent::Error { code, message });
     }
 
     /// Everything the agent is sent. Ends only when the agent does not listen any more.
@@ -311,7 +359,7 @@ impl Conversation<'_> {
         let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
         loop {
             let written = tokio::select! {
-                () = self.leg.mail() => timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
+                () = self.seat.mail() => timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
                 _ = ping.tick() => {
                     // While its queue is full we may be the ones who do not read.
                     if !self.is_full() && heard_at.get().elapsed() > 2 * PING_EVERY {
@@ -329,10 +377,10 @@ impl Conversation<'_> {
     }
 
     async fn deliver(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), tungstenite::Error> {
-        while let Some(message) = self.leg.next_message() {
+        while let Some(message) = self.seat.next_message() {
             sink.feed(text(&message)).await?;
         }
-        while let Some(frame) = self.leg.sound_for_agent() {
+        while let Some(frame) = self.leg.sound_for(self.party()) {
             sink.feed(Message::Binary(frame)).await?;
         }
         sink.flush().await

@@ -330,6 +330,14 @@ impl Session {
             Report::Dtmf { digit, duration_ms } => {
                 self.tell("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }));
             }
+            Report::GuestJoined { guest } => drop(self.tell("call.guest_joined", json!({ "guest_id": guest }))),
+            Report::GuestLeft { guest, reason } => {
+                self.tell("call.guest_left", json!({ "guest_id": guest, "reason": reason }));
+            }
+            Report::Speech { started } => {
+                let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
+                self.tell_both(kind, json!({})).await;
+            }
             Report::PlaybackFinished { id, owner, completed } => {
                 let data = json!({ "playback_id": id, "completed": completed });
                 self.tell_owner(owner, "call.playback_finished", data.clone(), data).await;
@@ -414,6 +422,11 @@ impl Session {
             let event = Box::new(CallEvent { data, ..event });
             self.command(Command::TellAgent { call: self.id.clone(), event }).await;
         }
+    }
+
+    async fn tell_both(&mut self, kind: &'static str, data: Value) {
+        let event = Box::new(self.tell(kind, data));
+        self.command(Command::TellAgent { call: self.id.clone(), event }).await;
     }
 
     fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {

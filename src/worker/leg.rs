@@ -4,35 +4,36 @@
 //! touch [`Leg::settle`] sends what the bridge wants sent and passes on what it reports.
 
 mod command;
+pub(crate) mod seat;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions};
+use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
+use patchcord_media::mixer::GuestId;
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::sockets::PortSockets;
-use super::{Report, Silence};
+use super::{Report, Silence, Worker};
 use crate::agent::native::{StartCall, ToAgent};
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use command::Asked;
+use seat::{Seat, Taken, Who};
 
 /// Addresses a caller may be seen at beside those of its offer; a caller has a few interfaces, not more.
 const MORE_ADDRESSES: u32 = 16;
 /// RFC 3711 §3.3.1: a first sequence number near the wrap, with its packet lost, would leave the two sides' rollover
 /// counters apart for good.
 const LOWER_HALF: u16 = 0x7fff;
-/// Messages waiting for the agent's task; a mark for each would need an agent that never reads. The oldest goes.
-const MESSAGES: usize = 1024;
 
 /// One call on a worker.
 pub struct Leg {
@@ -45,12 +46,9 @@ pub struct Leg {
     /// Meta accepted, so whoever joins is heard at once.
     accepted: Cell<bool>,
     asked: RefCell<Asked>,
-    agent: RefCell<Option<AgentSeat>>,
-    messages: RefCell<std::collections::VecDeque<ToAgent>>,
-    /// Something waits for the agent's task: sound in the bridge, or a message here.
-    for_agent: Notify,
-    /// The agent's queue has room again.
-    room: Notify,
+    agent: RefCell<Option<Taken>>,
+    /// At most as many as the mixer takes.
+    guests: RefCell<Vec<Taken>>,
 }
 
 /// What the control plane says of a call.
@@ -60,6 +58,8 @@ pub(super) struct About {
     pub barge_in: BargeIn,
     pub prompts: Arc<HashMap<String, Prompt>>,
     pub reports: mpsc::Sender<Report>,
+    /// Brings third parties in.
+    pub worker: Weak<Worker>,
 }
 
 /// Where the caller's packets come and go.
@@ -69,16 +69,10 @@ pub(super) struct Line {
     pub silence: Silence,
 }
 
-/// The agent's task and how to end it.
-struct AgentSeat {
-    attempt: usize,
-    leave: oneshot::Sender<&'static str>,
-}
-
 impl Leg {
     pub(super) fn new(about: About, peer: Peer, offer: &Offer, ssrc: u32, line: Line, now: Instant) -> Self {
         let ufrag = peer.local_ufrag().to_owned();
-        let bridge = Bridge::new(
+        let mut bridge = Bridge::new(
             peer,
             BridgeOptions {
                 ssrc,
@@ -91,6 +85,7 @@ impl Leg {
             },
             now,
         );
+        bridge.listen_for_speech(about.barge_in != BargeIn::Off);
         Self {
             about,
             ufrag,
@@ -101,9 +96,7 @@ impl Leg {
             accepted: Cell::new(false),
             asked: RefCell::default(),
             agent: RefCell::new(None),
-            messages: RefCell::default(),
-            for_agent: Notify::new(),
-            room: Notify::new(),
+            guests: RefCell::default(),
         }
     }
 
@@ -139,6 +132,8 @@ impl Leg {
     pub(super) fn visit(&self, now: Instant) {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
+        // A third party hears something in every frame.
+        self.guests.borrow().iter().for_each(|guest| guest.seat.has_mail());
     }
 
     pub(super) fn start_sound(&self) {
@@ -170,6 +165,7 @@ impl Leg {
             "round_trip_ms": stats.peer.round_trip.map(|time| time.as_secs_f64() * 1e3),
             "dropped_for_agent": stats.dropped_for_agent,
             "frames_skipped": stats.frames_skipped,
+            "trimmed_ms": stats.trimmed.as_millis() as u64,
         })
     }
 
@@ -179,7 +175,9 @@ impl Leg {
         while let Some(transmit) = bridge.poll_transmit() {
             self.line.sockets.send(transmit.socket, transmit.to, &transmit.data);
         }
-        let mut agent_has_mail = bridge.has_sound_for_agent();
+        if bridge.has_sound_for_agent() {
+            self.with_agent(Seat::has_mail);
+        }
         while let Some(event) = bridge.poll_event() {
             match event {
                 BridgeEvent::MediaConnected => {
@@ -190,24 +188,20 @@ impl Leg {
                 BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure.into())),
                 BridgeEvent::PromptsFinished => self.report(Report::PromptsFinished),
                 BridgeEvent::PlaybackFinished { id, completed } => self.playback_finished(id, completed),
-                BridgeEvent::Gathered(gathered) => self.gathered(gathered),
-                BridgeEvent::RoomForAgent => {
-                    self.push_message(ToAgent::Xon { queued_ms: bridge.queued().as_millis() as u64 });
-                    agent_has_mail = true;
-                    self.room.notify_one();
+                BridgeEvent::Gathered(gathered) => self.gathered(gathered, &mut bridge),
+                BridgeEvent::Room(party) => {
+                    let queued_ms = bridge.queued(party).as_millis() as u64;
+                    self.with_seat(party, |seat| {
+                        seat.tell(ToAgent::Xon { queued_ms });
+                        seat.has_room();
+                    });
                 }
-                BridgeEvent::Mark { name, status } => {
-                    self.push_message(ToAgent::Mark { name, status: status.into() });
-                    agent_has_mail = true;
+                BridgeEvent::Mark { party, name, status } => {
+                    self.with_seat(party, |seat| seat.tell(ToAgent::Mark { name, status: status.into() }));
                 }
-                BridgeEvent::Dtmf(key) => {
-                    self.key_pressed(key);
-                    agent_has_mail = true;
-                }
+                BridgeEvent::Dtmf(key) => self.key_pressed(key),
+                BridgeEvent::Speech(event) => self.caller_speaks(event, &mut bridge),
             }
-        }
-        if agent_has_mail {
-            self.for_agent.notify_one();
         }
     }
 
@@ -219,47 +213,78 @@ impl Leg {
         }
     }
 
-    fn push_message(&self, message: ToAgent) {
-        let mut messages = self.messages.borrow_mut();
-        if messages.len() == MESSAGES {
-            messages.pop_front();
-            metrics::counter!("patchcord_agent_messages_dropped_total").increment(1);
+    fn with_agent(&self, work: impl FnOnce(&Seat)) {
+        if let Some(agent) = &*self.agent.borrow() {
+            work(&agent.seat);
         }
-        messages.push_back(message);
+    }
+
+    fn with_seat(&self, party: Party, work: impl FnOnce(&Seat)) {
+        match party {
+            Party::Agent => self.with_agent(work),
+            Party::Guest(id) => {
+                if let Some(guest) = self.guests.borrow().iter().find(|guest| guest.seat.who() == Who::Guest(id)) {
+                    work(&guest.seat);
+                }
+            }
+        }
     }
 }
 
-/// The agent's side, used by its task on the same thread.
+/// The side of agents and third parties, used by their tasks on the same thread.
 impl Leg {
-    /// What the agent is told first.
+    /// What everybody is told first.
     pub(crate) fn start(&self) -> StartCall {
         (*self.about.start).clone()
     }
 
-    /// Seats a new agent; an earlier one must have left. Gives the word to leave, with the reason.
-    pub(crate) fn seat_agent(&self, attempt: usize) -> oneshot::Receiver<&'static str> {
+    /// Seats somebody; an earlier agent must have left. Gives the seat, and the word to leave it, with the reason.
+    pub(crate) fn seat(&self, who: Who) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
         let (leave, told) = oneshot::channel();
-        self.messages.borrow_mut().clear();
+        let seat = Rc::new(Seat::new(who));
         if self.accepted.get() {
             // It is written after `start`, with which every conversation begins.
-            self.push_message(ToAgent::Accepted);
-            self.for_agent.notify_one();
+            seat.tell(ToAgent::Accepted);
         }
-        self.agent.replace(Some(AgentSeat { attempt, leave }));
-        told
+        let taken = Taken { seat: seat.clone(), leave };
+        match who {
+            Who::Agent { .. } => drop(self.agent.replace(Some(taken))),
+            Who::Guest(_) => self.guests.borrow_mut().push(taken),
+        }
+        (seat, told)
     }
 
     /// Tells the agent to leave and silences it at once. `attempt` None means whoever it is.
     pub(super) fn drop_agent(&self, attempt: Option<usize>, reason: &'static str) {
         let mut agent = self.agent.borrow_mut();
-        if agent.as_ref().is_none_or(|seat| attempt.is_some_and(|attempt| attempt != seat.attempt)) {
-            return;
-        }
-        if let Some(seat) = agent.take() {
-            self.bridge.borrow_mut().detach_agent();
+        let is_meant = |taken: &Taken| match (taken.seat.who(), attempt) {
+            (Who::Agent { attempt: seated }, Some(attempt)) => seated == attempt,
+            (_, None) | (Who::Guest(_), _) => true,
+        };
+        if let Some(taken) = agent.take_if(|taken| is_meant(taken)) {
+            self.bridge.borrow_mut().detach(Party::Agent);
             // The task may have ended by itself.
-            let _ = seat.leave.send(reason);
+            let _ = taken.leave.send(reason);
         }
+    }
+
+    /// Sends third parties away: this one, or all.
+    pub(super) fn drop_guests(&self, id: Option<GuestId>, reason: &'static str) -> bool {
+        let is_meant = |taken: &mut Taken| id.is_none_or(|id| taken.seat.who() == Who::Guest(id));
+        let leaving: Vec<Taken> = self.guests.borrow_mut().extract_if(.., is_meant).collect();
+        let any = !leaving.is_empty();
+        for taken in leaving {
+            self.bridge.borrow_mut().detach(taken.seat.who().party());
+            // The task may have ended by itself.
+            let _ = taken.leave.send(reason);
+        }
+        any
+    }
+
+    /// A third party is gone by itself.
+    pub(crate) fn guest_left(&self, id: GuestId, reason: &'static str) {
+        self.drop_guests(Some(id), reason);
+        self.report(Report::GuestLeft { guest: id, reason });
     }
 
     /// Works with the bridge and settles.
@@ -270,27 +295,12 @@ impl Leg {
     }
 
     pub(crate) fn tell_agent(&self, message: ToAgent) {
-        self.push_message(message);
-        self.for_agent.notify_one();
+        self.with_agent(|seat| seat.tell(message));
     }
 
-    /// The next 20 ms, or Opus packet, that the agent has not heard.
-    pub(crate) fn sound_for_agent(&self) -> Option<bytes::Bytes> {
-        self.bridge.borrow_mut().take_for_agent()
-    }
-
-    pub(crate) fn next_message(&self) -> Option<ToAgent> {
-        self.messages.borrow_mut().pop_front()
-    }
-
-    /// Waits until something may be waiting for the agent.
-    pub(crate) async fn mail(&self) {
-        self.for_agent.notified().await;
-    }
-
-    /// Waits until the agent's queue may have room.
-    pub(crate) async fn room(&self) {
-        self.room.notified().await;
+    /// The next 20 ms, or Opus packet, that a party has not heard.
+    pub(crate) fn sound_for(&self, party: Party) -> Option<bytes::Bytes> {
+        self.bridge.borrow_mut().take_for(party)
     }
 
     pub(crate) fn report_of_agent(&self, report: Report) {

@@ -37,6 +37,7 @@ fn worker(ports: u16) -> WorkerHandle {
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         prompts: Arc::default(),
+        guests: Arc::default(),
     };
     start(options, 0, 1).unwrap().0
 }

@@ -2,10 +2,25 @@
 
 use std::time::Instant;
 
-use super::{Bridge, BridgeEvent, PlaybackId, Playing};
-use crate::dtmf::Key;
+use thiserror::Error;
+
+use super::{Bridge, BridgeEvent, PlaybackId, Playing, SOUND_TICKS_PER_KEY_TICK};
+use crate::dtmf::{Key, KeyError, KeyPacket};
 use crate::gather::{Gather, GatherOptions};
+use crate::opus::SILENCE;
 use crate::prompt::{Prompt, Repeat};
+use crate::timeline::Stamp;
+
+/// Why keys cannot be pressed towards the caller.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum SendDigitsError {
+    /// Its offer has no telephone-event.
+    #[error("the caller's phone takes no keys")]
+    NotNegotiated,
+    /// Not keys, or too many at once.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
 
 impl Bridge {
     /// Puts prompts on air in place of an agent. Played [`Repeat::Once`], they end with
@@ -63,7 +78,31 @@ impl Bridge {
         }
     }
 
-    pub(super) fn drive_gather(&mut self, now: Instant) {
+    /// Presses keys towards the caller, one after another, in place of what is on air.
+    pub fn send_digits(&mut self, digits: &str) -> Result<(), SendDigitsError> {
+        if self.options.telephone_event_payload_type.is_none() {
+            return Err(SendDigitsError::NotNegotiated);
+        }
+        Ok(self.keys_out.push(digits)?)
+    }
+
+    /// RFC 4733 §2.2: all packets of one press have the timestamp at which it began.
+    pub(super) fn send_key(&mut self, key: KeyPacket, now: Instant) {
+        let stamp = self.timeline.next(false);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.agent_frame(stamp.timestamp, &SILENCE, now);
+        }
+        let Some(payload_type) = self.options.telephone_event_payload_type else { return };
+        let began = stamp.timestamp.wrapping_sub(key.timestamp_offset_ticks * SOUND_TICKS_PER_KEY_TICK);
+        let stamp = Stamp { timestamp: began, marker: key.marker, ..stamp };
+        let header = self.header(payload_type, stamp);
+        self.sealed.extend(self.peer.send_rtp(header, &key.payload, now));
+    }
+
+    pub(super) fn drive_keys(&mut self, now: Instant) {
+        if let Some(key) = self.keys.handle_timeout(now) {
+            self.press(key, now);
+        }
         if let Some(gathered) = self.gather.as_mut().and_then(|gather| gather.handle_timeout(now)) {
             self.gather = None;
             self.events.push_back(BridgeEvent::Gathered(gathered));

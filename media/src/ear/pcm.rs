@@ -68,6 +68,10 @@ impl PcmForm {
         })
     }
 
+    pub fn rate(&self) -> SampleRate {
+        self.decoder.rate()
+    }
+
     pub fn start(&mut self, now: Instant) {
         self.due_at = now;
     }

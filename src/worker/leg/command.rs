@@ -1,17 +1,25 @@
 //! What an app asks of a live call, done on its worker, and who learns what came of it.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::PlaybackId;
+use patchcord_media::bridge::{Bridge, Party, PlaybackId, SendDigitsError};
 use patchcord_media::dtmf::Key;
 use patchcord_media::gather::Gathered;
+use patchcord_media::mixer::{self, GuestId};
+use patchcord_media::opus::OpusError;
 use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::source::{Cleared, DEFAULT_MAX_BUFFER};
+use patchcord_media::speech::SpeechEvent;
 use serde_json::{Value, json};
 
 use super::Leg;
+use super::seat::Who;
 use crate::agent::native::ToAgent;
-use crate::call::command::{CallCommand, Gather, Owner, Play, Refusal, SendDtmf};
+use crate::agent::websocket::Dial;
+use crate::call::command::{CallCommand, Dismiss, Gather, Invite, Owner, Play, Refusal, Role, SendDtmf, SetRole};
+use crate::call::route::BargeIn;
 use crate::worker::Report;
 
 /// What was asked and goes on.
@@ -35,7 +43,7 @@ struct AskedGather {
 
 impl Leg {
     /// Does what a checked command says. The answer holds its ids.
-    pub(crate) fn perform(&self, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
+    pub(crate) fn perform(self: &Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
         if !self.accepted.get() {
             return Err(Refusal::new(
                 "call_not_accepted",
@@ -54,9 +62,12 @@ impl Leg {
             | CallCommand::PauseRecording
             | CallCommand::ResumeRecording
             | CallCommand::StopRecording => Err(Refusal::new("not_built", "not built yet")),
-            CallCommand::Invite(_) | CallCommand::SetRole(_) | CallCommand::Dismiss(_) => {
-                Err(Refusal::new("not_built", "not built yet"))
-            }
+            CallCommand::Invite(invite) => self.invite(&invite),
+            CallCommand::SetRole(SetRole { guest_id, role }) => self.set_role(guest_id, role),
+            CallCommand::Dismiss(Dismiss { guest_id }) => match self.drop_guests(Some(guest_id), "dismissed") {
+                true => Ok(Value::Null),
+                false => Err(no_such_guest(guest_id)),
+            },
         };
         self.settle();
         done
@@ -64,6 +75,10 @@ impl Leg {
 
     fn play(&self, play: &Play, owner: Owner) -> Result<Value, Refusal> {
         let prompts = self.prompts(&play.prompts)?;
+        if play.under_voice {
+            self.bridge.borrow_mut().set_music(Some(prompts)).map_err(|error| no_sound(&error))?;
+            return Ok(Value::Null);
+        }
         let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
         let id = self.next_id();
         self.asked.borrow_mut().playbacks.insert(id, owner);
@@ -72,6 +87,11 @@ impl Leg {
     }
 
     fn stop_playback(&self) -> Result<Value, Refusal> {
+        let has_music = self.bridge.borrow().has_music();
+        if has_music {
+            self.bridge.borrow_mut().set_music(None).map_err(|error| no_sound(&error))?;
+            return Ok(Value::Null);
+        }
         match self.bridge.borrow_mut().stop_playback(Instant::now()) {
             true => Ok(Value::Null),
             false => Err(Refusal::new("nothing_plays", "no prompt is playing")),
@@ -85,6 +105,7 @@ impl Leg {
         self.settle();
         let id = self.next_id();
         self.asked.borrow_mut().gather = Some(AskedGather { id, owner, protected: gather.protected });
+        self.bridge.borrow_mut().protect(self.is_protected());
         self.bridge.borrow_mut().gather(gather.options(), prompts, Instant::now());
         Ok(json!({ "gather_id": id }))
     }
@@ -96,13 +117,44 @@ impl Leg {
         }
     }
 
-    fn send_dtmf(&self, _digits: &str) -> Result<Value, Refusal> {
-        Err(Refusal::new("not_built", "not built yet"))
+    fn send_dtmf(&self, digits: &str) -> Result<Value, Refusal> {
+        match self.bridge.borrow_mut().send_digits(digits) {
+            Ok(()) => Ok(Value::Null),
+            Err(error @ SendDigitsError::NotNegotiated) => Err(Refusal::new("dtmf_unsupported", error.to_string())),
+            Err(error @ SendDigitsError::Keys(_)) => Err(Refusal::new("invalid_command", error.to_string())),
+        }
     }
 
     fn protect(&self, protected: bool) -> Result<Value, Refusal> {
         self.asked.borrow_mut().protected = protected;
+        self.bridge.borrow_mut().protect(self.is_protected());
         Ok(Value::Null)
+    }
+
+    fn is_protected(&self) -> bool {
+        let asked = self.asked.borrow();
+        asked.protected || asked.gather.is_some_and(|gather| gather.protected)
+    }
+
+    /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
+    fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
+        let unavailable = || Refusal::new("shutting_down", "the service is stopping");
+        let worker = self.about.worker.upgrade().ok_or_else(unavailable)?;
+        let agent = worker.options.guests.get(&invite.route).cloned().ok_or_else(|| {
+            Refusal::new("unknown_route", format!("there is no route {:?} that leads to a WebSocket", invite.route))
+        })?;
+        let id = self.next_id() as GuestId;
+        let invited = self.bridge.borrow_mut().invite(id, invite.role.into(), DEFAULT_MAX_BUFFER);
+        invited.map_err(|error| Refusal::new("too_many_guests", error.to_string()))?;
+        worker.dial(self, Who::Guest(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
+        Ok(json!({ "guest_id": id }))
+    }
+
+    fn set_role(&self, id: GuestId, role: Role) -> Result<Value, Refusal> {
+        match self.bridge.borrow_mut().set_role(id, role.into()) {
+            Ok(()) => Ok(Value::Null),
+            Err(_) => Err(no_such_guest(id)),
+        }
     }
 
     fn prompts(&self, names: &[String]) -> Result<Vec<Prompt>, Refusal> {
@@ -125,8 +177,9 @@ impl Leg {
         }
     }
 
-    pub(super) fn gathered(&self, gathered: Gathered) {
+    pub(super) fn gathered(&self, gathered: Gathered, bridge: &mut Bridge) {
         let gather = self.asked.borrow_mut().gather.take();
+        bridge.protect(self.is_protected());
         if let Some(AskedGather { id, owner, protected }) = gather {
             self.report(Report::Gathered { id, owner, protected, gathered });
         }
@@ -135,12 +188,40 @@ impl Leg {
     /// While it is protected a key is told only to the owner of the gather that it is for.
     pub(super) fn key_pressed(&self, Key { digit, duration_ms }: Key) {
         let asked = self.asked.borrow();
-        let is_protected = asked.protected || asked.gather.is_some_and(|gather| gather.protected);
+        let is_protected = self.is_protected();
         let told = |owner| {
             let is_for_owner = asked.gather.is_some_and(|gather| gather.owner == owner);
             (!is_protected || is_for_owner).then_some(digit)
         };
-        self.push_message(ToAgent::Dtmf { digit: told(Owner::Agent), duration_ms });
+        self.tell_agent(ToAgent::Dtmf { digit: told(Owner::Agent), duration_ms });
         self.report(Report::Dtmf { digit: told(Owner::App), duration_ms });
+    }
+
+    /// The caller begins or stops to speak: told, and if the route says so the agent falls silent.
+    pub(super) fn caller_speaks(&self, event: SpeechEvent, bridge: &mut Bridge) {
+        let started = matches!(event, SpeechEvent::Started { .. });
+        if started && self.about.barge_in == BargeIn::Clear && bridge.queued(Party::Agent) > Duration::ZERO {
+            let Cleared { played_ms, dropped_ms } = bridge.clear(Party::Agent);
+            self.tell_agent(ToAgent::Cleared { played_ms, dropped_ms });
+        }
+        self.report(Report::Speech { started });
+    }
+}
+
+fn no_such_guest(id: GuestId) -> Refusal {
+    Refusal::new("unknown_guest", format!("there is no third party {id}"))
+}
+
+fn no_sound(error: &OpusError) -> Refusal {
+    Refusal::new("internal_error", error.to_string())
+}
+
+impl From<Role> for mixer::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Listen => Self::Listen,
+            Role::Whisper => Self::Whisper,
+            Role::Join => Self::Join,
+        }
     }
 }

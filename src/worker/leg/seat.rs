@@ -1,0 +1,90 @@
+//! A seat: whoever talks on a socket about one call, and the messages that wait for its task.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use patchcord_media::bridge::Party;
+use patchcord_media::mixer::GuestId;
+use tokio::sync::{Notify, oneshot};
+
+use crate::agent::native::ToAgent;
+
+/// Messages waiting for a task; a mark for each would need an agent that never reads. The oldest goes.
+const MESSAGES: usize = 1024;
+
+/// Who sits there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The agent dialled as this attempt.
+    Agent { attempt: usize },
+    /// A third party.
+    Guest(GuestId),
+}
+
+/// What the leg and the task of a socket share.
+pub(crate) struct Seat {
+    who: Who,
+    messages: RefCell<VecDeque<ToAgent>>,
+    /// Something waits for the task: sound in the bridge, or a message here.
+    mail: Notify,
+    /// Its queue has room again.
+    room: Notify,
+}
+
+/// A seat that is taken, and the word to leave it.
+pub(super) struct Taken {
+    pub seat: Rc<Seat>,
+    pub leave: oneshot::Sender<&'static str>,
+}
+
+impl Who {
+    pub(crate) fn party(self) -> Party {
+        match self {
+            Self::Agent { .. } => Party::Agent,
+            Self::Guest(id) => Party::Guest(id),
+        }
+    }
+}
+
+impl Seat {
+    pub(super) fn new(who: Who) -> Self {
+        Self { who, messages: RefCell::default(), mail: Notify::new(), room: Notify::new() }
+    }
+
+    pub(crate) fn who(&self) -> Who {
+        self.who
+    }
+
+    pub(crate) fn tell(&self, message: ToAgent) {
+        let mut messages = self.messages.borrow_mut();
+        if messages.len() == MESSAGES {
+            messages.pop_front();
+            metrics::counter!("patchcord_agent_messages_dropped_total").increment(1);
+        }
+        messages.push_back(message);
+        self.mail.notify_one();
+    }
+
+    pub(super) fn has_mail(&self) {
+        self.mail.notify_one();
+    }
+
+    pub(super) fn has_room(&self) {
+        self.room.notify_one();
+    }
+
+    pub(crate) fn next_message(&self) -> Option<ToAgent> {
+        self.messages.borrow_mut().pop_front()
+    }
+
+    /// Waits until something may be waiting for the task.
+    pub(crate) async fn mail(&self) {
+        self.mail.notified().await;
+    }
+
+    /// Waits until its queue may have room.
+    pub(crate) async fn room(&self) {
+        self.room.notified().await;
+    }
+}
