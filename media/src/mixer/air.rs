@@ -1,14 +1,14 @@
 //! Air: the caller's line while others may speak on it: heard, and mixed only when it must be.
 
-use super::sum::{FRAME_SAMPLES, Frame, RATE, SILENT};
+use super::sum::{FRAME_SAMPLES, Frame, RATE, SILENT, is_loud};
 use crate::opus::{Decoder, Encoder, MAX_ENCODED_BYTES, OpusError, Profile, SILENCE};
 
 /// A decoder that begins in the middle of a word needs so many frames until it sounds like the word.
 const WARM_FRAMES: u32 = 3;
 /// After the last sound the mix goes on so long: both decoders and the encoder are some milliseconds behind.
 const TAIL_FRAMES: u32 = 2;
-/// Mixing ends in a pause of the agent's, where nobody can hear the change. Prompts have no pauses; they are handed
-/// over after 2 s.
+/// Mixing ends in a pause of the agent's, where nobody can hear the change. Music has no pauses: it is handed over
+/// after 2 s, with a jump of some milliseconds, because the mix is that much behind the source.
 const LEAVE_WITHIN_FRAMES: u32 = 100;
 
 #[derive(Debug)]
@@ -123,7 +123,8 @@ impl Air {
             Mixing::Spurt { quiet, unneeded } => {
                 let quiet = if mix.sounding { 0 } else { quiet + 1 };
                 let unneeded = if mix.needed { 0 } else { unneeded + 1 };
-                if quiet > TAIL_FRAMES || unneeded > LEAVE_WITHIN_FRAMES {
+                let pause = unneeded > TAIL_FRAMES && !is_loud(&self.source) && !is_loud(&self.before);
+                if quiet > TAIL_FRAMES || pause || unneeded > LEAVE_WITHIN_FRAMES {
                     return Mixing::No;
                 }
                 Mixing::Spurt { quiet, unneeded }

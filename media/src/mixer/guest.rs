@@ -108,7 +108,9 @@ impl Guest {
             (Taken::Silence, Mouth::Closing | Mouth::Shut) => Mouth::Shut,
         };
         if self.mouth != Mouth::Shut {
-            self.to_mixer_rate();
+            self.scratch.clear();
+            self.inward.process(&self.at_rate, &mut self.scratch);
+            self.said.copy_from_slice(&self.scratch);
         }
     }
 
@@ -140,11 +142,5 @@ impl Guest {
 
     pub(super) fn take(&mut self) -> Option<Bytes> {
         self.queue.pop_front()
-    }
-
-    fn to_mixer_rate(&mut self) {
-        self.scratch.clear();
-        self.inward.process(&self.at_rate, &mut self.scratch);
-        self.said.copy_from_slice(&self.scratch);
     }
 }
