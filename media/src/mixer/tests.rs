@@ -217,6 +217,8 @@ fn a_frame_needs_no_new_memory() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn whatever_happens_every_frame_is_one_packet(
         steps in prop::collection::vec((0u8..14, 0u32..10, prop::collection::vec(any::<u8>(), 0..80)), 0..250),
