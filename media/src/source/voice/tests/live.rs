@@ -99,7 +99,7 @@ fn stalls_for_an_hour_leave_no_delay() {
 fn a_live_agent_that_spoke_before_the_call_was_answered_catches_up_in_its_pauses() {
     let mut line = Line { sound: Sounding::WithPauses, ..Line::new() };
     for _ in 0..150 {
-        line.push(FRAME_SAMPLES_LIVE);
+        line.push();
     }
     line.run(50_000, |_| Arrival::on_time());
     assert_eq!(line.voice.trimmed(), Duration::ZERO, "so far it could be content");
@@ -133,7 +133,7 @@ fn content_is_never_left_out() {
                     let now = chunk.min(left);
                     left -= now;
                     for _ in 0..now / 20 {
-                        line.push(FRAME_SAMPLES_LIVE);
+                        line.push();
                     }
                     chunk = each;
                     line.pass(100);
@@ -158,10 +158,9 @@ fn live_opus_is_caught_up_too_and_by_its_pauses_first() {
         let is_stalled = (1000..1100).contains(&frame);
         let due = match frame {
             1100 => 1000..=1100,
-            _ if is_stalled => 1..=0,
             _ => frame..=frame,
         };
-        for frame in due {
+        for frame in due.filter(|_| !is_stalled) {
             let talks = frame % 100 < 60;
             sent[usize::from(talks)] += 1;
             voice.push_opus(if talks { speech.clone() } else { pause.clone() }).unwrap();
@@ -240,17 +239,18 @@ struct Line {
     sound: Sounding,
     parts_per_million: i64,
     ms: u64,
-    /// Frames recorded by the agent, and samples.
+    /// Frames recorded by the agent, and those that arrived.
     sent: u64,
-    samples: u64,
+    frames: u64,
     network: VecDeque<u64>,
     marks: bool,
     heard_frames: u64,
     silent_frames: u64,
     begun: bool,
     most_queued: Duration,
-    /// 21 waves of 210 Hz.
-    tone: Vec<i16>,
+    /// Five frames are 21 waves of 210 Hz.
+    tone: Vec<Vec<u8>>,
+    noise: Vec<Vec<u8>>,
     last: i16,
     largest_step: Option<u16>,
 }
@@ -263,14 +263,15 @@ impl Line {
             parts_per_million: 0,
             ms: 0,
             sent: 0,
-            samples: 0,
+            frames: 0,
             network: VecDeque::new(),
             marks: false,
             heard_frames: 0,
             silent_frames: 0,
             begun: false,
             most_queued: Duration::ZERO,
-            tone: (0..800).map(|at| (8000.0 * (TAU * 210.0 * f64::from(at) / 8000.0).sin()) as i16).collect(),
+            tone: five_frames(8000.0),
+            noise: five_frames(60.0),
             last: 0,
             largest_step: None,
         }
@@ -288,26 +289,20 @@ impl Line {
             }
             while self.network.front().is_some_and(|at| *at <= self.ms) {
                 self.network.pop_front();
-                self.push(FRAME_SAMPLES_LIVE);
+                self.push();
             }
             self.pass(1);
         }
     }
 
-    fn push(&mut self, samples: usize) {
-        let frame: Vec<i16> = (self.samples..self.samples + samples as u64).map(|at| self.sample(at)).collect();
-        self.samples += samples as u64;
-        push(&mut self.voice, &frame);
+    /// The agent's next frame arrives.
+    fn push(&mut self) {
+        let is_pause = self.sound == Sounding::WithPauses && self.frames % 100 >= 70;
+        let frames = if is_pause { &self.noise } else { &self.tone };
+        self.voice.push_pcm(&frames[(self.frames % 5) as usize]).unwrap();
+        self.frames += 1;
         if self.marks {
-            self.voice.mark(self.samples.to_string()).unwrap();
-        }
-    }
-
-    fn sample(&self, at: u64) -> i16 {
-        let sample = self.tone[at as usize % self.tone.len()];
-        match self.sound {
-            Sounding::WithPauses if at % 16_000 > 11_200 => sample / 128,
-            _ => sample,
+            self.voice.mark(self.frames.to_string()).unwrap();
         }
     }
 
@@ -344,8 +339,13 @@ impl Line {
     /// Every sample was heard, left out, or waits.
     fn account(&self) {
         let heard = FRAME * self.heard_frames as u32;
-        assert_eq!(LIVE_RATE.duration(self.samples), heard + self.voice.trimmed() + self.voice.queued());
+        assert_eq!(FRAME * self.frames as u32, heard + self.voice.trimmed() + self.voice.queued());
     }
+}
+
+fn five_frames(amplitude: f64) -> Vec<Vec<u8>> {
+    let wave: Vec<i16> = (0..800).map(|at| (amplitude * (TAU * 210.0 * f64::from(at) / 8000.0).sin()) as i16).collect();
+    wave.chunks(FRAME_SAMPLES_LIVE).map(bytes_of).collect()
 }
 
 struct Chance(u64);
