@@ -10,6 +10,7 @@ mod agent_sound;
 mod agents;
 mod calls;
 mod graph;
+mod guests;
 mod keypad;
 mod media;
 mod offers;

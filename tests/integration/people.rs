@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use patchcord_simulator::agent::{AgentOptions, Pace};
-use patchcord_simulator::call::CallerOptions;
+use patchcord_simulator::agent::{AgentOptions, AgentSession, Pace};
+use patchcord_simulator::call::{Call, CallerOptions};
 use patchcord_simulator::objection::Objection;
 use patchcord_simulator::phone::ear::HeardPacket;
 use patchcord_simulator::sound::{self, PHONE_RATE};
@@ -58,6 +58,24 @@ pub fn heard_voices(pcm: &[i16]) -> Vec<f64> {
     sound::voices_heard(pcm, PHONE_RATE, &VOICES)
 }
 
+/// What the caller hears in this time from now on.
+pub async fn caller_hears_next(call: &Call, time: Duration) -> anyhow::Result<Vec<i16>> {
+    let before = call.heard()?.len();
+    let heard = call.hear_for(sound_of(before) + time).await?;
+    Ok(heard[before..].to_vec())
+}
+
+/// What an agent or a guest hears in this time from now on, at the phone's rate.
+pub async fn agent_hears_next(session: &AgentSession, time: Duration) -> anyhow::Result<Vec<i16>> {
+    let before = session.heard_at_phone_rate().len();
+    session.hear_for(sound_of(before) + time).await?;
+    Ok(session.heard_at_phone_rate()[before..].to_vec())
+}
+
+fn sound_of(samples: usize) -> Duration {
+    Duration::from_millis(samples as u64 * 1000 / u64::from(PHONE_RATE))
+}
+
 /// The share of the seconds of this speech that are found in what was heard, each by itself: a pause of the network,
 /// or of a busy machine, moves what comes after it.
 pub fn understood(said: &[i16], heard: &[i16]) -> f64 {
@@ -75,7 +93,7 @@ pub fn talking(packets: &[HeardPacket]) -> Vec<bool> {
 ///
 /// A worker that got no processor for more than 200 ms leaves out frames, and then the line's timestamps jump. That
 /// is what they are for; the machine is at fault, and the sequence numbers show that no packet is missing.
-pub fn objections(call: &patchcord_simulator::call::Call) -> Vec<Objection> {
+pub fn objections(call: &Call) -> Vec<Objection> {
     let mut objections = call.objections();
     objections.retain(|objection| !matches!(objection, Objection::TimestampGap { .. }));
     objections

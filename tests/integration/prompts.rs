@@ -9,8 +9,8 @@ use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::json;
 
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
-    heard_voices, objections, quiet_caller,
+    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next,
+    agent_with_voice, caller, caller_hears_next, heard_voices, objections, quiet_caller,
 };
 use crate::service::{Talk, TestOptions, TestService};
 
@@ -35,8 +35,8 @@ async fn answered_at_once_the_caller_hears_ringback_until_the_agent_joins() -> a
     let session = late.wait_for_session(1).await?;
     session.wait_for_message("accepted").await?;
     service.event("call.agent_joined").await?;
-    assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ]);
-    assert_eq!(heard_voices(&call.hear_for(2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
+    assert_eq!(heard_voices(&agent_hears_next(&session, SECOND).await?), [CALLER_HZ]);
+    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
     assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
@@ -90,7 +90,7 @@ async fn a_playback_interrupts_the_agent_and_its_end_is_told() -> anyhow::Result
     let heard = call.heard()?;
     assert!(GOODBYE_NOTES_HZ.iter().all(|note| sound::hears(&heard, PHONE_RATE, *note)));
     // The agent goes on where it was interrupted.
-    assert_eq!(heard_voices(&call.hear_for(2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
+    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
     assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
@@ -107,7 +107,7 @@ async fn the_app_may_loop_music_and_stop_it_at_once() -> anyhow::Result<()> {
         .perform(&id, CallCommand::Play(music))
         .await
         .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
-    assert!(sound::hears(&call.hear_for(2 * SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ));
+    assert!(sound::hears(&caller_hears_next(call, 4 * SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ));
     let stopped = service.app.calls().perform(&id, CallCommand::StopPlayback).await;
     assert!(stopped.is_ok(), "{stopped:?}");
     let event = service.event("call.playback_finished").await?;
@@ -153,9 +153,9 @@ async fn an_agent_that_is_lost_gives_way_to_the_next_in_one_unbroken_line() -> a
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     session.reset().await;
     service.event("call.agent_lost").await?;
-    assert!(sound::hears(&call.hear_for(2 * SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ), "hold music");
+    assert!(sound::hears(&caller_hears_next(call, SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ), "hold music");
     next.wait_for_session(1).await?.wait_for_message("accepted").await?;
-    assert_eq!(heard_voices(&call.hear_for(2 * SECOND).await?[PHONE_RATE as usize..]), [SECOND_AGENT_HZ]);
+    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [SECOND_AGENT_HZ]);
     assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }

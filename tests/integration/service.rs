@@ -43,6 +43,8 @@ pub struct TestService {
 pub struct TestOptions {
     /// More keys of the route.
     pub route: String,
+    /// More sections.
+    pub more_routes: String,
     /// Keys of `[calls]`.
     pub calls: String,
     /// Listen on IPv6 as well.
@@ -269,6 +271,7 @@ pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::R
         [routes.reception]
         agent = "{agent}"
         {route}
+        {more_routes}
         [calls]
         {calls}
         [log]
@@ -280,6 +283,7 @@ pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::R
         number = options.phone_number_id.as_ref().unwrap_or(&account.phone_number_id),
         token = options.access_token.as_ref().unwrap_or(&account.access_token),
         route = options.route,
+        more_routes = options.more_routes,
         calls = options.calls,
         log = options.log,
     ))
