@@ -157,6 +157,8 @@ pub struct Bridge {
     peer: Peer,
     options: BridgeOptions,
     reorder: Reorder,
+    /// Who speaks, by RTP.
+    caller_ssrc: Option<u32>,
     keys: KeyReader,
     keys_out: KeySender,
     ear: Ear,
@@ -204,6 +206,7 @@ impl Bridge {
         Self {
             peer,
             reorder: Reorder::new(DEFAULT_WAIT),
+            caller_ssrc: None,
             keys: KeyReader::new(KEY_TICKS_PER_MS),
             keys_out: KeySender::new(KEY_TICKS_PER_MS),
             ear: Ear::deaf(),
@@ -307,6 +310,7 @@ impl Bridge {
             return;
         }
         if packet.payload_type == self.options.opus_payload_type {
+            self.follow(packet.ssrc, now);
             self.reorder.push(packet.sequence, packet.timestamp, packet.payload, now);
         } else if Some(packet.payload_type) == self.options.telephone_event_payload_type {
             self.reorder.skip(packet.sequence, now);
@@ -317,6 +321,15 @@ impl Bridge {
             self.reorder.skip(packet.sequence, now);
         }
         self.drain_reorder(now);
+    }
+
+    /// Another SSRC is another sender: nothing of the old line leads into the new one.
+    fn follow(&mut self, ssrc: u32, now: Instant) {
+        if self.caller_ssrc.replace(ssrc).is_some_and(|before| before != ssrc) {
+            self.reorder.reset();
+            self.keys.reset();
+            self.ear.restart(now);
+        }
     }
 
     fn drain_reorder(&mut self, now: Instant) {

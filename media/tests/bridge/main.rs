@@ -1,0 +1,322 @@
+//! One call's sound as a whole, against another peer, over a simulated network with a virtual clock.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print, in its helpers too")]
+
+#[path = "../peer/network.rs"]
+#[expect(dead_code, reason = "the peer's tests use more of it")]
+mod network;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party, PartySound};
+use patchcord_media::gather::GatherOptions;
+use patchcord_media::mixer::Role;
+use patchcord_media::opus::{Encoder, Profile, SampleRate};
+use patchcord_media::peer::Peer;
+use patchcord_media::prompt::{Builtin, Prompt, Repeat};
+use patchcord_media::rtp::RtpHeader;
+use patchcord_media::sdp::{Answer, Offer};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use network::{Datagram, End, LEFT, Network, PeerEnd, RIGHT, milliseconds, options};
+
+const OPUS: u8 = 111;
+const KEYS: u8 = 126;
+const FRAME: Duration = Duration::from_millis(20);
+const BUFFER: Duration = Duration::from_secs(120);
+
+/// Silence, prompt, agent, human, prompt again, guests, music, keys: whatever chance brings on air, the caller gets one
+/// SSRC, sequence +1 and timestamp +960.
+#[test]
+fn whoever_is_on_air_the_line_is_one() {
+    for seed in 1..=6 {
+        let mut call = Call::connected(seed);
+        let mut chance = StdRng::seed_from_u64(seed);
+        println!("seed {seed}");
+        call.start_sound();
+        for _ in 0..400 {
+            call.something_happens(&mut chance);
+            call.talk(1 + chance.random_range(0..6));
+        }
+        call.network.run_for(milliseconds(100));
+        let packets = &call.network.left.packets;
+        assert!(packets.len() > 1000, "{}", packets.len());
+        let first = &packets[0];
+        for (index, packet) in packets.iter().enumerate() {
+            assert_eq!(packet.ssrc, first.ssrc, "seed {seed}, packet {index}");
+            assert_eq!(packet.sequence, first.sequence.wrapping_add(index as u16), "seed {seed}, packet {index}");
+            let on_time = first.timestamp.wrapping_add(960 * index as u32);
+            match packet.payload_type {
+                OPUS => assert_eq!(packet.timestamp, on_time, "seed {seed}, packet {index}"),
+                // RFC 4733: a press keeps the timestamp at which it began, at most 140 ms ago.
+                KEYS => assert!(on_time.wrapping_sub(packet.timestamp) <= 7 * 960, "seed {seed}, packet {index}"),
+                other => panic!("payload type {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_pays_for_its_guests_only_while_they_are_there() {
+    let mut call = Call::connected(1);
+    call.start_sound();
+    call.bridge().invite(1, Role::Listen, BUFFER).unwrap();
+    call.talk(50);
+    assert!(call.bridge().take_for(Party::Guest(1)).is_some());
+    call.bridge().detach(Party::Guest(1));
+    call.talk(150);
+    assert!(call.bridge().set_role(1, Role::Join).is_err(), "nobody is there");
+    assert!(call.bridge().take_for(Party::Guest(1)).is_none());
+}
+
+#[test]
+fn what_is_recorded_is_readable_and_as_long_as_the_call() {
+    let mut call = Call::connected(3);
+    call.start_sound();
+    assert!(call.bridge().start_recording(7));
+    assert!(!call.bridge().start_recording(8), "one goes on");
+    call.bridge().stand_in(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
+    call.talk(500);
+    let mut file = Vec::new();
+    while let Some(page) = call.bridge().poll_recording() {
+        file.extend_from_slice(&page);
+    }
+    let recorded = call.bridge().stop_recording().unwrap();
+    for page in &recorded.pages {
+        file.extend_from_slice(page);
+    }
+    assert_eq!(&file[..4], b"OggS");
+    let expected = FRAME * 500;
+    assert!(recorded.duration.abs_diff(expected) <= 2 * FRAME, "{:?}", recorded.duration);
+}
+
+#[test]
+fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
+    let mut call = Call::connected(5);
+    call.start_sound();
+    call.network.loss = 0.1;
+    let options = GatherOptions {
+        max_digits: 4,
+        first_digit_timeout: Duration::from_secs(5),
+        inter_digit_timeout: Duration::from_secs(5),
+        terminator: Some('#'),
+    };
+    let now = call.network.now;
+    call.bridge().gather(options, Vec::new(), now);
+    for (press, event) in [4, 7, 1, 1].into_iter().enumerate() {
+        call.press(event, press as u32);
+    }
+    call.talk(60);
+    let gathered = call.network.right.events.iter().find_map(|event| match event {
+        BridgeEvent::Gathered(gathered) => Some(gathered.digits.clone()),
+        _ => None,
+    });
+    assert_eq!(gathered.as_deref(), Some("4711"));
+}
+
+/// A phone that offers, and the bridge that answers.
+struct Call {
+    network: Network<PeerEnd, BridgeEnd>,
+    phone: Phone,
+    prompts: Vec<Prompt>,
+    encoder: Encoder,
+}
+
+/// What the phone sends.
+struct Phone {
+    encoder: Encoder,
+    sequence: u16,
+    timestamp: u32,
+    said: usize,
+}
+
+struct BridgeEnd {
+    bridge: Bridge,
+    next: Instant,
+    events: Vec<BridgeEvent>,
+}
+
+impl Call {
+    fn connected(seed: u64) -> Self {
+        let now = Instant::now();
+        let (mut left, offer) = Peer::offer(&options(&[LEFT], 11), now).unwrap();
+        let offer = Offer::parse(&offer).unwrap();
+        let (right, answer) = Peer::answer(&options(&[RIGHT], 22), &offer, now).unwrap();
+        left.accept_answer(&Answer::parse(&answer).unwrap(), now).unwrap();
+        let bridge = Bridge::new(
+            right,
+            BridgeOptions {
+                ssrc: 22,
+                first_sequence: 65_000,
+                first_timestamp: u32::MAX - 100_000,
+                opus_payload_type: OPUS,
+                telephone_event_payload_type: Some(KEYS),
+                silence_warn_after: Duration::from_secs(5),
+                silence_end_after: Duration::from_secs(30),
+            },
+            now,
+        );
+        let right = BridgeEnd { bridge, next: now, events: Vec::new() };
+        let network = Network::new(PeerEnd::new(left), right, &[RIGHT], now, seed);
+        let encoder = || Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();
+        let phone = Phone { encoder: encoder(), sequence: 100, timestamp: 0, said: 0 };
+        let prompts = Builtin::ALL.iter().map(|builtin| Prompt::builtin(*builtin).unwrap()).collect();
+        let mut call = Self { network, phone, prompts, encoder: encoder() };
+        assert!(call.network.run_until(Duration::from_secs(5), |network| {
+            network.left.peer.is_connected() && network.right.events.contains(&BridgeEvent::MediaConnected)
+        }));
+        call
+    }
+
+    fn start_sound(&mut self) {
+        self.network.right.bridge.start_sound(self.network.now);
+    }
+
+    fn bridge(&mut self) -> &mut Bridge {
+        &mut self.network.right.bridge
+    }
+
+    /// The caller talks for so many frames.
+    fn talk(&mut self, frames: usize) {
+        for _ in 0..frames {
+            let payload = self.phone.next_frame();
+            self.send(OPUS, self.phone.timestamp, &payload);
+            self.network.run_for(FRAME);
+            while self.bridge().take_for(Party::Agent).is_some() {}
+        }
+    }
+
+    /// One key: five packets while it is down, three of its end.
+    fn press(&mut self, event: u8, press: u32) {
+        let timestamp = self.phone.timestamp + press;
+        for index in 0..8u16 {
+            let duration = (160 * (index + 1).min(5)).to_be_bytes();
+            let flags = if index >= 5 { 0x8a } else { 0x0a };
+            self.send(KEYS, timestamp, &[event, flags, duration[0], duration[1]]);
+            self.network.run_for(FRAME);
+        }
+    }
+
+    fn send(&mut self, payload_type: u8, timestamp: u32, payload: &[u8]) {
+        self.phone.sequence = self.phone.sequence.wrapping_add(1);
+        let header = RtpHeader { payload_type, marker: false, sequence: self.phone.sequence, timestamp, ssrc: 11 };
+        let now = self.network.now;
+        if let Some(transmit) = self.network.left.peer.send_rtp(header, payload, now) {
+            self.network.send(Datagram { from: transmit.socket, to: transmit.to, data: transmit.data.to_vec() });
+        }
+    }
+
+    fn something_happens(&mut self, chance: &mut StdRng) {
+        let now = self.network.now;
+        let prompt = self.prompts[chance.random_range(0..self.prompts.len())].clone();
+        let prompts = vec![prompt; chance.random_range(1..3)];
+        let repeat = if chance.random_bool(0.5) { Repeat::Once } else { Repeat::Loop };
+        let guest = chance.random_range(1..4);
+        let role = [Role::Listen, Role::Whisper, Role::Join][chance.random_range(0..3)];
+        let rate = SampleRate::ALL[chance.random_range(0..4)];
+        let pcm = PartySound::Pcm { rate, profile: Profile::Eco };
+        let words = self.words(chance.random_range(0..200));
+        let bridge = &mut self.network.right.bridge;
+        // What is out of place is refused, and the line goes on.
+        match chance.random_range(0..22) {
+            0 => bridge.stand_in(prompts, repeat),
+            1 => bridge.play(chance.random(), prompts, repeat, now),
+            2 => {
+                let _ = bridge.stop_playback(now);
+            }
+            3 | 4 => {
+                let _ = bridge.attach(Party::Agent, pcm, BUFFER, now);
+            }
+            5 => {
+                let _ = bridge.attach(Party::Agent, PartySound::Opus, BUFFER, now);
+            }
+            6 => bridge.detach(Party::Agent),
+            7..=10 => {
+                let _ = bridge.say(Party::Agent, words.into());
+            }
+            11 => {
+                let _ = bridge.clear(Party::Agent);
+            }
+            12 => {
+                let mut packet = Vec::new();
+                self.encoder.encode(&[1000; 320], &mut packet).unwrap();
+                let _ = bridge.say(Party::Agent, packet.into());
+            }
+            13 => {
+                let _ = bridge.invite(guest, role, BUFFER);
+            }
+            14 => {
+                let _ = bridge.attach(Party::Guest(guest), pcm, BUFFER, now);
+            }
+            15 => {
+                let _ = bridge.say(Party::Guest(guest), words.into());
+            }
+            16 => {
+                let _ = bridge.set_role(guest, role);
+            }
+            17 => bridge.detach(Party::Guest(guest)),
+            18 => {
+                let _ = bridge.set_music((repeat == Repeat::Loop).then_some(prompts));
+            }
+            19 => {
+                let _ = bridge.send_digits("1#");
+            }
+            20 => bridge.pause(Party::Agent),
+            _ => bridge.resume(Party::Agent),
+        }
+    }
+
+    /// So many samples of a tone, and perhaps half a sample.
+    fn words(&self, milliseconds: usize) -> Vec<u8> {
+        let samples = (0..milliseconds * 16).map(|index| (8000.0 * (index as f64 * 0.2).sin()) as i16);
+        let mut bytes: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+        if milliseconds % 3 == 0 {
+            bytes.push(0);
+        }
+        bytes
+    }
+}
+
+impl Phone {
+    fn next_frame(&mut self) -> Vec<u8> {
+        let from = self.said;
+        self.said += 320;
+        self.timestamp = self.timestamp.wrapping_add(960);
+        let frame: Vec<i16> = (from..self.said).map(|index| (6000.0 * (index as f64 * 0.17).sin()) as i16).collect();
+        let mut packet = Vec::new();
+        self.encoder.encode(&frame, &mut packet).unwrap();
+        packet
+    }
+}
+
+impl End for BridgeEnd {
+    fn receive(&mut self, datagram: &Datagram, now: Instant) {
+        self.bridge.receive(datagram.to, datagram.from, &datagram.data, now);
+        self.listen();
+    }
+
+    fn poll_transmit(&mut self) -> Option<(SocketAddr, SocketAddr, Vec<u8>)> {
+        let transmit = self.bridge.poll_transmit()?;
+        Some((transmit.socket, transmit.to, transmit.data.to_vec()))
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        Some(self.next)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.next = now + FRAME;
+        self.bridge.handle_timeout(now);
+        self.listen();
+    }
+}
+
+impl BridgeEnd {
+    fn listen(&mut self) {
+        while let Some(event) = self.bridge.poll_event() {
+            self.events.push(event);
+        }
+    }
+}
