@@ -115,6 +115,12 @@ impl Encoder {
         Ok(self.inner.reset_state()?)
     }
 
+    /// Whether packets lean on the sound of earlier ones, as they do from the start. One that does not costs more bits
+    /// and is heard rightly whatever the decoder has heard before it.
+    pub(crate) fn set_prediction(&mut self, prediction: bool) -> Result<(), OpusError> {
+        Ok(self.inner.set_prediction_disabled(!prediction)?)
+    }
+
     /// The rate of the PCM it takes.
     pub fn rate(&self) -> SampleRate {
         self.rate

@@ -1,22 +1,49 @@
 //! Prompt: a sound encoded once into 20 ms Opus frames and shared by every call.
 
+mod file;
+mod wideband;
+mod loudness;
+mod encode;
+mod seam;
+mod cursor;
 mod tones;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::opus::{Encoder, OpusError, Profile, SampleRate};
+use crate::opus::{OpusError, Profile, SampleRate};
+use encode::Track;
+use seam::Seam;
 
-/// No prompt is longer: ten minutes are 3 MB of Opus and a second or two of encoding at the start.
+pub(crate) use cursor::Cursor;
+
+/// No prompt is longer: ten minutes are 3 MB of Opus and a few seconds of encoding.
 pub const MAX_DURATION: Duration = Duration::from_secs(600);
+
+/// No file is bigger. Six minutes of CD sound fit in uncompressed, and ten minutes of all that a call carries.
+pub const MAX_FILE_BYTES: usize = 64 * 1024 * 1024;
+
+/// More channels than a 7.1 film has are not a prompt.
+pub const MAX_CHANNELS: usize = 8;
+
+/// The sample rates of files, in Hz: from a telephone's to a studio's.
+pub const RATES_HZ: RangeInclusive<u32> = 8_000..=192_000;
 
 /// A sound ready to be sent. Cloning shares the frames.
 #[derive(Debug, Clone)]
 pub struct Prompt {
-    frames: Arc<[Bytes]>,
+    sound: Arc<Encoded>,
+}
+
+#[derive(Debug)]
+struct Encoded {
+    frames: Box<[Bytes]>,
+    /// None for sounds that repeat as they are.
+    seam: Option<Seam>,
 }
 
 /// The prompts that need no file.
@@ -30,129 +57,115 @@ pub enum Builtin {
     Goodbye,
     /// The tone of a line that is taken.
     Busy,
+    /// One short note: speak now, or you are being recorded.
+    Beep,
 }
 
-/// How often a prompt plays.
+/// How often prompts play.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// To its end; silence follows.
+    /// To their end; silence follows.
     Once,
     /// From the beginning again until something else is on air.
     Loop,
 }
 
-/// Why a sound cannot be a prompt.
+/// Why a sound cannot be a prompt. Each text is the whole reason, for the person who made the file.
 #[derive(Debug, Error)]
 pub enum PromptError {
-    /// The bytes are not a readable WAV file.
-    #[error("not a readable WAV file: {0}")]
-    Wav(#[from] hound::Error),
-    /// A WAV file of another kind than 16-bit integer samples.
-    #[error("a WAV prompt has 16-bit integer samples, not {bits}-bit {format}")]
-    SampleFormat {
-        /// Bits a sample.
-        bits: u16,
-        /// `integer` or `float`.
-        format: &'static str,
+    /// No bytes at all.
+    #[error("the file is empty")]
+    Empty,
+    /// More than [`MAX_FILE_BYTES`].
+    #[error("the file has {} MB; a prompt has at most {}", .0 / (1024 * 1024), MAX_FILE_BYTES / (1024 * 1024))]
+    TooManyBytes(usize),
+    /// The content is of no kind that we read, whatever the extension says.
+    #[error(
+        "the content is not WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus{}",
+        .extension.as_ref().map(|extension| format!(", though the file is named .{extension}")).unwrap_or_default()
+    )]
+    UnknownFormat {
+        /// The file's extension.
+        extension: Option<String>,
     },
-    /// More channels than two.
-    #[error("a prompt is mono or stereo, not {0} channels")]
-    Channels(u16),
+    /// The kind is known, but not this variety of it, or its headers are broken; with the decoder's reason.
+    #[error("the sound cannot be decoded: {0}")]
+    Undecodable(String),
+    /// More than [`MAX_CHANNELS`], or none.
+    #[error("a prompt has 1 to {MAX_CHANNELS} channels, not {0}")]
+    Channels(usize),
+    /// Outside [`RATES_HZ`].
+    #[error("a prompt has {lowest} to {highest} samples a second, not {0}", lowest = RATES_HZ.start(), highest = RATES_HZ.end())]
+    SampleRate(u32),
     /// Longer than [`MAX_DURATION`].
-    #[error("a prompt lasts at most {} s, not {} s", MAX_DURATION.as_secs(), .0.as_secs())]
-    TooLong(Duration),
-    /// A rate that Opus does not take, or a refusal of the encoder.
+    #[error("a prompt lasts at most {} minutes", MAX_DURATION.as_secs() / 60)]
+    TooLong,
+    /// The file ends before four fifths of the sound that it announces.
+    #[error("the file breaks off before its end; copy it again")]
+    BreaksOff,
+    /// More than a fifth of its packets do not decode.
+    #[error("most of the file is damaged or something else than sound; copy or convert it again")]
+    Broken,
+    /// A good file without a single sample.
+    #[error("there is no sound in the file")]
+    NoSound,
+    /// A refusal of the encoder.
     #[error(transparent)]
     Opus(#[from] OpusError),
 }
 
-/// Where one call stands in its prompts.
-#[derive(Debug)]
-pub(crate) struct Cursor {
-    prompts: Vec<Prompt>,
-    repeat: Repeat,
-    playing: usize,
-    next: usize,
-}
-
 impl Prompt {
-    /// Encodes mono samples. The last frame is filled up with silence.
+    /// Reads a sound file: WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus, told apart by content. `extension` is used to name
+    /// the file's error better, and for nothing else.
+    ///
+    /// The channels are mixed down evenly, the sound is resampled to 16 kHz, which is all that a call carries, and
+    /// brought to the loudness of all prompts. A file that breaks off is taken if four fifths of it are there; of an
+    /// Ogg file, which does not announce its length, any beginning is taken.
+    pub fn from_file(bytes: &[u8], extension: Option<&str>) -> Result<Self, PromptError> {
+        let sound = file::read(bytes, extension)?;
+        let rate = wideband::RATE;
+        Self::from_pcm(&loudness::levelled(&sound, rate.hz()), rate)
+    }
+
+    /// Encodes mono samples as loud as they are. The last frame is filled up with silence.
     ///
     /// One frame of silence leads, so that the decoder of a listener settles whatever it heard before, and one
-    /// follows, because the encoder is 6.5 ms behind its input.
+    /// follows, because the encoder is 6.5 ms behind its input. A sound of a second or more also gets a seam for
+    /// repeating, a crossfade from its end into its beginning.
     pub fn from_pcm(pcm: &[i16], rate: SampleRate) -> Result<Self, PromptError> {
-        Self::encoded(pcm, rate, Profile::Prompt)
+        if rate.duration(pcm.len() as u64) > MAX_DURATION {
+            return Err(PromptError::TooLong);
+        }
+        let frames = encoded(pcm, rate, Profile::Prompt)?;
+        let seam = Seam::baked(pcm, LEAD_FRAMES, rate, Profile::Prompt)?;
+        Ok(Self { sound: Arc::new(Encoded { frames, seam }) })
     }
 
-    fn encoded(pcm: &[i16], rate: SampleRate, profile: Profile) -> Result<Self, PromptError> {
-        let duration = rate.duration(pcm.len() as u64);
-        if duration > MAX_DURATION {
-            return Err(PromptError::TooLong(duration));
-        }
-        let mut encoder = Encoder::new(rate, profile)?;
-        let silence = vec![0; rate.samples_per_frame()];
-        let mut packet = Vec::new();
-        let mut encode = |frame: &[i16]| -> Result<Bytes, PromptError> {
-            encoder.encode(frame, &mut packet)?;
-            Ok(Bytes::copy_from_slice(&packet))
-        };
-        let mut frames = vec![encode(&silence)?];
-        for sound in pcm.chunks(silence.len()) {
-            let mut frame = sound.to_vec();
-            frame.resize(silence.len(), 0);
-            frames.push(encode(&frame)?);
-        }
-        frames.push(encode(&silence)?);
-        Ok(Self { frames: frames.into() })
-    }
-
-    /// Reads a WAV file: 16-bit integer samples, mono or stereo (mixed down), at 8, 16, 24 or 48 kHz.
-    pub fn from_wav(bytes: &[u8]) -> Result<Self, PromptError> {
-        let mut reader = hound::WavReader::new(bytes)?;
-        let spec = reader.spec();
-        if (spec.bits_per_sample, spec.sample_format) != (16, hound::SampleFormat::Int) {
-            return Err(PromptError::SampleFormat {
-                bits: spec.bits_per_sample,
-                format: match spec.sample_format {
-                    hound::SampleFormat::Int => "integer",
-                    hound::SampleFormat::Float => "float",
-                },
-            });
-        }
-        if !(1..=2).contains(&spec.channels) {
-            return Err(PromptError::Channels(spec.channels));
-        }
-        let rate = SampleRate::try_from(spec.sample_rate)?;
-        let duration = rate.duration(u64::from(reader.duration()));
-        if duration > MAX_DURATION {
-            return Err(PromptError::TooLong(duration));
-        }
-        let samples = reader.samples::<i16>().collect::<Result<Vec<_>, _>>()?;
-        match spec.channels {
-            1 => Self::from_pcm(&samples, rate),
-            _ => Self::from_pcm(&mixed_down(&samples), rate),
-        }
-    }
-
-    /// Makes a built-in prompt. Tones need no care in encoding, and every start of the service waits for them.
+    /// Makes a built-in prompt. Tones need no care in encoding, and every start of the service waits for them. They
+    /// begin and end in quiet, and a cadence must keep its pause, so they repeat as they are.
     pub fn builtin(builtin: Builtin) -> Result<Self, PromptError> {
-        Self::encoded(&tones::samples(builtin), tones::RATE, Profile::Eco)
+        let frames = encoded(&tones::samples(builtin), tones::RATE, Profile::Eco)?;
+        Ok(Self { sound: Arc::new(Encoded { frames, seam: None }) })
     }
 
-    /// The Opus packets, 20 ms each; never empty.
+    /// The Opus packets of one pass, 20 ms each; never empty.
     pub fn frames(&self) -> &[Bytes] {
-        &self.frames
+        &self.sound.frames
     }
 
     /// How long it plays once.
     pub fn duration(&self) -> Duration {
-        crate::opus::FRAME * self.frames.len() as u32
+        crate::opus::FRAME * self.frames().len() as u32
+    }
+
+    fn seam(&self) -> Option<&Seam> {
+        self.sound.seam.as_ref()
     }
 }
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ringback, Self::Hold, Self::Goodbye, Self::Busy];
+    pub const ALL: [Self; 5] = [Self::Ringback, Self::Hold, Self::Goodbye, Self::Busy, Self::Beep];
 
     /// The name it goes by in `prompt:NAME`.
     pub fn name(self) -> &'static str {
@@ -161,6 +174,7 @@ impl Builtin {
             Self::Hold => "hold",
             Self::Goodbye => "goodbye",
             Self::Busy => "busy",
+            Self::Beep => "beep",
         }
     }
 
@@ -170,28 +184,22 @@ impl Builtin {
     }
 }
 
-impl Cursor {
-    pub(crate) fn new(prompts: Vec<Prompt>, repeat: Repeat) -> Self {
-        Self { prompts, repeat, playing: 0, next: 0 }
-    }
+/// Frames of silence before the sound.
+const LEAD_FRAMES: usize = 1;
 
-    /// Copies the next frame to `out`. True with the last one.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> bool {
-        let frames = &self.prompts[self.playing].frames;
-        out.clear();
-        out.extend_from_slice(&frames[self.next]);
-        self.next = (self.next + 1) % frames.len();
-        if self.next > 0 {
-            return false;
+fn encoded(pcm: &[i16], rate: SampleRate, profile: Profile) -> Result<Box<[Bytes]>, OpusError> {
+    let mut track = Track::new(rate, profile)?;
+    for _ in 0..LEAD_FRAMES {
+        track.push(&[])?;
+    }
+    for (index, frame) in pcm.chunks(rate.samples_per_frame()).enumerate() {
+        match index {
+            seam::BACK_TO => track.push_entry(frame)?,
+            _ => track.push(frame)?,
         }
-        self.playing = (self.playing + 1) % self.prompts.len();
-        self.playing == 0 && self.repeat == Repeat::Once
     }
-}
-
-fn mixed_down(stereo: &[i16]) -> Vec<i16> {
-    let (pairs, _) = stereo.as_chunks::<2>();
-    pairs.iter().map(|[left, right]| ((i32::from(*left) + i32::from(*right)) / 2) as i16).collect()
+    track.push(&[])?;
+    Ok(track.into_frames().into())
 }
 
 #[cfg(test)]

@@ -246,8 +246,8 @@ impl Encoded {
 }
 
 fn play(cursor: &mut Cursor, ended: Ended, out: &mut Vec<u8>) -> Filled {
-    let is_last = cursor.fill(out);
-    Filled { talking: true, ended: is_last.then_some(ended) }
+    let played = cursor.fill(out);
+    Filled { talking: played.talking, ended: played.ended.then_some(ended) }
 }
 
 fn relay(voice: &mut Voice, out: &mut Vec<u8>) -> Filled {

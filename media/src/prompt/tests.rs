@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::opus::{Decoder, SILENCE, inspect};
-use proptest::prelude::*;
+use std::f64::consts::TAU;
 
 #[test]
 fn every_builtin_sounds_and_ends_quietly() {
@@ -32,44 +32,6 @@ fn frames_are_20_ms_each() {
 }
 
 #[test]
-fn wav_files_of_every_rate_are_read() {
-    for rate in SampleRate::ALL {
-        for channels in [1, 2] {
-            let samples = vec![100; rate.hz() as usize * usize::from(channels)];
-            let prompt = Prompt::from_wav(&wav(channels, rate.hz(), &samples)).unwrap();
-            assert_eq!(prompt.frames().len(), 52, "{rate:?} {channels}");
-        }
-    }
-}
-
-#[test]
-fn stereo_is_mixed_down() {
-    assert_eq!(mixed_down(&[i16::MAX, i16::MAX, i16::MIN, i16::MIN, 100, -50]), [i16::MAX, i16::MIN, 25]);
-}
-
-#[test]
-fn other_files_are_refused_by_name() {
-    assert!(matches!(Prompt::from_wav(b"ID3 not a wav"), Err(PromptError::Wav(_))));
-    assert!(matches!(Prompt::from_wav(&[]), Err(PromptError::Wav(_))));
-    let cd = Prompt::from_wav(&wav(2, 44_100, &[0; 100])).unwrap_err();
-    assert!(matches!(cd, PromptError::Opus(OpusError::UnsupportedRate(44_100))));
-    let six = Prompt::from_wav(&wav(6, 48_000, &[0; 600])).unwrap_err();
-    assert!(matches!(six, PromptError::Channels(6)));
-    let mut cut = wav(1, 16_000, &[0; 1000]);
-    cut.truncate(500);
-    assert!(matches!(Prompt::from_wav(&cut), Err(PromptError::Wav(_))));
-    let long = vec![0; 8_000 * 601];
-    assert!(matches!(Prompt::from_pcm(&long, SampleRate::Hz8000), Err(PromptError::TooLong(_))));
-    let eight_bit = hound::WavSpec { bits_per_sample: 8, ..spec(1, 16_000) };
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let mut writer = hound::WavWriter::new(&mut bytes, eight_bit).unwrap();
-    writer.write_sample(1i8).unwrap();
-    writer.finalize().unwrap();
-    let refused = Prompt::from_wav(bytes.get_ref()).unwrap_err();
-    assert_eq!(refused.to_string(), "a WAV prompt has 16-bit integer samples, not 8-bit integer");
-}
-
-#[test]
 fn a_prompt_after_anything_does_not_carry_it_on() {
     let prompt = Prompt::builtin(Builtin::Ringback).unwrap();
     let mut fresh = Decoder::new(SampleRate::Hz16000).unwrap();
@@ -89,22 +51,40 @@ fn a_prompt_after_anything_does_not_carry_it_on() {
     assert!(*worst <= 64, "{worst}");
 }
 
-proptest! {
-    #[test]
-    fn no_bytes_make_the_reader_panic(
-        changes in prop::collection::vec((0usize..144, any::<u8>()), 0..12),
-        keep in 0usize..=144,
-        channels in 1u16..=2,
-    ) {
-        let mut bytes = wav(channels, 16_000, &[7; 50]);
-        for (at, byte) in changes {
-            if let Some(place) = bytes.get_mut(at) {
-                *place = byte;
-            }
-        }
-        bytes.truncate(keep);
-        let _ = Prompt::from_wav(&bytes);
+#[test]
+fn prompts_are_equally_loud_whoever_recorded_them() {
+    for (level, name) in [(0.03, "whispered"), (0.1, "spoken"), (0.9, "shouted")] {
+        let sound = speechlike(16_000 * 3, level);
+        let prompt = Prompt::from_pcm(&loudness::levelled(&sound, 16_000), SampleRate::Hz16000).unwrap();
+        let loudness = loudness_of(&heard(&prompt));
+        assert!((loudness - -19.0).abs() < 1.0, "{name}: {loudness} LUFS");
     }
+}
+
+#[test]
+fn a_file_becomes_a_prompt_of_its_length_at_the_common_loudness() {
+    let flac = include_bytes!("fixtures/tone.flac");
+    let prompt = Prompt::from_file(flac, Some("flac")).unwrap();
+    assert_eq!(prompt.duration(), Duration::from_millis(1040));
+    let loudness = loudness_of(&heard(&prompt));
+    assert!((loudness - -19.0).abs() < 1.0, "{loudness} LUFS");
+}
+
+#[test]
+fn silence_noise_and_short_sounds_are_not_blown_up() {
+    let peak = |pcm: &[i16]| pcm.iter().map(|sample| sample.unsigned_abs()).max().unwrap();
+    assert_eq!(peak(&loudness::levelled(&[0.0; 16_000], 16_000)), 0);
+    assert!(loudness::levelled(&[], 16_000).is_empty());
+    // -60 dBFS comes out 20 dB louder and no more.
+    let hiss: Vec<f32> = speechlike(16_000, 0.001);
+    assert!((300..=340).contains(&peak(&loudness::levelled(&hiss, 16_000))));
+    // -12 dBFS is 8231.
+    let beep: Vec<f32> = speechlike(16_000 / 5, 0.9);
+    assert!((7_500..=8_300).contains(&peak(&loudness::levelled(&beep, 16_000))));
+    // One high click in something quiet keeps the whole below the limit.
+    let mut click = speechlike(16_000, 0.01);
+    click[8_000] = 1.0;
+    assert!(peak(&loudness::levelled(&click, 16_000)) <= 29_300);
 }
 
 fn heard(prompt: &Prompt) -> Vec<i16> {
@@ -116,16 +96,17 @@ fn heard(prompt: &Prompt) -> Vec<i16> {
     heard
 }
 
-fn spec(channels: u16, hz: u32) -> hound::WavSpec {
-    hound::WavSpec { channels, sample_rate: hz, bits_per_sample: 16, sample_format: hound::SampleFormat::Int }
+/// A tone whose loudness comes and goes four times a second.
+fn speechlike(samples: usize, level: f64) -> Vec<f32> {
+    let wave = |index: usize| {
+        let at = index as f64 / 16_000.0;
+        level * (TAU * 500.0 * at).sin() * (0.6 - 0.4 * (TAU * 4.0 * at).cos())
+    };
+    (0..samples).map(|index| wave(index) as f32).collect()
 }
 
-fn wav(channels: u16, hz: u32, samples: &[i16]) -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let mut writer = hound::WavWriter::new(&mut bytes, spec(channels, hz)).unwrap();
-    for &sample in samples {
-        writer.write_sample(sample).unwrap();
-    }
-    writer.finalize().unwrap();
-    bytes.into_inner()
+fn loudness_of(pcm: &[i16]) -> f64 {
+    let mut meter = ebur128::EbuR128::new(1, 16_000, ebur128::Mode::I).unwrap();
+    meter.add_frames_i16(pcm).unwrap();
+    meter.loudness_global().unwrap()
 }

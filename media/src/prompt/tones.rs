@@ -11,6 +11,9 @@ pub(super) const RATE: SampleRate = SampleRate::Hz16000;
 /// The European supervisory tone (ETSI TR 101 041): 425 Hz for ringing and for busy.
 const SUPERVISORY_HZ: f64 = 425.0;
 
+/// Where ears and telephones are keenest, and as every answering machine has it.
+const BEEP_HZ: f64 = 1000.0;
+
 /// About -18 dBFS: clearly heard, never startling.
 const LOUD: f64 = 4000.0;
 
@@ -27,6 +30,7 @@ pub(super) fn samples(builtin: Builtin) -> Vec<i16> {
         Builtin::Busy => [tone(SUPERVISORY_HZ, 0.5), pause(0.5)].concat(),
         // E, C, G: downwards, as a door chime says that it is over.
         Builtin::Goodbye => [659.26, 523.25, 392.0].into_iter().flat_map(|hz| note(hz, 0.35, LOUD)).collect(),
+        Builtin::Beep => tone(BEEP_HZ, 0.3),
         // C, E, G, A and back in slow notes, each ringing out before the next.
         Builtin::Hold => {
             [261.63, 329.63, 392.0, 440.0, 392.0, 329.63].into_iter().flat_map(|hz| note(hz, 1.2, SOFT)).collect()

@@ -1,0 +1,90 @@
+//! Wideband: mono sound of any rate becomes 16 kHz, piece by piece.
+
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler};
+
+use super::PromptError;
+use crate::opus::SampleRate;
+
+/// A call carries wideband, so a higher rate would only be encoded to be thrown away.
+pub(super) const RATE: SampleRate = SampleRate::Hz16000;
+
+/// Samples that the resampler takes at once.
+const CHUNK: usize = 1024;
+
+/// Takes sound at one rate and collects it at [`RATE`].
+pub(super) struct Wideband {
+    hz: u32,
+    /// None when the sound has the right rate.
+    resampler: Option<Fft<f32>>,
+    /// What does not fill a chunk yet.
+    waiting: Vec<f32>,
+    produced: Vec<f32>,
+    scratch: Vec<f32>,
+    taken: u64,
+}
+
+impl Wideband {
+    pub(super) fn new(hz: u32) -> Result<Self, PromptError> {
+        let resampler = match hz == RATE.hz() {
+            true => None,
+            // A fixed input is what lets the resampler work in short pieces; with both sides fixed it takes 10 ms.
+            false => Some(
+                Fft::new(hz as usize, RATE.hz() as usize, CHUNK, 1, FixedSync::Input)
+                    .map_err(|error| PromptError::Undecodable(error.to_string()))?,
+            ),
+        };
+        let scratch = vec![0.0; resampler.as_ref().map_or(0, |resampler| resampler.output_frames_max())];
+        Ok(Self { hz, resampler, waiting: Vec::new(), produced: Vec::new(), scratch, taken: 0 })
+    }
+
+    pub(super) fn push(&mut self, mono: impl ExactSizeIterator<Item = f32>) -> Result<(), PromptError> {
+        self.taken += mono.len() as u64;
+        match self.resampler {
+            None => self.produced.extend(mono),
+            Some(_) => {
+                self.waiting.extend(mono);
+                self.resample()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole sound, beginning and ending where the input did.
+    pub(super) fn finish(mut self) -> Result<Vec<f32>, PromptError> {
+        let Some(delay) = self.resampler.as_ref().map(|resampler| resampler.output_delay()) else {
+            return Ok(self.produced);
+        };
+        let length = (self.taken * u64::from(RATE.hz())).div_ceil(u64::from(self.hz)) as usize;
+        while self.produced.len() < delay + length {
+            self.waiting.resize(self.waiting.len() + CHUNK, 0.0);
+            self.resample()?;
+        }
+        self.produced.truncate(delay + length);
+        self.produced.drain(..delay);
+        Ok(self.produced)
+    }
+
+    fn resample(&mut self) -> Result<(), PromptError> {
+        let Some(resampler) = &mut self.resampler else { return Ok(()) };
+        let mut used = 0;
+        loop {
+            let wanted = resampler.input_frames_next();
+            let Some(chunk) = self.waiting.get(used..used + wanted) else { break };
+            used += wanted;
+            let room = self.scratch.len();
+            let written = InterleavedSlice::new(chunk, 1, wanted)
+                .and_then(|input| Ok((input, InterleavedSlice::new_mut(&mut self.scratch, 1, room)?)))
+                .map_err(|error| PromptError::Undecodable(error.to_string()))
+                .and_then(|(input, mut output)| {
+                    resampler
+                        .process_into_buffer(&input, &mut output, None)
+                        .map_err(|error| PromptError::Undecodable(error.to_string()))
+                })?
+                .1;
+            self.produced.extend_from_slice(&self.scratch[..written]);
+        }
+        self.waiting.drain(..used);
+        Ok(())
+    }
+}
