@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context;
 use patchcord_media::opus::{Profile, SampleRate};
 use patchcord_media::peer::Identity;
-use patchcord_media::prompt::Prompt;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
@@ -24,9 +23,10 @@ use crate::call::session::SessionOptions;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::http::{self, HttpOptions};
+use crate::prompts::{self, PromptLibrary};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
-use crate::{prompts, public_address, telemetry};
+use crate::{public_address, telemetry};
 
 /// Events that a slow listener may lag behind; over it the listener misses the oldest and is told how many.
 const EVENTS: usize = 4096;
@@ -42,6 +42,7 @@ pub struct App {
     stop_http: oneshot::Sender<()>,
     http: JoinHandle<std::io::Result<()>>,
     workers: Vec<std::thread::JoinHandle<()>>,
+    prompt_watch: JoinHandle<()>,
     drain_timeout: Duration,
 }
 
@@ -51,15 +52,14 @@ impl App {
         // A second service in one process finds the provider installed, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
-        let prompts = prompts::load(&config.prompts.dir)?;
+        let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
-        let prompts = Arc::new(prompts);
         let (workers, threads) = start_workers(&config, &prompts).await?;
         let (events, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
             numbers: numbers(&config)?,
             max_calls: config.calls.max_calls,
-            session: session_options(&config, prompts),
+            session: session_options(&config, prompts.clone()),
             graph: graph_client(&config)?,
             workers,
             events: events.clone(),
@@ -89,7 +89,8 @@ impl App {
         );
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let drain_timeout = config.calls.drain_timeout;
-        Ok(Self { address, calls, events, stop_http, http, workers: threads, drain_timeout })
+        let prompt_watch = tokio::spawn(prompts.watch());
+        Ok(Self { address, calls, events, stop_http, http, workers: threads, prompt_watch, drain_timeout })
     }
 
     /// All events of all calls from now on.
@@ -124,6 +125,9 @@ impl App {
         if tokio::time::timeout(Duration::from_secs(1), self.http).await.is_err() {
             info!("open HTTP connections are cut");
         }
+        self.prompt_watch.abort();
+        // It ends with having been aborted as its error.
+        let _ = self.prompt_watch.await;
         // The handles to the workers live in the calls; with the last of them the threads end.
         drop(self.calls);
         let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().all(|worker| worker.join().is_ok()));
@@ -136,7 +140,7 @@ impl App {
 
 async fn start_workers(
     config: &Config,
-    prompts: &Arc<HashMap<String, Prompt>>,
+    prompts: &PromptLibrary,
 ) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
     let options = WorkerOptions {
         identity: Arc::new(Identity::generate().context("no certificate could be made")?),
@@ -188,7 +192,7 @@ fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
     Ok(GraphClient::new(http, options))
 }
 
-fn session_options(config: &Config, prompts: Arc<HashMap<String, Prompt>>) -> SessionOptions {
+fn session_options(config: &Config, prompts: PromptLibrary) -> SessionOptions {
     SessionOptions {
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,

@@ -52,7 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check { config } => {
             let read = load(&config)?;
-            prompts::check_routes(&read.routes, &prompts::load(&read.prompts.dir)?)?;
+            prompts::check_routes(&read.routes, &prompts::PromptLibrary::load(&read.prompts.dir)?)?;
             println!(
                 "{} is fine: {} numbers, {} routes, HTTP on {}",
                 config.display(),

@@ -1,19 +1,150 @@
-//! The prompts of the service: the built-in tones, and the WAV files of the prompts folder, each encoded once.
+//! The prompts of the service: the built-in tones and the sound files of the prompts folder, each encoded once and
+//! followed while they change.
+
+mod folder;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use patchcord_media::prompt::{Builtin, Prompt};
-use tracing::{info, warn};
+use tokio::time::MissedTickBehavior;
+use tracing::warn;
 
 use crate::config::route::{AgentTarget, Route};
+use folder::Folder;
 
-/// A minute of 48 kHz stereo has 11.5 MB; a prompt is shorter than that.
-const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the folder is looked at. A look costs one listing; only files that changed are read.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// All prompts by name. Clones share them, and whoever asks sees the newest.
+///
+/// Nobody waits for a file: what is asked for is a finished shelf, and a new shelf takes its place in one step.
+#[derive(Clone)]
+pub struct PromptLibrary {
+    shelf: Arc<RwLock<Arc<Shelf>>>,
+    /// Held for a whole look at the folder, so that looks come one after the other.
+    folder: Arc<Mutex<Folder>>,
+}
+
+/// What is known about one prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptInfo {
+    /// What a route calls it, `prompt:NAME`.
+    pub name: String,
+    /// How long it plays once.
+    pub duration: Duration,
+    /// One of the tones that need no file; false when a file has taken its name.
+    pub built_in: bool,
+    /// The file it comes from, by its name in the folder.
+    pub file: Option<String>,
+}
+
+/// A file of the prompts folder that is not used as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenPrompt {
+    /// Its name in the folder.
+    pub file: String,
+    /// What is wrong and what to do.
+    pub sentence: String,
+}
+
+/// The prompts as they were after one look.
+#[derive(Default)]
+struct Shelf {
+    prompts: HashMap<String, Shelved>,
+    problems: Vec<BrokenPrompt>,
+}
+
+#[derive(Clone)]
+struct Shelved {
+    prompt: Prompt,
+    /// None for a built-in one.
+    file: Option<String>,
+}
+
+impl PromptLibrary {
+    /// Makes the built-in prompts and loads the folder's files, on all cores. A broken file is named in the log and the
+    /// others still work; a folder that does not exist holds no files.
+    pub fn load(folder: &Path) -> anyhow::Result<Self> {
+        let mut prompts = HashMap::new();
+        for builtin in Builtin::ALL {
+            let name = builtin.name();
+            let prompt =
+                Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
+            prompts.insert(name.to_owned(), Shelved { prompt, file: None });
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let library = Self {
+            folder: Arc::new(Mutex::new(Folder::new(folder, prompts))),
+            shelf: Arc::new(RwLock::new(Arc::new(Shelf::default()))),
+        };
+        library.look(cores);
+        Ok(library)
+    }
+
+    /// The prompt of this name, as its file is now.
+    pub fn get(&self, name: &str) -> Option<Prompt> {
+        self.shelf().prompts.get(name).map(|shelved| shelved.prompt.clone())
+    }
+
+    /// All prompts, by name.
+    pub fn list(&self) -> Vec<PromptInfo> {
+        let info = |(name, shelved): (&String, &Shelved)| PromptInfo {
+            name: name.clone(),
+            duration: shelved.prompt.duration(),
+            built_in: shelved.file.is_none(),
+            file: shelved.file.clone(),
+        };
+        let mut list: Vec<PromptInfo> = self.shelf().prompts.iter().map(info).collect();
+        list.sort_by(|left, right| left.name.cmp(&right.name));
+        list
+    }
+
+    /// The files that are not used as they are, by name.
+    pub fn problems(&self) -> Vec<BrokenPrompt> {
+        self.shelf().problems.clone()
+    }
+
+    /// Follows the folder until it is aborted.
+    pub async fn watch(self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick comes at once, and the folder has just been loaded.
+        looks.tick().await;
+        loop {
+            looks.tick().await;
+            self.reload_now().await;
+        }
+    }
+
+    /// Looks at the folder now; when it returns, the prompts are those of its files.
+    pub async fn reload_now(&self) {
+        let library = self.clone();
+        // One file after the other: the other cores are busy with calls.
+        if let Err(error) = tokio::task::spawn_blocking(move || library.look(1)).await {
+            warn!("the prompts folder could not be looked at: {error}");
+        }
+    }
+
+    fn look(&self, threads: usize) {
+        // Whoever panicked in a look has left the files known before it, which is what there is.
+        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(shelf) = folder.look(threads, &self.shelf().problems) else { return };
+        metrics::gauge!("patchcord_prompts_broken").set(shelf.problems.len() as f64);
+        *self.shelf.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shelf);
+    }
+
+    /// Locked for as long as it takes to count one more reader.
+    fn shelf(&self) -> Arc<Shelf> {
+        self.shelf.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Refuses routes that lead to a prompt which is not there, with what to do about it.
-pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &HashMap<String, Prompt>) -> anyhow::Result<()> {
+pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &PromptLibrary) -> anyhow::Result<()> {
     for (name, route) in routes {
         let targets = std::iter::once(&route.agent).chain(&route.fallback);
         let played = targets.flat_map(|target| match target {
@@ -21,13 +152,17 @@ pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &HashMap<String, 
             AgentTarget::WebSocket(_) => &[],
         });
         for prompt in played.chain([&route.ringback, &route.hold]) {
-            if !prompts.contains_key(prompt) {
-                let mut known: Vec<&str> = prompts.keys().map(String::as_str).collect();
-                known.sort_unstable();
+            if prompts.get(prompt).is_none() {
+                let known: Vec<String> = prompts.list().into_iter().map(|prompt| prompt.name).collect();
                 anyhow::bail!(
                     "routes.{name} leads to prompt:{prompt}, which is not there: put {prompt}.wav into prompts.dir, or take \
-                     one of {}",
-                    known.join(", ")
+                     one of {}{}",
+                    known.join(", "),
+                    prompts
+                        .problems()
+                        .iter()
+                        .map(|broken| format!("; {} is passed over: {}", broken.file, broken.sentence))
+                        .collect::<String>()
                 );
             }
         }
@@ -35,33 +170,5 @@ pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &HashMap<String, 
     Ok(())
 }
 
-/// Loads all prompts by name. A broken file is named in the log and the others still work; a folder that does not
-/// exist holds no files.
-pub fn load(folder: &Path) -> anyhow::Result<HashMap<String, Prompt>> {
-    let mut prompts: HashMap<String, Prompt> = HashMap::new();
-    for builtin in Builtin::ALL {
-        let name = builtin.name();
-        let prompt =
-            Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
-        prompts.insert(name.to_owned(), prompt);
-    }
-    let Ok(files) = folder.read_dir() else { return Ok(prompts) };
-    for path in files.flatten().map(|file| file.path()) {
-        let is_wav = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wav"));
-        let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| is_wav) else { continue };
-        match read(&path) {
-            Ok(prompt) => {
-                info!(prompt = name, "prompt {name:?} is loaded, {:?} long", prompt.duration());
-                prompts.insert(name.to_owned(), prompt);
-            }
-            Err(error) => warn!(prompt = name, "the prompt file {} is passed over: {error:#}", path.display()),
-        }
-    }
-    Ok(prompts)
-}
-
-fn read(path: &Path) -> anyhow::Result<Prompt> {
-    let size = path.metadata()?.len();
-    anyhow::ensure!(size <= FILE_LIMIT_BYTES, "{size} bytes are more than the {FILE_LIMIT_BYTES} a prompt may have");
-    Ok(Prompt::from_wav(&std::fs::read(path)?)?)
-}
+#[cfg(test)]
+mod tests;

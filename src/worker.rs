@@ -37,6 +37,7 @@ use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::{AgentFailure, EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
+use crate::prompts::PromptLibrary;
 use leg::seat::Who;
 use leg::{About, Leg, Line};
 use ports::Ports;
@@ -62,7 +63,7 @@ pub struct WorkerOptions {
     /// For `wss://` agents.
     pub tls: Arc<rustls::ClientConfig>,
     /// For commands that name one.
-    pub prompts: Arc<HashMap<String, Prompt>>,
+    pub prompts: PromptLibrary,
     /// Who can be brought in as a third party, by the name of its route.
     pub guests: Arc<HashMap<String, AgentOptions>>,
 }

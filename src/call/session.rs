@@ -1,6 +1,5 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::route::{Number, Stop};
 use super::{Action, Call, CallOptions, Input, Progress};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
+use crate::prompts::PromptLibrary;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -41,7 +41,7 @@ pub struct SessionOptions {
     /// How much of an agent's sound is queued.
     pub max_buffer: Duration,
     /// Prompts by name.
-    pub prompts: Arc<HashMap<String, Prompt>>,
+    pub prompts: PromptLibrary,
 }
 
 /// One call and all that is asked on its behalf.
@@ -278,7 +278,7 @@ impl Session {
     }
 
     fn prompt(&self, name: &str) -> Option<Prompt> {
-        let prompt = self.options.prompts.get(name).cloned();
+        let prompt = self.options.prompts.get(name);
         if prompt.is_none() {
             warn!(prompt = name, "the prompt {name:?} is gone; the call goes on without it");
         }

@@ -7,10 +7,8 @@ mod command;
 pub(crate) mod seat;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Instant;
 
 use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
@@ -26,6 +24,7 @@ use crate::agent::native::{StartCall, ToAgent};
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
+use crate::prompts::PromptLibrary;
 use command::Asked;
 use seat::{Seat, Taken, Who};
 
@@ -56,7 +55,7 @@ pub(super) struct About {
     pub call: CallId,
     pub start: Box<StartCall>,
     pub barge_in: BargeIn,
-    pub prompts: Arc<HashMap<String, Prompt>>,
+    pub prompts: PromptLibrary,
     pub reports: mpsc::Sender<Report>,
     /// Brings third parties in.
     pub worker: Weak<Worker>,

@@ -1,6 +1,7 @@
 //! A worker on its own: who is seated where, and what it answers when there is no room.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::{Answer, Command, Silence, WorkerHandle, WorkerOptions, start};
 use crate::call::end::EndReason;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
+use crate::prompts::PromptLibrary;
 use crate::whatsapp::webhook::{self, Notice};
 
 const CONNECT: &[u8] = include_bytes!("../../tests/fixtures/whatsapp/webhook-connect-user-initiated-2025-10.json");
@@ -36,7 +38,7 @@ fn worker(ports: u16) -> WorkerHandle {
         allow_private: false,
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
-        prompts: Arc::default(),
+        prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         guests: Arc::default(),
     };
     start(options, 0, 1).unwrap().0

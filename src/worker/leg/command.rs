@@ -159,7 +159,7 @@ impl Leg {
 
     fn prompts(&self, names: &[String]) -> Result<Vec<Prompt>, Refusal> {
         let find = |name: &String| {
-            let found = self.about.prompts.get(name).cloned();
+            let found = self.about.prompts.get(name);
             found.ok_or_else(|| Refusal::new("unknown_prompt", format!("there is no prompt named {name:?}")))
         };
         names.iter().map(find).collect()

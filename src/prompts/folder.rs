@@ -1,0 +1,224 @@
+//! Folder: which files are prompts under which names, and which of them have changed since the last look.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use patchcord_media::prompt::{MAX_FILE_BYTES, Prompt, PromptError};
+use tracing::{info, warn};
+
+use super::{BrokenPrompt, Shelf, Shelved};
+
+/// Files that hold sound, and which wins when two have one name. The content decides how they are read.
+const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
+
+/// A folder of more is somebody's music collection, named by mistake. The files over it are passed over by name.
+const FILES_AT_MOST: usize = 1000;
+
+/// The folder as it was at the last look.
+pub(super) struct Folder {
+    path: PathBuf,
+    built_in: HashMap<String, Shelved>,
+    /// By file name.
+    files: BTreeMap<String, Known>,
+}
+
+/// A file that has been read.
+struct Known {
+    /// What it goes by, `prompt:NAME`.
+    name: String,
+    stamp: Stamp,
+    /// The last version that could be read.
+    prompt: Option<Prompt>,
+    /// Why the version that is there now cannot.
+    problem: Option<String>,
+}
+
+/// A file whose stamp is the same has the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    size_bytes: u64,
+}
+
+/// A file of the folder that may be a prompt.
+struct Found {
+    file: String,
+    name: String,
+    /// Its place in [`EXTENSIONS`].
+    rank: usize,
+    stamp: Stamp,
+}
+
+impl Folder {
+    pub(super) fn new(path: &Path, built_in: HashMap<String, Shelved>) -> Self {
+        Self { path: path.to_owned(), built_in, files: BTreeMap::new() }
+    }
+
+    /// Reads what has changed, on so many threads, and says how the prompts stand now. None if the folder cannot be
+    /// read at this moment: then all stays as it was. A problem that is not among the earlier ones is told in the log.
+    pub(super) fn look(&mut self, threads: usize, earlier: &[BrokenPrompt]) -> Option<Shelf> {
+        let mut problems = Vec::new();
+        let found = match self.find(&mut problems) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!("prompts.dir {} cannot be read, its prompts stay as they were: {error}", self.path.display());
+                return None;
+            }
+        };
+        self.forget_all_but(&found);
+        self.read(found, threads);
+        let mut prompts = self.built_in.clone();
+        for (file, known) in &self.files {
+            if let Some(prompt) = &known.prompt {
+                let shelved = Shelved { prompt: prompt.clone(), file: Some(file.clone()) };
+                prompts.insert(known.name.clone(), shelved);
+            }
+            if let Some(sentence) = &known.problem {
+                problems.push(BrokenPrompt { file: file.clone(), sentence: sentence.clone() });
+            }
+        }
+        problems.sort_by(|left, right| left.file.cmp(&right.file));
+        for problem in problems.iter().filter(|problem| !earlier.contains(problem)) {
+            warn!(prompt.file = problem.file, "the prompt file {} is passed over: {}", problem.file, problem.sentence);
+        }
+        Some(Shelf { prompts, problems })
+    }
+
+    /// The files to use, one for each name.
+    fn find(&self, problems: &mut Vec<BrokenPrompt>) -> std::io::Result<Vec<Found>> {
+        let entries = match self.path.read_dir() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let root = self.path.canonicalize()?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let file = entry?.file_name().to_string_lossy().into_owned();
+            match inspect(&root, &file) {
+                Ok(Some(one)) => found.push(one),
+                Ok(None) => {}
+                Err(sentence) => problems.push(BrokenPrompt { file, sentence }),
+            }
+        }
+        found.sort_by(|left: &Found, right| {
+            (&left.name, left.rank, &left.file).cmp(&(&right.name, right.rank, &right.file))
+        });
+        let mut chosen: Vec<Found> = Vec::new();
+        for one in found {
+            let sentence = match chosen.last() {
+                Some(first) if first.name == one.name => {
+                    format!("{} has the same name and is used; remove or rename one of them", first.file)
+                }
+                _ if chosen.len() == FILES_AT_MOST => format!("a prompts folder has at most {FILES_AT_MOST} files"),
+                _ => {
+                    chosen.push(one);
+                    continue;
+                }
+            };
+            problems.push(BrokenPrompt { file: one.file, sentence });
+        }
+        Ok(chosen)
+    }
+
+    fn forget_all_but(&mut self, found: &[Found]) {
+        self.files.retain(|file, known| {
+            let stays = found.iter().any(|found| found.file == *file);
+            if !stays {
+                info!(prompt = known.name, "prompt {:?} is no longer taken from {file}", known.name);
+            }
+            stays
+        });
+    }
+
+    /// Reads the files that are new or have changed. A changed file that is broken leaves its earlier version in use.
+    fn read(&mut self, found: Vec<Found>, threads: usize) {
+        let is_changed = |found: &Found| self.files.get(&found.file).is_none_or(|known| known.stamp != found.stamp);
+        let changed: Vec<Found> = found.into_iter().filter(is_changed).collect();
+        for (found, read) in read_all(&self.path, changed, threads) {
+            let earlier = self.files.remove(&found.file).and_then(|known| known.prompt);
+            let known = match read {
+                Ok(prompt) => {
+                    let name = &found.name;
+                    info!(prompt = name, "prompt {name:?} is loaded from {}, {:?} long", found.file, prompt.duration());
+                    if self.built_in.contains_key(name) && earlier.is_none() {
+                        info!(prompt = name, "{} is used instead of the built-in prompt {name:?}", found.file);
+                    }
+                    Known { name: found.name, stamp: found.stamp, prompt: Some(prompt), problem: None }
+                }
+                Err(sentence) => {
+                    let sentence = match earlier {
+                        Some(_) => format!("{sentence}; its earlier version stays in use"),
+                        None => sentence,
+                    };
+                    Known { name: found.name, stamp: found.stamp, prompt: earlier, problem: Some(sentence) }
+                }
+            };
+            self.files.insert(found.file, known);
+        }
+    }
+}
+
+/// None for what is not meant to be a prompt: folders, texts, and the hidden files of editors and copying programs.
+fn inspect(root: &Path, file: &str) -> Result<Option<Found>, String> {
+    let Some((name, extension)) = file.rsplit_once('.').filter(|_| !file.starts_with('.')) else { return Ok(None) };
+    let Some(rank) = EXTENSIONS.iter().position(|known| extension.eq_ignore_ascii_case(known)) else { return Ok(None) };
+    if !is_name(name) {
+        return Err("a prompt's name has letters from a to z, digits, '.', '-' and '_' only; rename it".to_owned());
+    }
+    let path = root.join(file);
+    let real = path.canonicalize().map_err(|error| format!("it cannot be opened: {error}"))?;
+    if !real.starts_with(root) {
+        return Err("it is a link that leads out of the folder; copy the file itself".to_owned());
+    }
+    let metadata = real.metadata().map_err(|error| format!("it cannot be opened: {error}"))?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let stamp = Stamp { modified: metadata.modified().ok(), size_bytes: metadata.len() };
+    Ok(Some(Found { file: file.to_owned(), name: name.to_owned(), rank, stamp }))
+}
+
+/// A name is never a path, an option or a hidden file.
+fn is_name(name: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_good)
+}
+
+/// Each file with its prompt or what is wrong with it. A few seconds of work for ten minutes of sound.
+fn read_all(folder: &Path, files: Vec<Found>, threads: usize) -> Vec<(Found, Result<Prompt, String>)> {
+    if threads.min(files.len()) <= 1 {
+        return files.into_iter().map(|found| read_one(folder, found)).collect();
+    }
+    let threads = threads.min(files.len());
+    let waiting = Mutex::new(files.into_iter());
+    let work = || {
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::iter::from_fn(next).map(|found| read_one(folder, found)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().filter_map(|worker| worker.join().ok()).flatten().collect()
+    })
+}
+
+fn read_one(folder: &Path, found: Found) -> (Found, Result<Prompt, String>) {
+    let prompt = read_bytes(&folder.join(&found.file)).map_err(|error| format!("it cannot be read: {error}")).and_then(
+        |bytes| {
+            let extension = found.file.rsplit_once('.').map(|(_, extension)| extension);
+            Prompt::from_file(&bytes, extension).map_err(|error: PromptError| error.to_string())
+        },
+    );
+    (found, prompt)
+}
+
+/// At most one byte more than a prompt may have, whatever the file has become since it was looked at.
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
