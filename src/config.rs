@@ -8,6 +8,7 @@ mod environment;
 pub mod media;
 mod problem;
 mod read;
+pub mod recordings;
 pub mod route;
 
 pub use environment::Environment;
@@ -28,6 +29,7 @@ use api::Api;
 use media::Media;
 use problem::nearest;
 use read::{Notes, Section};
+use recordings::Recordings;
 use route::Route;
 
 /// The whole configuration, checked.
@@ -122,13 +124,6 @@ pub struct Prompts {
     pub dir: PathBuf,
 }
 
-/// Where recordings go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recordings {
-    /// A folder.
-    pub dir: PathBuf,
-}
-
 /// What outlives the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
@@ -205,7 +200,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let whatsapp = WhatsApp::read(root.section("whatsapp"), &route_names);
     let calls = Calls::read(root.section("calls"));
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
-    let recordings = Recordings { dir: read_path(root.section("recordings"), "dir", "recordings") };
+    let recordings = Recordings::read(root.section("recordings"));
     let api = Api::read(root.section("api"));
     let store = Store { path: read_path(root.section("store"), "path", "patchcord.db") };
     let log = Log::read(root.section("log"));

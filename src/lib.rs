@@ -9,6 +9,7 @@ pub mod call;
 pub mod worker;
 pub mod agent;
 pub mod prompts;
+pub mod recordings;
 pub mod public_address;
 pub mod config;
 pub mod demo;

@@ -37,7 +37,11 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     let long = Config::parse(&switched_on(EXAMPLE), "example", &example_environment()).unwrap();
     assert_eq!(short.calls, long.calls);
     assert_eq!(short.log, long.log);
-    assert_eq!((short.prompts, short.recordings, short.store), (long.prompts, long.recordings, long.store));
+    assert_eq!((short.prompts, short.store), (long.prompts, long.store));
+    assert_eq!(
+        (short.recordings.dir, short.recordings.keep_local),
+        (long.recordings.dir, long.recordings.keep_local)
+    );
     assert_eq!(short.media.ports, long.media.ports);
     assert_eq!(short.media.workers, long.media.workers);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
@@ -430,6 +434,8 @@ fn example_environment() -> Environment {
         ("WHATSAPP_APP_SECRET", "app secret"),
         ("WHATSAPP_TOKEN", "graph token"),
         ("AGENT_AUTHORIZATION", "Bearer agent"),
+        ("RECORDINGS_ACCESS_KEY", "archive key"),
+        ("RECORDINGS_SECRET_KEY", "archive secret"),
     ])
 }
 

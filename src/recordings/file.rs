@@ -1,0 +1,156 @@
+//! One recording's file: made, written, closed under its final name. Blocks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchcord_media::recorder::measure;
+use sha2::{Digest, Sha256};
+
+use super::{RecordingId, RecordingResult};
+
+/// How a file is made.
+pub(super) type OpenFile = Arc<dyn Fn(&Path) -> io::Result<File> + Send + Sync>;
+
+/// How a recording ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outcome {
+    /// As it should, after so much sound.
+    Finished(Duration),
+    /// Its call went away without a word.
+    Abandoned,
+}
+
+/// A file that grows.
+pub(super) struct GrowingFile {
+    file: File,
+    path: PathBuf,
+    size_bytes: u64,
+    digest: Sha256,
+}
+
+impl GrowingFile {
+    pub(super) fn create(path: PathBuf, open: &OpenFile) -> io::Result<Self> {
+        let file = open(&path)?;
+        // Tells another process that this file is not left behind. Where files cannot be locked there is no such process.
+        let _ = file.try_lock();
+        Ok(Self { file, path, size_bytes: 0, digest: Sha256::new() })
+    }
+
+    /// Adds whole pages. After an error the file is not to be written to any more; what is of a page is cut off.
+    pub(super) fn write(&mut self, pages: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(pages) {
+            // A disk that takes no page may not take this either; then a broken page ends the file, which players pass over.
+            let _ = self.file.set_len(self.size_bytes);
+            return Err(error);
+        }
+        self.size_bytes += pages.len() as u64;
+        self.digest.update(pages);
+        Ok(())
+    }
+
+    /// Gives the file its final name, on the disk for good. Without a `duration` the file itself says it. None, and no
+    /// file, when nothing was ever written.
+    pub(super) fn close(
+        self,
+        id: &RecordingId,
+        duration: Option<Duration>,
+        mark_for_upload: bool,
+    ) -> io::Result<Option<Closed>> {
+        if self.size_bytes == 0 {
+            // What cannot be removed is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+            return Ok(None);
+        }
+        self.file.sync_all()?;
+        let duration = match duration {
+            Some(duration) => duration,
+            None => measure(io::BufReader::new(File::open(&self.path)?))?.duration,
+        };
+        publish(&self.path, id, mark_for_upload)?;
+        Ok(Some(Closed { duration, size_bytes: self.size_bytes, sha256: hex(&self.digest.finalize()) }))
+    }
+}
+
+/// The facts of a closed file.
+#[derive(Default)]
+pub(super) struct Closed {
+    pub(super) duration: Duration,
+    pub(super) size_bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// Closes a file that another process left behind: cuts off what is no whole page. None, and no file, if there is no
+/// sound in it or its process is alive.
+pub(super) fn close_orphan(
+    path: &Path,
+    id: &RecordingId,
+    mark_for_upload: bool,
+) -> io::Result<Option<RecordingResult>> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    if matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+        return Ok(None);
+    }
+    let measured = measure(io::BufReader::new(&file))?;
+    if measured.duration.is_zero() {
+        fs::remove_file(path)?;
+        return Ok(None);
+    }
+    file.set_len(measured.whole_bytes)?;
+    file.sync_all()?;
+    io::Seek::rewind(&mut file)?;
+    let mut digest = Sha256::new();
+    io::copy(&mut file, &mut digest)?;
+    publish(path, id, mark_for_upload)?;
+    let problem = "the service ended while this was being recorded".to_owned();
+    Ok(Some(RecordingResult {
+        id: id.clone(),
+        file_name: id.file_name(),
+        duration_ms: measured.duration.as_millis() as u64,
+        size_bytes: measured.whole_bytes,
+        sha256: hex(&digest.finalize()),
+        complete: measured.is_ended,
+        problem: (!measured.is_ended).then_some(problem),
+    }))
+}
+
+/// The marker comes first: a process that ends between the two leaves a growing file, which is closed at the next start.
+fn publish(path: &Path, id: &RecordingId, mark_for_upload: bool) -> io::Result<()> {
+    if mark_for_upload {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.with_file_name(id.marker_name()))?;
+    }
+    fs::rename(path, path.with_file_name(id.file_name()))
+}
+
+/// Only for our own user: it holds what people said.
+pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A new file, only for our own user.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// What a person is told of an error, and its name in the metrics.
+pub(super) fn explain(error: &io::Error) -> (String, &'static str) {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ("the disk is full".to_owned(), "disk_full"),
+        ErrorKind::ReadOnlyFilesystem => ("the disk is read-only".to_owned(), "read_only"),
+        ErrorKind::PermissionDenied => ("the recordings folder may not be written to".to_owned(), "permission"),
+        ErrorKind::NotFound => ("the recordings folder is gone".to_owned(), "folder_missing"),
+        _ => (format!("the file cannot be written: {error}"), "other"),
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
