@@ -3,10 +3,10 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
 
-.PHONY: help demo test check bench interop interop-chromium fmt tools
+.PHONY: help demo test check bench interop interop-chromium interop-s3 fmt tools
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: tools ## one simulated WhatsApp call end to end, on this machine
 	@$(CARGO) build --profile demo --locked
@@ -27,6 +27,9 @@ interop: tools ## foreign callers: aiortc places a call through the real webhook
 
 interop-chromium: tools ## the same with a browser as the caller; installs Chromium, 300 MB
 	@./tests/interop/chromium/run.sh
+
+interop-s3: tools ## recordings are uploaded to a foreign S3 server
+	@./tests/interop/s3/run.sh
 
 bench: tools ## every performance figure beside its floor, measured in one run
 	$(CARGO) build --release --locked

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
 use patchcord_media::opus::{FRAME, SILENCE};
 use patchcord_media::recorder::{Recorder, measure};
 use sha2::{Digest, Sha256};
@@ -291,11 +291,11 @@ async fn an_s3_server_takes_small_and_large_recordings() {
     let small = result.await.unwrap();
     recordings.stop(Duration::from_secs(60)).await;
     assert_eq!(folder.names(), Vec::<String>::new());
-    let get = |name: String| async { reqwest::get(format!("{endpoint}/recordings/calls/{name}")).await.unwrap() };
-    let got = get(small.file_name).await;
+    let get = |name: String| reqwest::get(format!("{endpoint}/recordings/calls/{name}"));
+    let got = get(small.file_name).await.unwrap();
     assert_eq!(got.headers()["content-type"], "audio/ogg");
     assert_eq!(got.bytes().await.unwrap(), bytes);
-    assert_eq!(get(large.file_name()).await.bytes().await.unwrap(), vec![7; 20_000_000]);
+    assert_eq!(get(large.file_name()).await.unwrap().bytes().await.unwrap(), vec![7; 20_000_000]);
 }
 
 const WITHIN: Duration = Duration::from_secs(20);

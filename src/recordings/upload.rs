@@ -150,11 +150,13 @@ pub(super) async fn keep_house(options: RecordingsOptions, signals: Arc<Signals>
             clear_at += CLEAR_EVERY;
             clear_old(options.dir.clone(), max_age).await;
         }
+        // Read before the pass: what was finished until the stop is still sent.
+        let is_last = signals.stopping.load(Ordering::Acquire);
         let all_sent = match &options.upload {
             Some(archive) => send_waiting(archive, &options).await,
             None => true,
         };
-        if signals.stopping.load(Ordering::Acquire) {
+        if is_last {
             return;
         }
         if all_sent {
