@@ -24,6 +24,8 @@ use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
+use crate::recordings::upload::Archive;
+use crate::recordings::{Recordings, RecordingsOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{public_address, telemetry};
@@ -32,6 +34,9 @@ use crate::{public_address, telemetry};
 const EVENTS: usize = 4096;
 /// What Meta and the agents are given to take note of the end, once all calls have been told.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// For recordings to be written when the service stops, and for the uploads under way.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running service.
 pub struct App {
@@ -43,6 +48,7 @@ pub struct App {
     http: JoinHandle<std::io::Result<()>>,
     workers: Vec<std::thread::JoinHandle<()>>,
     prompt_watch: JoinHandle<()>,
+    recordings: Option<Recordings>,
     drain_timeout: Duration,
 }
 
@@ -54,7 +60,8 @@ impl App {
         let metrics = telemetry::start_metrics();
         let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
-        let (workers, threads) = start_workers(&config, &prompts).await?;
+        let recordings = start_recordings(&config).await?;
+        let (workers, threads) = start_workers(&config, &prompts, &recordings).await?;
         let (events, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
             numbers: numbers(&config)?,
@@ -90,7 +97,7 @@ impl App {
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let drain_timeout = config.calls.drain_timeout;
         let prompt_watch = tokio::spawn(prompts.watch());
-        Ok(Self { address, calls, events, stop_http, http, workers: threads, prompt_watch, drain_timeout })
+        Ok(Self { address, calls, events, stop_http, http, workers: threads, prompt_watch, recordings, drain_timeout })
     }
 
     /// All events of all calls from now on.
@@ -130,6 +137,9 @@ impl App {
         let _ = self.prompt_watch.await;
         // The handles to the workers live in the calls; with the last of them the threads end.
         drop(self.calls);
+        if let Some(recordings) = &self.recordings {
+            recordings.stop(WRITTEN_WITHIN).await;
+        }
         let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().all(|worker| worker.join().is_ok()));
         match tokio::time::timeout(Duration::from_secs(2), joined).await {
             Ok(Ok(true)) => info!("stopped"),
@@ -141,6 +151,7 @@ impl App {
 async fn start_workers(
     config: &Config,
     prompts: &PromptLibrary,
+    recordings: &Option<Recordings>,
 ) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
     let options = WorkerOptions {
         identity: Arc::new(Identity::generate().context("no certificate could be made")?),
@@ -150,6 +161,7 @@ async fn start_workers(
         silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
         tls: Arc::new(agent_tls()?),
         prompts: prompts.clone(),
+        recordings: recordings.clone(),
         guests: Arc::new(guests(config)),
     };
     let count = match config.media.workers {
@@ -164,6 +176,30 @@ async fn start_workers(
         threads.push(thread);
     }
     Ok((handles, threads))
+}
+
+/// A folder that cannot be used stops the start only where calls are to be recorded.
+async fn start_recordings(config: &Config) -> anyhow::Result<Option<Recordings>> {
+    let options = RecordingsOptions {
+        dir: config.recordings.dir.clone(),
+        upload: config.recordings.upload.as_ref().map(Archive::from_config).transpose().context("recordings.upload")?,
+        keep_local: config.recordings.keep_local,
+        max_age: config.recordings.max_age,
+    };
+    let is_needed = config.routes.values().any(|route| route.record);
+    match Recordings::start(options).await {
+        Ok((recordings, recovered)) => {
+            for recording in &recovered {
+                info!(recording.id = %recording.id, "recording {} of an earlier run is closed", recording.id);
+            }
+            Ok(Some(recordings))
+        }
+        Err(error) if is_needed => Err(error),
+        Err(error) => {
+            warn!("no call can be recorded: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 /// Whoever a route leads to first can be brought into a call as a third party.

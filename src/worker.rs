@@ -38,6 +38,7 @@ use crate::call::end::{AgentFailure, EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
+use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use leg::seat::Who;
 use leg::{About, Leg, Line};
 use ports::Ports;
@@ -64,6 +65,8 @@ pub struct WorkerOptions {
     pub tls: Arc<rustls::ClientConfig>,
     /// For commands that name one.
     pub prompts: PromptLibrary,
+    /// Where recordings go; None where the folder cannot be used and no route records.
+    pub recordings: Option<Recordings>,
     /// Who can be brought in as a third party, by the name of its route.
     pub guests: Arc<HashMap<String, AgentOptions>>,
 }
@@ -108,6 +111,8 @@ pub struct Answer {
     pub start: Box<StartCall>,
     /// Whether we listen for the caller's speech.
     pub barge_in: BargeIn,
+    /// Whether the call is recorded from accept on.
+    pub record: bool,
     /// Where the call's reports go. Each is sent once; the queue has room for all a sane call can send.
     pub reports: mpsc::Sender<Report>,
     /// The SDP answer.
@@ -116,7 +121,7 @@ pub struct Answer {
 
 /// What a worker tells a call.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Report {
     /// ICE and DTLS are done.
     MediaConnected,
@@ -142,6 +147,8 @@ pub enum Report {
     GuestLeft { guest: GuestId, reason: &'static str },
     /// The caller begins or stops to speak.
     Speech { started: bool },
+    /// A recording was begun; what becomes of it is told when its file is closed.
+    RecordingStarted { id: RecordingId, result: oneshot::Receiver<RecordingResult> },
     /// The caller pressed a key; without the digit when it is none of the application's business.
     Dtmf { digit: Option<char>, duration_ms: u32 },
 }
@@ -257,9 +264,10 @@ impl Worker {
     }
 
     fn answer(self: &Rc<Self>, answer: Answer) {
-        let Answer { call, offer, start, barge_in, reports, reply } = answer;
-        let prompts = self.options.prompts.clone();
-        let about = About { call, start, barge_in, prompts, reports, worker: Rc::downgrade(self) };
+        let Answer { call, offer, start, barge_in, record, reports, reply } = answer;
+        let worker = Rc::downgrade(self);
+        let WorkerOptions { prompts, recordings, .. } = self.options.clone();
+        let about = About { call, start, barge_in, record, prompts, recordings, reports, worker };
         let answered = self.seat(about, &offer);
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);

@@ -19,6 +19,7 @@ use super::{Action, Call, CallOptions, Input, Progress};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
+use crate::recordings::RecordingResult;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -26,6 +27,8 @@ use crate::worker::{Answer, Command, Report, WorkerHandle};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
+/// For the recording's file to be closed, after the call. A disk that takes longer is told as a problem of its own.
+const RECORDING_CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -59,6 +62,8 @@ pub struct Session {
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    /// Recordings whose files are not closed.
+    recordings: JoinSet<Option<RecordingResult>>,
 }
 
 impl Session {
@@ -83,6 +88,7 @@ impl Session {
             sequence: 0,
             requests: JoinSet::new(),
             reports: mpsc::channel(REPORTS),
+            recordings: JoinSet::new(),
         }
     }
 
@@ -125,6 +131,7 @@ impl Session {
                     call.handle(input, Instant::now());
                 }
             }
+            Some(done) = self.recordings.join_next() => self.tell_recording(done.ok().flatten()),
             () = tokio::time::sleep_until(deadline.into()) => call.handle_timeout(Instant::now()),
         }
     }
@@ -175,6 +182,7 @@ impl Session {
             offer,
             start: Box::new(self.start()),
             barge_in: self.number.route.barge_in,
+            record: self.number.route.record,
             reports: self.reports.0.clone(),
             reply,
         };
@@ -299,6 +307,7 @@ impl Session {
             Err(_) => Value::Null,
         };
         self.stages.ended = Some(self.received_at.elapsed());
+        self.close_recordings().await;
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
         info!(
@@ -309,6 +318,40 @@ impl Session {
             self.received_at.elapsed()
         );
         self.tell("call.ended", ended_data(reason, &self.stages, &sound));
+    }
+
+    /// The call is over at Meta and its agent is gone; what is told of it waits for the files, so that its end comes last.
+    async fn close_recordings(&mut self) {
+        // What the worker reported before it let the call go.
+        while let Ok(report) = self.reports.1.try_recv() {
+            self.read_report(report).await;
+        }
+        let deadline = tokio::time::Instant::now() + RECORDING_CLOSED_WITHIN;
+        while !self.recordings.is_empty() {
+            match tokio::time::timeout_at(deadline, self.recordings.join_next()).await {
+                Ok(Some(done)) => self.tell_recording(done.ok().flatten()),
+                Ok(None) => break,
+                Err(_) => {
+                    warn!("a recording of call {} is not written yet: the disk does not answer", self.id);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn tell_recording(&mut self, result: Option<RecordingResult>) {
+        if let Some(result) = result {
+            let data = json!({
+                "recording_id": result.id,
+                "file_name": result.file_name,
+                "duration_ms": result.duration_ms,
+                "size_bytes": result.size_bytes,
+                "sha256": result.sha256,
+                "complete": result.complete,
+                "problem": result.problem,
+            });
+            self.tell("call.recording_finished", data);
+        }
     }
 
     /// What the call's state machine must know is its input; the rest is told at once.
@@ -337,6 +380,10 @@ impl Session {
             Report::Speech { started } => {
                 let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
                 self.tell_both(kind, json!({})).await;
+            }
+            Report::RecordingStarted { id, result } => {
+                self.tell("call.recording_started", json!({ "recording_id": id }));
+                self.recordings.spawn(async { result.await.ok() });
             }
             Report::PlaybackFinished { id, owner, completed } => {
                 let data = json!({ "playback_id": id, "completed": completed });

@@ -38,10 +38,7 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.calls, long.calls);
     assert_eq!(short.log, long.log);
     assert_eq!((short.prompts, short.store), (long.prompts, long.store));
-    assert_eq!(
-        (short.recordings.dir, short.recordings.keep_local),
-        (long.recordings.dir, long.recordings.keep_local)
-    );
+    assert_eq!((short.recordings.dir, short.recordings.keep_local), (long.recordings.dir, long.recordings.keep_local));
     assert_eq!(short.media.ports, long.media.ports);
     assert_eq!(short.media.workers, long.media.workers);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);

@@ -4,6 +4,7 @@
 //! touch [`Leg::settle`] sends what the bridge wants sent and passes on what it reports.
 
 mod command;
+mod recording;
 pub(crate) mod seat;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
+use crate::recordings::{RecordingSink, Recordings};
 use command::Asked;
 use seat::{Seat, Taken, Who};
 
@@ -45,6 +47,7 @@ pub struct Leg {
     /// Meta accepted, so whoever joins is heard at once.
     accepted: Cell<bool>,
     asked: RefCell<Asked>,
+    recording: RefCell<Option<RecordingSink>>,
     agent: RefCell<Option<Taken>>,
     /// At most as many as the mixer takes.
     guests: RefCell<Vec<Taken>>,
@@ -55,7 +58,9 @@ pub(super) struct About {
     pub call: CallId,
     pub start: Box<StartCall>,
     pub barge_in: BargeIn,
+    pub record: bool,
     pub prompts: PromptLibrary,
+    pub recordings: Option<Recordings>,
     pub reports: mpsc::Sender<Report>,
     /// Brings third parties in.
     pub worker: Weak<Worker>,
@@ -94,6 +99,7 @@ impl Leg {
             connecting: Cell::new(true),
             accepted: Cell::new(false),
             asked: RefCell::default(),
+            recording: RefCell::new(None),
             agent: RefCell::new(None),
             guests: RefCell::default(),
         }
@@ -137,6 +143,10 @@ impl Leg {
 
     pub(super) fn start_sound(&self) {
         let now = Instant::now();
+        if self.about.record {
+            // A folder that cannot be used was refused at the start.
+            let _ = self.start_recording();
+        }
         self.bridge.borrow_mut().start_sound(now);
         self.accepted.set(true);
         self.tell_agent(ToAgent::Accepted);
@@ -148,6 +158,7 @@ impl Leg {
     }
 
     pub(super) fn close(&self, now: Instant) {
+        self.finish_recording();
         self.bridge.borrow_mut().close(now);
         self.settle();
     }
@@ -174,6 +185,7 @@ impl Leg {
         while let Some(transmit) = bridge.poll_transmit() {
             self.line.sockets.send(transmit.socket, transmit.to, &transmit.data);
         }
+        self.keep_recording(&mut bridge);
         if bridge.has_sound_for_agent() {
             self.with_agent(Seat::has_mail);
         }

@@ -39,6 +39,7 @@ fn worker(ports: u16) -> WorkerHandle {
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
+        recordings: None,
         guests: Arc::default(),
     };
     start(options, 0, 1).unwrap().0
@@ -50,7 +51,7 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let (reports, _) = mpsc::channel(1);
     let start = Box::default();
     let barge_in = BargeIn::Off;
-    let answer = Answer { call: call.clone(), offer: offer(), start, barge_in, reports, reply };
+    let answer = Answer { call: call.clone(), offer: offer(), start, barge_in, record: false, reports, reply };
     worker.send(Command::Answer(answer)).await.unwrap();
     (call, answered.await.unwrap().map(|sdp| port_of(&sdp)))
 }

@@ -8,6 +8,7 @@ mod service;
 
 mod agent_sound;
 mod agents;
+mod barge_in;
 mod calls;
 mod graph;
 mod guests;
@@ -16,5 +17,6 @@ mod media;
 mod offers;
 mod privacy;
 mod prompts;
+mod recording;
 mod stopping;
 mod webhook;

@@ -11,19 +11,21 @@ use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 use tokio::sync::mpsc;
 
 use crate::people::{agent, caller};
-use crate::service::{DEADLINE, TestOptions, config_text};
+use crate::service::{DEADLINE, Folder, TestOptions, config_text};
 
 /// The program with everything logged that can be.
 struct Program {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     log: Vec<String>,
+    _folder: Folder,
 }
 
 impl Program {
     async fn start(name: &str, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
         let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
-        let config = config_text(meta, &agent.url(), &options)?;
+        let folder = Folder::new()?;
+        let config = config_text(meta, &agent.url(), &folder.0, &options)?;
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
         std::fs::write(&path, config)?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_patchcord"))
@@ -35,7 +37,7 @@ impl Program {
         let (line, lines) = mpsc::unbounded_channel();
         // Ends with the program.
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
-        let mut program = Self { child, lines, log: Vec::new() };
+        let mut program = Self { child, lines, log: Vec::new(), _folder: folder };
         let ready = program.line_with("patchcord is ready on ").await?;
         let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
         meta.set_webhook_url(format!("{}/webhooks/whatsapp", address.context("an address")?));

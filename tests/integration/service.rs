@@ -1,7 +1,9 @@
 //! One service under test, beside its Meta: everything on loopback, every port from the system.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -32,6 +34,8 @@ pub struct TestService {
     pub app: App,
     pub meta: Meta,
     http: reqwest::Client,
+    /// Where recordings go.
+    pub folder: Folder,
     events: broadcast::Receiver<CallEvent>,
     seen: Vec<CallEvent>,
     /// Events that [`TestService::event`] has passed.
@@ -61,6 +65,26 @@ pub struct TestOptions {
     pub accept_takes: Duration,
     /// Another Graph API than Meta's.
     pub graph_url: Option<String>,
+}
+
+/// A folder of its own, gone with the test.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> anyhow::Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("patchcord-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of it is the system's to clear.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The reply to a webhook.
@@ -107,14 +131,15 @@ impl TestService {
     pub async fn start_with(agent: &str, options: TestOptions) -> anyhow::Result<Self> {
         LazyLock::force(&METRICS);
         let meta = Meta::start(MetaOptions::default()).await?;
-        let config = config_text(&meta, agent, &options)?;
+        let folder = Folder::new()?;
+        let config = config_text(&meta, agent, &folder.0, &options)?;
         let config = Config::parse(&config, "test.toml", &Environment::default())
             .map_err(|problems| anyhow::anyhow!("{problems}\n{config}"))?;
         let app = App::start(config).await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
         let events = app.events();
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { app, meta, http, events, seen: Vec::new(), passed: 0 })
+        Ok(Self { app, meta, http, folder, events, seen: Vec::new(), passed: 0 })
     }
 
     /// Places a call as this caller.
@@ -247,7 +272,7 @@ async fn read(response: reqwest::Response) -> anyhow::Result<Posted> {
 }
 
 /// The configuration file of a service under test.
-pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::Result<String> {
+pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOptions) -> anyhow::Result<String> {
     let account = meta.options();
     let first = free_port()?;
     let secrets: Vec<&String> = options.more_secrets.iter().chain([&account.app_secret]).collect();
@@ -274,6 +299,8 @@ pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::R
         {more_routes}
         [calls]
         {calls}
+        [recordings]
+        dir = "{folder}"
         [log]
         {log}
         "#,
@@ -286,6 +313,7 @@ pub fn config_text(meta: &Meta, agent: &str, options: &TestOptions) -> anyhow::R
         more_routes = options.more_routes,
         calls = options.calls,
         log = options.log,
+        folder = folder.join("recordings").display(),
     ))
 }
 

@@ -58,10 +58,10 @@ impl Leg {
             CallCommand::SendDtmf(SendDtmf { digits }) => self.send_dtmf(&digits),
             CallCommand::Protect => self.protect(true),
             CallCommand::Unprotect => self.protect(false),
-            CallCommand::StartRecording
-            | CallCommand::PauseRecording
-            | CallCommand::ResumeRecording
-            | CallCommand::StopRecording => Err(Refusal::new("not_built", "not built yet")),
+            CallCommand::StartRecording => self.start_recording(),
+            CallCommand::PauseRecording => self.pause_recording(true),
+            CallCommand::ResumeRecording => self.pause_recording(false),
+            CallCommand::StopRecording => self.stop_recording(),
             CallCommand::Invite(invite) => self.invite(&invite),
             CallCommand::SetRole(SetRole { guest_id, role }) => self.set_role(guest_id, role),
             CallCommand::Dismiss(Dismiss { guest_id }) => match self.drop_guests(Some(guest_id), "dismissed") {

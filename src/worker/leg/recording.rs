@@ -1,0 +1,63 @@
+//! The recording of one call: from the bridge to the writers of files.
+
+use patchcord_media::bridge::Bridge;
+use serde_json::{Value, json};
+
+use super::Leg;
+use crate::call::command::Refusal;
+use crate::worker::Report;
+
+impl Leg {
+    pub(super) fn start_recording(&self) -> Result<Value, Refusal> {
+        let Some(recordings) = &self.about.recordings else {
+            return Err(Refusal::new("recording_unavailable", "the recordings folder cannot be used: see the log"));
+        };
+        if !self.bridge.borrow_mut().start_recording(rand::random()) {
+            return Err(Refusal::new("already_recording", "the call is being recorded; stop that recording first"));
+        }
+        let (sink, result) = recordings.start_recording(&self.about.call);
+        let id = sink.id().clone();
+        self.recording.replace(Some(sink));
+        self.report(Report::RecordingStarted { id: id.clone(), result });
+        Ok(json!({ "recording_id": id }))
+    }
+
+    pub(super) fn pause_recording(&self, paused: bool) -> Result<Value, Refusal> {
+        match self.bridge.borrow_mut().pause_recording(paused) {
+            true => Ok(Value::Null),
+            false => Err(not_recording()),
+        }
+    }
+
+    pub(super) fn stop_recording(&self) -> Result<Value, Refusal> {
+        match self.finish_recording() {
+            true => Ok(Value::Null),
+            false => Err(not_recording()),
+        }
+    }
+
+    /// Hands over what is new. Never waits: the disk is the writers' business.
+    pub(super) fn keep_recording(&self, bridge: &mut Bridge) {
+        while let Some(page) = bridge.poll_recording() {
+            if let Some(sink) = &*self.recording.borrow() {
+                sink.write(page);
+            }
+        }
+    }
+
+    /// Says whether there was a recording.
+    pub(super) fn finish_recording(&self) -> bool {
+        let Some(recorded) = self.bridge.borrow_mut().stop_recording() else { return false };
+        if let Some(sink) = self.recording.take() {
+            for page in recorded.pages {
+                sink.write(page);
+            }
+            sink.finish(recorded.duration);
+        }
+        true
+    }
+}
+
+fn not_recording() -> Refusal {
+    Refusal::new("not_recording", "the call is not being recorded")
+}

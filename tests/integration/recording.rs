@@ -1,0 +1,103 @@
+//! Recordings: who is left and right, pause and protection, and what is told of them.
+
+use std::path::PathBuf;
+
+use aws_lc_rs::digest;
+use patchcord::call::command::CallCommand;
+use patchcord::call::event::CallId;
+use patchcord_media::recorder::measure;
+use patchcord_simulator::agent::{AgentOptions, Pace};
+use serde_json::Value;
+
+use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, objections};
+use crate::service::{Talk, TestOptions, TestService};
+
+fn recorded() -> TestOptions {
+    TestOptions { route: "record = true".to_owned(), ..TestOptions::default() }
+}
+
+fn speaker() -> AgentOptions {
+    AgentOptions { pace: Pace::Burst, ..agent() }
+}
+
+fn path_of(service: &TestService, finished: &Value) -> PathBuf {
+    service.folder.0.join("recordings").join(finished["file_name"].as_str().unwrap_or_default())
+}
+
+async fn asked(service: &TestService, call: &CallId, command: CallCommand) -> anyhow::Result<Value> {
+    service.app.calls().perform(call, command).await.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_call_is_a_file_as_long_as_the_talk() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(caller(), speaker(), recorded()).await?;
+    let Talk { service, call, .. } = &mut talk;
+    let started = service.event("call.recording_started").await?.data;
+    caller_hears_next(call, 3 * SECOND).await?;
+    call.hang_up().await?;
+    let finished = service.event("call.recording_finished").await?.data;
+    let ended = service.event("call.ended").await?.data;
+    assert_eq!(finished["recording_id"], started["recording_id"]);
+    assert_eq!((&finished["complete"], &finished["problem"]), (&true.into(), &Value::Null), "{finished}");
+    let bytes = std::fs::read(path_of(service, &finished))?;
+    assert_eq!(finished["size_bytes"], bytes.len());
+    let sha256: String =
+        digest::digest(&digest::SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(finished["sha256"], sha256);
+    let duration = finished["duration_ms"].as_u64().unwrap();
+    assert!(duration.abs_diff(ended["talked_ms"].as_u64().unwrap()) < 500, "{duration} {ended}");
+    assert_eq!(measure(&bytes[..])?.duration.as_millis() as u64, duration);
+    assert_eq!(objections(call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_app_starts_pauses_resumes_and_stops_a_recording() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(caller(), speaker(), TestOptions::default()).await?;
+    let Talk { service, call, .. } = &mut talk;
+    let id = service.event("call.accepted").await?.call_id;
+    let refused = service.app.calls().perform(&id, CallCommand::PauseRecording).await.unwrap_err();
+    assert_eq!(refused.code, "not_recording");
+    let begun = asked(service, &id, CallCommand::StartRecording).await?;
+    let again = service.app.calls().perform(&id, CallCommand::StartRecording).await.unwrap_err();
+    assert_eq!(again.code, "already_recording");
+    caller_hears_next(call, SECOND).await?;
+    asked(service, &id, CallCommand::PauseRecording).await?;
+    caller_hears_next(call, 2 * SECOND).await?;
+    asked(service, &id, CallCommand::ResumeRecording).await?;
+    caller_hears_next(call, SECOND).await?;
+    asked(service, &id, CallCommand::StopRecording).await?;
+    let finished = service.event("call.recording_finished").await?.data;
+    assert_eq!(finished["recording_id"], begun["recording_id"]);
+    let bytes = std::fs::read(path_of(service, &finished))?;
+    // A tone takes some hundred bytes a frame on each side, silence takes sixteen: two of four seconds are quiet.
+    let loud = loud_seconds(&bytes);
+    assert!((1.0..3.0).contains(&loud), "{loud} s of sound in {finished}");
+    assert!(finished["duration_ms"].as_u64().unwrap() >= 3900, "the pause counts: {finished}");
+    assert_eq!(crate::people::heard_voices(&caller_hears_next(call, SECOND).await?), [AGENT_HZ]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protection_keeps_sound_out_of_the_recording() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(caller(), speaker(), recorded()).await?;
+    let Talk { service, call, .. } = &mut talk;
+    let id = service.event("call.accepted").await?.call_id;
+    asked(service, &id, CallCommand::Protect).await?;
+    caller_hears_next(call, 3 * SECOND).await?;
+    asked(service, &id, CallCommand::StopRecording).await?;
+    let finished = service.event("call.recording_finished").await?.data;
+    let loud = loud_seconds(&std::fs::read(path_of(service, &finished))?);
+    assert!(loud < 1.0, "{loud} s of sound");
+    Ok(())
+}
+
+/// How many seconds of the file have sound in them, by the length of its packets.
+fn loud_seconds(bytes: &[u8]) -> f64 {
+    let mut reader = ogg::PacketReader::new(std::io::Cursor::new(bytes));
+    let mut loud = 0;
+    while let Ok(Some(packet)) = reader.read_packet() {
+        loud += usize::from(!packet.data.starts_with(b"Opus") && packet.data.len() > 60);
+    }
+    loud as f64 * 0.02
+}
