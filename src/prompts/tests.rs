@@ -146,20 +146,6 @@ async fn an_unchanged_file_is_not_read_again() {
     assert!(std::ptr::eq(before.frames(), library.get("same").unwrap().frames()));
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_watch_looks_by_itself() {
-    let folder = TestFolder::new("watch");
-    let library = PromptLibrary::load(&folder.0).unwrap();
-    let watch = tokio::spawn(library.clone().watch());
-    folder.write("news.wav", &wav(10));
-    // The paused clock goes on whenever everybody waits, and stands while a file is being read.
-    while library.get("news").is_none() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    watch.abort();
-    assert!(watch.await.unwrap_err().is_cancelled());
-}
-
 #[test]
 fn routes_lead_to_prompts_that_are_there() {
     let folder = TestFolder::new("routes");

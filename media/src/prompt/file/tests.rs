@@ -192,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn random_bytes_are_refused_or_a_short_noise(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
         if let Ok(prompt) = Prompt::from_file(&bytes, None) {
             prop_assert!(prompt.duration() < MAX_DURATION);
         }
