@@ -2,8 +2,9 @@
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
+SECONDS_EACH ?= 60
 
-.PHONY: help demo test check bench interop interop-chromium interop-s3 fmt tools
+.PHONY: help demo test check bench quality fuzz interop interop-chromium interop-s3 fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +35,12 @@ interop-s3: tools ## recordings are uploaded to a foreign S3 server
 bench: tools ## every performance figure beside its floor, measured in one run
 	$(CARGO) build --release --locked
 	$(CARGO) bench --locked --bench calls
+
+quality: tools ## speech quality of real calls, with and without loss, beside the codec alone
+	@./tests/quality/run.sh
+
+fuzz: tools ## parsers of foreign bytes, fed with any bytes; SECONDS_EACH=60
+	@SECONDS_EACH=$(SECONDS_EACH) ./fuzz/run.sh
 
 fmt: ## format the code
 	$(CARGO) fmt --all
