@@ -30,7 +30,9 @@ use serde_json::json;
 /// Random loss in percent, and how many calls with it. It matters which packets are lost, so the figure is the median
 /// over several; without loss a second call tells whether the machine stuttered in the first.
 const CALLS: [(u32, usize); 5] = [(0, 2), (3, 3), (5, 3), (10, 3), (20, 3)];
-/// Before, between and after the sentences. In the first the network turns bad and the line settles.
+/// Before the first sentence: meanwhile every agent delivers all of its sound, 20 MB through one service.
+const BEGINNING: Duration = Duration::from_secs(4);
+/// Between and after the sentences.
 const PAUSE: Duration = Duration::from_millis(800);
 /// How much longer than the script everybody listens: the codec and the way take time.
 const TAIL: Duration = Duration::from_millis(600);
@@ -100,25 +102,30 @@ async fn main() -> anyhow::Result<()> {
 /// Every call at the same time through one service, each with its own share of loss.
 async fn hold_calls(script: &Script, seed: u64) -> anyhow::Result<Vec<Heard>> {
     // All at once, as synthesised speech comes: a busy machine cannot make this agent stutter.
-    let agent = AgentOptions { greeting: script.pcm.clone(), pace: Pace::Burst, ..AgentOptions::default() };
-    let agent = Agent::start(agent).await?;
+    let agent = Agent::start(AgentOptions { pace: Pace::Burst, ..AgentOptions::default() }).await?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let app = App::start(local_config(&meta, &agent.url())?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
-    let speech = Speech::pcm(&script.pcm)?;
     let mut talks = Vec::new();
     for loss_percent in CALLS.into_iter().flat_map(|(loss, calls)| std::iter::repeat_n(loss, calls)) {
-        let number = talks.len() as u64;
-        let caller = CallerOptions { speech: speech.clone(), seed: Some(seed + number), ..CallerOptions::default() };
-        let call = meta.place_call(caller).await?;
+        let seed = seed + talks.len() as u64;
+        let call = meta.place_call(CallerOptions { seed: Some(seed), ..CallerOptions::default() }).await?;
         call.wait_until(Stage::Accepted).await?;
         let loss = Conditions { loss: f64::from(loss_percent) / 100.0, ..Conditions::default() };
         call.set_network(NetworkOptions::both_ways(loss)).await;
         talks.push(Talk { session: agent.wait_for_session(talks.len() + 1).await?, call, loss_percent });
     }
+    // Nobody speaks before all are connected, so that connecting is not heard.
+    let speech = Speech::pcm(&script.pcm)?;
+    let mut ends = Vec::new();
+    for Talk { call, session, .. } in &talks {
+        session.say(&script.pcm).await;
+        call.say(speech.clone()).await;
+        ends.push(SampleRate::Hz16000.duration(session.heard().len() as u64) + script.length() + TAIL);
+    }
     let mut heard = Vec::new();
-    for Talk { call, session, loss_percent } in talks {
-        let by_agent = session.hear_for(script.length() + TAIL).await?;
+    for (Talk { call, session, loss_percent }, end) in talks.into_iter().zip(ends) {
+        let by_agent = session.hear_for(end).await?;
         heard.push(Heard { loss_percent, by_agent, by_caller: call.heard()? });
         call.hang_up().await?;
     }
@@ -212,13 +219,13 @@ impl Script {
     }
 
     fn of(sentences: &[Vec<i16>]) -> Self {
-        let pause = vec![0; SampleRate::Hz16000.samples_in(PAUSE)];
-        let mut script = Self { pcm: pause.clone(), sentences: Vec::new() };
+        let silence = |duration| vec![0; SampleRate::Hz16000.samples_in(duration)];
+        let mut script = Self { pcm: silence(BEGINNING), sentences: Vec::new() };
         for sentence in sentences {
             let start = script.pcm.len();
             script.pcm.extend_from_slice(sentence);
             script.sentences.push(start..script.pcm.len());
-            script.pcm.extend_from_slice(&pause);
+            script.pcm.extend(silence(PAUSE));
         }
         script.pcm.resize(script.pcm.len().next_multiple_of(FRAME_SAMPLES), 0);
         script
