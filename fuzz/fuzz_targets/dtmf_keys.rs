@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use patchcord_media::dtmf::KeyReader;
 
 fuzz_target!(|packets: Vec<(u32, Vec<u8>)>| {
-    let mut reader = KeyReader::default();
+    let mut reader = KeyReader::new(8);
     let mut given = 0;
     for (timestamp, payload) in &packets {
         if let Some(key) = reader.read(*timestamp, payload) {
