@@ -4,10 +4,10 @@ use patchcord_simulator::call::CallerOptions;
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::{Value, json};
 
-use patchcord::call::command::CallCommand;
+use patchcord::call::command::{CallCommand, SendDtmf};
 use patchcord::call::event::CallId;
 
-use crate::people::{GOODBYE_NOTES_HZ, quiet_caller};
+use crate::people::{GOODBYE_NOTES_HZ, SECOND, quiet_caller};
 use crate::service::{Talk, TestOptions, TestService};
 
 fn gather(text: Value) -> CallCommand {
@@ -104,6 +104,18 @@ async fn under_protection_nobody_learns_a_key() -> anyhow::Result<()> {
     asked(&talk.service, &id, CallCommand::Unprotect).await?;
     talk.call.send_dtmf("6").await;
     assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "6");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_and_app_may_press_keys_towards_the_caller() -> anyhow::Result<()> {
+    let (talk, id) = talk().await?;
+    asked(&talk.service, &id, CallCommand::SendDtmf(SendDtmf { digits: "12#".to_owned() })).await?;
+    talk.session.send(&json!({ "type": "dtmf", "digits": "9" })).await;
+    assert_eq!(talk.session.wait_for_message("result").await?["ok"], true);
+    // Each key takes 160 ms.
+    talk.call.hear_for(SECOND).await?;
+    assert_eq!(talk.call.heard_digits(), "12#9");
     Ok(())
 }
 

@@ -90,7 +90,7 @@ async fn a_playback_interrupts_the_agent_and_its_end_is_told() -> anyhow::Result
     let heard = call.heard()?;
     assert!(GOODBYE_NOTES_HZ.iter().all(|note| sound::hears(&heard, PHONE_RATE, *note)));
     // The agent goes on where it was interrupted.
-    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
+    assert_eq!(heard_voices(&caller_hears_next(call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
     assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
@@ -155,7 +155,7 @@ async fn an_agent_that_is_lost_gives_way_to_the_next_in_one_unbroken_line() -> a
     service.event("call.agent_lost").await?;
     assert!(sound::hears(&caller_hears_next(call, SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ), "hold music");
     next.wait_for_session(1).await?.wait_for_message("accepted").await?;
-    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [SECOND_AGENT_HZ]);
+    assert_eq!(heard_voices(&caller_hears_next(call, 2 * SECOND).await?[PHONE_RATE as usize..]), [SECOND_AGENT_HZ]);
     assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }

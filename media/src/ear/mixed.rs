@@ -18,14 +18,14 @@ pub(super) struct MixedForm {
 
 #[derive(Debug)]
 enum Form {
-    Pcm { resampler: Resampler, samples: Vec<i16> },
+    Pcm { resampler: Box<Resampler>, samples: Vec<i16> },
     Opus { encoder: Encoder, packet: Vec<u8> },
 }
 
 impl MixedForm {
     pub fn pcm(rate: SampleRate) -> Self {
         let samples = Vec::with_capacity(rate.samples_per_frame());
-        Self { form: Form::Pcm { resampler: Resampler::new(RATE, rate), samples }, chunk: BytesMut::new() }
+        Self { form: Form::Pcm { resampler: Box::new(Resampler::new(RATE, rate)), samples }, chunk: BytesMut::new() }
     }
 
     pub fn opus() -> Result<Self, OpusError> {

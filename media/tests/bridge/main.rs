@@ -1,9 +1,9 @@
 //! One call's sound as a whole, against another peer, over a simulated network with a virtual clock.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test may panic and print, in its helpers too")]
 
 #[path = "../peer/network.rs"]
-#[expect(dead_code, reason = "the peer's tests use more of it")]
+#[expect(dead_code, clippy::needless_pass_by_value, reason = "the peer's tests use more of it")]
 mod network;
 
 use std::net::SocketAddr;
@@ -272,7 +272,7 @@ impl Call {
     fn words(&self, milliseconds: usize) -> Vec<u8> {
         let samples = (0..milliseconds * 16).map(|index| (8000.0 * (index as f64 * 0.2).sin()) as i16);
         let mut bytes: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
-        if milliseconds % 3 == 0 {
+        if milliseconds.is_multiple_of(3) {
             bytes.push(0);
         }
         bytes
