@@ -35,7 +35,7 @@ const PORTS: u16 = 64;
 /// What the demo may be told.
 #[derive(Args)]
 pub struct DemoOptions {
-    /// Where the two WAV files go.
+    /// Where what was heard goes: two WAV files and the recording.
     #[arg(long, default_value = "patchcord-demo")]
     output: PathBuf,
 }
@@ -46,7 +46,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::start();
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(AgentOptions { greeting: sound::agent_clip(), ..AgentOptions::default() }).await?;
-    let app = App::start(local_config(&meta, &agent.url())?).await?;
+    let app = App::start(local_config(&meta, &agent.url(), &options.output)?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
     screen.say(&format!(
         "service on http://{}, fake Meta on {}, agent on {}",
@@ -62,11 +62,13 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let session = agent.wait_for_session(0).await?;
     talk(&call, &session, &mut screen).await?;
     call.hang_up().await?;
+    let recorded = show_until("call.recording_finished", &mut events, &call, &mut screen).await?;
     let ended = show_until("call.ended", &mut events, &call, &mut screen).await?;
     app.stop(std::future::ready(())).await;
 
     let report = Report::of(&call, &session, &ended)?;
-    let files = report.write(&options.output)?;
+    let mut files = report.write(&options.output)?;
+    files.push(name_recording(&options.output, &recorded)?);
     screen.report(&report, &files);
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -151,17 +153,25 @@ impl Report {
             && self.objections.is_empty()
     }
 
-    fn write(&self, folder: &Path) -> anyhow::Result<[PathBuf; 2]> {
+    fn write(&self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let files = [folder.join("agent-heard.wav"), folder.join("caller-heard.wav")];
         for (file, heard) in files.iter().zip([&self.agent_heard, &self.caller_heard]) {
             std::fs::write(file, sound::write_wav(16_000, heard)?).with_context(|| file.display().to_string())?;
         }
-        Ok(files)
+        Ok(files.into())
     }
 }
 
-/// A configuration for this machine alone, with this Meta and this agent.
-pub fn local_config(meta: &Meta, agent: &str) -> anyhow::Result<Config> {
+/// Gives the recording a name that the next demo overwrites.
+fn name_recording(folder: &Path, recorded: &CallEvent) -> anyhow::Result<PathBuf> {
+    let file = folder.join(recorded.data["file_name"].as_str().unwrap_or_default());
+    let named = folder.join("both-sides.opus");
+    std::fs::rename(&file, &named).with_context(|| file.display().to_string())?;
+    Ok(named)
+}
+
+/// A configuration for this machine alone, with this Meta and this agent; calls are recorded into `folder`.
+pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<Config> {
     let account = meta.options();
     let first = free_port()?;
     // Written as JSON strings, which TOML reads the same.
@@ -184,6 +194,9 @@ pub fn local_config(meta: &Meta, agent: &str) -> anyhow::Result<Config> {
         [routes.reception]
         agent = {agent:?}
         fallback = ["prompt:goodbye"]
+        record = true
+        [recordings]
+        dir = {folder:?}
         "#,
         last = first + PORTS,
         graph = meta.graph_url(),

@@ -40,7 +40,7 @@ pub struct SimulateOptions {
     /// Where the fake Graph API listens.
     #[arg(long, default_value = "127.0.0.1:8091")]
     graph_listen: SocketAddr,
-    /// Where the WAV files of what the callers heard go.
+    /// Where the WAV files of what the callers heard go, and the recordings of a service started here.
     #[arg(long, default_value = ".")]
     output: PathBuf,
 }
@@ -57,7 +57,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     let meta = Meta::start(meta_options).await.with_context(|| format!("--graph-listen {}", options.graph_listen))?;
     let app = match &options.agent {
         Some(agent) => {
-            let app = App::start(local_config(&meta, agent)?).await?;
+            let app = App::start(local_config(&meta, agent, &options.output)?).await?;
             meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
             Some(app)
         }

@@ -168,6 +168,11 @@ impl Source {
             self.sounding = false;
             return silence(out);
         }
+        if (self.playback.is_some() || matches!(self.base, Base::Prompts(_)))
+            && let Some(voice) = self.voice_mut()
+        {
+            voice.pass_by();
+        }
         let filled = match (&mut self.playback, &mut self.base, &mut self.live) {
             (Some(cursor), _, _) => play(cursor, Ended::Playback, out),
             (None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),

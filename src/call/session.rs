@@ -19,7 +19,7 @@ use super::{Action, Call, CallOptions, Input, Progress};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
-use crate::recordings::RecordingResult;
+use crate::recordings::{RecordingId, RecordingResult};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -62,7 +62,8 @@ pub struct Session {
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
-    /// Recordings whose files are not closed.
+    /// Recordings whose files are not closed, and what will be said of them.
+    recording: Vec<RecordingId>,
     recordings: JoinSet<Option<RecordingResult>>,
 }
 
@@ -88,6 +89,7 @@ impl Session {
             sequence: 0,
             requests: JoinSet::new(),
             reports: mpsc::channel(REPORTS),
+            recording: Vec::new(),
             recordings: JoinSet::new(),
         }
     }
@@ -330,17 +332,19 @@ impl Session {
         while !self.recordings.is_empty() {
             match tokio::time::timeout_at(deadline, self.recordings.join_next()).await {
                 Ok(Some(done)) => self.tell_recording(done.ok().flatten()),
-                Ok(None) => break,
-                Err(_) => {
-                    warn!("a recording of call {} is not written yet: the disk does not answer", self.id);
-                    break;
-                }
+                Ok(None) | Err(_) => break,
             }
+        }
+        for id in std::mem::take(&mut self.recording) {
+            warn!(recording.id = %id, "recording {id} is not written yet: the disk does not answer");
+            let data = json!({ "recording_id": id, "complete": false, "problem": "the disk does not answer" });
+            self.tell("call.recording_finished", data);
         }
     }
 
     fn tell_recording(&mut self, result: Option<RecordingResult>) {
         if let Some(result) = result {
+            self.recording.retain(|id| *id != result.id);
             let data = json!({
                 "recording_id": result.id,
                 "file_name": result.file_name,
@@ -383,6 +387,7 @@ impl Session {
             }
             Report::RecordingStarted { id, result } => {
                 self.tell("call.recording_started", json!({ "recording_id": id }));
+                self.recording.push(id);
                 self.recordings.spawn(async { result.await.ok() });
             }
             Report::PlaybackFinished { id, owner, completed } => {

@@ -1,81 +1,15 @@
 //! What the log of the real program says about people and secrets: nothing, at any level.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Behaviour, Junk};
 use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
-use tokio::sync::mpsc;
 
 use crate::people::{agent, caller};
-use crate::service::{DEADLINE, Folder, TestOptions, config_text};
-
-/// The program with everything logged that can be.
-struct Program {
-    child: Child,
-    lines: mpsc::UnboundedReceiver<String>,
-    log: Vec<String>,
-    _folder: Folder,
-}
-
-impl Program {
-    async fn start(name: &str, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
-        let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
-        let folder = Folder::new()?;
-        let config = config_text(meta, &agent.url(), &folder.0, &options)?;
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
-        std::fs::write(&path, config)?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_patchcord"))
-            .args(["serve", "--config"])
-            .arg(&path)
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stderr = BufReader::new(child.stderr.take().context("a standard error")?);
-        let (line, lines) = mpsc::unbounded_channel();
-        // Ends with the program.
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
-        let mut program = Self { child, lines, log: Vec::new(), _folder: folder };
-        let ready = program.line_with("patchcord is ready on ").await?;
-        let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        meta.set_webhook_url(format!("{}/webhooks/whatsapp", address.context("an address")?));
-        Ok(program)
-    }
-
-    /// Reads on until a line holds this.
-    async fn line_with(&mut self, text: &str) -> anyhow::Result<String> {
-        let found = tokio::time::timeout(DEADLINE, async {
-            loop {
-                let line = self.lines.recv().await.with_context(|| format!("the program ended: {:#?}", self.log))?;
-                self.log.push(line.clone());
-                if line.contains(text) {
-                    return anyhow::Ok(line);
-                }
-            }
-        })
-        .await;
-        found.with_context(|| format!("waited for {text:?}"))?
-    }
-
-    /// Ends the program and gives everything it said.
-    async fn finish(mut self) -> anyhow::Result<String> {
-        self.child.kill()?;
-        while let Some(line) = self.lines.recv().await {
-            self.log.push(line);
-        }
-        Ok(std::mem::take(&mut self.log).join("\n"))
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::program::Program;
+use crate::service::{Folder, TestOptions};
 
 /// Everything about this call that is nobody's business.
 fn secrets_of(call: &Call) -> Vec<String> {
@@ -123,6 +57,7 @@ fn named_caller() -> CallerOptions {
 fn common_secrets(meta: &Meta) -> Vec<String> {
     let account = meta.options();
     let fixed = [
+        "90210664",
         "12025550177",
         "US.90210664433221100",
         "nmistakable",
@@ -145,16 +80,20 @@ fn private_route() -> TestOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_call_leaves_nothing_private_in_the_log() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let junk = vec![Junk::InvalidJson, Junk::WrongFields, Junk::UnknownType];
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::Junk(junk), ..agent() }).await?;
-    let mut program = Program::start("privacy-good", &meta, &agent, private_route()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, private_route()).await?;
     let call = meta.place_call(named_caller()).await?;
     call.wait_until(Stage::Accepted).await?;
     let session = agent.wait_for_session(1).await?;
     assert_eq!(session.header("authorization"), Some("agent-authorization"));
-    call.send_dtmf("42").await;
-    session.wait_for_nth_message("dtmf", 2).await?;
+    let gather = r#"{"type":"command","action":"gather","max_digits":8,"protected":true}"#;
+    session.send_text(gather).await;
+    session.wait_for_message("result").await?;
+    call.send_dtmf("90210664").await;
+    session.wait_for_nth_message("dtmf", 8).await?;
     call.hear_for(Duration::from_secs(1)).await?;
     assert_eq!(call.send_connect().await?, 200);
     call.hang_up().await?;
@@ -168,9 +107,10 @@ async fn a_good_call_leaves_nothing_private_in_the_log() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::RefuseHttp(500), ..agent() }).await?;
-    let mut program = Program::start("privacy-bad", &meta, &agent, private_route()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, private_route()).await?;
     let mut calls = Vec::new();
 
     let nobody = meta.place_call(named_caller()).await?;

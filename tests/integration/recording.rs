@@ -6,11 +6,15 @@ use aws_lc_rs::digest;
 use patchcord::call::command::CallCommand;
 use patchcord::call::event::CallId;
 use patchcord_media::recorder::measure;
-use patchcord_simulator::agent::{AgentOptions, Pace};
+use patchcord_simulator::agent::{Agent, AgentOptions, Pace};
+use patchcord_simulator::call::Stage;
+use patchcord_simulator::meta::{Meta, MetaOptions};
+use patchcord_simulator::sound::PHONE_RATE;
 use serde_json::Value;
 
 use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, objections};
-use crate::service::{Talk, TestOptions, TestService};
+use crate::program::Program;
+use crate::service::{Folder, Talk, TestOptions, TestService};
 
 fn recorded() -> TestOptions {
     TestOptions { route: "record = true".to_owned(), ..TestOptions::default() }
@@ -90,6 +94,40 @@ async fn protection_keeps_sound_out_of_the_recording() -> anyhow::Result<()> {
     let loud = loud_seconds(&std::fs::read(path_of(service, &finished))?);
     assert!(loud < 1.0, "{loud} s of sound");
     Ok(())
+}
+
+/// A process that is killed leaves a file that can be heard to its last second; the next start closes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_survives_kill_9() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(speaker()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, recorded()).await?;
+    let call = meta.place_call(caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    call.hear_for(3 * SECOND).await?;
+    let heard = call.heard()?.len() as u64 * 1000 / u64::from(PHONE_RATE);
+    program.line_with("accepted after").await?;
+    program.finish().await?;
+
+    let left = only_file(&folder)?;
+    assert!(left.to_string_lossy().ends_with(".opus.part"), "{}", left.display());
+    let duration = measure(std::fs::File::open(&left)?)?.duration.as_millis() as u64;
+    assert!(duration + 1000 >= heard, "{duration} ms are left of {heard}");
+
+    let again = Program::start(&folder, &meta, &agent, recorded()).await?;
+    let closed = only_file(&folder)?;
+    assert_eq!(closed.extension().and_then(|extension| extension.to_str()), Some("opus"), "{}", closed.display());
+    assert_eq!(measure(std::fs::File::open(&closed)?)?.duration.as_millis() as u64, duration);
+    again.finish().await?;
+    Ok(())
+}
+
+fn only_file(folder: &Folder) -> anyhow::Result<PathBuf> {
+    let files = std::fs::read_dir(folder.0.join("recordings"))?;
+    let files = files.map(|file| Ok(file?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    anyhow::ensure!(files.len() == 1, "{files:?}");
+    Ok(files[0].clone())
 }
 
 /// How many seconds of the file have sound in them, by the length of its packets.

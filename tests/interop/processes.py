@@ -159,6 +159,8 @@ route = "reception"
 agent = "{agent_url}"
 [calls]
 drain_timeout = "1s"
+[recordings]
+dir = "{SCRATCH / 'recordings'}"
 [store]
 path = "{SCRATCH / 'patchcord.db'}"
 [log]

@@ -140,6 +140,51 @@ fn the_voice_waits_while_a_prompt_is_on_air() {
     assert!(call.fill().0.talking);
 }
 
+/// A live agent speaks on while a prompt interrupts it; when it is on air again, it is not late by the prompt's length.
+#[test]
+fn what_a_live_voice_says_meanwhile_goes_by() {
+    let mut call = Call::live(RATE);
+    let frame = tone(440.0, RATE, 1);
+    let mut speak = |call: &mut Call| {
+        call.say(&frame);
+        call.fill().0
+    };
+    for _ in 0..250 {
+        speak(&mut call);
+    }
+    call.source.play(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
+    for _ in 0..250 {
+        speak(&mut call);
+    }
+    let waiting = call.source.voice().unwrap().queued().as_millis();
+    assert!(waiting <= 40, "{waiting} ms wait");
+    call.source.stop_playback();
+    for _ in 0..4 {
+        speak(&mut call);
+    }
+    assert!(speak(&mut call).talking);
+    assert!(call.source.voice().unwrap().queued().as_millis() <= 60);
+}
+
+#[test]
+fn playbacks_interrupt_and_give_way_again() {
+    let mut call = Call::live(RATE);
+    call.source.go_prompts(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
+    let beep = Prompt::builtin(Builtin::Beep).unwrap();
+    call.fill();
+    call.source.play(vec![beep.clone(), beep.clone()], Repeat::Once);
+    assert!(call.source.is_playing());
+    assert_eq!(call.fill().1, SILENCE, "one frame between two sounds");
+    let frames = 2 * beep.frames().len();
+    for index in 1..=frames {
+        assert_eq!(call.fill().0.ended, (index == frames).then_some(Ended::Playback));
+    }
+    assert!(!call.source.is_playing());
+    assert_eq!(call.fill().1, SILENCE);
+    assert!(call.fill().0.talking, "the hold music goes on");
+    assert!(!call.source.stop_playback());
+}
+
 #[test]
 fn one_frame_of_silence_stands_between_two_sounds() {
     let mut call = Call::live(RATE);

@@ -282,6 +282,21 @@ impl Voice {
         packet
     }
 
+    /// For each 20 ms in which something else is on air: what a live agent says meanwhile goes by, or it would be delay
+    /// ever after. Content waits.
+    pub fn pass_by(&mut self) {
+        if self.paused || !self.backlog.is_live() {
+            return;
+        }
+        let units = match &mut self.sound {
+            Sound::Pcm(pcm) => pcm.pass_by(),
+            Sound::Opus(packets) => usize::from(packets.pop_front().is_some()),
+        };
+        self.left_out(units as u64);
+        self.tell_marks();
+        self.backlog.tick(self.ticks(self.pushed - self.taken));
+    }
+
     /// The next event. Marks are told once each, in the order they were placed.
     pub fn poll_event(&mut self) -> Option<VoiceEvent> {
         self.events.pop_front()

@@ -89,6 +89,14 @@ impl Pcm {
         Some(seam)
     }
 
+    /// Throws away up to 20 ms; says how many samples.
+    pub fn pass_by(&mut self) -> usize {
+        let samples = self.samples.len().min(self.rate.samples_per_frame());
+        self.samples.drain(..samples);
+        self.holding = false;
+        samples
+    }
+
     pub fn clear(&mut self) {
         self.samples.clear();
         self.odd_byte = None;

@@ -1,0 +1,73 @@
+//! The real program as a child process, as an operator starts it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+use patchcord_simulator::agent::Agent;
+use patchcord_simulator::meta::Meta;
+use tokio::sync::mpsc;
+
+use crate::service::{DEADLINE, Folder, TestOptions, config_text};
+
+/// The program with everything logged that can be.
+pub struct Program {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    log: Vec<String>,
+}
+
+impl Program {
+    pub async fn start(folder: &Folder, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
+        let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
+        let config = config_text(meta, &agent.url(), &folder.0, &options)?;
+        let path = folder.0.join("patchcord.toml");
+        std::fs::write(&path, config)?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_patchcord"))
+            .args(["serve", "--config"])
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = BufReader::new(child.stderr.take().context("a standard error")?);
+        let (line, lines) = mpsc::unbounded_channel();
+        // Ends with the program.
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+        let mut program = Self { child, lines, log: Vec::new() };
+        let ready = program.line_with("patchcord is ready on ").await?;
+        let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        meta.set_webhook_url(format!("{}/webhooks/whatsapp", address.context("an address")?));
+        Ok(program)
+    }
+
+    /// Reads on until a line holds this.
+    pub async fn line_with(&mut self, text: &str) -> anyhow::Result<String> {
+        let found = tokio::time::timeout(DEADLINE, async {
+            loop {
+                let line = self.lines.recv().await.with_context(|| format!("the program ended: {:#?}", self.log))?;
+                self.log.push(line.clone());
+                if line.contains(text) {
+                    return anyhow::Ok(line);
+                }
+            }
+        })
+        .await;
+        found.with_context(|| format!("waited for {text:?}"))?
+    }
+
+    /// Kills the program (SIGKILL) and gives everything it said.
+    pub async fn finish(mut self) -> anyhow::Result<String> {
+        self.child.kill()?;
+        while let Some(line) = self.lines.recv().await {
+            self.log.push(line);
+        }
+        Ok(std::mem::take(&mut self.log).join("\n"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
