@@ -41,11 +41,12 @@ impl Screen {
             "call.media_connected" => ("media up", "ICE and DTLS are done".to_owned()),
             "call.agent_joined" => ("agent joined", "its WebSocket is open and it speaks already".to_owned()),
             "call.accepted" => ("accepted", "both sides are ready; sound flows".to_owned()),
-            "call.recording_started" => ("recording", "the caller left, the agent right, packets copied".to_owned()),
+            // Told below, when there is something to tell.
+            "call.recording_started" => return,
             "call.recording_finished" => {
                 let seconds = event.data["duration_ms"].as_f64().unwrap_or_default() / 1e3;
                 let kilobytes = event.data["size_bytes"].as_f64().unwrap_or_default() / 1e3;
-                ("recorded", format!("{seconds:.1} s in {kilobytes:.0} kB"))
+                ("recorded", format!("{seconds:.1} s in {kilobytes:.0} kB: the caller left, the agent right"))
             }
             "call.ended" => ("ended", event.data["detail"].as_str().unwrap_or_default().to_owned()),
             other => (other.trim_start_matches("call."), String::new()),
