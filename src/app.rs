@@ -17,15 +17,18 @@ use crate::agent::{AgentOptions, Encoding, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
+use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::route::{BargeIn, Number, Numbers, Route, Stop};
 use crate::call::session::SessionOptions;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
+use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::recordings::upload::Archive;
-use crate::recordings::{Recordings, RecordingsOptions};
+use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
+use crate::store::{Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{public_address, telemetry};
@@ -38,6 +41,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// For recordings to be written when the service stops, and for the uploads under way.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
+/// For the events on their way to be acknowledged when the service stops; the rest follows after the next start.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A running service.
 pub struct App {
     /// Where it listens for HTTP.
@@ -49,6 +55,9 @@ pub struct App {
     workers: Vec<std::thread::JoinHandle<()>>,
     prompt_watch: JoinHandle<()>,
     recordings: Option<Recordings>,
+    recovery: JoinHandle<()>,
+    deliveries: Events,
+    store: Store,
     drain_timeout: Duration,
 }
 
@@ -60,16 +69,28 @@ impl App {
         let metrics = telemetry::start_metrics();
         let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
-        let recordings = start_recordings(&config).await?;
+        let (recordings, closed) = start_recordings(&config).await?;
+        let store = open_store(&config).await?;
+        let deliveries = deliver_events(&config, &store)?;
+        let graph = graph_client(&config)?;
+        let numbers = numbers(&config)?;
+        let recovery = Recovery {
+            store: store.clone(),
+            graph: graph.clone(),
+            numbers: numbers.clone(),
+            recordings: Arc::new(closed),
+        };
+        let recovery = tokio::spawn(recovery.run());
         let (workers, threads) = start_workers(&config, &prompts, &recordings).await?;
-        let (events, _) = broadcast::channel(EVENTS);
+        let (listeners, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
-            numbers: numbers(&config)?,
+            numbers,
             max_calls: config.calls.max_calls,
             session: session_options(&config, prompts.clone()),
-            graph: graph_client(&config)?,
+            graph,
             workers,
-            events: events.clone(),
+            events: listeners.clone(),
+            store: store.clone(),
         });
         let listener = TcpListener::bind(config.http.listen)
             .await
@@ -97,7 +118,20 @@ impl App {
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let drain_timeout = config.calls.drain_timeout;
         let prompt_watch = tokio::spawn(prompts.watch());
-        Ok(Self { address, calls, events, stop_http, http, workers: threads, prompt_watch, recordings, drain_timeout })
+        Ok(Self {
+            address,
+            calls,
+            events: listeners,
+            stop_http,
+            http,
+            workers: threads,
+            prompt_watch,
+            recordings,
+            recovery,
+            deliveries,
+            store,
+            drain_timeout,
+        })
     }
 
     /// All events of all calls from now on.
@@ -140,6 +174,11 @@ impl App {
         if let Some(recordings) = &self.recordings {
             recordings.stop(WRITTEN_WITHIN).await;
         }
+        // What it has not ended is ended by the next start.
+        self.recovery.abort();
+        let _ = self.recovery.await;
+        self.deliveries.stop(DELIVERED_WITHIN).await;
+        self.store.close().await;
         let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().all(|worker| worker.join().is_ok()));
         match tokio::time::timeout(Duration::from_secs(2), joined).await {
             Ok(Ok(true)) => info!("stopped"),
@@ -179,7 +218,7 @@ async fn start_workers(
 }
 
 /// A folder that cannot be used stops the start only where calls are to be recorded.
-async fn start_recordings(config: &Config) -> anyhow::Result<Option<Recordings>> {
+async fn start_recordings(config: &Config) -> anyhow::Result<(Option<Recordings>, Vec<RecordingResult>)> {
     let options = RecordingsOptions {
         dir: config.recordings.dir.clone(),
         upload: config.recordings.upload.as_ref().map(Archive::from_config).transpose().context("recordings.upload")?,
@@ -188,18 +227,33 @@ async fn start_recordings(config: &Config) -> anyhow::Result<Option<Recordings>>
     };
     let is_needed = config.routes.values().any(|route| route.record);
     match Recordings::start(options).await {
-        Ok((recordings, recovered)) => {
-            for recording in &recovered {
+        Ok((recordings, closed)) => {
+            for recording in &closed {
                 info!(recording.id = %recording.id, "recording {} of an earlier run is closed", recording.id);
             }
-            Ok(Some(recordings))
+            Ok((Some(recordings), closed))
         }
         Err(error) if is_needed => Err(error),
         Err(error) => {
             warn!("no call can be recorded: {error:#}");
-            Ok(None)
+            Ok((None, Vec::new()))
         }
     }
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let mut options = StoreOptions::new(&config.store.path);
+    options.endpoints = config.events.webhooks.iter().map(Webhook::endpoint).collect();
+    options.retention.calls = config.store.keep_calls;
+    options.retention.events = config.store.keep_events;
+    Ok(tokio::task::spawn_blocking(move || Store::open(options)).await.context("the store")??)
+}
+
+fn deliver_events(config: &Config, store: &Store) -> anyhow::Result<Events> {
+    let http = events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?;
+    let mut options = EventsOptions::new(config.events.webhooks.clone());
+    options.give_up_after = config.events.give_up_after;
+    Ok(Events::start(store, options, &http))
 }
 
 /// Whoever a route leads to first can be brought into a call as a third party.

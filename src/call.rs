@@ -8,6 +8,7 @@
 pub mod command;
 pub mod end;
 pub mod event;
+pub mod recovery;
 pub mod registry;
 pub mod route;
 pub mod session;

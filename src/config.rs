@@ -5,11 +5,13 @@
 
 pub mod api;
 mod environment;
+pub mod events;
 pub mod media;
 mod problem;
 mod read;
 pub mod recordings;
 pub mod route;
+pub mod store;
 
 pub use environment::Environment;
 pub use problem::{ConfigErrors, Problem};
@@ -26,11 +28,13 @@ use url::Url;
 
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
+use events::Events;
 use media::Media;
 use problem::nearest;
 use read::{Notes, Section};
 use recordings::Recordings;
 use route::Route;
+use store::Store;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub struct Config {
     pub api: Api,
     /// `[store]`
     pub store: Store,
+    /// `[events]`
+    pub events: Events,
     /// `[log]`
     pub log: Log,
 }
@@ -122,13 +128,6 @@ pub struct Calls {
 pub struct Prompts {
     /// A folder; missing means only the built-in ones.
     pub dir: PathBuf,
-}
-
-/// What outlives the process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
-    /// One SQLite file.
-    pub path: PathBuf,
 }
 
 /// What is logged, and how.
@@ -202,11 +201,24 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
     let recordings = Recordings::read(root.section("recordings"));
     let api = Api::read(root.section("api"));
-    let store = Store { path: read_path(root.section("store"), "path", "patchcord.db") };
+    let store = Store::read(root.section("store"));
+    let events = Events::read(root.section("events"));
     let log = Log::read(root.section("log"));
     root.end();
     let routes = routes.into_iter().map(|(name, route)| Some((name, route?))).collect::<Option<_>>()?;
-    Some(Config { http, media, whatsapp: whatsapp?, routes, calls, prompts, recordings, api, store, log })
+    Some(Config {
+        http,
+        media,
+        whatsapp: whatsapp?,
+        routes,
+        calls,
+        prompts,
+        recordings,
+        api,
+        store,
+        events: events?,
+        log,
+    })
 }
 
 impl Http {

@@ -197,7 +197,10 @@ pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<C
         record = true
         [recordings]
         dir = {folder:?}
+        [store]
+        path = {store:?}
         "#,
+        store = folder.join("patchcord.db"),
         last = first + PORTS,
         graph = meta.graph_url(),
         secret = account.app_secret,

@@ -8,6 +8,8 @@ pub mod whatsapp;
 pub mod call;
 pub mod worker;
 pub mod agent;
+pub mod store;
+pub mod events;
 pub mod prompts;
 pub mod recordings;
 pub mod public_address;

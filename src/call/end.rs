@@ -38,6 +38,8 @@ pub enum EndReason {
     MaxDuration,
     /// The service is stopping.
     ShuttingDown,
+    /// The service was killed or crashed in the middle of the call; the next start ended it.
+    ServiceLost,
     /// Our own failure, such as a worker that is gone.
     InternalError,
 }
@@ -128,6 +130,7 @@ impl EndReason {
             Self::AcceptTimedOut => "accept_timed_out",
             Self::MaxDuration => "max_duration",
             Self::ShuttingDown => "shutting_down",
+            Self::ServiceLost => "service_lost",
             Self::InternalError => "internal_error",
         }
     }
@@ -156,7 +159,40 @@ impl EndReason {
             Self::MediaFailed(MediaFailure::NeverConnected) => Fault::Operator,
             Self::MediaFailed(_) => Fault::Caller,
             Self::AcceptTimedOut => Fault::Agent,
-            Self::InternalError => Fault::Patchcord,
+            Self::ServiceLost | Self::InternalError => Fault::Patchcord,
+        }
+    }
+
+    /// Who ended the call: `caller`, `agent`, `app`, `meta`, or `patchcord`.
+    pub fn hung_up_by(&self) -> &'static str {
+        match self {
+            Self::CallerHungUp | Self::CallerGaveUp => "caller",
+            Self::AgentHungUp => "agent",
+            Self::HungUpByApi => "app",
+            Self::EndedByMeta { .. } => "meta",
+            Self::NoAgent(_)
+            | Self::AgentLost(_)
+            | Self::PromptFinished
+            | Self::OfferRefused(_)
+            | Self::Overloaded
+            | Self::PreAcceptFailed(_)
+            | Self::AcceptFailed(_)
+            | Self::MediaFailed(_)
+            | Self::AcceptTimedOut
+            | Self::MaxDuration
+            | Self::ShuttingDown
+            | Self::ServiceLost
+            | Self::InternalError => "patchcord",
+        }
+    }
+
+    /// Meta's error code, where one ended the call.
+    pub fn meta_error_code(&self) -> Option<i64> {
+        match self {
+            Self::EndedByMeta { code }
+            | Self::PreAcceptFailed(GraphTrouble::Refused(code))
+            | Self::AcceptFailed(GraphTrouble::Refused(code)) => *code,
+            _ => None,
         }
     }
 
@@ -194,6 +230,7 @@ impl fmt::Display for EndReason {
             Self::AcceptTimedOut => write!(f, "media and agent were not both ready in time"),
             Self::MaxDuration => write!(f, "the call reached its longest duration"),
             Self::ShuttingDown => write!(f, "the service is stopping"),
+            Self::ServiceLost => write!(f, "the service was lost in the middle of the call"),
             Self::InternalError => write!(f, "an internal error"),
         }
     }

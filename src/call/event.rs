@@ -18,6 +18,11 @@ impl CallId {
         Self(format!("call_{}", ulid::Ulid::new().to_string().to_lowercase()))
     }
 
+    /// An id that was stored by an earlier run.
+    pub fn stored(text: String) -> Self {
+        Self(text)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -104,6 +109,8 @@ pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value) -> Value {
         "reason": reason.name(),
         "fault": reason.fault().name(),
         "detail": reason.to_string(),
+        "hung_up_by": reason.hung_up_by(),
+        "meta_error_code": reason.meta_error_code(),
         "talked_ms": talked.map(|talked| talked.as_millis() as u64),
         "stages": stages.to_json(),
         "sound": sound,

@@ -19,6 +19,7 @@ use super::end::EndReason;
 use super::event::{CallEvent, CallId};
 use super::route::Numbers;
 use super::session::{Session, SessionOptions};
+use crate::store::Store;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
@@ -47,6 +48,8 @@ pub struct CallsOptions {
     pub workers: Vec<WorkerHandle>,
     /// To whoever listens.
     pub events: broadcast::Sender<CallEvent>,
+    /// What must outlive the process.
+    pub store: Store,
 }
 
 /// All calls of this process. Cheap to clone.

@@ -1,13 +1,13 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Instrument, info, info_span, warn};
 
 use super::command::Owner;
@@ -20,6 +20,7 @@ use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
 use crate::recordings::{RecordingId, RecordingResult};
+use crate::store::{CallRecord, EventRecord, Store};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -27,6 +28,8 @@ use crate::worker::{Answer, Command, Report, WorkerHandle};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
+/// For the call's first record to be on the disk before accept leaves.
+const DURABLE_WITHIN: Duration = Duration::from_secs(1);
 /// For the recording's file to be closed, after the call. A disk that takes longer is told as a problem of its own.
 const RECORDING_CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -56,6 +59,11 @@ pub struct Session {
     options: SessionOptions,
     graph: GraphClient,
     events: broadcast::Sender<CallEvent>,
+    store: Store,
+    /// What the store knows of the call.
+    record: CallRecord,
+    /// The call's first record on its way to the disk; accept waits for it.
+    durable: Option<JoinHandle<()>>,
     received_at: Instant,
     stages: Stages,
     sequence: u64,
@@ -76,6 +84,10 @@ impl Session {
         options: &CallsOptions,
         received_at: Instant,
     ) -> Self {
+        let mut record =
+            CallRecord::new(id.as_str(), number.phone_number_id.as_str(), &number.route.name, SystemTime::now());
+        record.wacid = Some(connect.call_id.as_str().to_owned());
+        record.from = from_json(&connect);
         Self {
             id,
             connect,
@@ -84,6 +96,9 @@ impl Session {
             options: options.session.clone(),
             graph: options.graph.clone(),
             events: options.events.clone(),
+            store: options.store.clone(),
+            record,
+            durable: None,
             received_at,
             stages: Stages::default(),
             sequence: 0,
@@ -99,6 +114,7 @@ impl Session {
         let span = info_span!("call", call.id = %self.id);
         async move {
             let mut call = Call::new(self.call_options(), self.received_at);
+            self.keep_first_record();
             self.tell_incoming();
             if let Some(reason) = refusal {
                 call.handle(Input::HangUp(reason), Instant::now());
@@ -114,6 +130,10 @@ impl Session {
             }
             // Meta is being told; the outcome is the graph client's to log.
             while self.requests.join_next().await.is_some() {}
+            if let Some(durable) = self.durable.take() {
+                // Its trouble is the store's to tell.
+                let _ = durable.await;
+            }
         }
         .instrument(span)
         .await;
@@ -169,6 +189,15 @@ impl Session {
         }
     }
 
+    /// A call that is accepted is known to survive us: after a crash it is ended at Meta by the next start.
+    fn keep_first_record(&mut self) {
+        let (store, record) = (self.store.clone(), self.record.clone());
+        self.durable = Some(tokio::spawn(async move {
+            // The store counts and tells its trouble.
+            let _ = store.call_began(record, DURABLE_WITHIN).await;
+        }));
+    }
+
     async fn answer_offer(&mut self) {
         let offer = match Offer::parse(&self.connect.session.sdp) {
             Ok(offer) => offer,
@@ -207,7 +236,12 @@ impl Session {
     fn accept(&mut self, answer: Arc<str>) {
         let (graph, number, wacid) = self.graph_request();
         let tracker = CallbackData::parse(self.id.as_str()).ok();
+        let durable = self.durable.take();
         self.requests.spawn(async move {
+            if let Some(durable) = durable {
+                // A disk that does not answer in time is told loudly by the store; the call goes on.
+                let _ = durable.await;
+            }
             let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
             Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
         });
@@ -319,6 +353,8 @@ impl Session {
             self.id,
             self.received_at.elapsed()
         );
+        self.record.end(reason, &self.stages, &sound);
+        self.store.call_ended(self.record.clone());
         self.tell("call.ended", ended_data(reason, &self.stages, &sound));
     }
 
@@ -387,6 +423,8 @@ impl Session {
             }
             Report::RecordingStarted { id, result } => {
                 self.tell("call.recording_started", json!({ "recording_id": id }));
+                self.record.recordings.push(id.as_str().to_owned());
+                self.store.call_updated(self.record.clone());
                 self.recording.push(id);
                 self.recordings.spawn(async { result.await.ok() });
             }
@@ -439,6 +477,8 @@ impl Session {
             Progress::Accepted => {
                 self.stages.accepted = Some(self.received_at.elapsed());
                 info!("call {} accepted after {:?}", self.id, self.received_at.elapsed());
+                self.record.accepted_at = Some(SystemTime::now());
+                self.store.call_updated(self.record.clone());
                 self.tell("call.accepted", json!({}));
             }
         }
@@ -449,7 +489,7 @@ impl Session {
         let data = json!({
             "wacid": self.connect.call_id.as_str(),
             "route": self.number.route.name,
-            "from": { "wa_id": self.connect.from.wa_id, "user_id": self.connect.from.user_id, "name": self.connect.from.name },
+            "from": self.record.from,
             "to": { "phone_number_id": self.number.phone_number_id.as_str() },
         });
         self.tell("call.incoming", data);
@@ -484,10 +524,17 @@ impl Session {
     fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {
         self.sequence += 1;
         let event = CallEvent::new(self.id.clone(), self.sequence, kind, data);
+        // What finds no room is counted and told by the store.
+        let _ = self.store.event(EventRecord::of(&event));
         // Nobody need listen.
         let _ = self.events.send(event.clone());
         event
     }
+}
+
+/// Who calls, as events and records say it.
+fn from_json(connect: &Connect) -> Value {
+    json!({ "wa_id": connect.from.wa_id, "user_id": connect.from.user_id, "name": connect.from.name })
 }
 
 #[derive(Clone, Copy)]

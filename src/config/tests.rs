@@ -39,6 +39,7 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.log, long.log);
     assert_eq!((short.prompts, short.store), (long.prompts, long.store));
     assert_eq!((short.recordings.dir, short.recordings.keep_local), (long.recordings.dir, long.recordings.keep_local));
+    assert_eq!(short.events.give_up_after, long.events.give_up_after);
     assert_eq!(short.media.ports, long.media.ports);
     assert_eq!(short.media.workers, long.media.workers);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
@@ -150,6 +151,25 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("prompts", "dir = \"\""),
         ("api", "keys = [{ id = \"a b\", sha256 = \"confidential\", scopes = [\"call:write\"] }]"),
         ("api", "keys = [\"confidential\"]"),
+        ("store", "keep_calls = \"forever\""),
+        ("store", "keep_events = \"0s\""),
+        ("events", "give_up_after = \"90d\""),
+        ("events", "webhooks = [{ url = \"https://a.example.com\" }]"),
+        ("events", "webhooks = [{ url = \"http://a.example.com\", secret = { env = \"EVENTS_SECRET\" } }]"),
+        (
+            "events",
+            "webhooks = [{ url = \"https://u:confidential@a.example.com\", secret = { env = \"EVENTS_SECRET\" } }]",
+        ),
+        ("events", "webhooks = [{ url = \"https://a.example.com?key=confidential\", secret = \"confidential\" }]"),
+        (
+            "events",
+            "webhooks = [{ url = \"https://a.example.com\", secret = { env = \"EVENTS_SECRET\" }, events = [\"ended\"] }]",
+        ),
+        (
+            "events",
+            "webhooks = [{ url = \"https://a.example.com\", secret = { env = \"EVENTS_SECRET\" } },
+                { url = \"https://a.example.com?b\", secret = { env = \"EVENTS_SECRET\" } }]",
+        ),
         ("log", "format = \"xml\""),
         ("log", "filter = \"loud=very\""),
         ("telemetry", "address = \"127.0.0.1\""),
@@ -216,9 +236,18 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: api.keys[0].sha256: give the SHA-256 of the whole key as 64 hexadecimal digits, not the key
     patchcord.toml: api.keys[0].scopes = ["call:write"]: there is no scope "call:write"; did you mean "calls:write"?
     patchcord.toml: api.keys[0]: give a table, such as { id = "…" }
+    patchcord.toml: store.keep_calls = "forever": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: store.keep_events = "0s": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: events.give_up_after = "90d": give at most "30days"
+    patchcord.toml: events.webhooks[0].secret: it is missing; it signs what is sent: give { env = "EVENTS_SECRET" }
+    patchcord.toml: events.webhooks[0].url = "http://a.example.com": http:// would carry events in the clear through the internet: use https://
+    patchcord.toml: events.webhooks[0].url = "https://a.example.com": a password in an address ends in logs: events are signed instead
+    patchcord.toml: events.webhooks[0].secret: a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance
+    patchcord.toml: events.webhooks[0].events = ["ended"]: give kinds such as "call.ended" or "call.*"
+    patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"
     patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
-    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, store, log
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, store, events, log
     "#);
 }
 
@@ -433,6 +462,7 @@ fn example_environment() -> Environment {
         ("AGENT_AUTHORIZATION", "Bearer agent"),
         ("RECORDINGS_ACCESS_KEY", "archive key"),
         ("RECORDINGS_SECRET_KEY", "archive secret"),
+        ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ])
 }
 

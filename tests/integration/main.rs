@@ -12,6 +12,7 @@ mod agent_sound;
 mod agents;
 mod barge_in;
 mod calls;
+mod events;
 mod graph;
 mod guests;
 mod keypad;

@@ -53,6 +53,8 @@ pub struct TestOptions {
     pub calls: String,
     /// Listen on IPv6 as well.
     pub ipv6: bool,
+    /// `[[events.webhooks]]` sections.
+    pub events: String,
     /// Keys of `[log]`.
     pub log: String,
     /// Secrets accepted beside Meta's.
@@ -300,7 +302,10 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         [calls]
         {calls}
         [recordings]
-        dir = "{folder}"
+        dir = "{folder}/recordings"
+        [store]
+        path = "{folder}/patchcord.db"
+        {events}
         [log]
         {log}
         "#,
@@ -313,7 +318,8 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         more_routes = options.more_routes,
         calls = options.calls,
         log = options.log,
-        folder = folder.join("recordings").display(),
+        folder = folder.display(),
+        events = options.events,
     ))
 }
 

@@ -75,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
     println!("{calls} calls of {:.0} s at the same time, SEED={seed}", script.length().as_secs_f64());
 
     let mut recordings = Vec::new();
-    for (number, heard) in hold_calls(&script, seed).await?.into_iter().enumerate() {
+    for (number, heard) in hold_calls(&script, seed, &folder).await?.into_iter().enumerate() {
         let lost = losses(phone.len(), heard.loss_percent, seed + number as u64);
         for (direction, call, codec) in [
             ("caller to agent", &heard.by_agent, decoded_by_service(&phone, &lost)?),
@@ -100,11 +100,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Every call at the same time through one service, each with its own share of loss.
-async fn hold_calls(script: &Script, seed: u64) -> anyhow::Result<Vec<Heard>> {
+async fn hold_calls(script: &Script, seed: u64, folder: &Path) -> anyhow::Result<Vec<Heard>> {
     // All at once, as synthesised speech comes: a busy machine cannot make this agent stutter.
     let agent = Agent::start(AgentOptions { pace: Pace::Burst, ..AgentOptions::default() }).await?;
     let meta = Meta::start(MetaOptions::default()).await?;
-    let app = App::start(local_config(&meta, &agent.url())?).await?;
+    let app = App::start(local_config(&meta, &agent.url(), folder)?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
     let mut talks = Vec::new();
     for loss_percent in CALLS.into_iter().flat_map(|(loss, calls)| std::iter::repeat_n(loss, calls)) {

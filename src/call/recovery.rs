@@ -1,0 +1,104 @@
+//! After a crash: calls that the last process left behind are ended at Meta, in the store and for the app.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::end::EndReason;
+use super::event::{CallEvent, CallId, Stages, ended_data};
+use super::route::Numbers;
+use crate::recordings::RecordingResult;
+use crate::store::{CallRecord, EventRecord, Store};
+use crate::whatsapp::graph::{GraphClient, NumberCredentials};
+use crate::whatsapp::{PhoneNumberId, WaCallId};
+
+/// Calls read at once. A crash leaves at most as many as could live.
+const PAGE: usize = 1000;
+/// Meta is told of so many at once.
+const AT_ONCE: usize = 32;
+/// For the records to be written before the app learns of the ends.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// What it takes to end a call of an earlier process.
+#[derive(Clone)]
+pub struct Recovery {
+    /// Where the calls stand.
+    pub store: Store,
+    /// Tells Meta.
+    pub graph: GraphClient,
+    /// Whose tokens to use.
+    pub numbers: Numbers,
+    /// Recordings that were closed at this start.
+    pub recordings: Arc<Vec<RecordingResult>>,
+}
+
+impl Recovery {
+    /// Ends each of them, once. A call that cannot be ended at Meta is ended here all the same: Meta gives up on it by
+    /// itself when no sound comes any more.
+    pub async fn run(self) {
+        let lost = match self.store.unfinished_calls(PAGE).await {
+            Ok(lost) => lost,
+            Err(error) => return warn!("calls of an earlier run cannot be read: {error}"),
+        };
+        if lost.is_empty() {
+            return;
+        }
+        info!("{} calls of an earlier run are ended", lost.len());
+        let mut ending = JoinSet::new();
+        for call in lost {
+            if ending.len() >= AT_ONCE {
+                ending.join_next().await;
+            }
+            ending.spawn(self.clone().end(call));
+        }
+        while ending.join_next().await.is_some() {}
+        if tokio::time::timeout(WRITTEN_WITHIN, self.store.flush()).await.is_err() {
+            warn!("the ends of calls of an earlier run are not written yet");
+        }
+    }
+
+    async fn end(self, mut call: CallRecord) {
+        self.tell_meta(&call).await;
+        let mut sequence = match self.store.last_sequence(&call.call_id).await {
+            Ok(sequence) => sequence,
+            Err(error) => return warn!("the events of a call of an earlier run cannot be read: {error}"),
+        };
+        let id = CallId::stored(call.call_id.clone());
+        let mut tell = |kind, data| {
+            sequence += 1;
+            let event = CallEvent::new(id.clone(), sequence, kind, data);
+            // What finds no room is counted and told by the store.
+            let _ = self.store.event(EventRecord::of(&event));
+        };
+        for recording in
+            self.recordings.iter().filter(|closed| call.recordings.iter().any(|id| id == closed.id.as_str()))
+        {
+            tell("call.recording_finished", json!(recording));
+        }
+        let reason = EndReason::ServiceLost;
+        let stages = Stages { ended: SystemTime::now().duration_since(call.began_at).ok(), ..Stages::default() };
+        tell("call.ended", ended_data(&reason, &stages, &Value::Null));
+        call.end(&reason, &stages, &Value::Null);
+        self.store.call_ended(call);
+        metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
+            .increment(1);
+    }
+
+    async fn tell_meta(&self, call: &CallRecord) {
+        let number = PhoneNumberId::parse(&call.phone_number_id).ok().and_then(|id| self.numbers.get(&id));
+        let wacid = call.wacid.as_deref().and_then(|wacid| WaCallId::parse(wacid).ok());
+        let (Some(number), Some(wacid)) = (number, wacid) else {
+            return warn!("call {} of an earlier run is of a number that is not configured any more", call.call_id);
+        };
+        let credentials = NumberCredentials {
+            phone_number_id: number.phone_number_id.clone(),
+            access_token: number.access_token.clone(),
+        };
+        if self.graph.terminate(&credentials, &wacid).await.is_err() {
+            warn!("Meta could not be told that call {} of an earlier run is over", call.call_id);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `[store]`: what outlives the process, and for how long.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::read::Section;
+
+/// What outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// One SQLite file.
+    pub path: PathBuf,
+    /// Call records are deleted so long after the call's end.
+    pub keep_calls: Duration,
+    /// Events, delivered or given up, are deleted after this time.
+    pub keep_events: Duration,
+}
+
+impl Store {
+    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let path = section.text("path", |text| match text {
+            "" => Err("give a path".to_owned()),
+            text => Ok(PathBuf::from(text)),
+        });
+        let keep_calls = section.duration("keep_calls", 3660 * DAY).unwrap_or(30 * DAY);
+        let keep_events = section.duration("keep_events", 3660 * DAY).unwrap_or(7 * DAY);
+        section.end();
+        Self { path: path.unwrap_or_else(|| PathBuf::from("patchcord.db")), keep_calls, keep_events }
+    }
+}

@@ -1,0 +1,106 @@
+//! One try at an endpoint, and what is known after it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::{Client, Response, StatusCode};
+
+use super::{Webhook, signature};
+use crate::store::Delivery;
+
+/// An answer is read this far, so that its connection can be used again; what it says means nothing to us.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// What is known after one try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Any 2xx.
+    Acknowledged,
+    /// Anything else. The event may have arrived all the same.
+    Failed {
+        /// For an operator, without the address.
+        error: String,
+        /// The endpoint's wish.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Posts the event, all within `timeout`.
+pub(super) async fn post(http: &Client, webhook: &Webhook, delivery: &Delivery, timeout: Duration) -> Outcome {
+    let request = http
+        .post(webhook.url.clone())
+        .headers(headers(webhook, delivery, SystemTime::now()))
+        .body(reqwest::Body::from(bytes::Bytes::from_owner(delivery.body.clone())))
+        .timeout(timeout);
+    match request.send().await {
+        Ok(response) => judge(response).await,
+        Err(error) if error.is_timeout() => failed("no answer in time"),
+        Err(error) if error.is_connect() => failed("no connection"),
+        Err(_) => failed("the connection broke"),
+    }
+}
+
+fn failed(error: &str) -> Outcome {
+    Outcome::Failed { error: error.to_owned(), retry_after: None }
+}
+
+async fn judge(mut response: Response) -> Outcome {
+    let status = response.status();
+    let retry_after = retry_after(&response);
+    if status.is_success() {
+        drain(&mut response).await;
+        return Outcome::Acknowledged;
+    }
+    let error = match status {
+        StatusCode::GONE => "HTTP 410: the endpoint says that it is gone".to_owned(),
+        status if status.is_redirection() => format!("HTTP {}: redirects are not followed", status.as_u16()),
+        status => format!("HTTP {}", status.as_u16()),
+    };
+    Outcome::Failed { error, retry_after }
+}
+
+/// The acknowledgement is the status; a body that breaks off changes nothing.
+async fn drain(response: &mut Response) {
+    let mut read = 0;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        read += chunk.len();
+        if read > MAX_ANSWER_BYTES {
+            return;
+        }
+    }
+}
+
+/// The header in seconds; its other form, a date, counts as none.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The time is that of the try, so that an event that waited for long is still fresh when it comes.
+fn headers(webhook: &Webhook, delivery: &Delivery, now: SystemTime) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("patchcord/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for (name, value) in &delivery.headers {
+        insert(&mut headers, name, value);
+    }
+    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    insert(&mut headers, "webhook-id", &delivery.id);
+    insert(&mut headers, "webhook-timestamp", &timestamp.to_string());
+    if let Some(signature) = signature::header(&webhook.secrets, &delivery.id, timestamp, &delivery.body) {
+        insert(&mut headers, "webhook-signature", &signature);
+    }
+    headers
+}
+
+/// Leaves out what is no header, and what belongs to the connection itself (RFC 9110, section 7.6.1).
+fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
+    const OF_THE_CONNECTION: [&str; 8] =
+        ["connection", "content-length", "expect", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];
+    let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) else {
+        return;
+    };
+    if !OF_THE_CONNECTION.contains(&name.as_str()) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,65 @@
+//! The signature of Standard Webhooks: HMAC-SHA256 over id, timestamp and body, with `v1,` before its base64.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretSlice};
+use sha2::Sha256;
+
+/// A key that both sides know, `whsec_` and base64 as text.
+#[derive(Debug, Clone)]
+pub struct SigningSecret(Arc<SecretSlice<u8>>);
+
+/// The text is no signing secret. It carries no text, because the text may be one nearly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance")]
+pub struct InvalidSecret;
+
+impl SigningSecret {
+    /// Reads `whsec_…`. Source: Standard Webhooks, "Signature scheme": 24 to 64 bytes.
+    pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
+        let encoded = text.strip_prefix("whsec_").ok_or(InvalidSecret)?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| InvalidSecret)?;
+        if !(24..=64).contains(&bytes.len()) {
+            return Err(InvalidSecret);
+        }
+        Ok(Self(Arc::new(bytes.into())))
+    }
+
+    fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).expect("HMAC takes a key of any length");
+        mac.update(format!("{id}.{timestamp}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+    }
+}
+
+/// The value of `webhook-signature`: one signature of each secret, with spaces between; `None` without a secret.
+pub(super) fn header(secrets: &[SigningSecret], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
+    let signatures: Vec<String> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
+    (!signatures.is_empty()).then(|| signatures.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example that the specification and its libraries test themselves with.
+    #[test]
+    fn the_published_example_gives_the_published_signature() {
+        let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signed = header(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        assert_eq!(signed.as_deref(), Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_and_never_shown() {
+        for wrong in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_c2hvcnQ=", "whsec_not base64 at all!!"] {
+            assert_eq!(SigningSecret::parse(wrong).err(), Some(InvalidSecret), "{wrong}");
+        }
+        let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        assert!(!format!("{secret:?}").contains("49"), "{secret:?}");
+    }
+}

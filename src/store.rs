@@ -1,0 +1,365 @@
+//! What must outlive the process, in one SQLite file: call records, events to deliver, idempotency keys.
+//!
+//! [`Store`] is a handle. One thread owns the connection that writes and commits what waits as a group; a second
+//! connection reads and never makes the writer wait. Nothing here makes a call wait for the disk, except
+//! [`Store::call_began`], which has a deadline. While the file cannot be written (a full disk), calls go on and
+//! their records wait in memory, bounded by [`StoreOptions::most_waiting`].
+
+mod schema;
+mod writer;
+mod calls;
+mod outbox;
+mod keys;
+mod retention;
+
+pub use calls::{CallFilter, CallPage, CallRecord, CallState, Cursor};
+pub use keys::Claim;
+pub use outbox::{
+    DeadLetter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement, StoredEvent,
+};
+pub use retention::Retention;
+pub use schema::OpenError;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::Connection;
+use tokio::sync::{oneshot, watch};
+use tracing::{error, warn};
+
+use writer::{InTrouble, Job, Load, Queue, Writer};
+
+/// Where the store is, and its bounds.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The SQLite file; `-wal`, `-shm` and `.lock` stand beside it.
+    pub path: PathBuf,
+    /// Who gets events. Each event stored from now on is to be delivered to each of them that takes its kind.
+    pub endpoints: Vec<Endpoint>,
+    /// Writes that may wait for the disk. Over it events are refused; calls' own records may be twice as many.
+    pub most_waiting: usize,
+    /// Their bytes, likewise.
+    pub most_waiting_bytes: usize,
+    /// How often a file that cannot be written is tried again.
+    pub retry_every: Duration,
+    /// What is deleted when.
+    pub retention: Retention,
+}
+
+impl StoreOptions {
+    /// The usual bounds: 10,000 writes of 64 MiB together.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            endpoints: Vec::new(),
+            most_waiting: 10_000,
+            most_waiting_bytes: 64 << 20,
+            retry_every: Duration::from_secs(1),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Too much waits already: this was not taken, and will not be written.
+    #[error("the store's queue is full")]
+    Full,
+    /// The file cannot be written at present. A call's record is written later; anything else is not.
+    #[error("the store cannot be written at present")]
+    Unwritable,
+    /// It may be written later, but not within the deadline.
+    #[error("the store did not write in time")]
+    TimedOut,
+    /// SQLite says that it can never be written, which the log explains.
+    #[error("the store refuses this record")]
+    Refused,
+    /// The file cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Unreadable(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A handle to the store; clones lead to the same one.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    queue: Queue,
+    reader: Arc<Mutex<Connection>>,
+    endpoints: Arc<[Endpoint]>,
+    /// The last call of the process before.
+    unfinished_up_to: i64,
+    positions: watch::Sender<i64>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens or creates the file, brings it to today's schema and starts the thread. Blocks; call it at the start.
+    pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        let StoreOptions { path, endpoints, most_waiting, most_waiting_bytes, retry_every, retention } = options;
+        let schema::Opened { writer: connection, reader, lock } = schema::open(&path)?;
+        let endpoints: Arc<[Endpoint]> = endpoints.into();
+        let unavailable =
+            |error: rusqlite::Error| OpenError::Unavailable { path: path.clone(), reason: error.to_string() };
+        take_over(&connection, &endpoints).map_err(unavailable)?;
+        let unfinished_up_to = calls::last_position(&connection).map_err(unavailable)?;
+        let last = retention::last_position(&connection).map_err(unavailable)?;
+        let positions = watch::Sender::new(last);
+        let load = Load::new(most_waiting, most_waiting_bytes);
+        let (writer, queue) = Writer::new(connection, lock, load, retry_every, retention, positions.clone());
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::Unavailable { path: path.clone(), reason: error.to_string() })?;
+        let reader = Arc::new(Mutex::new(reader));
+        let thread = Mutex::new(Some(thread));
+        Ok(Self(Arc::new(Shared { queue, reader, endpoints, unfinished_up_to, positions, thread })))
+    }
+
+    /// Writes all that waits and ends the thread. Whoever writes later gets [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.0.queue.close();
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
+            error!("the store's thread did not end cleanly");
+        }
+    }
+
+    /// Notes that a call began; returns once that would survive a loss of power. After `deadline`, or while the
+    /// file cannot be written, an error: the call goes on, and its record is still written as soon as possible.
+    pub async fn call_began(&self, call: CallRecord, deadline: Duration) -> Result<(), StoreError> {
+        let (job, answer) =
+            Job::asking(call.size_bytes(), InTrouble::KeepAndTell, move |connection| calls::save(connection, &call));
+        let outcome = match self.0.queue.send(job.durable(), Queue::CALLS_SHARE) {
+            Ok(()) => tokio::time::timeout(deadline, answered(answer)).await.unwrap_or(Err(StoreError::TimedOut)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            metrics::counter!("patchcord_store_calls_unconfirmed_total").increment(1);
+            warn!("a call goes on without a record on disk: {error}");
+        }
+        outcome
+    }
+
+    /// Writes what is known of a call by now. Never waits; what finds no room is counted and logged.
+    pub fn call_updated(&self, call: CallRecord) {
+        let job = Job::new(call.size_bytes(), move |connection| calls::save(connection, &call));
+        // The queue has counted and told it.
+        let _ = self.0.queue.send(job, Queue::CALLS_SHARE);
+    }
+
+    /// Writes the call's record with its end. The first ending written stays. Never waits.
+    pub fn call_ended(&self, call: CallRecord) {
+        debug_assert!(call.ended_at.is_some(), "an ended call has an end");
+        self.call_updated(call);
+    }
+
+    /// Stores an event and what is to be delivered of it. Never waits; on an error the event is not stored.
+    /// The same event again, or a second `call.ended` of a call, changes nothing.
+    pub fn event(&self, event: EventRecord) -> Result<(), StoreError> {
+        let endpoints = self.0.endpoints.clone();
+        let bytes = event.body.len() + 512;
+        let now = now_ms();
+        let job = Job::new(bytes, move |connection| outbox::add_event(connection, &event, &endpoints, now));
+        self.0.queue.send(job.news(), Queue::USUAL_SHARE)
+    }
+
+    /// Stores a webhook of Meta's to hand on to every endpoint that takes [`FORWARD`]. Never waits.
+    pub fn forward(&self, forward: Forward) -> Result<(), StoreError> {
+        let endpoints = self.0.endpoints.clone();
+        let bytes = forward.body.len() + 1024;
+        let now = now_ms();
+        let job = Job::new(bytes, move |connection| outbox::add_forward(connection, &forward, &endpoints, now));
+        self.0.queue.send(job.news(), Queue::USUAL_SHARE)
+    }
+
+    /// Claims an idempotency key of the API key `key_id` for a request, of which the digest stands for its contents.
+    pub async fn idempotent(&self, key_id: &str, key: &str, request_digest: [u8; 32]) -> Result<Claim, StoreError> {
+        let (key_id, key, now) = (key_id.to_owned(), key.to_owned(), now_ms());
+        self.ask(InTrouble::Refuse, move |connection| keys::claim(connection, &key_id, &key, &request_digest, now))
+            .await
+    }
+
+    /// Remembers the answer of a request whose [`Claim`] was new, for 24 h. Answer after it.
+    pub async fn remember(&self, key_id: &str, key: &str, status: u16, body: &[u8]) -> Result<(), StoreError> {
+        let (key_id, key, body) = (key_id.to_owned(), key.to_owned(), body.to_owned());
+        self.ask(InTrouble::KeepAndTell, move |connection| keys::remember(connection, &key_id, &key, status, &body))
+            .await
+    }
+
+    /// Gives a new claim back: the request failed in a way that may be tried again.
+    pub async fn forget(&self, key_id: &str, key: &str) -> Result<(), StoreError> {
+        let (key_id, key) = (key_id.to_owned(), key.to_owned());
+        self.ask(InTrouble::KeepAndTell, move |connection| keys::forget(connection, &key_id, &key)).await
+    }
+
+    /// Calls that the process before left without an end, oldest first. Calls that began since are never among them.
+    pub async fn unfinished_calls(&self, limit: usize) -> Result<Vec<CallRecord>, StoreError> {
+        let up_to = self.0.unfinished_up_to;
+        self.read(move |connection| calls::unfinished(connection, up_to, limit)).await
+    }
+
+    /// One call by our own id.
+    pub async fn call(&self, call_id: &str) -> Result<Option<CallRecord>, StoreError> {
+        let call_id = call_id.to_owned();
+        self.read(move |connection| calls::one(connection, &call_id)).await
+    }
+
+    /// A page of calls, newest first.
+    pub async fn calls(&self, filter: CallFilter) -> Result<CallPage, StoreError> {
+        self.read(move |connection| calls::page(connection, &filter)).await
+    }
+
+    /// Up to `limit` events after a position, oldest first; forwarded webhooks are not among them.
+    pub async fn events_after(&self, position: i64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        self.read(move |connection| outbox::events_after(connection, position, limit)).await
+    }
+
+    /// Where an event stands, by its id; `None` if it was never stored or is too old.
+    pub async fn event_position(&self, id: &str) -> Result<Option<i64>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| outbox::position_of(connection, &id)).await
+    }
+
+    /// The position of the last event committed. Changes with every group of events, so a listener waits on it and
+    /// then reads [`Store::events_after`].
+    pub fn last_position(&self) -> watch::Receiver<i64> {
+        self.0.positions.subscribe()
+    }
+
+    /// Deliveries that were given up, oldest first.
+    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read(move |connection| outbox::dead_letters(connection, limit)).await
+    }
+
+    /// Puts dead letters back to be delivered; says how many.
+    pub async fn replay(&self, which: Replay) -> Result<usize, StoreError> {
+        let now = now_ms();
+        let (job, answer) =
+            Job::asking(256, InTrouble::Refuse, move |connection| outbox::replay(connection, &which, now));
+        self.0.queue.send(job.news(), Queue::USUAL_SHARE)?;
+        answered(answer).await
+    }
+
+    /// How many deliveries wait at an endpoint, those being tried included.
+    pub async fn pending(&self, endpoint: &str) -> Result<usize, StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.read(move |connection| outbox::pending(connection, &endpoint)).await
+    }
+
+    /// How many writes wait for the disk.
+    pub fn waiting(&self) -> usize {
+        self.0.queue.waiting()
+    }
+
+    /// Returns once all that was given before is committed, however long the file cannot be written.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.ask(InTrouble::Keep, |_| Ok(())).await
+    }
+
+    /// What is due at an endpoint, at most one of each call, and when the next is if nothing is.
+    pub(crate) async fn due(
+        &self,
+        endpoint: &str,
+        now: i64,
+        limit: usize,
+    ) -> Result<(Vec<Delivery>, Option<i64>), StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.read(move |connection| {
+            let due = outbox::due(connection, &endpoint, now, limit)?;
+            Ok((due, outbox::next_due(connection, &endpoint, now)?))
+        })
+        .await
+    }
+
+    /// Notes what became of a try; returns once it is committed, so that the call's next event can follow.
+    pub(crate) async fn settle(&self, endpoint: &str, position: i64, settlement: Settlement) -> Result<(), StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.ask(InTrouble::Keep, move |connection| outbox::settle(connection, &endpoint, position, &settlement)).await
+    }
+
+    /// Makes all that waits at an endpoint due now.
+    pub(crate) async fn hurry(&self, endpoint: &str, now: i64) -> Result<(), StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.ask(InTrouble::Refuse, move |connection| outbox::hurry(connection, &endpoint, now)).await
+    }
+
+    /// Gives up what has waited at an endpoint since before `queued_before`; says how many.
+    pub(crate) async fn give_up(&self, endpoint: &str, queued_before: i64, error: &str) -> Result<usize, StoreError> {
+        let (endpoint, error) = (endpoint.to_owned(), error.to_owned());
+        self.ask(InTrouble::Refuse, move |connection| outbox::give_up(connection, &endpoint, queued_before, &error))
+            .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        in_trouble: InTrouble,
+        run: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, answer) = Job::asking(1024, in_trouble, run);
+        // Settlements make room, so they may use what calls may.
+        let share = if in_trouble == InTrouble::Keep { Queue::CALLS_SHARE } else { Queue::USUAL_SHARE };
+        self.0.queue.send(job, share)?;
+        answered(answer).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = self.0.reader.clone();
+        let outcome = tokio::task::spawn_blocking(move || {
+            let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&connection)
+        });
+        match outcome.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::Unreadable(error.to_string())),
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Store").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    answer.await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// What the process before left half done.
+fn take_over(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<()> {
+    keys::forget_unanswered(connection)?;
+    let dead = outbox::forget_other_endpoints(connection, endpoints)?;
+    if dead > 0 {
+        warn!("{dead} deliveries wait for endpoints that are no longer configured: they are dead letters now");
+    }
+    Ok(())
+}
+
+pub(crate) fn now_ms() -> i64 {
+    ms_of(SystemTime::now())
+}
+
+/// Milliseconds since 1970; a time before is 0.
+fn ms_of(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn at_of(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,296 @@
+//! Call records: one row for each call, from its first moment to its end, and pages of them for the API.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use serde_json::Value;
+
+use super::{Store, StoreError, at_of, ms_of};
+use crate::call::end::EndReason;
+use crate::call::event::Stages;
+
+/// What is known of one call. `Debug` shows nothing personal.
+#[derive(Clone, PartialEq)]
+pub struct CallRecord {
+    /// Our own id.
+    pub call_id: String,
+    /// Meta's id, which contains the caller's number: for API bodies, never for logs.
+    pub wacid: Option<String>,
+    /// The business number.
+    pub phone_number_id: String,
+    /// The route's name.
+    pub route: String,
+    /// Who calls, as the events say it.
+    pub from: Value,
+    /// The app's own word for the call.
+    pub client_state: Option<String>,
+    /// Meta's webhook came.
+    pub began_at: SystemTime,
+    /// Meta confirmed our accept.
+    pub accepted_at: Option<SystemTime>,
+    /// The call ended; `None` while it lives.
+    pub ended_at: Option<SystemTime>,
+    /// [`EndReason::name`](crate::call::end::EndReason::name).
+    pub reason: Option<String>,
+    /// [`Fault::name`](crate::call::end::Fault::name).
+    pub fault: Option<String>,
+    /// [`EndReason::hung_up_by`].
+    pub hung_up_by: Option<String>,
+    /// Meta's error code, where one ended the call.
+    pub meta_error_code: Option<i64>,
+    /// [`Stages::to_json`](crate::call::event::Stages::to_json).
+    pub stages: Value,
+    /// Counts and quality of the sound, as `call.ended` carries them.
+    pub sound: Value,
+    /// Ids of its recordings.
+    pub recordings: Vec<String>,
+}
+
+impl CallRecord {
+    /// A call that begins.
+    pub fn new(
+        call_id: impl Into<String>,
+        phone_number_id: impl Into<String>,
+        route: impl Into<String>,
+        began_at: SystemTime,
+    ) -> Self {
+        Self {
+            call_id: call_id.into(),
+            wacid: None,
+            phone_number_id: phone_number_id.into(),
+            route: route.into(),
+            from: Value::Null,
+            client_state: None,
+            began_at,
+            accepted_at: None,
+            ended_at: None,
+            reason: None,
+            fault: None,
+            hung_up_by: None,
+            meta_error_code: None,
+            stages: Value::Null,
+            sound: Value::Null,
+            recordings: Vec::new(),
+        }
+    }
+
+    /// Notes the call's end, which is now.
+    pub fn end(&mut self, reason: &EndReason, stages: &Stages, sound: &Value) {
+        self.ended_at = Some(SystemTime::now());
+        self.reason = Some(reason.name().to_owned());
+        self.fault = Some(reason.fault().name().to_owned());
+        self.hung_up_by = Some(reason.hung_up_by().to_owned());
+        self.meta_error_code = reason.meta_error_code();
+        self.stages = stages.to_json();
+        self.sound = sound.clone();
+    }
+
+    /// Roughly what it takes in memory, for the queue's bound.
+    pub(super) fn size_bytes(&self) -> usize {
+        let texts = [&self.wacid, &self.client_state].into_iter().flatten().map(String::len).sum::<usize>();
+        // Reason, stages and sound have some hundred bytes each.
+        texts + 2048
+    }
+}
+
+impl Store {
+    /// The sequence number of the last event stored of a call; 0 when there is none.
+    pub async fn last_sequence(&self, call_id: &str) -> Result<u64, StoreError> {
+        let call_id = call_id.to_owned();
+        self.read(move |connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT coalesce(max(sequence), 0) FROM events WHERE call_id = ?1")?;
+            statement.query_row([&call_id], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for CallRecord {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CallRecord")
+            .field("call_id", &self.call_id)
+            .field("route", &self.route)
+            .field("began_at", &self.began_at)
+            .field("ended_at", &self.ended_at)
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which calls to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallFilter {
+    /// Only live or only ended ones.
+    pub state: Option<CallState>,
+    /// Only this business number's.
+    pub phone_number_id: Option<String>,
+    /// Only calls that began at this time or later.
+    pub began_after: Option<SystemTime>,
+    /// Only calls that began before this time.
+    pub began_before: Option<SystemTime>,
+    /// Where the page before ended.
+    pub cursor: Option<Cursor>,
+    /// How many at most; 1 to [`CallFilter::MOST`], 0 counts as the most.
+    pub limit: usize,
+}
+
+impl CallFilter {
+    /// The largest page.
+    pub const MOST: usize = 200;
+}
+
+/// Whether a call lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallState {
+    /// It has not ended.
+    Live,
+    /// It has ended.
+    Ended,
+}
+
+/// A place in the list of calls. Opaque to the app: it stays right however many calls come in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(i64);
+
+impl Cursor {
+    /// Takes what [`Cursor::text`] gave; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        Some(Self(i64::from_be_bytes(bytes)))
+    }
+
+    /// For the API: letters, digits, `-` and `_`.
+    pub fn text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.to_be_bytes())
+    }
+}
+
+/// Some calls, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallPage {
+    /// At most the limit.
+    pub calls: Vec<CallRecord>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+const COLUMNS: &str = "position, call_id, wacid, phone_number_id, route, caller, client_state, began_at, accepted_at, \
+                       ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
+
+/// Writes the whole record. A call ends once: the first ending stays, whatever is said later.
+pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO calls (call_id, wacid, phone_number_id, route, caller, client_state, began_at, accepted_at,
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings)
+         VALUES (:call_id, :wacid, :phone_number_id, :route, :caller, :client_state, :began_at, :accepted_at,
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings)
+         ON CONFLICT (call_id) DO UPDATE SET
+            wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
+            client_state = coalesce(excluded.client_state, client_state),
+            accepted_at = coalesce(accepted_at, excluded.accepted_at),
+            reason = iif(ended_at IS NULL, excluded.reason, reason),
+            fault = iif(ended_at IS NULL, excluded.fault, fault),
+            hung_up_by = iif(ended_at IS NULL, excluded.hung_up_by, hung_up_by),
+            meta_error_code = iif(ended_at IS NULL, excluded.meta_error_code, meta_error_code),
+            ended_at = coalesce(ended_at, excluded.ended_at),
+            stages = excluded.stages, sound = excluded.sound, recordings = excluded.recordings",
+    )?;
+    statement.execute(named_params! {
+        ":call_id": call.call_id,
+        ":wacid": call.wacid,
+        ":phone_number_id": call.phone_number_id,
+        ":route": call.route,
+        ":caller": call.from.to_string(),
+        ":client_state": call.client_state,
+        ":began_at": ms_of(call.began_at),
+        ":accepted_at": call.accepted_at.map(ms_of),
+        ":ended_at": call.ended_at.map(ms_of),
+        ":reason": call.reason,
+        ":fault": call.fault,
+        ":hung_up_by": call.hung_up_by,
+        ":meta_error_code": call.meta_error_code,
+        ":stages": call.stages.to_string(),
+        ":sound": call.sound.to_string(),
+        ":recordings": Value::from(call.recordings.clone()).to_string(),
+    })?;
+    Ok(())
+}
+
+pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Option<CallRecord>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM calls WHERE call_id = ?1"))?;
+    statement.query_row([call_id], |row| Ok(read(row)?.1)).optional()
+}
+
+/// Calls without an end among the first `up_to` positions, oldest first.
+pub(super) fn unfinished(connection: &Connection, up_to: i64, limit: usize) -> rusqlite::Result<Vec<CallRecord>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM calls WHERE ended_at IS NULL AND position <= ?1 ORDER BY position LIMIT ?2"
+    ))?;
+    statement.query_map(params![up_to, limit as i64], |row| Ok(read(row)?.1))?.collect()
+}
+
+pub(super) fn last_position(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(position), 0) FROM calls", [], |row| row.get(0))
+}
+
+pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Result<CallPage> {
+    let limit = if filter.limit == 0 { CallFilter::MOST } else { filter.limit.min(CallFilter::MOST) };
+    // The word decides which index fits, so it stands in the text; both words are ours.
+    let state = match filter.state {
+        None => "",
+        Some(CallState::Live) => "AND ended_at IS NULL",
+        Some(CallState::Ended) => "AND ended_at IS NOT NULL",
+    };
+    let number = if filter.phone_number_id.is_some() { "AND phone_number_id = :number" } else { "AND :number IS NULL" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM calls
+         WHERE position < :before AND began_at >= :after_ms AND began_at < :before_ms {state} {number}
+         ORDER BY position DESC LIMIT :limit"
+    ))?;
+    let rows = statement.query_map(
+        named_params! {
+            ":before": filter.cursor.map_or(i64::MAX, |cursor| cursor.0),
+            ":after_ms": filter.began_after.map_or(i64::MIN, ms_of),
+            ":before_ms": filter.began_before.map_or(i64::MAX, ms_of),
+            ":number": filter.phone_number_id,
+            // One more tells whether there is a next page.
+            ":limit": limit as i64 + 1,
+        },
+        read,
+    )?;
+    let mut rows: Vec<(i64, CallRecord)> = rows.collect::<rusqlite::Result<_>>()?;
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| has_more).map(|(position, _)| Cursor(*position));
+    Ok(CallPage { calls: rows.into_iter().map(|(_, call)| call).collect(), next })
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<(i64, CallRecord)> {
+    let time = |name| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(at_of));
+    let json = |name| Ok::<_, rusqlite::Error>(serde_json::from_str(&row.get::<_, String>(name)?).unwrap_or_default());
+    let recordings: Value = json("recordings")?;
+    let call = CallRecord {
+        call_id: row.get("call_id")?,
+        wacid: row.get("wacid")?,
+        phone_number_id: row.get("phone_number_id")?,
+        route: row.get("route")?,
+        from: json("caller")?,
+        client_state: row.get("client_state")?,
+        began_at: at_of(row.get("began_at")?),
+        accepted_at: time("accepted_at")?,
+        ended_at: time("ended_at")?,
+        reason: row.get("reason")?,
+        fault: row.get("fault")?,
+        hung_up_by: row.get("hung_up_by")?,
+        meta_error_code: row.get("meta_error_code")?,
+        stages: json("stages")?,
+        sound: json("sound")?,
+        recordings: serde_json::from_value(recordings).unwrap_or_default(),
+    };
+    Ok((row.get("position")?, call))
+}

@@ -1,0 +1,224 @@
+//! The file itself: how it is opened, what its tables are, and how an older file becomes today's.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tracing::info;
+
+/// Each step leads from the version of its index to the next. A step that was released is never changed.
+pub(super) const MIGRATIONS: [&str; 2] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS];
+
+/// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
+///
+/// `deliveries` holds what is still to be done or has died; a delivery that succeeded is deleted. Its `state` is
+/// 0 behind another of its lane, 1 next of its lane, 2 dead. A lane is delivered in order; lanes do not wait for
+/// each other. Exactly one row of a lane that has waiting rows is next, so "what is due" is one step in an index.
+const CALLS_AND_EVENTS: &str = "
+    CREATE TABLE calls (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        call_id TEXT NOT NULL UNIQUE,
+        wacid TEXT,
+        phone_number_id TEXT NOT NULL,
+        route TEXT NOT NULL,
+        caller TEXT NOT NULL,
+        client_state TEXT,
+        began_at INTEGER NOT NULL,
+        accepted_at INTEGER,
+        ended_at INTEGER,
+        reason TEXT,
+        fault TEXT,
+        hung_up_by TEXT,
+        meta_error_code INTEGER,
+        stages TEXT NOT NULL,
+        sound TEXT NOT NULL,
+        recordings TEXT NOT NULL
+    );
+    CREATE INDEX calls_unfinished ON calls (position) WHERE ended_at IS NULL;
+    CREATE INDEX calls_by_end ON calls (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE INDEX calls_by_number ON calls (phone_number_id, position);
+
+    CREATE TABLE events (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        call_id TEXT,
+        sequence INTEGER,
+        kind TEXT NOT NULL,
+        headers TEXT,
+        body BLOB NOT NULL,
+        stored_at INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX events_of_call ON events (call_id, sequence) WHERE call_id IS NOT NULL;
+    CREATE UNIQUE INDEX events_one_ending ON events (call_id) WHERE kind = 'call.ended';
+    CREATE INDEX events_by_age ON events (stored_at);
+
+    CREATE TABLE deliveries (
+        endpoint TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        lane TEXT NOT NULL,
+        state INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        due_at INTEGER NOT NULL,
+        queued_at INTEGER NOT NULL,
+        last_error TEXT,
+        PRIMARY KEY (endpoint, position)
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_next ON deliveries (endpoint, due_at, position) WHERE state = 1;
+    CREATE INDEX deliveries_lane ON deliveries (endpoint, lane, position) WHERE state < 2;
+    CREATE INDEX deliveries_dead ON deliveries (position) WHERE state = 2;
+    CREATE INDEX deliveries_of_event ON deliveries (position);
+";
+
+const IDEMPOTENCY_KEYS: &str = "
+    CREATE TABLE idempotency_keys (
+        key_id TEXT NOT NULL,
+        key TEXT NOT NULL,
+        request_digest BLOB NOT NULL,
+        status INTEGER,
+        body BLOB,
+        claimed_at INTEGER NOT NULL,
+        PRIMARY KEY (key_id, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (claimed_at);
+";
+
+/// Another connection of this process may hold the file for a moment, such as a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the store cannot be opened. Each text is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is missing, the disk is full, or the rights do not suffice.
+    #[error("the store {path} cannot be opened: {reason}; check that its folder exists and can be written to")]
+    Unavailable {
+        /// The file.
+        path: PathBuf,
+        /// The system's or SQLite's words.
+        reason: String,
+    },
+    /// A later Patchcord wrote it.
+    #[error(
+        "the store {path} was written by a newer Patchcord (schema {found}, this one knows {known}): start that \
+         version, or set store.path to another file"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema's version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// It is no SQLite file, or a broken one.
+    #[error(
+        "the store {path} is damaged ({reason}): move it away together with {path}-wal and {path}-shm, or put a \
+         backup in its place, and start again"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// Two services would deliver everything twice.
+    #[error("the store {path} is in use by another Patchcord: stop it, or set store.path to another file")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// An open file of today's schema, ours alone for as long as `lock` lives.
+pub(super) struct Opened {
+    pub(super) writer: Connection,
+    pub(super) reader: Connection,
+    pub(super) lock: File,
+}
+
+pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let lock = lock(path)?;
+    create_for_us_alone(path).map_err(|error| unavailable(path, &error))?;
+    let mut writer = Connection::open(path).map_err(|error| told(path, &error))?;
+    prepare(&mut writer, path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader = Connection::open_with_flags(path, flags).map_err(|error| told(path, &error))?;
+    reader.busy_timeout(BUSY_TIMEOUT).map_err(|error| told(path, &error))?;
+    Ok(Opened { writer, reader, lock })
+}
+
+/// A lock file of its own: closing any other handle of the database file would release SQLite's own locks on it
+/// (POSIX advisory locks belong to the process, not to the handle).
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(false);
+    let file = options.open(PathBuf::from(name)).map_err(|error| unavailable(path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unavailable(path, &error)),
+    }
+}
+
+/// The file holds phone numbers. SQLite gives its `-wal` and `-shm` the rights of the file itself.
+fn create_for_us_alone(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let told = |error: rusqlite::Error| told(path, &error);
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(told)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    migrate(connection, usize::try_from(found).unwrap_or(0)).map_err(told)?;
+    // Reads the whole schema, so that a damaged one is told now and not at the first call.
+    connection.query_row("SELECT count(*) FROM calls WHERE position < 0", [], |_| Ok(())).map_err(told)
+}
+
+/// All steps in one transaction: a file is of the old version or of the new one, whatever happens.
+fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
+    let missing = &MIGRATIONS[found.min(MIGRATIONS.len())..];
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    for step in missing {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()?;
+    if found > 0 {
+        info!("the store was brought from schema {found} to {}", MIGRATIONS.len());
+    }
+    Ok(())
+}
+
+fn told(path: &Path, error: &rusqlite::Error) -> OpenError {
+    let reason = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            OpenError::Damaged { path: path.to_owned(), reason }
+        }
+        // A step that finds a table there already, or a table missing, meets a file that is not ours.
+        Some(ErrorCode::Unknown) => OpenError::Damaged { path: path.to_owned(), reason },
+        _ => OpenError::Unavailable { path: path.to_owned(), reason },
+    }
+}
+
+fn unavailable(path: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::Unavailable { path: path.to_owned(), reason: error.to_string() }
+}

@@ -1,0 +1,276 @@
+//! Call records, pages of them, idempotency keys, retention, and files of every age.
+
+use super::*;
+
+#[tokio::test]
+async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let began = CallRecord { wacid: Some("wacid.X".to_owned()), from: json!({ "wa_id": "1" }), ..call(1) };
+    store.call_began(began.clone(), LONG).await.unwrap();
+    assert_eq!(store.call("call_0001").await.unwrap(), Some(began));
+    let all = CallRecord {
+        wacid: Some("wacid.X".to_owned()),
+        from: json!({ "wa_id": "1" }),
+        client_state: Some("order 7".to_owned()),
+        meta_error_code: Some(138_021),
+        stages: json!({ "answered_ms": 0.5 }),
+        sound: json!({ "lost": 3 }),
+        recordings: vec!["rec_1".to_owned(), "rec_2".to_owned()],
+        ..ended(1)
+    };
+    store.call_ended(all.clone());
+    store.close().await;
+    drop(store);
+    let store = open(&folder);
+    assert_eq!(store.call("call_0001").await.unwrap(), Some(all));
+    assert_eq!(store.call("call_0002").await.unwrap(), None);
+    assert!(!format!("{:?}", call(1)).contains("2000000"));
+}
+
+#[tokio::test]
+async fn a_call_ends_once_and_what_comes_later_does_not_change_how() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    store.call_ended(ended(1));
+    let second = CallRecord {
+        ended_at: Some(time(2_000_000)),
+        reason: Some("agent_hung_up".to_owned()),
+        recordings: vec!["rec_1".to_owned()],
+        ..ended(1)
+    };
+    store.call_ended(second);
+    store.call_updated(call(1));
+    store.call_updated(CallRecord { recordings: vec!["rec_1".to_owned()], ..call(1) });
+    store.flush().await.unwrap();
+    let found = store.call("call_0001").await.unwrap().unwrap();
+    assert_eq!(found, CallRecord { recordings: vec!["rec_1".to_owned()], ..ended(1) });
+}
+
+#[tokio::test]
+async fn calls_without_an_end_are_found_after_a_sudden_end_and_new_ones_are_not_among_them() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for number in 1..=5 {
+        store.call_began(call(number), LONG).await.unwrap();
+    }
+    store.call_ended(ended(2));
+    assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
+    store.close().await;
+    drop(store);
+
+    let store = open(&folder);
+    store.call_began(call(6), LONG).await.unwrap();
+    let ids = |calls: Vec<CallRecord>| calls.into_iter().map(|call| call.call_id).collect::<Vec<_>>();
+    let unfinished = store.unfinished_calls(10).await.unwrap();
+    assert_eq!(ids(unfinished), ["call_0001", "call_0003", "call_0004", "call_0005"]);
+    assert_eq!(ids(store.unfinished_calls(2).await.unwrap()), ["call_0001", "call_0003"]);
+    for number in [1, 3, 4, 5] {
+        store.call_ended(ended(number));
+    }
+    store.flush().await.unwrap();
+    assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn pages_stay_right_while_calls_come_in() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for number in 1..=25 {
+        store.call_updated(call(number));
+    }
+    store.flush().await.unwrap();
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    for round in 0.. {
+        let page = store.calls(CallFilter { cursor, limit: 10, ..CallFilter::default() }).await.unwrap();
+        seen.extend(page.calls.into_iter().map(|call| call.call_id));
+        store.call_updated(call(100 + round));
+        store.flush().await.unwrap();
+        cursor = page.next.map(|cursor| Cursor::parse(&cursor.text()).unwrap());
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let newest_first: Vec<String> = (1..=25).rev().map(|number| format!("call_{number:04}")).collect();
+    assert_eq!(seen, newest_first);
+    assert_eq!(Cursor::parse("foreign"), None);
+    assert_eq!(Cursor::parse(""), None);
+}
+
+#[tokio::test]
+async fn a_filter_shows_what_it_names() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for number in 1..=6 {
+        store.call_updated(call(number));
+    }
+    store.call_ended(ended(2));
+    store.call_ended(ended(3));
+    store.call_updated(CallRecord { phone_number_id: "7".to_owned(), ..call(9) });
+    store.flush().await.unwrap();
+    let shown = async |filter: CallFilter| {
+        let page = store.calls(filter).await.unwrap();
+        page.calls.into_iter().map(|call| call.call_id[5..].parse::<u64>().unwrap()).collect::<Vec<_>>()
+    };
+    let all = CallFilter::default();
+    assert_eq!(shown(all.clone()).await, [9, 6, 5, 4, 3, 2, 1]);
+    assert_eq!(shown(CallFilter { state: Some(CallState::Ended), ..all.clone() }).await, [3, 2]);
+    assert_eq!(shown(CallFilter { state: Some(CallState::Live), ..all.clone() }).await, [9, 6, 5, 4, 1]);
+    assert_eq!(shown(CallFilter { phone_number_id: Some("7".to_owned()), ..all.clone() }).await, [9]);
+    let between = CallFilter { began_after: Some(time(1_000_002)), began_before: Some(time(1_000_004)), ..all.clone() };
+    assert_eq!(shown(between).await, [3, 2]);
+    assert_eq!(shown(CallFilter { limit: 2, ..all }).await, [9, 6]);
+}
+
+#[tokio::test]
+async fn the_same_request_twice_is_done_once_and_answered_alike() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(Claim::New));
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(Claim::InProgress));
+    assert_eq!(store.idempotent("app", "k", [2; 32]).await, Ok(Claim::Conflict));
+    assert_eq!(store.idempotent("other", "k", [2; 32]).await, Ok(Claim::New));
+    store.remember("app", "k", 202, b"{}").await.unwrap();
+    let again = Claim::Replay { status: 202, body: b"{}".to_vec() };
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(again.clone()));
+    store.forget("app", "k").await.unwrap();
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(again.clone()), "an answer is not forgotten");
+    store.forget("other", "k").await.unwrap();
+    assert_eq!(store.idempotent("other", "k", [3; 32]).await, Ok(Claim::New));
+    store.close().await;
+    drop(store);
+
+    let store = open(&folder);
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(again));
+    assert_eq!(store.idempotent("other", "k", [3; 32]).await, Ok(Claim::New), "nobody is left to answer the first");
+}
+
+#[test]
+fn a_claim_is_new_again_after_a_day() {
+    let folder = Folder::new();
+    drop(schema::open(&folder.file()).unwrap());
+    let connection = raw(&folder.file());
+    let day = keys::KEPT.as_millis() as i64;
+    assert_eq!(keys::claim(&connection, "app", "k", &[1; 32], 1000).unwrap(), Claim::New);
+    assert_eq!(keys::claim(&connection, "app", "k", &[2; 32], 999 + day).unwrap(), Claim::Conflict);
+    assert_eq!(keys::claim(&connection, "app", "k", &[2; 32], 1000 + day).unwrap(), Claim::New);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_at_once_one_claims_a_key() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for round in 0..20 {
+        let key = format!("key {round}");
+        let claims: Vec<_> = (0..8)
+            .map(|_| {
+                let (store, key) = (store.clone(), key.clone());
+                tokio::spawn(async move { store.idempotent("app", &key, [7; 32]).await.unwrap() })
+            })
+            .collect();
+        let mut new = 0;
+        for claim in claims {
+            match claim.await.unwrap() {
+                Claim::New => new += 1,
+                other => assert_eq!(other, Claim::InProgress),
+            }
+        }
+        assert_eq!(new, 1);
+    }
+}
+
+#[tokio::test]
+async fn old_records_go_and_what_lives_or_waits_stays() {
+    let folder = Folder::new();
+    let store = Store::open(StoreOptions { endpoints: vec![endpoint("a")], ..folder.options() }).unwrap();
+    for number in 1..=450 {
+        store.call_ended(ended(number));
+    }
+    store.call_updated(call(500));
+    store.event(event("call_1", 1, "call.ended")).unwrap();
+    store.event(event("call_2", 1, "call.ended")).unwrap();
+    store.flush().await.unwrap();
+    let (due, _) = store.due("a", now_ms(), 1).await.unwrap();
+    store.settle("a", due[0].position, Settlement::Delivered).await.unwrap();
+    store.close().await;
+    drop(store);
+
+    let mut connection = raw(&folder.file());
+    let far = now_ms() + 40 * 24 * 3_600_000;
+    let mut deleted = Vec::new();
+    while deleted.last() != Some(&0) {
+        deleted.push(retention::clean(&mut connection, &Retention::default(), far).unwrap());
+    }
+    // In batches: 200 calls and an event, 200, 50, nothing.
+    assert_eq!(deleted, [201, 200, 50, 0]);
+    let count =
+        |table| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((count("calls"), count("events"), count("deliveries")), (1, 1, 1));
+    // What was deleted was the last position or not: none is given twice.
+    assert_eq!(retention::last_position(&connection).unwrap(), 2);
+}
+
+#[test]
+fn a_file_of_every_older_version_becomes_todays() {
+    for version in 0..=2 {
+        let folder = Folder::new();
+        let connection = raw(&folder.file());
+        for step in schema::MIGRATIONS.iter().take(version) {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", version as i64).unwrap();
+        if version > 0 {
+            calls::save(&connection, &call(1)).unwrap();
+        }
+        drop(connection);
+        let opened = schema::open(&folder.file()).unwrap();
+        let found: i64 = opened.writer.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, 2);
+        assert_eq!(calls::one(&opened.reader, "call_0001").unwrap(), (version > 0).then(|| call(1)));
+        keys::claim(&opened.writer, "app", "k", &[1; 32], 1).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_is_told_in_one_line_that_says_what_to_do() {
+    let newer = Folder::new();
+    raw(&newer.file()).pragma_update(None, "user_version", 99).unwrap();
+    let text = Folder::new();
+    std::fs::write(text.file(), "this is no database ".repeat(100)).unwrap();
+    let torn = Folder::new();
+    drop(schema::open(&torn.file()).unwrap());
+    let mut bytes = std::fs::read(torn.file()).unwrap();
+    bytes[100..400].fill(0xff);
+    std::fs::write(torn.file(), bytes).unwrap();
+    let missing = StoreOptions::new(newer.0.join("missing/patchcord.db"));
+
+    let told = |options: StoreOptions| Store::open(options).unwrap_err().to_string();
+    for (said, words) in [
+        (told(newer.options()), "written by a newer Patchcord (schema 99, this one knows 2): start that version"),
+        (told(text.options()), "is damaged"),
+        (told(torn.options()), "is damaged"),
+        (told(missing), "check that its folder exists"),
+    ] {
+        assert!(said.contains(words) && !said.contains('\n'), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_belongs_to_one_service_and_to_one_user() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    assert!(matches!(Store::open(folder.options()), Err(OpenError::InUse { .. })));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        store.call_began(call(1), LONG).await.unwrap();
+        for name in ["patchcord.db", "patchcord.db-wal"] {
+            let mode = std::fs::metadata(folder.0.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+    store.close().await;
+    assert_eq!(store.event(event("call_1", 1, "call.began")), Err(StoreError::Closed));
+    open(&folder);
+}

@@ -1,0 +1,109 @@
+//! A disk that is full, a file that cannot be written, a queue that is full: calls go on, and nothing is lost unsaid.
+
+use super::*;
+
+/// Leaves no room for another page.
+fn fill_the_disk(connection: &Connection) -> rusqlite::Result<()> {
+    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+}
+
+fn empty_the_disk(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(()))
+}
+
+#[tokio::test]
+async fn on_a_full_disk_calls_go_on_and_their_records_follow_when_there_is_room() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    on_writer(&store, fill_the_disk).await;
+    let large = CallRecord { sound: json!("x".repeat(100_000)), ..call(1) };
+    assert_eq!(store.call_began(large, LONG).await, Err(StoreError::Unwritable));
+    assert_eq!(store.call_began(call(2), LONG).await, Err(StoreError::Unwritable));
+    store.call_ended(ended(2));
+    store.event(event("call_0002", 1, "call.ended")).unwrap();
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Err(StoreError::Unwritable));
+    assert_eq!(store.call("call_0002").await, Ok(None), "reading goes on");
+    assert_eq!(store.waiting(), 4);
+
+    on_writer(&store, empty_the_disk).await;
+    store.flush().await.unwrap();
+    assert!(store.call("call_0001").await.unwrap().is_some());
+    assert_eq!(store.call("call_0002").await, Ok(Some(ended(2))));
+    assert_eq!(store.events_after(0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Ok(Claim::New), "what was refused was not done");
+    assert_eq!(store.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_read_only_file_is_full_at_its_bound_and_catches_up_from_there() {
+    let folder = Folder::new();
+    let store = Store::open(StoreOptions { most_waiting: 100, ..folder.options() }).unwrap();
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", true)).await;
+    let taken = (1..=150).filter(|sequence| store.event(event("call_1", *sequence, "call.dtmf")).is_ok()).count();
+    assert_eq!(taken, 100);
+    assert_eq!(store.event(event("call_1", 151, "call.dtmf")), Err(StoreError::Full));
+    assert_eq!(store.call_began(call(1), LONG).await, Err(StoreError::Unwritable), "a call outranks an event");
+    store.call_ended(ended(1));
+
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", false)).await;
+    store.flush().await.unwrap();
+    let sequences: Vec<i64> =
+        store.events_after(0, 1000).await.unwrap().into_iter().map(|event| event.position).collect();
+    assert_eq!(sequences, (1..=100).collect::<Vec<i64>>());
+    assert_eq!(store.call("call_0001").await, Ok(Some(ended(1))));
+    store.event(event("call_1", 101, "call.dtmf")).unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(store.events_after(100, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_too() {
+    let folder = Folder::new();
+    let store = Store::open(StoreOptions { most_waiting_bytes: 10_000, ..folder.options() }).unwrap();
+    let forward = Forward { id: "fwd_1".to_owned(), headers: Vec::new(), body: vec![0; 20_000].into() };
+    assert_eq!(store.forward(forward.clone()), Err(StoreError::Full));
+    assert_eq!(store.waiting(), 0);
+    store.forward(Forward { body: vec![0; 5000].into(), ..forward }).unwrap();
+}
+
+#[tokio::test]
+async fn a_call_waits_no_longer_than_its_deadline() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    store.0.queue.do_now(move |_| wait.recv().unwrap());
+    assert_eq!(store.call_began(call(1), Duration::from_millis(1)).await, Err(StoreError::TimedOut));
+    go_on.send(()).unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(store.call("call_0001").await, Ok(Some(call(1))), "it is written all the same");
+}
+
+#[tokio::test]
+async fn one_record_that_can_never_be_written_spoils_no_other() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    store.0.queue.do_now(move |_| wait.recv().unwrap());
+    store.call_updated(call(1));
+    let (bad, answer) = Job::asking(1, InTrouble::Keep, |connection| connection.execute("nonsense", []));
+    store.0.queue.send(bad, Queue::USUAL_SHARE).unwrap();
+    store.call_updated(call(2));
+    go_on.send(()).unwrap();
+    assert_eq!(answered(answer).await, Err(StoreError::Refused));
+    store.flush().await.unwrap();
+    assert!(store.call("call_0001").await.unwrap().is_some() && store.call("call_0002").await.unwrap().is_some());
+    assert_eq!(store.waiting(), 0);
+}
+
+#[tokio::test]
+async fn closing_writes_all_that_waits() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for number in 1..=3000 {
+        store.call_updated(call(number));
+    }
+    store.close().await;
+    assert_eq!(store.waiting(), 0);
+    assert!(store.call("call_3000").await.unwrap().is_some());
+}

@@ -1,0 +1,423 @@
+//! The one thread that writes: it takes what waits as a group, commits it at once, and keeps what cannot be written.
+//!
+//! A commit is on the disk's log when it returns. Groups are committed with `synchronous=NORMAL`: they survive
+//! the end of the process, however sudden, and cost no wait for the disk. A group in which somebody waits for
+//! durability is committed with `FULL`, which syncs the log, and with it every group before.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::{Retention, StoreError, retention};
+
+/// Large enough that a commit's cost is shared, small enough that readers see news within milliseconds.
+const GROUP: usize = 512;
+
+/// One write, and whoever waits for it.
+pub(super) struct Job {
+    work: Box<dyn Work>,
+    bytes: usize,
+    /// Whether the commit must survive a loss of power.
+    is_durable: bool,
+    /// Whether deliverers and listeners have something new after it.
+    is_news: bool,
+    in_trouble: InTrouble,
+}
+
+/// What becomes of a write while the file cannot be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum InTrouble {
+    /// It waits in memory, and so does whoever asked.
+    Keep,
+    /// It waits in memory, but whoever asked is told at once.
+    KeepAndTell,
+    /// Whoever asked is told at once, and nothing is kept.
+    Refuse,
+}
+
+impl Job {
+    /// A write nobody waits for.
+    pub(super) fn new(bytes: usize, mut run: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) -> Self {
+        let work = Asked { run: move |connection: &Connection| run(connection), answer: None, reply: None };
+        Self { work: Box::new(work), bytes, is_durable: false, is_news: false, in_trouble: InTrouble::Keep }
+    }
+
+    /// A write with an answer. `run` may run again after a failed commit, and only the last answer counts.
+    pub(super) fn asking<T: Send + 'static>(
+        bytes: usize,
+        in_trouble: InTrouble,
+        run: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        let work = Asked { run, answer: None, reply: Some(reply) };
+        (Self { work: Box::new(work), bytes, is_durable: false, is_news: false, in_trouble }, answer)
+    }
+
+    pub(super) fn durable(self) -> Self {
+        Self { is_durable: true, ..self }
+    }
+
+    pub(super) fn news(self) -> Self {
+        Self { is_news: true, ..self }
+    }
+}
+
+trait Work: Send {
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Called once it is committed, or will never be.
+    fn tell(&mut self, outcome: Result<(), StoreError>);
+}
+
+struct Asked<T, Run> {
+    run: Run,
+    answer: Option<T>,
+    reply: Option<oneshot::Sender<Result<T, StoreError>>>,
+}
+
+impl<T: Send, Run: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Asked<T, Run> {
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.answer = Some((self.run)(connection)?);
+        Ok(())
+    }
+
+    fn tell(&mut self, outcome: Result<(), StoreError>) {
+        let Some(reply) = self.reply.take() else { return };
+        let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Refused));
+        // Whoever asked may have gone at its deadline.
+        let _ = reply.send(answer);
+    }
+}
+
+/// The way to the thread. Bounded by count and bytes over everything that is not committed yet, in the channel or
+/// kept because of trouble; the overflow answer is [`StoreError::Full`].
+pub(super) struct Queue {
+    jobs: Sender<Message>,
+    load: Arc<Load>,
+}
+
+enum Message {
+    Job(Job),
+    Close,
+    /// Done as soon as it is seen, outside of any group: how tests fill the disk and empty it again.
+    #[cfg(test)]
+    Now(Box<dyn FnOnce(&Connection) + Send>),
+}
+
+/// What waits, and how much may.
+pub(super) struct Load {
+    pub(super) most_jobs: usize,
+    pub(super) most_bytes: usize,
+    jobs: AtomicUsize,
+    bytes: AtomicUsize,
+    is_full_told: AtomicBool,
+}
+
+impl Load {
+    pub(super) fn new(most_jobs: usize, most_bytes: usize) -> Self {
+        let (jobs, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { most_jobs, most_bytes, jobs, bytes, is_full_told: AtomicBool::new(false) }
+    }
+
+    fn reserve(&self, bytes: usize, share: usize) -> bool {
+        let jobs = self.jobs.fetch_add(1, Ordering::AcqRel) + 1;
+        let bytes_now = self.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let has_room = jobs <= self.most_jobs * share && bytes_now <= self.most_bytes * share;
+        if !has_room {
+            self.release(bytes);
+        }
+        has_room
+    }
+
+    fn release(&self, bytes: usize) {
+        let left = self.jobs.fetch_sub(1, Ordering::AcqRel) - 1;
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if left < self.most_jobs / 2 {
+            self.is_full_told.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Queue {
+    /// What a call's own record may use beyond the bound of events: a call that is lost from the books is worse.
+    pub(super) const CALLS_SHARE: usize = 2;
+    /// What events and everything else may use.
+    pub(super) const USUAL_SHARE: usize = 1;
+
+    pub(super) fn send(&self, job: Job, share: usize) -> Result<(), StoreError> {
+        let bytes = job.bytes;
+        if !self.load.reserve(bytes, share) {
+            metrics::counter!("patchcord_store_overflows_total").increment(1);
+            if !self.load.is_full_told.swap(true, Ordering::AcqRel) {
+                error!("the store's queue is full: {} writes wait; newer ones are refused", self.load.most_jobs);
+            }
+            return Err(StoreError::Full);
+        }
+        self.jobs.send(Message::Job(job)).map_err(|_| {
+            self.load.release(bytes);
+            StoreError::Closed
+        })
+    }
+
+    /// What was sent before is still written.
+    pub(super) fn close(&self) {
+        // A thread that is gone is closed.
+        let _ = self.jobs.send(Message::Close);
+    }
+
+    #[cfg(test)]
+    pub(super) fn do_now(&self, run: impl FnOnce(&Connection) + Send + 'static) {
+        self.jobs.send(Message::Now(Box::new(run))).expect("the thread lives");
+    }
+
+    /// How many writes are not committed yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.load.jobs.load(Ordering::Acquire)
+    }
+}
+
+/// The thread's own state.
+pub(super) struct Writer {
+    connection: Connection,
+    jobs: Receiver<Message>,
+    load: Arc<Load>,
+    waiting: VecDeque<Job>,
+    trouble: Option<Trouble>,
+    retry_every: Duration,
+    retention: Retention,
+    clean_at: Instant,
+    positions: watch::Sender<i64>,
+    is_full_sync: bool,
+    is_closed: bool,
+    /// Held as long as the file is ours.
+    _lock: File,
+}
+
+/// The file cannot be written at present.
+struct Trouble {
+    retry_at: Instant,
+    reason: String,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        lock: File,
+        load: Load,
+        retry_every: Duration,
+        retention: Retention,
+        positions: watch::Sender<i64>,
+    ) -> (Self, Queue) {
+        let (sender, jobs) = mpsc::channel();
+        let load = Arc::new(load);
+        let queue = Queue { jobs: sender, load: load.clone() };
+        let writer = Self {
+            connection,
+            jobs,
+            load,
+            waiting: VecDeque::new(),
+            trouble: None,
+            retry_every,
+            retention,
+            clean_at: Instant::now(),
+            positions,
+            is_full_sync: false,
+            is_closed: false,
+            _lock: lock,
+        };
+        (writer, queue)
+    }
+
+    /// Runs until the queue is closed.
+    pub(super) fn run(mut self) {
+        while !self.is_closed {
+            self.collect();
+            if self.is_closed {
+                self.trouble = self.trouble.map(|trouble| Trouble { retry_at: Instant::now(), ..trouble });
+            }
+            self.write();
+            self.clean();
+        }
+        if !self.waiting.is_empty() {
+            error!("{} records are lost: the store could not be written until the end", self.waiting.len());
+        }
+    }
+
+    /// Waits for something to do, and takes a group of what is there.
+    fn collect(&mut self) {
+        let wake_at = self.trouble.as_ref().map_or(self.clean_at, |trouble| trouble.retry_at);
+        match self.jobs.recv_timeout(wake_at.saturating_duration_since(Instant::now())) {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.is_closed = true,
+        }
+        while self.waiting.len() < GROUP || self.trouble.is_some() || self.is_closed {
+            let Ok(message) = self.jobs.try_recv() else { break };
+            self.take(message);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Job(job) => self.waiting.push_back(job),
+            Message::Close => self.is_closed = true,
+            #[cfg(test)]
+            Message::Now(run) => run(&self.connection),
+        }
+    }
+
+    fn write(&mut self) {
+        if self.trouble.as_ref().is_some_and(|trouble| Instant::now() < trouble.retry_at) {
+            self.turn_away();
+            return;
+        }
+        while !self.waiting.is_empty() {
+            let mut group: Vec<Job> = self.waiting.drain(..self.waiting.len().min(GROUP)).collect();
+            match self.commit(&mut group) {
+                Ok(()) => self.committed(group),
+                Err(error) if is_about_the_file(&error) => return self.put_back(group, &error),
+                Err(_) if group.len() > 1 => {
+                    if let Err((rest, error)) = self.write_one_by_one(group) {
+                        return self.put_back(rest, &error);
+                    }
+                }
+                Err(error) => self.refuse(group, &error),
+            }
+        }
+    }
+
+    /// One write spoils its group; alone, it spoils only itself.
+    fn write_one_by_one(&mut self, group: Vec<Job>) -> Result<(), (Vec<Job>, rusqlite::Error)> {
+        let mut jobs = group.into_iter();
+        while let Some(job) = jobs.next() {
+            let mut single = vec![job];
+            match self.commit(&mut single) {
+                Ok(()) => self.committed(single),
+                Err(error) if is_about_the_file(&error) => {
+                    single.extend(jobs);
+                    return Err((single, error));
+                }
+                Err(error) => self.refuse(single, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, group: &mut [Job]) -> rusqlite::Result<()> {
+        let is_full_sync = group.iter().any(|job| job.is_durable);
+        if is_full_sync != self.is_full_sync {
+            self.connection.pragma_update(None, "synchronous", if is_full_sync { "full" } else { "normal" })?;
+            self.is_full_sync = is_full_sync;
+        }
+        // Dropped without a commit, it rolls back.
+        let transaction = self.connection.transaction()?;
+        for job in group {
+            job.work.run(&transaction)?;
+        }
+        transaction.commit()
+    }
+
+    fn committed(&mut self, group: Vec<Job>) {
+        if self.trouble.take().is_some() {
+            info!("the store can be written again; {} records that waited follow", group.len() + self.waiting.len());
+        }
+        let has_news = group.iter().any(|job| job.is_news);
+        for mut job in group {
+            self.load.release(job.bytes);
+            job.work.tell(Ok(()));
+        }
+        if has_news {
+            let last = retention::last_position(&self.connection).unwrap_or(0);
+            self.positions.send_replace(last);
+        }
+    }
+
+    fn put_back(&mut self, group: Vec<Job>, error: &rusqlite::Error) {
+        for job in group.into_iter().rev() {
+            self.waiting.push_front(job);
+        }
+        metrics::counter!("patchcord_store_failures_total").increment(1);
+        let reason = error.to_string();
+        if self.trouble.as_ref().is_none_or(|trouble| trouble.reason != reason) {
+            error!(
+                "the store cannot be written: {reason}; calls go on, up to {} records are kept in memory and written \
+                 when it works again",
+                self.load.most_jobs
+            );
+        }
+        self.trouble = Some(Trouble { retry_at: Instant::now() + self.retry_every, reason });
+        self.turn_away();
+    }
+
+    /// Answers those who must not wait for better times.
+    fn turn_away(&mut self) {
+        let load = &self.load;
+        self.waiting.retain_mut(|job| {
+            let stays = job.in_trouble != InTrouble::Refuse;
+            if !stays {
+                load.release(job.bytes);
+            }
+            if job.in_trouble != InTrouble::Keep {
+                job.work.tell(Err(StoreError::Unwritable));
+            }
+            stays
+        });
+    }
+
+    /// Our own mistake: the write can never succeed.
+    fn refuse(&self, group: Vec<Job>, error: &rusqlite::Error) {
+        for mut job in group {
+            metrics::counter!("patchcord_store_refused_total").increment(1);
+            error!("a record is lost: the store refuses it: {error}");
+            self.load.release(job.bytes);
+            job.work.tell(Err(StoreError::Refused));
+        }
+    }
+
+    /// Deletes a small batch of what is too old, between two groups.
+    fn clean(&mut self) {
+        let now = Instant::now();
+        if now < self.clean_at || self.trouble.is_some() || self.is_closed {
+            return;
+        }
+        let wait = match retention::clean(&mut self.connection, &self.retention, super::now_ms()) {
+            Ok(0) => self.retention.every,
+            // More may be too old; whoever writes comes first.
+            Ok(_) => Duration::from_millis(20).min(self.retention.every),
+            Err(error) => {
+                warn!("old records cannot be deleted: {error}");
+                self.retention.every
+            }
+        };
+        self.clean_at = now + wait;
+    }
+}
+
+/// Whether the file or its disk is at fault, so that the same write can succeed later.
+fn is_about_the_file(error: &rusqlite::Error) -> bool {
+    use ErrorCode as Code;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            Code::DiskFull
+                | Code::ReadOnly
+                | Code::SystemIoFailure
+                | Code::CannotOpen
+                | Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::DatabaseCorrupt
+                | Code::NotADatabase
+                | Code::PermissionDenied
+                | Code::AuthorizationForStatementDenied
+                | Code::OutOfMemory
+                | Code::FileLockingProtocolFailed
+                | Code::NoLargeFileSupport
+        )
+    )
+}
