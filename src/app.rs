@@ -9,7 +9,7 @@ use anyhow::Context;
 use patchcord_media::opus::{Profile, SampleRate};
 use patchcord_media::peer::Identity;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -24,6 +24,7 @@ use crate::call::session::SessionOptions;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::events::{self, Events, EventsOptions, Webhook};
+use crate::http::api::ApiOptions;
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::recordings::upload::Archive;
@@ -50,6 +51,8 @@ pub struct App {
     pub address: SocketAddr,
     calls: Calls,
     events: broadcast::Sender<CallEvent>,
+    /// True ends the sockets that read events; closed when the last of them is gone.
+    stop_streams: watch::Sender<bool>,
     stop_http: oneshot::Sender<()>,
     http: JoinHandle<std::io::Result<()>>,
     workers: Vec<std::thread::JoinHandle<()>>,
@@ -96,12 +99,25 @@ impl App {
             .await
             .with_context(|| format!("http.listen = \"{}\" cannot be opened", config.http.listen))?;
         let address = listener.local_addr()?;
-        let router = http::router(HttpOptions {
+        let (stop_streams, stopping) = watch::channel(false);
+        let http_options = HttpOptions {
             app_secrets: config.whatsapp.app_secrets.clone(),
             verify_token: config.whatsapp.verify_token.clone(),
             calls: calls.clone(),
             metrics,
-        });
+        };
+        let api = ApiOptions {
+            keys: config.api.keys.clone(),
+            calls: calls.clone(),
+            events: events.clone(),
+            prompts: prompts.clone(),
+            prompts_dir: config.prompts.dir.clone(),
+            recordings: recordings.clone(),
+            routes: config.routes.clone(),
+            numbers: numbers_with_routes(&config),
+            stopping,
+        };
+        let router = http::router(http_options, api);
         let (stop_http, stopped) = oneshot::channel::<()>();
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
             // A failure leaves the default, which is only slower.
@@ -122,6 +138,7 @@ impl App {
             address,
             calls,
             events: listeners,
+            stop_streams,
             stop_http,
             http,
             workers: threads,
@@ -161,9 +178,11 @@ impl App {
         if tokio::time::timeout(FAREWELL, self.calls.all_ended()).await.is_err() {
             warn!("{} calls could not be ended in time", self.calls.count());
         }
+        self.stop_streams.send_replace(true);
         // The server may have ended by itself, with an error that its task has told.
         let _ = self.stop_http.send(());
-        if tokio::time::timeout(Duration::from_secs(1), self.http).await.is_err() {
+        let closed = async { tokio::join!(self.http, self.stop_streams.closed()) };
+        if tokio::time::timeout(Duration::from_secs(1), closed).await.is_err() {
             info!("open HTTP connections are cut");
         }
         self.prompt_watch.abort();
@@ -305,6 +324,11 @@ fn numbers(config: &Config) -> anyhow::Result<Numbers> {
         })
     });
     Ok(Numbers::new(numbers.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
+fn numbers_with_routes(config: &Config) -> Vec<(String, String)> {
+    let numbers = config.whatsapp.numbers.iter();
+    numbers.map(|number| (number.phone_number_id.as_str().to_owned(), number.route.clone())).collect()
 }
 
 fn read_route(name: &str, route: &config::route::Route) -> Route {

@@ -12,6 +12,7 @@ pub mod recovery;
 pub mod registry;
 pub mod route;
 pub mod session;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 

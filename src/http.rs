@@ -1,14 +1,16 @@
-//! The one HTTP listener: Meta's webhooks, health and metrics.
+//! The one HTTP listener: Meta's webhooks, the control API, health and metrics.
 
+pub mod api;
 mod error;
 mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::ApiOptions;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -22,6 +24,8 @@ use crate::call::registry::Calls;
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
 /// Meta itself gives up on us after about 20 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// A prompt of 64 MB, over a slow line.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the handlers need.
 pub struct HttpOptions {
@@ -36,20 +40,23 @@ pub struct HttpOptions {
 }
 
 /// All routes.
-pub fn router(options: HttpOptions) -> Router {
+pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     Router::new()
         .route("/webhooks/whatsapp", get(webhook::verify).post(webhook::receive))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(middleware::from_fn(within_time))
         .with_state(Arc::new(options))
+        .merge(api::router(api))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        .layer(middleware::from_fn(within_time))
 }
 
 /// Nobody who sends a request byte by byte holds a handler for long.
 async fn within_time(request: Request, next: Next) -> Result<Response, ApiError> {
-    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
+    let within = if request.method() == Method::PUT { UPLOAD_TIMEOUT } else { REQUEST_TIMEOUT };
+    tokio::time::timeout(within, next.run(request)).await.map_err(|_| {
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request did not arrive in time")
     })
 }

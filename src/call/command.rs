@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 /// Prompts in one list at most; a longer announcement is one file.
 const MAX_PROMPTS: usize = 32;
@@ -45,7 +46,7 @@ pub enum CallCommand {
 }
 
 /// Prompts to play.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Play {
     /// By name, in their order.
     pub prompts: Vec<String>,
@@ -58,7 +59,7 @@ pub struct Play {
 }
 
 /// Keys to collect.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Gather {
     /// Played before; the first key stops them.
     #[serde(default)]
@@ -81,14 +82,14 @@ pub struct Gather {
 }
 
 /// Keys to press.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct SendDtmf {
     /// `0`–`9`, `*`, `#`, `A`–`D`.
     pub digits: String,
 }
 
 /// Somebody to bring in.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Invite {
     /// A route whose WebSocket agent it is.
     pub route: String,
@@ -97,7 +98,7 @@ pub struct Invite {
 }
 
 /// A change of what a third party may do.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct SetRole {
     /// As `invite` answered.
     pub guest_id: u32,
@@ -106,14 +107,14 @@ pub struct SetRole {
 }
 
 /// A third party to send away.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Dismiss {
     /// As `invite` answered.
     pub guest_id: u32,
 }
 
 /// What a third party may do. All of them hear caller and agent.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Nobody hears it.

@@ -18,9 +18,11 @@ impl CallId {
         Self(format!("call_{}", ulid::Ulid::new().to_string().to_lowercase()))
     }
 
-    /// An id that was stored by an earlier run.
-    pub fn stored(text: String) -> Self {
-        Self(text)
+    /// Reads an id. What is none belongs to no call either.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ulid = text.strip_prefix("call_")?;
+        let is_lower = !ulid.bytes().any(|byte| byte.is_ascii_uppercase());
+        (is_lower && ulid::Ulid::from_string(ulid).is_ok()).then(|| Self(text.to_owned()))
     }
 
     /// The id as text.

@@ -66,7 +66,7 @@ impl Recovery {
             Ok(sequence) => sequence,
             Err(error) => return warn!("the events of a call of an earlier run cannot be read: {error}"),
         };
-        let id = CallId::stored(call.call_id.clone());
+        let Some(id) = CallId::parse(&call.call_id) else { return };
         let mut tell = |kind, data| {
             sequence += 1;
             let event = CallEvent::new(id.clone(), sequence, kind, data);

@@ -3,7 +3,8 @@
 //! Meta's webhooks are doubled, batched and unordered. A `connect` is admitted once by its wacid; a `terminate` for a
 //! call nobody knows leaves a tombstone, so that its late `connect` is not answered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +20,7 @@ use super::end::EndReason;
 use super::event::{CallEvent, CallId};
 use super::route::Numbers;
 use super::session::{Session, SessionOptions};
+use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::store::Store;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::GraphClient;
@@ -71,16 +73,34 @@ struct Shared {
 #[derive(Default)]
 struct Book {
     live: HashMap<WaCallId, Live>,
-    by_id: HashMap<CallId, WaCallId>,
+    /// In the order in which they began.
+    by_id: BTreeMap<CallId, WaCallId>,
     tombstones: HashMap<WaCallId, Instant>,
+    /// Calls that lived, as long as their tombstones stand.
+    ended: HashSet<CallId>,
     /// The tombstones from the oldest on.
-    burials: VecDeque<(Instant, WaCallId)>,
+    burials: VecDeque<Burial>,
+}
+
+struct Burial {
+    at: Instant,
+    wacid: WaCallId,
+    /// None when the end came before the call.
+    id: Option<CallId>,
 }
 
 struct Live {
     id: CallId,
     inputs: mpsc::Sender<Input>,
     worker: WorkerHandle,
+    facts: Arc<CallFacts>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Live {
+    fn snapshot(&self) -> CallSnapshot {
+        CallSnapshot { facts: self.facts.clone(), standing: *self.standing.borrow() }
+    }
 }
 
 /// What became of one notice; the names are metric labels.
@@ -196,12 +216,15 @@ impl Calls {
         let id = CallId::generate();
         let (inputs, inbox) = mpsc::channel(INPUTS);
         let worker = self.emptiest_worker();
-        book.live.insert(connect.call_id.clone(), Live { id: id.clone(), inputs, worker: worker.clone() });
+        let (stands, standing) = watch::channel(Standing::new());
+        let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
+        let live = Live { id: id.clone(), inputs, worker: worker.clone(), facts, standing };
+        book.live.insert(connect.call_id.clone(), live);
         book.by_id.insert(id.clone(), connect.call_id.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
         drop(book);
         let wacid = connect.call_id.clone();
-        let session = Session::new(id, connect, number, worker, &self.0.options, received_at);
+        let session = Session::new(id, connect, number, worker, &self.0.options, stands, received_at);
         let calls = self.clone();
         let ended = self.0.runtime.spawn(session.run(inbox, refusal));
         self.0.runtime.spawn(async move {
@@ -218,7 +241,7 @@ impl Calls {
         let mut book = self.book();
         let Some(live) = book.live.get(&terminate.call_id) else {
             let known = book.tombstones.contains_key(&terminate.call_id);
-            book.bury(terminate.call_id.clone(), Instant::now());
+            book.bury(terminate.call_id.clone(), None, Instant::now());
             return if known { Outcome::Duplicate } else { Outcome::AlreadyTerminated };
         };
         let input = Input::Terminated {
@@ -233,11 +256,12 @@ impl Calls {
 
     fn bury(&self, wacid: WaCallId) {
         let mut book = self.book();
-        if let Some(live) = book.live.remove(&wacid) {
-            book.by_id.remove(&live.id);
+        let id = book.live.remove(&wacid).map(|live| live.id);
+        if let Some(id) = &id {
+            book.by_id.remove(id);
         }
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
-        book.bury(wacid, Instant::now());
+        book.bury(wacid, id, Instant::now());
         drop(book);
         self.0.ended.notify_waiters();
     }
@@ -245,16 +269,38 @@ impl Calls {
     /// Has a live call do what the application asks. Gives the ids of what was begun, or why it was not.
     pub async fn perform(&self, call: &CallId, command: CallCommand) -> Result<Value, Refusal> {
         command.check()?;
-        let ended = || Refusal::new("call_ended", "the call has ended, or never was");
         let worker = {
             let book = self.book();
-            let live = book.by_id.get(call).and_then(|wacid| book.live.get(wacid));
-            live.ok_or_else(ended)?.worker.clone()
+            let live = book.live(call)?;
+            if live.standing.borrow().state == "answering" {
+                // Its worker does not know it yet.
+                return Err(Refusal::new("call_not_accepted", "the call has just come: wait until it is accepted"));
+            }
+            live.worker.clone()
         };
         let (reply, done) = oneshot::channel();
         let asked = worker.send(Command::Perform { call: call.clone(), command, owner: Owner::App, reply });
-        asked.await.map_err(|_| ended())?;
-        done.await.unwrap_or_else(|_| Err(ended()))
+        asked.await.map_err(|_| has_ended())?;
+        done.await.unwrap_or_else(|_| Err(has_ended()))
+    }
+
+    /// Ends a call because the application says so. Its end comes as `call.ended`.
+    pub async fn hang_up(&self, call: &CallId) -> Result<(), Refusal> {
+        let inputs = self.book().live(call)?.inputs.clone();
+        inputs.send(Input::HangUp(EndReason::HungUpByApi)).await.map_err(|_| has_ended())
+    }
+
+    /// How a live call stands, without asking it. None for one that has ended, or never was.
+    pub fn get(&self, call: &CallId) -> Option<CallSnapshot> {
+        self.book().live(call).ok().map(Live::snapshot)
+    }
+
+    /// At most `limit` live calls, in the order in which they began, from the one after `after` on.
+    pub fn list(&self, after: Option<&CallId>, limit: usize) -> Vec<CallSnapshot> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let book = self.book();
+        let page = book.by_id.range::<CallId, _>((from, Bound::Unbounded));
+        page.filter_map(|(_, wacid)| book.live.get(wacid)).take(limit).map(Live::snapshot).collect()
     }
 
     /// Waits until so many notices were acted on since the start. A webhook is answered before it is acted on.
@@ -313,22 +359,54 @@ impl Calls {
 }
 
 impl Book {
-    fn bury(&mut self, wacid: WaCallId, now: Instant) {
+    fn live(&self, call: &CallId) -> Result<&Live, Refusal> {
+        match self.by_id.get(call).and_then(|wacid| self.live.get(wacid)) {
+            Some(live) => Ok(live),
+            None if self.ended.contains(call) => Err(has_ended()),
+            None => Err(Refusal::new("call_not_found", "no live call has this id")),
+        }
+    }
+
+    fn bury(&mut self, wacid: WaCallId, id: Option<CallId>, now: Instant) {
         if self.tombstones.insert(wacid.clone(), now).is_none() {
-            self.burials.push_back((now, wacid));
+            self.ended.extend(id.clone());
+            self.burials.push_back(Burial { at: now, wacid, id });
         }
         self.forget_old(now);
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some((buried, _)) = self.burials.front() {
-            if now.saturating_duration_since(*buried) < TOMBSTONE_FOR && self.burials.len() <= TOMBSTONES {
+        while let Some(burial) = self.burials.front() {
+            if now.saturating_duration_since(burial.at) < TOMBSTONE_FOR && self.burials.len() <= TOMBSTONES {
                 return;
             }
-            if let Some((_, wacid)) = self.burials.pop_front() {
-                self.tombstones.remove(&wacid);
+            if let Some(burial) = self.burials.pop_front() {
+                self.tombstones.remove(&burial.wacid);
+                if let Some(id) = burial.id {
+                    self.ended.remove(&id);
+                }
             }
         }
+    }
+}
+
+fn has_ended() -> Refusal {
+    Refusal::new("call_ended", "the call has ended")
+}
+
+fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> CallFacts {
+    CallFacts {
+        id: id.clone(),
+        wacid: connect.call_id.as_str().to_owned(),
+        direction: connect.direction,
+        wa_id: connect.from.wa_id.clone(),
+        user_id: connect.from.user_id.clone(),
+        name: connect.from.name.clone(),
+        phone_number_id: connect.phone_number_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+        display_phone_number: connect.display_phone_number.clone(),
+        route: route.to_owned(),
+        began_at: SystemTime::now(),
+        received_at,
     }
 }
 

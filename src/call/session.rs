@@ -15,6 +15,7 @@ use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
 use super::route::{Number, Stop};
+use super::snapshot::StandingSender;
 use super::{Action, Call, CallOptions, Input, Progress};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
@@ -66,6 +67,8 @@ pub struct Session {
     durable: Option<JoinHandle<()>>,
     received_at: Instant,
     stages: Stages,
+    /// For whoever looks at the call.
+    standing: StandingSender,
     sequence: u64,
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
@@ -82,6 +85,7 @@ impl Session {
         number: Arc<Number>,
         worker: WorkerHandle,
         options: &CallsOptions,
+        standing: StandingSender,
         received_at: Instant,
     ) -> Self {
         let mut record =
@@ -101,6 +105,7 @@ impl Session {
             durable: None,
             received_at,
             stages: Stages::default(),
+            standing,
             sequence: 0,
             requests: JoinSet::new(),
             reports: mpsc::channel(REPORTS),
@@ -120,6 +125,7 @@ impl Session {
                 call.handle(Input::HangUp(reason), Instant::now());
             }
             loop {
+                self.standing.send_modify(|standing| standing.state = call.state_name());
                 while let Some(action) = call.poll_action() {
                     self.perform(action).await;
                 }
@@ -463,6 +469,7 @@ impl Session {
             }
             Progress::AgentJoined { attempt } => {
                 info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
+                self.standing.send_modify(|standing| standing.agent = Some(*attempt));
                 self.tell("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
@@ -472,6 +479,7 @@ impl Session {
                     "the agent of call {} {failure}",
                     self.id
                 );
+                self.standing.send_modify(|standing| standing.agent = None);
                 self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
             }
             Progress::Accepted => {
@@ -523,6 +531,8 @@ impl Session {
 
     fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {
         self.sequence += 1;
+        // First, so that whoever is told and then looks sees no less.
+        self.standing.send_modify(|standing| standing.stages = self.stages);
         let event = CallEvent::new(self.id.clone(), self.sequence, kind, data);
         // What finds no room is counted and told by the store.
         let _ = self.store.event(EventRecord::of(&event));

@@ -1,5 +1,7 @@
 //! `[api]`: who may use the control API, and for what.
 
+use std::time::SystemTime;
+
 use super::problem::nearest;
 use super::read::Section;
 
@@ -19,6 +21,8 @@ pub struct ApiKey {
     pub sha256: [u8; 32],
     /// What it allows.
     pub scopes: Vec<Scope>,
+    /// From then on it allows nothing.
+    pub expires: Option<SystemTime>,
 }
 
 /// What an API key allows.
@@ -37,18 +41,23 @@ pub enum Scope {
 }
 
 impl Scope {
-    const ALL: [(&str, Self); 5] = [
-        ("calls:read", Self::CallsRead),
-        ("calls:write", Self::CallsWrite),
-        ("recordings:read", Self::RecordingsRead),
-        ("admin", Self::Admin),
-        ("egress:any", Self::EgressAny),
-    ];
+    const ALL: [Self; 5] = [Self::CallsRead, Self::CallsWrite, Self::RecordingsRead, Self::Admin, Self::EgressAny];
+
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CallsRead => "calls:read",
+            Self::CallsWrite => "calls:write",
+            Self::RecordingsRead => "recordings:read",
+            Self::Admin => "admin",
+            Self::EgressAny => "egress:any",
+        }
+    }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(|(name, _)| name);
-        let found = Self::ALL.iter().find(|(name, _)| *name == text);
-        found.map(|(_, scope)| *scope).ok_or_else(|| match nearest(text, names) {
+        let names = Self::ALL.map(Self::name);
+        let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
+        found.ok_or_else(|| match nearest(text, names) {
             Some(near) => format!("there is no scope \"{text}\"; did you mean \"{near}\"?"),
             None => format!("there is no scope \"{text}\"; give some of {}", names.join(", ")),
         })
@@ -91,8 +100,11 @@ impl ApiKey {
         });
         section.require("scopes", "give a list, such as [\"calls:write\"]");
         let scopes = section.list("scopes", Scope::parse);
+        let expires = section.text("expires", |text| {
+            humantime::parse_rfc3339(text).map_err(|_| "give a time such as \"2027-01-31T00:00:00Z\"".to_owned())
+        });
         section.end();
-        Some(Self { id: id?, sha256: sha256?, scopes: scopes? })
+        Some(Self { id: id?, sha256: sha256?, scopes: scopes?, expires })
     }
 }
 

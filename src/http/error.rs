@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// One refusal: a stable code for programs and a sentence for people.
 #[derive(Debug)]
@@ -14,26 +15,63 @@ pub struct ApiError {
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,
+    /// How the call stands that this is about.
+    pub state: Option<&'static str>,
+    /// What the API key lacks.
+    pub scope: Option<&'static str>,
+    /// One header that belongs to the status.
+    pub header: Option<(header::HeaderName, HeaderValue)>,
+}
+
+/// Why something was not done (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Always `about:blank`: the code says which problem it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// As the response's.
+    status: u16,
+    /// Stable, for programs.
+    #[schema(example = "call_not_found")]
+    code: &'static str,
+    /// What is wrong and what to do, for people.
+    detail: String,
+    /// How the call stands that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    /// The scope that the API key lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'static str>,
 }
 
 impl ApiError {
     /// A refusal.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into() }
+        Self { status, code, detail: detail.into(), state: None, scope: None, header: None }
+    }
+
+    /// With a header that belongs to its status.
+    pub fn with_header(self, name: header::HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let problem = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("error"),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
+        let problem = Problem {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            state: self.state,
+            scope: self.scope,
+        };
         let mut response = (self.status, Json(problem)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().extend(self.header.map(|(name, value)| (Some(name), value)));
         response
     }
 }

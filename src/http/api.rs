@@ -1,0 +1,168 @@
+//! The control API: who may ask for what, and where each request leads.
+
+mod auth;
+mod calls;
+mod prompts;
+mod recordings;
+mod range;
+mod routes;
+mod events;
+mod openapi;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use auth::Keys;
+use axum::body::to_bytes;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+use axum::{Json, Router};
+use patchcord_media::prompt::MAX_FILE_BYTES;
+use tokio::sync::{Semaphore, broadcast, watch};
+
+use super::error::ApiError;
+use crate::call::event::CallEvent;
+use crate::call::registry::Calls;
+use crate::config::api::{ApiKey, Scope};
+use crate::config::route::Route;
+use crate::prompts::PromptLibrary;
+use crate::recordings::Recordings;
+
+/// Bodies that are not sound.
+const BODY_LIMIT_BYTES: usize = 1024 * 1024;
+/// Sockets of `/v1/events` at once; one more is refused.
+const EVENT_STREAMS: usize = 64;
+/// What a rejected request says of itself at most.
+const REJECTION_BYTES: usize = 4096;
+
+/// What the control API looks at and steers.
+pub struct ApiOptions {
+    /// Who may use it; without keys nobody may.
+    pub keys: Vec<ApiKey>,
+    /// The live calls.
+    pub calls: Calls,
+    /// Where their events come from.
+    pub events: broadcast::Sender<CallEvent>,
+    /// The prompts as they are.
+    pub prompts: PromptLibrary,
+    /// Where uploaded prompts go.
+    pub prompts_dir: PathBuf,
+    /// None where the folder cannot be used.
+    pub recordings: Option<Recordings>,
+    /// As configured.
+    pub routes: BTreeMap<String, Route>,
+    /// The business numbers' ids with their routes.
+    pub numbers: Vec<(String, String)>,
+    /// True when the service stops: then no socket is held any longer.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// What the handlers share.
+struct Api {
+    options: ApiOptions,
+    keys: Keys,
+    /// One upload after the other: each may be 64 MB and is encoded here.
+    uploads: Semaphore,
+    streams: Arc<Semaphore>,
+}
+
+/// One way in.
+struct Door {
+    method: Method,
+    path: &'static str,
+    needs: Scope,
+    leads_to: MethodRouter<Arc<Api>>,
+}
+
+/// Everything that needs a key. The document has each of them, no more and no less.
+fn doors() -> Vec<Door> {
+    use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
+    use routing::{delete, get, post, put};
+    let door = |method, path, needs, leads_to| Door { method, path, needs, leads_to };
+    let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
+    vec![
+        door(Method::GET, "/v1/calls", CallsRead, get(calls::list)),
+        door(Method::GET, "/v1/calls/{call_id}", CallsRead, get(calls::read)),
+        door(Method::POST, "/v1/calls/{call_id}/actions/{action}", CallsWrite, post(calls::act)),
+        door(Method::GET, "/v1/prompts", CallsRead, get(prompts::list)),
+        door(Method::PUT, "/v1/prompts/{name}", Admin, put(prompts::upload).layer(sound)),
+        door(Method::DELETE, "/v1/prompts/{name}", Admin, delete(prompts::remove)),
+        door(Method::GET, "/v1/recordings", RecordingsRead, get(recordings::list)),
+        door(Method::GET, "/v1/recordings/{recording_id}", RecordingsRead, get(recordings::download)),
+        door(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
+        door(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
+        door(Method::GET, "/v1/events", CallsRead, get(events::open)),
+    ]
+}
+
+/// The control API and its document.
+pub(super) fn router(options: ApiOptions) -> Router {
+    let keys = Keys::new(&options.keys);
+    let streams = Arc::new(Semaphore::new(EVENT_STREAMS));
+    let api = Arc::new(Api { options, keys, uploads: Semaphore::new(1), streams });
+    let mut router = Router::new();
+    for door in doors() {
+        let guard = middleware::from_fn_with_state((api.clone(), door.needs), guard);
+        router = router.route(door.path, door.leads_to.route_layer(guard));
+    }
+    router
+        .route("/openapi.json", routing::get(async || Json(openapi::document())))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .layer(middleware::from_fn(tell_as_problem))
+        .with_state(api)
+}
+
+/// Lets in who has a key for it; who that is goes with the request.
+async fn guard(
+    State((api, needs)): State<(Arc<Api>, Scope)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let admitted = api.keys.admit(header, needs, Instant::now(), SystemTime::now());
+    let caller = admitted.inspect_err(|error| {
+        metrics::counter!("patchcord_api_refused_total", "code" => error.code).increment(1);
+    })?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// What is refused before a handler sees it, such as a body that is too long, is told like everything else.
+async fn tell_as_problem(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let text = to_bytes(response.into_body(), REJECTION_BYTES).await.unwrap_or_default();
+    let (code, usual) = match status {
+        StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path does not take this method"),
+        StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "the body is too long"),
+        _ => ("bad_request", "the request cannot be read"),
+    };
+    let detail = if text.is_empty() { usual.to_owned() } else { String::from_utf8_lossy(&text).into_owned() };
+    let error = ApiError::new(status, code, detail);
+    match allow {
+        Some(allow) => error.with_header(header::ALLOW, allow).into_response(),
+        None => error.into_response(),
+    }
+}
+
+/// Milliseconds, UTC.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// A name of digits and letters is one in every header.
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}

@@ -1,0 +1,163 @@
+//! `/openapi.json`: the control API described by itself.
+
+#![expect(unused_qualifications, reason = "utoipa writes them")]
+
+use std::borrow::Cow;
+
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, Response, Schema};
+use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
+
+use super::calls::ACTIONS;
+use super::{calls, doors, events, prompts, recordings, routes};
+use crate::call::command::{Dismiss, Gather, Invite, Play, SendDtmf, SetRole};
+use crate::http::error::Problem;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Patchcord", description = "Steers live WhatsApp calls, their prompts and recordings."),
+    paths(
+        calls::list, calls::read, calls::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
+        recordings::download, recordings::remove, routes::list, events::open,
+    ),
+    components(schemas(Problem, Play, Gather, SendDtmf, Invite, SetRole, Dismiss)),
+    modifiers(&EveryDoor),
+    security(("key" = []))
+)]
+struct Document;
+
+/// The whole document.
+pub(super) fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// What a call can be asked to do.
+pub(super) struct ActionName;
+
+/// What an action needs; which of these is said by the action.
+pub(super) struct ActionBody;
+
+impl PartialSchema for ActionName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(ACTIONS)).into()
+    }
+}
+
+impl ToSchema for ActionName {
+    fn name() -> Cow<'static, str> {
+        "ActionName".into()
+    }
+}
+
+impl PartialSchema for ActionBody {
+    fn schema() -> RefOr<Schema> {
+        let bodies = ["Play", "Gather", "SendDtmf", "Invite", "SetRole", "Dismiss"];
+        let nothing = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
+        let nothing = nothing.description(Some("Of the other actions: nothing"));
+        let schema = bodies.into_iter().fold(OneOfBuilder::new(), |one, name| one.item(Ref::from_schema_name(name)));
+        schema.item(nothing).into()
+    }
+}
+
+impl ToSchema for ActionBody {
+    fn name() -> Cow<'static, str> {
+        "ActionBody".into()
+    }
+}
+
+/// What holds for every path: a key, and what is said without a good one.
+struct EveryDoor;
+
+impl Modify for EveryDoor {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        let scheme = scheme.description(Some("`patchcord_<id>_<secret>`, an API key of the configuration")).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("key", SecurityScheme::Http(scheme));
+        for door in doors() {
+            let Some(item) = document.paths.paths.get_mut(door.path) else { continue };
+            for (method, operation) in
+                [("GET", &mut item.get), ("PUT", &mut item.put), ("POST", &mut item.post), ("DELETE", &mut item.delete)]
+            {
+                if door.method == method {
+                    operation.as_mut().into_iter().for_each(|operation| say_the_usual(operation, door.needs.name()));
+                }
+            }
+        }
+    }
+}
+
+fn say_the_usual(operation: &mut Operation, scope: &str) {
+    let said = operation.description.take().map(|said| format!("{said}\n\n")).unwrap_or_default();
+    operation.description = Some(format!("{said}Needs a key with the scope `{scope}`."));
+    for (status, codes) in [
+        ("401", "`key_missing`, `key_unknown`, `key_expired`".to_owned()),
+        ("403", format!("`missing_scope`: the key lacks `{scope}`; `api_closed`: there are no keys")),
+        ("408", "`request_timeout`".to_owned()),
+        ("429", "`rate_limited`: 100 requests a second, 200 at once; see `Retry-After`".to_owned()),
+    ] {
+        let mut response = Response::new(codes);
+        let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+        response.content.insert("application/problem+json".to_owned(), problem.into());
+        operation.responses.responses.insert(status.to_owned(), response.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn described() -> Value {
+        serde_json::to_value(document()).unwrap()
+    }
+
+    #[test]
+    fn every_door_is_described_and_nothing_else_is() {
+        let document = described();
+        let paths = document["paths"].as_object().unwrap();
+        let described: BTreeSet<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase()))
+            })
+            .collect();
+        let served: BTreeSet<(String, String)> =
+            doors().into_iter().map(|door| (door.path.to_owned(), door.method.to_string())).collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = described();
+        let mut waiting = vec![&document];
+        let mut references = 0;
+        while let Some(value) = waiting.pop() {
+            if let Some(to) = value.get("$ref").and_then(Value::as_str) {
+                references += 1;
+                assert!(document.pointer(to.trim_start_matches('#')).is_some(), "{to}");
+            }
+            waiting.extend(value.as_array().into_iter().flatten());
+            waiting.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+        }
+        assert!(references > 20, "{references}");
+    }
+
+    #[test]
+    fn every_door_needs_a_key_and_says_what_a_wrong_one_gets() {
+        let document = described();
+        assert_eq!(document["security"][0]["key"], Value::Array(Vec::new()));
+        for door in doors() {
+            let method = door.method.as_str().to_lowercase();
+            let responses = &document["paths"][door.path][&method]["responses"];
+            for status in ["401", "403", "408", "429"] {
+                assert!(responses[status].is_object(), "{method} {} {status}", door.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! `/v1/prompts`: the prompts as they are, and files put into their folder or taken out of it.
+
+#![expect(unused_qualifications, reason = "utoipa writes them")]
+
+use std::io;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use patchcord_media::prompt::{MAX_FILE_BYTES, Prompt};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tracing::{info, warn};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::auth::Caller;
+use crate::config::route::{AgentTarget, Route};
+use crate::http::error::{ApiError, Problem};
+use crate::prompts::PromptInfo;
+
+/// Every form that a prompt's file may have, as the folder knows it.
+const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
+/// Leaves room in a file's name for its extension.
+const MAX_NAME: usize = 128;
+
+/// All prompts, by name.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PromptList {
+    prompts: Vec<PromptView>,
+    /// Files of the folder that are not used as they are.
+    problems: Vec<ProblemView>,
+}
+
+/// One prompt.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PromptView {
+    /// What `play` and `prompt:NAME` call it.
+    name: String,
+    /// How long it plays once.
+    duration_ms: u64,
+    /// One of the tones that need no file.
+    built_in: bool,
+    /// The file it comes from, by its name in the folder.
+    file: Option<String>,
+}
+
+/// A file that is not used as it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemView {
+    file: String,
+    /// What is wrong and what to do.
+    sentence: String,
+}
+
+/// How an upload is named.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct UploadQuery {
+    /// `wav`, `flac`, `opus`, `ogg` or `mp3`; without it the content type says so. How the file is read depends on
+    /// its content alone.
+    format: Option<String>,
+}
+
+/// The prompts
+#[utoipa::path(get, path = "/v1/prompts", tag = "prompts", responses(
+    (status = 200, description = "All prompts, by name", body = PromptList),
+))]
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<PromptList> {
+    let prompts = api.options.prompts.list().into_iter().map(view).collect();
+    let problems = api.options.prompts.problems().into_iter();
+    let problems = problems.map(|broken| ProblemView { file: broken.file, sentence: broken.sentence }).collect();
+    Json(PromptList { prompts, problems })
+}
+
+/// Put a prompt into the folder
+///
+/// The body is the sound file. It is decoded before it is taken, and takes the place of an earlier file of this name
+/// in one step. Calls begun playing the earlier one play it to its end.
+#[utoipa::path(put, path = "/v1/prompts/{name}", tag = "prompts", params(("name" = String, Path), UploadQuery),
+    request_body(content(
+        (Vec<u8> = "audio/wav"), (Vec<u8> = "audio/flac"), (Vec<u8> = "audio/opus"), (Vec<u8> = "audio/ogg"), (Vec<u8> = "audio/mpeg")
+    )),
+    responses(
+        (status = 200, description = "An earlier one is replaced", body = PromptView),
+        (status = 201, description = "It is new", body = PromptView),
+        (status = 400, description = "`invalid_name`, `unreadable_body`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`: more than 64 MB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unknown_format`: neither content type nor `format` is one of a prompt", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`broken_prompt`: the file cannot be a prompt; `detail` says why", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`prompt_not_written`", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn upload(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    Query(query): Query<UploadQuery>,
+    request: Request,
+) -> Result<(StatusCode, Json<PromptView>), ApiError> {
+    if !is_name(&name) {
+        return Err(invalid_name());
+    }
+    let extension = extension(query.format.as_deref(), request.headers())?;
+    let _turn = api.uploads.acquire().await.map_err(|_| not_written(&io::Error::other("the service is stopping")))?;
+    let bytes = read_body(request).await?;
+    let bytes = decoded(bytes, extension).await?;
+    let is_new = !api.options.prompts.list().iter().any(|prompt| prompt.name == name && !prompt.built_in);
+    let dir = &api.options.prompts_dir;
+    write(dir, &format!("{name}.{extension}"), &bytes).await.map_err(|error| not_written(&error))?;
+    remove_all_but(dir, &name, Some(extension)).await.map_err(|error| not_written(&error))?;
+    api.options.prompts.reload_now().await;
+    info!(api.key = caller.id(), prompt = name, "prompt {name:?} is uploaded with the key {}", caller.id());
+    let info = api.options.prompts.list().into_iter().find(|prompt| prompt.name == name);
+    let info = info.ok_or_else(|| not_written(&io::Error::other("the folder did not keep the file")))?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view(info))))
+}
+
+/// Take a prompt out of the folder
+///
+/// If a file stood in for a built-in prompt, the built-in one is back.
+#[utoipa::path(delete, path = "/v1/prompts/{name}", tag = "prompts", params(("name" = String, Path)), responses(
+    (status = 204, description = "It is gone"),
+    (status = 400, description = "`invalid_name`", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "`prompt_not_found`", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "`prompt_built_in`, or `prompt_in_use` by a route", body = Problem, content_type = "application/problem+json"),
+    (status = 500, description = "`prompt_not_written`", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    if !is_name(&name) {
+        return Err(invalid_name());
+    }
+    let conflict = |code, detail: String| ApiError::new(StatusCode::CONFLICT, code, detail);
+    let prompt = api.options.prompts.list().into_iter().find(|prompt| prompt.name == name).ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, "prompt_not_found", format!("there is no prompt named {name:?}"))
+    })?;
+    if prompt.built_in {
+        return Err(conflict("prompt_built_in", format!("{name:?} is built in: there is no file to take away")));
+    }
+    let is_built_in_too = patchcord_media::prompt::Builtin::ALL.iter().any(|builtin| builtin.name() == name);
+    if let Some((route, _)) = api.options.routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too) {
+        return Err(conflict(
+            "prompt_in_use",
+            format!("the route {route:?} leads to {name:?}: change the route first"),
+        ));
+    }
+    remove_all_but(&api.options.prompts_dir, &name, None).await.map_err(|error| not_written(&error))?;
+    api.options.prompts.reload_now().await;
+    info!(api.key = caller.id(), prompt = name, "prompt {name:?} is deleted with the key {}", caller.id());
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn view(prompt: PromptInfo) -> PromptView {
+    PromptView {
+        name: prompt.name,
+        duration_ms: prompt.duration.as_millis() as u64,
+        built_in: prompt.built_in,
+        file: prompt.file,
+    }
+}
+
+/// A name is never a path, an option or a hidden file.
+fn is_name(name: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_NAME).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(is_good)
+}
+
+fn extension(format: Option<&str>, headers: &HeaderMap) -> Result<&'static str, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let found = match format {
+        Some(format) => EXTENSIONS.into_iter().find(|known| *known == format),
+        None => match kind.as_str() {
+            "audio/wav" | "audio/wave" | "audio/x-wav" | "audio/vnd.wave" => Some("wav"),
+            "audio/flac" | "audio/x-flac" => Some("flac"),
+            "audio/opus" => Some("opus"),
+            "audio/ogg" | "application/ogg" => Some("ogg"),
+            "audio/mpeg" | "audio/mp3" => Some("mp3"),
+            _ => None,
+        },
+    };
+    found.ok_or_else(|| {
+        ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unknown_format",
+            "send Content-Type audio/wav, audio/flac, audio/opus, audio/ogg or audio/mpeg, or say ?format=wav, flac, \
+             opus, ogg or mp3",
+        )
+    })
+}
+
+async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!("a prompt's file has at most {} MB", MAX_FILE_BYTES / (1024 * 1024));
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+        }
+        _ => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", "the body broke off"),
+    })
+}
+
+/// The bytes again, if they are a prompt.
+async fn decoded(bytes: Bytes, extension: &'static str) -> Result<Bytes, ApiError> {
+    let read = tokio::task::spawn_blocking(move || Prompt::from_file(&bytes, Some(extension)).map(|_| bytes)).await;
+    let broken = |detail: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "broken_prompt", detail);
+    read.map_err(|_| broken("the file cannot be read".to_owned()))?.map_err(|error| broken(error.to_string()))
+}
+
+/// Under a hidden name first, so that nobody ever reads half a file.
+async fn write(dir: &FilePath, file_name: &str, bytes: &[u8]) -> io::Result<()> {
+    tokio::fs::create_dir_all(dir).await?;
+    let growing = dir.join(format!(".upload-{}", ulid::Ulid::new()));
+    let written = async {
+        let mut file = tokio::fs::File::create_new(&growing).await?;
+        file.write_all(bytes).await?;
+        file.sync_all().await?;
+        tokio::fs::rename(&growing, dir.join(file_name)).await
+    };
+    let written = written.await;
+    if written.is_err() {
+        // What cannot be removed is hidden and stays out of the way.
+        let _ = tokio::fs::remove_file(&growing).await;
+    }
+    written
+}
+
+/// Removes the files that go by this name, but not the one with the extension to keep.
+async fn remove_all_but(dir: &FilePath, name: &str, keep: Option<&str>) -> io::Result<()> {
+    let mut entries = tokio::fs::read_dir(dir).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        let file_name = entry.file_name();
+        let Some((stem, extension)) = file_name.to_str().and_then(|file_name| file_name.rsplit_once('.')) else {
+            continue;
+        };
+        let is_prompt = EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known));
+        if stem == name && is_prompt && Some(extension) != keep {
+            tokio::fs::remove_file(entry.path()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn plays(route: &Route, name: &str) -> bool {
+    let targets = std::iter::once(&route.agent).chain(&route.fallback);
+    let mut prompts = targets.flat_map(|target| match target {
+        AgentTarget::Prompts(names) => names.as_slice(),
+        AgentTarget::WebSocket(_) => &[],
+    });
+    route.ringback == name || route.hold == name || prompts.any(|prompt| prompt == name)
+}
+
+fn invalid_name() -> ApiError {
+    let detail = format!(
+        "a prompt's name has 1 to {MAX_NAME} letters from a to z, digits, '.', '-' and '_', and begins with a letter, a digit or '_'"
+    );
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_name", detail)
+}
+
+fn not_written(error: &io::Error) -> ApiError {
+    warn!("the prompts folder cannot be changed: {error}");
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "prompt_not_written",
+        "the prompts folder cannot be changed: see the log",
+    )
+}

@@ -1,0 +1,223 @@
+//! `/v1/recordings`: the finished recordings that are kept here.
+
+use std::io::{self, ErrorKind, SeekFrom};
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tracing::{info, warn};
+use utoipa::ToSchema;
+
+use super::auth::Caller;
+use super::calls::{PageQuery, invalid_page};
+use super::range::Wanted;
+use super::{Api, header_value, rfc3339};
+use crate::http::error::{ApiError, Problem};
+use crate::recordings::{RecordingId, Recordings};
+
+/// What is read from the disk at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Finished recordings, in the order in which they began.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RecordingPage {
+    recordings: Vec<RecordingView>,
+    /// Ask for `after` this id to get the next page; null on the last.
+    next: Option<String>,
+}
+
+/// One finished recording.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RecordingView {
+    /// Sorts by the time the recording began.
+    #[schema(example = "rec_01k0000000000000000000000")]
+    id: String,
+    size_bytes: u64,
+    /// When it was finished: RFC 3339, UTC.
+    modified_at: String,
+}
+
+/// The recordings kept here
+#[utoipa::path(get, path = "/v1/recordings", tag = "recordings", params(PageQuery), responses(
+    (status = 200, description = "A page of the finished recordings", body = RecordingPage),
+    (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<RecordingPage>, ApiError> {
+    let limit = query.limit()?;
+    let after = match query.after() {
+        Some(text) => Some(RecordingId::parse(text).ok_or_else(|| invalid_page("after: give the id of a recording"))?),
+        None => None,
+    };
+    let recordings = folder(&api)?.clone();
+    let page = tokio::task::spawn_blocking(move || look(&recordings, after.as_ref(), limit)).await;
+    page.map_err(io::Error::other).and_then(|page| page).map(Json).map_err(|error| unreadable(&error))
+}
+
+/// One recording as a file
+///
+/// Ogg Opus, the caller left and the agent right. One range of bytes may be asked for.
+#[utoipa::path(get, path = "/v1/recordings/{recording_id}", tag = "recordings",
+    params(("recording_id" = String, Path), ("range" = Option<String>, Header, description = "Such as `bytes=0-65535`")),
+    responses(
+        (status = 200, description = "The whole file", body = Vec<u8>, content_type = "audio/ogg"),
+        (status = 206, description = "The bytes asked for", body = Vec<u8>, content_type = "audio/ogg"),
+        (status = 404, description = "`recording_not_found`: it was never here, is not finished, or is kept here no longer", body = Problem, content_type = "application/problem+json"),
+        (status = 416, description = "`range_beyond_end`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn download(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = RecordingId::parse(&text).ok_or_else(not_found)?;
+    let (mut file, size) = open(&folder(&api)?.path_of(&id)).await?;
+    let etag = format!("\"{id}\"");
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    // A finished recording never changes, so its id is its version.
+    let is_same = header(header::IF_RANGE).is_none_or(|version| version == etag);
+    let wanted = Wanted::read(header(header::RANGE).filter(|_| is_same), size);
+    let (status, part) = match wanted {
+        Wanted::All => (StatusCode::OK, 0..size),
+        Wanted::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        Wanted::Beyond => {
+            return Err(ApiError::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "range_beyond_end",
+                format!("the recording has {size} bytes"),
+            )
+            .with_header(header::CONTENT_RANGE, header_value(&format!("bytes */{size}"))));
+        }
+    };
+    info!(api.key = caller.id(), recording.id = %id, "recording {id} is fetched with the key {}", caller.id());
+    file.seek(SeekFrom::Start(part.start)).await.map_err(|error| unreadable(&error))?;
+    let length = part.end - part.start;
+    let mut response = (status, Body::from_stream(stream::try_unfold((file, length), next_chunk))).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header_value("audio/ogg"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::ACCEPT_RANGES, header_value("bytes"));
+    headers.insert(header::ETAG, header_value(&etag));
+    headers.insert(header::CONTENT_DISPOSITION, header_value(&format!("attachment; filename=\"{}\"", id.file_name())));
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+        headers.insert(header::CONTENT_RANGE, header_value(&range));
+    }
+    Ok(response)
+}
+
+/// Delete a recording here
+///
+/// What an archive has already is not touched.
+#[utoipa::path(delete, path = "/v1/recordings/{recording_id}", tag = "recordings",
+    params(("recording_id" = String, Path)), responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "`recording_not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`recording_in_progress`: it still grows", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(text): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let id = RecordingId::parse(&text).ok_or_else(not_found)?;
+    let path = folder(&api)?.path_of(&id);
+    let beside = |suffix: &str| path.with_file_name(format!("{}{suffix}", id.file_name()));
+    if tokio::fs::try_exists(beside(".part")).await.unwrap_or(false) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "recording_in_progress",
+            "the recording still grows: stop it first",
+        ));
+    }
+    tokio::fs::remove_file(&path).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => not_found(),
+        _ => unreadable(&error),
+    })?;
+    // It waits for the archive no longer. Usually there is none.
+    let _ = tokio::fs::remove_file(beside(".upload")).await;
+    info!(api.key = caller.id(), recording.id = %id, "recording {id} is deleted with the key {}", caller.id());
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn look(recordings: &Recordings, after: Option<&RecordingId>, limit: usize) -> io::Result<RecordingPage> {
+    let mut ids = Vec::new();
+    for entry in recordings.dir().read_dir()? {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".opus")).and_then(RecordingId::parse);
+        ids.extend(id.filter(|id| after.is_none_or(|after| id > after)));
+    }
+    ids.sort_unstable();
+    let has_more = ids.len() > limit;
+    ids.truncate(limit);
+    let next = ids.last().filter(|_| has_more).map(RecordingId::to_string);
+    // One that was deleted since is left out.
+    let recordings = ids.iter().filter_map(|id| {
+        let metadata = recordings.path_of(id).symlink_metadata().ok()?;
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(RecordingView { id: id.to_string(), size_bytes: metadata.len(), modified_at: rfc3339(modified) })
+    });
+    Ok(RecordingPage { recordings: recordings.collect(), next })
+}
+
+/// A link is nothing that we have written.
+async fn open(path: &FilePath) -> Result<(File, u64), ApiError> {
+    let is_file = tokio::fs::symlink_metadata(path).await.is_ok_and(|metadata| metadata.is_file());
+    if !is_file {
+        return Err(not_found());
+    }
+    let file = File::open(path).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => not_found(),
+        _ => unreadable(&error),
+    })?;
+    let size = file.metadata().await.map_err(|error| unreadable(&error))?.len();
+    Ok((file, size))
+}
+
+async fn next_chunk((mut file, left): (File, u64)) -> io::Result<Option<(Bytes, (File, u64))>> {
+    if left == 0 {
+        return Ok(None);
+    }
+    let mut chunk = vec![0; left.min(CHUNK_BYTES as u64) as usize];
+    file.read_exact(&mut chunk).await?;
+    let left = left - chunk.len() as u64;
+    Ok(Some((chunk.into(), (file, left))))
+}
+
+fn folder(api: &Api) -> Result<&Recordings, ApiError> {
+    api.options.recordings.as_ref().ok_or_else(|| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "recording_unavailable",
+            "the recordings folder cannot be used: see the log",
+        )
+    })
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "recording_not_found", "no finished recording with this id is kept here")
+}
+
+fn unreadable(error: &io::Error) -> ApiError {
+    warn!("the recordings folder cannot be read: {error}");
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "recording_unavailable",
+        "the recordings folder cannot be read: see the log",
+    )
+}
