@@ -109,7 +109,7 @@ impl App {
         let api = ApiOptions {
             keys: config.api.keys.clone(),
             calls: calls.clone(),
-            events: events.clone(),
+            events: listeners.clone(),
             prompts: prompts.clone(),
             prompts_dir: config.prompts.dir.clone(),
             recordings: recordings.clone(),

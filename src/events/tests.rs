@@ -18,7 +18,7 @@ use receiver::{Answer, Received, Receiver};
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 #[tokio::test]
 async fn an_event_comes_signed_and_byte_for_byte_as_it_was_stored() {

@@ -277,6 +277,33 @@ fn free_lane(connection: &Connection, endpoint: &str, lane: &str) -> rusqlite::R
     Ok(())
 }
 
+/// Whatever waits at an endpoint is due now: it has just answered again after a long silence.
+pub(super) fn hurry(connection: &Connection, endpoint: &str, now: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE deliveries SET due_at = ?2 WHERE endpoint = ?1 AND state = 1 AND due_at > ?2")?
+        .execute(params![endpoint, now])?;
+    Ok(())
+}
+
+/// Gives up everything at an endpoint that has waited since before `queued_before`; says how many.
+pub(super) fn give_up(
+    connection: &Connection,
+    endpoint: &str,
+    queued_before: i64,
+    error: &str,
+) -> rusqlite::Result<usize> {
+    let dead = connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 2, last_error = ?3
+             WHERE endpoint = ?1 AND state < 2 AND queued_at < ?2",
+        )?
+        .execute(params![endpoint, queued_before, error])?;
+    if dead > 0 {
+        free_lanes(connection)?;
+    }
+    Ok(dead)
+}
+
 /// The same for every lane.
 fn free_lanes(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(

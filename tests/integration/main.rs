@@ -10,6 +10,7 @@ mod service;
 
 mod agent_sound;
 mod agents;
+mod api;
 mod barge_in;
 mod calls;
 mod events;

@@ -67,6 +67,8 @@ pub struct TestOptions {
     pub accept_takes: Duration,
     /// Another Graph API than Meta's.
     pub graph_url: Option<String>,
+    /// Keys of `[api]`.
+    pub api: String,
 }
 
 /// A folder of its own, gone with the test.
@@ -188,7 +190,7 @@ impl TestService {
         read(self.http.get(self.url(path)).send().await?).await
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.app.address)
     }
 
@@ -306,6 +308,10 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         [store]
         path = "{folder}/patchcord.db"
         {events}
+        [prompts]
+        dir = "{prompts}"
+        [api]
+        {api}
         [log]
         {log}
         "#,
@@ -320,6 +326,8 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         log = options.log,
         folder = folder.display(),
         events = options.events,
+        prompts = folder.join("prompts").display(),
+        api = options.api,
     ))
 }
 
