@@ -219,3 +219,6 @@ impl Commands {
         calls::perform(&self.calls, &call_id, &action, message).await
     }
 }
+
+#[cfg(test)]
+mod tests;

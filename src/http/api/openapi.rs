@@ -22,7 +22,7 @@ use crate::http::error::Problem;
         calls::list, calls::read, calls::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
         recordings::download, recordings::remove, routes::list, events::open,
     ),
-    components(schemas(Problem, Play, Gather, SendDtmf, Invite, SetRole, Dismiss)),
+    components(schemas(Problem, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody)),
     modifiers(&EveryDoor),
     security(("key" = []))
 )]

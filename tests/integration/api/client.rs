@@ -154,7 +154,8 @@ pub async fn open_events(service: &TestService, key: &str) -> anyhow::Result<Eve
 /// The next text.
 pub async fn next(events: &mut Events) -> anyhow::Result<Value> {
     loop {
-        let message = timeout(DEADLINE, events.next()).await.context("nothing came")?.context("the socket closed")??;
+        let message =
+            timeout(DEADLINE, events.next()).await.context("nothing came")?.context("the socket closed")??;
         if let Message::Text(text) = message {
             return Ok(serde_json::from_str(&text)?);
         }

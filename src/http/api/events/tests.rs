@@ -1,0 +1,123 @@
+use patchcord_media::source::DEFAULT_MAX_BUFFER;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::io::DuplexStream;
+use url::Url;
+
+use super::super::auth::Keys;
+use super::*;
+use crate::call::event::CallId;
+use crate::call::registry::CallsOptions;
+use crate::call::route::Numbers;
+use crate::call::session::SessionOptions;
+use crate::config::api::ApiKey;
+use crate::prompts::PromptLibrary;
+use crate::whatsapp::graph::{GraphClient, GraphOptions};
+
+const KEY: &str = "patchcord_app_0";
+/// Events that a reader may lag behind here.
+const EVENTS: usize = 4;
+
+struct Reader {
+    socket: WebSocketStream<DuplexStream>,
+    events: broadcast::Sender<CallEvent>,
+    stop: watch::Sender<bool>,
+    stream: tokio::task::JoinHandle<&'static str>,
+}
+
+/// A reader whose connection holds one event at the most.
+async fn reader() -> Reader {
+    let (near, far) = tokio::io::duplex(512);
+    let (events, receiver) = broadcast::channel(EVENTS);
+    let (stop, stopping) = watch::channel(false);
+    let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+    let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+    let commands = Commands { calls: no_calls(&events), caller: caller() };
+    let stream = tokio::spawn(EventStream::new(server, receiver, stopping, commands).run());
+    Reader { socket, events, stop, stream }
+}
+
+impl Reader {
+    fn happen(&self, sequence: u64) {
+        let event = CallEvent::new(CallId::generate(), sequence, "call.dtmf", json!({ "more": "x".repeat(200) }));
+        self.events.send(event).unwrap();
+    }
+
+    /// The sequences of the events up to the end, and its code.
+    async fn read(&mut self) -> (Vec<u64>, u16) {
+        let mut sequences = Vec::new();
+        loop {
+            match self.socket.next().await.unwrap().unwrap() {
+                Message::Text(text) => {
+                    let event: Value = serde_json::from_str(&text).unwrap();
+                    sequences.push(event["sequence"].as_u64().unwrap());
+                }
+                Message::Close(frame) => return (sequences, frame.unwrap().code.into()),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_lags_is_closed_and_what_it_got_has_no_gap() {
+    let mut reader = reader().await;
+    for sequence in 1..=100 {
+        reader.happen(sequence);
+        tokio::task::yield_now().await;
+    }
+    let (sequences, code) = reader.read().await;
+    assert_eq!(code, TOO_SLOW);
+    assert_eq!(sequences, (1..=sequences.len() as u64).collect::<Vec<_>>());
+    assert!(sequences.len() < 100, "{}", sequences.len());
+    assert_eq!(reader.stream.await.unwrap(), "the reader is too slow");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_never_reads_is_cut() {
+    let reader = reader().await;
+    for sequence in 1..=EVENTS as u64 {
+        reader.happen(sequence);
+    }
+    assert_eq!(reader.stream.await.unwrap(), "the reader is too slow");
+}
+
+#[tokio::test]
+async fn a_stop_tells_what_has_happened_and_then_says_goodbye() {
+    let mut reader = reader().await;
+    for sequence in 1..=EVENTS as u64 {
+        reader.happen(sequence);
+    }
+    reader.stop.send_replace(true);
+    assert_eq!(reader.read().await, (vec![1, 2, 3, 4], 1001));
+    assert_eq!(reader.stream.await.unwrap(), "the service stops");
+}
+
+fn caller() -> Arc<Caller> {
+    let sha256 = Sha256::digest(KEY).into();
+    let key = ApiKey { id: "app".to_owned(), sha256, scopes: vec![Scope::CallsWrite], expires: None };
+    let header = format!("Bearer {KEY}");
+    let today = std::time::SystemTime::now();
+    Keys::new(&[key]).admit(Some(&header), Scope::CallsWrite, Instant::now(), today).unwrap()
+}
+
+fn no_calls(events: &broadcast::Sender<CallEvent>) -> Calls {
+    // A second test in one process finds the provider installed, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let graph = GraphOptions::new(Url::parse("http://127.0.0.1:9").unwrap(), "v26.0");
+    Calls::new(CallsOptions {
+        numbers: Numbers::default(),
+        max_calls: 0,
+        session: SessionOptions {
+            accept_timeout: Duration::ZERO,
+            media_timeout: Duration::ZERO,
+            agent_timeout: Duration::ZERO,
+            max_duration: Duration::ZERO,
+            max_buffer: DEFAULT_MAX_BUFFER,
+            prompts: PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap(),
+        },
+        graph: GraphClient::new(reqwest::Client::new(), graph),
+        workers: Vec::new(),
+        events: events.clone(),
+    })
+}
