@@ -296,7 +296,10 @@ async fn prompts_are_uploaded_played_and_taken_away() -> anyhow::Result<()> {
     }
     let list = client.get("/v1/prompts").await?.body;
     let names: Vec<&str> = list["prompts"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
-    assert_eq!((names, &list["problems"]), (vec!["busy", "goodbye", "hold", "ringback", "welcome"], &json!([])));
+    assert_eq!(
+        (names, &list["problems"]),
+        (vec!["beep", "busy", "goodbye", "hold", "ringback", "welcome"], &json!([]))
+    );
 
     admin.delete("/v1/prompts/hold").await?.is_problem(409, "prompt_built_in");
     admin.delete("/v1/prompts/nothing").await?.is_problem(404, "prompt_not_found");

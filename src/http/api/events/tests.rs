@@ -73,15 +73,6 @@ async fn a_reader_that_lags_is_closed_and_what_it_got_has_no_gap() {
     assert_eq!(reader.stream.await.unwrap(), "the reader is too slow");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_reader_that_never_reads_is_cut() {
-    let reader = reader().await;
-    for sequence in 1..=EVENTS as u64 {
-        reader.happen(sequence);
-    }
-    assert_eq!(reader.stream.await.unwrap(), "the reader is too slow");
-}
-
 #[tokio::test]
 async fn a_stop_tells_what_has_happened_and_then_says_goodbye() {
     let mut reader = reader().await;
