@@ -69,5 +69,7 @@ async fn ready(State(options): State<Arc<HttpOptions>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(options): State<Arc<HttpOptions>>) -> String {
+    // Counted where frames are encoded, which knows no metrics.
+    metrics::counter!("patchcord_opus_encodes_total").absolute(patchcord_media::opus::encodes());
     options.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
 }

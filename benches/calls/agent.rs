@@ -12,11 +12,15 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
+use crate::burst::{self, Onsets};
+use crate::machine;
+
 const FRAME: Duration = Duration::from_millis(20);
 /// 20 ms of 16 kHz samples.
 const PCM_BYTES: usize = 640;
-/// RFC 6455 §5.2: the last fragment of a binary message, and of a pong.
+/// RFC 6455 §5.2: the last fragment of a message of each kind.
 const BINARY: u8 = 0x82;
+const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
@@ -27,6 +31,22 @@ pub enum Talk {
     Echo,
     /// Speaks real speech, 20 ms of 16 kHz PCM at a time, and hears without listening.
     Speak,
+    /// Speaks bursts of tone, 20 ms at a time, and notes when it says and when it hears one.
+    Bursts,
+    /// Says [`ANSWER`] of tone at once, interrupts it with `clear`, and notes when.
+    Interrupted,
+}
+
+/// What an agent that is interrupted says at a time.
+const ANSWER: Duration = Duration::from_millis(800);
+
+/// What an agent notes, by [`machine::clock`].
+#[derive(Debug, Default)]
+pub struct Log {
+    /// When it wrote what its [`Talk`] is about: a burst, or `clear`.
+    pub said: RefCell<Vec<Duration>>,
+    /// When it read the message in which a burst begins.
+    pub heard: RefCell<Vec<Duration>>,
 }
 
 /// All agents behind one address. Dropping it ends them.
@@ -41,6 +61,7 @@ pub struct Agents {
 struct Counts {
     heard: Cell<u64>,
     said: Cell<u64>,
+    logs: RefCell<Vec<Rc<Log>>>,
     sessions: RefCell<Vec<JoinHandle<()>>>,
 }
 
@@ -50,12 +71,19 @@ impl Agents {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("ws://{}/call", listener.local_addr()?);
         let counts = Rc::<Counts>::default();
-        let speech: Rc<[u8]> = sound::agent_clip().iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let speech = match talk {
+            Talk::Echo | Talk::Speak => sound::agent_clip(),
+            Talk::Bursts => burst::period(),
+            Talk::Interrupted => sound::tone(1000.0, 16_000, ANSWER.as_millis() as u32),
+        };
+        let speech: Rc<[u8]> = speech.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let server = tokio::task::spawn_local({
             let counts = counts.clone();
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    let session = Session { talk, speech: speech.clone(), counts: counts.clone() };
+                    let log = Rc::<Log>::default();
+                    counts.logs.borrow_mut().push(log.clone());
+                    let session = Session { talk, speech: speech.clone(), counts: counts.clone(), log };
                     let session = tokio::task::spawn_local(async move { session.run(stream).await });
                     counts.sessions.borrow_mut().push(session);
                 }
@@ -73,6 +101,11 @@ impl Agents {
     pub fn said(&self) -> u64 {
         self.counts.said.get()
     }
+
+    /// What each has noted, in the order in which they were reached.
+    pub fn logs(&self) -> Vec<Rc<Log>> {
+        self.counts.logs.borrow().clone()
+    }
 }
 
 impl Drop for Agents {
@@ -88,6 +121,7 @@ struct Session {
     talk: Talk,
     speech: Rc<[u8]>,
     counts: Rc<Counts>,
+    log: Rc<Log>,
 }
 
 impl Session {
@@ -105,24 +139,29 @@ impl Session {
         };
         // The service speaks only after our reply, so nothing is left behind in the socket's buffer.
         let stream = tokio_tungstenite::accept_hdr_async(stream, agree).await?.into_inner();
-        let (mut reader, mut speaker) = (Reader::default(), Speaker::new(&self.speech));
+        let (mut reader, mut speaker) = (Reader::default(), Speaker::new(&self.speech, &self.log));
+        let mut onsets = Onsets::default();
         loop {
             tokio::select! {
                 readable = stream.readable() => {
                     readable?;
-                    self.hear(&stream, &mut reader)?;
+                    self.hear(&stream, &mut reader, &mut onsets)?;
                 }
-                () = tokio::time::sleep_until(speaker.next_at.into()), if self.talk == Talk::Speak => {
-                    let said = speaker.speak(&stream)?;
+                () = tokio::time::sleep_until(speaker.next_at.into()), if self.talk != Talk::Echo => {
+                    let said = match self.talk {
+                        Talk::Interrupted => speaker.answer_or_clear(&stream)?,
+                        Talk::Echo | Talk::Speak | Talk::Bursts => speaker.speak(&stream)?,
+                    };
                     self.counts.said.set(self.counts.said.get() + said);
                 }
             }
         }
     }
 
-    fn hear(&self, stream: &TcpStream, reader: &mut Reader) -> anyhow::Result<()> {
+    fn hear(&self, stream: &TcpStream, reader: &mut Reader, onsets: &mut Onsets) -> anyhow::Result<()> {
         let mut reply = Vec::new();
         reader.fill(stream)?;
+        let now = machine::clock();
         while let Some((kind, payload)) = reader.next_message() {
             if kind == PING {
                 write_frame(&mut reply, PONG, payload);
@@ -131,6 +170,9 @@ impl Session {
                 continue;
             }
             self.counts.heard.set(self.counts.heard.get() + 1);
+            if self.talk == Talk::Bursts && onsets.begins(&burst::samples(payload)) {
+                self.log.heard.borrow_mut().push(now);
+            }
             if self.talk == Talk::Echo {
                 write_frame(&mut reply, BINARY, payload);
                 self.counts.said.set(self.counts.said.get() + 1);
@@ -147,12 +189,14 @@ struct Speaker<'a> {
     at: usize,
     next_at: Instant,
     frame: Vec<u8>,
+    log: &'a Log,
+    is_answering: bool,
 }
 
 impl<'a> Speaker<'a> {
-    fn new(speech: &'a [u8]) -> Self {
+    fn new(speech: &'a [u8], log: &'a Log) -> Self {
         let phase = Duration::from_micros(rand::random_range(0..20_000));
-        Self { speech, at: 0, next_at: Instant::now() + phase, frame: Vec::new() }
+        Self { speech, at: 0, next_at: Instant::now() + phase, frame: Vec::new(), log, is_answering: false }
     }
 
     /// Says what is due and tells how many frames that was.
@@ -162,11 +206,30 @@ impl<'a> Speaker<'a> {
             self.next_at += FRAME;
             self.frame.clear();
             write_frame(&mut self.frame, BINARY, &self.speech[self.at..self.at + PCM_BYTES]);
+            if self.at == burst::AT * PCM_BYTES {
+                self.log.said.borrow_mut().push(machine::clock());
+            }
             send_all(stream, &self.frame)?;
             self.at = if self.at + 2 * PCM_BYTES <= self.speech.len() { self.at + PCM_BYTES } else { 0 };
             said += 1;
         }
         Ok(said)
+    }
+
+    /// By turns, after a pause of its own each time: at 20 ms exactly it would meet the service's tick at one phase.
+    fn answer_or_clear(&mut self, stream: &TcpStream) -> anyhow::Result<u64> {
+        self.next_at = Instant::now() + Duration::from_micros(rand::random_range(300_000..500_000));
+        self.is_answering = !self.is_answering;
+        self.frame.clear();
+        if self.is_answering {
+            write_frame(&mut self.frame, BINARY, self.speech);
+            send_all(stream, &self.frame)?;
+            return Ok(1);
+        }
+        write_frame(&mut self.frame, TEXT, br#"{"type":"clear"}"#);
+        self.log.said.borrow_mut().push(machine::clock());
+        send_all(stream, &self.frame)?;
+        Ok(0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
@@ -87,6 +87,20 @@ pub fn usage(process: u32) -> anyhow::Result<Usage> {
     }
     let (_, worker, waited) = *threads.iter().find(|thread| thread.0).or(threads.first()).context("a thread")?;
     Ok(Usage { worker, process: threads.iter().map(|(_, ran, _)| *ran).sum(), waited })
+}
+
+/// The clock by which the kernel stamps what arrives, since 1970.
+pub fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Datagrams that found no room at a socket of this machine so far (RFC 4113: udpInErrors, of which Linux tells these).
+pub fn datagrams_lost() -> anyhow::Result<u64> {
+    let counts = fs::read_to_string("/proc/net/snmp")?;
+    let mut lines = counts.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(|line| line.split(' '));
+    let (names, values) = lines.next().zip(lines.next()).context("snmp")?;
+    let (_, value) = names.zip(values).find(|(name, _)| *name == "RcvbufErrors").context("RcvbufErrors")?;
+    Ok(value.parse()?)
 }
 
 /// Memory that a process has in use, in kB.

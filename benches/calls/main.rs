@@ -7,10 +7,14 @@
 #![expect(clippy::print_stdout, reason = "the tables are the result")]
 
 mod agent;
+mod burst;
+mod delay;
 mod floor;
+mod hold;
 mod machine;
 mod meta;
 mod phone;
+mod recording;
 mod relaying;
 mod scene;
 mod service;
@@ -85,6 +89,21 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("6") {
         show("6 The program", startup::program().await);
+    }
+    if wanted("7") {
+        show("7 Hold music, nobody listens to the callers", hold::music().await);
+    }
+    if wanted("8") {
+        show("8 From packet to packet", hold::spacing().await);
+    }
+    if wanted("9") {
+        show("9 Recording, Opus both ways", recording::added().await);
+    }
+    if wanted("10") {
+        show("10 An agent is interrupted", delay::interruption().await);
+    }
+    if wanted("11") {
+        show("11 How long sound stands, 16 kHz PCM agent", delay::added().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -1,17 +1,25 @@
 //! A phone as cheap as one can be: Patchcord's own peer as the offering side, so that one core bears hundreds.
 
 use std::cell::{Cell, RefCell};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::IoSliceMut;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerEvent, PeerOptions};
 use patchcord_media::rtp::RtpHeader;
 use patchcord_media::sdp::Answer;
 use patchcord_simulator::Speech;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
+
+use crate::machine;
 
 const OPUS: u8 = 111;
 const FRAME: Duration = Duration::from_millis(20);
@@ -40,6 +48,27 @@ pub struct Phone {
     pub heard: Cell<u64>,
     /// When media came up.
     pub connected_at: Cell<Option<Instant>>,
+    notes: RefCell<Option<Notes>>,
+}
+
+/// What a phone has seen since it was told to take notes.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Packets that came.
+    pub arrivals: Vec<Arrival>,
+    /// When packets were handed to the kernel (by [`machine::clock`]), with their place in the speech.
+    pub departures: Vec<(Duration, usize)>,
+}
+
+/// A packet that came.
+#[derive(Debug)]
+pub struct Arrival {
+    /// When the kernel had it, by [`machine::clock`].
+    pub at: Duration,
+    /// RTP's.
+    pub sequence: u16,
+    /// One Opus packet.
+    pub payload: Bytes,
 }
 
 impl Phone {
@@ -68,6 +97,7 @@ impl Phone {
             sent: Cell::new(0),
             heard: Cell::new(0),
             connected_at: Cell::new(None),
+            notes: RefCell::new(None),
         }))
     }
 
@@ -90,6 +120,18 @@ impl Phone {
         self.next_at.set(Some(Instant::now() + delay));
     }
 
+    /// Takes notes from now on.
+    pub fn take_notes(&self) -> anyhow::Result<()> {
+        setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true)?;
+        self.notes.replace(Some(Notes::default()));
+        Ok(())
+    }
+
+    /// The notes since then; takes no more.
+    pub fn notes(&self) -> Notes {
+        self.notes.take().unwrap_or_default()
+    }
+
     async fn run(&self) {
         let mut buffer = [0; 2048];
         let mut timers_at = Instant::now();
@@ -109,13 +151,23 @@ impl Phone {
 
     fn read(&self, buffer: &mut [u8]) {
         for _ in 0..TURN {
-            let Ok((length, from)) = self.socket.try_recv_from(buffer) else { break };
+            let Ok((length, from, at)) = self.receive(buffer) else { break };
             let packet = self.peer.borrow_mut().receive(self.address, from, &buffer[..length], Instant::now());
-            if packet.is_some() {
-                self.heard.set(self.heard.get() + 1);
+            let Some(packet) = packet else { continue };
+            self.heard.set(self.heard.get() + 1);
+            if let Some(notes) = &mut *self.notes.borrow_mut() {
+                notes.arrivals.push(Arrival { at, sequence: packet.sequence, payload: packet.payload });
             }
         }
         self.drain();
+    }
+
+    /// The time is zero unless notes are taken.
+    fn receive(&self, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr, Duration)> {
+        if self.notes.borrow().is_some() {
+            return self.socket.try_io(Interest::READABLE, || receive_stamped(&self.socket, buffer));
+        }
+        self.socket.try_recv_from(buffer).map(|(length, from)| (length, from, Duration::ZERO))
     }
 
     fn speak(&self) {
@@ -136,10 +188,14 @@ impl Phone {
                 ssrc: self.ssrc,
             };
             let payload = self.speech.frame(usize::from(sequence));
+            let began = machine::clock();
             if let Some(transmit) = self.peer.borrow_mut().send_rtp(header, &payload, now)
                 && self.socket.try_send_to(&transmit.data, transmit.to).is_ok()
             {
                 self.sent.set(self.sent.get() + 1);
+            }
+            if let Some(notes) = &mut *self.notes.borrow_mut() {
+                notes.departures.push((began, usize::from(sequence)));
             }
         }
     }
@@ -156,4 +212,19 @@ impl Phone {
             }
         }
     }
+}
+
+/// A datagram with the moment at which the kernel had it: a phone among hundreds is served later than that.
+fn receive_stamped(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr, Duration)> {
+    let mut space = nix::cmsg_space!(TimeSpec);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let stamped = message.cmsgs()?.find_map(|told| match told {
+        ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
+        _ => None,
+    });
+    // A datagram that came before the option was set has no stamp.
+    let at = stamped.unwrap_or_else(machine::clock);
+    let from = message.address.ok_or_else(|| std::io::Error::other("a datagram from nowhere"))?;
+    Ok((message.bytes, SocketAddr::V4(SocketAddrV4::from(from)), at))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::Talk;
 use crate::floor;
 use crate::machine;
-use crate::scene::{Scene, Window};
+use crate::scene::{Route, Scene, Window};
 use crate::table::{Goal, Table};
 
 const WINDOW: Duration = Duration::from_secs(8);
@@ -55,15 +55,16 @@ pub async fn pcm() -> anyhow::Result<Table> {
             format!("{calls} calls: worker, 20 ms both ways; codec + UDP {udp:.1} + TCP {tcp:.1}"),
             cost,
             "µs",
-            Goal::TimesFloor { floor: codec + udp + tcp, most: 1.3 },
+            Goal::TimesFloor { floor: codec + udp + tcp, most: 1.25 },
         );
         table.row("  whole process", seen.window.process_us(), "µs", Goal::Shown);
-        table.row("  calls a core bears, by division", FRAME_US / cost, "", Goal::AtLeast(130.0));
+        table.row("  calls a core bears, by division", FRAME_US / cost, "", Goal::AtLeast(160.0));
         table.row("  memory of a call", seen.call_kb, "kB", Goal::AtMost(200.0));
         note_doubts(&mut table, calls, &seen.window);
     }
     if let [few, many] = costs.as_slice() {
         table.row("a call among 120, against one among 50", *many, "µs", Goal::AtMost(*few));
+        table.note("reference, not measured in this run: Pipecat bears 8 / 24 such calls on a core.");
         table.note("500 such calls are more than one core bears; 120 are about what it does.");
     }
     Ok(table)
@@ -75,7 +76,7 @@ struct Seen {
 }
 
 async fn see(talk: Talk, calls: usize) -> anyhow::Result<Seen> {
-    let mut scene = Scene::start(talk).await?;
+    let mut scene = Scene::start(Route::Agent(talk)).await?;
     scene.place(FIRST_CALLS, PER_SECOND).await?;
     let before_kb = machine::resident_kb(scene.service.process())?;
     scene.place(calls - FIRST_CALLS, PER_SECOND).await?;
@@ -85,7 +86,7 @@ async fn see(talk: Talk, calls: usize) -> anyhow::Result<Seen> {
 }
 
 /// Whatever makes the figures doubtful.
-fn note_doubts(table: &mut Table, calls: usize, window: &Window) {
+pub fn note_doubts(table: &mut Table, calls: usize, window: &Window) {
     let through = window.went_through(calls);
     if through < 0.99 {
         let share = window.core_share() * 100.0;

@@ -11,12 +11,23 @@ use crate::agent::{Agents, Talk};
 use crate::machine::{self, Usage};
 use crate::meta::{self, Call, Meta, Webhooks};
 use crate::phone::Phone;
-use crate::service::{Service, ServiceOptions};
+use crate::service::{self, Service, ServiceOptions};
 
 /// From the last webhook to the last accept.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
 /// Memory and caches come to rest before anything is measured.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// Where the calls of a scene lead.
+#[derive(Clone, Copy, Debug)]
+pub enum Route {
+    /// To an agent: Opus for one that echoes, 16 kHz PCM for all others.
+    Agent(Talk),
+    /// The same, and recorded.
+    Recorded(Talk),
+    /// To the built-in hold music, again and again.
+    HoldMusic,
+}
 
 /// One service, its Meta, its agents, and phones that talk.
 pub struct Scene {
@@ -24,11 +35,14 @@ pub struct Scene {
     pub service: Service,
     /// All calls, in the order in which they were placed.
     pub calls: Vec<Rc<Call>>,
+    /// All agents.
+    pub agents: Agents,
+    /// What callers say from the first second on.
+    pub speech: Speech,
+    route: Route,
     meta: Meta,
-    agents: Agents,
     webhooks: Webhooks,
     identity: Arc<Identity>,
-    speech: Speech,
 }
 
 /// What happened between two moments.
@@ -46,6 +60,8 @@ pub struct Window {
     pub agents_heard: u64,
     /// Messages that agents sent.
     pub agents_said: u64,
+    /// Whether there were agents.
+    pub with_agents: bool,
 }
 
 impl Window {
@@ -59,9 +75,11 @@ impl Window {
         self.used.process.as_secs_f64() * 1e6 / self.frames()
     }
 
-    /// Frames that went all the way, half of them in each direction, counted in pairs.
+    /// Frames that went all the way, half of them in each direction, counted in pairs. Without agents one that a phone
+    /// heard stands for the pair.
     fn frames(&self) -> f64 {
-        ((self.heard + self.agents_heard) as f64 / 2.0).max(1.0)
+        let frames = if self.with_agents { (self.heard + self.agents_heard) as f64 / 2.0 } else { self.heard as f64 };
+        frames.max(1.0)
     }
 
     /// Of the core on which the service stands, 0 to 1.
@@ -72,8 +90,9 @@ impl Window {
     /// The smallest share of the packets that should have gone one of the four ways and did, 0 to 1.
     pub fn went_through(&self, calls: usize) -> f64 {
         let due = calls as f64 * self.took.as_secs_f64() / 0.02;
-        [self.heard, self.sent, self.agents_heard, self.agents_said]
-            .into_iter()
+        let ways = [self.heard, self.sent, self.agents_heard, self.agents_said];
+        ways.into_iter()
+            .take(if self.with_agents { 4 } else { 2 })
             .map(|packets| packets as f64 / due)
             .fold(f64::INFINITY, f64::min)
     }
@@ -81,23 +100,32 @@ impl Window {
 
 impl Scene {
     /// A service without calls.
-    pub async fn start(talk: Talk) -> anyhow::Result<Self> {
+    pub async fn start(route: Route) -> anyhow::Result<Self> {
+        let talk = match route {
+            Route::Agent(talk) | Route::Recorded(talk) => talk,
+            // Nobody reaches it.
+            Route::HoldMusic => Talk::Echo,
+        };
         let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
+        let to_agent = service::to_agent(&agents.url, if talk == Talk::Echo { "opus" } else { "pcm_s16le" });
         let service = Service::start(&ServiceOptions {
             graph_url: meta.graph_url.clone(),
             app_secret: meta::APP_SECRET.to_owned(),
             phone_number_id: meta::PHONE_NUMBER_ID.to_owned(),
             access_token: meta::ACCESS_TOKEN.to_owned(),
-            agent: agents.url.clone(),
-            encoding: match talk {
-                Talk::Echo => "opus",
-                Talk::Speak => "pcm_s16le",
+            route: match route {
+                Route::Agent(_) => to_agent,
+                Route::Recorded(_) => to_agent + "record = true",
+                Route::HoldMusic => "agent = \"prompt:hold\"
+loop = true"
+                    .to_owned(),
             },
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
         let identity = Arc::new(Identity::generate()?);
-        Ok(Self { service, calls: Vec::new(), meta, agents, webhooks, identity, speech: Speech::caller().looped() })
+        let speech = Speech::caller().looped();
+        Ok(Self { service, calls: Vec::new(), agents, speech, route, meta, webhooks, identity })
     }
 
     /// Places so many calls, so many a second, and waits until all are accepted.
@@ -135,7 +163,8 @@ impl Scene {
         let used = machine::usage(self.service.process())? - used;
         let (took, after) = (began.elapsed(), self.counts());
         let [heard, sent, agents_heard, agents_said] = [0, 1, 2, 3].map(|at| after[at] - before[at]);
-        Ok(Window { used, took, heard, sent, agents_heard, agents_said })
+        let with_agents = !matches!(self.route, Route::HoldMusic);
+        Ok(Window { used, took, heard, sent, agents_heard, agents_said, with_agents })
     }
 
     fn counts(&self) -> [u64; 4] {

@@ -15,6 +15,8 @@ use crate::machine;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
 /// Ports for callers; each port carries any number of callers at different addresses.
 const PORTS: u16 = 16;
+/// Below the folder in which the service runs.
+const RECORDINGS: &str = "recordings";
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What differs from measurement to measurement.
@@ -28,17 +30,20 @@ pub struct ServiceOptions {
     pub phone_number_id: String,
     /// See `phone_number_id`.
     pub access_token: String,
-    /// The agent of its one route.
-    pub agent: String,
-    /// `pcm_s16le` or `opus`.
-    pub encoding: &'static str,
+    /// The lines of its one route.
+    pub route: String,
+}
+
+/// A route to an agent on a WebSocket; the encoding is `pcm_s16le` or `opus`.
+pub fn to_agent(agent: &str, encoding: &str) -> String {
+    format!("agent = \"{agent}\"\nencoding = \"{encoding}\"\n")
 }
 
 /// A running service. Dropping it kills it.
 #[derive(Debug)]
 pub struct Service {
     child: Child,
-    config: PathBuf,
+    folder: PathBuf,
     /// Where it takes webhooks.
     pub http: SocketAddr,
     /// From its start to the first 200 of `/readyz`.
@@ -49,18 +54,21 @@ impl Service {
     /// Starts one and waits until it is ready.
     pub async fn start(options: &ServiceOptions) -> anyhow::Result<Self> {
         let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let config = std::env::temp_dir().join(format!("patchcord-bench-{}-{}.toml", std::process::id(), http.port()));
+        let folder = std::env::temp_dir().join(format!("patchcord-bench-{}-{}", std::process::id(), http.port()));
+        std::fs::create_dir_all(&folder)?;
+        let config = folder.join("patchcord.toml");
         std::fs::write(&config, config_text(http, options)?)?;
         let started = Instant::now();
         let child = machine::pinned(crate::SERVICE_CORE, Path::new(PROGRAM))
             .args(["serve", "--config"])
             .arg(&config)
+            .current_dir(&folder)
             .stdout(Stdio::null())
             // Hundreds of calls begin: their log lines are written, as they always are, and not read.
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("start {PROGRAM}"))?;
-        let mut service = Self { child, config, http, ready_after: Duration::ZERO };
+        let mut service = Self { child, folder, http, ready_after: Duration::ZERO };
         while !service.is_ready().await {
             if let Some(status) = service.child.try_wait()? {
                 bail!("the service ended with {status} before it was ready");
@@ -77,15 +85,29 @@ impl Service {
         self.child.id()
     }
 
+    /// What one of its metrics without labels stands at; None if it has no such metric.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<Option<u64>> {
+        let page = self.get("/metrics").await?;
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(|text| text.trim().parse()).transpose().with_context(|| format!("the metric {name}"))
+    }
+
+    /// How many bytes of recordings it has written so far.
+    pub fn recorded_bytes(&self) -> u64 {
+        bytes_below(&self.folder.join(RECORDINGS))
+    }
+
     async fn is_ready(&self) -> bool {
-        let asked = async {
-            let mut stream = TcpStream::connect(self.http).await?;
-            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
-            let mut reply = Vec::new();
-            stream.read_to_end(&mut reply).await?;
-            Ok::<_, std::io::Error>(reply)
-        };
-        asked.await.is_ok_and(|reply| reply.starts_with(b"HTTP/1.1 200"))
+        self.get("/readyz").await.is_ok_and(|reply| reply.starts_with("HTTP/1.1 200"))
+    }
+
+    async fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.http).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await?;
+        Ok(reply)
     }
 }
 
@@ -94,13 +116,13 @@ impl Drop for Service {
         // It may have ended by itself; then there is nothing to kill or to wait for.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.config);
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
 fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<String> {
     let first = free_port()?;
-    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, agent, encoding } = options;
+    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, route } = options;
     Ok(format!(
         r#"
         [http]
@@ -118,12 +140,23 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         phone_number_id = "{phone_number_id}"
         access_token = "{access_token}"
         route = "reception"
+        [recordings]
+        dir = "{RECORDINGS}"
         [routes.reception]
-        agent = "{agent}"
-        encoding = "{encoding}"
+        {route}
         "#,
         last = first + PORTS,
     ))
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = folder.read_dir() else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_below(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// A port that is free now, low enough for the ones after it.

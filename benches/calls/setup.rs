@@ -9,8 +9,8 @@ use patchcord_media::sdp::Offer;
 use patchcord_simulator::{Agent, AgentOptions, Call, CallerOptions, Meta, MetaOptions, Reply, Stage, sound};
 
 use crate::agent::Talk;
-use crate::scene::Scene;
-use crate::service::{Service, ServiceOptions};
+use crate::scene::{Route, Scene};
+use crate::service::{self, Service, ServiceOptions};
 use crate::table::{Goal, Table, quantile};
 
 const OFFER: &str = include_str!("../../tests/simulator/fixtures/sdp-offer-user-initiated-2026-10.sdp");
@@ -57,7 +57,7 @@ fn answer_times() -> anyhow::Result<Vec<f64>> {
 }
 
 async fn pre_accept_times() -> anyhow::Result<Vec<f64>> {
-    let mut scene = Scene::start(Talk::Echo).await?;
+    let mut scene = Scene::start(Route::Agent(Talk::Echo)).await?;
     // Connections to Meta and the allocator are warm after the first calls.
     scene.place(5, CALLS_PER_SECOND).await?;
     let (began, first) = (Instant::now(), scene.calls.len());
@@ -154,8 +154,7 @@ impl Simulated {
             app_secret: account.app_secret.clone(),
             phone_number_id: account.phone_number_id.clone(),
             access_token: account.access_token.clone(),
-            agent: agent.url(),
-            encoding: "pcm_s16le",
+            route: service::to_agent(&agent.url(), "pcm_s16le"),
         })
         .await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", service.http));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::{Agents, Talk};
 use crate::machine;
 use crate::meta;
-use crate::service::{PROGRAM, Service, ServiceOptions};
+use crate::service::{self, PROGRAM, Service, ServiceOptions};
 use crate::table::{Goal, Table, quantile};
 
 const STARTS: usize = 5;
@@ -21,8 +21,7 @@ pub async fn program() -> anyhow::Result<Table> {
         app_secret: meta::APP_SECRET.to_owned(),
         phone_number_id: meta::PHONE_NUMBER_ID.to_owned(),
         access_token: meta::ACCESS_TOKEN.to_owned(),
-        agent: agents.url.clone(),
-        encoding: "opus",
+        route: service::to_agent(&agents.url, "opus"),
     };
     let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {

@@ -1,0 +1,138 @@
+//! How long sound stands in the service: an interruption, and a burst of tone each way.
+
+use std::time::Duration;
+
+use patchcord_media::opus::{Decoder, SILENCE, SampleRate};
+use patchcord_simulator::Speech;
+
+use crate::agent::Talk;
+use crate::burst::{self, Onsets};
+use crate::phone::{Arrival, Notes};
+use crate::scene::{Route, Scene};
+use crate::table::{Goal, Table, quantile};
+
+const CALLS: usize = 10;
+const PER_SECOND: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(8);
+/// What belongs to a `clear` comes within this, before it and behind it.
+const AROUND: Duration = Duration::from_millis(100);
+/// A burst is heard within this, or lost.
+const HEARD_WITHIN: Duration = Duration::from_millis(200);
+const FRAME_MS: f64 = 20.0;
+
+/// From the agent's `clear` to the last sound the caller is sent.
+pub async fn interruption() -> anyhow::Result<Table> {
+    let scene = talk(Talk::Interrupted).await?;
+    let (mut words, mut closings) = (Vec::new(), Vec::new());
+    for (call, log) in scene.calls.iter().zip(scene.agents.logs()) {
+        let arrivals = call.phone.notes().arrivals;
+        let cleared = log.said.borrow();
+        for last in cleared.iter().filter_map(|at| last_sounds(&arrivals, *at)) {
+            words.push(last.words_ms);
+            closings.push(last.closing_ms);
+        }
+    }
+    let mut table = Table::default();
+    let count = words.len();
+    anyhow::ensure!(count > 0, "no clear met an agent that was heard");
+    let figure = "clear written to the agent's last packet";
+    table.row(format!("{figure}, p50"), quantile(&mut words, 0.5), "ms", Goal::Shown);
+    table.row(format!("{figure}, worst of {count}"), quantile(&mut words, 1.0), "ms", Goal::AtMost(FRAME_MS));
+    let figure = "clear written to the closing packet behind it";
+    table.row(format!("{figure}, p50"), quantile(&mut closings, 0.5), "ms", Goal::Shown);
+    table.row(format!("{figure}, p99"), quantile(&mut closings, 0.99), "ms", Goal::Shown);
+    table.row(format!("{figure}, worst of {count}"), quantile(&mut closings, 1.0), "ms", Goal::AtMost(FRAME_MS));
+    table.note("The closing packet has the 6.5 ms that the encoder still held, fading out; less than 0: sent before the clear.");
+    Ok(table)
+}
+
+/// From a packet's departure to the agent's message, and from the agent's message to the packet.
+pub async fn added() -> anyhow::Result<Table> {
+    let scene = talk(Talk::Bursts).await?;
+    let (mut to_agent, mut to_caller, mut bursts) = (Vec::new(), Vec::new(), 0);
+    for (call, log) in scene.calls.iter().zip(scene.agents.logs()) {
+        let notes = call.phone.notes();
+        bursts += notes.departures.len() / burst::PERIOD;
+        to_agent.extend(delays_ms(&said_by(&notes), &log.heard.borrow()));
+        to_caller.extend(delays_ms(&log.said.borrow(), &heard_by(&notes)?));
+    }
+    let mut table = Table::default();
+    for (way, delays, limit) in [
+        ("caller's packet sent to agent's PCM read", &mut to_agent, 1.0),
+        ("agent's frame written to its packet at the caller", &mut to_caller, FRAME_MS),
+    ] {
+        table.row(format!("{way}, p50"), quantile(delays, 0.5), "ms", Goal::AtMost(limit));
+        table.row(format!("{way}, p99"), quantile(delays, 0.99), "ms", Goal::AtMost(limit));
+        table.row(format!("{way}, worst of {}", delays.len()), quantile(delays, 1.0), "ms", Goal::Shown);
+        if delays.len() * 10 < bursts * 9 {
+            table.note(format!("{way}: only {} of about {bursts} bursts came", delays.len()));
+        }
+    }
+    table.note("Both encoders look 6.5 ms ahead: that much of a frame's sound is in the packet behind it.");
+    Ok(table)
+}
+
+/// A few calls whose phones have taken notes for a while.
+async fn talk(talk: Talk) -> anyhow::Result<Scene> {
+    let mut scene = Scene::start(Route::Agent(talk)).await?;
+    scene.speech = match talk {
+        Talk::Bursts => Speech::pcm(&burst::period())?.looped(),
+        Talk::Echo | Talk::Speak | Talk::Interrupted => Speech::silence(),
+    };
+    for _ in 0..CALLS {
+        // One after the other, so that the agents' order is the calls'.
+        scene.place(1, PER_SECOND).await?;
+    }
+    for call in &scene.calls {
+        call.phone.take_notes()?;
+    }
+    tokio::time::sleep(WINDOW).await;
+    Ok(scene)
+}
+
+struct LastSounds {
+    words_ms: f64,
+    closing_ms: f64,
+}
+
+/// None if the agent was silent when it cleared.
+fn last_sounds(arrivals: &[Arrival], cleared_at: Duration) -> Option<LastSounds> {
+    let near = arrivals
+        .iter()
+        .filter(|arrival| arrival.at + AROUND > cleared_at && arrival.at < cleared_at + AROUND)
+        .collect::<Vec<_>>();
+    let is_sound = |arrival: &&Arrival| arrival.payload.as_ref() != SILENCE;
+    let closing = near.iter().rposition(is_sound)?;
+    // Everything that follows must be silence already, or the clear was not obeyed in all this time.
+    let words = near.get(closing.checked_sub(1)?)?;
+    let after_ms = |arrival: &Arrival| (arrival.at.as_secs_f64() - cleared_at.as_secs_f64()) * 1e3;
+    Some(LastSounds { words_ms: after_ms(words), closing_ms: after_ms(near[closing]) })
+}
+
+/// When the phone sent the packets in which a burst begins.
+fn said_by(notes: &Notes) -> Vec<Duration> {
+    let bursts = notes.departures.iter().filter(|(_, position)| position % burst::PERIOD == burst::AT);
+    bursts.map(|(at, _)| *at).collect()
+}
+
+/// When packets came in which a burst begins.
+fn heard_by(notes: &Notes) -> anyhow::Result<Vec<Duration>> {
+    let (mut decoder, mut onsets) = (Decoder::new(SampleRate::Hz16000)?, Onsets::default());
+    let (mut heard, mut samples) = (Vec::new(), Vec::new());
+    for arrival in &notes.arrivals {
+        samples.clear();
+        decoder.decode(&arrival.payload, &mut samples)?;
+        if onsets.begins(&samples) {
+            heard.push(arrival.at);
+        }
+    }
+    Ok(heard)
+}
+
+/// From each burst said to the first one heard after it.
+fn delays_ms<'a>(said: &'a [Duration], heard: &'a [Duration]) -> impl Iterator<Item = f64> + 'a {
+    said.iter().filter_map(|said| {
+        let delay = heard.iter().find(|heard| *heard >= said)?.saturating_sub(*said);
+        (delay < HEARD_WITHIN).then(|| delay.as_secs_f64() * 1e3)
+    })
+}
