@@ -21,6 +21,7 @@ const PCM_BYTES: usize = 640;
 /// RFC 6455 §5.2: the last fragment of a message of each kind.
 const BINARY: u8 = 0x82;
 const TEXT: u8 = 0x81;
+const ACCEPTED: &[u8] = br#"{"type":"accepted"}"#;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
@@ -31,8 +32,10 @@ pub enum Talk {
     Echo,
     /// Speaks real speech, 20 ms of 16 kHz PCM at a time, and hears without listening.
     Speak,
-    /// Speaks bursts of tone, 20 ms at a time, and notes when it says and when it hears one.
+    /// Speaks bursts of tone, 20 ms at a time from `accepted` on, and notes when it says and when it hears one.
     Bursts,
+    /// The same, but speaks from the first moment, while the phone still rings.
+    EarlyBursts,
     /// Says [`ANSWER`] of tone at once, interrupts it with `clear`, and notes when.
     Interrupted,
 }
@@ -73,7 +76,7 @@ impl Agents {
         let counts = Rc::<Counts>::default();
         let speech = match talk {
             Talk::Echo | Talk::Speak => sound::agent_clip(),
-            Talk::Bursts => burst::period(),
+            Talk::Bursts | Talk::EarlyBursts => burst::period(),
             Talk::Interrupted => sound::tone(1000.0, 16_000, ANSWER.as_millis() as u32),
         };
         let speech: Rc<[u8]> = speech.iter().flat_map(|sample| sample.to_le_bytes()).collect();
@@ -140,17 +143,20 @@ impl Session {
         // The service speaks only after our reply, so nothing is left behind in the socket's buffer.
         let stream = tokio_tungstenite::accept_hdr_async(stream, agree).await?.into_inner();
         let (mut reader, mut speaker) = (Reader::default(), Speaker::new(&self.speech, &self.log));
-        let mut onsets = Onsets::default();
+        let (mut onsets, mut may_speak) = (Onsets::default(), self.talk != Talk::Bursts);
         loop {
             tokio::select! {
                 readable = stream.readable() => {
                     readable?;
-                    self.hear(&stream, &mut reader, &mut onsets)?;
+                    let is_accepted = self.hear(&stream, &mut reader, &mut onsets)?;
+                    if is_accepted && !may_speak {
+                        (speaker, may_speak) = (Speaker::new(&self.speech, &self.log), true);
+                    }
                 }
-                () = tokio::time::sleep_until(speaker.next_at.into()), if self.talk != Talk::Echo => {
+                () = tokio::time::sleep_until(speaker.next_at.into()), if may_speak && self.talk != Talk::Echo => {
                     let said = match self.talk {
                         Talk::Interrupted => speaker.answer_or_clear(&stream)?,
-                        Talk::Echo | Talk::Speak | Talk::Bursts => speaker.speak(&stream)?,
+                        Talk::Echo | Talk::Speak | Talk::Bursts | Talk::EarlyBursts => speaker.speak(&stream)?,
                     };
                     self.counts.said.set(self.counts.said.get() + said);
                 }
@@ -158,19 +164,21 @@ impl Session {
         }
     }
 
-    fn hear(&self, stream: &TcpStream, reader: &mut Reader, onsets: &mut Onsets) -> anyhow::Result<()> {
-        let mut reply = Vec::new();
+    /// Tells whether one of the messages was `accepted`.
+    fn hear(&self, stream: &TcpStream, reader: &mut Reader, onsets: &mut Onsets) -> anyhow::Result<bool> {
+        let (mut reply, mut is_accepted) = (Vec::new(), false);
         reader.fill(stream)?;
         let now = machine::clock();
         while let Some((kind, payload)) = reader.next_message() {
             if kind == PING {
                 write_frame(&mut reply, PONG, payload);
             }
+            is_accepted |= kind == TEXT && payload == ACCEPTED;
             if kind != BINARY {
                 continue;
             }
             self.counts.heard.set(self.counts.heard.get() + 1);
-            if self.talk == Talk::Bursts && onsets.begins(&burst::samples(payload)) {
+            if matches!(self.talk, Talk::Bursts | Talk::EarlyBursts) && onsets.begins(&burst::samples(payload)) {
                 self.log.heard.borrow_mut().push(now);
             }
             if self.talk == Talk::Echo {
@@ -179,7 +187,8 @@ impl Session {
             }
         }
         reader.forget_read();
-        send_all(stream, &reply)
+        send_all(stream, &reply)?;
+        Ok(is_accepted)
     }
 }
 

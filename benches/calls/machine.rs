@@ -48,6 +48,7 @@ pub fn pin_self(core: usize) {
     }
     // Without the right to it, a busy neighbour shows in the figures and is told below the tables.
     let _ = Command::new("renice").args(["-n", "-20", "-p", &process]).output();
+    let _ = Command::new("chrt").args(["-a", "-f", "-p", "5", &process]).output();
 }
 
 /// A command that will run on one core, before everybody else's, if the system permits either.
