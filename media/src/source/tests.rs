@@ -145,7 +145,7 @@ fn the_voice_waits_while_a_prompt_is_on_air() {
 fn what_a_live_voice_says_meanwhile_goes_by() {
     let mut call = Call::live(RATE);
     let frame = tone(440.0, RATE, 1);
-    let mut speak = |call: &mut Call| {
+    let speak = |call: &mut Call| {
         call.say(&frame);
         call.fill().0
     };

@@ -12,6 +12,7 @@ use crate::call::route::Numbers;
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
+use crate::store::{Store, StoreOptions};
 use crate::whatsapp::graph::{GraphClient, GraphOptions};
 
 const KEY: &str = "patchcord_app_0";
@@ -110,5 +111,12 @@ fn no_calls(events: &broadcast::Sender<CallEvent>) -> Calls {
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),
         events: events.clone(),
+        store: nowhere(),
     })
+}
+
+/// A store of its own; the system clears it.
+fn nowhere() -> Store {
+    Store::open(StoreOptions::new(std::env::temp_dir().join(format!("patchcord-events-{}.db", ulid::Ulid::new()))))
+        .unwrap()
 }
