@@ -156,6 +156,6 @@ fn heard_by(notes: &Notes) -> anyhow::Result<Vec<Duration>> {
 fn delays_ms<'a>(said: &'a [Duration], heard: &'a [Duration]) -> impl Iterator<Item = f64> + 'a {
     said.iter().filter_map(|said| {
         let delay = heard.iter().find(|heard| *heard >= said)?.saturating_sub(*said);
-        (delay < HEARD_WITHIN).then(|| delay.as_secs_f64() * 1e3)
+        (delay < HEARD_WITHIN).then_some(delay.as_secs_f64() * 1e3)
     })
 }

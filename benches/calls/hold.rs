@@ -78,5 +78,5 @@ pub async fn spacing() -> anyhow::Result<Table> {
 /// None if a packet is missing between them.
 fn gap_ms(one: &Arrival, next: &Arrival) -> Option<f64> {
     let follows = one.sequence.wrapping_add(1) == next.sequence;
-    follows.then(|| (next.at.as_secs_f64() - one.at.as_secs_f64()) * 1e3)
+    follows.then_some((next.at.as_secs_f64() - one.at.as_secs_f64()) * 1e3)
 }

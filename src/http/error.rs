@@ -20,7 +20,7 @@ pub struct ApiError {
     /// What the API key lacks.
     pub scope: Option<&'static str>,
     /// One header that belongs to the status.
-    pub header: Option<(header::HeaderName, HeaderValue)>,
+    pub header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 /// Why something was not done (RFC 9457).
@@ -54,7 +54,7 @@ impl ApiError {
 
     /// With a header that belongs to its status.
     pub fn with_header(self, name: header::HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 }
 
@@ -71,7 +71,9 @@ impl IntoResponse for ApiError {
         };
         let mut response = (self.status, Json(problem)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        response.headers_mut().extend(self.header.map(|(name, value)| (Some(name), value)));
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            response.headers_mut().insert(name, value);
+        }
         response
     }
 }
