@@ -1,27 +1,28 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
+mod telling;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Instrument, info, info_span, warn};
 
-use super::command::Owner;
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
 use super::route::{Number, Stop};
 use super::snapshot::StandingSender;
-use super::{Action, Call, CallOptions, Input, Progress};
+use super::{Action, Call, CallOptions, Input};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
 use crate::recordings::{RecordingId, RecordingResult};
-use crate::store::{CallRecord, EventRecord, Store};
+use crate::store::{CallRecord, Store};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -31,8 +32,6 @@ use crate::worker::{Answer, Command, Report, WorkerHandle};
 const REPORTS: usize = 256;
 /// For the call's first record to be on the disk before accept leaves.
 const DURABLE_WITHIN: Duration = Duration::from_secs(1);
-/// For the recording's file to be closed, after the call. A disk that takes longer is told as a problem of its own.
-const RECORDING_CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -91,7 +90,7 @@ impl Session {
         let mut record =
             CallRecord::new(id.as_str(), number.phone_number_id.as_str(), &number.route.name, SystemTime::now());
         record.wacid = Some(connect.call_id.as_str().to_owned());
-        record.from = from_json(&connect);
+        record.from = telling::from_json(&connect);
         Self {
             id,
             connect,
@@ -364,91 +363,6 @@ impl Session {
         self.tell("call.ended", ended_data(reason, &self.stages, &sound));
     }
 
-    /// The call is over at Meta and its agent is gone; what is told of it waits for the files, so that its end comes last.
-    async fn close_recordings(&mut self) {
-        // What the worker reported before it let the call go.
-        while let Ok(report) = self.reports.1.try_recv() {
-            self.read_report(report).await;
-        }
-        let deadline = tokio::time::Instant::now() + RECORDING_CLOSED_WITHIN;
-        while !self.recordings.is_empty() {
-            match tokio::time::timeout_at(deadline, self.recordings.join_next()).await {
-                Ok(Some(done)) => self.tell_recording(done.ok().flatten()),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        for id in std::mem::take(&mut self.recording) {
-            warn!(recording.id = %id, "recording {id} is not written yet: the disk does not answer");
-            let data = json!({ "recording_id": id, "complete": false, "problem": "the disk does not answer" });
-            self.tell("call.recording_finished", data);
-        }
-    }
-
-    fn tell_recording(&mut self, result: Option<RecordingResult>) {
-        if let Some(result) = result {
-            self.recording.retain(|id| *id != result.id);
-            let data = json!({
-                "recording_id": result.id,
-                "file_name": result.file_name,
-                "duration_ms": result.duration_ms,
-                "size_bytes": result.size_bytes,
-                "sha256": result.sha256,
-                "complete": result.complete,
-                "problem": result.problem,
-            });
-            self.tell("call.recording_finished", data);
-        }
-    }
-
-    /// What the call's state machine must know is its input; the rest is told at once.
-    async fn read_report(&mut self, report: Report) -> Option<Input> {
-        match report {
-            Report::MediaConnected => {
-                self.stages.media_connected.get_or_insert(self.received_at.elapsed());
-                return Some(Input::MediaConnected);
-            }
-            Report::AgentJoined { attempt } => {
-                self.stages.agent_joined.get_or_insert(self.received_at.elapsed());
-                return Some(Input::AgentJoined { attempt });
-            }
-            Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
-            Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
-            Report::AgentHungUp { attempt } => return Some(Input::AgentHungUp { attempt }),
-            Report::PromptsFinished => return Some(Input::PromptFinished),
-            Report::MediaSilent(silent) => self.tell_silent(silent),
-            Report::Dtmf { digit, duration_ms } => {
-                self.tell("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }));
-            }
-            Report::GuestJoined { guest } => drop(self.tell("call.guest_joined", json!({ "guest_id": guest }))),
-            Report::GuestLeft { guest, reason } => {
-                self.tell("call.guest_left", json!({ "guest_id": guest, "reason": reason }));
-            }
-            Report::Speech { started } => {
-                let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
-                self.tell_both(kind, json!({})).await;
-            }
-            Report::RecordingStarted { id, result } => {
-                self.tell("call.recording_started", json!({ "recording_id": id }));
-                self.record.recordings.push(id.as_str().to_owned());
-                self.store.call_updated(self.record.clone());
-                self.recording.push(id);
-                self.recordings.spawn(async { result.await.ok() });
-            }
-            Report::PlaybackFinished { id, owner, completed } => {
-                let data = json!({ "playback_id": id, "completed": completed });
-                self.tell_owner(owner, "call.playback_finished", data.clone(), data).await;
-            }
-            Report::Gathered { id, owner, protected, gathered } => {
-                let reason = gathered.end.name();
-                let told = json!({ "gather_id": id, "digits": gathered.digits, "reason": reason });
-                let masked = json!({ "gather_id": id, "digits": null, "reason": reason });
-                let others = if protected { masked } else { told.clone() };
-                self.tell_owner(owner, "call.gather_finished", told, others).await;
-            }
-        }
-        None
-    }
-
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {
         match done {
             Ok(input) => input,
@@ -456,95 +370,6 @@ impl Session {
             Err(_) => Some(Input::HangUp(EndReason::InternalError)),
         }
     }
-
-    fn report(&mut self, progress: &Progress) {
-        match progress {
-            Progress::PreAccepted => {
-                self.stages.pre_accepted = Some(self.received_at.elapsed());
-                self.tell("call.pre_accepted", json!({}));
-            }
-            Progress::MediaConnected => {
-                info!("media of call {} is up after {:?}", self.id, self.received_at.elapsed());
-                self.tell("call.media_connected", json!({}));
-            }
-            Progress::AgentJoined { attempt } => {
-                info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
-                self.standing.send_modify(|standing| standing.agent = Some(*attempt));
-                self.tell("call.agent_joined", json!({ "attempt": attempt }));
-            }
-            Progress::AgentFailed { attempt, failure } => {
-                warn!(
-                    agent.attempt = attempt,
-                    agent.failure = failure.name(),
-                    "the agent of call {} {failure}",
-                    self.id
-                );
-                self.standing.send_modify(|standing| standing.agent = None);
-                self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
-            }
-            Progress::Accepted => {
-                self.stages.accepted = Some(self.received_at.elapsed());
-                info!("call {} accepted after {:?}", self.id, self.received_at.elapsed());
-                self.record.accepted_at = Some(SystemTime::now());
-                self.store.call_updated(self.record.clone());
-                self.tell("call.accepted", json!({}));
-            }
-        }
-    }
-
-    fn tell_incoming(&mut self) {
-        info!(route = self.number.route.name, "call {} comes in for route {:?}", self.id, self.number.route.name);
-        let data = json!({
-            "wacid": self.connect.call_id.as_str(),
-            "route": self.number.route.name,
-            "from": self.record.from,
-            "to": { "phone_number_id": self.number.phone_number_id.as_str() },
-        });
-        self.tell("call.incoming", data);
-    }
-
-    fn tell_silent(&mut self, silent: bool) {
-        match silent {
-            true => warn!("nothing comes from the caller of call {}", self.id),
-            false => info!("the caller of call {} is back", self.id),
-        }
-        self.tell(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
-    }
-
-    /// One event with two faces: what a command brought is told to who gave it, and to the others without secrets.
-    async fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
-        let (for_app, for_agent) = match owner {
-            Owner::App => (told, None),
-            Owner::Agent => (others, Some(told)),
-        };
-        let event = self.tell(kind, for_app);
-        if let Some(data) = for_agent {
-            let event = Box::new(CallEvent { data, ..event });
-            self.command(Command::TellAgent { call: self.id.clone(), event }).await;
-        }
-    }
-
-    async fn tell_both(&mut self, kind: &'static str, data: Value) {
-        let event = Box::new(self.tell(kind, data));
-        self.command(Command::TellAgent { call: self.id.clone(), event }).await;
-    }
-
-    fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {
-        self.sequence += 1;
-        // First, so that whoever is told and then looks sees no less.
-        self.standing.send_modify(|standing| standing.stages = self.stages);
-        let event = CallEvent::new(self.id.clone(), self.sequence, kind, data);
-        // What finds no room is counted and told by the store.
-        let _ = self.store.event(EventRecord::of(&event));
-        // Nobody need listen.
-        let _ = self.events.send(event.clone());
-        event
-    }
-}
-
-/// Who calls, as events and records say it.
-fn from_json(connect: &Connect) -> Value {
-    json!({ "wa_id": connect.from.wa_id, "user_id": connect.from.user_id, "name": connect.from.name })
 }
 
 #[derive(Clone, Copy)]
