@@ -35,6 +35,8 @@ use crate::http::error::{ApiError, Problem};
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Whoever does not read for so long is cut.
 const SENT_WITHIN: Duration = Duration::from_secs(10);
+/// For the reader's half of the close.
+const CLOSED_WITHIN: Duration = Duration::from_millis(500);
 /// For a call's worker to do a command.
 const DONE_WITHIN: Duration = Duration::from_secs(10);
 /// Keeps proxies from closing a socket on which nothing happens.
@@ -166,6 +168,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     async fn close(&mut self, code: u16, reason: &'static str, why: &'static str) -> Result<(), &'static str> {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
         self.send_message(Message::Close(Some(frame))).await?;
+        // A reader in the middle of a word would see a broken connection instead of the code (RFC 6455 §7.1.1).
+        let parting = async { while let Some(Ok(_)) = self.source.next().await {} };
+        // One that does not answer is left without it.
+        let _ = tokio::time::timeout(CLOSED_WITHIN, parting).await;
         Err(why)
     }
 

@@ -53,7 +53,12 @@ impl Reader {
                     let event: Value = serde_json::from_str(&text).unwrap();
                     sequences.push(event["sequence"].as_u64().unwrap());
                 }
-                Message::Close(frame) => return (sequences, frame.unwrap().code.into()),
+                Message::Close(frame) => {
+                    let code = frame.unwrap().code.into();
+                    // Sends its half of the close.
+                    while let Some(Ok(_)) = self.socket.next().await {}
+                    return (sequences, code);
+                }
                 _ => {}
             }
         }
