@@ -6,6 +6,7 @@
 
 mod party;
 mod playback;
+mod apart;
 mod guests;
 mod recording;
 
@@ -28,6 +29,7 @@ use crate::rtp::{RtpHeader, RtpPacket};
 use crate::source::{Ended, MarkStatus, Source};
 use crate::speech::{SpeechDetector, SpeechEvent};
 use crate::timeline::{Stamp, Timeline};
+use apart::Muted;
 
 const FRAME: Duration = crate::opus::FRAME;
 /// The event clock that WhatsApp offers: `telephone-event/8000`.
@@ -170,6 +172,7 @@ pub struct Bridge {
     /// While there is a third party, or music under the voice.
     mixer: Option<Box<Mixer>>,
     source: Source,
+    muted: Muted,
     /// Whose prompts interrupt what is on air.
     playing: Option<Playing>,
     gather: Option<Gather>,
@@ -215,6 +218,7 @@ impl Bridge {
             is_protected: false,
             mixer: None,
             source: Source::new(),
+            muted: Muted::default(),
             playing: None,
             gather: None,
             timeline: Timeline::new(options.ssrc, options.first_sequence, options.first_timestamp),
@@ -349,7 +353,7 @@ impl Bridge {
         if let Some(mixer) = &mut self.mixer {
             mixer.hear_caller(&slot);
         }
-        if !self.ear.is_mixed() {
+        if !self.ear.is_mixed() && self.agent_hears_caller() {
             self.ear.hear(slot, now);
         }
     }

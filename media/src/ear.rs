@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::opus::{OpusError, SampleRate};
 use crate::reorder::Slot;
-use mixed::MixedForm;
+pub(crate) use mixed::MixedForm;
 use pcm::PcmForm;
 
 /// Frames waiting for an agent that reads slowly: half a second. The oldest goes, so that what it hears stays fresh.

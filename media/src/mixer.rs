@@ -6,6 +6,7 @@
 mod sum;
 mod playout;
 mod guest;
+mod mouth;
 mod music;
 mod air;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 
 use self::air::{Air, Mix};
 use self::guest::Guest;
+use self::mouth::Mouth;
 use self::music::Music;
 use self::playout::Playout;
 use self::sum::{Frame, SILENT, Sum, is_loud};
@@ -83,6 +85,10 @@ pub struct Mixer {
     /// The last frame of guests that have just left or changed their role.
     parting: Parting,
     for_agent: Frame,
+    /// While the caller is on hold: how the agent's voice reaches the guests.
+    apart: Option<Mouth>,
+    /// Whether the caller's sound is for the agent too.
+    agent_hears_caller: bool,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +107,37 @@ impl Mixer {
             air: Air::new(profile)?,
             parting: Parting::default(),
             for_agent: SILENT,
+            apart: None,
+            agent_hears_caller: true,
         })
+    }
+
+    /// The caller is on hold, or is back. While it is, agent and guests are among themselves: they hear each other, and
+    /// neither the caller nor what it is played. `agent` is the rate of the agent's samples, None for Opus.
+    pub fn hold(&mut self, agent: Option<SampleRate>) -> Result<(), OpusError> {
+        self.part_from_caller();
+        self.apart = Some(Mouth::new(agent)?);
+        Ok(())
+    }
+
+    /// The caller is back.
+    pub fn unhold(&mut self) {
+        if self.apart.take().is_some() {
+            self.part_from_caller();
+        }
+    }
+
+    /// Whether the agent hears the caller; true unless said otherwise.
+    pub fn let_agent_hear_caller(&mut self, hears: bool) {
+        self.agent_hears_caller = hears;
+    }
+
+    /// While the caller is on hold: the next 20 ms of the agent's voice, for the guests. To come before each
+    /// [`tick`](Self::tick).
+    pub fn hear_agent(&mut self, voice: &mut Voice) {
+        if let Some(mouth) = &mut self.apart {
+            mouth.speak(voice);
+        }
     }
 
     /// Hears what comes next on the caller's line. Only guests hear it from here, so without one nothing is decoded.
@@ -122,7 +158,10 @@ impl Mixer {
         for guest in &mut self.guests {
             guest.speak();
         }
-        let caller = if self.guests.is_empty() { SILENT } else { self.caller.play() };
+        let mut caller = if self.guests.is_empty() { SILENT } else { self.caller.play() };
+        if self.apart.is_some() {
+            caller = SILENT;
+        }
         let music = self.play_music(talking);
         let mixed = self.put_on_air(music.as_ref(), talking, on_air);
         self.let_guests_hear(&caller, music.as_ref());
@@ -186,9 +225,12 @@ impl Mixer {
         for listener in 0..self.guests.len() {
             let mut sum = Sum::new();
             sum.add(caller);
-            sum.add(self.air.source());
-            if let Some(music) = music {
-                sum.add(music);
+            match &self.apart {
+                Some(agent) => agent.said().into_iter().for_each(|said| sum.add(said)),
+                None => {
+                    sum.add(self.air.source());
+                    music.into_iter().for_each(|music| sum.add(music));
+                }
             }
             let others = self.guests.iter().filter(|speaker| hears(&self.guests[listener], speaker));
             for frame in others.filter_map(Guest::said) {
@@ -200,7 +242,9 @@ impl Mixer {
 
     fn let_agent_hear(&mut self, caller: &Frame) {
         let mut sum = Sum::new();
-        sum.add(caller);
+        if self.agent_hears_caller {
+            sum.add(caller);
+        }
         let speaking = self.guests.iter().filter(|guest| guest.role != Role::Listen).filter_map(Guest::said);
         for frame in speaking.chain(self.parting.to_agent.as_deref()) {
             sum.add(frame);
@@ -209,18 +253,26 @@ impl Mixer {
     }
 
     fn heard_by_caller(&self) -> impl Iterator<Item = &Guest> {
-        self.guests.iter().filter(|guest| guest.role == Role::Join)
+        self.guests.iter().filter(|guest| guest.role == Role::Join && self.apart.is_none())
+    }
+
+    /// Guests that the caller hears end softly there, and begin anew where they are heard next.
+    fn part_from_caller(&mut self) {
+        for guest in self.guests.iter_mut().filter(|guest| guest.role == Role::Join) {
+            self.parting.add(guest);
+        }
     }
 }
 
 /// Who is there.
 impl Mixer {
-    /// A third party comes in. It speaks and hears 16-bit samples at `rate`; of what it says, `max_buffer` may wait.
+    /// A third party comes in. It speaks and hears 16-bit samples at `rate`, or Opus packets; of what it says,
+    /// `max_buffer` may wait.
     pub fn add_guest(
         &mut self,
         id: GuestId,
         role: Role,
-        rate: SampleRate,
+        rate: Option<SampleRate>,
         max_buffer: Duration,
     ) -> Result<(), MixerError> {
         if self.guests.iter().any(|guest| guest.id() == id) {
@@ -232,7 +284,7 @@ impl Mixer {
         if self.guests.is_empty() {
             self.caller.reset();
         }
-        self.guests.push(Guest::new(id, role, rate, max_buffer));
+        self.guests.push(Guest::new(id, role, rate, max_buffer)?);
         Ok(())
     }
 
@@ -248,9 +300,19 @@ impl Mixer {
 
     /// A guest leaves, with all that it still had to say and to hear.
     pub fn remove_guest(&mut self, id: GuestId) -> Result<(), MixerError> {
-        let index = self.guests.iter().position(|guest| guest.id() == id).ok_or(MixerError::NoSuchGuest(id))?;
-        self.parting.add(&mut self.guests.remove(index));
+        let mut guest = self.take_guest(id)?;
+        self.parting.add(&mut guest);
         Ok(())
+    }
+
+    /// A guest leaves the mix; what it still has to say goes on elsewhere.
+    pub fn release_guest(&mut self, id: GuestId) -> Result<Voice, MixerError> {
+        self.take_guest(id).map(Guest::into_voice)
+    }
+
+    fn take_guest(&mut self, id: GuestId) -> Result<Guest, MixerError> {
+        let index = self.guests.iter().position(|guest| guest.id() == id).ok_or(MixerError::NoSuchGuest(id))?;
+        Ok(self.guests.remove(index))
     }
 
     /// A guest's queue, to push, mark, clear, pause and resume, and to ask for its events.

@@ -18,13 +18,20 @@ const FADE: Duration = Duration::from_millis(5);
 /// Decides the payload of every 20 ms frame, and nothing else: the RTP line belongs to
 /// [`Timeline`](crate::timeline::Timeline).
 ///
-/// One thing is the rule (silence, hold music, the agent's voice); a playback interrupts it and gives way to it again.
-/// The agent's voice waits meanwhile, so that its first words are not lost.
+/// One thing is the rule (silence, waiting music, the agent's voice). Over it lies the hold, and over that a playback;
+/// what lies on top is on air, and gives way again. What an agent has queued waits meanwhile, so that its first words
+/// are not lost.
 #[derive(Debug, Default)]
 pub struct Source {
     base: Base,
+    /// What a caller on hold hears.
+    hold: Option<Cursor>,
     playback: Option<Cursor>,
     live: Option<Live>,
+    /// The agent speaks and is not heard.
+    muted: bool,
+    /// Somebody else takes the agent's voice while it is not on air.
+    aside: bool,
     /// The last frame had sound in it.
     sounding: bool,
     /// One frame of silence goes out before the next sound, see [`Source::splice`].
@@ -157,6 +164,39 @@ impl Source {
         was_playing
     }
 
+    /// Prompts lie over the rule, again and again, until [`unhold`](Self::unhold). An empty list is silence.
+    pub fn hold(&mut self, prompts: Vec<Prompt>) {
+        self.hold = Some(Cursor::new(prompts, Repeat::Loop));
+        if self.playback.is_none() {
+            self.splice();
+        }
+    }
+
+    /// The rule is on air again. Says whether there was a hold.
+    pub fn unhold(&mut self) -> bool {
+        let was_held = self.hold.take().is_some();
+        self.aside = false;
+        if was_held && self.playback.is_none() {
+            self.splice();
+        }
+        was_held
+    }
+
+    /// Whether the caller is on hold.
+    pub fn is_held(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// What the agent says goes by unheard while it is muted, whatever it is.
+    pub fn mute(&mut self, muted: bool) {
+        self.muted = muted;
+    }
+
+    /// Whether somebody else takes the agent's voice from [`voice_mut`](Self::voice_mut) while the caller is on hold.
+    pub fn set_aside(&mut self, aside: bool) {
+        self.aside = aside;
+    }
+
     /// Whether a playback is on air.
     pub fn is_playing(&self) -> bool {
         self.playback.is_some()
@@ -168,17 +208,20 @@ impl Source {
             self.sounding = false;
             return silence(out);
         }
-        if (self.playback.is_some() || matches!(self.base, Base::Prompts(_)))
+        let prompts_play = self.playback.is_some() || self.hold.is_some() || matches!(self.base, Base::Prompts(_));
+        if prompts_play
+            && !self.aside
             && let Some(voice) = self.voice_mut()
         {
             voice.pass_by();
         }
-        let filled = match (&mut self.playback, &mut self.base, &mut self.live) {
-            (Some(cursor), _, _) => play(cursor, Ended::Playback, out),
-            (None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),
-            (None, Base::Voice, Some(Live::Encoded(encoded))) => encoded.fill(out),
-            (None, Base::Voice, Some(Live::Relayed(voice))) => relay(voice, out),
-            (None, Base::Voice, None) | (None, Base::Silence, _) => silence(out),
+        let filled = match (&mut self.playback, &mut self.hold, &mut self.base, &mut self.live) {
+            (Some(cursor), ..) => play(cursor, Ended::Playback, out),
+            (None, Some(cursor), ..) => Filled { ended: None, ..play(cursor, Ended::Prompts, out) },
+            (None, None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),
+            (None, None, Base::Voice, Some(Live::Encoded(encoded))) => encoded.fill(self.muted, out),
+            (None, None, Base::Voice, Some(Live::Relayed(voice))) => relay(voice, self.muted, out),
+            (None, None, Base::Voice, None) | (None, None, Base::Silence, _) => silence(out),
         };
         self.sounding = filled.talking;
         match filled.ended {
@@ -194,7 +237,7 @@ impl Source {
 
     fn switch_to(&mut self, base: Base) {
         self.base = base;
-        if self.playback.is_none() {
+        if self.playback.is_none() && self.hold.is_none() {
             self.splice();
         }
     }
@@ -211,8 +254,15 @@ impl Source {
 
 impl Encoded {
     /// Encodes just in time, so that nothing encoded is ever thrown away by a `clear`.
-    fn fill(&mut self, out: &mut Vec<u8>) -> Filled {
-        let encoded = match (self.voice.take_frame(&mut self.frame), self.in_spurt) {
+    fn fill(&mut self, muted: bool, out: &mut Vec<u8>) -> Filled {
+        let taken = match muted {
+            true => {
+                self.voice.let_go();
+                Taken::Silence
+            }
+            false => self.voice.take_frame(&mut self.frame),
+        };
+        let encoded = match (taken, self.in_spurt) {
             (Taken::Speech, false) => self.open_spurt(out),
             (Taken::Speech, true) => self.encoder.encode(&self.frame, out),
             (Taken::Silence, true) => return self.close_spurt(out),
@@ -255,7 +305,11 @@ fn play(cursor: &mut Cursor, ended: Ended, out: &mut Vec<u8>) -> Filled {
     Filled { talking: played.talking, ended: played.ended.then_some(ended) }
 }
 
-fn relay(voice: &mut Voice, out: &mut Vec<u8>) -> Filled {
+fn relay(voice: &mut Voice, muted: bool, out: &mut Vec<u8>) -> Filled {
+    if muted {
+        voice.let_go();
+        return silence(out);
+    }
     let Some(packet) = voice.take_packet() else {
         return silence(out);
     };

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Bridge;
 use super::party::AttachError;
+use super::{Bridge, PartySound};
 use crate::mixer::{GuestId, Mixer, MixerError, Role};
 use crate::opus::{OpusError, Profile, SampleRate};
 use crate::prompt::Prompt;
@@ -11,7 +11,17 @@ use crate::prompt::Prompt;
 impl Bridge {
     /// Seats a third party. It takes part once it is [attached](Self::attach); until then its rate is 16 kHz.
     pub fn invite(&mut self, id: GuestId, role: Role, max_buffer: Duration) -> Result<(), MixerError> {
-        self.mixer()?.add_guest(id, role, SampleRate::Hz16000, max_buffer)
+        self.mixer()?.add_guest(id, role, Some(SampleRate::Hz16000), max_buffer)
+    }
+
+    /// A third party becomes the agent, in the sound it was attached with: it is on air with all that it still has to
+    /// say, and hears the caller. An earlier agent must have been detached. A hold is over.
+    pub fn promote(&mut self, id: GuestId, sound: PartySound, now: Instant) -> Result<(), AttachError> {
+        let mixer = self.mixer.as_mut().ok_or(MixerError::NoSuchGuest(id))?;
+        let voice = mixer.release_guest(id)?;
+        self.unhold(now);
+        self.seat_agent(voice, sound, now)?;
+        Ok(())
     }
 
     /// A guest may do something else from now on.
@@ -36,7 +46,7 @@ impl Bridge {
     pub(super) fn seat_guest(
         &mut self,
         id: GuestId,
-        rate: SampleRate,
+        rate: Option<SampleRate>,
         max_buffer: Duration,
     ) -> Result<(), AttachError> {
         let mixer = self.mixer.as_mut().ok_or(MixerError::NoSuchGuest(id))?;
@@ -56,6 +66,11 @@ impl Bridge {
     /// Lets the mixer work on the frame that is about to leave. Says whether it has sound in it.
     pub(super) fn mix(&mut self, talking: bool, now: Instant) -> bool {
         let Some(mixer) = &mut self.mixer else { return talking };
+        if self.source.is_held()
+            && let Some(voice) = self.source.voice_mut()
+        {
+            mixer.hear_agent(voice);
+        }
         let mixed = mixer.tick(&mut self.frame, talking);
         match mixer.agent_hears() {
             Some(frame) => self.ear.hear_mix(frame),
@@ -64,6 +79,7 @@ impl Bridge {
         }
         if mixer.is_idle() {
             self.mixer = None;
+            self.source.set_aside(false);
         }
         mixed.talking
     }
@@ -71,6 +87,7 @@ impl Bridge {
     fn mixer(&mut self) -> Result<&mut Mixer, OpusError> {
         if self.mixer.is_none() {
             self.mixer = Some(Box::new(Mixer::new(Profile::Eco)?));
+            self.tell_mixer()?;
         }
         Ok(self.mixer.as_mut().expect("it was just made"))
     }

@@ -23,9 +23,6 @@ pub enum AttachError {
     /// The mixer refused.
     #[error(transparent)]
     Mixer(#[from] MixerError),
-    /// A third party is mixed, so it speaks samples.
-    #[error("a third party speaks pcm_s16le")]
-    GuestsSpeakPcm,
 }
 
 impl Bridge {
@@ -39,28 +36,40 @@ impl Bridge {
         now: Instant,
     ) -> Result<(), AttachError> {
         match (party, sound) {
-            (Party::Agent, PartySound::Pcm { rate, profile }) => {
-                self.source.set_voice(Voice::pcm(rate, max_buffer).tolerating(OVERRUN), profile)?;
+            (Party::Agent, PartySound::Pcm { rate, .. }) => self.seat_agent(Voice::pcm(rate, max_buffer), sound, now),
+            (Party::Agent, PartySound::Opus) => self.seat_agent(Voice::opus(max_buffer), sound, now),
+            (Party::Guest(id), PartySound::Pcm { rate, .. }) => self.seat_guest(id, Some(rate), max_buffer),
+            (Party::Guest(id), PartySound::Opus) => self.seat_guest(id, None, max_buffer),
+        }
+    }
+
+    pub(super) fn seat_agent(&mut self, voice: Voice, sound: PartySound, now: Instant) -> Result<(), AttachError> {
+        let voice = voice.tolerating(OVERRUN);
+        match sound {
+            PartySound::Pcm { rate, profile } => {
+                self.source.set_voice(voice, profile)?;
                 self.ear.take_pcm(rate, now)?;
             }
-            (Party::Agent, PartySound::Opus) => {
-                self.source.set_voice(Voice::opus(max_buffer).tolerating(OVERRUN), Profile::Eco)?;
+            PartySound::Opus => {
+                self.source.set_voice(voice, Profile::Eco)?;
                 self.ear.take_opus();
             }
-            (Party::Guest(id), PartySound::Pcm { rate, .. }) => return self.seat_guest(id, rate, max_buffer),
-            (Party::Guest(_), PartySound::Opus) => return Err(AttachError::GuestsSpeakPcm),
         }
         self.source.go_live();
+        // A mixer follows the form of the agent's voice.
+        self.tell_mixer()?;
         Ok(())
     }
 
-    /// A party is gone. If the agent's voice was on air, silence is from the next frame on; prompts go on.
+    /// A party is gone. If the agent's voice was on air, silence is from the next frame on; prompts go on. An agent's
+    /// hold and mutes are gone with it.
     pub fn detach(&mut self, party: Party) {
         self.waiting.retain(|waiting| *waiting != party);
         match party {
             Party::Agent => {
                 self.source.remove_voice();
                 self.ear.deafen();
+                self.forget_apart();
             }
             Party::Guest(id) => self.remove_guest(id),
         }

@@ -23,12 +23,6 @@ pub enum SendDigitsError {
 }
 
 impl Bridge {
-    /// Puts prompts on air in place of an agent. Played [`Repeat::Once`], they end with
-    /// [`BridgeEvent::PromptsFinished`]; an agent that joins takes over from them.
-    pub fn stand_in(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
-        self.source.go_prompts(prompts, repeat);
-    }
-
     /// Interrupts what is on air; it goes on when the prompts are over, which [`BridgeEvent::PlaybackFinished`] tells.
     /// An earlier playback, or the prompt of a gather, is over with it.
     pub fn play(&mut self, id: PlaybackId, prompts: Vec<Prompt>, repeat: Repeat, now: Instant) {

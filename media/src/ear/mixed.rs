@@ -11,7 +11,7 @@ const RATE: SampleRate = SampleRate::Hz16000;
 const CHUNK_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
-pub(super) struct MixedForm {
+pub(crate) struct MixedForm {
     form: Form,
     chunk: BytesMut,
 }

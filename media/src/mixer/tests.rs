@@ -23,8 +23,8 @@ fn every_role_is_heard_by_whom_it_should_be_and_nobody_hears_himself() {
         for berta in [Listen, Whisper, Join] {
             for rate in [SampleRate::Hz8000, SampleRate::Hz48000] {
                 let mut call = Call::new();
-                call.mixer.add_guest(ANNA_ID, anna, rate, DEFAULT_MAX_BUFFER).unwrap();
-                call.mixer.add_guest(BERTA_ID, berta, RATE, DEFAULT_MAX_BUFFER).unwrap();
+                call.mixer.add_guest(ANNA_ID, anna, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
+                call.mixer.add_guest(BERTA_ID, berta, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
                 call.everybody_talks(100);
                 let case = format!("Anna {anna:?}, Berta {berta:?}, {rate:?}");
                 let when = |is: bool, tone: f64| is.then_some(tone);
@@ -46,9 +46,44 @@ fn every_role_is_heard_by_whom_it_should_be_and_nobody_hears_himself() {
 }
 
 #[test]
+fn while_the_caller_is_on_hold_agent_and_guests_are_among_themselves() {
+    for rate in [Some(SampleRate::Hz8000), None] {
+        let mut call = Call::new();
+        call.mixer.add_guest(ANNA_ID, Role::Join, rate, DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_guest(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+        call.source.hold(vec![steady_tone(MUSIC)]);
+        call.source.set_aside(true);
+        call.mixer.hold(Some(RATE)).unwrap();
+        call.everybody_talks(100);
+        assert_eq!(call.phone.people(RATE), [MUSIC], "{rate:?}");
+        assert_eq!(call.agent.people(RATE), [ANNA], "{rate:?}");
+        assert_eq!(call.berta.people(RATE), [AGENT, ANNA], "{rate:?}");
+        call.source.unhold();
+        call.mixer.unhold();
+        for ears in [&mut call.phone, &mut call.agent, &mut call.anna, &mut call.berta] {
+            ears.0.clear();
+        }
+        call.everybody_talks(100);
+        assert_eq!(call.phone.people(RATE), [AGENT, ANNA], "{rate:?}");
+        assert_eq!(call.agent.people(RATE), [CALLER, ANNA], "{rate:?}");
+        assert_eq!(call.berta.people(RATE), [CALLER, AGENT, ANNA], "{rate:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_may_not_hear_the_caller_still_hears_the_guests() {
+    let mut call = Call::new();
+    call.mixer.add_guest(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.let_agent_hear_caller(false);
+    call.everybody_talks(100);
+    assert_eq!(call.agent.people(RATE), [ANNA]);
+    assert_eq!(call.anna.people(RATE), [CALLER, AGENT]);
+}
+
+#[test]
 fn music_is_heard_by_the_caller_and_the_guests_but_not_by_the_agent() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Whisper, RATE, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     call.mixer.set_music(Some(vec![steady_tone(MUSIC)])).unwrap();
     call.everybody_talks(100);
     assert_eq!(call.phone.people(RATE), [AGENT, MUSIC]);
@@ -78,8 +113,8 @@ fn music_steps_back_while_the_agent_speaks() {
 #[test]
 fn with_listeners_alone_the_caller_gets_the_agents_own_packets() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, RATE, DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.add_guest(BERTA_ID, Role::Whisper, RATE, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(BERTA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     let mut encoder = Encoder::new(RATE, Profile::Eco).unwrap();
     let (mut packet, mut on_air) = (Vec::new(), Vec::new());
     for frame in tone(AGENT, RATE, 100).chunks_exact(320) {
@@ -94,7 +129,7 @@ fn with_listeners_alone_the_caller_gets_the_agents_own_packets() {
 #[test]
 fn a_silent_guest_costs_no_encoding() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Join, RATE, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     call.ticks(50);
     call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 5))).unwrap();
     let mut replaced = 0;
@@ -111,12 +146,12 @@ fn a_silent_guest_costs_no_encoding() {
 fn nothing_clicks_when_mixing_begins_or_ends() {
     for hz in [437.0, 850.0] {
         let mut call = Call::new();
-        call.mixer.add_guest(BERTA_ID, Role::Listen, RATE, DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_guest(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
         call.agent_says(&tone(hz, RATE, 600));
         call.ticks(50);
         let alone = step(call.phone.second_half());
         call.phone.0.drain(..20 * 320);
-        call.mixer.add_guest(ANNA_ID, Role::Join, RATE, DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_guest(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
         call.ticks(20);
         let entered = step(&call.phone.0);
         call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(hz, RATE, 100))).unwrap();
@@ -143,7 +178,7 @@ fn nothing_clicks_when_mixing_begins_or_ends() {
 #[test]
 fn mixing_ends_in_a_pause() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Join, RATE, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 10))).unwrap();
     call.agent_says(&[tone(AGENT, RATE, 40), vec![0; 40 * 320], tone(AGENT, RATE, 40)].concat());
     call.ticks(10);
@@ -160,7 +195,7 @@ fn mixing_ends_in_a_pause() {
 #[test]
 fn what_a_listener_said_is_not_heard_later() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, RATE, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 50))).unwrap();
     call.ticks(50);
     call.mixer.set_role(ANNA_ID, Role::Join).unwrap();
@@ -172,7 +207,7 @@ fn what_a_listener_said_is_not_heard_later() {
 #[test]
 fn a_guest_that_does_not_take_its_sound_loses_the_oldest() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, SampleRate::Hz24000, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
     for _ in 0..100 {
         call.mixer.tick(&mut SILENCE.to_vec(), false);
     }
@@ -189,14 +224,14 @@ fn guests_are_counted_and_named_once() {
     let mut mixer = Mixer::new(Profile::Eco).unwrap();
     assert!(mixer.is_idle());
     for id in 0..8 {
-        mixer.add_guest(id, Role::Listen, RATE, FRAME).unwrap();
+        mixer.add_guest(id, Role::Listen, Some(RATE), FRAME).unwrap();
     }
-    assert_eq!(mixer.add_guest(3, Role::Join, RATE, FRAME), Err(MixerError::GuestIsThere(3)));
-    assert_eq!(mixer.add_guest(9, Role::Join, RATE, FRAME), Err(MixerError::TooManyGuests));
+    assert_eq!(mixer.add_guest(3, Role::Join, Some(RATE), FRAME), Err(MixerError::GuestIsThere(3)));
+    assert_eq!(mixer.add_guest(9, Role::Join, Some(RATE), FRAME), Err(MixerError::TooManyGuests));
     assert_eq!(mixer.set_role(9, Role::Join), Err(MixerError::NoSuchGuest(9)));
     assert_eq!(mixer.remove_guest(9), Err(MixerError::NoSuchGuest(9)));
     mixer.remove_guest(3).unwrap();
-    mixer.add_guest(9, Role::Join, RATE, FRAME).unwrap();
+    mixer.add_guest(9, Role::Join, Some(RATE), FRAME).unwrap();
     assert_eq!(mixer.guests().count(), MAX_GUESTS);
     assert!(!mixer.is_idle());
 }
@@ -204,7 +239,7 @@ fn guests_are_counted_and_named_once() {
 #[test]
 fn a_frame_needs_no_new_memory() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Join, SampleRate::Hz24000, DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_guest(ANNA_ID, Role::Join, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
     call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 100))).unwrap();
     let mut on_air = Vec::with_capacity(crate::opus::MAX_ENCODED_BYTES);
     let memory = on_air.as_ptr();
@@ -229,7 +264,7 @@ proptest! {
         for (step, id, bytes) in steps {
             let role = [Role::Listen, Role::Whisper, Role::Join][id as usize % 3];
             match step {
-                0 => drop(mixer.add_guest(id, role, SampleRate::ALL[id as usize % 4], FRAME * 10)),
+                0 => drop(mixer.add_guest(id, role, Some(SampleRate::ALL[id as usize % 4]), FRAME * 10)),
                 1 => drop(mixer.remove_guest(id)),
                 2 => drop(mixer.set_role(id / 2, role)),
                 3 => mixer.set_music(Some(vec![music.clone(); id as usize])).unwrap(),
@@ -255,6 +290,16 @@ proptest! {
 }
 
 /// A call with everybody's ears.
+/// As a guest with Opus would send them.
+fn packets(samples: &[i16]) -> impl Iterator<Item = Bytes> {
+    let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();
+    samples.chunks_exact(RATE.samples_per_frame()).map(move |frame| {
+        let mut payload = Vec::new();
+        encoder.encode(frame, &mut payload).unwrap();
+        payload.into()
+    })
+}
+
 struct Call {
     mixer: Mixer,
     source: Source,
@@ -291,8 +336,12 @@ impl Call {
         self.agent_says(&tone(AGENT, RATE, frames));
         for (id, hz) in [(ANNA_ID, ANNA), (BERTA_ID, BERTA)] {
             if let Some(voice) = self.mixer.guest_voice_mut(id) {
-                let rate = voice.rate().unwrap();
-                voice.push_pcm(&bytes(&tone(hz, rate, frames))).unwrap();
+                match voice.rate() {
+                    Some(rate) => assert!(voice.push_pcm(&bytes(&tone(hz, rate, frames))).is_ok()),
+                    None => {
+                        packets(&tone(hz, RATE, frames)).for_each(|packet| assert!(voice.push_opus(packet).is_ok()));
+                    }
+                }
             }
         }
         for frame in tone(CALLER, RATE, frames).chunks_exact(320) {
@@ -315,6 +364,9 @@ impl Call {
 
     fn tick(&mut self) -> Mixed {
         let filled = self.source.fill(&mut self.packet);
+        if self.source.is_held() {
+            self.mixer.hear_agent(self.source.voice_mut().unwrap());
+        }
         let mixed = self.mixer.tick(&mut self.packet, filled.talking);
         self.decoder.decode(&self.packet, &mut self.phone.0).unwrap();
         self.agent.0.extend(self.mixer.agent_hears().unwrap_or_default());

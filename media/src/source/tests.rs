@@ -40,6 +40,46 @@ fn a_live_voice_is_heard_and_then_silence_costs_no_encoding() {
     }
 }
 
+#[test]
+fn a_hold_lies_over_what_is_on_air_and_a_playback_over_the_hold() {
+    let mut call = Call::live(RATE);
+    call.say(&tone(440.0, RATE, 20));
+    call.fill();
+    call.source.hold(Vec::new());
+    for _ in 0..50 {
+        let (filled, packet) = call.fill();
+        assert_eq!((filled.talking, filled.ended, packet), (false, None, SILENCE.to_vec()), "an empty hold is silence");
+    }
+    call.source.play(vec![Prompt::builtin(Builtin::Busy).unwrap()], Repeat::Loop);
+    call.fill();
+    assert!(call.fill().0.talking);
+    assert!(call.source.stop_playback());
+    call.fill();
+    assert_eq!(call.fill().1, SILENCE, "the hold is there again");
+    assert!(call.source.unhold());
+    assert!(!call.source.unhold());
+    let talking = (0..25).filter(|_| call.fill().0.talking).count();
+    assert_eq!(talking, 19, "what the agent had queued has waited");
+}
+
+#[test]
+fn what_a_muted_agent_says_is_lost_and_the_wave_ends_softly() {
+    let mut call = Call::live(RATE);
+    call.say(&tone(440.0, RATE, 20));
+    for _ in 0..5 {
+        assert!(call.fill().0.talking);
+    }
+    call.source.mute(true);
+    let (closing, packet) = call.fill();
+    assert!(!closing.talking && packet != SILENCE);
+    for _ in 0..4 {
+        assert_eq!(call.fill().1, SILENCE);
+    }
+    call.source.mute(false);
+    let talking = (0..25).filter(|_| call.fill().0.talking).count();
+    assert_eq!(talking, 10);
+}
+
 /// The switch to the cached packet adds no edge: no step between neighbouring samples is larger than in the sound.
 #[test]
 fn nothing_clicks_when_a_voice_stops_or_starts_again() {

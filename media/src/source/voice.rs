@@ -285,7 +285,14 @@ impl Voice {
     /// For each 20 ms in which something else is on air: what a live agent says meanwhile goes by, or it would be delay
     /// ever after. Content waits.
     pub fn pass_by(&mut self) {
-        if self.paused || !self.backlog.is_live() {
+        if self.backlog.is_live() {
+            self.let_go();
+        }
+    }
+
+    /// The next 20 ms are heard by nobody: for an agent that is muted, whatever it says.
+    pub fn let_go(&mut self) {
+        if self.paused {
             return;
         }
         let units = match &mut self.sound {

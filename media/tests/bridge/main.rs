@@ -220,7 +220,7 @@ impl Call {
         let words = self.words(chance.random_range(0..200));
         let bridge = &mut self.network.right.bridge;
         // What is out of place is refused, and the line goes on.
-        match chance.random_range(0..22) {
+        match chance.random_range(0..27) {
             0 => bridge.stand_in(prompts, repeat),
             1 => bridge.play(chance.random(), prompts, repeat, now),
             2 => {
@@ -264,6 +264,17 @@ impl Call {
                 let _ = bridge.send_digits("1#");
             }
             20 => bridge.pause(Party::Agent),
+            21 => {
+                let _ = bridge.hold(prompts);
+            }
+            22 => {
+                bridge.unhold(now);
+            }
+            23 => bridge.mute_agent(repeat == Repeat::Loop),
+            24 => bridge.mute_caller(repeat == Repeat::Loop, now),
+            25 => {
+                let _ = bridge.promote(guest, pcm, now);
+            }
             _ => bridge.resume(Party::Agent),
         }
     }
