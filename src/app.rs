@@ -19,7 +19,7 @@ use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
-use crate::call::route::{BargeIn, Number, Numbers, Route, Stop};
+use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
 use crate::call::session::SessionOptions;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
@@ -309,14 +309,14 @@ fn session_options(config: &Config, prompts: PromptLibrary) -> SessionOptions {
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
+        routes: routes(config),
     }
 }
 
 fn numbers(config: &Config) -> anyhow::Result<Numbers> {
-    let routes: HashMap<&str, Arc<Route>> =
-        config.routes.iter().map(|(name, route)| (name.as_str(), Arc::new(read_route(name, route)))).collect();
+    let routes = routes(config);
     let numbers = config.whatsapp.numbers.iter().map(|number| {
-        let route = routes.get(number.route.as_str()).cloned();
+        let route = routes.get(&number.route);
         Ok(Number {
             phone_number_id: number.phone_number_id.clone(),
             access_token: number.access_token.clone(),
@@ -324,6 +324,10 @@ fn numbers(config: &Config) -> anyhow::Result<Numbers> {
         })
     });
     Ok(Numbers::new(numbers.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
+fn routes(config: &Config) -> Routes {
+    Routes::new(config.routes.iter().map(|(name, route)| read_route(name, route)))
 }
 
 fn numbers_with_routes(config: &Config) -> Vec<(String, String)> {
@@ -357,6 +361,7 @@ fn read_route(name: &str, route: &config::route::Route) -> Route {
         answer: match route.answer {
             config::route::Answer::WhenAgentReady => AnswerWhen::AgentReady,
             config::route::Answer::AtOnce => AnswerWhen::AtOnce,
+            config::route::Answer::OnCommand => AnswerWhen::OnCommand,
         },
         ringback: route.ringback.clone(),
         hold: route.hold.clone(),

@@ -5,9 +5,12 @@
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing
 //! after its end.
 
+pub mod action;
 pub mod command;
 pub mod end;
 pub mod event;
+pub mod input;
+mod line;
 pub mod recovery;
 pub mod registry;
 pub mod route;
@@ -20,7 +23,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
+pub use action::{Action, Left, Progress};
+use command::Refusal;
+use end::{EndReason, GraphTrouble, MediaFailure};
+pub use input::{AcceptWith, Input, Request};
+pub use line::Target;
+use line::{Hears, Line};
 
 /// How long a call whose media was closed by the other side waits for Meta's `terminate` webhook, which says
 /// who hung up and why. The DTLS close usually overtakes it.
@@ -39,6 +47,8 @@ pub struct CallOptions {
     pub max_duration: Duration,
     /// When the call is accepted.
     pub answer: AnswerWhen,
+    /// Whether nobody is dialled before [`Input::Decided`].
+    pub awaits_decision: bool,
     /// The route's agent first, then its fallbacks in order.
     pub targets: Vec<Target>,
 }
@@ -51,91 +61,8 @@ pub enum AnswerWhen {
     AgentReady,
     /// Media is there; the caller hears our ringback until the agent is.
     AtOnce,
-}
-
-/// Someone or something the caller can be put through to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// An agent that is dialled and joins.
-    Agent,
-    /// Prompts of the route; when they have ended, the call ends.
-    Prompts,
-}
-
-/// What the world tells the call.
-#[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The worker made our SDP answer, or could not.
-    Answered(Result<Arc<str>, EndReason>),
-    /// The last word of Graph, all retries done.
-    PreAccepted(Result<(), GraphTrouble>),
-    /// The last word of Graph, all retries done.
-    Accepted(Result<(), GraphTrouble>),
-    /// ICE and DTLS are done: sound can flow.
-    MediaConnected,
-    /// Sound can flow no more, or never could.
-    MediaFailed(MediaFailure),
-    /// The agent dialled as `attempt` is listening.
-    AgentJoined { attempt: usize },
-    /// The agent dialled as `attempt` could not be reached, or is gone.
-    AgentFailed { attempt: usize, failure: AgentFailure },
-    /// The agent of `attempt` hung up.
-    AgentHungUp { attempt: usize },
-    /// The prompt that stood in for an agent was heard to its end.
-    PromptFinished,
-    /// Meta's `terminate` webhook. `error` is the first Meta error code of a failed call.
-    Terminated { failed: bool, error: Option<i64> },
-    /// Someone on our side ends the call: the API, a drain, a shutdown.
-    HangUp(EndReason),
-}
-
-/// What the shell is to do, in this order.
-#[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Have a worker answer the offer; reply with [`Input::Answered`].
-    AnswerOffer,
-    /// Tell Meta; reply with [`Input::PreAccepted`].
-    PreAccept(Arc<str>),
-    /// Tell Meta, with the very bytes of pre_accept; reply with [`Input::Accepted`].
-    Accept(Arc<str>),
-    /// Tell Meta that we decline: it has no answer of ours.
-    Reject,
-    /// Tell Meta that the call is over: it has our answer.
-    Terminate,
-    /// Dial `targets[attempt]`.
-    Dial { attempt: usize },
-    /// Leave the agent of `attempt`, dialling or joined.
-    DropAgent { attempt: usize },
-    /// Meta has accepted: start the RTP line and tell the agent that it is heard.
-    StartSound,
-    /// Play the prompts of `targets[attempt]`; reply with [`Input::PromptFinished`] when they have ended.
-    PlayPrompts { attempt: usize },
-    /// Play ringback until the first agent joins.
-    PlayRingback,
-    /// Play hold music until another agent joins.
-    PlayHold,
-    /// Close the peer, the agent's socket and everything the call holds.
-    Release(EndReason),
-    /// Tell the outside.
-    Report(Progress),
-}
-
-/// What the outside may know of a living call; the end comes as [`Action::Release`].
-#[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Meta acknowledged our answer.
-    PreAccepted,
-    /// ICE and DTLS are done.
-    MediaConnected,
-    /// Who joined, by its place among the targets.
-    AgentJoined { attempt: usize },
-    /// Who was refused, not reached or lost.
-    AgentFailed { attempt: usize, failure: AgentFailure },
-    /// Meta confirmed accept.
-    Accepted,
+    /// The application says so; nobody is dialled before.
+    OnCommand,
 }
 
 /// One WhatsApp call.
@@ -143,6 +70,9 @@ pub enum Progress {
 pub struct Call {
     options: CallOptions,
     state: State,
+    line: Line,
+    /// Whether the line may begin.
+    decided: bool,
     accept_by: Instant,
     actions: VecDeque<Action>,
 }
@@ -161,9 +91,6 @@ struct Live {
     answer: Arc<str>,
     phase: Phase,
     media: Media,
-    line: Line,
-    /// Why the last agent failed; it becomes the reason of the end when nobody is left.
-    last_failure: Option<(usize, AgentFailure)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,19 +118,13 @@ enum Media {
     },
 }
 
-/// The agent's side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    Dialling { attempt: usize, give_up_at: Instant },
-    Joined { attempt: usize },
-    Prompts { attempt: usize },
-}
-
 impl Call {
     /// A call as its `connect` webhook announces it.
     pub fn new(options: CallOptions, now: Instant) -> Self {
         Self {
             accept_by: now + options.accept_timeout,
+            line: Line::new(options.targets.clone(), options.agent_timeout),
+            decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
             actions: VecDeque::from([Action::AnswerOffer]),
@@ -215,47 +136,105 @@ impl Call {
         if self.ended().is_some() {
             return;
         }
-        match input {
+        let hears = self.hears();
+        let line = match input {
             Input::Answered(Ok(answer)) => self.answered(answer, now),
-            Input::Answered(Err(reason)) | Input::HangUp(reason) => self.end(reason),
+            Input::Answered(Err(reason)) | Input::HangUp(reason) => Err(reason),
             Input::PreAccepted(result) => self.pre_accepted(result, now),
             Input::Accepted(result) => self.accepted(result, now),
-            Input::MediaConnected => self.media_connected(),
+            Input::MediaConnected => {
+                self.media_connected();
+                Ok(())
+            }
             Input::MediaFailed(failure) => self.media_failed(failure, now),
-            Input::AgentJoined { attempt } => self.agent_joined(attempt),
-            Input::AgentFailed { attempt, failure } => self.agent_failed(attempt, failure, now),
-            Input::AgentHungUp { attempt } => self.agent_hung_up(attempt),
-            Input::PromptFinished => self.prompt_finished(),
-            Input::Terminated { failed, error } => self.end(self.reason_of_terminate(failed, error)),
+            Input::AgentJoined { attempt } => {
+                self.line.joined(attempt, &mut self.actions);
+                Ok(())
+            }
+            Input::AgentFailed { attempt, failure } => {
+                self.line.failed(attempt, failure, hears, now, &mut self.actions)
+            }
+            Input::AgentHungUp { attempt } => self.line.hung_up(attempt, now, &mut self.actions),
+            Input::PromptFinished => match self.line.prompts_finished() {
+                Some(reason) if hears == Hears::Us => Err(reason),
+                Some(_) | None => Ok(()),
+            },
+            Input::Decided => self.decide(now),
+            Input::Terminated { failed, error } => Err(self.reason_of_terminate(failed, error)),
+        };
+        self.go_on(line);
+    }
+
+    /// What the application asks for, done or refused. It may end the call.
+    pub fn request(&mut self, request: Request, now: Instant) -> Result<(), Refusal> {
+        if self.ended().is_some() {
+            return Err(Refusal::new("call_ended", "the call has ended"));
         }
-        self.accept_when_ready();
+        let hears = self.hears();
+        let done = match request {
+            Request::Accept { with } => {
+                self.still_ringing()?;
+                self.accept_with(with, now)
+            }
+            Request::Reject { why } => {
+                self.still_ringing()?;
+                Err(EndReason::RejectedByApi(why))
+            }
+            Request::Connect { targets } => {
+                self.line.connect(targets, hears, now, &mut self.actions);
+                Ok(())
+            }
+            Request::Disconnect => {
+                self.line.park(hears, &mut self.actions)?;
+                Ok(())
+            }
+            Request::Transfer { targets, warm } => {
+                if hears == Hears::NotYet {
+                    let advice = "the caller hears nothing yet: wait until the call is accepted, or use connect";
+                    return Err(Refusal::new("call_not_accepted", advice));
+                }
+                self.line.transfer(targets, warm, now, &mut self.actions)?;
+                Ok(())
+            }
+            Request::CompleteTransfer => {
+                self.line.complete_transfer(&mut self.actions)?;
+                Ok(())
+            }
+            Request::CancelTransfer => {
+                self.line.cancel_transfer(&mut self.actions)?;
+                Ok(())
+            }
+        };
+        self.go_on(done);
+        Ok(())
     }
 
     /// To be called when [`Call::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let State::Live(live) = &self.state else {
-            if matches!(self.state, State::Answering) && now >= self.accept_by {
-                self.end(EndReason::AcceptTimedOut);
-            }
-            return;
+        let hears = self.hears();
+        let over = match &self.state {
+            State::Answering if now >= self.accept_by => Some(EndReason::AcceptTimedOut),
+            State::Answering => None,
+            State::Live(live) => match (live.phase, live.media) {
+                (Phase::Talking { end_at }, _) if now >= end_at => Some(EndReason::MaxDuration),
+                (_, Media::Closed { give_up_at }) if now >= give_up_at => {
+                    Some(EndReason::MediaFailed(MediaFailure::ClosedByPeer))
+                }
+                (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _) if now >= self.accept_by => {
+                    Some(EndReason::AcceptTimedOut)
+                }
+                (_, Media::Connecting { give_up_at: Some(at) }) if now >= at => {
+                    Some(EndReason::MediaFailed(MediaFailure::NeverConnected))
+                }
+                _ => None,
+            },
+            State::Ended(_) => return,
         };
-        match (live.phase, live.media, live.line) {
-            (Phase::Talking { end_at }, _, _) if now >= end_at => self.end(EndReason::MaxDuration),
-            (_, Media::Closed { give_up_at }, _) if now >= give_up_at => {
-                self.end(EndReason::MediaFailed(MediaFailure::ClosedByPeer));
-            }
-            (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _, _) if now >= self.accept_by => {
-                self.end(EndReason::AcceptTimedOut);
-            }
-            (_, Media::Connecting { give_up_at: Some(at) }, _) if now >= at => {
-                self.end(EndReason::MediaFailed(MediaFailure::NeverConnected));
-            }
-            (_, _, Line::Dialling { attempt, give_up_at }) if now >= give_up_at => {
-                self.agent_failed(attempt, AgentFailure::NoAnswer, now);
-                self.accept_when_ready();
-            }
-            _ => {}
-        }
+        let line = match over {
+            Some(reason) => Err(reason),
+            None => self.line.handle_timeout(hears, now, &mut self.actions),
+        };
+        self.go_on(line);
     }
 
     /// When [`Call::handle_timeout`] wants to be called, if nothing else happens before.
@@ -274,11 +253,7 @@ impl Call {
             Media::Closed { give_up_at } => Some(give_up_at),
             Media::Up => None,
         };
-        let line = match live.line {
-            Line::Dialling { give_up_at, .. } => Some(give_up_at),
-            Line::Joined { .. } | Line::Prompts { .. } => None,
-        };
-        [Some(phase), media, line].into_iter().flatten().min()
+        [Some(phase), media, self.line.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next thing to do, in order.
@@ -292,6 +267,11 @@ impl Call {
             State::Ended(reason) => Some(reason),
             State::Answering | State::Live(_) => None,
         }
+    }
+
+    /// Who is on the line, by attempt.
+    pub fn agent(&self) -> Option<usize> {
+        self.line.agent()
     }
 
     /// A word for people: `answering`, `ringing`, `accepting`, `talking`, `ended`.
@@ -331,25 +311,70 @@ impl Call {
         self.state = State::Ended(reason);
     }
 
-    fn answered(&mut self, answer: Arc<str>, now: Instant) {
-        let State::Answering = self.state else { return };
+    fn answered(&mut self, answer: Arc<str>, now: Instant) -> Result<(), EndReason> {
+        let State::Answering = self.state else { return Ok(()) };
         self.actions.push_back(Action::PreAccept(answer.clone()));
-        let Some(line) = self.put_through(0, now) else {
-            return self.end(EndReason::NoAgent(AgentFailure::NotConfigured));
-        };
-        self.state = State::Live(Live {
-            answer,
-            phase: Phase::PreAccepting,
-            media: Media::Connecting { give_up_at: None },
-            line,
-            last_failure: None,
-        });
+        if self.decided {
+            self.line.begin(Hears::NotYet, now, &mut self.actions)?;
+        }
+        self.state =
+            State::Live(Live { answer, phase: Phase::PreAccepting, media: Media::Connecting { give_up_at: None } });
+        Ok(())
     }
 
-    fn pre_accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) {
-        let State::Live(live) = &mut self.state else { return };
+    fn decide(&mut self, now: Instant) -> Result<(), EndReason> {
+        self.decided |= self.options.answer != AnswerWhen::OnCommand;
+        self.begin_line(now)
+    }
+
+    fn accept_with(&mut self, with: AcceptWith, now: Instant) -> Result<(), EndReason> {
+        self.options.answer = AnswerWhen::AtOnce;
+        match with {
+            AcceptWith::Route => {}
+            AcceptWith::Others(targets) => self.line.connect(targets, Hears::NotYet, now, &mut self.actions),
+            // Parked already is as good.
+            AcceptWith::Nobody => drop(self.line.park(Hears::NotYet, &mut self.actions)),
+        }
+        self.decided = true;
+        self.begin_line(now)
+    }
+
+    /// The first agent is dialled as early as may be: in parallel with everything else.
+    fn begin_line(&mut self, now: Instant) -> Result<(), EndReason> {
+        match (&self.state, self.decided) {
+            (State::Live(_), true) => self.line.begin(self.hears(), now, &mut self.actions),
+            _ => Ok(()),
+        }
+    }
+
+    /// What follows from any input.
+    fn go_on(&mut self, done: Result<(), EndReason>) {
+        match done {
+            Ok(()) => self.accept_when_ready(),
+            Err(reason) => self.end(reason),
+        }
+    }
+
+    fn hears(&self) -> Hears {
+        match &self.state {
+            State::Live(Live { phase: Phase::Talking { .. }, .. }) => Hears::Us,
+            State::Live(_) | State::Answering | State::Ended(_) => Hears::NotYet,
+        }
+    }
+
+    fn still_ringing(&self) -> Result<(), Refusal> {
+        match &self.state {
+            State::Live(Live { phase: Phase::Accepting | Phase::Talking { .. }, .. }) => {
+                Err(Refusal::new("call_already_accepted", "the call is accepted already"))
+            }
+            State::Live(_) | State::Answering | State::Ended(_) => Ok(()),
+        }
+    }
+
+    fn pre_accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> Result<(), EndReason> {
+        let State::Live(live) = &mut self.state else { return Ok(()) };
         if live.phase != Phase::PreAccepting {
-            return;
+            return Ok(());
         }
         match result {
             // An unknown outcome is told by the media: it comes up only if Meta took our answer.
@@ -361,43 +386,37 @@ impl Call {
                 if result.is_ok() {
                     self.actions.push_back(Action::Report(Progress::PreAccepted));
                 }
+                Ok(())
             }
-            Err(trouble) => self.end(EndReason::PreAcceptFailed(trouble)),
+            Err(trouble) => Err(EndReason::PreAcceptFailed(trouble)),
         }
     }
 
-    fn accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) {
-        let State::Live(live) = &mut self.state else { return };
+    fn accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> Result<(), EndReason> {
+        let State::Live(live) = &mut self.state else { return Ok(()) };
         if live.phase != Phase::Accepting {
-            return;
+            return Ok(());
         }
-        if let Err(trouble) = result {
-            return self.end(EndReason::AcceptFailed(trouble));
-        }
+        result.map_err(EndReason::AcceptFailed)?;
         live.phase = Phase::Talking { end_at: now + self.options.max_duration };
         self.actions.push_back(Action::Report(Progress::Accepted));
         self.actions.push_back(Action::StartSound);
-        match live.line {
-            Line::Joined { .. } => {}
-            Line::Dialling { .. } => self.actions.push_back(self.waiting_sound()),
-            Line::Prompts { attempt } => self.actions.push_back(Action::PlayPrompts { attempt }),
-        }
-    }
-
-    /// What a caller who has been accepted hears while nobody is on the line.
-    fn waiting_sound(&self) -> Action {
-        match self.options.answer {
+        // What a caller hears while nobody is on the line.
+        let waiting = match self.options.answer {
             AnswerWhen::AtOnce => Action::PlayRingback,
-            AnswerWhen::AgentReady => Action::PlayHold,
-        }
+            AnswerWhen::AgentReady | AnswerWhen::OnCommand => Action::PlayHold,
+        };
+        self.actions.extend(self.line.sound(waiting));
+        Ok(())
     }
 
     /// Both sides ready: the caller's wait is over.
     fn accept_when_ready(&mut self) {
         let State::Live(live) = &mut self.state else { return };
-        let agent_ready = match (live.line, self.options.answer) {
-            (Line::Joined { .. } | Line::Prompts { .. }, _) | (Line::Dialling { .. }, AnswerWhen::AtOnce) => true,
-            (Line::Dialling { .. }, AnswerWhen::AgentReady) => false,
+        let agent_ready = match self.options.answer {
+            AnswerWhen::AgentReady => self.line.is_ready(),
+            AnswerWhen::AtOnce => self.decided,
+            AnswerWhen::OnCommand => false,
         };
         if live.phase == Phase::Ringing && live.media == Media::Up && agent_ready {
             live.phase = Phase::Accepting;
@@ -413,85 +432,15 @@ impl Call {
         }
     }
 
-    fn media_failed(&mut self, failure: MediaFailure, now: Instant) {
-        let State::Live(live) = &mut self.state else { return };
+    fn media_failed(&mut self, failure: MediaFailure, now: Instant) -> Result<(), EndReason> {
+        let State::Live(live) = &mut self.state else { return Ok(()) };
         match (failure, live.media) {
             (MediaFailure::ClosedByPeer, Media::Connecting { .. } | Media::Up) => {
                 live.media = Media::Closed { give_up_at: now + WAIT_FOR_TERMINATE };
+                Ok(())
             }
-            (MediaFailure::ClosedByPeer, Media::Closed { .. }) => {}
-            (failure, _) => self.end(EndReason::MediaFailed(failure)),
-        }
-    }
-
-    fn agent_joined(&mut self, joined: usize) {
-        let State::Live(live) = &mut self.state else { return };
-        let Line::Dialling { attempt, .. } = live.line else { return };
-        if attempt == joined {
-            live.line = Line::Joined { attempt };
-            self.actions.push_back(Action::Report(Progress::AgentJoined { attempt }));
-        }
-    }
-
-    fn agent_failed(&mut self, failed: usize, failure: AgentFailure, now: Instant) {
-        let Some(was_joined) = self.on_line(failed) else { return };
-        self.actions.push_back(Action::DropAgent { attempt: failed });
-        self.actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure }));
-        let Some(line) = self.put_through(failed + 1, now) else {
-            return self.end(match was_joined {
-                true => EndReason::AgentLost(failure),
-                false => EndReason::NoAgent(failure),
-            });
-        };
-        let State::Live(live) = &mut self.state else { return };
-        live.line = line;
-        live.last_failure = Some((failed, failure));
-        if let Phase::Talking { .. } = live.phase {
-            match line {
-                Line::Prompts { attempt } => self.actions.push_back(Action::PlayPrompts { attempt }),
-                Line::Dialling { .. } if was_joined => self.actions.push_back(Action::PlayHold),
-                Line::Dialling { .. } | Line::Joined { .. } => {}
-            }
-        }
-    }
-
-    fn agent_hung_up(&mut self, attempt: usize) {
-        if self.on_line(attempt).is_some() {
-            self.end(EndReason::AgentHungUp);
-        }
-    }
-
-    fn prompt_finished(&mut self) {
-        let State::Live(Live { line: Line::Prompts { .. }, phase: Phase::Talking { .. }, last_failure, .. }) =
-            &self.state
-        else {
-            return;
-        };
-        self.end(match last_failure {
-            Some((_, failure)) => EndReason::AgentLost(*failure),
-            None => EndReason::PromptFinished,
-        });
-    }
-
-    /// Whether the agent of `attempt` is dialled (`Some(false)`) or joined (`Some(true)`); late words of
-    /// earlier agents are for nobody.
-    fn on_line(&self, attempt: usize) -> Option<bool> {
-        let State::Live(live) = &self.state else { return None };
-        match live.line {
-            Line::Dialling { attempt: dialled, .. } if dialled == attempt => Some(false),
-            Line::Joined { attempt: joined } if joined == attempt => Some(true),
-            Line::Dialling { .. } | Line::Joined { .. } | Line::Prompts { .. } => None,
-        }
-    }
-
-    /// Begins with `targets[attempt]`. None when nobody is left.
-    fn put_through(&mut self, attempt: usize, now: Instant) -> Option<Line> {
-        match self.options.targets.get(attempt)? {
-            Target::Agent => {
-                self.actions.push_back(Action::Dial { attempt });
-                Some(Line::Dialling { attempt, give_up_at: now + self.options.agent_timeout })
-            }
-            Target::Prompts => Some(Line::Prompts { attempt }),
+            (MediaFailure::ClosedByPeer, Media::Closed { .. }) => Ok(()),
+            (failure, _) => Err(EndReason::MediaFailed(failure)),
         }
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::PlaybackId;
+use patchcord_media::bridge::{Party, PlaybackId};
 use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::GuestId;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
@@ -87,6 +87,12 @@ pub enum Command {
     Answer(Answer),
     /// Connect an agent to the call.
     Dial { call: CallId, attempt: usize, dial: Box<Dial> },
+    /// Connect an agent that is to take over from the one on the line.
+    DialBeside { call: CallId, attempt: usize, dial: Box<Dial> },
+    /// The agent that was dialled beside another has the caller from now on.
+    Promote { call: CallId, attempt: usize },
+    /// The caller hears hold music and the agents are among themselves, or it is over.
+    Hold { call: CallId, held: bool },
     /// Leave the agent of `attempt`.
     DropAgent { call: CallId, attempt: usize, reason: &'static str },
     /// Meta accepted: start the RTP line.
@@ -95,6 +101,8 @@ pub enum Command {
     StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
     /// Do what the application asks; the reply is its ids, or why not.
     Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
+    /// What came of an agent's command.
+    AnswerAgent { call: CallId, attempt: usize, answer: ToAgent },
     /// Tell the agent what happened.
     TellAgent { call: CallId, event: Box<CallEvent> },
     /// The call is over. The reply is its sound in figures.
@@ -113,6 +121,8 @@ pub struct Answer {
     pub barge_in: BargeIn,
     /// Whether the call is recorded from accept on.
     pub record: bool,
+    /// The prompt of a caller on hold.
+    pub hold: String,
     /// Where the call's reports go. Each is sent once; the queue has room for all a sane call can send.
     pub reports: mpsc::Sender<Report>,
     /// The SDP answer.
@@ -135,6 +145,10 @@ pub enum Report {
     AgentFailed { attempt: usize, failure: AgentFailure },
     /// The agent of `attempt` hung up.
     AgentHungUp { attempt: usize },
+    /// The agent of `attempt` asks for something that the call decides; it is answered.
+    Asked { attempt: usize, request_id: Value, command: CallCommand },
+    /// The agent wants all events of the call on its socket.
+    EventsWanted,
     /// The prompts that stood in for an agent were played to their end.
     PromptsFinished,
     /// A playback is over.
@@ -232,7 +246,15 @@ impl Worker {
         match command {
             Command::Answer(answer) => self.answer(answer),
             Command::Dial { call, attempt, dial } => {
-                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, *dial));
+                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, Party::Agent, *dial));
+            }
+            Command::DialBeside { call, attempt, dial } => self.with_leg(&call, |leg| leg.dial_beside(attempt, *dial)),
+            Command::Promote { call, attempt } => self.with_leg(&call, |leg| leg.promote(attempt)),
+            // Whoever was to be on hold, or was, may have left.
+            Command::Hold { call, held: true } => self.with_leg(&call, |leg| drop(leg.hold(&[]))),
+            Command::Hold { call, held: false } => self.with_leg(&call, |leg| drop(leg.unhold())),
+            Command::AnswerAgent { call, attempt, answer } => {
+                self.with_leg(&call, |leg| leg.answer_agent(attempt, answer));
             }
             Command::DropAgent { call, attempt, reason } => {
                 self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
@@ -264,10 +286,10 @@ impl Worker {
     }
 
     fn answer(self: &Rc<Self>, answer: Answer) {
-        let Answer { call, offer, start, barge_in, record, reports, reply } = answer;
+        let Answer { call, offer, start, barge_in, record, hold, reports, reply } = answer;
         let worker = Rc::downgrade(self);
         let WorkerOptions { prompts, recordings, .. } = self.options.clone();
-        let about = About { call, start, barge_in, record, prompts, recordings, reports, worker };
+        let about = About { call, start, barge_in, record, hold, prompts, recordings, reports, worker };
         let answered = self.seat(about, &offer);
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);
@@ -362,10 +384,10 @@ impl Worker {
         (leg.port() == port && leg.may_take_another_address()).then(|| leg.clone())
     }
 
-    fn dial(&self, leg: &Rc<Leg>, who: Who, dial: Dial) {
+    fn dial(&self, leg: &Rc<Leg>, who: Who, party: Party, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
-        websocket::spawn(&mut agents, leg.clone(), who, dial, self.options.tls.clone());
+        websocket::spawn(&mut agents, leg.clone(), (who, party), dial, self.options.tls.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {

@@ -161,8 +161,8 @@ impl From<patchcord_media::source::MarkStatus> for MarkStatus {
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Debug, PartialEq)]
 pub enum FromAgent {
-    /// May change the sound.
-    Ready(Option<SoundFormat>),
+    /// May change the sound, and ask for all events of the call.
+    Ready { audio: Option<SoundFormat>, events: bool },
     /// Tell me when all sound sent so far was heard.
     Mark { name: String },
     /// Throw away what the caller has not heard.
@@ -189,6 +189,8 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
         audio: Option<AudioChoice>,
         request_id: Option<Value>,
         digits: Option<String>,
+        #[serde(default)]
+        events: bool,
     }
     #[derive(Deserialize)]
     struct AudioChoice {
@@ -201,13 +203,12 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
     let message: Message =
         serde_json::from_str(text).map_err(|error| format!("not a JSON object with a \"type\": {error}"))?;
     Ok(match message.kind.as_str() {
-        "ready" => FromAgent::Ready(match message.audio {
-            Some(audio) => Some(SoundFormat::new(
-                audio.encoding.as_deref().unwrap_or("pcm_s16le"),
-                audio.sample_rate.unwrap_or(16_000),
-            )?),
-            None => None,
-        }),
+        "ready" => {
+            let format = |audio: AudioChoice| {
+                SoundFormat::new(audio.encoding.as_deref().unwrap_or("pcm_s16le"), audio.sample_rate.unwrap_or(16_000))
+            };
+            FromAgent::Ready { audio: message.audio.map(format).transpose()?, events: message.events }
+        }
         "mark" => FromAgent::Mark { name: message.name.ok_or("a mark needs a \"name\"")? },
         "clear" => FromAgent::Clear,
         "pause" => FromAgent::Pause,
@@ -250,10 +251,10 @@ mod tests {
     #[test]
     fn messages_are_read_as_the_protocol_says() {
         let read = |text| parse(text).unwrap();
-        assert_eq!(read(r#"{"type":"ready"}"#), FromAgent::Ready(None));
+        assert_eq!(read(r#"{"type":"ready"}"#), FromAgent::Ready { audio: None, events: false });
         assert_eq!(
-            read(r#"{"type":"ready","audio":{"encoding":"pcm_s16le","sample_rate":24000}}"#),
-            FromAgent::Ready(Some(SoundFormat::new("pcm_s16le", 24_000).unwrap()))
+            read(r#"{"type":"ready","audio":{"encoding":"pcm_s16le","sample_rate":24000},"events":true}"#),
+            FromAgent::Ready { audio: Some(SoundFormat::new("pcm_s16le", 24_000).unwrap()), events: true }
         );
         assert_eq!(read(r#"{"type":"mark","name":"a"}"#), FromAgent::Mark { name: "a".into() });
         assert_eq!(read(r#"{"type":"bye","why":"done"}"#), FromAgent::Bye);

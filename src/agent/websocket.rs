@@ -80,8 +80,14 @@ enum Ending {
 
 /// Starts the task of an agent or a third party on this thread, among `agents`. It ends when its socket does, or when
 /// the leg drops it.
-pub(crate) fn spawn(agents: &mut JoinSet<()>, leg: Rc<Leg>, who: Who, dial: Dial, tls: Arc<rustls::ClientConfig>) {
-    let (seat, mut dismissed) = leg.seat(who);
+pub(crate) fn spawn(
+    agents: &mut JoinSet<()>,
+    leg: Rc<Leg>,
+    (who, party): (Who, Party),
+    dial: Dial,
+    tls: Arc<rustls::ClientConfig>,
+) {
+    let (seat, mut dismissed) = leg.seat(who, party);
     let task = async move {
         let connected = tokio::select! {
             biased;
@@ -255,7 +261,7 @@ impl Conversation<'_> {
     }
 
     fn party(&self) -> Party {
-        self.seat.who().party()
+        self.seat.party()
     }
 
     fn attach(&self, format: SoundFormat) {
@@ -263,6 +269,7 @@ impl Conversation<'_> {
             Encoding::PcmS16le => PartySound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
             Encoding::Opus => PartySound::Opus,
         };
+        self.seat.speaks(sound);
         let (party, max_buffer) = (self.party(), self.dial.max_buffer);
         let attached = self.leg.with_bridge(|bridge| bridge.attach(party, sound, max_buffer, Instant::now()));
         if let Err(error) = attached {
@@ -322,7 +329,14 @@ impl Conversation<'_> {
 
     fn obey(&self, message: FromAgent) {
         match message {
-            FromAgent::Ready(Some(format)) => self.attach(format),
+            FromAgent::Ready { audio, events } => {
+                if let Some(format) = audio {
+                    self.attach(format);
+                }
+                if events && matches!(self.seat.who(), Who::Agent { .. }) {
+                    self.leg.report_of_agent(Report::EventsWanted);
+                }
+            }
             FromAgent::Mark { name } => {
                 if let Err(mistake) = self.leg.with_bridge(|bridge| bridge.mark(self.party(), name)) {
                     self.complain("too_many_marks", mistake.to_string());
@@ -334,19 +348,21 @@ impl Conversation<'_> {
             }
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause(self.party())),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume(self.party())),
-            FromAgent::Command { request_id, command } => {
-                let outcome = command.and_then(|command| self.command(command));
-                self.seat.tell(ToAgent::result(request_id, outcome));
-            }
-            FromAgent::Ready(None) | FromAgent::Bye | FromAgent::Unknown => {}
+            FromAgent::Command { request_id, command } => self.command(request_id, command),
+            FromAgent::Bye | FromAgent::Unknown => {}
         }
     }
 
-    fn command(&self, command: CallCommand) -> Result<Value, Refusal> {
-        match self.seat.who() {
-            Who::Agent { .. } => self.leg.perform(command, Owner::Agent),
-            Who::Guest(_) => Err(Refusal::new("not_allowed", "a third party gives no commands")),
-        }
+    fn command(&self, request_id: Value, command: Result<CallCommand, Refusal>) {
+        let outcome = match (self.seat.who(), self.party(), command) {
+            (Who::Agent { attempt }, Party::Agent, Ok(command)) if command.is_for_the_call() => {
+                return self.leg.report_of_agent(Report::Asked { attempt, request_id, command });
+            }
+            (Who::Agent { .. }, Party::Agent, Ok(command)) => self.leg.perform(command, Owner::Agent),
+            (_, _, Ok(_)) => Err(Refusal::new("not_allowed", "only the agent that has the caller gives commands")),
+            (_, _, Err(refusal)) => Err(refusal),
+        };
+        self.seat.tell(ToAgent::result(request_id, outcome));
     }
 
     fn complain(&self, code: &'static str, message: String) {

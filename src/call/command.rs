@@ -1,5 +1,6 @@
 //! What an app may ask of a live call: the verbs of the control API, and of the agent's `command`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
@@ -10,11 +11,39 @@ use utoipa::ToSchema;
 const MAX_PROMPTS: usize = 32;
 /// Digits sent at once at most.
 const MAX_SENT_DIGITS: usize = 64;
+/// The application's words for a rejection, in characters at most.
+const MAX_WORDS: usize = 200;
+/// What an application may keep with a call, in bytes at most.
+pub const MAX_CLIENT_STATE_BYTES: usize = 4096;
 
 /// One verb with what it needs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum CallCommand {
+    /// Accept a call that rings, as soon as sound can flow.
+    Accept(Accept),
+    /// Decline a call that rings.
+    Reject(Reject),
+    /// End the call.
+    Hangup,
+    /// Put the caller through to another agent; the present one leaves at once.
+    Connect(Destination),
+    /// Leave the caller without an agent, with hold music.
+    Disconnect,
+    /// Hand the caller over to another agent; if nobody answers, the first one goes on. Ends with `call.transferred`.
+    Transfer(Transfer),
+    /// The first agent leaves a warm transfer, and the second takes the caller.
+    CompleteTransfer,
+    /// The second agent leaves, and the first one goes on.
+    CancelTransfer,
+    /// Music for the caller, while agent and third parties are among themselves.
+    Hold(Hold),
+    /// End the hold.
+    Unhold,
+    /// Agent or caller is not heard by the other.
+    Mute(Mute),
+    /// It is heard again.
+    Unmute(Mute),
     /// Play prompts in their order; what is on air waits. Answered with a `playback_id`.
     Play(Play),
     /// Stop the playback within one frame.
@@ -43,6 +72,75 @@ pub enum CallCommand {
     SetRole(SetRole),
     /// Send a third party away.
     Dismiss(Dismiss),
+}
+
+/// Whom to put a caller through to: the agents of a route, or one by its address.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Destination {
+    /// A route by its name: its agent, then its fallbacks.
+    #[serde(default)]
+    pub route: Option<String>,
+    /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// For the agent's `start`, beside the route's own.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// How to accept.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Accept {
+    /// With whom; the call's own route if neither `route` nor `url` is given.
+    #[serde(flatten)]
+    pub to: Destination,
+    /// With nobody: play, gather and connect from there.
+    #[serde(default)]
+    pub without_agent: bool,
+}
+
+/// Why a call is declined.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Reject {
+    /// Your own words, told in `call.ended`. The caller does not hear of them.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Whom to hand a caller over to, and how.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Transfer {
+    /// `route` or `url`.
+    #[serde(flatten)]
+    pub to: Destination,
+    /// Both agents talk first; `complete_transfer` or the first agent's goodbye hands the caller over.
+    #[serde(default)]
+    pub warm: bool,
+}
+
+/// What a caller on hold hears.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Hold {
+    /// By name, in their order, again and again; the route's hold music if there are none.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+}
+
+/// Who is not heard.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Mute {
+    /// `agent`: the caller does not hear it, and what it says is lost. `caller`: the agent does not hear it.
+    pub party: MuteParty,
+}
+
+/// One side of a call.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MuteParty {
+    /// The one the call was put through to.
+    Agent,
+    /// The WhatsApp user.
+    Caller,
 }
 
 /// Prompts to play.
@@ -151,11 +249,47 @@ impl Refusal {
 }
 
 impl CallCommand {
+    /// Whether the call's own course is to change. Everything else happens to its sound, on its worker.
+    pub fn is_for_the_call(&self) -> bool {
+        matches!(
+            self,
+            Self::Accept(_)
+                | Self::Reject(_)
+                | Self::Hangup
+                | Self::Connect(_)
+                | Self::Disconnect
+                | Self::Transfer(_)
+                | Self::CompleteTransfer
+                | Self::CancelTransfer
+        )
+    }
+
+    /// To whom it leads, where it leads to somebody.
+    pub fn destination(&self) -> Option<&Destination> {
+        match self {
+            Self::Connect(to) | Self::Transfer(Transfer { to, .. }) | Self::Accept(Accept { to, .. }) => {
+                to.is_given().then_some(to)
+            }
+            _ => None,
+        }
+    }
+
     /// Refuses what no call could do, so that whoever performs a command need not look again.
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
+            Self::Connect(to) | Self::Transfer(Transfer { to, .. }) => to.check(),
+            Self::Accept(Accept { to, without_agent }) => match (to.is_given(), without_agent) {
+                (true, true) => Err(invalid("without_agent: leave it out, or leave out route and url")),
+                (true, false) => to.check(),
+                (false, _) => Ok(()),
+            },
+            Self::Reject(Reject { reason }) if reason.chars().count() > MAX_WORDS => {
+                Err(invalid(format!("reason: give at most {MAX_WORDS} characters")))
+            }
             Self::Play(play) if play.prompts.is_empty() => Err(invalid("prompts: give at least one name")),
-            Self::Play(Play { prompts, .. }) | Self::Gather(Gather { prompts, .. }) if prompts.len() > MAX_PROMPTS => {
+            Self::Play(Play { prompts, .. }) | Self::Gather(Gather { prompts, .. }) | Self::Hold(Hold { prompts })
+                if prompts.len() > MAX_PROMPTS =>
+            {
                 Err(invalid(format!("prompts: give at most {MAX_PROMPTS} names")))
             }
             Self::Gather(gather) => gather.check(),
@@ -167,6 +301,21 @@ impl CallCommand {
                 }
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Destination {
+    /// Whether it says anything.
+    pub fn is_given(&self) -> bool {
+        self.route.is_some() || self.url.is_some()
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        match (&self.route, &self.url) {
+            (Some(_), None) | (None, Some(_)) => Ok(()),
+            (None, None) => Err(invalid("route: give the name of a route, or url")),
+            (Some(_), Some(_)) => Err(invalid("url: give route or url, not both")),
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum EndReason {
     PromptFinished,
     /// The application ended the call.
     HungUpByApi,
+    /// The application declined the call, in its own words.
+    RejectedByApi(String),
     /// The offer cannot be answered; the text says why, without the offer's contents.
     OfferRefused(String),
     /// The service is at its limit of live calls, or out of ports.
@@ -118,6 +120,7 @@ impl EndReason {
             Self::AgentLost(_) => "agent_lost",
             Self::PromptFinished => "prompt_finished",
             Self::HungUpByApi => "hung_up_by_api",
+            Self::RejectedByApi(_) => "rejected_by_api",
             Self::OfferRefused(_) => "offer_refused",
             Self::Overloaded => "overloaded",
             Self::PreAcceptFailed(_) => "pre_accept_failed",
@@ -143,6 +146,7 @@ impl EndReason {
             | Self::AgentHungUp
             | Self::PromptFinished
             | Self::HungUpByApi
+            | Self::RejectedByApi(_)
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
             Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded => Fault::Operator,
@@ -168,7 +172,7 @@ impl EndReason {
         match self {
             Self::CallerHungUp | Self::CallerGaveUp => "caller",
             Self::AgentHungUp => "agent",
-            Self::HungUpByApi => "app",
+            Self::HungUpByApi | Self::RejectedByApi(_) => "app",
             Self::EndedByMeta { .. } => "meta",
             Self::NoAgent(_)
             | Self::AgentLost(_)
@@ -183,6 +187,14 @@ impl EndReason {
             | Self::ShuttingDown
             | Self::ServiceLost
             | Self::InternalError => "patchcord",
+        }
+    }
+
+    /// A sentence for the application, which may be its own.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::RejectedByApi(why) if !why.is_empty() => why.clone(),
+            reason => reason.to_string(),
         }
     }
 
@@ -214,6 +226,8 @@ impl fmt::Display for EndReason {
             Self::AgentLost(failure) => write!(f, "the agent was lost: it {failure}"),
             Self::PromptFinished => write!(f, "the prompt was played to its end"),
             Self::HungUpByApi => write!(f, "the application ended the call"),
+            // The words are the application's: they may be personal, and this is logged.
+            Self::RejectedByApi(_) => write!(f, "the application declined the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
             Self::Overloaded => write!(f, "the service has no room for another call"),
             Self::PreAcceptFailed(trouble) => write!(f, "pre_accept failed: {trouble}"),

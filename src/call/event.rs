@@ -51,19 +51,22 @@ pub struct CallEvent {
     pub call_id: CallId,
     /// Counts the events of this call from 1 without gaps.
     pub sequence: u64,
+    /// What the application keeps with the call, as it was when this happened.
+    pub client_state: Option<String>,
     /// What belongs to this kind.
     pub data: Value,
 }
 
 impl CallEvent {
     /// An event that happens now.
-    pub fn new(call_id: CallId, sequence: u64, kind: &'static str, data: Value) -> Self {
+    pub fn new(call_id: CallId, sequence: u64, kind: &'static str, client_state: Option<String>, data: Value) -> Self {
         Self {
             id: format!("evt_{}", ulid::Ulid::new().to_string().to_lowercase()),
             kind,
             occurred_at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             call_id,
             sequence,
+            client_state,
             data,
         }
     }
@@ -110,7 +113,7 @@ pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value) -> Value {
     serde_json::json!({
         "reason": reason.name(),
         "fault": reason.fault().name(),
-        "detail": reason.to_string(),
+        "detail": reason.detail(),
         "hung_up_by": reason.hung_up_by(),
         "meta_error_code": reason.meta_error_code(),
         "talked_ms": talked.map(|talked| talked.as_millis() as u64),

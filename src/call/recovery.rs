@@ -67,9 +67,10 @@ impl Recovery {
             Err(error) => return warn!("the events of a call of an earlier run cannot be read: {error}"),
         };
         let Some(id) = CallId::parse(&call.call_id) else { return };
+        let client_state = call.client_state.clone();
         let mut tell = |kind, data| {
             sequence += 1;
-            let event = CallEvent::new(id.clone(), sequence, kind, data);
+            let event = CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data);
             // What finds no room is counted and told by the store.
             let _ = self.store.event(EventRecord::of(&event));
         };

@@ -15,17 +15,18 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::Input;
-use super::command::{CallCommand, Owner, Refusal};
+use super::command::{CallCommand, Refusal};
 use super::end::EndReason;
 use super::event::{CallEvent, CallId};
 use super::route::Numbers;
+use super::session::asked::{Asked, ToCall, stops_of};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::store::Store;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
-use crate::worker::{Command, WorkerHandle};
+use crate::worker::WorkerHandle;
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -91,15 +92,14 @@ struct Burial {
 
 struct Live {
     id: CallId,
-    inputs: mpsc::Sender<Input>,
-    worker: WorkerHandle,
+    inputs: mpsc::Sender<ToCall>,
     facts: Arc<CallFacts>,
     standing: watch::Receiver<Standing>,
 }
 
 impl Live {
     fn snapshot(&self) -> CallSnapshot {
-        CallSnapshot { facts: self.facts.clone(), standing: *self.standing.borrow() }
+        CallSnapshot { facts: self.facts.clone(), standing: self.standing.borrow().clone() }
     }
 }
 
@@ -218,7 +218,7 @@ impl Calls {
         let worker = self.emptiest_worker();
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
-        let live = Live { id: id.clone(), inputs, worker: worker.clone(), facts, standing };
+        let live = Live { id: id.clone(), inputs, facts, standing };
         book.live.insert(connect.call_id.clone(), live);
         book.by_id.insert(id.clone(), connect.call_id.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
@@ -248,7 +248,7 @@ impl Calls {
             failed: terminate.status == TerminateStatus::Failed,
             error: terminate.errors.first().and_then(|error| error.code),
         };
-        if live.inputs.try_send(input).is_err() {
+        if live.inputs.try_send(ToCall::Input(input)).is_err() {
             warn!(call.id = %live.id, "call {} took no more inputs; its deadlines end it", live.id);
         }
         Outcome::Delivered
@@ -266,28 +266,29 @@ impl Calls {
         self.0.ended.notify_waiters();
     }
 
-    /// Has a live call do what the application asks. Gives the ids of what was begun, or why it was not.
+    /// Has a live call do what the application asks. Gives the ids of what was begun, null for what is done, or why it
+    /// was not.
     pub async fn perform(&self, call: &CallId, command: CallCommand) -> Result<Value, Refusal> {
-        command.check()?;
-        let worker = {
-            let book = self.book();
-            let live = book.live(call)?;
-            if live.standing.borrow().state == "answering" {
-                // Its worker does not know it yet.
-                return Err(Refusal::new("call_not_accepted", "the call has just come: wait until it is accepted"));
-            }
-            live.worker.clone()
-        };
-        let (reply, done) = oneshot::channel();
-        let asked = worker.send(Command::Perform { call: call.clone(), command, owner: Owner::App, reply });
-        asked.await.map_err(|_| has_ended())?;
-        done.await.unwrap_or_else(|_| Err(has_ended()))
+        self.perform_keeping(call, command, None).await
     }
 
-    /// Ends a call because the application says so. Its end comes as `call.ended`.
-    pub async fn hang_up(&self, call: &CallId) -> Result<(), Refusal> {
+    /// The same; `client_state`, if given, is kept with the call from then on.
+    pub async fn perform_keeping(
+        &self,
+        call: &CallId,
+        command: CallCommand,
+        client_state: Option<String>,
+    ) -> Result<Value, Refusal> {
+        command.check()?;
         let inputs = self.book().live(call)?.inputs.clone();
-        inputs.send(Input::HangUp(EndReason::HungUpByApi)).await.map_err(|_| has_ended())
+        let stops = match command.destination() {
+            Some(to) => stops_of(to, &self.0.options.session.routes)?,
+            None => Vec::new(),
+        };
+        let (reply, done) = oneshot::channel();
+        let asked = inputs.send(ToCall::Asked(Asked { command, stops, client_state, reply }));
+        asked.await.map_err(|_| has_ended())?;
+        done.await.unwrap_or_else(|_| Err(has_ended()))
     }
 
     /// How a live call stands, without asking it. None for one that has ended, or never was.
@@ -327,7 +328,7 @@ impl Calls {
     /// Ends all calls; they are gone when [`Calls::all_ended`] returns.
     pub fn hang_up_all(&self, reason: &EndReason) {
         for live in self.book().live.values() {
-            if live.inputs.try_send(Input::HangUp(reason.clone())).is_err() {
+            if live.inputs.try_send(ToCall::Input(Input::HangUp(reason.clone()))).is_err() {
                 warn!(call.id = %live.id, "call {} took no more inputs", live.id);
             }
         }

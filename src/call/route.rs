@@ -54,6 +54,22 @@ pub enum Stop {
     },
 }
 
+/// All routes by their names. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(Arc<HashMap<String, Arc<Route>>>);
+
+impl Routes {
+    /// A repeated name is the last one's.
+    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
+        Self(Arc::new(routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect()))
+    }
+
+    /// The route of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Route>> {
+        self.0.get(name).cloned()
+    }
+}
+
 /// One business number.
 #[derive(Clone, Debug)]
 pub struct Number {
@@ -84,12 +100,16 @@ impl Numbers {
 impl Route {
     /// The stops as the call's state machine counts them.
     pub fn targets(&self) -> Vec<Target> {
-        self.stops
-            .iter()
-            .map(|stop| match stop {
-                Stop::Agent(_) => Target::Agent,
-                Stop::Prompts { .. } => Target::Prompts,
-            })
-            .collect()
+        self.stops.iter().map(Stop::target).collect()
+    }
+}
+
+impl Stop {
+    /// As the call's state machine counts it.
+    pub fn target(&self) -> Target {
+        match self {
+            Self::Agent(_) => Target::Agent,
+            Self::Prompts { .. } => Target::Prompts,
+        }
     }
 }

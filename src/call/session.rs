@@ -1,5 +1,6 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
+pub(super) mod asked;
 mod telling;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tracing::{Instrument, info, info_span, warn};
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
-use super::route::{Number, Stop};
+use super::route::{Number, Routes, Stop};
 use super::snapshot::StandingSender;
 use super::{Action, Call, CallOptions, Input};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
@@ -27,6 +28,7 @@ use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
 use crate::worker::{Answer, Command, Report, WorkerHandle};
+use asked::ToCall;
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
@@ -48,6 +50,8 @@ pub struct SessionOptions {
     pub max_buffer: Duration,
     /// Prompts by name.
     pub prompts: PromptLibrary,
+    /// Whom callers can be put through to.
+    pub routes: Routes,
 }
 
 /// One call and all that is asked on its behalf.
@@ -72,6 +76,14 @@ pub struct Session {
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    /// Whom the call's line counts by attempt: the route's stops, then those that were asked for.
+    stops: Vec<Stop>,
+    /// The application's own word for the call.
+    client_state: Option<String>,
+    /// The agent's socket is told every event.
+    agent_listens: bool,
+    /// Events on their way to the agent's socket.
+    for_agent: Vec<CallEvent>,
     /// Recordings whose files are not closed, and what will be said of them.
     recording: Vec<RecordingId>,
     recordings: JoinSet<Option<RecordingResult>>,
@@ -94,6 +106,10 @@ impl Session {
         Self {
             id,
             connect,
+            stops: number.route.stops.clone(),
+            client_state: None,
+            agent_listens: false,
+            for_agent: Vec::new(),
             number,
             worker,
             options: options.session.clone(),
@@ -114,7 +130,7 @@ impl Session {
     }
 
     /// Runs the call to its end. With a refusal it ends before it begins: Meta is told at once.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Input>, refusal: Option<EndReason>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ToCall>, refusal: Option<EndReason>) {
         let span = info_span!("call", call.id = %self.id);
         async move {
             let mut call = Call::new(self.call_options(), self.received_at);
@@ -124,10 +140,15 @@ impl Session {
                 call.handle(Input::HangUp(reason), Instant::now());
             }
             loop {
-                self.standing.send_modify(|standing| standing.state = call.state_name());
+                self.standing.send_modify(|standing| {
+                    standing.state = call.state_name();
+                    standing.agent = call.agent();
+                    standing.client_state.clone_from(&self.client_state);
+                });
                 while let Some(action) = call.poll_action() {
                     self.perform(action).await;
                 }
+                self.tell_agent().await;
                 if call.ended().is_some() {
                     break;
                 }
@@ -144,15 +165,23 @@ impl Session {
         .await;
     }
 
-    async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<Input>) {
+    async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) {
         let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
         tokio::select! {
-            Some(input) = inbox.recv() => call.handle(input, Instant::now()),
-            Some(report) = self.reports.1.recv() => {
-                if let Some(input) = self.read_report(report).await {
-                    call.handle(input, Instant::now());
+            Some(message) = inbox.recv() => match message {
+                ToCall::Input(input) => call.handle(input, Instant::now()),
+                ToCall::Asked(asked) => self.ask(call, asked).await,
+            },
+            Some(report) = self.reports.1.recv() => match report {
+                Report::Asked { attempt, request_id, command } => {
+                    self.agent_asks(call, attempt, request_id, command).await;
                 }
-            }
+                report => {
+                    if let Some(input) = self.read_report(report) {
+                        call.handle(input, Instant::now());
+                    }
+                }
+            },
             Some(done) = self.requests.join_next() => {
                 if let Some(input) = self.read_request(done) {
                     call.handle(input, Instant::now());
@@ -170,6 +199,7 @@ impl Session {
             agent_timeout: self.options.agent_timeout,
             max_duration: self.options.max_duration,
             answer: self.number.route.answer,
+            awaits_decision: false,
             targets: self.number.route.targets(),
         }
     }
@@ -181,10 +211,14 @@ impl Session {
             Action::Accept(answer) => self.accept(answer),
             Action::Reject => self.tell_meta_the_end(Farewell::Reject),
             Action::Terminate => self.tell_meta_the_end(Farewell::Terminate),
-            Action::Dial { attempt } => self.dial(attempt).await,
-            Action::DropAgent { attempt } => {
-                self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: "replaced" }).await;
+            Action::Dial { attempt } => self.dial(attempt, false).await,
+            Action::DialBeside { attempt } => self.dial(attempt, true).await,
+            Action::DropAgent { attempt, left } => {
+                self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: left.name() }).await;
             }
+            Action::Promote { attempt } => self.command(Command::Promote { call: self.id.clone(), attempt }).await,
+            Action::Hold => self.command(Command::Hold { call: self.id.clone(), held: true }).await,
+            Action::Unhold => self.command(Command::Hold { call: self.id.clone(), held: false }).await,
             Action::StartSound => self.command(Command::StartSound { call: self.id.clone() }).await,
             Action::PlayPrompts { attempt } => self.play_prompts(attempt).await,
             Action::PlayRingback => self.play_while_waiting(self.number.clone().route.ringback.as_str()).await,
@@ -219,6 +253,7 @@ impl Session {
             start: Box::new(self.start()),
             barge_in: self.number.route.barge_in,
             record: self.number.route.record,
+            hold: self.number.route.hold.clone(),
             reports: self.reports.0.clone(),
             reply,
         };
@@ -279,10 +314,15 @@ impl Session {
         (self.graph.clone(), credentials, self.connect.call_id.clone())
     }
 
-    async fn dial(&mut self, attempt: usize) {
-        let Some(Stop::Agent(agent)) = self.number.route.stops.get(attempt) else { return };
+    async fn dial(&mut self, attempt: usize, beside: bool) {
+        let Some(Stop::Agent(agent)) = self.stops.get(attempt) else { return };
         let dial = Box::new(Dial { agent: agent.clone(), max_buffer: self.options.max_buffer });
-        self.command(Command::Dial { call: self.id.clone(), attempt, dial }).await;
+        let call = self.id.clone();
+        self.command(match beside {
+            true => Command::DialBeside { call, attempt, dial },
+            false => Command::Dial { call, attempt, dial },
+        })
+        .await;
     }
 
     /// What every agent is told of the call.
@@ -307,13 +347,12 @@ impl Session {
     }
 
     async fn play_prompts(&mut self, attempt: usize) {
-        let number = self.number.clone();
-        let Some(Stop::Prompts { names, repeat }) = number.route.stops.get(attempt) else { return };
+        let Some(Stop::Prompts { names, repeat }) = self.stops.get(attempt) else { return };
         let prompts: Vec<Prompt> = names.iter().filter_map(|name| self.prompt(name)).collect();
+        let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
         match prompts.is_empty() {
             true => drop(self.requests.spawn(async { Some(Input::PromptFinished) })),
             false => {
-                let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
                 self.command(Command::StandIn { call: self.id.clone(), prompts, repeat }).await;
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! The session is the one that writes; whoever reads never waits for it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
@@ -37,20 +38,22 @@ pub struct CallFacts {
 }
 
 /// How a call stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// As [`Call::state_name`](super::Call::state_name) says.
     pub state: &'static str,
     /// When each stage was reached.
     pub stages: Stages,
-    /// The stop of the route whose agent is on the line.
+    /// Whose agent is on the line, by attempt.
     pub agent: Option<usize>,
+    /// What the application keeps with the call.
+    pub client_state: Option<String>,
 }
 
 impl Standing {
     /// Of a call that has just come.
     pub fn new() -> Self {
-        Self { state: "answering", stages: Stages::default(), agent: None }
+        Self { state: "answering", stages: Stages::default(), agent: None, client_state: None }
     }
 }
 
@@ -64,7 +67,7 @@ impl Default for Standing {
 #[derive(Clone)]
 pub struct CallSnapshot {
     /// What never changes.
-    pub facts: std::sync::Arc<CallFacts>,
+    pub facts: Arc<CallFacts>,
     /// How it stood.
     pub standing: Standing,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
-use super::{Action, AnswerWhen, Call, CallOptions, Input, Progress, Target};
+use super::{AcceptWith, Action, AnswerWhen, Call, CallOptions, Input, Left, Progress, Request, Target};
 
 /// A call and a clock that only the test moves.
 struct Script {
@@ -27,6 +27,7 @@ impl Script {
             agent_timeout: Duration::from_secs(8),
             max_duration: Duration::from_secs(3600),
             answer,
+            awaits_decision: false,
             targets: targets.to_vec(),
         };
         Self { call: Call::new(options, now), now }
@@ -45,6 +46,12 @@ impl Script {
 
     fn answered(&mut self) -> Vec<Action> {
         self.put(Input::Answered(Ok(answer())))
+    }
+
+    /// Asks for something and takes what is to be done, or why it is not.
+    fn ask(&mut self, request: Request) -> Result<Vec<Action>, &'static str> {
+        self.call.request(request, self.now).map_err(|refusal| refusal.code)?;
+        Ok(self.actions())
     }
 
     /// Gives an input and takes what is to be done, without the reports.
@@ -68,6 +75,14 @@ fn answer() -> Arc<str> {
     "v=0".into()
 }
 
+fn transfer(warm: bool) -> Request {
+    Request::Transfer { targets: vec![Target::Agent], warm }
+}
+
+fn dropped(attempt: usize, left: Left) -> Action {
+    Action::DropAgent { attempt, left }
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
@@ -79,10 +94,16 @@ fn at_once_means_that_the_caller_waits_with_us() {
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
     // The ringback goes on while the next agent is tried.
     let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
-    assert_eq!(script.put(refused), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }]);
+    assert_eq!(
+        script.put(refused),
+        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
+    );
     assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
     let lost = Input::AgentFailed { attempt: 1, failure: AgentFailure::Disconnected };
-    assert_eq!(script.put(lost), [Action::DropAgent { attempt: 1 }, Action::PlayPrompts { attempt: 2 }]);
+    assert_eq!(
+        script.put(lost),
+        [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::PlayPrompts { attempt: 2 }]
+    );
 }
 
 #[test]
@@ -123,10 +144,13 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
     let refused = |attempt| Input::AgentFailed { attempt, failure: AgentFailure::Refused };
-    assert_eq!(script.put(refused(0)), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }]);
+    assert_eq!(
+        script.put(refused(0)),
+        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
+    );
     assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), [], "the first agent is out");
     let no_answer = script.pass(8 * SECOND);
-    assert_eq!(no_answer, [Action::DropAgent { attempt: 1 }, Action::Accept(answer())]);
+    assert_eq!(no_answer, [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::Accept(answer())]);
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompts { attempt: 2 }]);
     assert_eq!(
         script.put(Input::PromptFinished),
@@ -146,12 +170,136 @@ fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
 fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
     let mut script = Script::talking(&[Target::Agent, Target::Agent]);
     let lost = Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected };
-    assert_eq!(script.put(lost), [Action::DropAgent { attempt: 0 }, Action::Dial { attempt: 1 }, Action::PlayHold]);
+    assert_eq!(
+        script.put(lost),
+        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }, Action::PlayHold]
+    );
     assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
     assert_eq!(
         script.put(Input::AgentHungUp { attempt: 1 }),
         [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
     );
+}
+
+#[test]
+fn a_cold_transfer_hands_the_caller_over_as_soon_as_the_second_agent_is_there() {
+    let mut script = Script::talking(&[Target::Agent]);
+    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
+    assert_eq!(script.ask(transfer(false)), Err("transfer_under_way"));
+    assert_eq!(script.ask(Request::CompleteTransfer), Err("no_transfer"));
+    assert_eq!(
+        script.put(Input::AgentJoined { attempt: 1 }),
+        [dropped(0, Left::Transferred), Action::Promote { attempt: 1 }]
+    );
+    assert_eq!(script.put(Input::AgentHungUp { attempt: 0 }), [], "its goodbye comes late");
+    assert_eq!(
+        script.put(Input::AgentHungUp { attempt: 1 }),
+        [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
+    );
+}
+
+#[test]
+fn a_transfer_that_nobody_takes_gives_the_caller_back() {
+    let mut script = Script::talking(&[Target::Agent]);
+    let to_two = Request::Transfer { targets: vec![Target::Agent, Target::Agent, Target::Prompts], warm: false };
+    assert_eq!(script.ask(to_two), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
+    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailure::Refused };
+    assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::DialBeside { attempt: 2 }]);
+    assert_eq!(script.pass(8 * SECOND), [dropped(2, Left::Failed), Action::Unhold]);
+    assert_eq!(script.call.agent(), Some(0));
+    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 4 }]));
+    assert_eq!(script.ask(Request::CancelTransfer), Ok(vec![dropped(4, Left::Cancelled), Action::Unhold]));
+}
+
+#[test]
+fn in_a_warm_transfer_the_agents_talk_until_one_of_them_leaves() {
+    let consulting = || {
+        let mut script = Script::talking(&[Target::Agent]);
+        assert_eq!(script.ask(transfer(true)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
+        assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
+        script
+    };
+    let promoted = |left| vec![dropped(0, left), Action::Promote { attempt: 1 }];
+    assert_eq!(consulting().ask(Request::CompleteTransfer), Ok(promoted(Left::Transferred)));
+    assert_eq!(consulting().put(Input::AgentHungUp { attempt: 0 }), promoted(Left::HungUp));
+    let lost = |attempt| Input::AgentFailed { attempt, failure: AgentFailure::Disconnected };
+    assert_eq!(consulting().put(lost(0)), promoted(Left::Failed));
+    assert_eq!(consulting().put(lost(1)), [dropped(1, Left::Failed), Action::Unhold]);
+    assert_eq!(consulting().put(Input::AgentHungUp { attempt: 1 }), [dropped(1, Left::HungUp), Action::Unhold]);
+    assert_eq!(consulting().ask(Request::CancelTransfer), Ok(vec![dropped(1, Left::Cancelled), Action::Unhold]));
+}
+
+#[test]
+fn a_first_agent_that_leaves_in_a_transfer_leaves_the_caller_waiting_for_the_second() {
+    let mut script = Script::talking(&[Target::Agent]);
+    script.ask(transfer(true)).unwrap();
+    assert_eq!(script.put(Input::AgentHungUp { attempt: 0 }), [dropped(0, Left::HungUp), Action::PlayHold]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), [Action::Promote { attempt: 1 }]);
+
+    let mut alone = Script::talking(&[Target::Agent]);
+    alone.ask(transfer(false)).unwrap();
+    alone.put(Input::AgentHungUp { attempt: 0 });
+    assert_eq!(
+        alone.pass(8 * SECOND),
+        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::NoAnswer))]
+    );
+}
+
+#[test]
+fn the_application_takes_an_agent_away_and_brings_another() {
+    let mut script = Script::talking(&[Target::Agent]);
+    assert_eq!(script.ask(Request::Disconnect), Ok(vec![dropped(0, Left::Disconnected), Action::PlayHold]));
+    assert_eq!(script.ask(Request::Disconnect), Err("no_agent"));
+    assert_eq!(script.ask(transfer(false)), Err("no_agent"));
+    let connect = || Request::Connect { targets: vec![Target::Agent, Target::Prompts] };
+    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 1 }, Action::PlayHold]));
+    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailure::Refused };
+    assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::PlayPrompts { attempt: 2 }]);
+    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 3 }, Action::PlayHold]));
+    assert_eq!(script.put(Input::PromptFinished), [], "the prompts have given way");
+    assert_eq!(script.put(Input::AgentJoined { attempt: 3 }), []);
+    let to_prompts = Request::Transfer { targets: vec![Target::Prompts], warm: false };
+    assert_eq!(script.ask(to_prompts), Ok(vec![dropped(3, Left::Transferred), Action::PlayPrompts { attempt: 5 }]));
+}
+
+#[test]
+fn on_command_means_that_nobody_is_dialled_before_the_application_says_so() {
+    let ringing = || {
+        let mut script = Script::answering(AnswerWhen::OnCommand, &[Target::Agent]);
+        assert_eq!(script.answered(), [Action::AnswerOffer, Action::PreAccept(answer())]);
+        script.put(Input::PreAccepted(Ok(())));
+        assert_eq!(script.put(Input::MediaConnected), []);
+        script
+    };
+    let accept = |with| Request::Accept { with };
+    let accepted = || Action::Accept(answer());
+    let mut by_route = ringing();
+    assert_eq!(by_route.ask(accept(AcceptWith::Route)), Ok(vec![Action::Dial { attempt: 0 }, accepted()]));
+    assert_eq!(by_route.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
+    assert_eq!(by_route.ask(accept(AcceptWith::Route)), Err("call_already_accepted"));
+    assert_eq!(by_route.ask(Request::Reject { why: String::new() }), Err("call_already_accepted"));
+
+    let others = AcceptWith::Others(vec![Target::Prompts]);
+    assert_eq!(ringing().ask(accept(others)), Ok(vec![accepted()]));
+    assert_eq!(ringing().ask(accept(AcceptWith::Nobody)), Ok(vec![accepted()]));
+    let rejected = EndReason::RejectedByApi("closed today".to_owned());
+    assert_eq!(
+        ringing().ask(Request::Reject { why: "closed today".to_owned() }),
+        Ok(vec![Action::Terminate, Action::Release(rejected)])
+    );
+    let mut forgotten = ringing();
+    forgotten.pass(30 * SECOND);
+    assert_eq!(forgotten.call.ended(), Some(&EndReason::AcceptTimedOut));
+}
+
+#[test]
+fn a_call_that_awaits_a_decision_is_answered_and_dials_nobody_before_it() {
+    let options = CallOptions { awaits_decision: true, ..Script::new(&[Target::Agent]).call.options };
+    let now = Instant::now();
+    let mut script = Script { call: Call::new(options, now), now };
+    assert_eq!(script.answered(), [Action::AnswerOffer, Action::PreAccept(answer())]);
+    assert_eq!(script.put(Input::Decided), [Action::Dial { attempt: 0 }]);
+    assert_eq!(script.put(Input::Decided), []);
 }
 
 #[test]
@@ -270,8 +418,22 @@ fn any_step() -> impl Strategy<Value = (Duration, Option<Input>)> {
         .prop_map(|(milliseconds, input)| (Duration::from_millis(milliseconds), input))
 }
 
+fn any_request() -> impl Strategy<Value = Request> {
+    let with =
+        prop_oneof![Just(AcceptWith::Route), any_targets().prop_map(AcceptWith::Others), Just(AcceptWith::Nobody)];
+    prop_oneof![
+        with.prop_map(|with| Request::Accept { with }),
+        Just(Request::Reject { why: String::new() }),
+        any_targets().prop_map(|targets| Request::Connect { targets }),
+        Just(Request::Disconnect),
+        (any_targets(), any::<bool>()).prop_map(|(targets, warm)| Request::Transfer { targets, warm }),
+        Just(Request::CompleteTransfer),
+        Just(Request::CancelTransfer),
+    ]
+}
+
 fn any_answer() -> impl Strategy<Value = AnswerWhen> {
-    prop_oneof![Just(AnswerWhen::AgentReady), Just(AnswerWhen::AtOnce)]
+    prop_oneof![Just(AnswerWhen::AgentReady), Just(AnswerWhen::AtOnce), Just(AnswerWhen::OnCommand)]
 }
 
 fn any_targets() -> impl Strategy<Value = Vec<Target>> {
@@ -285,11 +447,11 @@ proptest! {
     fn a_call_is_accepted_at_most_once_ends_once_and_rests_after_it(
         answer in any_answer(),
         targets in any_targets(),
-        steps in prop::collection::vec(any_step(), 0..40),
+        steps in prop::collection::vec((any_step(), prop::option::weighted(0.2, any_request())), 0..40),
     ) {
         let mut script = Script::answering(answer, &targets);
         let mut done = Vec::new();
-        for (time, input) in steps {
+        for ((time, input), request) in steps {
             script.now += time;
             while script.call.poll_timeout().is_some_and(|deadline| deadline <= script.now) {
                 let before = script.call.poll_timeout();
@@ -302,6 +464,11 @@ proptest! {
                 if over {
                     prop_assert!(script.call.ended().is_some());
                 }
+            }
+            if let Some(request) = request {
+                let over = script.call.ended().is_some();
+                let done = script.call.request(request, script.now);
+                prop_assert!(!over || done.is_err(), "nothing is begun after the end");
             }
             done.extend(std::iter::from_fn(|| script.call.poll_action()));
         }

@@ -74,6 +74,8 @@ pub enum Answer {
     WhenAgentReady,
     /// Once sound can flow; the caller hears our ringback until the agent is there.
     AtOnce,
+    /// When the application says so; the caller hears the phone's own ringing until then.
+    OnCommand,
 }
 
 /// What the caller's speech brings about by itself.
@@ -234,7 +236,8 @@ fn read_answer(text: &str) -> Result<Answer, String> {
     match text {
         "when_agent_ready" => Ok(Answer::WhenAgentReady),
         "at_once" => Ok(Answer::AtOnce),
-        _ => Err("give \"when_agent_ready\" or \"at_once\"".to_owned()),
+        "on_command" => Ok(Answer::OnCommand),
+        _ => Err("give \"when_agent_ready\", \"at_once\" or \"on_command\"".to_owned()),
     }
 }
 

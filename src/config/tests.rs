@@ -219,7 +219,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
     patchcord.toml: routes.reception.encoding = "pcm": give "pcm_s16le" or "opus"
-    patchcord.toml: routes.reception.answer = "at_twice": give "when_agent_ready" or "at_once"
+    patchcord.toml: routes.reception.answer = "at_twice": give "when_agent_ready", "at_once" or "on_command"
     patchcord.toml: routes.reception.barge_in = "yes": give "off", "events" or "clear"
     patchcord.toml: routes.reception.profile = "best": give "eco" or "hq"
     patchcord.toml: routes.reception.parameters.retries = 3: give text in quotes

@@ -49,6 +49,8 @@ pub struct Leg {
     asked: RefCell<Asked>,
     recording: RefCell<Option<RecordingSink>>,
     agent: RefCell<Option<Taken>>,
+    /// Who is to take over from the agent.
+    successor: RefCell<Option<Taken>>,
     /// At most as many as the mixer takes.
     guests: RefCell<Vec<Taken>>,
 }
@@ -59,6 +61,8 @@ pub(super) struct About {
     pub start: Box<StartCall>,
     pub barge_in: BargeIn,
     pub record: bool,
+    /// The prompt of a caller on hold.
+    pub hold: String,
     pub prompts: PromptLibrary,
     pub recordings: Option<Recordings>,
     pub reports: mpsc::Sender<Report>,
@@ -101,6 +105,7 @@ impl Leg {
             asked: RefCell::default(),
             recording: RefCell::new(None),
             agent: RefCell::new(None),
+            successor: RefCell::new(None),
             guests: RefCell::default(),
         }
     }
@@ -138,7 +143,8 @@ impl Leg {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
         // A third party hears something in every frame.
-        self.guests.borrow().iter().for_each(|guest| guest.seat.has_mail());
+        let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
+        guests.iter().chain(&*successor).for_each(|guest| guest.seat.has_mail());
     }
 
     pub(super) fn start_sound(&self) {
@@ -154,6 +160,10 @@ impl Leg {
     }
 
     pub(super) fn stand_in(&self, prompts: Vec<Prompt>, repeat: Repeat) {
+        // An agent may have joined while this was on its way; it is told in its turn.
+        if self.agent.borrow().as_ref().is_some_and(|agent| agent.seat.sound().is_some()) {
+            return;
+        }
         self.bridge.borrow_mut().stand_in(prompts, repeat);
     }
 
@@ -234,7 +244,9 @@ impl Leg {
         match party {
             Party::Agent => self.with_agent(work),
             Party::Guest(id) => {
-                if let Some(guest) = self.guests.borrow().iter().find(|guest| guest.seat.who() == Who::Guest(id)) {
+                let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
+                let is_meant = |taken: &&Taken| taken.seat.party() == Party::Guest(id);
+                if let Some(guest) = guests.iter().chain(&*successor).find(is_meant) {
                     work(&guest.seat);
                 }
             }
@@ -249,33 +261,60 @@ impl Leg {
         (*self.about.start).clone()
     }
 
-    /// Seats somebody; an earlier agent must have left. Gives the seat, and the word to leave it, with the reason.
-    pub(crate) fn seat(&self, who: Who) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
+    /// Seats somebody; an earlier agent, or one that was to take over, must have left. Gives the seat, and the word to
+    /// leave it, with the reason.
+    pub(crate) fn seat(&self, who: Who, party: Party) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
         let (leave, told) = oneshot::channel();
-        let seat = Rc::new(Seat::new(who));
-        if self.accepted.get() {
+        let seat = Rc::new(Seat::new(who, party));
+        let is_successor = matches!((who, party), (Who::Agent { .. }, Party::Guest(_)));
+        if self.accepted.get() && !is_successor {
             // It is written after `start`, with which every conversation begins.
             seat.tell(ToAgent::Accepted);
         }
         let taken = Taken { seat: seat.clone(), leave };
         match who {
+            Who::Agent { .. } if is_successor => drop(self.successor.replace(Some(taken))),
             Who::Agent { .. } => drop(self.agent.replace(Some(taken))),
             Who::Guest(_) => self.guests.borrow_mut().push(taken),
         }
         (seat, told)
     }
 
-    /// Tells the agent to leave and silences it at once. `attempt` None means whoever it is.
+    /// Tells an agent to leave and silences it at once. `attempt` None means whoever is there.
     pub(super) fn drop_agent(&self, attempt: Option<usize>, reason: &'static str) {
-        let mut agent = self.agent.borrow_mut();
-        let is_meant = |taken: &Taken| match (taken.seat.who(), attempt) {
-            (Who::Agent { attempt: seated }, Some(attempt)) => seated == attempt,
-            (_, None) | (Who::Guest(_), _) => true,
-        };
-        if let Some(taken) = agent.take_if(|taken| is_meant(taken)) {
-            self.bridge.borrow_mut().detach(Party::Agent);
-            // The task may have ended by itself.
-            let _ = taken.leave.send(reason);
+        let is_meant = |taken: &mut Taken| attempt.is_none_or(|attempt| taken.seat.who() == Who::Agent { attempt });
+        for place in [&self.agent, &self.successor] {
+            if let Some(taken) = place.borrow_mut().take_if(is_meant) {
+                self.bridge.borrow_mut().detach(taken.seat.party());
+                // The task may have ended by itself.
+                let _ = taken.leave.send(reason);
+            }
+        }
+    }
+
+    /// The agent that was to take over does so; an earlier one has left.
+    pub(super) fn promote(&self, attempt: usize) {
+        let is_meant = |taken: &mut Taken| taken.seat.who() == Who::Agent { attempt };
+        let Some(taken) = self.successor.borrow_mut().take_if(is_meant) else { return };
+        let before = (taken.seat.party(), taken.seat.sound());
+        taken.seat.become_agent();
+        if let (Party::Guest(id), Some(sound)) = before {
+            let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
+            if let Err(error) = promoted {
+                taken.seat.tell(ToAgent::Error { code: "sound_unavailable", message: error.to_string() });
+            }
+        }
+        taken.seat.tell(ToAgent::Accepted);
+        self.agent.replace(Some(taken));
+        self.settle();
+    }
+
+    /// Answers the command of an agent.
+    pub(super) fn answer_agent(&self, attempt: usize, message: ToAgent) {
+        let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
+        let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
+        if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {
+            taken.seat.tell(message);
         }
     }
 
@@ -285,7 +324,7 @@ impl Leg {
         let leaving: Vec<Taken> = self.guests.borrow_mut().extract_if(.., is_meant).collect();
         let any = !leaving.is_empty();
         for taken in leaving {
-            self.bridge.borrow_mut().detach(taken.seat.who().party());
+            self.bridge.borrow_mut().detach(taken.seat.party());
             // The task may have ended by itself.
             let _ = taken.leave.send(reason);
         }

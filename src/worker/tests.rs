@@ -51,7 +51,16 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let (reports, _) = mpsc::channel(1);
     let start = Box::default();
     let barge_in = BargeIn::Off;
-    let answer = Answer { call: call.clone(), offer: offer(), start, barge_in, record: false, reports, reply };
+    let answer = Answer {
+        call: call.clone(),
+        offer: offer(),
+        start,
+        barge_in,
+        record: false,
+        hold: "hold".to_owned(),
+        reports,
+        reply,
+    };
     worker.send(Command::Answer(answer)).await.unwrap();
     (call, answered.await.unwrap().map(|sdp| port_of(&sdp)))
 }

@@ -23,4 +23,5 @@ mod privacy;
 mod prompts;
 mod recording;
 mod stopping;
+mod transfer;
 mod webhook;

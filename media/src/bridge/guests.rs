@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::party::AttachError;
-use super::{Bridge, PartySound};
+use super::{Bridge, Party, PartySound};
 use crate::mixer::{GuestId, Mixer, MixerError, Role};
 use crate::opus::{OpusError, Profile, SampleRate};
 use crate::prompt::Prompt;
@@ -19,6 +19,9 @@ impl Bridge {
     pub fn promote(&mut self, id: GuestId, sound: PartySound, now: Instant) -> Result<(), AttachError> {
         let mixer = self.mixer.as_mut().ok_or(MixerError::NoSuchGuest(id))?;
         let voice = mixer.release_guest(id)?;
+        for waiting in self.waiting.iter_mut().filter(|waiting| **waiting == Party::Guest(id)) {
+            *waiting = Party::Agent;
+        }
         self.unhold(now);
         self.seat_agent(voice, sound, now)?;
         Ok(())

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Session;
 use crate::call::command::Owner;
+use crate::call::end::AgentFailure;
 use crate::call::event::CallEvent;
 use crate::call::{Input, Progress};
 use crate::recordings::RecordingResult;
@@ -22,7 +23,7 @@ impl Session {
     pub(super) async fn close_recordings(&mut self) {
         // What the worker reported before it let the call go.
         while let Ok(report) = self.reports.1.try_recv() {
-            self.read_report(report).await;
+            self.read_report(report);
         }
         let deadline = tokio::time::Instant::now() + RECORDING_CLOSED_WITHIN;
         while !self.recordings.is_empty() {
@@ -55,7 +56,7 @@ impl Session {
     }
 
     /// What the call's state machine must know is its input; the rest is told at once.
-    pub(super) async fn read_report(&mut self, report: Report) -> Option<Input> {
+    pub(super) fn read_report(&mut self, report: Report) -> Option<Input> {
         match report {
             Report::MediaConnected => {
                 self.stages.media_connected.get_or_insert(self.received_at.elapsed());
@@ -71,15 +72,19 @@ impl Session {
             Report::PromptsFinished => return Some(Input::PromptFinished),
             Report::MediaSilent(silent) => self.tell_silent(silent),
             Report::Dtmf { digit, duration_ms } => {
-                self.tell("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }));
+                // The agent has a message of its own for it.
+                self.tell_faces("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }), None);
             }
-            Report::GuestJoined { guest } => drop(self.tell("call.guest_joined", json!({ "guest_id": guest }))),
+            Report::EventsWanted => self.agent_listens = true,
+            // The call is over, or this would not be read here.
+            Report::Asked { .. } => {}
+            Report::GuestJoined { guest } => self.tell("call.guest_joined", json!({ "guest_id": guest })),
             Report::GuestLeft { guest, reason } => {
                 self.tell("call.guest_left", json!({ "guest_id": guest, "reason": reason }));
             }
             Report::Speech { started } => {
                 let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
-                self.tell_both(kind, json!({})).await;
+                self.tell_faces(kind, json!({}), Some(json!({})));
             }
             Report::RecordingStarted { id, result } => {
                 self.tell("call.recording_started", json!({ "recording_id": id }));
@@ -90,14 +95,14 @@ impl Session {
             }
             Report::PlaybackFinished { id, owner, completed } => {
                 let data = json!({ "playback_id": id, "completed": completed });
-                self.tell_owner(owner, "call.playback_finished", data.clone(), data).await;
+                self.tell_owner(owner, "call.playback_finished", data.clone(), data);
             }
             Report::Gathered { id, owner, protected, gathered } => {
                 let reason = gathered.end.name();
                 let told = json!({ "gather_id": id, "digits": gathered.digits, "reason": reason });
                 let masked = json!({ "gather_id": id, "digits": null, "reason": reason });
                 let others = if protected { masked } else { told.clone() };
-                self.tell_owner(owner, "call.gather_finished", told, others).await;
+                self.tell_owner(owner, "call.gather_finished", told, others);
             }
         }
         None
@@ -115,7 +120,6 @@ impl Session {
             }
             Progress::AgentJoined { attempt } => {
                 info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
-                self.standing.send_modify(|standing| standing.agent = Some(*attempt));
                 self.tell("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
@@ -125,8 +129,20 @@ impl Session {
                     "the agent of call {} {failure}",
                     self.id
                 );
-                self.standing.send_modify(|standing| standing.agent = None);
                 self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
+            }
+            Progress::AgentLeft { attempt, left } => {
+                self.tell("call.agent_left", json!({ "attempt": attempt, "reason": left.name() }));
+            }
+            Progress::Transferred { from, to } => {
+                info!(agent.attempt = *to, "call {} is transferred", self.id);
+                self.tell("call.transferred", json!({ "completed": true, "from_attempt": from, "to_attempt": to }));
+            }
+            Progress::TransferFailed { from, to, failure } => {
+                let reason = failure.map_or("cancelled", AgentFailure::name);
+                info!(agent.attempt = *to, "the transfer of call {} came to nothing: {reason}", self.id);
+                let data = json!({ "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason });
+                self.tell("call.transferred", data);
             }
             Progress::Accepted => {
                 self.stages.accepted = Some(self.received_at.elapsed());
@@ -157,34 +173,43 @@ impl Session {
         self.tell(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
     }
 
-    /// One event with two faces: what a command brought is told to who gave it, and to the others without secrets.
-    pub(super) async fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
-        let (for_app, for_agent) = match owner {
-            Owner::App => (told, None),
-            Owner::Agent => (others, Some(told)),
-        };
-        let event = self.tell(kind, for_app);
-        if let Some(data) = for_agent {
-            let event = Box::new(CallEvent { data, ..event });
-            self.command(Command::TellAgent { call: self.id.clone(), event }).await;
+    /// What a command brought is told to who gave it, and to the other without secrets; the agent learns of the
+    /// application's only if it wants all events.
+    fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
+        match owner {
+            Owner::Agent => self.tell_faces(kind, others, Some(told)),
+            Owner::App => {
+                let for_agent = self.agent_listens.then_some(others);
+                self.tell_faces(kind, told, for_agent);
+            }
         }
     }
 
-    pub(super) async fn tell_both(&mut self, kind: &'static str, data: Value) {
-        let event = Box::new(self.tell(kind, data));
-        self.command(Command::TellAgent { call: self.id.clone(), event }).await;
+    pub(super) fn tell(&mut self, kind: &'static str, data: Value) {
+        let for_agent = self.agent_listens.then(|| data.clone());
+        self.tell_faces(kind, data, for_agent);
     }
 
-    pub(super) fn tell(&mut self, kind: &'static str, data: Value) -> CallEvent {
+    /// One event with two faces: for the application, and for the agent's socket.
+    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) {
         self.sequence += 1;
         // First, so that whoever is told and then looks sees no less.
         self.standing.send_modify(|standing| standing.stages = self.stages);
-        let event = CallEvent::new(self.id.clone(), self.sequence, kind, data);
+        let event = CallEvent::new(self.id.clone(), self.sequence, kind, self.client_state.clone(), for_app);
+        if let Some(data) = for_agent {
+            self.for_agent.push(CallEvent { data, ..event.clone() });
+        }
         // What finds no room is counted and told by the store.
         let _ = self.store.event(EventRecord::of(&event));
         // Nobody need listen.
-        let _ = self.events.send(event.clone());
-        event
+        let _ = self.events.send(event);
+    }
+
+    /// The agent's socket is told what it is to know.
+    pub(super) async fn tell_agent(&mut self) {
+        for event in std::mem::take(&mut self.for_agent) {
+            self.command(Command::TellAgent { call: self.id.clone(), event: Box::new(event) }).await;
+        }
     }
 }
 

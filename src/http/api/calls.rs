@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Api, rfc3339};
-use crate::call::command::{CallCommand, Refusal};
+use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use crate::call::event::CallId;
 use crate::call::registry::Calls;
 use crate::call::snapshot::CallSnapshot;
@@ -24,8 +24,20 @@ use crate::whatsapp::webhook::Direction;
 const MAX_PAGE: usize = 200;
 const USUAL_PAGE: usize = 50;
 
-/// What a call can be asked to do: the names of [`CallCommand`], and `hangup`.
-pub(super) const ACTIONS: [&str; 15] = [
+/// What a call can be asked to do: the names of [`CallCommand`].
+pub(super) const ACTIONS: [&str; 26] = [
+    "accept",
+    "reject",
+    "hangup",
+    "connect",
+    "disconnect",
+    "transfer",
+    "complete_transfer",
+    "cancel_transfer",
+    "hold",
+    "unhold",
+    "mute",
+    "unmute",
     "play",
     "stop_playback",
     "gather",
@@ -40,7 +52,6 @@ pub(super) const ACTIONS: [&str; 15] = [
     "invite",
     "set_role",
     "dismiss",
-    "hangup",
 ];
 
 /// Which part of a list.
@@ -79,6 +90,8 @@ pub(super) struct CallView {
     route: String,
     /// The place, among the route's agent and fallbacks, of the agent that joined last; null while there is none.
     agent_attempt: Option<usize>,
+    /// What you keep with the call: the last `client_state` given with an action.
+    client_state: Option<String>,
     /// When Meta's webhook came: RFC 3339, UTC.
     began_at: String,
     /// From then until now.
@@ -157,17 +170,19 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
 
 /// Ask a live call to do something
 ///
-/// The body is a JSON object with what the action needs; none is as good as `{}`. What was begun is told by events:
-/// `call.playback_finished`, `call.gather_finished`, `call.recording_finished`, `call.guest_joined`, `call.ended`.
+/// The body is a JSON object with what the action needs; none is as good as `{}`. With every action a `client_state` may
+/// come: a text of up to 4096 bytes that is kept with the call and repeated in its events. What was begun is told by
+/// events: `call.playback_finished`, `call.gather_finished`, `call.recording_finished`, `call.guest_joined`,
+/// `call.accepted`, `call.agent_joined`, `call.transferred`, `call.ended`.
 #[utoipa::path(post, path = "/v1/calls/{call_id}/actions/{action}", tag = "calls",
     params(("call_id" = String, Path), ("action" = super::openapi::ActionName, Path)),
     request_body(content = super::openapi::ActionBody, content_type = "application/json"),
     responses(
         (status = 200, description = "Done", body = Object, example = json!({})),
-        (status = 202, description = "`play`, `gather`, `start_recording`, `invite` and `hangup` have begun", body = Begun),
+        (status = 202, description = "`accept`, `reject`, `hangup`, `connect`, `transfer`, `complete_transfer`, `cancel_transfer`, `play`, `gather`, `start_recording` and `invite` have begun", body = Begun),
         (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`call_not_found`, `unknown_action`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`call_ended`, `call_not_accepted`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
@@ -202,21 +217,24 @@ pub(super) async fn perform(
         return Err(Refusal::new("unknown_action", format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
-    let mut begun = if action == "hangup" {
-        calls.hang_up(&id).await?;
-        json!({})
-    } else {
-        body.insert("action".to_owned(), action.into());
-        let command: CallCommand = serde_json::from_value(Value::Object(body))
-            .map_err(|error| Refusal::new("invalid_command", error.to_string()))?;
-        let takes_time = matches!(
-            command,
-            CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
-        );
-        match calls.perform(&id, command).await? {
-            Value::Null if takes_time => json!({}),
-            answer => answer,
+    let client_state = match body.remove("client_state") {
+        None => None,
+        Some(Value::String(text)) if text.len() <= MAX_CLIENT_STATE_BYTES => Some(text),
+        Some(_) => {
+            let advice = format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes");
+            return Err(Refusal::new("invalid_command", advice));
         }
+    };
+    body.insert("action".to_owned(), action.into());
+    let command: CallCommand = serde_json::from_value(Value::Object(body))
+        .map_err(|error| Refusal::new("invalid_command", error.to_string()))?;
+    let takes_time = matches!(
+        command,
+        CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
+    );
+    let mut begun = match calls.perform_keeping(&id, command, client_state).await? {
+        Value::Null if takes_time => json!({}),
+        answer => answer,
     };
     if let Value::Object(ids) = &mut begun {
         ids.insert("call_id".to_owned(), call_id.into());
@@ -257,6 +275,7 @@ fn view(call: &CallSnapshot) -> CallView {
         },
         route: facts.route.clone(),
         agent_attempt: call.standing.agent,
+        client_state: call.standing.client_state.clone(),
         began_at: rfc3339(facts.began_at),
         duration_ms: call.duration().as_millis() as u64,
         talked_ms: call.talked().map(|talked| talked.as_millis() as u64),

@@ -12,7 +12,9 @@ use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::calls::ACTIONS;
 use super::{calls, doors, events, prompts, recordings, routes};
-use crate::call::command::{Dismiss, Gather, Invite, Play, SendDtmf, SetRole};
+use crate::call::command::{
+    Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
+};
 use crate::http::error::Problem;
 
 #[derive(OpenApi)]
@@ -22,7 +24,7 @@ use crate::http::error::Problem;
         calls::list, calls::read, calls::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
         recordings::download, recordings::remove, routes::list, events::open,
     ),
-    components(schemas(Problem, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody)),
+    components(schemas(Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody)),
     modifiers(&EveryDoor),
     security(("key" = []))
 )]
@@ -53,7 +55,20 @@ impl ToSchema for ActionName {
 
 impl PartialSchema for ActionBody {
     fn schema() -> RefOr<Schema> {
-        let bodies = ["Play", "Gather", "SendDtmf", "Invite", "SetRole", "Dismiss"];
+        let bodies = [
+            "Accept",
+            "Reject",
+            "Destination",
+            "Transfer",
+            "Hold",
+            "Mute",
+            "Play",
+            "Gather",
+            "SendDtmf",
+            "Invite",
+            "SetRole",
+            "Dismiss",
+        ];
         let nothing = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
         let nothing = nothing.description(Some("Of the other actions: nothing"));
         let schema = bodies.into_iter().fold(OneOfBuilder::new(), |one, name| one.item(Ref::from_schema_name(name)));

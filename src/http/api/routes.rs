@@ -32,7 +32,7 @@ pub(super) struct RouteView {
     encoding: &'static str,
     /// Hz towards and from the agent.
     sample_rate: u32,
-    /// `when_agent_ready` or `at_once`
+    /// `when_agent_ready`, `at_once` or `on_command`
     answer: &'static str,
     ringback: String,
     hold: String,
@@ -92,6 +92,7 @@ fn view(name: &str, route: &Route, phone_number_ids: Vec<String>) -> RouteView {
         answer: match route.answer {
             Answer::WhenAgentReady => "when_agent_ready",
             Answer::AtOnce => "at_once",
+            Answer::OnCommand => "on_command",
         },
         ringback: route.ringback.clone(),
         hold: route.hold.clone(),

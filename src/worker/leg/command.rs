@@ -18,7 +18,10 @@ use super::Leg;
 use super::seat::Who;
 use crate::agent::native::ToAgent;
 use crate::agent::websocket::Dial;
-use crate::call::command::{CallCommand, Dismiss, Gather, Invite, Owner, Play, Refusal, Role, SendDtmf, SetRole};
+use crate::call::command::{
+    CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Refusal, Role, SendDtmf, SetRole,
+};
+use crate::call::end::AgentFailure;
 use crate::call::route::BargeIn;
 use crate::worker::Report;
 
@@ -51,6 +54,18 @@ impl Leg {
             ));
         }
         let done = match command {
+            CallCommand::Accept(_)
+            | CallCommand::Reject(_)
+            | CallCommand::Hangup
+            | CallCommand::Connect(_)
+            | CallCommand::Disconnect
+            | CallCommand::Transfer(_)
+            | CallCommand::CompleteTransfer
+            | CallCommand::CancelTransfer => Err(Refusal::new("internal_error", "this is for the call to decide")),
+            CallCommand::Hold(hold) => self.hold(&hold.prompts),
+            CallCommand::Unhold => self.unhold(),
+            CallCommand::Mute(Mute { party }) => self.mute(party, true),
+            CallCommand::Unmute(Mute { party }) => self.mute(party, false),
             CallCommand::Play(play) => self.play(&play, owner),
             CallCommand::StopPlayback => self.stop_playback(),
             CallCommand::Gather(gather) => self.gather(&gather, owner),
@@ -136,6 +151,53 @@ impl Leg {
         asked.protected || asked.gather.is_some_and(|gather| gather.protected)
     }
 
+    /// Without prompts the caller hears the route's own.
+    pub(crate) fn hold(&self, prompts: &[String]) -> Result<Value, Refusal> {
+        self.has_agent()?;
+        let prompts = match prompts {
+            // It was there at the start; if it is gone, the caller hears silence.
+            [] => self.about.prompts.get(&self.about.hold).into_iter().collect(),
+            names => self.prompts(names)?,
+        };
+        self.bridge.borrow_mut().hold(prompts).map_err(|error| no_sound(&error))?;
+        Ok(Value::Null)
+    }
+
+    pub(crate) fn unhold(&self) -> Result<Value, Refusal> {
+        match self.bridge.borrow_mut().unhold(Instant::now()) {
+            true => Ok(Value::Null),
+            false => Err(Refusal::new("not_on_hold", "the caller is not on hold")),
+        }
+    }
+
+    fn mute(&self, party: MuteParty, muted: bool) -> Result<Value, Refusal> {
+        self.has_agent()?;
+        let mut bridge = self.bridge.borrow_mut();
+        match party {
+            MuteParty::Agent => bridge.mute_agent(muted),
+            MuteParty::Caller => bridge.mute_caller(muted, Instant::now()),
+        }
+        Ok(Value::Null)
+    }
+
+    fn has_agent(&self) -> Result<(), Refusal> {
+        match &*self.agent.borrow() {
+            Some(_) => Ok(()),
+            None => Err(Refusal::new("no_agent", "no agent is on the line")),
+        }
+    }
+
+    /// Seats and dials an agent that is to take over from the one on the line.
+    pub(crate) fn dial_beside(self: &Rc<Self>, attempt: usize, dial: Dial) {
+        let Some(worker) = self.about.worker.upgrade() else { return };
+        let id = self.next_id() as GuestId;
+        match self.bridge.borrow_mut().invite(id, mixer::Role::Join, dial.max_buffer) {
+            Ok(()) => {}
+            Err(_) => return self.report(Report::AgentFailed { attempt, failure: AgentFailure::Refused }),
+        }
+        worker.dial(self, Who::Agent { attempt }, Party::Guest(id), dial);
+    }
+
     /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
         let unavailable = || Refusal::new("shutting_down", "the service is stopping");
@@ -146,7 +208,7 @@ impl Leg {
         let id = self.next_id() as GuestId;
         let invited = self.bridge.borrow_mut().invite(id, invite.role.into(), DEFAULT_MAX_BUFFER);
         invited.map_err(|error| Refusal::new("too_many_guests", error.to_string()))?;
-        worker.dial(self, Who::Guest(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
+        worker.dial(self, Who::Guest(id), Party::Guest(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
         Ok(json!({ "guest_id": id }))
     }
 

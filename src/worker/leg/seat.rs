@@ -1,10 +1,10 @@
 //! A seat: whoever talks on a socket about one call, and the messages that wait for its task.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use patchcord_media::bridge::Party;
+use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::mixer::GuestId;
 use tokio::sync::{Notify, oneshot};
 
@@ -25,6 +25,9 @@ pub(crate) enum Who {
 /// What the leg and the task of a socket share.
 pub(crate) struct Seat {
     who: Who,
+    /// An agent that is to take over from another is a third party until it does.
+    party: Cell<Party>,
+    sound: Cell<Option<PartySound>>,
     messages: RefCell<VecDeque<ToAgent>>,
     /// Something waits for the task: sound in the bridge, or a message here.
     mail: Notify,
@@ -38,18 +41,35 @@ pub(super) struct Taken {
     pub leave: oneshot::Sender<&'static str>,
 }
 
-impl Who {
-    pub(crate) fn party(self) -> Party {
-        match self {
-            Self::Agent { .. } => Party::Agent,
-            Self::Guest(id) => Party::Guest(id),
+impl Seat {
+    pub(super) fn new(who: Who, party: Party) -> Self {
+        Self {
+            who,
+            party: Cell::new(party),
+            sound: Cell::new(None),
+            messages: RefCell::default(),
+            mail: Notify::new(),
+            room: Notify::new(),
         }
     }
-}
 
-impl Seat {
-    pub(super) fn new(who: Who) -> Self {
-        Self { who, messages: RefCell::default(), mail: Notify::new(), room: Notify::new() }
+    /// As whom the bridge knows it at present.
+    pub(crate) fn party(&self) -> Party {
+        self.party.get()
+    }
+
+    /// It has the caller from now on.
+    pub(super) fn become_agent(&self) {
+        self.party.set(Party::Agent);
+    }
+
+    /// What it speaks and hears, once it does.
+    pub(crate) fn sound(&self) -> Option<PartySound> {
+        self.sound.get()
+    }
+
+    pub(crate) fn speaks(&self, sound: PartySound) {
+        self.sound.set(Some(sound));
     }
 
     pub(crate) fn who(&self) -> Who {

@@ -8,7 +8,7 @@ use super::super::auth::Keys;
 use super::*;
 use crate::call::event::CallId;
 use crate::call::registry::CallsOptions;
-use crate::call::route::Numbers;
+use crate::call::route::{Numbers, Routes};
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
@@ -40,7 +40,7 @@ async fn reader() -> Reader {
 
 impl Reader {
     fn happen(&self, sequence: u64) {
-        let event = CallEvent::new(CallId::generate(), sequence, "call.dtmf", json!({ "more": "x".repeat(200) }));
+        let event = CallEvent::new(CallId::generate(), sequence, "call.dtmf", None, json!({ "more": "x".repeat(200) }));
         self.events.send(event).unwrap();
     }
 
@@ -112,6 +112,7 @@ fn no_calls(events: &broadcast::Sender<CallEvent>) -> Calls {
             max_duration: Duration::ZERO,
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap(),
+            routes: Routes::default(),
         },
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),

@@ -1,0 +1,120 @@
+//! What the application and the agent ask of a call: its course is decided here, its sound on the worker.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::Session;
+use crate::agent::native::ToAgent;
+use crate::call::command::{Accept, CallCommand, Destination, Owner, Refusal, Reject, Transfer};
+use crate::call::end::EndReason;
+use crate::call::route::{Routes, Stop};
+use crate::call::{AcceptWith, Call, Input, Request};
+use crate::worker::Command;
+
+/// What comes to a session from outside.
+pub enum ToCall {
+    /// News of the world.
+    Input(Input),
+    /// The application asks for something.
+    Asked(Asked),
+}
+
+/// One command of the application, already checked.
+pub struct Asked {
+    /// What to do.
+    pub command: CallCommand,
+    /// To whom the command leads, where it does.
+    pub stops: Vec<Stop>,
+    /// Kept with the call from now on, if given.
+    pub client_state: Option<String>,
+    /// The ids of what was begun, null for what is done, or why not.
+    pub reply: oneshot::Sender<Result<Value, Refusal>>,
+}
+
+/// Whom a destination names.
+pub fn stops_of(to: &Destination, routes: &Routes) -> Result<Vec<Stop>, Refusal> {
+    let name = to.route.as_deref().unwrap_or_default();
+    let route = routes.get(name);
+    let route = route.ok_or_else(|| Refusal::new("unknown_route", format!("there is no section [routes.{name}]")))?;
+    let mut stops = route.stops.clone();
+    for stop in &mut stops {
+        if let Stop::Agent(agent) = stop {
+            agent.parameters.extend(to.parameters.clone());
+        }
+    }
+    Ok(stops)
+}
+
+impl Session {
+    pub(super) async fn ask(&mut self, call: &mut Call, asked: Asked) {
+        let Asked { command, stops, client_state, reply } = asked;
+        if let Some(client_state) = client_state {
+            self.keep_client_state(client_state);
+        }
+        if !command.is_for_the_call() {
+            if call.state_name() == "answering" {
+                // Its worker does not know it yet.
+                let refusal = Refusal::new("call_not_accepted", "the call has just come: wait until it is accepted");
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+            let id = self.id.clone();
+            self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
+            return;
+        }
+        // Whoever asked may have gone.
+        let _ = reply.send(self.request(call, command, stops, EndReason::HungUpByApi));
+    }
+
+    pub(super) async fn agent_asks(
+        &mut self,
+        call: &mut Call,
+        attempt: usize,
+        request_id: Value,
+        command: CallCommand,
+    ) {
+        let stops = command.destination().map_or(Ok(Vec::new()), |to| stops_of(to, &self.options.routes));
+        let done = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
+        let answer = ToAgent::result(request_id, done);
+        self.command(Command::AnswerAgent { call: self.id.clone(), attempt, answer }).await;
+    }
+
+    fn request(
+        &mut self,
+        call: &mut Call,
+        command: CallCommand,
+        stops: Vec<Stop>,
+        hung_up: EndReason,
+    ) -> Result<Value, Refusal> {
+        let targets: Vec<_> = stops.iter().map(Stop::target).collect();
+        let request = match command {
+            CallCommand::Hangup => {
+                call.handle(Input::HangUp(hung_up), Instant::now());
+                return Ok(json!({}));
+            }
+            CallCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
+            CallCommand::Accept(_) if targets.is_empty() => Request::Accept { with: AcceptWith::Route },
+            CallCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(targets) },
+            CallCommand::Reject(Reject { reason }) => Request::Reject { why: reason },
+            CallCommand::Connect(_) => Request::Connect { targets },
+            CallCommand::Disconnect => Request::Disconnect,
+            CallCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { targets, warm },
+            CallCommand::CompleteTransfer => Request::CompleteTransfer,
+            CallCommand::CancelTransfer => Request::CancelTransfer,
+            _ => return Err(Refusal::new("internal_error", "this is for the call's worker")),
+        };
+        let begins = !matches!(request, Request::Disconnect);
+        call.request(request, Instant::now())?;
+        // The line counts them on from those it had.
+        self.stops.extend(stops);
+        Ok(if begins { json!({}) } else { Value::Null })
+    }
+
+    fn keep_client_state(&mut self, client_state: String) {
+        self.client_state = Some(client_state.clone());
+        self.record.client_state = Some(client_state);
+        self.store.call_updated(self.record.clone());
+    }
+}
