@@ -21,15 +21,17 @@ use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
 use crate::call::session::SessionOptions;
+use crate::config::events::FORWARD_ENDPOINT;
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::http::api::ApiOptions;
+use crate::http::forward::Forwarding;
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
-use crate::store::{Store, StoreOptions};
+use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{public_address, telemetry};
@@ -104,6 +106,7 @@ impl App {
             app_secrets: config.whatsapp.app_secrets.clone(),
             verify_token: config.whatsapp.verify_token.clone(),
             calls: calls.clone(),
+            forwarding: Forwarding::start(&store),
             metrics,
         };
         let api = ApiOptions {
@@ -159,6 +162,11 @@ impl App {
     /// The live calls.
     pub fn calls(&self) -> &Calls {
         &self.calls
+    }
+
+    /// What outlives the process.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Takes no new calls, lets the live ones go on for the drain time or until `hurry` comes, ends the rest at
@@ -262,7 +270,7 @@ async fn start_recordings(config: &Config) -> anyhow::Result<(Option<Recordings>
 
 async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let mut options = StoreOptions::new(&config.store.path);
-    options.endpoints = config.events.webhooks.iter().map(Webhook::endpoint).collect();
+    options.endpoints = webhooks(config).iter().map(Webhook::endpoint).collect();
     options.retention.calls = config.store.keep_calls;
     options.retention.events = config.store.keep_events;
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await.context("the store")??)
@@ -270,9 +278,21 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
 
 fn deliver_events(config: &Config, store: &Store) -> anyhow::Result<Events> {
     let http = events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?;
-    let mut options = EventsOptions::new(config.events.webhooks.clone());
+    let mut options = EventsOptions::new(webhooks(config));
     options.give_up_after = config.events.give_up_after;
     Ok(Events::start(store, options, &http))
+}
+
+/// Everybody who is posted something.
+fn webhooks(config: &Config) -> Vec<Webhook> {
+    let forward = config.whatsapp.forward_url.as_ref().map(|url| Webhook {
+        name: FORWARD_ENDPOINT.to_owned(),
+        url: url.clone(),
+        // Meta's own signature goes with it.
+        secrets: Vec::new(),
+        kinds: Kinds::Only(vec![FORWARD.to_owned()]),
+    });
+    config.events.webhooks.iter().cloned().chain(forward).collect()
 }
 
 /// Whoever a route leads to first can be brought into a call as a third party.

@@ -83,6 +83,8 @@ pub struct WhatsApp {
     pub verify_token: SecretString,
     /// Sign the webhooks; at least one.
     pub app_secrets: Vec<SecretString>,
+    /// Where webhooks go that are not about calls of ours.
+    pub forward_url: Option<Url>,
     /// At least one, no id twice.
     pub numbers: Vec<Number>,
 }
@@ -249,6 +251,8 @@ impl WhatsApp {
                 "without one, anybody could forge webhooks: give at least one",
             );
         }
+        let forward_url = section
+            .text("forward_url", |text| events::app_url(text, "https://chat.example.com/webhook", "Meta's webhooks"));
         section.require("numbers", "give at least one [[whatsapp.numbers]]");
         let numbers: Vec<Option<Number>> =
             section.sections("numbers").into_iter().map(|number| Number::read(number, routes)).collect();
@@ -259,6 +263,7 @@ impl WhatsApp {
             graph_version: graph_version.unwrap_or_else(|| "v26.0".to_owned()),
             verify_token: verify_token?,
             app_secrets: app_secrets?,
+            forward_url,
             numbers: numbers.into_iter().collect::<Option<_>>()?,
         })
     }

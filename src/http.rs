@@ -2,6 +2,7 @@
 
 pub mod api;
 mod error;
+pub mod forward;
 mod webhook;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use error::ApiError;
+use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 
@@ -35,6 +37,8 @@ pub struct HttpOptions {
     pub verify_token: SecretString,
     /// Where webhooks go.
     pub calls: Calls,
+    /// Where webhooks go that are not about calls of ours; None where nobody wants them.
+    pub forwarding: Option<Forwarding>,
     /// Renders `/metrics`; None where another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
 }

@@ -171,13 +171,22 @@ impl Store {
         self.0.queue.send(job.news(), Queue::USUAL_SHARE)
     }
 
-    /// Stores a webhook of Meta's to hand on to every endpoint that takes [`FORWARD`]. Never waits.
-    pub fn forward(&self, forward: Forward) -> Result<(), StoreError> {
+    /// Whether some endpoint takes [`FORWARD`].
+    pub fn forwards(&self) -> bool {
+        self.0.endpoints.iter().any(|endpoint| endpoint.kinds.take(FORWARD))
+    }
+
+    /// Stores a webhook of Meta's to hand on to every endpoint that takes [`FORWARD`]; returns once it would survive
+    /// the end of the process. After [`StoreError::TimedOut`] it may still be written. The same id again changes nothing.
+    pub async fn forward(&self, forward: Forward, deadline: Duration) -> Result<(), StoreError> {
         let endpoints = self.0.endpoints.clone();
         let bytes = forward.body.len() + 1024;
         let now = now_ms();
-        let job = Job::new(bytes, move |connection| outbox::add_forward(connection, &forward, &endpoints, now));
-        self.0.queue.send(job.news(), Queue::USUAL_SHARE)
+        let (job, answer) = Job::asking(bytes, InTrouble::Refuse, move |connection| {
+            outbox::add_forward(connection, &forward, &endpoints, now)
+        });
+        self.0.queue.send(job.news(), Queue::USUAL_SHARE)?;
+        tokio::time::timeout(deadline, answered(answer)).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
     /// Claims an idempotency key of the API key `key_id` for a request, of which the digest stands for its contents.

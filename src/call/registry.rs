@@ -163,6 +163,20 @@ impl Calls {
         }
     }
 
+    /// Whether a notice is of a call that is answered here: somebody calls one of our numbers.
+    pub fn owns(&self, notice: &Notice) -> bool {
+        let (direction, number) = match notice {
+            Notice::Connect(connect) => (Some(connect.direction), &connect.phone_number_id),
+            Notice::Terminate(terminate) => (terminate.direction, &terminate.phone_number_id),
+            // Only calls that the business places have statuses.
+            Notice::Status(_) | Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => {
+                return false;
+            }
+        };
+        let is_known = number.as_ref().is_none_or(|id| self.0.options.numbers.get(id).is_some());
+        is_known && direction != Some(Direction::BusinessInitiated)
+    }
+
     fn take_one(&self, notice: Notice, received_at: Instant) -> Outcome {
         match notice {
             Notice::Connect(connect) => self.admit(*connect, received_at),

@@ -19,6 +19,9 @@ pub struct Events {
     pub give_up_after: Duration,
 }
 
+/// The name of the endpoint that [`WhatsApp::forward_url`](super::WhatsApp::forward_url) makes.
+pub const FORWARD_ENDPOINT: &str = "whatsapp.forward_url";
+
 impl Events {
     pub(super) fn read(mut section: Section<'_, '_>) -> Option<Self> {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,6 +44,7 @@ fn read_webhook(mut section: Section<'_, '_>) -> Option<Webhook> {
     section.require("url", "give an address such as \"https://app.example.com/events\"");
     let url = section.text("url", webhook_url);
     let name = section.text("name", |text| match text.chars().count() {
+        _ if text == FORWARD_ENDPOINT => Err("this name is taken: give another".to_owned()),
         1..=64 => Ok(text.to_owned()),
         _ => Err("a name has 1 to 64 letters".to_owned()),
     });
@@ -70,16 +74,21 @@ fn name_of(url: &Url) -> String {
 }
 
 fn webhook_url(text: &str) -> Result<Url, String> {
-    let example = "give an address such as \"https://app.example.com/events\"";
-    let url = Url::parse(text).map_err(|_| example)?;
+    app_url(text, "https://app.example.com/events", "events")
+}
+
+/// Where `what` is posted to: a request that is signed, over HTTPS unless it stays nearby.
+pub(super) fn app_url(text: &str, example: &str, what: &str) -> Result<Url, String> {
+    let example = format!("give an address such as \"{example}\"");
+    let url = Url::parse(text).map_err(|_| example.clone())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.fragment().is_some() {
-        return Err(example.to_owned());
+        return Err(example);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a password in an address ends in logs: events are signed instead".to_owned());
+        return Err(format!("a password in an address ends in logs: {what} are signed instead"));
     }
     if url.scheme() == "http" && !is_nearby(&url) {
-        return Err("http:// would carry events in the clear through the internet: use https://".to_owned());
+        return Err(format!("http:// would carry {what} in the clear through the internet: use https://"));
     }
     Ok(url)
 }

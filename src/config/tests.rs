@@ -121,6 +121,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("whatsapp", "graph_url = \"http://graph.example.com\""),
         ("whatsapp", "graph_version = \"26\""),
         ("whatsapp", "app_secret = \"confidential\""),
+        ("whatsapp", "forward_url = \"http://chat.example.com/webhook\""),
+        ("whatsapp", "forward_url = \"https://user:confidential@chat.example.com/webhook\""),
+        ("whatsapp", "forward_url = \"wss://chat.example.com/webhook\""),
         ("route", "agent = \"audiosocket:127.0.0.1:9092\""),
         ("route", "agent = \"sip:bot@example.com\""),
         ("route", "agent = \"sips:bot@example.com\""),
@@ -204,6 +207,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.graph_url = "http://graph.example.com": http:// would carry the access token in the clear: use https://
     patchcord.toml: whatsapp.graph_version = "26": give a version such as "v26.0"
     patchcord.toml: whatsapp.app_secret: there is no such key; did you mean whatsapp.app_secrets?
+    patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
+    patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
+    patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
     patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; use ws://, wss:// or prompt:NAME
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; use ws://, wss:// or prompt:NAME
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; use ws://, wss:// or prompt:NAME

@@ -55,7 +55,8 @@ async fn a_forwarded_webhook_keeps_metas_signature() {
     service.store.event(event("call_1", 1, "call.ended")).unwrap();
     let headers = [("x-hub-signature-256", "sha256=00"), ("content-type", "text/x"), ("Host", "evil"), ("a b", "c")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    service.store.forward(Forward { id: "fwd_1".to_owned(), headers, body: b"raw".as_slice().into() }).unwrap();
+    let forward = Forward { id: "fwd_1".to_owned(), headers, body: b"raw".as_slice().into() };
+    service.store.forward(forward, LONG).await.unwrap();
     let received = receiver.next().await;
     assert_eq!(received.body, b"raw");
     assert_eq!(received.header("x-hub-signature-256"), "sha256=00");

@@ -48,8 +48,16 @@ pub(super) async fn receive(
         warn!("a correctly signed webhook cannot be read: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "unreadable_webhook", error.to_string())
     })?;
-    count("ok");
+    let is_foreign = notices.iter().any(|notice| !options.calls.owns(notice));
+    // From here on the calls act, whatever becomes of the reply.
     let act = ActAfterReply { notices, calls: options.calls.clone(), progress: Progress::Head };
+    if let Some(forwarding) = options.forwarding.as_ref().filter(|_| is_foreign) {
+        forwarding.take(&headers, body).await.map_err(|error| {
+            count("not_forwarded");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_forwarded", error.to_string())
+        })?;
+    }
+    count("ok");
     Ok(Response::new(Body::new(act)))
 }
 

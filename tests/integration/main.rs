@@ -14,6 +14,7 @@ mod api;
 mod barge_in;
 mod calls;
 mod events;
+mod forwarding;
 mod graph;
 mod guests;
 mod keypad;

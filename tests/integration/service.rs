@@ -57,6 +57,12 @@ pub struct TestOptions {
     pub events: String,
     /// Keys of `[log]`.
     pub log: String,
+    /// More keys of `[whatsapp]`.
+    pub whatsapp: String,
+    /// More keys of the number.
+    pub number: String,
+    /// More `[[whatsapp.numbers]]`.
+    pub more_numbers: String,
     /// Secrets accepted beside Meta's.
     pub more_secrets: Vec<String>,
     /// Another number than the one that is called.
@@ -179,6 +185,17 @@ impl TestService {
         read(request.send().await?).await
     }
 
+    /// Posts a webhook as Meta signs it, with these headers as well.
+    pub async fn post_signed_with(&self, body: impl Into<Vec<u8>>, headers: &[(&str, &str)]) -> anyhow::Result<Posted> {
+        let body = body.into();
+        let mut request = self.http.post(self.url("/webhooks/whatsapp"));
+        request = request.header("x-hub-signature-256", self.meta.signature(&body));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        read(request.body(body).send().await?).await
+    }
+
     /// Posts a webhook as Meta signs it.
     pub async fn post_signed(&self, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
         let body = body.into();
@@ -293,10 +310,13 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         graph_url = "{graph}"
         verify_token = "verify-me"
         app_secrets = {secrets:?}
+        {whatsapp}
         [[whatsapp.numbers]]
         phone_number_id = "{number}"
         access_token = "{token}"
         route = "reception"
+        {keys_of_number}
+        {more_numbers}
         [routes.reception]
         agent = "{agent}"
         {route}
@@ -320,6 +340,9 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         graph = options.graph_url.clone().unwrap_or_else(|| meta.graph_url()),
         number = options.phone_number_id.as_ref().unwrap_or(&account.phone_number_id),
         token = options.access_token.as_ref().unwrap_or(&account.access_token),
+        whatsapp = options.whatsapp,
+        keys_of_number = options.number,
+        more_numbers = options.more_numbers,
         route = options.route,
         more_routes = options.more_routes,
         calls = options.calls,

@@ -62,9 +62,22 @@ async fn bytes_are_bounded_too() {
     let folder = Folder::new();
     let store = Store::open(StoreOptions { most_waiting_bytes: 10_000, ..folder.options() }).unwrap();
     let forward = Forward { id: "fwd_1".to_owned(), headers: Vec::new(), body: vec![0; 20_000].into() };
-    assert_eq!(store.forward(forward.clone()), Err(StoreError::Full));
+    assert_eq!(store.forward(forward.clone(), LONG).await, Err(StoreError::Full));
     assert_eq!(store.waiting(), 0);
-    store.forward(Forward { body: vec![0; 5000].into(), ..forward }).unwrap();
+    store.forward(Forward { body: vec![0; 5000].into(), ..forward }, LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forward_that_cannot_be_written_is_refused_and_not_kept() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", true)).await;
+    let forward = Forward { id: "fwd_1".to_owned(), headers: Vec::new(), body: b"{}".as_slice().into() };
+    assert_eq!(store.forward(forward.clone(), LONG).await, Err(StoreError::Unwritable));
+    assert_eq!(store.waiting(), 0);
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", false)).await;
+    store.flush().await.unwrap();
+    store.forward(forward, LONG).await.unwrap();
 }
 
 #[tokio::test]
