@@ -33,6 +33,7 @@ use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+use crate::whatsapp::signature::AppSecrets;
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{public_address, telemetry};
 
@@ -103,7 +104,7 @@ impl App {
         let address = listener.local_addr()?;
         let (stop_streams, stopping) = watch::channel(false);
         let http_options = HttpOptions {
-            app_secrets: config.whatsapp.app_secrets.clone(),
+            app_secrets: app_secrets(&config),
             verify_token: config.whatsapp.verify_token.clone(),
             calls: calls.clone(),
             forwarding: Forwarding::start(&store),
@@ -333,6 +334,14 @@ fn session_options(config: &Config, prompts: PromptLibrary) -> SessionOptions {
     }
 }
 
+fn app_secrets(config: &Config) -> AppSecrets {
+    let numbers = config.whatsapp.numbers.iter().filter(|number| !number.app_secrets.is_empty());
+    AppSecrets {
+        shared: config.whatsapp.app_secrets.clone(),
+        own: numbers.map(|number| (number.phone_number_id.clone(), number.app_secrets.clone())).collect(),
+    }
+}
+
 fn numbers(config: &Config) -> anyhow::Result<Numbers> {
     let routes = routes(config);
     let numbers = config.whatsapp.numbers.iter().map(|number| {
@@ -340,6 +349,7 @@ fn numbers(config: &Config) -> anyhow::Result<Numbers> {
         Ok(Number {
             phone_number_id: number.phone_number_id.clone(),
             access_token: number.access_token.clone(),
+            max_calls: number.max_calls,
             route: route.with_context(|| format!("the route {:?} does not exist", number.route))?,
         })
     });

@@ -81,7 +81,7 @@ pub struct WhatsApp {
     pub graph_version: String,
     /// What Meta must say when the webhook address is registered.
     pub verify_token: SecretString,
-    /// Sign the webhooks; at least one.
+    /// Sign the webhooks of all numbers that have no secrets of their own.
     pub app_secrets: Vec<SecretString>,
     /// Where webhooks go that are not about calls of ours.
     pub forward_url: Option<Url>,
@@ -96,6 +96,10 @@ pub struct Number {
     pub phone_number_id: PhoneNumberId,
     /// Authorises Graph requests for it.
     pub access_token: SecretString,
+    /// Sign the webhooks of this number, and nothing else does; empty for the shared ones.
+    pub app_secrets: Vec<SecretString>,
+    /// Its live calls at once; more are rejected.
+    pub max_calls: Option<usize>,
     /// A name in [`Config::routes`].
     pub route: String,
     /// Shown to agents and in logs.
@@ -239,24 +243,16 @@ impl WhatsApp {
         section
             .require("verify_token", "give the word that you enter beside the webhook's address in the app dashboard");
         let verify_token = section.secret("verify_token");
-        section.require(
-            "app_secrets",
-            "without one, anybody could forge webhooks: give [{ env = \"WHATSAPP_APP_SECRET\" }]",
-        );
-        let app_secrets = section.secrets("app_secrets");
-        if app_secrets.as_ref().is_some_and(Vec::is_empty) {
-            section.note(
-                "app_secrets",
-                Some("[]".to_owned()),
-                "without one, anybody could forge webhooks: give at least one",
-            );
-        }
         let forward_url = section
             .text("forward_url", |text| events::app_url(text, "https://chat.example.com/webhook", "Meta's webhooks"));
         section.require("numbers", "give at least one [[whatsapp.numbers]]");
         let numbers: Vec<Option<Number>> =
             section.sections("numbers").into_iter().map(|number| Number::read(number, routes)).collect();
         note_double_numbers(&section, &numbers);
+        // A number that is wrong in itself may have had secrets of its own.
+        let all_have_their_own = !numbers.is_empty()
+            && numbers.iter().all(|number| number.as_ref().is_none_or(|number| !number.app_secrets.is_empty()));
+        let app_secrets = read_app_secrets(&mut section, !all_have_their_own);
         section.end();
         Some(Self {
             graph_url: graph_url?,
@@ -280,8 +276,17 @@ impl Number {
         section.require("route", "give the name of a [routes.…] section");
         let route = section.text("route", |name| existing_route(name, routes));
         let display_name = section.text("display_name", |name| Ok(name.to_owned()));
+        let app_secrets = read_app_secrets(&mut section, false);
+        let max_calls = section.whole("max_calls", 1, 1_000_000).map(|most| most as usize);
         section.end();
-        Some(Self { phone_number_id: phone_number_id?, access_token: access_token?, route: route?, display_name })
+        Some(Self {
+            phone_number_id: phone_number_id?,
+            access_token: access_token?,
+            app_secrets: app_secrets?,
+            max_calls,
+            route: route?,
+            display_name,
+        })
     }
 }
 
@@ -358,6 +363,25 @@ fn graph_version(text: &str) -> Result<String, String> {
         Some((major, minor)) if is_number(major) && is_number(minor) => Ok(text.to_owned()),
         _ => Err("give a version such as \"v26.0\"".to_owned()),
     }
+}
+
+/// `None` if something is wrong, which is noted then.
+fn read_app_secrets(section: &mut Section<'_, '_>, is_required: bool) -> Option<Vec<SecretString>> {
+    const FORGED: &str = "without one, anybody could forge webhooks: give";
+    if !section.has("app_secrets") {
+        if is_required {
+            section.require("app_secrets", &format!("{FORGED} [{{ env = \"WHATSAPP_APP_SECRET\" }}]"));
+        }
+        // Asked for all the same, so that the key is known.
+        section.secrets("app_secrets");
+        return (!is_required).then(Vec::new);
+    }
+    let secrets = section.secrets("app_secrets")?;
+    if secrets.is_empty() {
+        section.note("app_secrets", Some("[]".to_owned()), format!("{FORGED} at least one"));
+        return None;
+    }
+    Some(secrets)
 }
 
 fn existing_route(name: &str, routes: &[&str]) -> Result<String, String> {

@@ -21,6 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 
 use crate::call::registry::Calls;
+use crate::whatsapp::signature::AppSecrets;
 
 /// Meta sends up to 3 MB.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
@@ -31,8 +32,8 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the handlers need.
 pub struct HttpOptions {
-    /// Any of them may have signed a webhook.
-    pub app_secrets: Vec<SecretString>,
+    /// One of them must have signed a webhook.
+    pub app_secrets: AppSecrets,
     /// For Meta's subscription check.
     pub verify_token: SecretString,
     /// Where webhooks go.

@@ -28,6 +28,8 @@ pub enum EndReason {
     OfferRefused(String),
     /// The service is at its limit of live calls, or out of ports.
     Overloaded,
+    /// The number that was called is at its limit of live calls.
+    NumberOverloaded,
     /// Meta refused our answer, or could not be reached with it.
     PreAcceptFailed(GraphTrouble),
     /// Meta refused accept, or could not be reached with it.
@@ -123,6 +125,7 @@ impl EndReason {
             Self::RejectedByApi(_) => "rejected_by_api",
             Self::OfferRefused(_) => "offer_refused",
             Self::Overloaded => "overloaded",
+            Self::NumberOverloaded => "number_overloaded",
             Self::PreAcceptFailed(_) => "pre_accept_failed",
             Self::AcceptFailed(_) => "accept_failed",
             Self::MediaFailed(MediaFailure::NeverConnected) => "media_never_connected",
@@ -149,7 +152,7 @@ impl EndReason {
             | Self::RejectedByApi(_)
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
-            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded => Fault::Operator,
+            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded | Self::NumberOverloaded => Fault::Operator,
             Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
             // 138021 and 138023 are Meta's words for "no sound came from the business".
             Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
@@ -179,6 +182,7 @@ impl EndReason {
             | Self::PromptFinished
             | Self::OfferRefused(_)
             | Self::Overloaded
+            | Self::NumberOverloaded
             | Self::PreAcceptFailed(_)
             | Self::AcceptFailed(_)
             | Self::MediaFailed(_)
@@ -230,6 +234,7 @@ impl fmt::Display for EndReason {
             Self::RejectedByApi(_) => write!(f, "the application declined the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
             Self::Overloaded => write!(f, "the service has no room for another call"),
+            Self::NumberOverloaded => write!(f, "the number that was called has no room for another call"),
             Self::PreAcceptFailed(trouble) => write!(f, "pre_accept failed: {trouble}"),
             Self::AcceptFailed(trouble) => write!(f, "accept failed: {trouble}"),
             Self::MediaFailed(MediaFailure::NeverConnected) => {

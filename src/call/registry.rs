@@ -23,9 +23,10 @@ use super::session::asked::{Asked, ToCall, stops_of};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::store::Store;
-use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::GraphClient;
+use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
+use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::WorkerHandle;
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
@@ -93,6 +94,8 @@ struct Burial {
 struct Live {
     id: CallId,
     inputs: mpsc::Sender<ToCall>,
+    /// The number that was called.
+    number: PhoneNumberId,
     facts: Arc<CallFacts>,
     standing: watch::Receiver<Standing>,
 }
@@ -116,6 +119,8 @@ pub enum Outcome {
     AlreadyTerminated,
     /// Too old to be answered.
     Stale,
+    /// Signed with an app secret that is not the number's.
+    WrongSecret,
     /// Not for a call of ours: another number, another direction.
     NotOurs,
     /// A kind we do not know.
@@ -132,6 +137,7 @@ impl Outcome {
             Self::Duplicate => "duplicate",
             Self::AlreadyTerminated => "already_terminated",
             Self::Stale => "stale",
+            Self::WrongSecret => "wrong_secret",
             Self::NotOurs => "not_ours",
             Self::Unknown => "unknown",
             Self::Malformed => "malformed",
@@ -153,11 +159,11 @@ impl Calls {
         Self(Arc::new(shared))
     }
 
-    /// Takes everything one webhook said, in its order.
-    pub fn take(&self, notices: Vec<Notice>) {
+    /// Takes everything one webhook said, in its order. What its signer may not speak of is counted and passed over.
+    pub fn take(&self, notices: Vec<Notice>, signer: &Signer) {
         let received_at = Instant::now();
         for notice in notices {
-            let outcome = self.take_one(notice, received_at);
+            let outcome = self.take_one(notice, signer, received_at);
             metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
             self.0.taken.send_modify(|taken| *taken += 1);
         }
@@ -177,10 +183,14 @@ impl Calls {
         is_known && direction != Some(Direction::BusinessInitiated)
     }
 
-    fn take_one(&self, notice: Notice, received_at: Instant) -> Outcome {
+    fn take_one(&self, notice: Notice, signer: &Signer, received_at: Instant) -> Outcome {
         match notice {
+            Notice::Connect(connect) if may_not_speak(signer, connect.phone_number_id.as_ref()) => Outcome::WrongSecret,
+            Notice::Terminate(terminate) if may_not_speak(signer, terminate.phone_number_id.as_ref()) => {
+                Outcome::WrongSecret
+            }
             Notice::Connect(connect) => self.admit(*connect, received_at),
-            Notice::Terminate(terminate) => self.terminate(&terminate),
+            Notice::Terminate(terminate) => self.terminate(&terminate, signer),
             Notice::Status(_) => {
                 debug!("a status of a business-initiated call, of which there are none yet");
                 Outcome::NotOurs
@@ -224,6 +234,8 @@ impl Calls {
             Some(EndReason::ShuttingDown)
         } else if book.live.len() >= self.0.options.max_calls {
             Some(EndReason::Overloaded)
+        } else if number.max_calls.is_some_and(|most| book.count_of(&number.phone_number_id) >= most) {
+            Some(EndReason::NumberOverloaded)
         } else {
             None
         };
@@ -232,7 +244,8 @@ impl Calls {
         let worker = self.emptiest_worker();
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
-        let live = Live { id: id.clone(), inputs, facts, standing };
+        let called = number.phone_number_id.clone();
+        let live = Live { id: id.clone(), inputs, number: called, facts, standing };
         book.live.insert(connect.call_id.clone(), live);
         book.by_id.insert(id.clone(), connect.call_id.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
@@ -251,13 +264,16 @@ impl Calls {
         Outcome::Admitted
     }
 
-    fn terminate(&self, terminate: &Terminate) -> Outcome {
+    fn terminate(&self, terminate: &Terminate, signer: &Signer) -> Outcome {
         let mut book = self.book();
         let Some(live) = book.live.get(&terminate.call_id) else {
             let known = book.tombstones.contains_key(&terminate.call_id);
             book.bury(terminate.call_id.clone(), None, Instant::now());
             return if known { Outcome::Duplicate } else { Outcome::AlreadyTerminated };
         };
+        if may_not_speak(signer, Some(&live.number)) {
+            return Outcome::WrongSecret;
+        }
         let input = Input::Terminated {
             failed: terminate.status == TerminateStatus::Failed,
             error: terminate.errors.first().and_then(|error| error.code),
@@ -382,6 +398,10 @@ impl Book {
         }
     }
 
+    fn count_of(&self, number: &PhoneNumberId) -> usize {
+        self.live.values().filter(|live| live.number == *number).count()
+    }
+
     fn bury(&mut self, wacid: WaCallId, id: Option<CallId>, now: Instant) {
         if self.tombstones.insert(wacid.clone(), now).is_none() {
             self.ended.extend(id.clone());
@@ -403,6 +423,17 @@ impl Book {
             }
         }
     }
+}
+
+fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {
+    let may_not = number.is_some_and(|number| !signer.speaks_for(number));
+    if may_not {
+        warn!(
+            "a webhook tells of a call of a number that another app secret signs for, and is passed over: are the \
+             app_secrets of that number right?"
+        );
+    }
+    may_not
 }
 
 fn has_ended() -> Refusal {

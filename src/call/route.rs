@@ -77,6 +77,8 @@ pub struct Number {
     pub phone_number_id: PhoneNumberId,
     /// Authorises Graph requests for it.
     pub access_token: SecretString,
+    /// Its live calls at most; one more is rejected at Meta at once.
+    pub max_calls: Option<usize>,
     /// Where its callers go.
     pub route: Arc<Route>,
 }

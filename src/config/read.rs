@@ -43,6 +43,11 @@ impl<'n, 'e> Section<'n, 'e> {
         }
     }
 
+    /// Whether the key is there, with whatever value. To be called before the key is read.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Text; `read` makes the value of it or says what would be right.
     pub(super) fn text<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.value(key, Written::Plain, |value| match value {

@@ -308,7 +308,6 @@ fn all_problems_are_told_together() {
     patchcord.toml: routes.reception.agent: it is missing; give ws://, wss:// or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
-    patchcord.toml: whatsapp.app_secrets = []: without one, anybody could forge webhooks: give at least one
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits
     patchcord.toml: whatsapp.numbers[0].access_token: the environment variable NO_SUCH_VARIABLE is not set
     patchcord.toml: whatsapp.numbers[0].route = "recption": there is no section [routes.recption]; did you mean "reception"?
@@ -316,6 +315,7 @@ fn all_problems_are_told_together() {
     patchcord.toml: whatsapp.numbers[1].route = "sales": there is no section [routes.sales]
     patchcord.toml: whatsapp.numbers[2].access_token: give text in quotes, { env = "NAME" } or { file = "PATH" }
     patchcord.toml: whatsapp.numbers[2].route: it is missing; give the name of a [routes.…] section
+    patchcord.toml: whatsapp.app_secrets = []: without one, anybody could forge webhooks: give at least one
     patchcord.toml: calls.max_duraton: there is no such key; did you mean calls.max_duration?
     "#);
 }
@@ -331,11 +331,26 @@ fn a_number_may_not_stand_twice() {
 }
 
 #[test]
+fn shared_secrets_may_be_left_out_where_every_number_has_its_own() {
+    let without_shared = |keys: &str| with("number", keys).replace("app_secrets = [\"secret\"]", "");
+    assert_eq!(problems_of(&without_shared("app_secrets = [\"own\"]")), None);
+    insta::assert_snapshot!(problems_of(&without_shared("app_secrets = []")).unwrap(), @r#"
+    patchcord.toml: whatsapp.numbers[0].app_secrets = []: without one, anybody could forge webhooks: give at least one
+    "#);
+    insta::assert_snapshot!(problems_of(&with("number", "max_calls = 0")).unwrap(), @r#"
+    patchcord.toml: whatsapp.numbers[0].max_calls = 0: give a whole number from 1 to 1000000
+    "#);
+    insta::assert_snapshot!(problems_of(&without_shared("max_calls = 1")).unwrap(), @r#"
+    patchcord.toml: whatsapp.app_secrets: it is missing; without one, anybody could forge webhooks: give [{ env = "WHATSAPP_APP_SECRET" }]
+    "#);
+}
+
+#[test]
 fn without_secrets_numbers_or_routes_there_is_no_start() {
     insta::assert_snapshot!(problems_of("").unwrap(), @r#"
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
-    patchcord.toml: whatsapp.app_secrets: it is missing; without one, anybody could forge webhooks: give [{ env = "WHATSAPP_APP_SECRET" }]
     patchcord.toml: whatsapp.numbers: it is missing; give at least one [[whatsapp.numbers]]
+    patchcord.toml: whatsapp.app_secrets: it is missing; without one, anybody could forge webhooks: give [{ env = "WHATSAPP_APP_SECRET" }]
     "#);
 }
 
@@ -465,6 +480,7 @@ fn example_environment() -> Environment {
         ("WHATSAPP_VERIFY_TOKEN", "word"),
         ("WHATSAPP_APP_SECRET", "app secret"),
         ("WHATSAPP_TOKEN", "graph token"),
+        ("RECEPTION_APP_SECRET", "reception's secret"),
         ("AGENT_AUTHORIZATION", "Bearer agent"),
         ("RECORDINGS_ACCESS_KEY", "archive key"),
         ("RECORDINGS_SECRET_KEY", "archive secret"),

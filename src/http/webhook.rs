@@ -14,7 +14,7 @@ use tracing::warn;
 use super::HttpOptions;
 use super::error::ApiError;
 use crate::call::registry::Calls;
-use crate::whatsapp::signature::{self, SIGNATURE_HEADER};
+use crate::whatsapp::signature::{SIGNATURE_HEADER, Signer};
 use crate::whatsapp::webhook::{self, Notice};
 
 /// Meta asks whether this address is ours: the challenge goes back as it came.
@@ -39,7 +39,7 @@ pub(super) async fn receive(
         ApiError::new(rejection.status(), "unreadable_body", rejection.body_text())
     })?;
     let header = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
-    signature::verify(header, &body, &options.app_secrets).map_err(|error| {
+    let signer = options.app_secrets.verify(header, &body).map_err(|error| {
         count("bad_signature");
         ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", error.to_string())
     })?;
@@ -50,7 +50,7 @@ pub(super) async fn receive(
     })?;
     let is_foreign = notices.iter().any(|notice| !options.calls.owns(notice));
     // From here on the calls act, whatever becomes of the reply.
-    let act = ActAfterReply { notices, calls: options.calls.clone(), progress: Progress::Head };
+    let act = ActAfterReply { notices, signer, calls: options.calls.clone(), progress: Progress::Head };
     if let Some(forwarding) = options.forwarding.as_ref().filter(|_| is_foreign) {
         forwarding.take(&headers, body).await.map_err(|error| {
             count("not_forwarded");
@@ -72,6 +72,7 @@ const REPLY: &[u8] = b"ok\n";
 /// done the calls act: Meta has its 200 before it hears from us on Graph. If Meta hangs up early they act all the same.
 struct ActAfterReply {
     notices: Vec<Notice>,
+    signer: Signer,
     calls: Calls,
     progress: Progress,
 }
@@ -118,6 +119,7 @@ impl HttpBody for ActAfterReply {
 
 impl Drop for ActAfterReply {
     fn drop(&mut self) {
-        self.calls.take(std::mem::take(&mut self.notices));
+        let notices = std::mem::take(&mut self.notices);
+        self.calls.take(notices, &self.signer);
     }
 }

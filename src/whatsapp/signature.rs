@@ -1,11 +1,62 @@
 //! Proof that a webhook comes from Meta: HMAC-SHA256 over the raw body, keyed with the app secret.
 
+use std::collections::HashMap;
+
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
+use super::PhoneNumberId;
+
 /// The header that carries the proof. The older SHA-1 header `X-Hub-Signature` is ignored.
 pub const SIGNATURE_HEADER: &str = "x-hub-signature-256";
+
+/// The app secrets of all numbers. Numbers of different Meta apps are signed for by different secrets.
+#[derive(Clone, Debug, Default)]
+pub struct AppSecrets {
+    /// Sign for every number that has none of its own.
+    pub shared: Vec<SecretString>,
+    /// The numbers that have their own; only these sign for them.
+    pub own: HashMap<PhoneNumberId, Vec<SecretString>>,
+}
+
+/// Who signed a webhook, and so which numbers it may speak of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    is_shared: bool,
+    /// The numbers with secrets of their own, and whether one of these signed.
+    own: HashMap<PhoneNumberId, bool>,
+}
+
+impl AppSecrets {
+    /// Says who signed the body. One that no secret at all signed is not believed; see [`verify`].
+    pub fn verify(&self, header: Option<&str>, body: &[u8]) -> Result<Signer, SignatureError> {
+        let is_shared = is_good(verify(header, body, &self.shared))?;
+        let mut own = HashMap::new();
+        for (number, secrets) in &self.own {
+            own.insert(number.clone(), is_good(verify(header, body, secrets))?);
+        }
+        let signer = Signer { is_shared, own };
+        let is_known = signer.is_shared || signer.own.values().any(|signed| *signed);
+        is_known.then_some(signer).ok_or(SignatureError::Wrong)
+    }
+}
+
+impl Signer {
+    /// Whether what it says of this number's calls is to be believed. One app cannot announce the calls of another's
+    /// number.
+    pub fn speaks_for(&self, number: &PhoneNumberId) -> bool {
+        self.own.get(number).copied().unwrap_or(self.is_shared)
+    }
+}
+
+fn is_good(verdict: Result<(), SignatureError>) -> Result<bool, SignatureError> {
+    match verdict {
+        Ok(()) => Ok(true),
+        Err(SignatureError::Wrong) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// Checks `header` (the value of [`SIGNATURE_HEADER`]) against the body exactly as it arrived.
 ///
@@ -122,6 +173,28 @@ mod tests {
         let header = "sha256=d860e29f7346b0bc6ac0f8f3308c923ce7899e3993350440043fd48f42d48e61";
         assert_eq!(verify(Some(header), body, &secrets(&["another-secret", "new"])), Ok(()));
         assert_eq!(verify(Some(header), body, &secrets(&["new", "another-secret"])), Ok(()));
+    }
+
+    #[test]
+    fn a_secret_speaks_for_its_own_numbers_alone() {
+        let body = b"";
+        let header = Some("sha256=d860e29f7346b0bc6ac0f8f3308c923ce7899e3993350440043fd48f42d48e61");
+        let number = |digits: &str| PhoneNumberId::parse(digits).unwrap();
+        let signed_with = |shared: &[&str], own: &[(&str, &[&str])]| {
+            let own = own.iter().map(|(digits, texts)| (number(digits), secrets(texts))).collect();
+            AppSecrets { shared: secrets(shared), own }.verify(header, body)
+        };
+        let spoken_for = |signer: Signer| ["1", "2", "3"].map(|digits| signer.speaks_for(&number(digits)));
+
+        let shared = signed_with(&["another-secret"], &[("2", &["a"]), ("3", &["b"])]).unwrap();
+        assert_eq!(spoken_for(shared), [true, false, false]);
+        let own = signed_with(&["shared"], &[("2", &["old", "another-secret"]), ("3", &["b"])]).unwrap();
+        assert_eq!(spoken_for(own), [false, true, false]);
+        let both = signed_with(&["another-secret"], &[("2", &["another-secret"]), ("3", &["b"])]).unwrap();
+        assert_eq!(spoken_for(both), [true, true, false]);
+        assert_eq!(signed_with(&["shared"], &[("2", &["a"])]), Err(SignatureError::Wrong));
+        assert_eq!(AppSecrets::default().verify(None, body), Err(SignatureError::Missing));
+        assert_eq!(AppSecrets::default().verify(header, body), Err(SignatureError::Wrong));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod graph;
 mod guests;
 mod keypad;
 mod media;
+mod numbers;
 mod offers;
 mod privacy;
 mod prompts;

@@ -203,6 +203,12 @@ impl TestService {
         self.post(body, Some(&signature)).await
     }
 
+    /// Posts a webhook as another app of Meta's signs it.
+    pub async fn post_signed_by(&self, secret: &str, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
+        let body = body.into();
+        self.post(body.clone(), Some(&signature(secret, &body))).await
+    }
+
     pub async fn get(&self, path: &str) -> anyhow::Result<Posted> {
         read(self.http.get(self.url(path)).send().await?).await
     }
@@ -281,6 +287,15 @@ pub fn counter(name: &str) -> u64 {
     let text = METRICS.render();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     value.unwrap_or(0)
+}
+
+/// What Meta puts on a body with this app secret.
+pub fn signature(secret: &str, body: &[u8]) -> String {
+    use hmac::{Hmac, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
+    mac.update(body);
+    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256={hex}")
 }
 
 async fn read(response: reqwest::Response) -> anyhow::Result<Posted> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
-use crate::service::{TestOptions, TestService, counter};
+use crate::service::{TestOptions, TestService, counter, signature};
 
 const EMPTY: &str = r#"{"object":"whatsapp_business_account","entry":[]}"#;
 
@@ -37,7 +37,7 @@ async fn only_meta_can_make_a_call_begin() -> anyhow::Result<()> {
     let body = call.connect_body();
     let right = service.meta.signature(body.as_bytes());
     let other_body = service.meta.signature(EMPTY.as_bytes());
-    let other_secret = hmac_of("another-secret", body.as_bytes());
+    let other_secret = signature("another-secret", body.as_bytes());
     let cut = &right[..right.len() - 2];
     let forged = [
         None,
@@ -50,11 +50,11 @@ async fn only_meta_can_make_a_call_begin() -> anyhow::Result<()> {
         Some(cut),
     ];
     let before = counter(r#"patchcord_webhooks_total{outcome="bad_signature"}"#);
-    for signature in forged {
-        let refused = service.post(body.clone(), signature).await?;
-        assert_eq!(refused.status, 401, "{signature:?}");
+    for forged in forged {
+        let refused = service.post(body.clone(), forged).await?;
+        assert_eq!(refused.status, 401, "{forged:?}");
         assert_eq!(refused.content_type, "application/problem+json");
-        assert_eq!(service.app.calls().count(), 0, "{signature:?}");
+        assert_eq!(service.app.calls().count(), 0, "{forged:?}");
     }
     assert_eq!(service.actions(), [] as [&str; 0]);
     assert!(counter(r#"patchcord_webhooks_total{outcome="bad_signature"}"#) >= before + forged.len() as u64);
@@ -70,9 +70,9 @@ async fn any_of_several_secrets_may_sign() -> anyhow::Result<()> {
     let options = TestOptions { more_secrets: secrets, ..TestOptions::default() };
     let service = TestService::start_with("prompt:goodbye", options).await?;
     for secret in ["the-old-secret", "the-new-secret", &service.meta.options().app_secret] {
-        assert_eq!(service.post(EMPTY, Some(&hmac_of(secret, EMPTY.as_bytes()))).await?.status, 200, "{secret}");
+        assert_eq!(service.post(EMPTY, Some(&signature(secret, EMPTY.as_bytes()))).await?.status, 200, "{secret}");
     }
-    assert_eq!(service.post(EMPTY, Some(&hmac_of("another-secret", EMPTY.as_bytes()))).await?.status, 401);
+    assert_eq!(service.post(EMPTY, Some(&signature("another-secret", EMPTY.as_bytes()))).await?.status, 401);
     Ok(())
 }
 
@@ -263,12 +263,4 @@ fn post_and_do_not_read(service: SocketAddr, body: &str, signature: &str) -> any
          X-Hub-Signature-256: {signature}\r\n\r\n{body}"
     )?;
     Ok(stream)
-}
-
-fn hmac_of(secret: &str, body: &[u8]) -> String {
-    use hmac::{Hmac, Mac};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
 }
