@@ -6,6 +6,7 @@ pub mod native;
 pub mod websocket;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
@@ -16,6 +17,9 @@ use url::Url;
 pub struct AgentOptions {
     /// `ws://` or `wss://`.
     pub url: Url,
+    /// Where that is, if it was settled before ([`Destination`](crate::outbound::Destination)): then nothing else is
+    /// connected to. Empty: wherever its name leads when it is dialled.
+    pub addresses: Vec<SocketAddr>,
     /// Sent with the WebSocket request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
     /// The sound on the socket until the agent's `ready` changes it.

@@ -370,6 +370,7 @@ fn read_route(name: &str, route: &config::route::Route) -> Route {
         AgentTarget::Prompts(names) => Stop::Prompts { names: names.clone(), repeat: route.repeat },
         AgentTarget::WebSocket(url) => Stop::Agent(AgentOptions {
             url: url.clone(),
+            addresses: Vec::new(),
             headers: route.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             format: SoundFormat {
                 encoding: match route.encoding {

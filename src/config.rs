@@ -26,6 +26,7 @@ use secrecy::SecretString;
 use toml::Table;
 use url::Url;
 
+use crate::outbound::Allowed;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
@@ -55,6 +56,8 @@ pub struct Config {
     pub recordings: Recordings,
     /// `[api]`
     pub api: Api,
+    /// `[outbound]`
+    pub outbound: Outbound,
     /// `[store]`
     pub store: Store,
     /// `[events]`
@@ -136,6 +139,13 @@ pub struct Prompts {
     pub dir: PathBuf,
 }
 
+/// Where API callers and decisions may lead us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// Hosts and ranges of addresses; nothing else may be named.
+    pub allow: Vec<Allowed>,
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -207,6 +217,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
     let recordings = Recordings::read(root.section("recordings"));
     let api = Api::read(root.section("api"));
+    let outbound = Outbound::read(root.section("outbound"));
     let store = Store::read(root.section("store"));
     let events = Events::read(root.section("events"));
     let log = Log::read(root.section("log"));
@@ -221,6 +232,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         prompts,
         recordings,
         api,
+        outbound,
         store,
         events: events?,
         log,
@@ -313,6 +325,14 @@ impl Calls {
         }
         section.end();
         calls
+    }
+}
+
+impl Outbound {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        let allow = section.list("allow", Allowed::parse).unwrap_or_default();
+        section.end();
+        Self { allow }
     }
 }
 

@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::timeout;
 
-use crate::config::media::{Advertise, Media, is_public};
+use crate::address::is_public;
+use crate::config::media::{Advertise, Media};
 
 /// RFC 8489 §6.2.1 waits 500 ms before it repeats a request.
 const STUN_WAIT: Duration = Duration::from_millis(500);

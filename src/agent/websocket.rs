@@ -137,7 +137,10 @@ async fn open(dial: &Dial, request: Request, tls: Arc<rustls::ClientConfig>) -> 
     let url = &dial.agent.url;
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_or_known_default().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = match dial.agent.addresses.as_slice() {
+        [] => TcpStream::connect((host, port)).await?,
+        settled => TcpStream::connect(settled).await?,
+    };
     stream.set_nodelay(true)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)

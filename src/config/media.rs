@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use super::read::Section;
+use crate::address::is_public;
 
 /// Where sound travels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,33 +134,6 @@ fn unreachable_advice(address: IpAddr) -> String {
         "nobody outside can reach {address}: set media.advertise to the public address, or media.allow_private = \
          true for a closed network"
     )
-}
-
-/// Whether an address can be reached from anywhere.
-///
-/// Ranges: IANA's registries of special-purpose addresses (RFC 6890). Documentation ranges count as public, so that
-/// examples work.
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            let is_shared = first == 100 && (64..128).contains(&second);
-            !(address.is_loopback()
-                || address.is_private()
-                || address.is_link_local()
-                || address.is_multicast()
-                || first == 0
-                || first >= 240
-                || is_shared)
-        }
-        IpAddr::V6(address) => {
-            !(address.is_loopback()
-                || address.is_unspecified()
-                || address.is_multicast()
-                || address.is_unique_local()
-                || address.is_unicast_link_local())
-        }
-    }
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
-use super::media::is_public;
 use super::read::Section;
+use crate::address::is_public;
 
 /// How one route's calls reach an agent.
 #[derive(Debug, Clone)]

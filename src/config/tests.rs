@@ -154,6 +154,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("prompts", "dir = \"\""),
         ("api", "keys = [{ id = \"a b\", sha256 = \"confidential\", scopes = [\"call:write\"] }]"),
         ("api", "keys = [\"confidential\"]"),
+        ("outbound", "allow = \"bots.example.com\""),
+        ("outbound", "allow = [\"https://bots.example.com\"]"),
+        ("outbound", "allow = [\"10.0.0.0/33\"]"),
         ("store", "keep_calls = \"forever\""),
         ("store", "keep_events = \"0s\""),
         ("events", "give_up_after = \"90d\""),
@@ -242,6 +245,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: api.keys[0].sha256: give the SHA-256 of the whole key as 64 hexadecimal digits, not the key
     patchcord.toml: api.keys[0].scopes = ["call:write"]: there is no scope "call:write"; did you mean "calls:write"?
     patchcord.toml: api.keys[0]: give a table, such as { id = "…" }
+    patchcord.toml: outbound.allow = "bots.example.com": give a list, such as ["…"]
+    patchcord.toml: outbound.allow = ["https://bots.example.com"]: "https://bots.example.com" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
+    patchcord.toml: outbound.allow = ["10.0.0.0/33"]: "10.0.0.0/33" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
     patchcord.toml: store.keep_calls = "forever": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: store.keep_events = "0s": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: events.give_up_after = "90d": give at most "30days"
@@ -253,7 +259,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"
     patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
-    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, store, events, log
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, outbound, store, events, log
     "#);
 }
 

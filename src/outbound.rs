@@ -1,0 +1,261 @@
+//! The guard of what we connect to because somebody else says so: an API caller, or the app that decides a call.
+//!
+//! A host must be on the operator's list. Its name is resolved once; every address it has must be public or in a range
+//! on the list, and what connects afterwards connects to just these addresses, so that a name cannot change its mind in
+//! between (DNS rebinding). Redirects lead nowhere. Addresses in the configuration itself are the operator's word and
+//! do not come by here.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use url::{Host, Url};
+
+use crate::address::{AddressRange, is_for_documentation, is_public};
+
+/// For a name to be resolved.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
+/// A longer URL is none that anybody means.
+const MAX_URL_BYTES: usize = 2048;
+/// Addresses of one name that are tried at most.
+const MAX_ADDRESSES: usize = 16;
+
+/// What may be connected to. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Outbound(Arc<[Allowed]>);
+
+/// One entry of the operator's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// `*`: every host, as far as its addresses are public or in a range.
+    AnyHost,
+    /// One host by its name, in lower case and without a dot at the end.
+    Host(String),
+    /// `*.example.com`: every host below this name, and not the name itself.
+    Below(String),
+    /// Addresses, also private ones: for URLs that name them, and for names that lead to them.
+    Range(AddressRange),
+}
+
+/// What a URL is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// `https://`, or `http://` inside of an allowed private network.
+    Web,
+    /// `wss://`, or `ws://` inside of an allowed private network.
+    WebSocket,
+}
+
+/// Which hosts whoever asks may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Those on the list.
+    Listed,
+    /// All, as far as their addresses are public or in a range on the list: an API key with `egress:any`.
+    Any,
+}
+
+/// A URL that may be connected to, at these addresses and no others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    url: Url,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why a URL is not connected to. The texts are for whoever named it, and tell nothing of what is in our network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No absolute URL with a host, or one far too long.
+    #[error("this is no address: give a whole URL")]
+    NotAUrl,
+    /// Another scheme.
+    #[error("this scheme is not taken: give {0}")]
+    Scheme(&'static str),
+    /// A user or a password, which would end in logs.
+    #[error("the URL holds a user or a password: leave them out")]
+    Credentials,
+    /// Sound or commands would travel in the clear.
+    #[error("this would travel in the clear through the internet: give {0}")]
+    InTheClear(&'static str),
+    /// The operator's list does not have it.
+    #[error("this host is not on the list of the configuration: add it under [outbound] allow")]
+    HostNotAllowed,
+    /// One of its addresses is not public.
+    #[error("this host is at an address that is not public: add its range under [outbound] allow")]
+    AddressNotAllowed,
+    /// There is no such name, or nobody said in time.
+    #[error("this host's name cannot be resolved")]
+    Unresolved,
+}
+
+impl Allowed {
+    /// Reads one entry; an error says what would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const FORMS: &str =
+            "give a host such as \"bots.example.com\" or \"*.example.com\", or a range such as \"10.0.0.0/8\"";
+        if text == "*" {
+            return Ok(Self::AnyHost);
+        }
+        if let Ok(range) = text.parse() {
+            return Ok(Self::Range(range));
+        }
+        let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        match Host::parse(name) {
+            Ok(Host::Domain(name)) if is_name(&name) => {
+                let name = name.trim_end_matches('.').to_owned();
+                Ok(if below { Self::Below(name) } else { Self::Host(name) })
+            }
+            _ => Err(format!("\"{text}\" is no host: {FORMS}")),
+        }
+    }
+
+    fn takes_host(&self, host: &Host<&str>) -> bool {
+        match (self, host) {
+            (Self::AnyHost, _) => true,
+            (Self::Host(name), Host::Domain(host)) => host.trim_end_matches('.') == name,
+            (Self::Below(name), Host::Domain(host)) => {
+                host.trim_end_matches('.').strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            (Self::Range(range), Host::Ipv4(address)) => range.contains(IpAddr::V4(*address)),
+            (Self::Range(range), Host::Ipv6(address)) => range.contains(IpAddr::V6(*address)),
+            (Self::Host(_) | Self::Below(_), Host::Ipv4(_) | Host::Ipv6(_)) | (Self::Range(_), Host::Domain(_)) => {
+                false
+            }
+        }
+    }
+}
+
+impl Outbound {
+    /// Allows what the list has and nothing else.
+    pub fn new(allow: impl IntoIterator<Item = Allowed>) -> Self {
+        Self(allow.into_iter().collect())
+    }
+
+    /// Looks at a URL that somebody named, and resolves its host once, within 3 s.
+    pub async fn check(&self, text: &str, meant_for: Use, hosts: Hosts) -> Result<Destination, Refused> {
+        self.check_with(text, meant_for, hosts, async |name, port| {
+            Ok(tokio::net::lookup_host((name, port)).await?.collect())
+        })
+        .await
+    }
+
+    async fn check_with(
+        &self,
+        text: &str,
+        meant_for: Use,
+        hosts: Hosts,
+        resolve: impl AsyncFnOnce(&str, u16) -> io::Result<Vec<SocketAddr>>,
+    ) -> Result<Destination, Refused> {
+        let url = parse(text, meant_for)?;
+        let host = url.host().ok_or(Refused::NotAUrl)?;
+        if hosts == Hosts::Listed && !self.0.iter().any(|allowed| allowed.takes_host(&host)) {
+            return Err(Refused::HostNotAllowed);
+        }
+        let port = url.port_or_known_default().filter(|port| *port > 0).ok_or(Refused::NotAUrl)?;
+        let addresses = match host {
+            Host::Ipv4(address) => vec![SocketAddr::from((address, port))],
+            Host::Ipv6(address) => vec![SocketAddr::from((address, port))],
+            Host::Domain(name) => {
+                let resolved = tokio::time::timeout(RESOLVED_WITHIN, resolve(name, port)).await;
+                resolved.map_err(|_| Refused::Unresolved)?.map_err(|_| Refused::Unresolved)?
+            }
+        };
+        self.judge(&addresses, &url, meant_for)?;
+        Ok(Destination { url, addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() })
+    }
+
+    /// One bad address spoils them all: a name that leads inside as well as outside is not to be trusted with either.
+    fn judge(&self, addresses: &[SocketAddr], url: &Url, meant_for: Use) -> Result<(), Refused> {
+        if addresses.is_empty() {
+            return Err(Refused::Unresolved);
+        }
+        if !addresses.iter().all(|address| self.takes_address(address.ip())) {
+            return Err(Refused::AddressNotAllowed);
+        }
+        let is_inside = addresses.iter().all(|address| !is_public(address.ip()));
+        if matches!(url.scheme(), "http" | "ws") && !is_inside {
+            return Err(Refused::InTheClear(meant_for.safe_scheme()));
+        }
+        Ok(())
+    }
+
+    fn takes_address(&self, address: IpAddr) -> bool {
+        let is_listed = |allowed: &Allowed| matches!(allowed, Allowed::Range(range) if range.contains(address));
+        (is_public(address) && !is_for_documentation(address)) || self.0.iter().any(is_listed)
+    }
+}
+
+impl Destination {
+    /// As it was named.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Where it is, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A client that reaches this destination at its addresses alone: no second look-up, no redirect, no proxy. It is
+    /// good for this URL only.
+    pub fn pin(&self, builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+        let builder = builder.redirect(Policy::none()).no_proxy();
+        match self.url.host() {
+            Some(Host::Domain(name)) => builder.resolve_to_addrs(name, &self.addresses),
+            Some(Host::Ipv4(_) | Host::Ipv6(_)) | None => builder,
+        }
+    }
+}
+
+impl Refused {
+    /// Stable, for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotAUrl | Self::Scheme(_) | Self::Credentials | Self::InTheClear(_) => "invalid_url",
+            Self::HostNotAllowed | Self::AddressNotAllowed => "url_not_allowed",
+            Self::Unresolved => "url_unresolved",
+        }
+    }
+}
+
+impl Use {
+    fn schemes(self) -> ([&'static str; 2], &'static str) {
+        match self {
+            Self::Web => (["https", "http"], "https://"),
+            Self::WebSocket => (["wss", "ws"], "wss://"),
+        }
+    }
+
+    fn safe_scheme(self) -> &'static str {
+        self.schemes().1
+    }
+}
+
+fn parse(text: &str, meant_for: Use) -> Result<Url, Refused> {
+    if text.len() > MAX_URL_BYTES {
+        return Err(Refused::NotAUrl);
+    }
+    let url = Url::parse(text).map_err(|_| Refused::NotAUrl)?;
+    if !meant_for.schemes().0.contains(&url.scheme()) {
+        return Err(Refused::Scheme(meant_for.safe_scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Refused::Credentials);
+    }
+    if url.fragment().is_some() {
+        return Err(Refused::NotAUrl);
+    }
+    Ok(url)
+}
+
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    name.trim_end_matches('.').split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests;
