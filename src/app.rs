@@ -113,6 +113,7 @@ impl App {
         let api = ApiOptions {
             keys: config.api.keys.clone(),
             calls: calls.clone(),
+            store: store.clone(),
             events: listeners.clone(),
             prompts: prompts.clone(),
             prompts_dir: config.prompts.dir.clone(),

@@ -12,7 +12,7 @@ mod outbox;
 mod keys;
 mod retention;
 
-pub use calls::{CallFilter, CallPage, CallRecord, CallState, Cursor};
+pub use calls::{CallFilter, CallRecord, CallState};
 pub use keys::Claim;
 pub use outbox::{
     DeadLetter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement, StoredEvent,
@@ -29,6 +29,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
+use calls::Unwritten;
 use writer::{InTrouble, Job, Load, Queue, Writer};
 
 /// Where the store is, and its bounds.
@@ -96,6 +97,7 @@ struct Shared {
     /// The last call of the process before.
     unfinished_up_to: i64,
     positions: watch::Sender<i64>,
+    unwritten: Arc<Unwritten>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -118,8 +120,8 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(|error| OpenError::Unavailable { path: path.clone(), reason: error.to_string() })?;
         let reader = Arc::new(Mutex::new(reader));
-        let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Shared { queue, reader, endpoints, unfinished_up_to, positions, thread })))
+        let (thread, unwritten) = (Mutex::new(Some(thread)), Arc::default());
+        Ok(Self(Arc::new(Shared { queue, reader, endpoints, unfinished_up_to, positions, unwritten, thread })))
     }
 
     /// Writes all that waits and ends the thread. Whoever writes later gets [`StoreError::Closed`].
@@ -135,9 +137,11 @@ impl Store {
     /// Notes that a call began; returns once that would survive a loss of power. After `deadline`, or while the
     /// file cannot be written, an error: the call goes on, and its record is still written as soon as possible.
     pub async fn call_began(&self, call: CallRecord, deadline: Duration) -> Result<(), StoreError> {
+        let (bytes, call) = (call.size_bytes(), Arc::new(call));
+        let saved = call.clone();
         let (job, answer) =
-            Job::asking(call.size_bytes(), InTrouble::KeepAndTell, move |connection| calls::save(connection, &call));
-        let outcome = match self.0.queue.send(job.durable(), Queue::CALLS_SHARE) {
+            Job::asking(bytes, InTrouble::KeepAndTell, move |connection| calls::save(connection, &saved));
+        let outcome = match self.save(job.durable(), &call) {
             Ok(()) => tokio::time::timeout(deadline, answered(answer)).await.unwrap_or(Err(StoreError::TimedOut)),
             Err(error) => Err(error),
         };
@@ -150,15 +154,26 @@ impl Store {
 
     /// Writes what is known of a call by now. Never waits; what finds no room is counted and logged.
     pub fn call_updated(&self, call: CallRecord) {
-        let job = Job::new(call.size_bytes(), move |connection| calls::save(connection, &call));
+        let (bytes, call) = (call.size_bytes(), Arc::new(call));
+        let saved = call.clone();
+        let job = Job::new(bytes, move |connection| calls::save(connection, &saved));
         // The queue has counted and told it.
-        let _ = self.0.queue.send(job, Queue::CALLS_SHARE);
+        let _ = self.save(job, &call);
     }
 
     /// Writes the call's record with its end. The first ending written stays. Never waits.
     pub fn call_ended(&self, call: CallRecord) {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
         self.call_updated(call);
+    }
+
+    /// From now on the record is found, wherever it stands.
+    fn save(&self, job: Job, call: &Arc<CallRecord>) -> Result<(), StoreError> {
+        let unwritten = self.0.unwritten.clone();
+        unwritten.insert(call);
+        let written = call.clone();
+        let sent = self.0.queue.send(job.then(move || unwritten.remove(&written)), Queue::CALLS_SHARE);
+        sent.inspect_err(|_| self.0.unwritten.remove(call))
     }
 
     /// Stores an event and what is to be delivered of it. Never waits; on an error the event is not stored.
@@ -215,15 +230,21 @@ impl Store {
         self.read(move |connection| calls::unfinished(connection, up_to, limit)).await
     }
 
-    /// One call by our own id.
+    /// One call by our own id, also before its record is in the file.
     pub async fn call(&self, call_id: &str) -> Result<Option<CallRecord>, StoreError> {
+        if let Some(call) = self.0.unwritten.get(call_id) {
+            return Ok(Some(call));
+        }
         let call_id = call_id.to_owned();
         self.read(move |connection| calls::one(connection, &call_id)).await
     }
 
-    /// A page of calls, newest first.
-    pub async fn calls(&self, filter: CallFilter) -> Result<CallPage, StoreError> {
-        self.read(move |connection| calls::page(connection, &filter)).await
+    /// Some calls, newest first, also those whose records are not in the file yet.
+    pub async fn calls(&self, filter: CallFilter) -> Result<Vec<CallRecord>, StoreError> {
+        let unwritten = self.0.unwritten.shown(&filter);
+        let limit = filter.limit;
+        let written = self.read(move |connection| calls::page(connection, &filter)).await?;
+        Ok(calls::merged(unwritten, written, limit))
     }
 
     /// Up to `limit` events after a position, oldest first; forwarded webhooks are not among them.

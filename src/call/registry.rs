@@ -326,12 +326,18 @@ impl Calls {
         self.book().live(call).ok().map(Live::snapshot)
     }
 
-    /// At most `limit` live calls, in the order in which they began, from the one after `after` on.
-    pub fn list(&self, after: Option<&CallId>, limit: usize) -> Vec<CallSnapshot> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    /// At most `limit` live calls that are wanted, the newest first, from the one before `before` on.
+    pub fn list(
+        &self,
+        before: Option<&CallId>,
+        limit: usize,
+        is_wanted: impl Fn(&CallFacts) -> bool,
+    ) -> Vec<CallSnapshot> {
+        let up_to = before.map_or(Bound::Unbounded, Bound::Excluded);
         let book = self.book();
-        let page = book.by_id.range::<CallId, _>((from, Bound::Unbounded));
-        page.filter_map(|(_, wacid)| book.live.get(wacid)).take(limit).map(Live::snapshot).collect()
+        let calls = book.by_id.range::<CallId, _>((Bound::Unbounded, up_to)).rev();
+        let live = calls.filter_map(|(_, wacid)| book.live.get(wacid)).filter(|live| is_wanted(&live.facts));
+        live.take(limit).map(Live::snapshot).collect()
     }
 
     /// Waits until so many notices were acted on since the start. A webhook is answered before it is acted on.

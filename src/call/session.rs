@@ -102,6 +102,7 @@ impl Session {
         let mut record =
             CallRecord::new(id.as_str(), number.phone_number_id.as_str(), &number.route.name, SystemTime::now());
         record.wacid = Some(connect.call_id.as_str().to_owned());
+        record.display_phone_number = connect.display_phone_number.clone();
         record.from = telling::from_json(&connect);
         Self {
             id,

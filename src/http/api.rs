@@ -1,6 +1,7 @@
 //! The control API: who may ask for what, and where each request leads.
 
 mod auth;
+mod page;
 mod calls;
 mod prompts;
 mod recordings;
@@ -12,7 +13,7 @@ mod openapi;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use auth::Keys;
 use axum::body::to_bytes;
@@ -24,6 +25,7 @@ use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
 use patchcord_media::prompt::MAX_FILE_BYTES;
 use tokio::sync::{Semaphore, broadcast, watch};
+use tracing::warn;
 
 use super::error::ApiError;
 use crate::call::event::CallEvent;
@@ -32,11 +34,14 @@ use crate::config::api::{ApiKey, Scope};
 use crate::config::route::Route;
 use crate::prompts::PromptLibrary;
 use crate::recordings::Recordings;
+use crate::store::{Store, StoreError};
 
 /// Bodies that are not sound.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
 /// Sockets of `/v1/events` at once; one more is refused.
 const EVENT_STREAMS: usize = 64;
+/// For a look into the store.
+const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 /// What a rejected request says of itself at most.
 const REJECTION_BYTES: usize = 4096;
 
@@ -46,6 +51,8 @@ pub struct ApiOptions {
     pub keys: Vec<ApiKey>,
     /// The live calls.
     pub calls: Calls,
+    /// The calls that were, and all events.
+    pub store: Store,
     /// Where their events come from.
     pub events: broadcast::Sender<CallEvent>,
     /// The prompts as they are.
@@ -155,6 +162,17 @@ async fn tell_as_problem(request: Request, next: Next) -> Response {
         Some(allow) => error.with_header(header::ALLOW, allow).into_response(),
         None => error.into_response(),
     }
+}
+
+/// What the store says, if it says it in time.
+async fn stored<T>(look: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiError> {
+    let error = match tokio::time::timeout(LOOKED_WITHIN, look).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => error,
+        Err(_) => StoreError::TimedOut,
+    };
+    warn!("the API cannot use the store: {error}");
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", format!("{error}: try again later")))
 }
 
 /// Milliseconds, UTC.

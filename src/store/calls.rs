@@ -1,10 +1,10 @@
 //! Call records: one row for each call, from its first moment to its end, and pages of them for the API.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ pub struct CallRecord {
     pub wacid: Option<String>,
     /// The business number.
     pub phone_number_id: String,
+    /// The same as people write it.
+    pub display_phone_number: Option<String>,
     /// The route's name.
     pub route: String,
     /// Who calls, as the events say it.
@@ -61,6 +63,7 @@ impl CallRecord {
             call_id: call_id.into(),
             wacid: None,
             phone_number_id: phone_number_id.into(),
+            display_phone_number: None,
             route: route.into(),
             from: Value::Null,
             client_state: None,
@@ -129,19 +132,30 @@ pub struct CallFilter {
     pub state: Option<CallState>,
     /// Only this business number's.
     pub phone_number_id: Option<String>,
+    /// Only this route's.
+    pub route: Option<String>,
     /// Only calls that began at this time or later.
     pub began_after: Option<SystemTime>,
     /// Only calls that began before this time.
     pub began_before: Option<SystemTime>,
-    /// Where the page before ended.
-    pub cursor: Option<Cursor>,
-    /// How many at most; 1 to [`CallFilter::MOST`], 0 counts as the most.
+    /// Only calls before this one in the order of ids, which is that of their beginnings.
+    pub before: Option<String>,
+    /// How many at most.
     pub limit: usize,
 }
 
 impl CallFilter {
-    /// The largest page.
-    pub const MOST: usize = 200;
+    /// Whether it shows this call.
+    fn shows(&self, call: &CallRecord) -> bool {
+        let is_wanted = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+        let state = if call.ended_at.is_some() { CallState::Ended } else { CallState::Live };
+        self.state.is_none_or(|wanted| wanted == state)
+            && is_wanted(&self.phone_number_id, &call.phone_number_id)
+            && is_wanted(&self.route, &call.route)
+            && self.began_after.is_none_or(|after| call.began_at >= after)
+            && self.began_before.is_none_or(|before| call.began_at < before)
+            && self.before.as_ref().is_none_or(|before| call.call_id < *before)
+    }
 }
 
 /// Whether a call lives.
@@ -153,41 +167,65 @@ pub enum CallState {
     Ended,
 }
 
-/// A place in the list of calls. Opaque to the app: it stays right however many calls come in between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor(i64);
+/// Calls whose newest record is on its way to the file. Whoever asks for a call that has just ended finds it here, also
+/// while the file cannot be written. Bounded as the queue is: each of them stands for a write that waits.
+#[derive(Default)]
+pub(super) struct Unwritten(Mutex<HashMap<String, Arc<CallRecord>>>);
 
-impl Cursor {
-    /// Takes what [`Cursor::text`] gave; `None` for anything else.
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; 8] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-        Some(Self(i64::from_be_bytes(bytes)))
+impl Unwritten {
+    pub(super) fn insert(&self, call: &Arc<CallRecord>) {
+        self.book().insert(call.call_id.clone(), call.clone());
     }
 
-    /// For the API: letters, digits, `-` and `_`.
-    pub fn text(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0.to_be_bytes())
+    /// This very record needs no place here any more; a newer one stays.
+    pub(super) fn remove(&self, call: &Arc<CallRecord>) {
+        let mut book = self.book();
+        if book.get(&call.call_id).is_some_and(|newest| Arc::ptr_eq(newest, call)) {
+            book.remove(&call.call_id);
+        }
+    }
+
+    pub(super) fn get(&self, call_id: &str) -> Option<CallRecord> {
+        self.book().get(call_id).map(|call| CallRecord::clone(call))
+    }
+
+    pub(super) fn shown(&self, filter: &CallFilter) -> Vec<CallRecord> {
+        let book = self.book();
+        book.values().filter(|call| filter.shows(call)).map(|call| CallRecord::clone(call)).collect()
+    }
+
+    /// Held for a look-up only, and valid at every step.
+    fn book(&self) -> MutexGuard<'_, HashMap<String, Arc<CallRecord>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Some calls, newest first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CallPage {
-    /// At most the limit.
-    pub calls: Vec<CallRecord>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<Cursor>,
+/// Newest first. Of a call that is in both, the one with the end counts: the file may be ahead of what was `unwritten`
+/// a moment ago, or behind it.
+pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, limit: usize) -> Vec<CallRecord> {
+    for call in unwritten {
+        match written.iter_mut().find(|known| known.call_id == call.call_id) {
+            Some(known) if known.ended_at.is_none() => *known = call,
+            Some(_) => {}
+            None => written.push(call),
+        }
+    }
+    written.sort_unstable_by(|one, other| other.call_id.cmp(&one.call_id));
+    written.truncate(limit);
+    written
 }
 
-const COLUMNS: &str = "position, call_id, wacid, phone_number_id, route, caller, client_state, began_at, accepted_at, \
-                       ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
+const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
+                       accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
+/// An id is made a moment before its call's beginning is noted, and the clock may be set between.
+const ID_SLACK: Duration = Duration::from_secs(60);
 
 /// Writes the whole record. A call ends once: the first ending stays, whatever is said later.
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO calls (call_id, wacid, phone_number_id, route, caller, client_state, began_at, accepted_at,
+        "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
             ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings)
-         VALUES (:call_id, :wacid, :phone_number_id, :route, :caller, :client_state, :began_at, :accepted_at,
+         VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
             :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
@@ -204,6 +242,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":call_id": call.call_id,
         ":wacid": call.wacid,
         ":phone_number_id": call.phone_number_id,
+        ":display_phone_number": call.display_phone_number,
         ":route": call.route,
         ":caller": call.from.to_string(),
         ":client_state": call.client_state,
@@ -223,7 +262,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
 
 pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Option<CallRecord>> {
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM calls WHERE call_id = ?1"))?;
-    statement.query_row([call_id], |row| Ok(read(row)?.1)).optional()
+    statement.query_row([call_id], read).optional()
 }
 
 /// Calls without an end among the first `up_to` positions, oldest first.
@@ -231,53 +270,63 @@ pub(super) fn unfinished(connection: &Connection, up_to: i64, limit: usize) -> r
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM calls WHERE ended_at IS NULL AND position <= ?1 ORDER BY position LIMIT ?2"
     ))?;
-    statement.query_map(params![up_to, limit as i64], |row| Ok(read(row)?.1))?.collect()
+    statement.query_map(params![up_to, limit as i64], read)?.collect()
 }
 
 pub(super) fn last_position(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(max(position), 0) FROM calls", [], |row| row.get(0))
 }
 
-pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Result<CallPage> {
-    let limit = if filter.limit == 0 { CallFilter::MOST } else { filter.limit.min(CallFilter::MOST) };
-    // The word decides which index fits, so it stands in the text; both words are ours.
-    let state = match filter.state {
-        None => "",
-        Some(CallState::Live) => "AND ended_at IS NULL",
-        Some(CallState::Ended) => "AND ended_at IS NOT NULL",
+/// Newest first, by ids. Ids hold the time, so they also bound how many rows a look at some hours passes over.
+pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Result<Vec<CallRecord>> {
+    // The words decide which index fits, so they stand in the text; all of them are ours.
+    let (index, state) = match filter.state {
+        None => ("", ""),
+        // Few calls live, and many have ended.
+        Some(CallState::Live) => ("INDEXED BY calls_unfinished", "AND ended_at IS NULL"),
+        Some(CallState::Ended) => ("", "AND ended_at IS NOT NULL"),
     };
     let number = if filter.phone_number_id.is_some() { "AND phone_number_id = :number" } else { "AND :number IS NULL" };
+    let route = if filter.route.is_some() { "AND route = :route" } else { "AND :route IS NULL" };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM calls
-         WHERE position < :before AND began_at >= :after_ms AND began_at < :before_ms {state} {number}
-         ORDER BY position DESC LIMIT :limit"
+        "SELECT {COLUMNS} FROM calls {index}
+         WHERE call_id < :before AND call_id >= :from AND began_at >= :after_ms AND began_at < :before_ms
+            {state} {number} {route}
+         ORDER BY call_id DESC LIMIT :limit"
     ))?;
+    let first = filter.began_after.map(|after| first_id(after.checked_sub(ID_SLACK).unwrap_or(UNIX_EPOCH)));
+    let last = filter.began_before.map(|before| first_id(before + ID_SLACK));
+    // No id begins with a letter beyond "call_".
+    let before = [filter.before.clone(), last].into_iter().flatten().min().unwrap_or_else(|| "d".to_owned());
     let rows = statement.query_map(
         named_params! {
-            ":before": filter.cursor.map_or(i64::MAX, |cursor| cursor.0),
+            ":before": before,
+            ":from": first.unwrap_or_default(),
             ":after_ms": filter.began_after.map_or(i64::MIN, ms_of),
             ":before_ms": filter.began_before.map_or(i64::MAX, ms_of),
             ":number": filter.phone_number_id,
-            // One more tells whether there is a next page.
-            ":limit": limit as i64 + 1,
+            ":route": filter.route,
+            ":limit": filter.limit as i64,
         },
         read,
     )?;
-    let mut rows: Vec<(i64, CallRecord)> = rows.collect::<rusqlite::Result<_>>()?;
-    let has_more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| has_more).map(|(position, _)| Cursor(*position));
-    Ok(CallPage { calls: rows.into_iter().map(|(_, call)| call).collect(), next })
+    rows.collect()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<(i64, CallRecord)> {
+/// The least id that a call of this moment can have.
+fn first_id(at: SystemTime) -> String {
+    format!("call_{}", ulid::Ulid::from_parts(ms_of(at).unsigned_abs(), 0).to_string().to_lowercase())
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
     let time = |name| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(at_of));
     let json = |name| Ok::<_, rusqlite::Error>(serde_json::from_str(&row.get::<_, String>(name)?).unwrap_or_default());
     let recordings: Value = json("recordings")?;
-    let call = CallRecord {
+    Ok(CallRecord {
         call_id: row.get("call_id")?,
         wacid: row.get("wacid")?,
         phone_number_id: row.get("phone_number_id")?,
+        display_phone_number: row.get("display_phone_number")?,
         route: row.get("route")?,
         from: json("caller")?,
         client_state: row.get("client_state")?,
@@ -291,6 +340,5 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(i64, CallRecord)> {
         stages: json("stages")?,
         sound: json("sound")?,
         recordings: serde_json::from_value(recordings).unwrap_or_default(),
-    };
-    Ok((row.get("position")?, call))
+    })
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each step leads from the version of its index to the next. A step that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 2] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS];
+pub(super) const MIGRATIONS: [&str; 3] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -81,6 +81,14 @@ const IDEMPOTENCY_KEYS: &str = "
         PRIMARY KEY (key_id, key)
     ) WITHOUT ROWID;
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (claimed_at);
+";
+
+/// Lists go by `call_id`, which sorts as the calls began and means the same to whoever reads it.
+const LISTS_OF_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN display_phone_number TEXT;
+    DROP INDEX calls_by_number;
+    CREATE INDEX calls_of_number ON calls (phone_number_id, call_id);
+    CREATE INDEX calls_of_route ON calls (route, call_id);
 ";
 
 /// Another connection of this process may hold the file for a moment, such as a backup.

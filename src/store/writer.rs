@@ -67,11 +67,16 @@ impl Job {
     pub(super) fn news(self) -> Self {
         Self { is_news: true, ..self }
     }
+
+    /// What is done on the thread once it is committed, or will never be.
+    pub(super) fn then(self, done: impl FnOnce() + Send + 'static) -> Self {
+        Self { work: Box::new(Followed { work: self.work, done: Some(done) }), ..self }
+    }
 }
 
 trait Work: Send {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
-    /// Called once it is committed, or will never be.
+    /// Called once it is committed, or will never be; before that perhaps with [`StoreError::Unwritable`].
     fn tell(&mut self, outcome: Result<(), StoreError>);
 }
 
@@ -92,6 +97,27 @@ impl<T: Send, Run: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for As
         let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Refused));
         // Whoever asked may have gone at its deadline.
         let _ = reply.send(answer);
+    }
+}
+
+struct Followed<Done> {
+    work: Box<dyn Work>,
+    done: Option<Done>,
+}
+
+impl<Done: FnOnce() + Send> Work for Followed<Done> {
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.work.run(connection)
+    }
+
+    fn tell(&mut self, outcome: Result<(), StoreError>) {
+        // Whoever is told of trouble may be told before the write is done.
+        if matches!(outcome, Ok(()) | Err(StoreError::Refused))
+            && let Some(done) = self.done.take()
+        {
+            done();
+        }
+        self.work.tell(outcome);
     }
 }
 

@@ -1,8 +1,12 @@
-//! `/v1/calls`: which calls live, how they stand, and what they are asked to do.
+//! `/v1/calls`: which calls there are and were, how they stand, and what they are asked to do.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+mod view;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -12,17 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, rfc3339};
+use super::page::PageQuery;
+use super::{Api, ApiOptions, stored};
 use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use crate::call::event::CallId;
 use crate::call::registry::Calls;
-use crate::call::snapshot::CallSnapshot;
+use crate::call::snapshot::{CallFacts, CallSnapshot};
 use crate::http::error::{ApiError, Problem};
-use crate::whatsapp::webhook::Direction;
-
-/// Calls on one page at most.
-const MAX_PAGE: usize = 200;
-const USUAL_PAGE: usize = 50;
+use crate::store::{CallFilter, CallRecord, CallState};
+use view::CallView;
 
 /// What a call can be asked to do: the names of [`CallCommand`].
 pub(super) const ACTIONS: [&str; 26] = [
@@ -54,72 +56,40 @@ pub(super) const ACTIONS: [&str; 26] = [
     "dismiss",
 ];
 
-/// Which part of a list.
+/// Which calls.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// How many at most, 1 to 200; 50 unless said otherwise.
-    limit: Option<usize>,
-    /// The id after which the page begins: `next` of the page before.
-    after: Option<String>,
+pub(super) struct CallQuery {
+    /// `live` or `ended`; both without it.
+    #[param(inline, value_type = Option<StateName>)]
+    state: Option<String>,
+    /// Only this business number's, by Meta's id.
+    phone_number_id: Option<String>,
+    /// Only this route's.
+    route: Option<String>,
+    /// Only calls that began then or later: RFC 3339, UTC.
+    #[param(example = "2026-01-31T08:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+    since: Option<String>,
+    /// Only calls that began before: RFC 3339, UTC.
+    #[param(example = "2026-02-01T08:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+    until: Option<String>,
 }
 
-/// Live calls, in the order in which they began.
+/// Whether a call lives.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it stands in the document only")]
+enum StateName {
+    Live,
+    Ended,
+}
+
+/// Live and past calls, the newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CallPage {
     calls: Vec<CallView>,
     /// Ask for `after` this id to get the next page; null on the last.
     next: Option<String>,
-}
-
-/// One live call.
-#[derive(Serialize, ToSchema)]
-pub(super) struct CallView {
-    /// Ours; sorts by the time the call began.
-    #[schema(example = "call_01k0000000000000000000000")]
-    id: String,
-    /// Meta's id. It contains the caller's number.
-    wacid: String,
-    /// `answering`, `ringing`, `accepting`, `talking`, or for a moment `ended`.
-    state: &'static str,
-    /// `user_initiated` or `business_initiated`.
-    direction: &'static str,
-    from: CallerView,
-    to: NumberView,
-    /// The route by its name.
-    route: String,
-    /// The place, among the route's agent and fallbacks, of the agent that joined last; null while there is none.
-    agent_attempt: Option<usize>,
-    /// What you keep with the call: the last `client_state` given with an action.
-    client_state: Option<String>,
-    /// When Meta's webhook came: RFC 3339, UTC.
-    began_at: String,
-    /// From then until now.
-    duration_ms: u64,
-    /// From accept until now; null before.
-    talked_ms: Option<u64>,
-    /// When each stage was reached, in milliseconds from the webhook; null for those that were not.
-    #[schema(value_type = Object)]
-    stages: Value,
-}
-
-/// Who calls. Each part may be missing.
-#[derive(Serialize, ToSchema)]
-pub(super) struct CallerView {
-    /// The phone number in digits.
-    wa_id: Option<String>,
-    /// The business-scoped user id.
-    user_id: Option<String>,
-    name: Option<String>,
-}
-
-/// The number that is called.
-#[derive(Serialize, ToSchema)]
-pub(super) struct NumberView {
-    /// Meta's id of the number.
-    phone_number_id: String,
-    /// As people write it.
-    display_phone_number: Option<String>,
 }
 
 /// What was begun.
@@ -136,36 +106,57 @@ pub(super) struct Begun {
     guest_id: Option<u32>,
 }
 
-/// The live calls
-#[utoipa::path(get, path = "/v1/calls", tag = "calls", params(PageQuery), responses(
-    (status = 200, description = "A page of the live calls", body = CallPage),
-    (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+/// Live and past calls
+///
+/// One list, the newest first. Records of ended calls are kept for `store.keep_calls`.
+#[utoipa::path(get, path = "/v1/calls", tag = "calls", params(PageQuery, CallQuery), responses(
+    (status = 200, description = "A page of the calls", body = CallPage),
+    (status = 400, description = "`invalid_page`, `invalid_filter`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`store_unavailable`: past calls cannot be read; live ones can, with `state=live`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Query(query): Query<PageQuery>,
+    Query(page): Query<PageQuery>,
+    Query(query): Query<CallQuery>,
 ) -> Result<Json<CallPage>, ApiError> {
-    let limit = query.limit()?;
-    let after = match query.after() {
-        Some(text) => Some(CallId::parse(text).ok_or_else(|| invalid_page("after: give the id of a call"))?),
-        None => None,
+    let page = page.read("the id of a call", CallId::parse)?;
+    let filter =
+        CallFilter { before: page.after.as_ref().map(CallId::to_string), limit: page.to_find(), ..query.read()? };
+    let live = match filter.state {
+        Some(CallState::Ended) => Vec::new(),
+        Some(CallState::Live) | None => {
+            api.options.calls.list(page.after.as_ref(), page.to_find(), |facts| is_wanted(facts, &filter))
+        }
     };
-    // One more than asked for says whether there is a next page.
-    let mut found = api.options.calls.list(after.as_ref(), limit + 1);
-    let has_more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| has_more).map(|last| last.facts.id.to_string());
-    Ok(Json(CallPage { calls: found.iter().map(view).collect(), next }))
+    // Read after the live ones, so that a call which ends in between is in one of both at least.
+    let records = match (stored(api.options.store.calls(filter.clone())).await, filter.state) {
+        (Ok(records), _) => records,
+        // Whoever steers live calls does not depend on the disk.
+        (Err(_), Some(CallState::Live)) => Vec::new(),
+        (Err(error), Some(CallState::Ended) | None) => return Err(error),
+    };
+    let (calls, next) = page.cut(together(live, records, filter.state), |call| call.id.clone());
+    Ok(Json(CallPage { calls, next }))
 }
 
-/// One live call
+/// One call
+///
+/// As it stands while it lives, and its record afterwards, in one shape.
 #[utoipa::path(get, path = "/v1/calls/{call_id}", tag = "calls", params(("call_id" = String, Path)), responses(
-    (status = 200, description = "The call as it stands", body = CallView),
-    (status = 404, description = "`call_not_found`: it has ended, or never was", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "The call", body = CallView),
+    (status = 404, description = "`call_not_found`: it never was, or its record is kept no longer", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`store_unavailable`: past calls cannot be read", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String>) -> Result<Json<CallView>, ApiError> {
-    let call = CallId::parse(&call_id).and_then(|id| api.options.calls.get(&id));
-    call.as_ref().map(view).map(Json).ok_or_else(|| problem(no_such_call(), None))
+    let id = CallId::parse(&call_id).ok_or_else(|| problem(no_such_call(), None))?;
+    // First, so that a call which ends in between has its record by then.
+    let live = api.options.calls.get(&id);
+    let record = match stored(api.options.store.call(id.as_str())).await {
+        Ok(record) => record,
+        Err(_) if live.is_some() => None,
+        Err(error) => return Err(error),
+    };
+    CallView::of(record, live).map(Json).ok_or_else(|| problem(no_such_call(), None))
 }
 
 /// Ask a live call to do something
@@ -186,7 +177,7 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`recording_unavailable`, `shutting_down`, `store_unavailable`", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn act(
     State(api): State<Arc<Api>>,
@@ -194,13 +185,13 @@ pub(super) async fn act(
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let body = read_object(&body)?;
-    let done = perform(&api.options.calls, &call_id, &action, body).await;
+    let done = perform(&api.options, &call_id, &action, body).await;
     match done {
         Ok(Value::Null) => Ok((StatusCode::OK, Json(json!({})))),
         Ok(begun) => Ok((StatusCode::ACCEPTED, Json(begun))),
         Err(refusal) => {
             let state = CallId::parse(&call_id).and_then(|id| api.options.calls.get(&id));
-            Err(problem(refusal, state.map(|call| call.standing.state)))
+            Err(problem(refusal, state.map(|call| view::state_of(&call))))
         }
     }
 }
@@ -208,15 +199,22 @@ pub(super) async fn act(
 /// Does what both the REST actions and the commands of `/v1/events` ask for. Gives null for what is done, and the ids
 /// of what was begun.
 pub(super) async fn perform(
-    calls: &Calls,
+    options: &ApiOptions,
     call_id: &str,
     action: &str,
-    mut body: Map<String, Value>,
+    body: Map<String, Value>,
 ) -> Result<Value, Refusal> {
     if !ACTIONS.contains(&action) {
         return Err(Refusal::new("unknown_action", format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
+    match have_done(&options.calls, &id, action, body).await {
+        Err(refusal) if refusal.code == "call_not_found" => Err(ended_long_ago(options, &id).await.unwrap_or(refusal)),
+        done => done,
+    }
+}
+
+async fn have_done(calls: &Calls, id: &CallId, action: &str, mut body: Map<String, Value>) -> Result<Value, Refusal> {
     let client_state = match body.remove("client_state") {
         None => None,
         Some(Value::String(text)) if text.len() <= MAX_CLIENT_STATE_BYTES => Some(text),
@@ -232,55 +230,79 @@ pub(super) async fn perform(
         command,
         CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
     );
-    let mut begun = match calls.perform_keeping(&id, command, client_state).await? {
+    let mut begun = match calls.perform_keeping(id, command, client_state).await? {
         Value::Null if takes_time => json!({}),
         answer => answer,
     };
     if let Value::Object(ids) = &mut begun {
-        ids.insert("call_id".to_owned(), call_id.into());
+        ids.insert("call_id".to_owned(), id.as_str().into());
     }
     Ok(begun)
 }
 
-impl PageQuery {
-    pub(super) fn limit(&self) -> Result<usize, ApiError> {
-        let limit = self.limit.unwrap_or(USUAL_PAGE);
-        let is_good = (1..=MAX_PAGE).contains(&limit);
-        is_good.then_some(limit).ok_or_else(|| invalid_page(&format!("limit: give 1 to {MAX_PAGE}")))
-    }
+/// Live calls are forgotten some minutes after their end; the store knows them longer.
+async fn ended_long_ago(options: &ApiOptions, id: &CallId) -> Option<Refusal> {
+    let record = stored(options.store.call(id.as_str())).await.ok().flatten();
+    record.map(|_| Refusal::new("call_ended", "the call has ended"))
+}
 
-    pub(super) fn after(&self) -> Option<&str> {
-        self.after.as_deref()
+impl CallQuery {
+    fn read(self) -> Result<CallFilter, ApiError> {
+        let state = match self.state.as_deref() {
+            None => None,
+            Some("live") => Some(CallState::Live),
+            Some("ended") => Some(CallState::Ended),
+            Some(_) => return Err(invalid_filter("state: give live or ended")),
+        };
+        let time = |key: &str, text: Option<String>| match text.as_deref().map(humantime::parse_rfc3339) {
+            Some(Err(_)) => Err(invalid_filter(&format!("{key}: give a time such as 2026-01-31T08:00:00Z"))),
+            time => Ok(time.and_then(Result::ok)),
+        };
+        Ok(CallFilter {
+            state,
+            phone_number_id: self.phone_number_id,
+            route: self.route,
+            began_after: time("since", self.since)?,
+            began_before: time("until", self.until)?,
+            ..CallFilter::default()
+        })
     }
 }
 
-pub(super) fn invalid_page(detail: &str) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "invalid_page", detail)
+/// Of a live call what the store would say of its record.
+fn is_wanted(facts: &CallFacts, filter: &CallFilter) -> bool {
+    let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+    let began = |wanted: fn(&SystemTime, &SystemTime) -> bool, time: Option<SystemTime>| {
+        time.is_none_or(|time| wanted(&facts.began_at, &time))
+    };
+    is(&filter.phone_number_id, &facts.phone_number_id)
+        && is(&filter.route, &facts.route)
+        && began(SystemTime::ge, filter.began_after)
+        && began(SystemTime::lt, filter.began_before)
 }
 
-fn view(call: &CallSnapshot) -> CallView {
-    let facts = &call.facts;
-    CallView {
-        id: facts.id.to_string(),
-        wacid: facts.wacid.clone(),
-        state: call.standing.state,
-        direction: match facts.direction {
-            Direction::UserInitiated => "user_initiated",
-            Direction::BusinessInitiated => "business_initiated",
-        },
-        from: CallerView { wa_id: facts.wa_id.clone(), user_id: facts.user_id.clone(), name: facts.name.clone() },
-        to: NumberView {
-            phone_number_id: facts.phone_number_id.clone(),
-            display_phone_number: facts.display_phone_number.clone(),
-        },
-        route: facts.route.clone(),
-        agent_attempt: call.standing.agent,
-        client_state: call.standing.client_state.clone(),
-        began_at: rfc3339(facts.began_at),
-        duration_ms: call.duration().as_millis() as u64,
-        talked_ms: call.talked().map(|talked| talked.as_millis() as u64),
-        stages: call.standing.stages.to_json(),
+/// Each call once, the newest first.
+fn together(live: Vec<CallSnapshot>, records: Vec<CallRecord>, wanted: Option<CallState>) -> Vec<CallView> {
+    type Known = (Option<CallRecord>, Option<CallSnapshot>);
+    let mut calls: BTreeMap<String, Known> = BTreeMap::new();
+    for record in records {
+        let known = calls.entry(record.call_id.clone()).or_default();
+        known.0 = Some(record);
     }
+    for call in live {
+        let known = calls.entry(call.facts.id.to_string()).or_default();
+        known.1 = Some(call);
+    }
+    let has_ended = |(record, live): &Known| {
+        record.is_none() && live.as_ref().is_some_and(|live| view::state_of(live) == view::ENDING)
+    };
+    // Among live ones it has no record any more: the store counts it among the ended.
+    calls.retain(|_, known| !(wanted == Some(CallState::Live) && has_ended(known)));
+    calls.into_values().rev().filter_map(|(record, live)| CallView::of(record, live)).collect()
+}
+
+fn invalid_filter(detail: &str) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_filter", detail)
 }
 
 fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
@@ -293,14 +315,14 @@ fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 }
 
 fn no_such_call() -> Refusal {
-    Refusal::new("call_not_found", "no live call has this id")
+    Refusal::new("call_not_found", "no call has this id, or its record is kept no longer")
 }
 
 fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
     let status = match refusal.code {
         "call_not_found" | "unknown_action" => StatusCode::NOT_FOUND,
         "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" => StatusCode::UNPROCESSABLE_ENTITY,
-        "recording_unavailable" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
+        "recording_unavailable" | "shutting_down" | "store_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "internal_error" => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::CONFLICT,
     };

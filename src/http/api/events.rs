@@ -27,7 +27,6 @@ use super::{Api, calls};
 use crate::agent::native::ToAgent;
 use crate::call::command::Refusal;
 use crate::call::event::CallEvent;
-use crate::call::registry::Calls;
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 
@@ -70,7 +69,6 @@ pub(super) async fn open(
     })?;
     let upgrade = hyper::upgrade::on(&mut request);
     let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
-    let calls = api.options.calls.clone();
     // It ends with its socket, or when the service stops: `App::stop` waits until nobody holds `stopping`.
     tokio::spawn(async move {
         let _place = place;
@@ -80,7 +78,7 @@ pub(super) async fn open(
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let why = EventStream::new(socket, events, stopping, Commands { calls, caller }).run().await;
+        let why = EventStream::new(socket, events, stopping, Commands { api, caller }).run().await;
         info!("events are read no longer: {why}");
     });
     Ok(response)
@@ -98,7 +96,7 @@ struct EventStream<S> {
 
 /// What a reader may ask for.
 struct Commands {
-    calls: Calls,
+    api: Arc<Api>,
     caller: Arc<Caller>,
 }
 
@@ -222,7 +220,7 @@ impl Commands {
             _ => Err(Refusal::new("invalid_command", format!("{key}: give it as a text"))),
         };
         let (call_id, action) = (take("call_id")?, take("action")?);
-        calls::perform(&self.calls, &call_id, &action, message).await
+        calls::perform(&self.api.options, &call_id, &action, message).await
     }
 }
 

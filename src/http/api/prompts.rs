@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::auth::Caller;
+use super::page::PageQuery;
 use crate::config::route::{AgentTarget, Route};
 use crate::http::error::{ApiError, Problem};
 use crate::prompts::PromptInfo;
@@ -27,11 +28,13 @@ const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
 /// Leaves room in a file's name for its extension.
 const MAX_NAME: usize = 128;
 
-/// All prompts, by name.
+/// Prompts, by name.
 #[derive(Serialize, ToSchema)]
-pub(super) struct PromptList {
+pub(super) struct PromptPage {
     prompts: Vec<PromptView>,
-    /// Files of the folder that are not used as they are.
+    /// Ask for `after` this name to get the next page; null on the last.
+    next: Option<String>,
+    /// Files of the folder that are not used as they are; on every page.
     problems: Vec<ProblemView>,
 }
 
@@ -66,14 +69,21 @@ pub(super) struct UploadQuery {
 }
 
 /// The prompts
-#[utoipa::path(get, path = "/v1/prompts", tag = "prompts", responses(
-    (status = 200, description = "All prompts, by name", body = PromptList),
+#[utoipa::path(get, path = "/v1/prompts", tag = "prompts", params(PageQuery), responses(
+    (status = 200, description = "A page of the prompts, by name", body = PromptPage),
+    (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<PromptList> {
-    let prompts = api.options.prompts.list().into_iter().map(view).collect();
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<PromptPage>, ApiError> {
+    let page = query.read("the name of a prompt", |text| is_name(text).then(|| text.to_owned()))?;
+    let mut found = api.options.prompts.list();
+    found.retain(|prompt| page.after.as_ref().is_none_or(|after| prompt.name > *after));
+    let (prompts, next) = page.cut(found, |prompt| prompt.name.clone());
     let problems = api.options.prompts.problems().into_iter();
     let problems = problems.map(|broken| ProblemView { file: broken.file, sentence: broken.sentence }).collect();
-    Json(PromptList { prompts, problems })
+    Ok(Json(PromptPage { prompts: prompts.into_iter().map(view).collect(), next, problems }))
 }
 
 /// Put a prompt into the folder

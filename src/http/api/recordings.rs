@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use super::auth::Caller;
-use super::calls::{PageQuery, invalid_page};
+use super::page::{Page, PageQuery};
 use super::range::Wanted;
 use super::{Api, header_value, rfc3339};
 use crate::http::error::{ApiError, Problem};
@@ -56,13 +56,9 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<RecordingPage>, ApiError> {
-    let limit = query.limit()?;
-    let after = match query.after() {
-        Some(text) => Some(RecordingId::parse(text).ok_or_else(|| invalid_page("after: give the id of a recording"))?),
-        None => None,
-    };
+    let page = query.read("the id of a recording", RecordingId::parse)?;
     let recordings = folder(&api)?.clone();
-    let page = tokio::task::spawn_blocking(move || look(&recordings, after.as_ref(), limit)).await;
+    let page = tokio::task::spawn_blocking(move || look(&recordings, &page)).await;
     page.map_err(io::Error::other).and_then(|page| page).map(Json).map_err(|error| unreadable(&error))
 }
 
@@ -155,17 +151,15 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn look(recordings: &Recordings, after: Option<&RecordingId>, limit: usize) -> io::Result<RecordingPage> {
+fn look(recordings: &Recordings, page: &Page<RecordingId>) -> io::Result<RecordingPage> {
     let mut ids = Vec::new();
     for entry in recordings.dir().read_dir()? {
         let name = entry?.file_name();
         let id = name.to_str().and_then(|name| name.strip_suffix(".opus")).and_then(RecordingId::parse);
-        ids.extend(id.filter(|id| after.is_none_or(|after| id > after)));
+        ids.extend(id.filter(|id| page.after.as_ref().is_none_or(|after| id > after)));
     }
     ids.sort_unstable();
-    let has_more = ids.len() > limit;
-    ids.truncate(limit);
-    let next = ids.last().filter(|_| has_more).map(RecordingId::to_string);
+    let (ids, next) = page.cut(ids, RecordingId::to_string);
     // One that was deleted since is left out.
     let recordings = ids.iter().filter_map(|id| {
         let metadata = recordings.path_of(id).symlink_metadata().ok()?;

@@ -23,7 +23,8 @@ async fn on_a_full_disk_calls_go_on_and_their_records_follow_when_there_is_room(
     store.call_ended(ended(2));
     store.event(event("call_0002", 1, "call.ended")).unwrap();
     assert_eq!(store.idempotent("app", "k", [1; 32]).await, Err(StoreError::Unwritable));
-    assert_eq!(store.call("call_0002").await, Ok(None), "reading goes on");
+    assert_eq!(store.call("call_0002").await, Ok(Some(ended(2))), "it waits in memory and is found there");
+    assert_eq!(store.call("call_0003").await, Ok(None), "reading goes on");
     assert_eq!(store.waiting(), 4);
 
     on_writer(&store, empty_the_disk).await;

@@ -125,6 +125,12 @@ impl Client {
         read(request).await
     }
 
+    /// What is said to a page of another site.
+    pub async fn headers_for_origin(&self, method: Method, path: &str, origin: &str) -> anyhow::Result<HeaderMap> {
+        let asked = self.request(method, path).header("origin", origin).header("access-control-request-method", "GET");
+        Ok(timeout(DEADLINE, asked.send()).await??.headers().clone())
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match self.key.as_str() {

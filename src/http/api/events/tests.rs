@@ -1,13 +1,17 @@
+use std::collections::BTreeMap;
+
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::DuplexStream;
+use tokio::sync::Semaphore;
 use url::Url;
 
+use super::super::ApiOptions;
 use super::super::auth::Keys;
 use super::*;
 use crate::call::event::CallId;
-use crate::call::registry::CallsOptions;
+use crate::call::registry::{Calls, CallsOptions};
 use crate::call::route::{Numbers, Routes};
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
@@ -33,7 +37,7 @@ async fn reader() -> Reader {
     let (stop, stopping) = watch::channel(false);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
-    let commands = Commands { calls: no_calls(&events), caller: caller() };
+    let commands = Commands { api: nothing_behind(&events), caller: caller() };
     let stream = tokio::spawn(EventStream::new(server, receiver, stopping, commands).run());
     Reader { socket, events, stop, stream }
 }
@@ -98,11 +102,13 @@ fn caller() -> Arc<Caller> {
     Keys::new(&[key]).admit(Some(&header), Scope::CallsWrite, Instant::now(), today).unwrap()
 }
 
-fn no_calls(events: &broadcast::Sender<CallEvent>) -> Calls {
+/// An API without calls, prompts and recordings.
+fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
     // A second test in one process finds the provider installed, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let graph = GraphOptions::new(Url::parse("http://127.0.0.1:9").unwrap(), "v26.0");
-    Calls::new(CallsOptions {
+    let (store, prompts) = (nowhere(), PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap());
+    let calls = Calls::new(CallsOptions {
         numbers: Numbers::default(),
         max_calls: 0,
         session: SessionOptions {
@@ -111,14 +117,28 @@ fn no_calls(events: &broadcast::Sender<CallEvent>) -> Calls {
             agent_timeout: Duration::ZERO,
             max_duration: Duration::ZERO,
             max_buffer: DEFAULT_MAX_BUFFER,
-            prompts: PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap(),
+            prompts: prompts.clone(),
             routes: Routes::default(),
         },
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),
         events: events.clone(),
-        store: nowhere(),
-    })
+        store: store.clone(),
+    });
+    let options = ApiOptions {
+        keys: Vec::new(),
+        calls,
+        store,
+        events: events.clone(),
+        prompts,
+        prompts_dir: "/nonexistent".into(),
+        recordings: None,
+        routes: BTreeMap::new(),
+        numbers: Vec::new(),
+        stopping: watch::channel(false).1,
+    };
+    let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
+    Arc::new(Api { options, keys: Keys::new(&[]), uploads, streams })
 }
 
 /// A store of its own; the system clears it.
