@@ -120,6 +120,7 @@ impl App {
             recordings: recordings.clone(),
             routes: config.routes.clone(),
             numbers: numbers_with_routes(&config),
+            webhooks: config.events.webhooks.iter().map(|webhook| webhook.name.clone()).collect(),
             stopping,
         };
         let router = http::router(http_options, api);

@@ -15,7 +15,8 @@ mod retention;
 pub use calls::{CallFilter, CallRecord, CallState};
 pub use keys::Claim;
 pub use outbox::{
-    DeadLetter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement, StoredEvent,
+    DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
+    StoredEvent,
 };
 pub use retention::Retention;
 pub use schema::OpenError;
@@ -31,6 +32,9 @@ use tracing::{error, warn};
 
 use calls::Unwritten;
 use writer::{InTrouble, Job, Load, Queue, Writer};
+
+/// Dead letters put back in one go, so that no call's write waits for long.
+const REPLAYED_AT_ONCE: usize = 1000;
 
 /// Where the store is, and its bounds.
 #[derive(Debug, Clone)]
@@ -265,17 +269,25 @@ impl Store {
     }
 
     /// Deliveries that were given up, oldest first.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read(move |connection| outbox::dead_letters(connection, limit)).await
+    pub async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read(move |connection| outbox::dead_letters(connection, &filter)).await
     }
 
-    /// Puts dead letters back to be delivered; says how many.
+    /// Puts dead letters of configured endpoints back to be delivered; says how many.
     pub async fn replay(&self, which: Replay) -> Result<usize, StoreError> {
-        let now = now_ms();
-        let (job, answer) =
-            Job::asking(256, InTrouble::Refuse, move |connection| outbox::replay(connection, &which, now));
-        self.0.queue.send(job.news(), Queue::USUAL_SHARE)?;
-        answered(answer).await
+        let mut sum = 0;
+        loop {
+            let (which, endpoints, now) = (which.clone(), self.0.endpoints.clone(), now_ms());
+            let run =
+                move |connection: &Connection| outbox::replay(connection, &which, &endpoints, now, REPLAYED_AT_ONCE);
+            let (job, answer) = Job::asking(256, InTrouble::Refuse, run);
+            self.0.queue.send(job.news(), Queue::USUAL_SHARE)?;
+            let revived = answered(answer).await?;
+            sum += revived;
+            if revived < REPLAYED_AT_ONCE {
+                return Ok(sum);
+            }
+        }
     }
 
     /// How many deliveries wait at an endpoint, those being tried included.

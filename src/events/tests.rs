@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::store::tests::{Folder, event};
+use crate::store::tests::{Folder, event, letters};
 use crate::store::{EventRecord, FORWARD, Forward, Replay, StoreOptions};
 use receiver::{Answer, Received, Receiver};
 
@@ -122,7 +122,7 @@ async fn ten_thousand_events_wait_for_a_receiver_that_is_down_and_come_once_each
     }
     service.all_settled("app").await;
     assert_eq!(receiver.all().len(), 0, "none comes twice");
-    assert_eq!(service.store.dead_letters(1).await.unwrap(), []);
+    assert_eq!(service.store.dead_letters(letters(1)).await.unwrap(), []);
     service.stop().await;
 }
 
@@ -191,14 +191,14 @@ async fn after_too_long_an_event_is_a_dead_letter_and_can_be_replayed() {
     service.store.event(event("call_1", 2, "call.ended")).unwrap();
     service.store.event(event("call_1", 3, "call.late")).unwrap();
     service.all_settled("app").await;
-    let letters = service.store.dead_letters(10).await.unwrap();
-    assert_eq!(letters.iter().map(|letter| letter.kind.as_str()).collect::<Vec<_>>(), ["call.began", "call.ended"]);
-    assert!(letters.iter().all(|letter| letter.attempts == 1 && letter.error.contains("HTTP 410")));
-    assert_eq!(service.store.replay(Replay::All).await, Ok(2));
+    let dead = service.store.dead_letters(letters(10)).await.unwrap();
+    assert_eq!(dead.iter().map(|letter| letter.kind.as_str()).collect::<Vec<_>>(), ["call.began", "call.ended"]);
+    assert!(dead.iter().all(|letter| letter.attempts == 1 && letter.error.contains("HTTP 410")));
+    assert_eq!(service.store.replay(Replay::default()).await, Ok(2));
     service.all_settled("app").await;
     let sequences: Vec<u64> = receiver.all().iter().map(Received::sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 1, 2]);
-    assert_eq!(service.store.dead_letters(10).await.unwrap(), []);
+    assert_eq!(service.store.dead_letters(letters(10)).await.unwrap(), []);
     service.stop().await;
 }
 
@@ -214,7 +214,7 @@ async fn behind_an_endpoint_that_is_down_old_events_die_without_a_request_each()
         service.store.event(event(&format!("call_{call}"), 1, "call.ended")).unwrap();
     }
     service.all_settled("app").await;
-    assert_eq!(service.store.dead_letters(2000).await.unwrap().len(), 1000);
+    assert_eq!(service.store.dead_letters(letters(2000)).await.unwrap().len(), 1000);
     let requests = receiver.all().len();
     assert!(requests < 100, "{requests}");
     service.stop().await;

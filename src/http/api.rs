@@ -1,6 +1,7 @@
 //! The control API: who may ask for what, and where each request leads.
 
 mod auth;
+mod idempotency;
 mod page;
 mod calls;
 mod prompts;
@@ -8,6 +9,7 @@ mod recordings;
 mod range;
 mod routes;
 mod events;
+mod dead_letters;
 mod openapi;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
 use patchcord_media::prompt::MAX_FILE_BYTES;
+use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tracing::warn;
 
@@ -65,6 +68,8 @@ pub struct ApiOptions {
     pub routes: BTreeMap<String, Route>,
     /// The business numbers' ids with their routes.
     pub numbers: Vec<(String, String)>,
+    /// The webhooks that get events, by their names.
+    pub webhooks: Vec<String>,
     /// True when the service stops: then no socket is held any longer.
     pub stopping: watch::Receiver<bool>,
 }
@@ -104,6 +109,8 @@ fn doors() -> Vec<Door> {
         door(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
         door(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
         door(Method::GET, "/v1/events", CallsRead, get(events::open)),
+        door(Method::GET, "/v1/dead_letters", Admin, get(dead_letters::list)),
+        door(Method::POST, "/v1/dead_letters/replay", Admin, post(dead_letters::replay)),
     ]
 }
 
@@ -115,7 +122,11 @@ pub(super) fn router(options: ApiOptions) -> Router {
     let mut router = Router::new();
     for door in doors() {
         let guard = middleware::from_fn_with_state((api.clone(), door.needs), guard);
-        router = router.route(door.path, door.leads_to.route_layer(guard));
+        let leads_to = match door.method {
+            Method::POST => door.leads_to.route_layer(middleware::from_fn_with_state(api.clone(), idempotency::once)),
+            _ => door.leads_to,
+        };
+        router = router.route(door.path, leads_to.route_layer(guard));
     }
     router
         .route("/openapi.json", routing::get(async || Json(openapi::document())))
@@ -173,6 +184,16 @@ async fn stored<T>(look: impl Future<Output = Result<T, StoreError>>) -> Result<
     };
     warn!("the API cannot use the store: {error}");
     Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", format!("{error}: try again later")))
+}
+
+/// The JSON object of a body; none is as good as `{}`.
+fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not a JSON object: {error}"))
+    })
 }
 
 /// Milliseconds, UTC.

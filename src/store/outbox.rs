@@ -1,8 +1,9 @@
 //! Events in one global order, and for each webhook endpoint what is still to be delivered.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use tracing::warn;
 
 use crate::call::event::CallEvent;
@@ -139,6 +140,8 @@ pub enum Settlement {
 /// A delivery that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// The event's place in the global order.
+    pub position: i64,
     /// The endpoint's name.
     pub endpoint: String,
     /// The event's id.
@@ -149,17 +152,30 @@ pub struct DeadLetter {
     pub kind: String,
     /// Tries made.
     pub attempts: u32,
+    /// When it was first to be delivered.
+    pub queued_at: SystemTime,
     /// What went wrong at last.
     pub error: String,
 }
 
-/// Which dead letters are tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replay {
-    /// All of them.
-    All,
-    /// Those of these events, at every endpoint where they are dead.
-    Events(Vec<String>),
+/// Which dead letters to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// Only this endpoint's.
+    pub endpoint: Option<String>,
+    /// Only those behind this position and endpoint.
+    pub after: Option<(i64, String)>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// Which dead letters are tried again; all of them unless said otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Only at this endpoint.
+    pub endpoint: Option<String>,
+    /// Only of these events, by their ids.
+    pub events: Option<Vec<String>>,
 }
 
 /// Stores an event and its deliveries. The same event twice, or a second ending of a call, changes nothing.
@@ -316,30 +332,51 @@ fn free_lanes(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Puts dead letters back; says how many.
-pub(super) fn replay(connection: &Connection, which: &Replay, now: i64) -> rusqlite::Result<usize> {
-    // Behind what waits in their lane already, or as its next.
-    const REVIVE: &str = "UPDATE deliveries SET state = 0, attempts = 0, due_at = ?1, queued_at = ?1 WHERE state = 2";
-    let revived = match which {
-        Replay::All => connection.execute(REVIVE, [now])?,
-        Replay::Events(ids) => {
-            let one = format!("{REVIVE} AND position = (SELECT position FROM events WHERE id = ?2)");
-            let mut statement = connection.prepare_cached(&one)?;
-            ids.iter().try_fold(0, |sum, id| Ok::<_, rusqlite::Error>(sum + statement.execute(params![now, id])?))?
-        }
+/// Puts up to `limit` dead letters of these endpoints back; says how many.
+pub(super) fn replay(
+    connection: &Connection,
+    which: &Replay,
+    endpoints: &[Endpoint],
+    now: i64,
+    limit: usize,
+) -> rusqlite::Result<usize> {
+    // Nobody would take what is put back for an endpoint that is not configured.
+    let names = endpoints.iter().map(|endpoint| endpoint.name.as_str());
+    let names: Vec<&str> = names.filter(|name| which.endpoint.as_ref().is_none_or(|only| only == name)).collect();
+    let events = match which.events {
+        Some(_) => "AND position IN (SELECT position FROM events WHERE id IN (SELECT value FROM json_each(:events)))",
+        None => "AND :events IS NULL",
     };
-    free_lanes(connection)?;
+    // Behind what waits in their lane already, or as its next.
+    let mut revive = connection.prepare_cached(&format!(
+        "UPDATE deliveries SET state = 0, attempts = 0, due_at = :now, queued_at = :now
+         WHERE (endpoint, position) IN (SELECT endpoint, position FROM deliveries
+            WHERE state = 2 AND endpoint IN (SELECT value FROM json_each(:names)) {events}
+            ORDER BY position LIMIT :limit)"
+    ))?;
+    let revived = revive.execute(named_params! {
+        ":now": now,
+        ":names": json_text(&names),
+        ":events": which.events.as_ref().map(json_text),
+        ":limit": limit as i64,
+    })?;
+    if revived > 0 {
+        free_lanes(connection)?;
+    }
     Ok(revived)
+}
+
+fn json_text(texts: &impl serde::Serialize) -> String {
+    serde_json::to_string(texts).unwrap_or_else(|_| "[]".to_owned())
 }
 
 /// What waits for endpoints that are no longer configured dies, and can be replayed once they are again.
 pub(super) fn forget_other_endpoints(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<usize> {
     let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    let names = serde_json::to_string(&names).unwrap_or_else(|_| "[]".to_owned());
     connection.execute(
         "UPDATE deliveries SET state = 2, last_error = 'the endpoint is no longer configured'
          WHERE state < 2 AND endpoint NOT IN (SELECT value FROM json_each(?1))",
-        [names],
+        [json_text(&names)],
     )
 }
 
@@ -383,23 +420,28 @@ pub(super) fn pending(connection: &Connection, endpoint: &str) -> rusqlite::Resu
     statement.query_row([endpoint], |row| row.get::<_, i64>(0)).map(|count| usize::try_from(count).unwrap_or(0))
 }
 
-pub(super) fn dead_letters(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
+/// In the order of their events.
+pub(super) fn dead_letters(connection: &Connection, filter: &DeadLetterFilter) -> rusqlite::Result<Vec<DeadLetter>> {
     let mut statement = connection.prepare_cached(
-        "SELECT d.endpoint, e.id, e.call_id, e.kind, d.attempts, coalesce(d.last_error, '')
+        "SELECT d.position, d.endpoint, e.id, e.call_id, e.kind, d.attempts, d.queued_at, coalesce(d.last_error, '')
          FROM deliveries AS d JOIN events AS e ON e.position = d.position
-         WHERE d.state = 2 ORDER BY d.position, d.endpoint LIMIT ?1",
+         WHERE d.state = 2 AND (d.position, d.endpoint) > (?1, ?2) AND (?3 IS NULL OR d.endpoint = ?3)
+         ORDER BY d.position, d.endpoint LIMIT ?4",
     )?;
     let read = |row: &Row<'_>| {
         Ok(DeadLetter {
-            endpoint: row.get(0)?,
-            id: row.get(1)?,
-            call_id: row.get(2)?,
-            kind: row.get(3)?,
-            attempts: row.get(4)?,
-            error: row.get(5)?,
+            position: row.get(0)?,
+            endpoint: row.get(1)?,
+            id: row.get(2)?,
+            call_id: row.get(3)?,
+            kind: row.get(4)?,
+            attempts: row.get(5)?,
+            queued_at: super::at_of(row.get(6)?),
+            error: row.get(7)?,
         })
     };
-    statement.query_map([limit as i64], read)?.collect()
+    let (position, endpoint) = filter.after.clone().unwrap_or_default();
+    statement.query_map(params![position, endpoint, filter.endpoint, filter.limit as i64], read)?.collect()
 }
 
 pub(super) fn events_after(connection: &Connection, position: i64, limit: usize) -> rusqlite::Result<Vec<StoredEvent>> {

@@ -80,6 +80,10 @@ pub(crate) fn event(call_id: &str, sequence: u64, kind: &str) -> EventRecord {
     }
 }
 
+pub(crate) fn letters(limit: usize) -> DeadLetterFilter {
+    DeadLetterFilter { limit, ..DeadLetterFilter::default() }
+}
+
 fn endpoint(name: &str) -> Endpoint {
     Endpoint { name: name.to_owned(), kinds: Kinds::Events }
 }

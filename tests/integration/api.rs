@@ -1,7 +1,11 @@
 //! The control API: who may use it, and what live calls, prompts, recordings and events are asked for.
 
 mod client;
+mod dead_letters;
+mod once;
 mod past_calls;
+mod receiver;
+mod resuming;
 
 use std::time::Duration;
 
@@ -44,6 +48,8 @@ async fn without_a_key_nothing_opens() -> anyhow::Result<()> {
         (Method::DELETE, "/v1/recordings/rec_01k0000000000000000000000"),
         (Method::GET, "/v1/routes"),
         (Method::GET, "/v1/events"),
+        (Method::GET, "/v1/dead_letters"),
+        (Method::POST, "/v1/dead_letters/replay"),
     ];
     for (method, path) in doors {
         for (key, status, code) in [

@@ -6,7 +6,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::PageQuery;
-use super::{Api, ApiOptions, stored};
+use super::{Api, ApiOptions, read_object, stored};
 use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use crate::call::event::CallId;
 use crate::call::registry::Calls;
@@ -25,6 +25,9 @@ use crate::call::snapshot::{CallFacts, CallSnapshot};
 use crate::http::error::{ApiError, Problem};
 use crate::store::{CallFilter, CallRecord, CallState};
 use view::CallView;
+
+/// For a call's worker to do what it is asked.
+const DONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a call can be asked to do: the names of [`CallCommand`].
 pub(super) const ACTIONS: [&str; 26] = [
@@ -177,7 +180,8 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`recording_unavailable`, `shutting_down`, `store_unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`no_answer`: the call did not answer in time, and may still do it", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn act(
     State(api): State<Arc<Api>>,
@@ -208,7 +212,8 @@ pub(super) async fn perform(
         return Err(Refusal::new("unknown_action", format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
-    match have_done(&options.calls, &id, action, body).await {
+    let done = tokio::time::timeout(DONE_WITHIN, have_done(&options.calls, &id, action, body));
+    match done.await.unwrap_or_else(|_| Err(no_answer())) {
         Err(refusal) if refusal.code == "call_not_found" => Err(ended_long_ago(options, &id).await.unwrap_or(refusal)),
         done => done,
     }
@@ -305,13 +310,8 @@ fn invalid_filter(detail: &str) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "invalid_filter", detail)
 }
 
-fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    if body.is_empty() {
-        return Ok(Map::new());
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not a JSON object: {error}"))
-    })
+fn no_answer() -> Refusal {
+    Refusal::new("no_answer", "the call did not answer in time, and may still do it: see whether it lives")
 }
 
 fn no_such_call() -> Refusal {
@@ -322,8 +322,9 @@ fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
     let status = match refusal.code {
         "call_not_found" | "unknown_action" => StatusCode::NOT_FOUND,
         "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" => StatusCode::UNPROCESSABLE_ENTITY,
-        "recording_unavailable" | "shutting_down" | "store_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "recording_unavailable" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
         "internal_error" => StatusCode::INTERNAL_SERVER_ERROR,
+        "no_answer" => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::CONFLICT,
     };
     let state = match (status, refusal.code) {

@@ -1,16 +1,21 @@
-//! `/v1/events`: a WebSocket with all events of all calls from now on, which also takes commands.
+//! `/v1/events`: a WebSocket with all events of all calls, from now or from an earlier event on, which also takes
+//! commands.
+
+#![expect(unused_qualifications, reason = "utoipa writes them")]
+
+mod past;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -21,6 +26,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::info;
+use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::{Api, calls};
@@ -29,6 +35,8 @@ use crate::call::command::Refusal;
 use crate::call::event::CallEvent;
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
+use crate::store::{StoreError, StoredEvent};
+use past::{Past, Told};
 
 /// One command; a longer message ends the socket.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -36,8 +44,6 @@ const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 const SENT_WITHIN: Duration = Duration::from_secs(10);
 /// For the reader's half of the close.
 const CLOSED_WITHIN: Duration = Duration::from_millis(500);
-/// For a call's worker to do a command.
-const DONE_WITHIN: Duration = Duration::from_secs(10);
 /// Keeps proxies from closing a socket on which nothing happens.
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// Two pings without any word.
@@ -45,20 +51,33 @@ const SILENT_FOR: Duration = Duration::from_secs(50);
 /// The reader missed events, so it must look at the calls anew.
 const TOO_SLOW: u16 = 4008;
 
-/// All events from now on
+/// From where on.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventQuery {
+    /// The id of the last event that was read: those after it come first, also those of a time when nobody listened.
+    /// Without it there are only those from now on.
+    #[param(example = "evt_01k0000000000000000000000a", pattern = "^evt_[0-9a-hjkmnp-tv-z]{26}$")]
+    after: Option<String>,
+}
+
+/// Events as they happen
 ///
-/// A WebSocket. Each event is a text frame with the same JSON as everywhere. Whoever reads so slowly that events would
-/// be missed is closed with 4008. A text frame
+/// A WebSocket. Each event is a text frame with the same JSON as everywhere, each call's in their order. Whoever reads
+/// so slowly that events would be missed is closed with 4008; whoever was cut off opens it again with `after`. A text
+/// frame
 /// `{"type":"command","request_id":…,"call_id":"call_…","action":"play",…}` does what the action of this name does and
 /// is answered by `{"type":"result","request_id":…,"ok":…,"data"|"code","message"}`; it needs the scope `calls:write`.
-#[utoipa::path(get, path = "/v1/events", tag = "events", responses(
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses(
     (status = 101, description = "The events follow"),
-    (status = 400, description = "`not_a_websocket`", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "`too_many_streams`", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "`not_a_websocket`, `invalid_after`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+    (status = 410, description = "`event_not_kept`: the event of `after` is too old, or never was", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`too_many_streams`, `store_unavailable`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn open(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Query(query): Query<EventQuery>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let response = create_response_with_body(&request, Body::empty).map_err(|error| {
@@ -67,6 +86,10 @@ pub(super) async fn open(
     let place = api.streams.clone().try_acquire_owned().map_err(|_| {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", "close another event socket first")
     })?;
+    let past = match &query.after {
+        Some(id) => Some(Past::after(&api.options.store, id).await?),
+        None => None,
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
     // It ends with its socket, or when the service stops: `App::stop` waits until nobody holds `stopping`.
@@ -78,7 +101,7 @@ pub(super) async fn open(
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let why = EventStream::new(socket, events, stopping, Commands { api, caller }).run().await;
+        let why = EventStream::new(socket, past, events, stopping, Commands { api, caller }).run().await;
         info!("events are read no longer: {why}");
     });
     Ok(response)
@@ -88,6 +111,9 @@ pub(super) async fn open(
 struct EventStream<S> {
     sink: SplitSink<WebSocketStream<S>, Message>,
     source: SplitStream<WebSocketStream<S>>,
+    /// As long as the reader is behind.
+    past: Option<Past>,
+    told: Told,
     events: broadcast::Receiver<CallEvent>,
     stopping: watch::Receiver<bool>,
     commands: Commands,
@@ -103,12 +129,13 @@ struct Commands {
 impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     fn new(
         socket: WebSocketStream<S>,
+        past: Option<Past>,
         events: broadcast::Receiver<CallEvent>,
         stopping: watch::Receiver<bool>,
         commands: Commands,
     ) -> Self {
         let (sink, source) = socket.split();
-        Self { sink, source, events, stopping, commands, heard_at: Instant::now() }
+        Self { sink, source, past, told: Told::default(), events, stopping, commands, heard_at: Instant::now() }
     }
 
     /// Serves until one side has had enough; says which.
@@ -116,7 +143,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         let mut pings = tokio::time::interval(PING_EVERY);
         loop {
             let served = tokio::select! {
-                event = self.events.recv() => self.tell(event).await,
+                page = read(&self.past), if self.past.is_some() => self.tell_past(page).await,
+                event = self.events.recv(), if self.past.is_none() => self.tell(event).await,
                 message = self.source.next() => self.take(message).await,
                 _ = pings.tick() => self.ping().await,
                 () = stopped(&mut self.stopping) => self.say_goodbye().await,
@@ -127,8 +155,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         }
     }
 
+    async fn tell_past(&mut self, page: Result<Vec<StoredEvent>, StoreError>) -> Result<(), &'static str> {
+        let Ok(page) = page else {
+            return self.close(CloseCode::Again.into(), "the store cannot be read", "the store cannot be read").await;
+        };
+        for event in &page {
+            let text = Utf8Bytes::try_from(bytes::Bytes::copy_from_slice(&event.body)).map_err(|_| "no text")?;
+            self.send_message(Message::Text(text)).await?;
+            self.told.insert(event.id.clone());
+        }
+        let Some(past) = &mut self.past else { return Ok(()) };
+        match (past.passed(&page), past.is_joined) {
+            (true, _) => {}
+            (false, false) => {
+                past.is_joined = true;
+                self.events = self.events.resubscribe();
+            }
+            (false, true) => self.past = None,
+        }
+        Ok(())
+    }
+
     async fn tell(&mut self, event: Result<CallEvent, RecvError>) -> Result<(), &'static str> {
         match event {
+            Ok(event) if self.told.take(&event.id) => Ok(()),
             Ok(event) => self.send(&event).await,
             Err(RecvError::Lagged(_)) => self.close(TOO_SLOW, "events were missed", "the reader is too slow").await,
             Err(RecvError::Closed) => self.close(CloseCode::Away.into(), "stopping", "the service stops").await,
@@ -157,8 +207,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
 
     /// What has happened up to here is still told.
     async fn say_goodbye(&mut self) -> Result<(), &'static str> {
-        while let Ok(event) = self.events.try_recv() {
-            self.send(&event).await?;
+        // Whoever is behind opens this again after the next start.
+        while self.past.is_none()
+            && let Ok(event) = self.events.try_recv()
+        {
+            self.tell(Ok(event)).await?;
         }
         self.close(CloseCode::Away.into(), "stopping", "the service stops").await
     }
@@ -187,6 +240,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     }
 }
 
+/// Only asked while there is a past.
+async fn read(past: &Option<Past>) -> Result<Vec<StoredEvent>, StoreError> {
+    match past {
+        Some(past) => past.read().await,
+        None => Ok(Vec::new()),
+    }
+}
+
 /// A sender that is gone is a stop as well.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -203,11 +264,7 @@ impl Commands {
             return None;
         }
         let request_id = message.remove("request_id").unwrap_or_default();
-        let done = match tokio::time::timeout(DONE_WITHIN, self.perform(message)).await {
-            Ok(done) => done,
-            Err(_) => Err(Refusal::new("no_answer", "the call did not answer in time: see whether it lives")),
-        };
-        Some(ToAgent::result(request_id, done))
+        Some(ToAgent::result(request_id, self.perform(message).await))
     }
 
     async fn perform(&self, mut message: Map<String, Value>) -> Result<Value, Refusal> {

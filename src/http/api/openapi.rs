@@ -4,14 +4,15 @@
 
 use std::borrow::Cow;
 
-use utoipa::openapi::path::Operation;
+use axum::http::Method;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, Ref, RefOr, Response, Schema};
+use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::calls::ACTIONS;
-use super::{calls, doors, events, prompts, recordings, routes};
+use super::{calls, dead_letters, doors, events, idempotency, prompts, recordings, routes};
 use crate::call::command::{
     Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
 };
@@ -22,7 +23,8 @@ use crate::http::error::Problem;
     info(title = "Patchcord", description = "Steers live WhatsApp calls, their prompts and recordings."),
     paths(
         calls::list, calls::read, calls::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
-        recordings::download, recordings::remove, routes::list, events::open,
+        recordings::download, recordings::remove, routes::list, events::open, dead_letters::list,
+        dead_letters::replay,
     ),
     components(schemas(Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody)),
     modifiers(&EveryDoor),
@@ -96,8 +98,10 @@ impl Modify for EveryDoor {
             for (method, operation) in
                 [("GET", &mut item.get), ("PUT", &mut item.put), ("POST", &mut item.post), ("DELETE", &mut item.delete)]
             {
-                if door.method == method {
-                    operation.as_mut().into_iter().for_each(|operation| say_the_usual(operation, door.needs.name()));
+                let Some(operation) = operation.as_mut().filter(|_| door.method == method) else { continue };
+                say_the_usual(operation, door.needs.name());
+                if door.method == Method::POST {
+                    say_idempotency(operation);
                 }
             }
         }
@@ -113,11 +117,38 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
         ("408", "`request_timeout`".to_owned()),
         ("429", "`rate_limited`: 100 requests a second, 200 at once; see `Retry-After`".to_owned()),
     ] {
-        let mut response = Response::new(codes);
-        let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-        response.content.insert("application/problem+json".to_owned(), problem.into());
-        operation.responses.responses.insert(status.to_owned(), response.into());
+        say_problem(operation, status, &codes);
     }
+}
+
+/// What every POST takes.
+fn say_idempotency(operation: &mut Operation) {
+    let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+    let said = "With it the request is done once: sent again within 24 h it gets the same answer, with the header \
+                `idempotency-replayed: true`";
+    let header = ParameterBuilder::new()
+        .name(idempotency::HEADER)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(said))
+        .schema(Some(text.pattern(Some("^[!-~]+$"))));
+    operation.parameters.get_or_insert_default().push(header.build().into());
+    say_problem(operation, "400", "`invalid_idempotency_key`");
+    say_problem(operation, "409", "`request_in_progress`: the first one with this key is not answered yet");
+    say_problem(operation, "422", "`idempotency_key_reused`: this key came with another request");
+    say_problem(operation, "500", "`internal_error`");
+}
+
+/// Adds codes to what is said of a status already.
+fn say_problem(operation: &mut Operation, status: &str, codes: &str) {
+    if let Some(RefOr::T(known)) = operation.responses.responses.get_mut(status) {
+        known.description = format!("{}; {codes}", known.description);
+        return;
+    }
+    let mut response = Response::new(codes);
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    response.content.insert("application/problem+json".to_owned(), problem.into());
+    operation.responses.responses.insert(status.to_owned(), response.into());
 }
 
 #[cfg(test)]

@@ -97,15 +97,15 @@ async fn dead_letters_come_back_behind_what_waits_and_one_at_a_time() {
         assert_eq!(due(&store, "a").await, [id]);
         settle(&store, "a", id, dead()).await;
     }
-    let letters = store.dead_letters(10).await.unwrap();
-    assert_eq!(letters.len(), 2);
+    let dead = store.dead_letters(letters(10)).await.unwrap();
+    assert_eq!(dead.len(), 2);
+    assert_eq!((dead[0].id.as_str(), dead[0].attempts, dead[0].error.as_str()), ("evt_call_1_1", 1, "HTTP 500"));
     assert_eq!(
-        (letters[0].id.as_str(), letters[0].attempts, letters[0].error.as_str()),
-        ("evt_call_1_1", 1, "HTTP 500")
+        store.replay(Replay { events: Some(vec!["evt_call_1_2".to_owned()]), ..Replay::default() }).await,
+        Ok(1)
     );
-    assert_eq!(store.replay(Replay::Events(vec!["evt_call_1_2".to_owned()])).await, Ok(1));
-    assert_eq!(store.replay(Replay::All).await, Ok(1));
-    assert_eq!(store.dead_letters(10).await.unwrap(), []);
+    assert_eq!(store.replay(Replay::default()).await, Ok(1));
+    assert_eq!(store.dead_letters(letters(10)).await.unwrap(), []);
     let mut order = Vec::new();
     while let [id] = &due(&store, "a").await[..] {
         order.push(id.clone());
@@ -126,7 +126,7 @@ async fn what_waited_too_long_is_given_up_and_what_came_later_goes_on() {
     assert_eq!(store.give_up("a", 5, "no connection").await, Ok(0));
     assert_eq!(store.give_up("a", 6, "no connection").await, Ok(1));
     assert_eq!(due(&store, "a").await, ["evt_call_1_2"]);
-    assert_eq!(store.dead_letters(10).await.unwrap()[0].error, "no connection");
+    assert_eq!(store.dead_letters(letters(10)).await.unwrap()[0].error, "no connection");
 }
 
 #[tokio::test]
@@ -168,12 +168,20 @@ async fn what_waits_for_an_endpoint_that_is_gone_dies_and_can_be_replayed() {
     store.close().await;
     drop(store);
     let store = with_endpoints(&folder, &[endpoint("b")]).await;
-    assert_eq!(store.dead_letters(10).await.unwrap().len(), 2);
+    let dead = store.dead_letters(letters(10)).await.unwrap();
+    assert_eq!(dead.len(), 2);
+    let after = Some((dead[0].position, dead[0].endpoint.clone()));
+    assert_eq!(store.dead_letters(DeadLetterFilter { after, ..letters(10) }).await.unwrap(), dead[1..]);
+    let others = DeadLetterFilter { endpoint: Some("b".to_owned()), ..letters(10) };
+    assert_eq!(store.dead_letters(others).await.unwrap(), []);
+    assert_eq!(store.replay(Replay::default()).await, Ok(0), "nobody would take it");
     store.close().await;
     drop(store);
     let store = with_endpoints(&folder, &[endpoint("a"), endpoint("b")]).await;
+    let elsewhere = Replay { endpoint: Some("b".to_owned()), events: None };
+    assert_eq!(store.replay(elsewhere).await, Ok(0));
     assert_eq!(due(&store, "a").await, Vec::<String>::new());
-    assert_eq!(store.replay(Replay::All).await, Ok(2));
+    assert_eq!(store.replay(Replay::default()).await, Ok(2));
     assert_eq!(due(&store, "a").await, ["evt_call_1_1"]);
     assert_eq!(due(&store, "b").await, ["evt_call_1_1"]);
 }
@@ -211,11 +219,11 @@ fn exactly_one_of_each_lane_is_next_after_anything_that_can_happen() {
                 delivered += before - count(&connection, "deliveries");
             }
             97 => drop(outbox::give_up(&connection, "a", now - 300, "old").unwrap()),
-            98 => drop(outbox::replay(&connection, &Replay::All, now).unwrap()),
+            98 => drop(outbox::replay(&connection, &Replay::default(), &[endpoint("a")], now, 100).unwrap()),
             _ => {
-                let one =
-                    Replay::Events(outbox::dead_letters(&connection, 1).unwrap().into_iter().map(|it| it.id).collect());
-                outbox::replay(&connection, &one, now).unwrap();
+                let dead = outbox::dead_letters(&connection, &letters(1)).unwrap();
+                let one = Replay { events: Some(dead.into_iter().map(|it| it.id).collect()), ..Replay::default() };
+                outbox::replay(&connection, &one, &[endpoint("a")], now, 100).unwrap();
             }
         }
         let lanes = count(&connection, "(SELECT DISTINCT lane FROM deliveries WHERE state < 2)");

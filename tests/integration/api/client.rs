@@ -113,6 +113,11 @@ impl Client {
         self.ask(Method::POST, &format!("/v1/calls/{call}/actions/{action}"), body).await
     }
 
+    /// Posts with this `Idempotency-Key`.
+    pub async fn once(&self, key: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+        read(self.request(Method::POST, path).header("idempotency-key", key).body(body.to_owned())).await
+    }
+
     pub async fn upload(&self, path: &str, content_type: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
         read(self.request(Method::PUT, path).header("content-type", content_type).body(body)).await
     }
@@ -151,7 +156,12 @@ async fn read(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
 pub type Events = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 pub async fn open_events(service: &TestService, key: &str) -> anyhow::Result<Events> {
-    let mut request = format!("ws://{}/v1/events", service.app.address).into_client_request()?;
+    open_events_at(service, key, "").await
+}
+
+/// With a query, such as `?after=evt_…`.
+pub async fn open_events_at(service: &TestService, key: &str, query: &str) -> anyhow::Result<Events> {
+    let mut request = format!("ws://{}/v1/events{query}", service.app.address).into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {key}").parse()?);
     let (socket, _) = timeout(DEADLINE, tokio_tungstenite::connect_async(request)).await??;
     Ok(socket)
@@ -159,11 +169,16 @@ pub async fn open_events(service: &TestService, key: &str) -> anyhow::Result<Eve
 
 /// The next text.
 pub async fn next(events: &mut Events) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&next_text(events).await?)?)
+}
+
+/// The same as it came.
+pub async fn next_text(events: &mut Events) -> anyhow::Result<String> {
     loop {
         let message =
             timeout(DEADLINE, events.next()).await.context("nothing came")?.context("the socket closed")??;
         if let Message::Text(text) = message {
-            return Ok(serde_json::from_str(&text)?);
+            return Ok(text.to_string());
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::call::route::{Numbers, Routes};
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
-use crate::store::{Store, StoreOptions};
+use crate::store::{EventRecord, Store, StoreOptions};
 use crate::whatsapp::graph::{GraphClient, GraphOptions};
 
 const KEY: &str = "patchcord_app_0";
@@ -32,13 +32,18 @@ struct Reader {
 
 /// A reader whose connection holds one event at the most.
 async fn reader() -> Reader {
+    let (events, _) = broadcast::channel(EVENTS);
+    reader_of(events, None).await
+}
+
+async fn reader_of(events: broadcast::Sender<CallEvent>, past: Option<Past>) -> Reader {
     let (near, far) = tokio::io::duplex(512);
-    let (events, receiver) = broadcast::channel(EVENTS);
+    let receiver = events.subscribe();
     let (stop, stopping) = watch::channel(false);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
     let commands = Commands { api: nothing_behind(&events), caller: caller() };
-    let stream = tokio::spawn(EventStream::new(server, receiver, stopping, commands).run());
+    let stream = tokio::spawn(EventStream::new(server, past, receiver, stopping, commands).run());
     Reader { socket, events, stop, stream }
 }
 
@@ -94,6 +99,66 @@ async fn a_stop_tells_what_has_happened_and_then_says_goodbye() {
     assert_eq!(reader.stream.await.unwrap(), "the service stops");
 }
 
+/// While events happen all the time, a reader comes back with an early one: it gets each event after it once, in the
+/// order of its call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reader_that_comes_back_misses_nothing_and_gets_nothing_twice() {
+    const CALLS: usize = 3;
+    const EACH: u64 = 700;
+    for _ in 0..5 {
+        let store = nowhere();
+        let (events, _) = broadcast::channel(4096);
+        let calls: Vec<CallId> = (0..CALLS).map(|_| CallId::generate()).collect();
+        let (first, is_first) = tokio::sync::oneshot::channel();
+        let mut first = Some(first);
+        let happening = tokio::spawn({
+            let (store, events, calls) = (store.clone(), events.clone(), calls.clone());
+            async move {
+                for sequence in 1..=EACH {
+                    for call in &calls {
+                        let event = CallEvent::new(call.clone(), sequence, "call.dtmf", None, json!({}));
+                        store.event(EventRecord::of(&event)).unwrap();
+                        tokio::task::yield_now().await;
+                        let _ = events.send(event.clone());
+                        if let Some(first) = first.take() {
+                            first.send(event.id).unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        let after = is_first.await.unwrap();
+        let past = Past::after(&store, &after).await.map_err(|error| error.detail).unwrap();
+        let mut reader = reader_of(events, Some(past)).await;
+        let mut seen: HashMap<String, u64> = HashMap::from([(calls[0].to_string(), 1)]);
+        while (seen.values().sum::<u64>()) < CALLS as u64 * EACH {
+            let message = tokio::time::timeout(Duration::from_secs(30), reader.socket.next()).await;
+            let Message::Text(text) = message.unwrap().unwrap().unwrap() else { continue };
+            let event: Value = serde_json::from_str(&text).unwrap();
+            let last = seen.entry(event["call_id"].as_str().unwrap().to_owned()).or_default();
+            *last += 1;
+            assert_eq!(event["sequence"], *last, "{event}");
+        }
+        happening.await.unwrap();
+        reader.stop.send_replace(true);
+        assert_eq!(reader.read().await, (vec![], 1001));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_event_to_begin_after_is_told_before_the_socket_opens() {
+    let store = nowhere();
+    for (id, status, code) in [
+        ("", 400, "invalid_after"),
+        ("17", 400, "invalid_after"),
+        ("call_01k0000000000000000000000a", 400, "invalid_after"),
+        ("evt_01k0000000000000000000000a", 410, "event_not_kept"),
+    ] {
+        let error = Past::after(&store, id).await.err().unwrap();
+        assert_eq!((error.status.as_u16(), error.code), (status, code), "{id}");
+    }
+}
+
 fn caller() -> Arc<Caller> {
     let sha256 = Sha256::digest(KEY).into();
     let key = ApiKey { id: "app".to_owned(), sha256, scopes: vec![Scope::CallsWrite], expires: None };
@@ -135,6 +200,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
         recordings: None,
         routes: BTreeMap::new(),
         numbers: Vec::new(),
+        webhooks: Vec::new(),
         stopping: watch::channel(false).1,
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));

@@ -1,0 +1,143 @@
+//! `Idempotency-Key`: a POST that is sent twice is done once, and answered twice alike.
+//!
+//! Answers are remembered for 24 h, for each API key by itself. What is begun is done to its end also when whoever
+//! asked has gone, so that asking again finds the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::Api;
+use super::auth::Caller;
+use crate::http::error::ApiError;
+use crate::store::{Claim, Store, StoreError};
+
+/// What a client sends.
+pub(super) const HEADER: &str = "idempotency-key";
+/// `true` on an answer that was given before; `unknown` where the store could not be asked.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// A key is a word of the client's, not a document.
+const MAX_KEY: usize = 255;
+/// For the store to say what it knows of a key, and to take note of an answer. The API goes on without it.
+const STORED_WITHIN: Duration = Duration::from_secs(2);
+/// An answer of ours is short.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// One key of one API key.
+struct Key {
+    store: Store,
+    caller: Arc<Caller>,
+    text: String,
+}
+
+/// Stands behind the guard: who asks is known.
+pub(super) async fn once(State(api): State<Arc<Api>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let caller = request.extensions().get::<Arc<Caller>>().cloned();
+    let (Some(text), Some(caller)) = (read_key(request.headers())?, caller) else { return Ok(next.run(request).await) };
+    let (request, digest) = match digest(request).await {
+        Ok(read) => read,
+        Err(rejection) => return Ok(rejection),
+    };
+    let key = Key { store: api.options.store.clone(), caller, text };
+    match key.claim(digest).await {
+        Ok(Claim::New) => key.answer(request, next).await,
+        Ok(Claim::Replay { status, body }) => Ok(again(status, body)),
+        Ok(Claim::Conflict) => Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_key_reused",
+            "this Idempotency-Key came with another request before: take a new one for each request",
+        )),
+        Ok(Claim::InProgress) => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "request_in_progress",
+            "the request with this Idempotency-Key is not answered yet: ask again in a second",
+        )
+        .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        // Calls can be steered whatever becomes of the disk.
+        Err(error) => {
+            warn!("a request is done without its Idempotency-Key: {error}");
+            let mut response = key.answer(request, next).await?;
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("unknown"));
+            Ok(response)
+        }
+    }
+}
+
+impl Key {
+    async fn claim(&self, digest: [u8; 32]) -> Result<Claim, StoreError> {
+        let claim = self.store.idempotent(self.caller.id(), &self.text, digest);
+        tokio::time::timeout(STORED_WITHIN, claim).await.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    /// Does it and takes note of the answer, also when nobody waits for it any more.
+    async fn answer(self, request: Request, next: Next) -> Result<Response, ApiError> {
+        let answered = tokio::spawn(async move {
+            // Whatever a POST asks for has a deadline of its own.
+            let (parts, body) = next.run(request).await.into_parts();
+            let body = to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
+            self.note(parts.status, &body).await;
+            Response::from_parts(parts, Body::from(body))
+        });
+        answered.await.map_err(|_| {
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the request failed inside: see the log")
+        })
+    }
+
+    async fn note(&self, status: StatusCode, body: &[u8]) {
+        let (id, text) = (self.caller.id(), self.text.as_str());
+        let noted = async {
+            match status {
+                // It was not done, and may be later.
+                StatusCode::SERVICE_UNAVAILABLE => self.store.forget(id, text).await,
+                _ => self.store.remember(id, text, status.as_u16(), body).await,
+            }
+        };
+        let noted = tokio::time::timeout(STORED_WITHIN, noted).await.unwrap_or(Err(StoreError::TimedOut));
+        if let Err(error) = noted {
+            warn!("an answer is not remembered yet: {error}");
+        }
+    }
+}
+
+/// None without one.
+fn read_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut keys = headers.get_all(HEADER).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let is_good = (1..=MAX_KEY).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic);
+    let text = key.to_str().ok().filter(|_| is_good && keys.next().is_none());
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_idempotency_key",
+            format!("Idempotency-Key: give one, of 1 to {MAX_KEY} visible ASCII letters"),
+        )
+    })
+}
+
+/// The request as it was, with a word for all that it asks for.
+async fn digest(request: Request) -> Result<(Request, [u8; 32]), Response> {
+    let (parts, body) = request.into_parts();
+    let whole = Request::from_parts(parts.clone(), body);
+    let body = Bytes::from_request(whole, &()).await.map_err(IntoResponse::into_response)?;
+    let mut digest = Sha256::new();
+    // No method and no path holds a zero.
+    for part in [parts.method.as_str().as_bytes(), &[0], parts.uri.to_string().as_bytes(), &[0], &body] {
+        digest.update(part);
+    }
+    Ok((Request::from_parts(parts, Body::from(body)), digest.finalize().into()))
+}
+
+fn again(status: u16, body: Vec<u8>) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let kind = if status.is_success() { "application/json" } else { "application/problem+json" };
+    let headers =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (REPLAYED, HeaderValue::from_static("true"))];
+    (status, headers, body).into_response()
+}
