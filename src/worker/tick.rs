@@ -62,8 +62,11 @@ impl Tick {
         let epoch = tokio::time::Instant::now();
         let mut slot: u32 = 0;
         while !(slot as usize).is_multiple_of(SLOTS) || !self.is_idle() {
-            tokio::time::sleep_until(epoch + SLOT * slot).await;
-            self.visit(slot as usize, Instant::now());
+            let due = epoch + SLOT * slot;
+            tokio::time::sleep_until(due).await;
+            // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
+            // due just where its slot lies would at times be found too early for one and then owe two at once.
+            self.visit(slot as usize, due.into_std());
             // After a stall each call is visited once; it knows how many frames it owes.
             let passed = (epoch.elapsed().as_micros() / SLOT.as_micros()) as u32;
             slot = (slot + 1).max(passed.saturating_sub(SLOTS as u32 - 1));
