@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use thiserror::Error;
 
 pub use consent::Consent;
@@ -147,6 +147,9 @@ pub struct Peer {
     events: VecDeque<PeerEvent>,
     give_up_at: Instant,
     closed: Option<CloseReason>,
+    /// What [`Peer::poll_timeout`] says. Asking everybody at every visit costs more than sound needs of a visit, and
+    /// sound moves no deadline.
+    deadline: Option<Instant>,
 }
 
 impl Peer {
@@ -202,6 +205,7 @@ impl Peer {
             128..=191 => return self.receive_rtp(path, datagram, now),
             _ => self.dropped.malformed += 1,
         }
+        self.deadline = self.next_deadline();
         None
     }
 
@@ -214,6 +218,9 @@ impl Peer {
         let path = self.ice.path()?;
         let data = srtp.lock_rtp(header, payload)?;
         self.reports.sent(header, payload.len(), now);
+        if self.reports.packets_out() == 1 {
+            self.deadline = self.next_deadline();
+        }
         Some(Transmit { socket: path.socket, to: path.remote, data })
     }
 
@@ -229,12 +236,7 @@ impl Peer {
 
     /// When [`Peer::handle_timeout`] wants to be called. May be in the past: then at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.closed.is_some() {
-            return None;
-        }
-        let give_up = self.srtp.is_none().then_some(self.give_up_at);
-        let dtls = self.dtls.as_ref().and_then(Dtls::poll_timeout);
-        [self.ice.poll_timeout(), dtls, self.reports.poll_timeout(), give_up].into_iter().flatten().min()
+        self.deadline
     }
 
     /// Does what is due: checks, repeated flights, reports, and giving up.
@@ -263,6 +265,7 @@ impl Peer {
                 Some(_) => CloseReason::HandshakeFailed,
             });
         }
+        self.deadline = self.next_deadline();
     }
 
     /// Ends the connection: a goodbye is queued, then all is silent.
@@ -276,6 +279,7 @@ impl Peer {
         }
         self.srtp = None;
         self.closed = Some(CloseReason::ClosedByUs);
+        self.deadline = None;
     }
 
     /// Counts and measures.
@@ -323,7 +327,7 @@ impl Peer {
         if options.addresses.is_empty() {
             return Err(PeerError::BadAddress);
         }
-        Ok(Peer {
+        let mut peer = Peer {
             identity: Arc::clone(&options.identity),
             allow_private: options.allow_private,
             ice: Ice::new(&options.identity, &options.addresses, options.consent, now)?,
@@ -336,7 +340,20 @@ impl Peer {
             events: VecDeque::new(),
             give_up_at: now + CONNECT_WITHIN,
             closed: None,
-        })
+            deadline: None,
+        };
+        peer.deadline = peer.next_deadline();
+        Ok(peer)
+    }
+
+    /// The first of all that a peer waits for.
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let give_up = self.srtp.is_none().then_some(self.give_up_at);
+        let dtls = self.dtls.as_ref().and_then(Dtls::poll_timeout);
+        [self.ice.poll_timeout(), dtls, self.reports.poll_timeout(), give_up].into_iter().flatten().min()
     }
 
     fn negotiate(
@@ -361,6 +378,7 @@ impl Peer {
         self.dtls = Some(dtls);
         self.reports.set_telephone_event(remote.telephone_event);
         self.give_up_at = now + CONNECT_WITHIN;
+        self.deadline = self.next_deadline();
         Ok(())
     }
 
@@ -407,9 +425,11 @@ impl Peer {
             self.dropped.malformed += 1;
             return None;
         };
-        let mut payload = packet.freeze();
+        // Cut before it can be shared: to share the packet with a slice of itself takes memory of its own.
+        let mut payload = packet;
         payload.truncate(payload.len() - padding);
-        Some(header.with_payload(payload.slice(header_length..)))
+        payload.advance(header_length);
+        Some(header.with_payload(payload.freeze()))
     }
 
     fn receive_rtcp(&mut self, path: Path, datagram: &[u8], now: Instant) {
