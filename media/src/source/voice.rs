@@ -35,9 +35,9 @@ const FREE_AGAIN_SHARE: u32 = 4;
 ///
 /// Agents are of two kinds, told apart by how they deliver. What comes faster than real time, such as synthesised
 /// speech, is content: all of it is played. What comes live, in real time, is never pre-buffered: a late chunk costs
-/// silence and leaves the queue that much deeper. Of that backlog a cushion is kept, 20 ms for each underrun up to
-/// 200 ms, one frame less after 30 s without; what stays above it by more than 40 ms loses frames without speech,
-/// and by more than 120 ms one frame of every four. Time is counted in frames taken.
+/// silence and leaves the queue that much deeper. Of that backlog a cushion is kept, 20 ms for each underrun in speech
+/// up to 200 ms, one frame less after 30 s without; what stays above it by more than 40 ms, or at all where there is
+/// none, loses frames without speech, and by more than 120 ms one frame of every four. Time is counted in frames taken.
 #[derive(Debug)]
 pub struct Voice {
     sound: Sound,
@@ -57,6 +57,8 @@ pub struct Voice {
     dry_frames: u64,
     /// Something was missing for the last frame.
     is_late: bool,
+    /// What was taken last was without speech.
+    in_pause: bool,
     backlog: Backlog,
     marks: VecDeque<Mark>,
     events: VecDeque<VoiceEvent>,
@@ -174,6 +176,7 @@ impl Voice {
             trimmed: 0,
             dry_frames: 0,
             is_late: false,
+            in_pause: false,
             backlog: Backlog::new(),
             marks: VecDeque::new(),
             events: VecDeque::new(),
@@ -347,11 +350,14 @@ impl Voice {
 
     fn next_frame(&mut self, frame: &mut [i16]) -> Taken {
         let Sound::Pcm(pcm) = &mut self.sound else { return Taken::Silence };
-        let seam = match self.backlog.is_live() {
+        let seam = match self.backlog.is_live() && self.backlog.has_spare() {
             true => pcm.skip(|is_quiet| self.backlog.leaves_out(is_quiet)),
             false => None,
         };
         let samples = pcm.take(frame);
+        if samples > 0 {
+            self.in_pause = pcm.is_quiet(frame);
+        }
         if let Some(seam) = seam {
             seam.lead_into(frame);
             self.left_out(frame.len() as u64);
@@ -368,7 +374,7 @@ impl Voice {
     fn next_packet(&mut self) -> Option<Bytes> {
         let Sound::Opus(packets) = &mut self.sound else { return None };
         let left_out = match packets.front() {
-            Some(packet) if packets.len() > 1 && self.backlog.is_live() => self.backlog.leaves_out(is_quiet(packet)),
+            Some(packet) if packets.len() > 1 && self.backlog.has_spare() => self.backlog.leaves_out(is_quiet(packet)),
             _ => false,
         };
         if left_out {
@@ -378,8 +384,11 @@ impl Voice {
         if left_out {
             self.left_out(1);
         }
-        match packet {
-            Some(_) => self.took(1),
+        match &packet {
+            Some(packet) => {
+                self.in_pause = is_quiet(packet);
+                self.took(1);
+            }
             None => self.was_late(),
         }
         packet
@@ -391,7 +400,7 @@ impl Voice {
                 self.played = 0;
                 self.backlog.resume();
             } else if self.is_late && self.played > 0 {
-                self.backlog.underran();
+                self.backlog.underran(self.in_pause);
             }
             self.dry_frames = 0;
             self.is_late = false;

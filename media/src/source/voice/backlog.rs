@@ -3,12 +3,14 @@
 use super::pace::{Hurry, Pace};
 use crate::timeline::TICKS_PER_FRAME;
 
-/// One frame more is kept for each underrun, so that the same lateness is not heard twice; never more than 200 ms.
+/// One frame more is kept for each underrun in speech, so that the same lateness is not heard twice; never more than
+/// 200 ms.
 const CUSHION_AT_MOST: u32 = 10;
 /// Frames without an underrun after which one frame less is kept: 30 s.
 const CUSHION_SHRINKS_AFTER: u32 = 1500;
 
 /// Frames above the cushion, and above what the agent sent ahead, that may wait; more is drift, and goes in a pause.
+/// Where there is neither a cushion nor sound sent ahead nothing may: one late frame is no delay for the whole call.
 const WAITING_AT_MOST: u32 = 2;
 /// Frames above the cushion beyond which speech is cut too, should there be no pause.
 const DELAY_AT_MOST: u32 = 6;
@@ -55,10 +57,12 @@ impl Backlog {
         self.pace.pushed(ticks);
     }
 
-    /// The agent's sound came late, inside an utterance.
-    pub fn underran(&mut self) {
-        self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
-        self.since_underrun = 0;
+    /// The agent's sound came late, inside an utterance. In a pause nobody heard it.
+    pub fn underran(&mut self, in_pause: bool) {
+        if !in_pause {
+            self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
+            self.since_underrun = 0;
+        }
         self.pace.underran();
     }
 
@@ -76,6 +80,11 @@ impl Backlog {
     /// Whether sound is watched for speech at all: of content nothing is ever left out.
     pub fn is_live(&self) -> bool {
         self.pace.hurry().is_some()
+    }
+
+    /// Whether a frame without speech would be left out now.
+    pub fn has_spare(&self) -> bool {
+        self.spare > 0
     }
 
     /// Whether the next frame is to be left out. At most one is, for each frame that is heard.
@@ -119,7 +128,8 @@ impl Backlog {
         let minimum = self.minima.iter().copied().min().unwrap_or(0);
         let lead = u32::try_from(self.pace.lead() / u64::from(TICKS_PER_FRAME)).unwrap_or(u32::MAX);
         let above = minimum.saturating_sub(self.cushion).saturating_sub(lead);
-        self.spare = above.saturating_sub(WAITING_AT_MOST);
+        let may_wait = if self.cushion == 0 && lead == 0 { 0 } else { WAITING_AT_MOST };
+        self.spare = above.saturating_sub(may_wait);
         self.spare_speech = above.saturating_sub(DELAY_AT_MOST);
         if self.spare == 0 {
             self.pace.settle();

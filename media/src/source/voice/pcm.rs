@@ -89,6 +89,11 @@ impl Pcm {
         Some(seam)
     }
 
+    /// Whether a frame that was taken holds no speech.
+    pub fn is_quiet(&mut self, frame: &[i16]) -> bool {
+        self.level.is_quiet(frame.iter().copied())
+    }
+
     /// Throws away up to 20 ms; says how many samples.
     pub fn pass_by(&mut self) -> usize {
         let samples = self.samples.len().min(self.rate.samples_per_frame());

@@ -54,6 +54,23 @@ fn jitter_finds_its_cushion_and_a_calm_network_takes_it_back() {
 }
 
 #[test]
+fn one_late_frame_is_no_delay_for_the_whole_call() {
+    // The agent speaks for the first 1.4 s of every two.
+    for (what, late_at_ms, gone_after_s) in [("in a pause", 11_700, 5), ("in speech", 10_700, 36)] {
+        let mut line = Line { sound: Sounding::WithPauses, ..Line::new() };
+        line.run(late_at_ms + 20, |ms| Arrival::after(if ms == late_at_ms { 25 } else { 0 }));
+        line.run(60, |_| Arrival::on_time());
+        assert_eq!(line.silent_frames, 1, "{what}");
+        line.run(gone_after_s * 1000, |_| Arrival::on_time());
+        line.most_queued = Duration::ZERO;
+        line.run(10_000, |_| Arrival::on_time());
+        assert_eq!(line.most_queued, Duration::ZERO, "{what}");
+        assert_eq!((line.voice.trimmed(), line.silent_frames), (FRAME, 1), "{what}");
+        line.account();
+    }
+}
+
+#[test]
 fn a_stall_of_seconds_is_caught_up_in_seconds() {
     for (sound, within_s) in [(Sounding::Always, 13), (Sounding::WithPauses, 10)] {
         for stall_ms in [600, 3000] {
