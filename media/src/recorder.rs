@@ -8,6 +8,7 @@ mod container;
 mod delimited;
 mod floor;
 mod measure;
+mod page;
 mod recoder;
 mod tracks;
 
@@ -22,7 +23,7 @@ use caller_line::CallerLine;
 use container::Container;
 use floor::Floor;
 pub use measure::{Measured, measure};
-use tracks::{Tracks, packet_of_both};
+use tracks::Tracks;
 
 /// A jump of the agent's line up to one minute is filled with silence. A call that stood still longer has long ended;
 /// what comes after such a jump is laid down right behind what came before it.
@@ -167,10 +168,8 @@ impl Recorder {
 
     /// Ends the file.
     pub fn finish(mut self) -> Recorded {
-        while let Some(packet) = self.tracks.take_at_once() {
-            self.container.push(packet);
-        }
-        self.container.finish(packet_of_both(None, &SILENCE));
+        self.tracks.take_all(|caller, agent| self.container.push(caller, agent));
+        self.container.finish(&delimited::SILENCE, &SILENCE);
         let pages = std::iter::from_fn(|| self.container.poll_page()).collect();
         Recorded { pages, duration: self.duration(), stats: self.stats() }
     }
@@ -202,9 +201,7 @@ impl Recorder {
     }
 
     fn write(&mut self) {
-        while let Some(packet) = self.tracks.take(self.caller.passed()) {
-            self.container.push(packet);
-        }
+        self.tracks.take(self.caller.passed(), |caller, agent| self.container.push(caller, agent));
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use ogg::{PacketWriteEndInfo, PacketWriter};
 
+use super::page::Page;
 use crate::timeline::TICKS_PER_FRAME;
 
 /// What a listener's decoder gives before the first real sample, in 48 kHz ticks: the 6.5 ms of a SILK encoder.
@@ -19,8 +19,7 @@ const MAX_READY: usize = 128;
 
 /// Makes pages of packets, each of which holds one frame of both channels.
 pub(super) struct Container {
-    writer: PacketWriter<'static, Vec<u8>>,
-    serial: u32,
+    page: Page,
     frames: u64,
     frames_in_page: u32,
     ready: VecDeque<Bytes>,
@@ -30,39 +29,36 @@ pub(super) struct Container {
 impl Container {
     /// Starts with the two header pages.
     pub(super) fn new(serial: u32) -> Self {
-        let mut container = Self {
-            writer: PacketWriter::new(Vec::new()),
-            serial,
-            frames: 0,
-            frames_in_page: 0,
-            ready: VecDeque::new(),
-            pages_dropped: 0,
-        };
-        container.write(identification_header(), PacketWriteEndInfo::EndPage, 0);
-        container.write(comment_header(), PacketWriteEndInfo::EndPage, 0);
-        container.close_page();
-        container
+        let mut page = Page::first(serial);
+        let mut headers = Vec::new();
+        for header in [identification_header(), comment_header()] {
+            page.add([&header, &[]]);
+            page.close(0, false, &mut headers);
+        }
+        Self { page, frames: 0, frames_in_page: 0, ready: VecDeque::from([headers.into()]), pages_dropped: 0 }
     }
 
-    /// Adds the packet of the next frame.
-    pub(super) fn push(&mut self, packet: Vec<u8>) {
+    /// Adds the packet of the next frame: that of the caller, self-delimited, and that of the agent.
+    pub(super) fn push(&mut self, caller: &[u8], agent: &[u8]) {
+        if !self.page.has_room(caller.len() + agent.len()) {
+            self.close_page(false);
+        }
+        self.page.add([caller, agent]);
         self.frames += 1;
         self.frames_in_page += 1;
-        let granule = self.frames * u64::from(TICKS_PER_FRAME);
-        if self.frames_in_page < FRAMES_PER_PAGE {
-            self.write(packet, PacketWriteEndInfo::NormalPacket, granule);
-        } else {
-            self.write(packet, PacketWriteEndInfo::EndPage, granule);
-            self.close_page();
+        if self.frames_in_page == FRAMES_PER_PAGE {
+            self.close_page(false);
         }
     }
 
-    /// Ends the stream. `packet` is one more frame of silence, which pushes the last sound out of a decoder; the
+    /// Ends the stream. The packet is one more frame of silence, which pushes the last sound out of a decoder; the
     /// granule position says that no more than that is to be played (RFC 7845 §4.4).
-    pub(super) fn finish(&mut self, packet: Vec<u8>) {
-        let granule = self.frames * u64::from(TICKS_PER_FRAME) + u64::from(PRE_SKIP_TICKS);
-        self.write(packet, PacketWriteEndInfo::EndStream, granule);
-        self.close_page();
+    pub(super) fn finish(&mut self, caller: &[u8], agent: &[u8]) {
+        if !self.page.has_room(caller.len() + agent.len()) {
+            self.close_page(false);
+        }
+        self.page.add([caller, agent]);
+        self.close_page(true);
     }
 
     /// The next bytes of the file: whole pages.
@@ -75,14 +71,12 @@ impl Container {
         self.pages_dropped
     }
 
-    fn write(&mut self, packet: Vec<u8>, end: PacketWriteEndInfo, granule: u64) {
-        self.writer.write_packet(packet, self.serial, end, granule).expect("a Vec takes every byte");
-    }
-
-    fn close_page(&mut self) {
+    fn close_page(&mut self, is_last: bool) {
+        let end = if is_last { u64::from(PRE_SKIP_TICKS) } else { 0 };
+        let granule = self.frames * u64::from(TICKS_PER_FRAME) + end;
+        let mut page = Vec::new();
+        self.page.close(granule, is_last, &mut page);
         self.frames_in_page = 0;
-        let room = self.writer.inner().capacity();
-        let page = std::mem::replace(self.writer.inner_mut(), Vec::with_capacity(room));
         if self.ready.len() < MAX_READY {
             self.ready.push_back(page.into());
         } else {

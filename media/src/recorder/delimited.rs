@@ -1,10 +1,16 @@
 //! Packets of exactly 20 ms in self-delimited form (RFC 6716 appendix B), cut out of packets of any length.
 
-use crate::opus::{OpusError, PacketError, PacketFacts, SILENCE};
+use crate::opus::{self, OpusError, PacketError, PacketFacts};
 use crate::timeline::TICKS_PER_FRAME;
 
 /// A frame of at most so many bytes is a pause that the sender's encoder did not code.
 const DTX_FRAME_BYTES: usize = 1;
+
+/// [`opus::SILENCE`], self-delimited: its length stands behind its first byte.
+pub(super) const SILENCE: [u8; 9] = {
+    let [toc, a, b, c, d, e, f, g] = opus::SILENCE;
+    [toc, 7, a, b, c, d, e, f, g]
+};
 
 /// Whether a packet can be cut into packets of 20 ms without decoding it: no frame is longer, and nothing is left over.
 pub(super) fn can_be_cut(facts: PacketFacts) -> bool {
@@ -33,18 +39,11 @@ pub(super) fn cut(
     Ok(())
 }
 
-/// [`SILENCE`], self-delimited.
-pub(super) fn silence(out: &mut Vec<u8>) {
-    out.push(SILENCE[0]);
-    write_length(SILENCE.len() - 1, out);
-    out.extend_from_slice(&SILENCE[1..]);
-}
-
 /// One self-delimited packet of `frames`. A pause becomes silence: some decoders answer an empty frame with noise.
 pub(super) fn write(toc: u8, frames: &[&[u8]], out: &mut Vec<u8>) {
     out.clear();
     match frames {
-        _ if frames.iter().all(|frame| frame.len() <= DTX_FRAME_BYTES) => silence(out),
+        _ if frames.iter().all(|frame| frame.len() <= DTX_FRAME_BYTES) => out.extend_from_slice(&SILENCE),
         [frame] => {
             out.push(toc & !0b11);
             write_length(frame.len(), out);

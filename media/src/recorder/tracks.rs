@@ -87,41 +87,31 @@ impl Tracks {
         }
     }
 
-    /// The next packet of both channels, if nothing can change it: the caller's line has passed it, or it has waited
-    /// for its time.
-    pub(super) fn take(&mut self, caller_passed: i64) -> Option<Vec<u8>> {
-        let has_waited = self.next - self.open > ALLOWANCE_FRAMES;
-        (self.open < self.next && (self.open < caller_passed || has_waited)).then(|| self.take_first())
+    /// Gives `write` the next packets of both channels that nothing can change any more: the caller's line has passed
+    /// them, or they have waited for their time.
+    pub(super) fn take(&mut self, caller_passed: i64, mut write: impl FnMut(&[u8], &[u8])) {
+        while self.open < self.next && (self.open < caller_passed || self.next - self.open > ALLOWANCE_FRAMES) {
+            self.take_first(&mut write);
+        }
     }
 
-    /// The next packet of both channels, whether or not the caller's may still come.
-    pub(super) fn take_at_once(&mut self) -> Option<Vec<u8>> {
-        (self.open < self.next).then(|| self.take_first())
+    /// Gives `write` all packets of both channels, whether or not the caller's may still come.
+    pub(super) fn take_all(&mut self, mut write: impl FnMut(&[u8], &[u8])) {
+        while self.open < self.next {
+            self.take_first(&mut write);
+        }
     }
 
-    fn take_first(&mut self) -> Vec<u8> {
+    fn take_first(&mut self, write: &mut impl FnMut(&[u8], &[u8])) {
         let place = self.place(self.open);
-        let packet = packet_of_both(
-            (!place.caller.is_empty() && !place.is_silent).then_some(&place.caller),
-            if place.is_silent { &SILENCE } else { &place.agent },
-        );
+        let silence = &delimited::SILENCE;
+        let caller = if place.caller.is_empty() || place.is_silent { silence } else { place.caller.as_slice() };
+        write(caller, if place.is_silent { &SILENCE } else { &place.agent });
         place.caller.clear();
         self.open += 1;
-        packet
     }
 
     fn place(&mut self, frame: i64) -> &mut Place {
         &mut self.places[frame.rem_euclid(PLACES as i64) as usize]
     }
-}
-
-/// An Ogg packet of two streams: all but the last are self-delimited (RFC 7845 §5.1.1).
-pub(super) fn packet_of_both(caller: Option<&Vec<u8>>, agent: &[u8]) -> Vec<u8> {
-    let mut packet = Vec::with_capacity(caller.map_or(SILENCE.len() + 1, Vec::len) + agent.len());
-    match caller {
-        Some(caller) => packet.extend_from_slice(caller),
-        None => delimited::silence(&mut packet),
-    }
-    packet.extend_from_slice(agent);
-    packet
 }
