@@ -24,6 +24,7 @@ use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::GuestId;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::quality::Quality;
 use patchcord_media::sdp::Offer;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -159,6 +160,8 @@ pub enum Report {
     GuestJoined { guest: GuestId },
     /// A third party could not be reached, or is gone by itself.
     GuestLeft { guest: GuestId, reason: &'static str },
+    /// How good the call sounds: at first, and whenever it is of another level.
+    Quality(Quality),
     /// The caller begins or stops to speak.
     Speech { started: bool },
     /// A recording was begun; what becomes of it is told when its file is closed.

@@ -20,3 +20,4 @@ pub mod recorder;
 pub mod opus;
 pub mod resample;
 pub mod timeline;
+pub mod quality;

@@ -292,7 +292,7 @@ impl Peer {
             bytes_out: self.reports.bytes_out(),
             lost: self.reports.lost(),
             jitter: self.reports.jitter(),
-            remote_lost: heard.map_or(0, |heard| heard.lost.into()),
+            remote_lost: heard.map(|heard| heard.lost.into()),
             remote_loss_percent: heard.map_or(0, |heard| heard.loss_percent()),
             remote_jitter: heard.map_or(Duration::ZERO, |heard| heard.jitter()),
             round_trip: heard.and_then(|heard| heard.round_trip).or(self.ice.round_trip()),

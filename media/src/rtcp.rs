@@ -151,13 +151,17 @@ impl NtpTime {
 
 impl ReportBlock {
     /// The round trip that this block proves, when it came at `now` (RFC 3550 §6.4.1). `None` when
-    /// it refers to no report of ours, or claims to have kept it for longer than it was away.
+    /// it refers to no report of ours, claims to have kept it for longer than it was away, or would prove more than
+    /// [`LONGEST_ROUND_TRIP`]: some stacks echo a timestamp that was never ours.
     pub fn round_trip(&self, now: NtpTime) -> Option<Duration> {
         let away = now.middle().wrapping_sub(self.last_sender_report);
-        let trip = away.checked_sub(self.delay)?;
-        (self.last_sender_report != 0).then(|| from_short(trip))
+        let trip = from_short(away.checked_sub(self.delay)?);
+        (self.last_sender_report != 0 && trip <= LONGEST_ROUND_TRIP).then_some(trip)
     }
 }
+
+/// No conversation goes on over a longer one.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
 
 /// A duration in 1/65536 s.
 pub fn to_short(duration: Duration) -> u32 {
@@ -280,6 +284,9 @@ mod tests {
         assert_eq!(liar.round_trip(now), None);
         let never = ReportBlock { last_sender_report: 0, ..heard };
         assert_eq!(never.round_trip(now), None);
+        let of_another_clock =
+            ReportBlock { last_sender_report: now.middle().wrapping_sub(1 << 31), delay: 0, ..heard };
+        assert_eq!(of_another_clock.round_trip(now), None);
     }
 
     proptest! {

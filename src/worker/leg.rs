@@ -16,6 +16,7 @@ use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
 use patchcord_media::mixer::GuestId;
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::quality::{Quality, QualityMeter};
 use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,6 +48,8 @@ pub struct Leg {
     /// Meta accepted, so whoever joins is heard at once.
     accepted: Cell<bool>,
     asked: RefCell<Asked>,
+    /// From accept on.
+    quality: RefCell<Option<QualityMeter>>,
     recording: RefCell<Option<RecordingSink>>,
     agent: RefCell<Option<Taken>>,
     /// Who is to take over from the agent.
@@ -103,6 +106,7 @@ impl Leg {
             connecting: Cell::new(true),
             accepted: Cell::new(false),
             asked: RefCell::default(),
+            quality: RefCell::new(None),
             recording: RefCell::new(None),
             agent: RefCell::new(None),
             successor: RefCell::new(None),
@@ -142,6 +146,11 @@ impl Leg {
     pub(super) fn visit(&self, now: Instant) {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
+        if let Some(meter) = self.quality.borrow_mut().as_mut().filter(|meter| meter.is_due(now))
+            && let Some(quality) = meter.observe(&self.bridge.borrow().stats(), now)
+        {
+            self.report(Report::Quality(quality));
+        }
         // A third party hears something in every frame.
         let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
         guests.iter().chain(&*successor).for_each(|guest| guest.seat.has_mail());
@@ -154,6 +163,7 @@ impl Leg {
             let _ = self.start_recording();
         }
         self.bridge.borrow_mut().start_sound(now);
+        self.quality.replace(Some(QualityMeter::new(now)));
         self.accepted.set(true);
         self.tell_agent(ToAgent::Accepted);
         self.settle();
@@ -176,6 +186,7 @@ impl Leg {
     /// The call's sound in figures, for its end.
     pub(super) fn figures(&self) -> serde_json::Value {
         let stats = self.bridge.borrow().stats();
+        let worst = self.quality.borrow().as_ref().and_then(QualityMeter::worst);
         serde_json::json!({
             "packets_from_caller": stats.peer.packets_in,
             "packets_to_caller": stats.peer.packets_out,
@@ -186,6 +197,8 @@ impl Leg {
             "dropped_for_agent": stats.dropped_for_agent,
             "frames_skipped": stats.frames_skipped,
             "trimmed_ms": stats.trimmed.as_millis() as u64,
+            "lost_to_caller": stats.peer.remote_lost,
+            "worst_quality": worst.map(|quality| quality_json(&quality)),
         })
     }
 
@@ -356,6 +369,19 @@ impl Leg {
     pub(crate) fn report_of_agent(&self, report: Report) {
         self.report(report);
     }
+}
+
+/// As events and records say it.
+pub(crate) fn quality_json(quality: &Quality) -> serde_json::Value {
+    let tenths = |value: f64| (value * 10.0).round() / 10.0;
+    serde_json::json!({
+        "level": quality.level.name(),
+        "mean_opinion_score": tenths(quality.mean_opinion_score),
+        "loss_from_caller_percent": quality.loss_from_caller.map(tenths),
+        "loss_to_caller_percent": quality.loss_to_caller.map(tenths),
+        "jitter_ms": tenths(quality.jitter.as_secs_f64() * 1e3),
+        "round_trip_ms": quality.round_trip.map(|time| tenths(time.as_secs_f64() * 1e3)),
+    })
 }
 
 impl From<patchcord_media::bridge::MediaFailure> for MediaFailure {

@@ -77,6 +77,22 @@ async fn a_caller_who_vanishes_is_noticed_and_then_given_up() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_app_is_told_how_a_call_sounds() -> anyhow::Result<()> {
+    for (share, level) in [(0.0, "good"), (0.4, "poor")] {
+        let mut talk = Talk::start_with(caller(), agent(), TestOptions::default()).await?;
+        talk.call.set_network(losing(share)).await;
+        let told = talk.service.event("call.quality").await?.data;
+        assert_eq!(told["level"], level, "{told}");
+        let loss = told["loss_from_caller_percent"].as_f64().unwrap_or_default() / 100.0;
+        assert!((loss - share).abs() < 0.15, "{told}");
+        talk.call.hang_up().await?;
+        let ended = talk.service.end_of(&talk.call).await?;
+        assert_eq!(ended["sound"]["worst_quality"], told);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_comes_back_in_time_saves_the_call() -> anyhow::Result<()> {
     let limits = "media_lost_warn = \"1s\"\nmedia_lost_end = \"20s\"".to_owned();
     let options = TestOptions { calls: limits, ..TestOptions::default() };

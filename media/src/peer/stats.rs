@@ -18,8 +18,8 @@ pub struct PeerStats {
     pub lost: i64,
     /// Interarrival jitter of inbound packets (RFC 3550 §6.4.1).
     pub jitter: Duration,
-    /// Outbound packets that the remote says never came.
-    pub remote_lost: i64,
+    /// Outbound packets that the remote says never came; None before its first report.
+    pub remote_lost: Option<i64>,
     /// Share of our packets lost before the remote's latest report, in percent.
     pub remote_loss_percent: u8,
     /// Jitter of our packets as the remote sees it.

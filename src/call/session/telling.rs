@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use patchcord_media::quality::Level;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -13,6 +14,7 @@ use crate::call::{Input, Progress};
 use crate::recordings::RecordingResult;
 use crate::store::EventRecord;
 use crate::whatsapp::webhook::Connect;
+use crate::worker::leg::quality_json;
 use crate::worker::{Command, Report};
 
 /// For the recording's file to be closed, after the call. A disk that takes longer is told as a problem of its own.
@@ -81,6 +83,12 @@ impl Session {
             Report::GuestJoined { guest } => self.tell("call.guest_joined", json!({ "guest_id": guest })),
             Report::GuestLeft { guest, reason } => {
                 self.tell("call.guest_left", json!({ "guest_id": guest, "reason": reason }));
+            }
+            Report::Quality(quality) => {
+                if quality.level == Level::Poor {
+                    info!("call {} sounds poor", self.id);
+                }
+                self.tell("call.quality", quality_json(&quality));
             }
             Report::Speech { started } => {
                 let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
