@@ -23,8 +23,9 @@ check: tools ## the gate: format, lints, docs, dependencies, tests
 	@./tests/tools/deny.sh
 	$(CARGO) test --workspace --locked --quiet
 
-interop: tools ## foreign callers: aiortc places a call through the real webhook
+interop: tools ## foreign programs: aiortc places a call through the real webhook, schemathesis tries the API
 	@./tests/interop/run.sh
+	@./tests/interop/contract/run.sh
 
 interop-chromium: tools ## the same with a browser as the caller; installs Chromium, 300 MB
 	@./tests/interop/chromium/run.sh

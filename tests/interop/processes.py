@@ -114,10 +114,12 @@ class Service(Child):
         super().__init__("patchcord")
         self._program = program
 
-    async def run(self, graph_url: str, agent_url: str) -> str:
-        """Starts it and gives its HTTP address."""
-        file = SCRATCH / "patchcord.toml"
-        file.write_text(config(graph_url, agent_url))
+    async def run(
+        self, graph_url: str, agent: str, route: str = "", sections: str = "", folder: Path = SCRATCH
+    ) -> str:
+        """Starts it and gives its HTTP address. More keys of the route and more sections are TOML lines."""
+        file = folder / "patchcord.toml"
+        file.write_text(config(graph_url, agent, route, folder) + sections)
         await self.start(str(self._program), "serve", "--config", str(file))
         line = await self.wait_for_line("the service to be ready", lambda line: "http.address" in line)
         return "http://" + json.loads(line)["fields"]["http.address"]
@@ -139,7 +141,7 @@ def python_example(readme: str) -> str:
     return block[1]
 
 
-def config(graph_url: str, agent_url: str) -> str:
+def config(graph_url: str, agent: str, route: str, folder: Path) -> str:
     return f"""
 [http]
 listen = "127.0.0.1:0"
@@ -156,13 +158,16 @@ phone_number_id = "{PHONE_NUMBER_ID}"
 access_token = "{ACCESS_TOKEN}"
 route = "reception"
 [routes.reception]
-agent = "{agent_url}"
+agent = "{agent}"
+{route}
 [calls]
 drain_timeout = "1s"
+[prompts]
+dir = "{folder / 'prompts'}"
 [recordings]
-dir = "{SCRATCH / 'recordings'}"
+dir = "{folder / 'recordings'}"
 [store]
-path = "{SCRATCH / 'patchcord.db'}"
+path = "{folder / 'patchcord.db'}"
 [log]
 format = "json"
 """

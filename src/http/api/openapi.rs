@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use axum::http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
@@ -26,7 +26,7 @@ use crate::http::error::Problem;
         recordings::download, recordings::remove, routes::list, events::open, dead_letters::list,
         dead_letters::replay,
     ),
-    components(schemas(Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody)),
+    components(schemas(Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody, Sound)),
     modifiers(&EveryDoor),
     security(("key" = []))
 )]
@@ -42,6 +42,22 @@ pub(super) struct ActionName;
 
 /// What an action needs; which of these is said by the action.
 pub(super) struct ActionBody;
+
+/// A file as its bytes.
+pub(super) struct Sound;
+
+impl PartialSchema for Sound {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Sound {
+    fn name() -> Cow<'static, str> {
+        "Sound".into()
+    }
+}
 
 impl PartialSchema for ActionName {
     fn schema() -> RefOr<Schema> {
@@ -73,7 +89,7 @@ impl PartialSchema for ActionBody {
         ];
         let nothing = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
         let nothing = nothing.description(Some("Of the other actions: nothing"));
-        let schema = bodies.into_iter().fold(OneOfBuilder::new(), |one, name| one.item(Ref::from_schema_name(name)));
+        let schema = bodies.into_iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(name)));
         schema.item(nothing).into()
     }
 }
@@ -123,6 +139,10 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
 
 /// What every POST takes.
 fn say_idempotency(operation: &mut Operation) {
+    // None is as good as `{}`.
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        body.required = Some(Required::False);
+    }
     let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
     let said = "With it the request is done once: sent again within 24 h it gets the same answer, with the header \
                 `idempotency-replayed: true`";

@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::auth::Caller;
+use super::openapi::Sound;
 use super::page::PageQuery;
 use crate::config::route::{AgentTarget, Route};
 use crate::http::error::{ApiError, Problem};
@@ -92,7 +93,7 @@ pub(super) async fn list(
 /// in one step. Calls begun playing the earlier one play it to its end.
 #[utoipa::path(put, path = "/v1/prompts/{name}", tag = "prompts", params(("name" = String, Path), UploadQuery),
     request_body(content(
-        (Vec<u8> = "audio/wav"), (Vec<u8> = "audio/flac"), (Vec<u8> = "audio/opus"), (Vec<u8> = "audio/ogg"), (Vec<u8> = "audio/mpeg")
+        (Sound = "audio/wav"), (Sound = "audio/flac"), (Sound = "audio/opus"), (Sound = "audio/ogg"), (Sound = "audio/mpeg")
     )),
     responses(
         (status = 200, description = "An earlier one is replaced", body = PromptView),

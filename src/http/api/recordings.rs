@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::openapi::Sound;
 use super::page::{Page, PageQuery};
 use super::range::Wanted;
 use super::{Api, header_value, rfc3339};
@@ -68,8 +69,8 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/v1/recordings/{recording_id}", tag = "recordings",
     params(("recording_id" = String, Path), ("range" = Option<String>, Header, description = "Such as `bytes=0-65535`")),
     responses(
-        (status = 200, description = "The whole file", body = Vec<u8>, content_type = "audio/ogg"),
-        (status = 206, description = "The bytes asked for", body = Vec<u8>, content_type = "audio/ogg"),
+        (status = 200, description = "The whole file", body = Sound, content_type = "audio/ogg"),
+        (status = 206, description = "The bytes asked for", body = Sound, content_type = "audio/ogg"),
         (status = 404, description = "`recording_not_found`: it was never here, is not finished, or is kept here no longer", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "`range_beyond_end`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
