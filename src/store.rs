@@ -1,4 +1,4 @@
-//! What must outlive the process, in one SQLite file: call records, events to deliver, idempotency keys.
+//! What must outlive the process, in one SQLite file: call records, recordings, events to deliver, idempotency keys.
 //!
 //! [`Store`] is a handle. One thread owns the connection that writes and commits what waits as a group; a second
 //! connection reads and never makes the writer wait. Nothing here makes a call wait for the disk, except
@@ -8,6 +8,7 @@
 mod schema;
 mod writer;
 mod calls;
+mod recordings;
 mod outbox;
 mod keys;
 mod retention;
@@ -18,6 +19,7 @@ pub use outbox::{
     DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
     StoredEvent,
 };
+pub use recordings::{FinishedRecording, RecordingFilter, RecordingRecord};
 pub use retention::Retention;
 pub use schema::OpenError;
 

@@ -39,6 +39,9 @@ impl Recovery {
     /// Ends each of them, once. A call that cannot be ended at Meta is ended here all the same: Meta gives up on it by
     /// itself when no sound comes any more.
     pub async fn run(self) {
+        for recording in self.recordings.iter() {
+            self.store.recording_finished(recording);
+        }
         let lost = match self.store.unfinished_calls(PAGE).await {
             Ok(lost) => lost,
             Err(error) => return warn!("calls of an earlier run cannot be read: {error}"),

@@ -12,7 +12,7 @@ const BATCH: i64 = 200;
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Call records, from the call's end.
+    /// Call records, from the call's end, and what is known of recordings, from their beginning.
     pub calls: Duration,
     /// Events and dead letters, from when they were stored. What still waits for delivery is kept.
     pub events: Duration,
@@ -36,6 +36,10 @@ pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64
             (SELECT position FROM calls WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
         params![before(retention.calls), BATCH],
     )?;
+    let recordings = transaction.execute(
+        "DELETE FROM recordings WHERE id IN (SELECT id FROM recordings WHERE began_at < ?1 LIMIT ?2)",
+        params![before(retention.calls), BATCH],
+    )?;
     let events = clean_events(&transaction, before(retention.events))?;
     let keys = transaction.execute(
         "DELETE FROM idempotency_keys WHERE (key_id, key) IN
@@ -43,7 +47,7 @@ pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64
         params![before(keys::KEPT), BATCH],
     )?;
     transaction.commit()?;
-    Ok(calls + events + keys)
+    Ok(calls + recordings + events + keys)
 }
 
 fn clean_events(connection: &Connection, before: i64) -> rusqlite::Result<usize> {

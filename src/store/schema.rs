@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each step leads from the version of its index to the next. A step that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 3] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS];
+pub(super) const MIGRATIONS: [&str; 4] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -89,6 +89,23 @@ const LISTS_OF_CALLS: &str = "
     DROP INDEX calls_by_number;
     CREATE INDEX calls_of_number ON calls (phone_number_id, call_id);
     CREATE INDEX calls_of_route ON calls (route, call_id);
+";
+
+/// From `finished_at` on all is null while a recording grows.
+const RECORDINGS: &str = "
+    CREATE TABLE recordings (
+        id TEXT PRIMARY KEY,
+        call_id TEXT NOT NULL,
+        began_at INTEGER NOT NULL,
+        finished_at INTEGER,
+        duration_ms INTEGER,
+        size_bytes INTEGER,
+        sha256 TEXT,
+        complete INTEGER,
+        problem TEXT
+    ) WITHOUT ROWID;
+    CREATE INDEX recordings_of_call ON recordings (call_id, id);
+    CREATE INDEX recordings_by_age ON recordings (began_at);
 ";
 
 /// Another connection of this process may hold the file for a moment, such as a backup.

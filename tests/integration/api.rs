@@ -298,12 +298,21 @@ async fn recordings_are_listed_fetched_in_parts_and_deleted() -> anyhow::Result<
     let admin = Client::new(&talk.service, client::ADMIN);
     client.get(&path).await?.is_problem(404, "recording_not_found");
     admin.delete(&path).await?.is_problem(409, "recording_in_progress");
+    let growing = client.get("/v1/recordings").await?.body["recordings"][0].clone();
+    assert_eq!((&growing["call_id"], &growing["finished_at"]), (&json!(id), &Value::Null), "{growing}");
+    assert_eq!(growing["is_kept_here"], false);
     writer.act(&id, "stop_recording", json!({})).await?;
     let finished = talk.service.event("call.recording_finished").await?.data;
 
     let list = client.get("/v1/recordings").await?.body;
     assert_eq!(list["recordings"][0]["id"], recording["recording_id"], "{list}");
-    assert_eq!(list["recordings"][0]["size_bytes"], finished["size_bytes"]);
+    for key in ["size_bytes", "duration_ms", "sha256", "complete", "problem"] {
+        assert_eq!(list["recordings"][0][key], finished[key], "{key}");
+    }
+    assert_eq!((&list["recordings"][0]["is_kept_here"], &list["next"]), (&json!(true), &Value::Null));
+    assert_eq!(client.get(&format!("/v1/recordings?call_id={id}")).await?.body, list);
+    assert_eq!(client.get("/v1/recordings?call_id=another").await?.body["recordings"], json!([]));
+    client.get("/v1/recordings?after=first").await?.is_problem(400, "invalid_page");
     let file = std::fs::read(talk.service.folder.0.join("recordings").join(finished["file_name"].as_str().unwrap()))?;
     let whole = client.fetch(&path, None).await?;
     assert_eq!((whole.status, whole.header("content-type")), (200, Some("audio/ogg")));
@@ -333,6 +342,7 @@ async fn recordings_are_listed_fetched_in_parts_and_deleted() -> anyhow::Result<
     client.delete(&path).await?.is_problem(403, "missing_scope");
     assert_eq!(admin.delete(&path).await?.status, 204);
     client.get(&path).await?.is_problem(404, "recording_not_found");
+    assert_eq!(client.get("/v1/recordings").await?.body["recordings"], json!([]));
     Ok(())
 }
 

@@ -44,6 +44,7 @@ impl Session {
     pub(super) fn tell_recording(&mut self, result: Option<RecordingResult>) {
         if let Some(result) = result {
             self.recording.retain(|id| *id != result.id);
+            self.store.recording_finished(&result);
             let data = json!({
                 "recording_id": result.id,
                 "file_name": result.file_name,
@@ -95,6 +96,7 @@ impl Session {
                 self.tell_faces(kind, json!({}), Some(json!({})));
             }
             Report::RecordingStarted { id, result } => {
+                self.store.recording_began(id.as_str(), self.id.as_str());
                 self.tell("call.recording_started", json!({ "recording_id": id }));
                 self.record.recordings.push(id.as_str().to_owned());
                 self.store.call_updated(self.record.clone());

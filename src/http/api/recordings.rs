@@ -1,9 +1,11 @@
-//! `/v1/recordings`: the finished recordings that are kept here.
+//! `/v1/recordings`: what was recorded, and the files that are kept here.
+
+#![expect(unused_qualifications, reason = "utoipa writes them")]
 
 use std::io::{self, ErrorKind, SeekFrom};
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -11,24 +13,27 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tracing::{info, warn};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Caller;
 use super::openapi::Sound;
-use super::page::{Page, PageQuery};
+use super::page::PageQuery;
 use super::range::Wanted;
-use super::{Api, header_value, rfc3339};
+use super::{Api, header_value, rfc3339, stored};
 use crate::http::error::{ApiError, Problem};
 use crate::recordings::{RecordingId, Recordings};
+use crate::store::{RecordingFilter, RecordingRecord};
 
 /// What is read from the disk at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// For what was just told to be in the store.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
 
-/// Finished recordings, in the order in which they began.
+/// Recordings, the newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecordingPage {
     recordings: Vec<RecordingView>,
@@ -36,31 +41,65 @@ pub(super) struct RecordingPage {
     next: Option<String>,
 }
 
-/// One finished recording.
+/// One recording.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecordingView {
     /// Sorts by the time the recording began.
     #[schema(example = "rec_01k0000000000000000000000")]
     id: String,
-    size_bytes: u64,
-    /// When it was finished: RFC 3339, UTC.
-    modified_at: String,
+    /// Whose sound it is.
+    call_id: String,
+    /// RFC 3339, UTC.
+    began_at: String,
+    /// Null while it grows, as all below.
+    finished_at: Option<String>,
+    /// The sound in it.
+    duration_ms: Option<u64>,
+    size_bytes: Option<u64>,
+    /// Of the file, in hexadecimal.
+    sha256: Option<String>,
+    /// Whether nothing is missing.
+    complete: Option<bool>,
+    /// Why something is missing, for people.
+    problem: Option<String>,
+    /// Whether its file can be fetched here. An archive may have it all the same.
+    is_kept_here: bool,
 }
 
-/// The recordings kept here
-#[utoipa::path(get, path = "/v1/recordings", tag = "recordings", params(PageQuery), responses(
-    (status = 200, description = "A page of the finished recordings", body = RecordingPage),
+/// Which recordings.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RecordingQuery {
+    /// Only this call's.
+    call_id: Option<String>,
+}
+
+/// Recordings
+///
+/// All that were made, the newest first, also those that are no longer kept here. What is known of them is kept as long
+/// as the records of calls.
+#[utoipa::path(get, path = "/v1/recordings", tag = "recordings", params(PageQuery, RecordingQuery), responses(
+    (status = 200, description = "A page of the recordings", body = RecordingPage),
     (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`store_unavailable`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Query(query): Query<PageQuery>,
+    Query(wanted): Query<RecordingQuery>,
 ) -> Result<Json<RecordingPage>, ApiError> {
     let page = query.read("the id of a recording", RecordingId::parse)?;
-    let recordings = folder(&api)?.clone();
-    let page = tokio::task::spawn_blocking(move || look(&recordings, &page)).await;
-    page.map_err(io::Error::other).and_then(|page| page).map(Json).map_err(|error| unreadable(&error))
+    let before = page.after.as_ref().map(RecordingId::to_string);
+    let filter = RecordingFilter { call_id: wanted.call_id, before, limit: page.to_find() };
+    // Whoever was told of a recording finds it; while nothing can be written, what was written is shown.
+    let _ = tokio::time::timeout(WRITTEN_WITHIN, api.options.store.flush()).await;
+    let (found, next) = page.cut(stored(api.options.store.recordings(filter)).await?, |last| last.id.clone());
+    let mut recordings = Vec::with_capacity(found.len());
+    for record in found {
+        let is_kept_here = is_kept_here(&api, &record).await;
+        recordings.push(view(record, is_kept_here));
+    }
+    Ok(Json(RecordingPage { recordings, next }))
 }
 
 /// One recording as a file
@@ -148,26 +187,46 @@ pub(super) async fn remove(
     })?;
     // It waits for the archive no longer. Usually there is none.
     let _ = tokio::fs::remove_file(beside(".upload")).await;
+    api.options.store.recording_deleted(id.as_str());
     info!(api.key = caller.id(), recording.id = %id, "recording {id} is deleted with the key {}", caller.id());
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn look(recordings: &Recordings, page: &Page<RecordingId>) -> io::Result<RecordingPage> {
-    let mut ids = Vec::new();
-    for entry in recordings.dir().read_dir()? {
-        let name = entry?.file_name();
-        let id = name.to_str().and_then(|name| name.strip_suffix(".opus")).and_then(RecordingId::parse);
-        ids.extend(id.filter(|id| page.after.as_ref().is_none_or(|after| id > after)));
+async fn is_kept_here(api: &Api, record: &RecordingRecord) -> bool {
+    let id = RecordingId::parse(&record.id).filter(|_| record.finished.is_some());
+    let (Some(id), Some(recordings)) = (id, &api.options.recordings) else { return false };
+    tokio::fs::try_exists(recordings.path_of(&id)).await.unwrap_or(false)
+}
+
+fn view(record: RecordingRecord, is_kept_here: bool) -> RecordingView {
+    let RecordingRecord { id, call_id, began_at, finished } = record;
+    let began_at = rfc3339(began_at);
+    let Some(finished) = finished else {
+        return RecordingView {
+            id,
+            call_id,
+            began_at,
+            finished_at: None,
+            duration_ms: None,
+            size_bytes: None,
+            sha256: None,
+            complete: None,
+            problem: None,
+            is_kept_here,
+        };
+    };
+    RecordingView {
+        id,
+        call_id,
+        began_at,
+        finished_at: Some(rfc3339(finished.at)),
+        duration_ms: Some(finished.duration_ms),
+        size_bytes: Some(finished.size_bytes),
+        sha256: Some(finished.sha256),
+        complete: Some(finished.complete),
+        problem: finished.problem,
+        is_kept_here,
     }
-    ids.sort_unstable();
-    let (ids, next) = page.cut(ids, RecordingId::to_string);
-    // One that was deleted since is left out.
-    let recordings = ids.iter().filter_map(|id| {
-        let metadata = recordings.path_of(id).symlink_metadata().ok()?;
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        Some(RecordingView { id: id.to_string(), size_bytes: metadata.len(), modified_at: rfc3339(modified) })
-    });
-    Ok(RecordingPage { recordings: recordings.collect(), next })
 }
 
 /// A link is nothing that we have written.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::client::{ADMIN, Client, READER, WRITER};
 use super::{talk, with_keys};
-use crate::service::TestService;
+use crate::service::{DEADLINE, TestService};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_twice_is_done_once_and_answered_byte_for_byte() -> anyhow::Result<()> {
@@ -75,6 +75,28 @@ async fn a_key_belongs_to_whoever_sent_it() -> anyhow::Result<()> {
     assert_eq!(admin.once("k", replay, "{}").await?.status, 202);
     // Who may not do it learns nothing of what others did.
     Client::new(&talk.service, READER).once("k", &play, "{}").await?.is_problem(403, "missing_scope");
+    Ok(())
+}
+
+/// Somebody else holds the file, such as a full disk or a backup that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_written_holds_up_no_command() -> anyhow::Result<()> {
+    let (mut talk, client) = talk().await?;
+    let id = talk.service.event("call.accepted").await?.call_id.to_string();
+    let holder = rusqlite::Connection::open(talk.service.folder.0.join("patchcord.db"))?;
+    holder.busy_timeout(DEADLINE)?;
+    holder.execute_batch("BEGIN IMMEDIATE")?;
+    let play = format!("/v1/calls/{id}/actions/play");
+    let done = client.once("k", &play, &json!({ "prompts": ["hold"] }).to_string()).await?;
+    assert_eq!((done.status, done.header("idempotency-replayed")), (202, Some("unknown")), "{done:?}");
+    assert_eq!(client.act(&id, "hangup", json!({})).await?.status, 202);
+    talk.service.event("call.ended").await?;
+    talk.service.all_ended().await?;
+    // Its record waits in memory, and is found.
+    let past = client.get(&format!("/v1/calls/{id}")).await?;
+    assert_eq!((past.status, &past.body["reason"]), (200, &"hung_up_by_api".into()), "{past:?}");
+    assert_eq!(client.get("/v1/calls?state=ended").await?.body["calls"], json!([past.body]));
+    holder.execute_batch("ROLLBACK")?;
     Ok(())
 }
 
