@@ -7,7 +7,9 @@
 #![expect(clippy::print_stdout, reason = "the tables are the result")]
 
 mod agent;
+mod app;
 mod burst;
+mod control;
 mod delay;
 mod floor;
 mod hold;
@@ -104,6 +106,18 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("11") {
         show("11 How long sound stands, 16 kHz PCM agent", delay::added().await);
+    }
+    if wanted("12") {
+        show("12 From an event to the app", control::events().await);
+    }
+    if wanted("13") {
+        show("13 The app looks at calls", control::reading().await);
+    }
+    if wanted("14") {
+        show("14 A rush of new calls", control::rush().await);
+    }
+    if wanted("15") {
+        show("15 Events that nobody takes", control::dead_receiver().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -138,7 +138,8 @@ impl State {
     /// Gives the call if it was accepted.
     fn take(&self, request: &Value) -> anyhow::Result<Option<Rc<Call>>> {
         let id = request["call_id"].as_str().context("a request without call_id")?;
-        let call = self.calls.borrow().get(id).cloned().context("an unknown call")?;
+        // Those with a broken offer have no phone.
+        let Some(call) = self.calls.borrow().get(id).cloned() else { return Ok(None) };
         match request["action"].as_str() {
             Some("pre_accept") => {
                 call.pre_accept_at.set(Some(Instant::now()));
@@ -173,13 +174,14 @@ impl Webhooks {
 
     /// Tells the service of a call.
     pub async fn announce(&mut self, call: &Call) -> anyhow::Result<()> {
-        let body = envelope(&json!({
-            "id": call.wacid, "from": "12025550143", "to": "12025550199", "event": "connect",
-            "timestamp": unix_s().to_string(), "direction": "USER_INITIATED",
-            "session": {"sdp": call.phone.offer, "sdp_type": "offer"},
-        }));
-        let request = self.request(&body);
+        let request = self.request(&connect(&call.wacid, &call.phone.offer));
         call.posted_at.set(Some(Instant::now()));
+        self.post(&request).await
+    }
+
+    /// Tells the service of a call whose offer is none.
+    pub async fn announce_broken(&mut self, number: usize) -> anyhow::Result<()> {
+        let request = self.request(&connect(&format!("wacid.broken{number:06}"), "v=0\r\n"));
         self.post(&request).await
     }
 
@@ -219,6 +221,14 @@ impl Webhooks {
         );
         Ok(())
     }
+}
+
+fn connect(wacid: &str, offer: &str) -> String {
+    envelope(&json!({
+        "id": wacid, "from": "12025550143", "to": "12025550199", "event": "connect",
+        "timestamp": unix_s().to_string(), "direction": "USER_INITIATED",
+        "session": {"sdp": offer, "sdp_type": "offer"},
+    }))
 }
 
 fn envelope(call: &Value) -> String {

@@ -101,6 +101,11 @@ impl Window {
 impl Scene {
     /// A service without calls.
     pub async fn start(route: Route) -> anyhow::Result<Self> {
+        Self::start_with(route, "").await
+    }
+
+    /// The same with more sections of its configuration.
+    pub async fn start_with(route: Route, sections: &str) -> anyhow::Result<Self> {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
             // Nobody reaches it.
@@ -120,6 +125,7 @@ impl Scene {
 loop = true"
                     .to_owned(),
             },
+            sections: sections.to_owned(),
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
@@ -147,6 +153,16 @@ loop = true"
         self.webhooks.announce(&call).await?;
         self.calls.push(call);
         Ok(())
+    }
+
+    /// How many calls are accepted, once all of them are or time is up.
+    pub async fn accepted(&self, calls: usize) -> usize {
+        self.meta.accepted(calls, ACCEPTED_WITHIN).await
+    }
+
+    /// A call that is refused for its offer.
+    pub async fn announce_broken(&mut self, number: usize) -> anyhow::Result<()> {
+        self.webhooks.announce_broken(number).await
     }
 
     /// The caller of this call hangs up.

@@ -32,6 +32,8 @@ pub struct ServiceOptions {
     pub access_token: String,
     /// The lines of its one route.
     pub route: String,
+    /// More sections.
+    pub sections: String,
 }
 
 /// A route to an agent on a WebSocket; the encoding is `pcm_s16le` or `opus`.
@@ -122,7 +124,7 @@ impl Drop for Service {
 
 fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<String> {
     let first = free_port()?;
-    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, route } = options;
+    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, route, sections } = options;
     Ok(format!(
         r#"
         [http]
@@ -144,6 +146,7 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         dir = "{RECORDINGS}"
         [routes.reception]
         {route}
+        {sections}
         "#,
         last = first + PORTS,
     ))

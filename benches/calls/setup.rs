@@ -155,6 +155,7 @@ impl Simulated {
             phone_number_id: account.phone_number_id.clone(),
             access_token: account.access_token.clone(),
             route: service::to_agent(&agent.url(), "pcm_s16le"),
+            sections: String::new(),
         })
         .await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", service.http));

@@ -22,6 +22,7 @@ pub async fn program() -> anyhow::Result<Table> {
         phone_number_id: meta::PHONE_NUMBER_ID.to_owned(),
         access_token: meta::ACCESS_TOKEN.to_owned(),
         route: service::to_agent(&agents.url, "opus"),
+        sections: String::new(),
     };
     let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
