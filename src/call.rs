@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod command;
+pub mod decision;
 pub mod end;
 pub mod event;
 pub mod input;

@@ -7,7 +7,7 @@
 mod deliverer;
 mod attempt;
 mod backoff;
-mod signature;
+pub(crate) mod signature;
 
 pub use signature::{InvalidSecret, SigningSecret};
 

@@ -1,6 +1,6 @@
 //! One try at an endpoint, and what is known after it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
@@ -84,12 +84,7 @@ fn headers(webhook: &Webhook, delivery: &Delivery, now: SystemTime) -> HeaderMap
     for (name, value) in &delivery.headers {
         insert(&mut headers, name, value);
     }
-    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    insert(&mut headers, "webhook-id", &delivery.id);
-    insert(&mut headers, "webhook-timestamp", &timestamp.to_string());
-    if let Some(signature) = signature::header(&webhook.secrets, &delivery.id, timestamp, &delivery.body) {
-        insert(&mut headers, "webhook-signature", &signature);
-    }
+    signature::add_headers(&mut headers, &webhook.secrets, &delivery.id, now, &delivery.body);
     headers
 }
 

@@ -1,10 +1,12 @@
 //! The signature of Standard Webhooks: HMAC-SHA256 over id, timestamp and body, with `v1,` before its base64.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
 
@@ -36,8 +38,24 @@ impl SigningSecret {
     }
 }
 
+/// Adds the three headers of Standard Webhooks. Without a secret there is no signature.
+pub(crate) fn add_headers(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, now: SystemTime, body: &[u8]) {
+    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let signature = header(secrets, id, timestamp, body);
+    for (name, value) in [
+        ("webhook-id", Some(id.to_owned())),
+        ("webhook-timestamp", Some(timestamp.to_string())),
+        ("webhook-signature", signature),
+    ] {
+        // Ids, numbers and base64 are always values.
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
 /// The value of `webhook-signature`: one signature of each secret, with spaces between; `None` without a secret.
-pub(super) fn header(secrets: &[SigningSecret], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
+fn header(secrets: &[SigningSecret], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
     let signatures: Vec<String> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
     (!signatures.is_empty()).then(|| signatures.join(" "))
 }
