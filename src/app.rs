@@ -1,29 +1,23 @@
 //! The service put together: from a configuration to running parts, and down again without losing a call.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use patchcord_media::opus::{Profile, SampleRate};
 use patchcord_media::peer::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::{AgentOptions, Encoding, SoundFormat};
-use crate::call::AnswerWhen;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
-use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
 use crate::call::session::SessionOptions;
 use crate::config::events::FORWARD_ENDPOINT;
-use crate::config::route::AgentTarget;
-use crate::config::{self, Config};
+use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::http::api::ApiOptions;
 use crate::http::forward::Forwarding;
@@ -31,9 +25,9 @@ use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
+use crate::settings::{CurrentSettings, Settings};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
-use crate::whatsapp::signature::AppSecrets;
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{public_address, telemetry};
 
@@ -64,7 +58,10 @@ pub struct App {
     recovery: JoinHandle<()>,
     deliveries: Events,
     store: Store,
-    drain_timeout: Duration,
+    settings: CurrentSettings,
+    prompts: PromptLibrary,
+    /// As it was at the start.
+    config: Config,
 }
 
 impl App {
@@ -79,18 +76,18 @@ impl App {
         let store = open_store(&config).await?;
         let deliveries = deliver_events(&config, &store)?;
         let graph = graph_client(&config)?;
-        let numbers = numbers(&config)?;
+        let settings = CurrentSettings::new(Settings::read(&config)?);
         let recovery = Recovery {
             store: store.clone(),
             graph: graph.clone(),
-            numbers: numbers.clone(),
+            numbers: settings.get().numbers.clone(),
             recordings: Arc::new(closed),
         };
         let recovery = tokio::spawn(recovery.run());
-        let (workers, threads) = start_workers(&config, &prompts, &recordings).await?;
+        let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let (listeners, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
-            numbers,
+            settings: settings.clone(),
             max_calls: config.calls.max_calls,
             session: session_options(&config, prompts.clone()),
             graph,
@@ -104,23 +101,20 @@ impl App {
         let address = listener.local_addr()?;
         let (stop_streams, stopping) = watch::channel(false);
         let http_options = HttpOptions {
-            app_secrets: app_secrets(&config),
-            verify_token: config.whatsapp.verify_token.clone(),
+            settings: settings.clone(),
             calls: calls.clone(),
             forwarding: Forwarding::start(&store),
             metrics,
         };
         let api = ApiOptions {
-            keys: config.api.keys.clone(),
+            settings: settings.clone(),
             calls: calls.clone(),
             store: store.clone(),
             events: listeners.clone(),
             prompts: prompts.clone(),
             prompts_dir: config.prompts.dir.clone(),
             recordings: recordings.clone(),
-            routes: config.routes.clone(),
-            numbers: numbers_with_routes(&config),
-            webhooks: config.events.webhooks.iter().map(|webhook| webhook.name.clone()).collect(),
+            webhooks: webhooks(&config).into_iter().map(|webhook| webhook.name).collect(),
             stopping,
         };
         let router = http::router(http_options, api);
@@ -138,8 +132,7 @@ impl App {
                 .into_future(),
         );
         info!(http.address = %address, "patchcord is ready on http://{address}");
-        let drain_timeout = config.calls.drain_timeout;
-        let prompt_watch = tokio::spawn(prompts.watch());
+        let prompt_watch = tokio::spawn(prompts.clone().watch());
         Ok(Self {
             address,
             calls,
@@ -153,7 +146,9 @@ impl App {
             recovery,
             deliveries,
             store,
-            drain_timeout,
+            settings,
+            prompts,
+            config,
         })
     }
 
@@ -172,17 +167,39 @@ impl App {
         &self.store
     }
 
+    /// Takes on what a configuration says of numbers, secrets, routes and API keys; live calls go on as they began. An
+    /// error leaves everything as it was.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        prompts::check_routes(&config.routes, &self.prompts)?;
+        if self.recordings.is_none() && config.routes.values().any(|route| route.record) {
+            anyhow::bail!("a route is to record, but the folder of recordings cannot be used: restart the service");
+        }
+        self.settings.replace(Settings::read(config)?);
+        info!(
+            "the configuration is read anew: {} numbers, {} routes, {} API keys",
+            config.whatsapp.numbers.len(),
+            config.routes.len(),
+            config.api.keys.len()
+        );
+        let waiting = restart::needed_for(&self.config, config);
+        if !waiting.is_empty() {
+            warn!("changed, but only a restart brings it about: {}", waiting.join(", "));
+        }
+        Ok(())
+    }
+
     /// Takes no new calls, lets the live ones go on for the drain time or until `hurry` comes, ends the rest at
     /// Meta, and stops.
     pub async fn stop(self, hurry: impl Future<Output = ()>) {
         self.calls.drain();
+        let drain_timeout = self.config.calls.drain_timeout;
         let live = self.calls.count();
         if live > 0 {
-            info!("stopping: {live} calls go on for up to {:?}", self.drain_timeout);
+            info!("stopping: {live} calls go on for up to {drain_timeout:?}");
         }
         tokio::select! {
             () = self.calls.all_ended() => {}
-            () = tokio::time::sleep(self.drain_timeout) => {}
+            () = tokio::time::sleep(drain_timeout) => {}
             () = hurry => {}
         }
         self.calls.hang_up_all(&EndReason::ShuttingDown);
@@ -219,6 +236,7 @@ impl App {
 
 async fn start_workers(
     config: &Config,
+    settings: &CurrentSettings,
     prompts: &PromptLibrary,
     recordings: &Option<Recordings>,
 ) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
@@ -231,7 +249,7 @@ async fn start_workers(
         tls: Arc::new(agent_tls()?),
         prompts: prompts.clone(),
         recordings: recordings.clone(),
-        guests: Arc::new(guests(config)),
+        settings: settings.clone(),
     };
     let count = match config.media.workers {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
@@ -298,15 +316,6 @@ fn webhooks(config: &Config) -> Vec<Webhook> {
     config.events.webhooks.iter().cloned().chain(forward).collect()
 }
 
-/// Whoever a route leads to first can be brought into a call as a third party.
-fn guests(config: &Config) -> HashMap<String, AgentOptions> {
-    let first = |name: &String, route| match read_route(name, route).stops.into_iter().next()? {
-        Stop::Agent(agent) => Some((name.clone(), agent)),
-        Stop::Prompts { .. } => None,
-    };
-    config.routes.iter().filter_map(|(name, route)| first(name, route)).collect()
-}
-
 /// For `wss://` agents: the system's certificate authorities.
 fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
     use rustls_platform_verifier::BuilderVerifierExt;
@@ -332,77 +341,5 @@ fn session_options(config: &Config, prompts: PromptLibrary) -> SessionOptions {
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
-        routes: routes(config),
-    }
-}
-
-fn app_secrets(config: &Config) -> AppSecrets {
-    let numbers = config.whatsapp.numbers.iter().filter(|number| !number.app_secrets.is_empty());
-    AppSecrets {
-        shared: config.whatsapp.app_secrets.clone(),
-        own: numbers.map(|number| (number.phone_number_id.clone(), number.app_secrets.clone())).collect(),
-    }
-}
-
-fn numbers(config: &Config) -> anyhow::Result<Numbers> {
-    let routes = routes(config);
-    let numbers = config.whatsapp.numbers.iter().map(|number| {
-        let route = routes.get(&number.route);
-        Ok(Number {
-            phone_number_id: number.phone_number_id.clone(),
-            access_token: number.access_token.clone(),
-            max_calls: number.max_calls,
-            route: route.with_context(|| format!("the route {:?} does not exist", number.route))?,
-        })
-    });
-    Ok(Numbers::new(numbers.collect::<anyhow::Result<Vec<_>>>()?))
-}
-
-fn routes(config: &Config) -> Routes {
-    Routes::new(config.routes.iter().map(|(name, route)| read_route(name, route)))
-}
-
-fn numbers_with_routes(config: &Config) -> Vec<(String, String)> {
-    let numbers = config.whatsapp.numbers.iter();
-    numbers.map(|number| (number.phone_number_id.as_str().to_owned(), number.route.clone())).collect()
-}
-
-fn read_route(name: &str, route: &config::route::Route) -> Route {
-    let stops = std::iter::once(&route.agent).chain(&route.fallback).map(|target| match target {
-        AgentTarget::Prompts(names) => Stop::Prompts { names: names.clone(), repeat: route.repeat },
-        AgentTarget::WebSocket(url) => Stop::Agent(AgentOptions {
-            url: url.clone(),
-            addresses: Vec::new(),
-            headers: route.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            format: SoundFormat {
-                encoding: match route.encoding {
-                    config::route::Encoding::PcmS16le => Encoding::PcmS16le,
-                    config::route::Encoding::Opus => Encoding::Opus,
-                },
-                sample_rate: SampleRate::from_hz(route.sample_rate).unwrap_or(SampleRate::Hz16000),
-            },
-            profile: match route.profile {
-                config::route::Profile::Eco => Profile::Eco,
-                config::route::Profile::Hq => Profile::Hq,
-            },
-            parameters: route.parameters.clone(),
-        }),
-    });
-    Route {
-        name: name.to_owned(),
-        stops: stops.collect(),
-        answer: match route.answer {
-            config::route::Answer::WhenAgentReady => AnswerWhen::AgentReady,
-            config::route::Answer::AtOnce => AnswerWhen::AtOnce,
-            config::route::Answer::OnCommand => AnswerWhen::OnCommand,
-        },
-        ringback: route.ringback.clone(),
-        hold: route.hold.clone(),
-        record: route.record,
-        barge_in: match route.barge_in {
-            config::route::BargeIn::Off => BargeIn::Off,
-            config::route::BargeIn::Events => BargeIn::Events,
-            config::route::BargeIn::Clear => BargeIn::Clear,
-        },
     }
 }

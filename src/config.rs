@@ -10,6 +10,7 @@ pub mod media;
 mod problem;
 mod read;
 pub mod recordings;
+pub mod restart;
 pub mod route;
 pub mod store;
 

@@ -24,7 +24,7 @@ use crate::store::{Endpoint, Kinds, Store};
 use deliverer::Deliverer;
 
 /// Somewhere events are posted to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
     /// Its identity across restarts and in logs.
     pub name: String,

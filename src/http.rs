@@ -18,10 +18,9 @@ use axum::routing::get;
 use error::ApiError;
 use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::SecretString;
 
 use crate::call::registry::Calls;
-use crate::whatsapp::signature::AppSecrets;
+use crate::settings::CurrentSettings;
 
 /// Meta sends up to 3 MB.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
@@ -32,10 +31,8 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the handlers need.
 pub struct HttpOptions {
-    /// One of them must have signed a webhook.
-    pub app_secrets: AppSecrets,
-    /// For Meta's subscription check.
-    pub verify_token: SecretString,
+    /// Whose webhooks are believed.
+    pub settings: CurrentSettings,
     /// Where webhooks go.
     pub calls: Calls,
     /// Where webhooks go that are not about calls of ours; None where nobody wants them.

@@ -16,6 +16,7 @@ pub mod outbound;
 pub mod public_address;
 pub mod address;
 pub mod config;
+pub mod settings;
 pub mod demo;
 pub mod simulate;
 pub mod telemetry;

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
 use patchcord::{demo, prompts, simulate, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::error;
 
 /// Puts WhatsApp calls through to voice bots.
 #[derive(Parser)]
@@ -61,10 +63,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 read.http.listen
             );
         }
-        Command::Serve { config } => {
-            let config = load(&config)?;
+        Command::Serve { config: path } => {
+            let config = load(&path)?;
             telemetry::start_logs(config.log.format, &config.log.filter)?;
-            runtime.block_on(serve(config))?;
+            runtime.block_on(serve(config, path))?;
         }
         Command::Demo(options) => return runtime.block_on(demo::run(options)),
         Command::Simulate(options) => runtime.block_on(simulate::run(options))?,
@@ -76,17 +78,42 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Config::load(path, &Environment::of_process()).map_err(|problems| anyhow::anyhow!("{problems}"))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
+    // Before anything else: unheard, the signal would end the process.
+    let mut hangups = signal(SignalKind::hangup())?;
     let app = App::start(config).await?;
-    stop_signal().await?;
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            stopped = &mut stop => break stopped?,
+            Some(()) = hangups.recv() => reload(&app, path.clone()).await,
+        }
+    }
     // The second signal ends all calls now.
     app.stop(async { stop_signal().await.unwrap_or(()) }).await;
     Ok(())
 }
 
+/// Reads the configuration anew. A wrong one changes nothing.
+async fn reload(app: &App, path: PathBuf) {
+    // A secret's file may be on a disk that takes its time.
+    let read = tokio::task::spawn_blocking(move || Config::load(&path, &Environment::of_process())).await;
+    let outcome = match read {
+        Ok(Ok(config)) => app.reload(&config).map_err(|error| vec![format!("{error:#}")]),
+        Ok(Err(errors)) => Err(errors.problems().iter().map(ToString::to_string).collect()),
+        Err(error) => Err(vec![error.to_string()]),
+    };
+    metrics::counter!("patchcord_config_reloads_total", "outcome" => if outcome.is_ok() { "ok" } else { "refused" })
+        .increment(1);
+    for problem in outcome.err().into_iter().flatten() {
+        error!("the configuration is not read anew, and the old one stays: {problem}");
+    }
+}
+
 /// Waits for Ctrl-C or SIGTERM.
 async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted,
         _ = terminate.recv() => Ok(()),

@@ -31,7 +31,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::warn;
 
-use crate::agent::AgentOptions;
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
 use crate::call::command::{CallCommand, Owner, Refusal};
@@ -40,6 +39,7 @@ use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
+use crate::settings::CurrentSettings;
 use leg::seat::Who;
 use leg::{About, Leg, Line};
 use ports::Ports;
@@ -68,8 +68,8 @@ pub struct WorkerOptions {
     pub prompts: PromptLibrary,
     /// Where recordings go; None where the folder cannot be used and no route records.
     pub recordings: Option<Recordings>,
-    /// Who can be brought in as a third party, by the name of its route.
-    pub guests: Arc<HashMap<String, AgentOptions>>,
+    /// For commands that name a route.
+    pub settings: CurrentSettings,
 }
 
 /// How long nothing may come from the caller.

@@ -18,10 +18,10 @@ use super::Input;
 use super::command::{CallCommand, Refusal};
 use super::end::EndReason;
 use super::event::{CallEvent, CallId};
-use super::route::Numbers;
 use super::session::asked::{Asked, ToCall, stops_of};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::settings::CurrentSettings;
 use crate::store::Store;
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::signature::Signer;
@@ -40,8 +40,8 @@ const INPUTS: usize = 64;
 
 /// What every call of this process is given.
 pub struct CallsOptions {
-    /// The business numbers with their routes.
-    pub numbers: Numbers,
+    /// The business numbers with their routes, as they are at the moment.
+    pub settings: CurrentSettings,
     /// Live calls at most; one more is rejected at Meta at once.
     pub max_calls: usize,
     /// For every session.
@@ -179,7 +179,7 @@ impl Calls {
                 return false;
             }
         };
-        let is_known = number.as_ref().is_none_or(|id| self.0.options.numbers.get(id).is_some());
+        let is_known = number.as_ref().is_none_or(|id| self.0.options.settings.get().numbers.get(id).is_some());
         is_known && direction != Some(Direction::BusinessInitiated)
     }
 
@@ -226,7 +226,8 @@ impl Calls {
         if is_stale(&connect) {
             return Outcome::Stale;
         }
-        let Some(number) = connect.phone_number_id.as_ref().and_then(|id| self.0.options.numbers.get(id)) else {
+        let settings = self.0.options.settings.get();
+        let Some(number) = connect.phone_number_id.as_ref().and_then(|id| settings.numbers.get(id)) else {
             warn!("a call came for a number that is not configured; add it under [[whatsapp.numbers]]");
             return Outcome::NotOurs;
         };
@@ -312,7 +313,7 @@ impl Calls {
         command.check()?;
         let inputs = self.book().live(call)?.inputs.clone();
         let stops = match command.destination() {
-            Some(to) => stops_of(to, &self.0.options.session.routes)?,
+            Some(to) => stops_of(to, &self.0.options.settings.get().routes)?,
             None => Vec::new(),
         };
         let (reply, done) = oneshot::channel();

@@ -100,6 +100,14 @@ impl Numbers {
 }
 
 impl Route {
+    /// Whoever it leads to first, if that is an agent.
+    pub fn first_agent(&self) -> Option<&AgentOptions> {
+        match self.stops.first()? {
+            Stop::Agent(agent) => Some(agent),
+            Stop::Prompts { .. } => None,
+        }
+    }
+
     /// The stops as the call's state machine counts them.
     pub fn targets(&self) -> Vec<Target> {
         self.stops.iter().map(Stop::target).collect()

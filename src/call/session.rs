@@ -16,13 +16,14 @@ use tracing::{Instrument, info, info_span, warn};
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
-use super::route::{Number, Routes, Stop};
+use super::route::{Number, Stop};
 use super::snapshot::StandingSender;
 use super::{Action, Call, CallOptions, Input};
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
 use crate::recordings::{RecordingId, RecordingResult};
+use crate::settings::CurrentSettings;
 use crate::store::{CallRecord, Store};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
@@ -50,8 +51,6 @@ pub struct SessionOptions {
     pub max_buffer: Duration,
     /// Prompts by name.
     pub prompts: PromptLibrary,
-    /// Whom callers can be put through to.
-    pub routes: Routes,
 }
 
 /// One call and all that is asked on its behalf.
@@ -62,6 +61,8 @@ pub struct Session {
     worker: WorkerHandle,
     options: SessionOptions,
     graph: GraphClient,
+    /// What may have changed since the call began.
+    settings: CurrentSettings,
     events: broadcast::Sender<CallEvent>,
     store: Store,
     /// What the store knows of the call.
@@ -115,6 +116,7 @@ impl Session {
             worker,
             options: options.session.clone(),
             graph: options.graph.clone(),
+            settings: options.settings.clone(),
             events: options.events.clone(),
             store: options.store.clone(),
             record,
@@ -307,10 +309,13 @@ impl Session {
         );
     }
 
+    /// With the number's token of the moment: the one that the call began with may have been withdrawn.
     fn graph_request(&self) -> (GraphClient, NumberCredentials, WaCallId) {
+        let number = self.settings.get().numbers.get(&self.number.phone_number_id);
+        let number = number.as_ref().unwrap_or(&self.number);
         let credentials = NumberCredentials {
-            phone_number_id: self.number.phone_number_id.clone(),
-            access_token: self.number.access_token.clone(),
+            phone_number_id: number.phone_number_id.clone(),
+            access_token: number.access_token.clone(),
         };
         (self.graph.clone(), credentials, self.connect.call_id.clone())
     }

@@ -14,6 +14,12 @@ use sha2::Sha256;
 #[derive(Debug, Clone)]
 pub struct SigningSecret(Arc<SecretSlice<u8>>);
 
+impl PartialEq for SigningSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
 /// The text is no signing secret. It carries no text, because the text may be one nearly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance")]

@@ -12,7 +12,6 @@ mod events;
 mod dead_letters;
 mod openapi;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,10 +32,10 @@ use tracing::warn;
 use super::error::ApiError;
 use crate::call::event::CallEvent;
 use crate::call::registry::Calls;
-use crate::config::api::{ApiKey, Scope};
-use crate::config::route::Route;
+use crate::config::api::Scope;
 use crate::prompts::PromptLibrary;
 use crate::recordings::Recordings;
+use crate::settings::CurrentSettings;
 use crate::store::{Store, StoreError};
 
 /// Bodies that are not sound.
@@ -50,8 +49,8 @@ const REJECTION_BYTES: usize = 4096;
 
 /// What the control API looks at and steers.
 pub struct ApiOptions {
-    /// Who may use it; without keys nobody may.
-    pub keys: Vec<ApiKey>,
+    /// Who may use it, and the routes, as they are at the moment.
+    pub settings: CurrentSettings,
     /// The live calls.
     pub calls: Calls,
     /// The calls that were, and all events.
@@ -64,10 +63,6 @@ pub struct ApiOptions {
     pub prompts_dir: PathBuf,
     /// None where the folder cannot be used.
     pub recordings: Option<Recordings>,
-    /// As configured.
-    pub routes: BTreeMap<String, Route>,
-    /// The business numbers' ids with their routes.
-    pub numbers: Vec<(String, String)>,
     /// The webhooks that get events, by their names.
     pub webhooks: Vec<String>,
     /// True when the service stops: then no socket is held any longer.
@@ -116,7 +111,7 @@ fn doors() -> Vec<Door> {
 
 /// The control API and its document.
 pub(super) fn router(options: ApiOptions) -> Router {
-    let keys = Keys::new(&options.keys);
+    let keys = Keys::new(options.settings.clone());
     let streams = Arc::new(Semaphore::new(EVENT_STREAMS));
     let api = Arc::new(Api { options, keys, uploads: Semaphore::new(1), streams });
     let mut router = Router::new();

@@ -22,7 +22,8 @@ pub(super) async fn verify(
     State(options): State<Arc<HttpOptions>>,
     RawQuery(query): RawQuery,
 ) -> Result<String, ApiError> {
-    webhook::verify_subscription(query.as_deref().unwrap_or_default(), &options.verify_token).map_err(|error| {
+    let settings = options.settings.get();
+    webhook::verify_subscription(query.as_deref().unwrap_or_default(), &settings.verify_token).map_err(|error| {
         count("verification_refused");
         ApiError::new(StatusCode::FORBIDDEN, "verification_refused", error.to_string())
     })
@@ -39,7 +40,7 @@ pub(super) async fn receive(
         ApiError::new(rejection.status(), "unreadable_body", rejection.body_text())
     })?;
     let header = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
-    let signer = options.app_secrets.verify(header, &body).map_err(|error| {
+    let signer = options.settings.get().app_secrets.verify(header, &body).map_err(|error| {
         count("bad_signature");
         ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", error.to_string())
     })?;

@@ -14,6 +14,7 @@ use crate::call::end::EndReason;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
+use crate::settings::CurrentSettings;
 use crate::whatsapp::webhook::{self, Notice};
 
 const CONNECT: &[u8] = include_bytes!("../../tests/fixtures/whatsapp/webhook-connect-user-initiated-2025-10.json");
@@ -40,7 +41,7 @@ fn worker(ports: u16) -> WorkerHandle {
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,
-        guests: Arc::default(),
+        settings: CurrentSettings::default(),
     };
     start(options, 0, 1).unwrap().0
 }

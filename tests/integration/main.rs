@@ -24,6 +24,7 @@ mod offers;
 mod privacy;
 mod prompts;
 mod recording;
+mod reload;
 mod stopping;
 mod transfer;
 mod webhook;

@@ -1,6 +1,7 @@
 //! The real program as a child process, as an operator starts it.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
@@ -13,6 +14,8 @@ use crate::service::{DEADLINE, Folder, TestOptions, config_text};
 /// The program with everything logged that can be.
 pub struct Program {
     child: Child,
+    config: PathBuf,
+    url: String,
     lines: mpsc::UnboundedReceiver<String>,
     log: Vec<String>,
 }
@@ -32,11 +35,30 @@ impl Program {
         let (line, lines) = mpsc::unbounded_channel();
         // Ends with the program.
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
-        let mut program = Self { child, lines, log: Vec::new() };
+        let mut program = Self { child, config: path, url: String::new(), lines, log: Vec::new() };
         let ready = program.line_with("patchcord is ready on ").await?;
         let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        meta.set_webhook_url(format!("{}/webhooks/whatsapp", address.context("an address")?));
+        program.url = address.context("an address")?.to_owned();
+        meta.set_webhook_url(format!("{}/webhooks/whatsapp", program.url));
         Ok(program)
+    }
+
+    /// The configuration as an operator rewrites it.
+    pub fn rewrite_config(&self, rewrite: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.config)?;
+        Ok(std::fs::write(&self.config, rewrite(text))?)
+    }
+
+    /// Sends SIGHUP: the configuration is to be read anew.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -HUP {}", self.child.id())).status()?;
+        anyhow::ensure!(sent.success(), "kill says {sent}");
+        Ok(())
+    }
+
+    /// Where it answers HTTP, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Reads on until a line holds this.

@@ -75,7 +75,7 @@ impl Session {
         request_id: Value,
         command: CallCommand,
     ) {
-        let stops = command.destination().map_or(Ok(Vec::new()), |to| stops_of(to, &self.options.routes));
+        let stops = command.destination().map_or(Ok(Vec::new()), |to| stops_of(to, &self.settings.get().routes));
         let done = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
         let answer = ToAgent::result(request_id, done);
         self.command(Command::AnswerAgent { call: self.id.clone(), attempt, answer }).await;

@@ -10,18 +10,25 @@ use sha2::{Digest, Sha256};
 
 use crate::config::api::{ApiKey, Scope};
 use crate::http::error::ApiError;
+use crate::settings::CurrentSettings;
 
 /// Requests a second that one key may go on with.
 const RATE: f64 = 100.0;
 /// Requests that one key may make at once after a rest.
 const BURST: f64 = 200.0;
 
-/// All keys of the configuration.
-pub(super) struct Keys(HashMap<String, Arc<Caller>>);
+/// The keys of the settings of the moment.
+pub(super) struct Keys {
+    settings: CurrentSettings,
+    /// Who has asked so far, by the key's id: never more than ids that were ever configured.
+    callers: Mutex<HashMap<String, Arc<Caller>>>,
+}
 
 /// Who asks: one key, known to be right.
 pub(super) struct Caller {
     key: ApiKey,
+    /// Whether it still is one.
+    settings: CurrentSettings,
     bucket: Mutex<Bucket>,
 }
 
@@ -32,9 +39,8 @@ struct Bucket {
 }
 
 impl Keys {
-    pub(super) fn new(keys: &[ApiKey]) -> Self {
-        let caller = |key: &ApiKey| Caller { key: key.clone(), bucket: Mutex::new(Bucket { left: BURST, at: None }) };
-        Self(keys.iter().map(|key| (key.id.clone(), Arc::new(caller(key)))).collect())
+    pub(super) fn new(settings: CurrentSettings) -> Self {
+        Self { settings, callers: Mutex::default() }
     }
 
     /// Who asks, if the header holds a key that allows `scope`.
@@ -45,7 +51,7 @@ impl Keys {
         now: Instant,
         today: SystemTime,
     ) -> Result<Arc<Caller>, ApiError> {
-        if self.0.is_empty() {
+        if self.settings.get().api_keys.is_empty() {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "api_closed",
@@ -55,7 +61,7 @@ impl Keys {
         let caller = self.find(header, today)?;
         caller.take_turn(now)?;
         match caller.may(scope) {
-            true => Ok(caller.clone()),
+            true => Ok(caller),
             false => Err(ApiError {
                 scope: Some(scope.name()),
                 ..ApiError::new(
@@ -67,20 +73,34 @@ impl Keys {
         }
     }
 
-    fn find(&self, header: Option<&str>, today: SystemTime) -> Result<&Arc<Caller>, ApiError> {
+    fn find(&self, header: Option<&str>, today: SystemTime) -> Result<Arc<Caller>, ApiError> {
         let Some((scheme, token)) = header.and_then(|header| header.split_once(' ')) else {
             return Err(unauthorized("key_missing", "send your API key as Authorization: Bearer patchcord_ID_SECRET"));
         };
         let token = token.trim();
         let id = token.strip_prefix("patchcord_").and_then(|rest| rest.split_once('_')).map_or("", |(id, _)| id);
-        let known = self.0.get(id).filter(|caller| {
-            scheme.eq_ignore_ascii_case("bearer") && is_same(&Sha256::digest(token).into(), &caller.key.sha256)
-        });
+        let settings = self.settings.get();
+        let known = settings.api_keys.iter().find(|key| key.id == id);
+        let is_right = |key: &&ApiKey| is_same(&Sha256::digest(token).into(), &key.sha256);
         // A wrong id and a wrong secret get the same answer.
-        let caller = known.ok_or_else(|| unauthorized("key_unknown", "this API key is not known here"))?;
-        match caller.key.expires {
+        let key = known.filter(|_| scheme.eq_ignore_ascii_case("bearer")).filter(is_right).ok_or_else(unknown)?;
+        match key.expires {
             Some(expires) if today >= expires => Err(unauthorized("key_expired", "this API key has expired")),
-            Some(_) | None => Ok(caller),
+            Some(_) | None => Ok(self.caller(key)),
+        }
+    }
+
+    /// A key that is read anew unchanged keeps its rate.
+    fn caller(&self, key: &ApiKey) -> Arc<Caller> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        match callers.get(&key.id) {
+            Some(caller) if caller.key == *key => caller.clone(),
+            Some(_) | None => {
+                let bucket = Mutex::new(Bucket { left: BURST, at: None });
+                let caller = Arc::new(Caller { key: key.clone(), settings: self.settings.clone(), bucket });
+                callers.insert(key.id.clone(), caller.clone());
+                caller
+            }
         }
     }
 }
@@ -97,8 +117,16 @@ impl Caller {
         has(scope) || (scope == Scope::CallsRead && has(Scope::CallsWrite))
     }
 
+    /// Whether the key has not been taken out of the configuration, or changed, since it was let in.
+    pub(super) fn is_known(&self) -> bool {
+        self.settings.get().api_keys.contains(&self.key)
+    }
+
     /// Counts one request, or says when there is room for it.
     pub(super) fn take_turn(&self, now: Instant) -> Result<(), ApiError> {
+        if !self.is_known() {
+            return Err(unknown());
+        }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         bucket.take(now).map_err(|_| {
             ApiError::new(
@@ -131,6 +159,10 @@ fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
     std::hint::black_box(difference) == 0
 }
 
+fn unknown() -> ApiError {
+    unauthorized("key_unknown", "this API key is not known here")
+}
+
 fn unauthorized(code: &'static str, detail: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, code, detail)
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"patchcord\""))
@@ -139,12 +171,18 @@ fn unauthorized(code: &'static str, detail: &'static str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     const KEY: &str = "patchcord_app_0123456789";
 
-    fn keys(scopes: &[Scope], expires: Option<SystemTime>) -> Keys {
+    fn settings(scopes: &[Scope], expires: Option<SystemTime>) -> Settings {
         let sha256 = Sha256::digest(KEY).into();
-        Keys::new(&[ApiKey { id: "app".to_owned(), sha256, scopes: scopes.to_vec(), expires }])
+        let key = ApiKey { id: "app".to_owned(), sha256, scopes: scopes.to_vec(), expires };
+        Settings { api_keys: vec![key], ..Settings::default() }
+    }
+
+    fn keys(scopes: &[Scope], expires: Option<SystemTime>) -> Keys {
+        Keys::new(CurrentSettings::new(settings(scopes, expires)))
     }
 
     fn code(keys: &Keys, header: Option<&str>, scope: Scope) -> Result<(), (u16, &'static str)> {
@@ -176,9 +214,28 @@ mod tests {
     #[test]
     fn without_keys_the_api_is_closed_and_expired_ones_open_nothing() {
         let bearer = format!("Bearer {KEY}");
-        assert_eq!(code(&Keys::new(&[]), Some(&bearer), Scope::CallsRead), Err((403, "api_closed")));
+        let none = Keys::new(CurrentSettings::default());
+        assert_eq!(code(&none, Some(&bearer), Scope::CallsRead), Err((403, "api_closed")));
         let expired = keys(&[Scope::CallsRead], Some(SystemTime::now()));
         assert_eq!(code(&expired, Some(&bearer), Scope::CallsRead), Err((401, "key_expired")));
+    }
+
+    #[test]
+    fn a_key_that_is_read_anew_keeps_its_rate_and_one_that_is_gone_opens_nothing() {
+        let current = CurrentSettings::new(settings(&[Scope::CallsWrite], None));
+        let (keys, now, bearer) = (Keys::new(current.clone()), Instant::now(), format!("Bearer {KEY}"));
+        let admit = |scope| keys.admit(Some(&bearer), scope, now, SystemTime::now());
+        let caller = admit(Scope::CallsWrite).unwrap();
+        while caller.take_turn(now).is_ok() {}
+        current.replace(settings(&[Scope::CallsWrite], None));
+        assert_eq!(admit(Scope::CallsWrite).map(drop).unwrap_err().code, "rate_limited");
+
+        current.replace(settings(&[Scope::CallsRead], None));
+        assert_eq!(caller.take_turn(now).unwrap_err().code, "key_unknown", "it may do less now");
+        assert_eq!(admit(Scope::CallsWrite).map(drop).unwrap_err().code, "missing_scope");
+        current.replace(Settings::default());
+        assert_eq!(admit(Scope::CallsRead).map(drop).unwrap_err().code, "api_closed");
+        assert!(!caller.is_known());
     }
 
     #[test]

@@ -202,6 +202,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         if self.heard_at.elapsed() > SILENT_FOR {
             return Err("the reader answers no ping");
         }
+        if !self.commands.caller.is_known() {
+            return self.close(CloseCode::Policy.into(), "the key is gone", "its key is not known any more").await;
+        }
         self.send_message(Message::Ping(bytes::Bytes::new())).await
     }
 

@@ -155,7 +155,8 @@ pub(super) async fn remove(
         return Err(conflict("prompt_built_in", format!("{name:?} is built in: there is no file to take away")));
     }
     let is_built_in_too = patchcord_media::prompt::Builtin::ALL.iter().any(|builtin| builtin.name() == name);
-    if let Some((route, _)) = api.options.routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too) {
+    let settings = api.options.settings.get();
+    if let Some((route, _)) = settings.configured_routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too) {
         return Err(conflict(
             "prompt_in_use",
             format!("the route {route:?} leads to {name:?}: change the route first"),

@@ -67,8 +67,9 @@ enum TargetView {
     (status = 200, description = "All routes, by name", body = RouteList),
 ))]
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<RouteList> {
-    let numbers = &api.options.numbers;
-    let routes = api.options.routes.iter().map(|(name, route)| {
+    let settings = api.options.settings.get();
+    let numbers = &settings.numbers_with_routes;
+    let routes = settings.configured_routes.iter().map(|(name, route)| {
         let ids = numbers.iter().filter(|(_, route)| route == name).map(|(id, _)| id.clone()).collect();
         view(name, route, ids)
     });

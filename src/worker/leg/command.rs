@@ -202,7 +202,8 @@ impl Leg {
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
         let unavailable = || Refusal::new("shutting_down", "the service is stopping");
         let worker = self.about.worker.upgrade().ok_or_else(unavailable)?;
-        let agent = worker.options.guests.get(&invite.route).cloned().ok_or_else(|| {
+        let route = worker.options.settings.get().routes.get(&invite.route);
+        let agent = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
             Refusal::new("unknown_route", format!("there is no route {:?} that leads to a WebSocket", invite.route))
         })?;
         let id = self.next_id() as GuestId;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use serde_json::json;
@@ -12,10 +12,10 @@ use super::super::auth::Keys;
 use super::*;
 use crate::call::event::CallId;
 use crate::call::registry::{Calls, CallsOptions};
-use crate::call::route::{Numbers, Routes};
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
+use crate::settings::{CurrentSettings, Settings};
 use crate::store::{EventRecord, Store, StoreOptions};
 use crate::whatsapp::graph::{GraphClient, GraphOptions};
 
@@ -164,7 +164,8 @@ fn caller() -> Arc<Caller> {
     let key = ApiKey { id: "app".to_owned(), sha256, scopes: vec![Scope::CallsWrite], expires: None };
     let header = format!("Bearer {KEY}");
     let today = std::time::SystemTime::now();
-    Keys::new(&[key]).admit(Some(&header), Scope::CallsWrite, Instant::now(), today).unwrap()
+    let settings = CurrentSettings::new(Settings { api_keys: vec![key], ..Settings::default() });
+    Keys::new(settings).admit(Some(&header), Scope::CallsWrite, Instant::now(), today).unwrap()
 }
 
 /// An API without calls, prompts and recordings.
@@ -173,8 +174,9 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let graph = GraphOptions::new(Url::parse("http://127.0.0.1:9").unwrap(), "v26.0");
     let (store, prompts) = (nowhere(), PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap());
+    let settings = CurrentSettings::default();
     let calls = Calls::new(CallsOptions {
-        numbers: Numbers::default(),
+        settings: settings.clone(),
         max_calls: 0,
         session: SessionOptions {
             accept_timeout: Duration::ZERO,
@@ -183,7 +185,6 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
             max_duration: Duration::ZERO,
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: prompts.clone(),
-            routes: Routes::default(),
         },
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),
@@ -191,20 +192,18 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
         store: store.clone(),
     });
     let options = ApiOptions {
-        keys: Vec::new(),
+        settings: settings.clone(),
         calls,
         store,
         events: events.clone(),
         prompts,
         prompts_dir: "/nonexistent".into(),
         recordings: None,
-        routes: BTreeMap::new(),
-        numbers: Vec::new(),
         webhooks: Vec::new(),
         stopping: watch::channel(false).1,
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
-    Arc::new(Api { options, keys: Keys::new(&[]), uploads, streams })
+    Arc::new(Api { options, keys: Keys::new(settings), uploads, streams })
 }
 
 /// A store of its own; the system clears it.
