@@ -9,6 +9,7 @@ use patchcord_simulator::agent::Agent;
 use patchcord_simulator::meta::Meta;
 use tokio::sync::mpsc;
 
+use crate::log_watch;
 use crate::service::{DEADLINE, Folder, TestOptions, config_text};
 
 /// The program with everything logged that can be.
@@ -66,6 +67,7 @@ impl Program {
         let found = tokio::time::timeout(DEADLINE, async {
             loop {
                 let line = self.lines.recv().await.with_context(|| format!("the program ended: {:#?}", self.log))?;
+                anyhow::ensure!(log_watch::private_word(&line).is_none(), "private: {line}");
                 self.log.push(line.clone());
                 if line.contains(text) {
                     return anyhow::Ok(line);
@@ -80,6 +82,7 @@ impl Program {
     pub async fn finish(mut self) -> anyhow::Result<String> {
         self.child.kill()?;
         while let Some(line) = self.lines.recv().await {
+            anyhow::ensure!(log_watch::private_word(&line).is_none(), "private: {line}");
             self.log.push(line);
         }
         Ok(std::mem::take(&mut self.log).join("\n"))

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use crate::people;
+use crate::{log_watch, people};
 
 /// The longest any single step of a scenario may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -140,6 +140,7 @@ impl TestService {
 
     pub async fn start_with(agent: &str, options: TestOptions) -> anyhow::Result<Self> {
         LazyLock::force(&METRICS);
+        log_watch::begin();
         let meta = Meta::start(MetaOptions::default()).await?;
         let folder = Folder::new()?;
         let config = config_text(&meta, agent, &folder.0, &options)?;
