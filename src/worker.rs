@@ -27,8 +27,9 @@ use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::Quality;
 use patchcord_media::sdp::Offer;
 use serde_json::Value;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::agent::native::{StartCall, ToAgent};
@@ -198,7 +199,7 @@ pub fn start(
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let calls = Arc::new(AtomicUsize::new(0));
     let handle = WorkerHandle { commands, calls: calls.clone() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started, has_started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let worker = Rc::new(Worker {
             ports: RefCell::new(Ports::new(options.ports.clone(), index, workers)),
@@ -210,8 +211,18 @@ pub fn start(
             options,
             calls,
         });
-        LocalSet::new().block_on(&runtime, worker.serve(inbox));
+        // A runtime of local tasks alone; a set of them on an ordinary one is asked for twice whenever a packet comes.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        // Whoever starts us waits for this word.
+        match runtime {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(worker.serve(inbox));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
     })?;
+    has_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the worker's thread has ended")))?;
     Ok((handle, thread))
 }
 

@@ -32,6 +32,8 @@ pub struct Reorder {
     wait: Duration,
     /// Indexed by sequence number modulo [`PLACES`].
     places: Box<[Option<Held>; PLACES]>,
+    /// The packet that leaves next, when it came while nothing else was held. Most do, and need no place of their own.
+    front: Option<Held>,
     held: usize,
     line: Option<Line>,
     /// One packet far from the line, on probation (RFC 3550 A.1): its neighbour would prove a new line.
@@ -127,6 +129,7 @@ impl Reorder {
         Self {
             wait,
             places: Box::new([const { None }; PLACES]),
+            front: None,
             held: 0,
             line: None,
             stray: None,
@@ -157,7 +160,10 @@ impl Reorder {
     pub fn poll(&mut self, now: Instant) -> Option<Slot> {
         while self.held > 0 {
             let line = self.line.as_mut()?;
-            let place = &mut self.places[place_of(line.next)];
+            let place = match self.front {
+                Some(_) => &mut self.front,
+                None => &mut self.places[place_of(line.next)],
+            };
             match place {
                 Some(Held { content: Content::Sound { timestamp, payload, has_fec, .. }, .. }) => {
                     if let Some(before) = line.slot_before(*timestamp, payload, *has_fec, &mut self.stats) {
@@ -199,6 +205,7 @@ impl Reorder {
     pub fn reset(&mut self) {
         self.stats.discarded += self.held as u64;
         self.places.fill_with(|| None);
+        self.front = None;
         self.held = 0;
         self.line = None;
         self.drop_stray();
@@ -249,7 +256,10 @@ impl Reorder {
     /// Puts a packet into its place on the line.
     fn place(&mut self, sequence: u16, held: Held) {
         let Some(line) = self.line.as_mut() else { return };
-        let place = &mut self.places[place_of(sequence)];
+        let place = match sequence == line.next && (self.held == 0 || self.front.is_some()) {
+            true => &mut self.front,
+            false => &mut self.places[place_of(sequence)],
+        };
         if (sequence.wrapping_sub(line.next) as i16) < 0 {
             self.stats.late += 1;
         } else if place.is_some() {
