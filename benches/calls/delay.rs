@@ -15,6 +15,9 @@ use crate::table::{Goal, Table, quantile};
 const CALLS: usize = 10;
 const PER_SECOND: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(8);
+/// Calls that begin keep each other and the agents waiting, which leaves frames in queues. That an agent is live is
+/// known after 2.5 s, and that a frame stands in its queue for nothing 2 s later.
+const SETTLE: Duration = Duration::from_secs(5);
 /// What belongs to a `clear` comes within this, before it and behind it.
 const AROUND: Duration = Duration::from_millis(100);
 /// A burst is heard within this, or lost.
@@ -70,6 +73,7 @@ pub async fn added() -> anyhow::Result<Table> {
     table.row(format!("{way}, p50"), quantile(&mut early.to_caller, 0.5), "ms", Goal::Shown);
     table.row(format!("{way}, p99"), quantile(&mut early.to_caller, 0.99), "ms", Goal::Shown);
     table.note("Both encoders look 6.5 ms ahead: that much of a frame's sound is in the packet behind it.");
+    table.note(format!("Seen from {} s after the last call began.", SETTLE.as_secs()));
     Ok(table)
 }
 
@@ -106,6 +110,7 @@ async fn talk(talk: Talk) -> anyhow::Result<Scene> {
         // One after the other, so that the agents' order is the calls'.
         scene.place(1, PER_SECOND).await?;
     }
+    tokio::time::sleep(SETTLE).await;
     for call in &scene.calls {
         call.phone.take_notes()?;
     }
