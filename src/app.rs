@@ -89,7 +89,7 @@ impl App {
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
             max_calls: config.calls.max_calls,
-            session: session_options(&config, prompts.clone()),
+            session: session_options(&config, prompts.clone())?,
             graph,
             workers,
             events: listeners.clone(),
@@ -333,13 +333,14 @@ fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
     Ok(GraphClient::new(http, options))
 }
 
-fn session_options(config: &Config, prompts: PromptLibrary) -> SessionOptions {
-    SessionOptions {
+fn session_options(config: &Config, prompts: PromptLibrary) -> anyhow::Result<SessionOptions> {
+    Ok(SessionOptions {
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,
         agent_timeout: config.calls.agent_timeout,
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
-    }
+        http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
+    })
 }

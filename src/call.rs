@@ -8,6 +8,7 @@
 pub mod action;
 pub mod command;
 pub mod decision;
+pub mod destination;
 pub mod end;
 pub mod event;
 pub mod input;

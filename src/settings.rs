@@ -134,6 +134,7 @@ fn read_route(name: &str, route: &config::route::Route) -> Route {
         ringback: route.ringback.clone(),
         hold: route.hold.clone(),
         record: route.record,
+        decide: route.decide.clone().map(Arc::new),
         barge_in: match route.barge_in {
             config::route::BargeIn::Off => BargeIn::Off,
             config::route::BargeIn::Events => BargeIn::Events,

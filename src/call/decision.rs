@@ -12,9 +12,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
+use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
+use super::destination::stops_of;
+use super::route::Stop;
 use crate::events::SigningSecret;
 use crate::events::signature;
+use crate::outbound::Hosts;
+use crate::settings::Settings;
 use crate::store::EventRecord;
 
 /// What is said in answer, at most; it is read no further.
@@ -42,6 +46,24 @@ pub struct Decision {
     pub client_state: Option<String>,
 }
 
+/// A decision with everybody found to whom it leads.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// In their order.
+    pub steps: Vec<Step>,
+    /// Kept with the call.
+    pub client_state: Option<String>,
+}
+
+/// One command, and to whom it leads.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What to do.
+    pub command: CallCommand,
+    /// Empty where it leads to nobody.
+    pub stops: Vec<Stop>,
+}
+
 /// Why there is no decision. The texts are for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDecision {
@@ -63,6 +85,9 @@ pub enum NoDecision {
     /// Not a JSON object.
     #[error("its answer is not a JSON object")]
     NotJson,
+    /// It leads where it may not, or to nobody; the text says which action and why.
+    #[error("its answer leads nowhere: {0}")]
+    NoDestination(String),
     /// JSON that does not say what to do; the text says where.
     #[error("its answer cannot be done: {0}")]
     Senseless(String),
@@ -70,17 +95,20 @@ pub enum NoDecision {
 
 impl DecisionWebhook {
     /// Asks what becomes of the call that this `call.incoming` tells of. `http` follows no redirects
-    /// ([`client_settings`](crate::events::client_settings)).
-    pub async fn ask(&self, http: &Client, incoming: &EventRecord) -> Result<Decision, NoDecision> {
-        let asked = tokio::time::timeout(self.timeout, self.exchange(http, incoming)).await;
-        let decided = asked.unwrap_or(Err(NoDecision::TimedOut)).and_then(|answer| read(&answer));
-        let outcome = match &decided {
-            Ok(decision) if decision.commands.is_empty() => "route",
+    /// ([`client_settings`](crate::events::client_settings)). One destination that may not be led to spoils all.
+    pub async fn decide(&self, http: &Client, incoming: &EventRecord, settings: &Settings) -> Result<Plan, NoDecision> {
+        let deciding = async {
+            let decision = read(&self.exchange(http, incoming).await?)?;
+            plan(decision, settings).await
+        };
+        let planned = tokio::time::timeout(self.timeout, deciding).await.unwrap_or(Err(NoDecision::TimedOut));
+        let outcome = match &planned {
+            Ok(plan) if plan.steps.is_empty() => "route",
             Ok(_) => "decided",
             Err(error) => error.name(),
         };
         metrics::counter!("patchcord_decisions_total", "outcome" => outcome).increment(1);
-        decided
+        planned
     }
 
     async fn exchange(&self, http: &Client, incoming: &EventRecord) -> Result<Vec<u8>, NoDecision> {
@@ -109,9 +137,23 @@ impl NoDecision {
             Self::Status(_) => "bad_status",
             Self::TooLarge => "too_large",
             Self::NotJson => "not_json",
+            Self::NoDestination(_) => "no_destination",
             Self::Senseless(_) => "senseless",
         }
     }
+}
+
+async fn plan(decision: Decision, settings: &Settings) -> Result<Plan, NoDecision> {
+    let mut steps = Vec::with_capacity(decision.commands.len());
+    for (index, command) in decision.commands.into_iter().enumerate() {
+        let stops = match command.destination() {
+            Some(to) => stops_of(to, settings, Hosts::Listed).await,
+            None => Ok(Vec::new()),
+        };
+        let nowhere = |refusal: Refusal| NoDecision::NoDestination(format!("actions[{index}]: {}", refusal.message));
+        steps.push(Step { stops: stops.map_err(nowhere)?, command });
+    }
+    Ok(Plan { steps, client_state: decision.client_state })
 }
 
 fn unanswered(error: &reqwest::Error) -> NoDecision {
@@ -145,7 +187,7 @@ pub fn read(answer: &[u8]) -> Result<Decision, NoDecision> {
     }
     let object: Map<String, Value> = serde_json::from_slice(answer).map_err(|_| NoDecision::NotJson)?;
     let answer: Answer =
-        serde_json::from_value(Value::Object(object)).map_err(|error| NoDecision::Senseless(error.to_string()))?;
+        serde_json::from_value(Value::Object(object)).map_err(|error| NoDecision::Senseless(without_values(&error)))?;
     let actions = answer.actions.unwrap_or_default();
     if actions.len() > MAX_ACTIONS {
         return Err(NoDecision::Senseless(format!("actions: give at most {MAX_ACTIONS}")));
@@ -159,9 +201,18 @@ pub fn read(answer: &[u8]) -> Result<Decision, NoDecision> {
 
 fn read_action(index: usize, action: Value) -> Result<CallCommand, NoDecision> {
     let senseless = |why: String| NoDecision::Senseless(format!("actions[{index}]: {why}"));
-    let command: CallCommand = serde_json::from_value(action).map_err(|error| senseless(error.to_string()))?;
+    let command: CallCommand = serde_json::from_value(action).map_err(|error| senseless(without_values(&error)))?;
     command.check().map_err(|refusal| senseless(refusal.message))?;
     Ok(command)
+}
+
+/// The reader's words stand in a log, and its values may be a caller's.
+fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.starts_with("missing field") || text.starts_with("unknown variant") {
+        true => text.chars().take(200).collect(),
+        false => "a value is of another type than it should be".to_owned(),
+    }
 }
 
 #[cfg(test)]

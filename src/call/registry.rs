@@ -18,9 +18,11 @@ use super::Input;
 use super::command::{CallCommand, Refusal};
 use super::end::EndReason;
 use super::event::{CallEvent, CallId};
-use super::session::asked::{Asked, ToCall, stops_of};
+use super::destination::stops_of;
+use super::session::asked::{Asked, ToCall};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 use crate::store::Store;
 use crate::whatsapp::graph::GraphClient;
@@ -310,10 +312,21 @@ impl Calls {
         command: CallCommand,
         client_state: Option<String>,
     ) -> Result<Value, Refusal> {
+        self.perform_reaching(call, command, client_state, Hosts::Listed).await
+    }
+
+    /// The same; the command's URL may name one of `hosts`.
+    pub async fn perform_reaching(
+        &self,
+        call: &CallId,
+        command: CallCommand,
+        client_state: Option<String>,
+        hosts: Hosts,
+    ) -> Result<Value, Refusal> {
         command.check()?;
         let inputs = self.book().live(call)?.inputs.clone();
         let stops = match command.destination() {
-            Some(to) => stops_of(to, &self.0.options.settings.get().routes)?,
+            Some(to) => stops_of(to, &self.0.options.settings.get(), hosts).await?,
             None => Vec::new(),
         };
         let (reply, done) = oneshot::channel();

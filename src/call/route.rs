@@ -6,6 +6,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use super::{AnswerWhen, Target};
+use super::decision::DecisionWebhook;
 use crate::agent::AgentOptions;
 use crate::whatsapp::PhoneNumberId;
 
@@ -24,6 +25,8 @@ pub struct Route {
     pub hold: String,
     /// Whether its calls are recorded from accept on.
     pub record: bool,
+    /// The app that is asked what becomes of each call.
+    pub decide: Option<Arc<DecisionWebhook>>,
     /// Whether we listen for the caller's speech.
     pub barge_in: BargeIn,
 }

@@ -1,6 +1,7 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
 pub(super) mod asked;
+mod deciding;
 mod telling;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Instrument, info, info_span, warn};
 
+use super::decision::{NoDecision, Plan, Step};
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::registry::CallsOptions;
@@ -29,7 +31,7 @@ use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
 use crate::worker::{Answer, Command, Report, WorkerHandle};
-use asked::ToCall;
+use asked::{Found, ToCall};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
@@ -51,6 +53,8 @@ pub struct SessionOptions {
     pub max_buffer: Duration,
     /// Prompts by name.
     pub prompts: PromptLibrary,
+    /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
+    pub http: reqwest::Client,
 }
 
 /// One call and all that is asked on its behalf.
@@ -77,6 +81,12 @@ pub struct Session {
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    /// The app is asked what becomes of the call; at most one.
+    deciding: JoinSet<Result<Plan, NoDecision>>,
+    /// What the app decided, for when the caller hears us.
+    for_later: Vec<Step>,
+    /// Commands of agents that name a destination; a socket waits for its answers, so there are few.
+    finding: JoinSet<Found>,
     /// Whom the call's line counts by attempt: the route's stops, then those that were asked for.
     stops: Vec<Stop>,
     /// The application's own word for the call.
@@ -108,6 +118,9 @@ impl Session {
         Self {
             id,
             connect,
+            deciding: JoinSet::new(),
+            for_later: Vec::new(),
+            finding: JoinSet::new(),
             stops: number.route.stops.clone(),
             client_state: None,
             agent_listens: false,
@@ -138,9 +151,10 @@ impl Session {
         async move {
             let mut call = Call::new(self.call_options(), self.received_at);
             self.keep_first_record();
-            self.tell_incoming();
-            if let Some(reason) = refusal {
-                call.handle(Input::HangUp(reason), Instant::now());
+            let incoming = self.tell_incoming();
+            match refusal {
+                Some(reason) => call.handle(Input::HangUp(reason), Instant::now()),
+                None => self.ask_for_decision(incoming),
             }
             loop {
                 self.standing.send_modify(|standing| {
@@ -154,6 +168,10 @@ impl Session {
                 self.tell_agent().await;
                 if call.ended().is_some() {
                     break;
+                }
+                if call.state_name() == "talking" && !self.for_later.is_empty() {
+                    self.do_what_waited(&mut call).await;
+                    continue;
                 }
                 self.wait(&mut call, &mut inbox).await;
             }
@@ -190,6 +208,8 @@ impl Session {
                     call.handle(input, Instant::now());
                 }
             }
+            Some(outcome) = self.deciding.join_next() => self.decided(call, outcome),
+            Some(Ok(found)) = self.finding.join_next() => self.answer_agent(call, found).await,
             Some(done) = self.recordings.join_next() => self.tell_recording(done.ok().flatten()),
             () = tokio::time::sleep_until(deadline.into()) => call.handle_timeout(Instant::now()),
         }
@@ -202,7 +222,7 @@ impl Session {
             agent_timeout: self.options.agent_timeout,
             max_duration: self.options.max_duration,
             answer: self.number.route.answer,
-            awaits_decision: false,
+            awaits_decision: self.number.route.decide.is_some(),
             targets: self.number.route.targets(),
         }
     }

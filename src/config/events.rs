@@ -61,7 +61,7 @@ fn read_webhook(mut section: Section<'_, '_>) -> Option<Webhook> {
     Some(Webhook { name: name.unwrap_or_else(|| name_of(&url)), url, secrets, kinds })
 }
 
-fn signing_secret(section: &Section<'_, '_>, key: &str, secret: &SecretString) -> Option<SigningSecret> {
+pub(super) fn signing_secret(section: &Section<'_, '_>, key: &str, secret: &SecretString) -> Option<SigningSecret> {
     let parsed = SigningSecret::parse(secret.expose_secret());
     parsed.map_err(|error| section.note(key, None, error.to_string())).ok()
 }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
+use super::events::{app_url, signing_secret};
 use super::read::Section;
 use crate::address::is_public;
+use crate::call::decision::DecisionWebhook;
 
 /// How one route's calls reach an agent.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct Route {
     pub repeat: bool,
     /// Whether its calls are recorded from accept on.
     pub record: bool,
+    /// Asked what becomes of each call.
+    pub decide: Option<DecisionWebhook>,
     /// What the caller's speech brings about by itself.
     pub barge_in: BargeIn,
     /// How our sound is encoded for the caller.
@@ -122,6 +127,7 @@ impl Route {
         let parameters = section.text_table("parameters").unwrap_or_default();
         let headers = section.secret_table("headers").unwrap_or_default();
         check_headers(&section, &headers);
+        let decide = read_decide(&mut section);
         section.end();
         Some(Self {
             agent: agent?,
@@ -134,12 +140,34 @@ impl Route {
             hold,
             repeat,
             record,
+            decide: decide?,
             barge_in,
             profile,
             parameters,
             headers,
         })
     }
+}
+
+/// `None` if something is wrong, which is noted then.
+#[expect(clippy::option_option, reason = "the outer one says whether it could be read")]
+fn read_decide(section: &mut Section<'_, '_>) -> Option<Option<DecisionWebhook>> {
+    /// The caller waits, and Meta gives up after 30 to 60 s.
+    const MOST: Duration = Duration::from_secs(3);
+    let is_given = section.has("decide");
+    if is_given {
+        section.require("decide_secret", "it signs what is asked: give { env = \"DECIDE_SECRET\" }");
+    } else if section.has("decide_secret") || section.has("decide_timeout") {
+        section.require("decide", "nothing is asked without an address: give \"https://app.example.com/calls\"");
+    }
+    let url = section.text("decide", |text| app_url(text, "https://app.example.com/calls", "calls"));
+    let secret = section.secret("decide_secret");
+    let timeout = section.duration("decide_timeout", MOST).unwrap_or(MOST);
+    if !is_given {
+        return Some(None);
+    }
+    let secret = signing_secret(section, "decide_secret", &secret?)?;
+    Some(Some(DecisionWebhook { url: url?, secret, timeout }))
 }
 
 const TARGET_FORMS: &str = "give ws://, wss:// or prompt:NAME";

@@ -143,6 +143,11 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "barge_in = \"yes\""),
         ("route", "profile = \"best\""),
         ("route", "parameters = { retries = 3 }"),
+        ("route", "decide = \"https://app.example.com/calls\""),
+        ("route", "decide_secret = { env = \"DECIDE_SECRET\" }"),
+        ("route", "decide = \"http://app.example.com\"\ndecide_secret = { env = \"DECIDE_SECRET\" }"),
+        ("route", "decide = \"https://app.example.com\"\ndecide_secret = \"confidential\""),
+        ("route", "decide = \"https://a.example.com\"\ndecide_secret = { env = \"DECIDE_SECRET\" }\ndecide_timeout = \"4s\""),
         ("route", "headers = { Upgrade = \"h2c\" }"),
         ("route", "headers = { Authorization = 7 }"),
         ("calls", "accept_timeout = 30"),
@@ -232,6 +237,11 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.barge_in = "yes": give "off", "events" or "clear"
     patchcord.toml: routes.reception.profile = "best": give "eco" or "hq"
     patchcord.toml: routes.reception.parameters.retries = 3: give text in quotes
+    patchcord.toml: routes.reception.decide_secret: it is missing; it signs what is asked: give { env = "DECIDE_SECRET" }
+    patchcord.toml: routes.reception.decide: it is missing; nothing is asked without an address: give "https://app.example.com/calls"
+    patchcord.toml: routes.reception.decide = "http://app.example.com": http:// would carry calls in the clear through the internet: use https://
+    patchcord.toml: routes.reception.decide_secret: a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance
+    patchcord.toml: routes.reception.decide_timeout = "4s": give at most "3s"
     patchcord.toml: routes.reception.headers.Upgrade: this header belongs to the connection itself; leave it out
     patchcord.toml: routes.reception.headers.Authorization: give text in quotes, { env = "NAME" } or { file = "PATH" }
     patchcord.toml: calls.accept_timeout = 30: give a time above zero with its unit, such as "30s" or "4h"
@@ -490,6 +500,7 @@ fn example_environment() -> Environment {
         ("AGENT_AUTHORIZATION", "Bearer agent"),
         ("RECORDINGS_ACCESS_KEY", "archive key"),
         ("RECORDINGS_SECRET_KEY", "archive secret"),
+        ("DECIDE_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ])
 }

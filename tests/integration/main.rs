@@ -14,6 +14,7 @@ mod agents;
 mod api;
 mod barge_in;
 mod calls;
+mod deciding;
 mod events;
 mod forwarding;
 mod graph;

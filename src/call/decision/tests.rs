@@ -39,7 +39,10 @@ async fn ask(url: &str, timeout: Duration) -> Result<Decision, NoDecision> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let http = client_settings(Client::builder()).no_proxy().build().unwrap();
     let secret = SigningSecret::parse(SECRET).unwrap();
-    DecisionWebhook { url: Url::parse(url).unwrap(), secret, timeout }.ask(&http, &incoming()).await
+    let webhook = DecisionWebhook { url: Url::parse(url).unwrap(), secret, timeout };
+    let plan = webhook.decide(&http, &incoming(), &Settings::default()).await?;
+    let commands = plan.steps.into_iter().map(|step| step.command).collect();
+    Ok(Decision { commands, client_state: plan.client_state })
 }
 
 /// What comes of asking an app that answers like this.
@@ -113,6 +116,10 @@ async fn every_bad_answer_has_its_cause() {
         (r#"{"actions": [{"action": "explode"}]}"#, "senseless"),
         (r#"{"actions": [{"action": "play", "prompts": []}]}"#, "senseless"),
         (r#"{"client_state": 7}"#, "senseless"),
+        (r#"{"actions": [{"action": "connect"}]}"#, "senseless"),
+        (r#"{"actions": [{"action": "accept"}, {"action": "connect", "route": "nobody"}]}"#, "no_destination"),
+        (r#"{"actions": [{"action": "connect", "url": "ws://127.0.0.1:9000"}]}"#, "no_destination"),
+        (r#"{"actions": [{"action": "accept", "url": "wss://169.254.169.254/"}]}"#, "no_destination"),
     ] {
         let failure = asked_of(answering(answer)).await.expect_err(answer);
         assert_eq!(failure.name(), cause, "{answer:.60}");

@@ -7,10 +7,12 @@ use tokio::sync::oneshot;
 
 use super::Session;
 use crate::agent::native::ToAgent;
-use crate::call::command::{Accept, CallCommand, Destination, Owner, Refusal, Reject, Transfer};
+use crate::call::command::{Accept, CallCommand, Owner, Refusal, Reject, Transfer};
+use crate::call::destination::stops_of;
 use crate::call::end::EndReason;
-use crate::call::route::{Routes, Stop};
+use crate::call::route::Stop;
 use crate::call::{AcceptWith, Call, Input, Request};
+use crate::outbound::Hosts;
 use crate::worker::Command;
 
 /// What comes to a session from outside.
@@ -33,18 +35,12 @@ pub struct Asked {
     pub reply: oneshot::Sender<Result<Value, Refusal>>,
 }
 
-/// Whom a destination names.
-pub fn stops_of(to: &Destination, routes: &Routes) -> Result<Vec<Stop>, Refusal> {
-    let name = to.route.as_deref().unwrap_or_default();
-    let route = routes.get(name);
-    let route = route.ok_or_else(|| Refusal::new("unknown_route", format!("there is no section [routes.{name}]")))?;
-    let mut stops = route.stops.clone();
-    for stop in &mut stops {
-        if let Stop::Agent(agent) = stop {
-            agent.parameters.extend(to.parameters.clone());
-        }
-    }
-    Ok(stops)
+/// A command of the agent of `attempt`, and to whom it leads.
+pub(super) struct Found {
+    attempt: usize,
+    request_id: Value,
+    command: CallCommand,
+    stops: Result<Vec<Stop>, Refusal>,
 }
 
 impl Session {
@@ -75,13 +71,26 @@ impl Session {
         request_id: Value,
         command: CallCommand,
     ) {
-        let stops = command.destination().map_or(Ok(Vec::new()), |to| stops_of(to, &self.settings.get().routes));
+        let Some(to) = command.destination().cloned() else {
+            return self.answer_agent(call, Found { attempt, request_id, command, stops: Ok(Vec::new()) }).await;
+        };
+        let settings = self.settings.get();
+        // A name takes its time to be resolved, and the call goes on.
+        self.finding.spawn(async move {
+            let stops = stops_of(&to, &settings, Hosts::Listed).await;
+            Found { attempt, request_id, command, stops }
+        });
+    }
+
+    /// Does what an agent asks for, once it is known to whom it leads.
+    pub(super) async fn answer_agent(&mut self, call: &mut Call, found: Found) {
+        let Found { attempt, request_id, command, stops } = found;
         let done = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
         let answer = ToAgent::result(request_id, done);
         self.command(Command::AnswerAgent { call: self.id.clone(), attempt, answer }).await;
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         call: &mut Call,
         command: CallCommand,
@@ -112,7 +121,7 @@ impl Session {
         Ok(if begins { json!({}) } else { Value::Null })
     }
 
-    fn keep_client_state(&mut self, client_state: String) {
+    pub(super) fn keep_client_state(&mut self, client_state: String) {
         self.client_state = Some(client_state.clone());
         self.record.client_state = Some(client_state);
         self.store.call_updated(self.record.clone());

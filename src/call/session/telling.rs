@@ -164,7 +164,8 @@ impl Session {
         }
     }
 
-    pub(super) fn tell_incoming(&mut self) {
+    /// Gives the event as it was told.
+    pub(super) fn tell_incoming(&mut self) -> EventRecord {
         info!(route = self.number.route.name, "call {} comes in for route {:?}", self.id, self.number.route.name);
         let data = json!({
             "wacid": self.connect.call_id.as_str(),
@@ -172,7 +173,7 @@ impl Session {
             "from": self.record.from,
             "to": { "phone_number_id": self.number.phone_number_id.as_str() },
         });
-        self.tell("call.incoming", data);
+        self.tell_faces("call.incoming", data, None)
     }
 
     pub(super) fn tell_silent(&mut self, silent: bool) {
@@ -187,7 +188,7 @@ impl Session {
     /// application's only if it wants all events.
     fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
         match owner {
-            Owner::Agent => self.tell_faces(kind, others, Some(told)),
+            Owner::Agent => drop(self.tell_faces(kind, others, Some(told))),
             Owner::App => {
                 let for_agent = self.agent_listens.then_some(others);
                 self.tell_faces(kind, told, for_agent);
@@ -200,8 +201,8 @@ impl Session {
         self.tell_faces(kind, data, for_agent);
     }
 
-    /// One event with two faces: for the application, and for the agent's socket.
-    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) {
+    /// One event with two faces: for the application, which it gives, and for the agent's socket.
+    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> EventRecord {
         self.sequence += 1;
         // First, so that whoever is told and then looks sees no less.
         self.standing.send_modify(|standing| standing.stages = self.stages);
@@ -210,9 +211,11 @@ impl Session {
             self.for_agent.push(CallEvent { data, ..event.clone() });
         }
         // What finds no room is counted and told by the store.
-        let _ = self.store.event(EventRecord::of(&event));
+        let record = EventRecord::of(&event);
+        let _ = self.store.event(record.clone());
         // Nobody need listen.
         let _ = self.events.send(event);
+        record
     }
 
     /// The agent's socket is told what it is to know.

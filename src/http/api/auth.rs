@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::api::{ApiKey, Scope};
 use crate::http::error::ApiError;
+use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 
 /// Requests a second that one key may go on with.
@@ -109,6 +110,11 @@ impl Caller {
     /// The key's name, for logs.
     pub(super) fn id(&self) -> &str {
         &self.key.id
+    }
+
+    /// Which hosts it may name as an agent's.
+    pub(super) fn hosts(&self) -> Hosts {
+        if self.may(Scope::EgressAny) { Hosts::Any } else { Hosts::Listed }
     }
 
     /// Whoever may steer calls may look at them.

@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
+use super::auth::Caller;
 use super::page::PageQuery;
 use super::{Api, ApiOptions, read_object, stored};
 use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
@@ -23,6 +24,7 @@ use crate::call::event::CallId;
 use crate::call::registry::Calls;
 use crate::call::snapshot::{CallFacts, CallSnapshot};
 use crate::http::error::{ApiError, Problem};
+use crate::outbound::Hosts;
 use crate::store::{CallFilter, CallRecord, CallState};
 use view::CallView;
 
@@ -178,18 +180,19 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
         (status = 404, description = "`call_not_found`, `unknown_action`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`no_answer`: the call did not answer in time, and may still do it", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn act(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path((call_id, action)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let body = read_object(&body)?;
-    let done = perform(&api.options, &call_id, &action, body).await;
+    let done = perform(&api.options, caller.hosts(), &call_id, &action, body).await;
     match done {
         Ok(Value::Null) => Ok((StatusCode::OK, Json(json!({})))),
         Ok(begun) => Ok((StatusCode::ACCEPTED, Json(begun))),
@@ -204,6 +207,7 @@ pub(super) async fn act(
 /// of what was begun.
 pub(super) async fn perform(
     options: &ApiOptions,
+    hosts: Hosts,
     call_id: &str,
     action: &str,
     body: Map<String, Value>,
@@ -212,14 +216,20 @@ pub(super) async fn perform(
         return Err(Refusal::new("unknown_action", format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
-    let done = tokio::time::timeout(DONE_WITHIN, have_done(&options.calls, &id, action, body));
+    let done = tokio::time::timeout(DONE_WITHIN, have_done(&options.calls, hosts, &id, action, body));
     match done.await.unwrap_or_else(|_| Err(no_answer())) {
         Err(refusal) if refusal.code == "call_not_found" => Err(ended_long_ago(options, &id).await.unwrap_or(refusal)),
         done => done,
     }
 }
 
-async fn have_done(calls: &Calls, id: &CallId, action: &str, mut body: Map<String, Value>) -> Result<Value, Refusal> {
+async fn have_done(
+    calls: &Calls,
+    hosts: Hosts,
+    id: &CallId,
+    action: &str,
+    mut body: Map<String, Value>,
+) -> Result<Value, Refusal> {
     let client_state = match body.remove("client_state") {
         None => None,
         Some(Value::String(text)) if text.len() <= MAX_CLIENT_STATE_BYTES => Some(text),
@@ -235,7 +245,7 @@ async fn have_done(calls: &Calls, id: &CallId, action: &str, mut body: Map<Strin
         command,
         CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
     );
-    let mut begun = match calls.perform_keeping(id, command, client_state).await? {
+    let mut begun = match calls.perform_reaching(id, command, client_state, hosts).await? {
         Value::Null if takes_time => json!({}),
         answer => answer,
     };
@@ -321,7 +331,8 @@ fn no_such_call() -> Refusal {
 fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
     let status = match refusal.code {
         "call_not_found" | "unknown_action" => StatusCode::NOT_FOUND,
-        "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" => StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" | "invalid_url" | "url_not_allowed"
+        | "url_unresolved" => StatusCode::UNPROCESSABLE_ENTITY,
         "recording_unavailable" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
         "internal_error" => StatusCode::INTERNAL_SERVER_ERROR,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,

@@ -280,7 +280,7 @@ impl Commands {
             _ => Err(Refusal::new("invalid_command", format!("{key}: give it as a text"))),
         };
         let (call_id, action) = (take("call_id")?, take("action")?);
-        calls::perform(&self.api.options, &call_id, &action, message).await
+        calls::perform(&self.api.options, self.caller.hosts(), &call_id, &action, message).await
     }
 }
 

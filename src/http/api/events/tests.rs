@@ -185,6 +185,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
             max_duration: Duration::ZERO,
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: prompts.clone(),
+            http: reqwest::Client::new(),
         },
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),

@@ -1,0 +1,77 @@
+//! The decision of a call: the app is asked while everything else goes on, and what it wants is done in its order.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tracing::warn;
+
+use super::Session;
+use crate::call::command::{CallCommand, Owner, Refusal};
+use crate::call::decision::{NoDecision, Plan, Step};
+use crate::call::end::EndReason;
+use crate::call::{Call, Input};
+use crate::store::EventRecord;
+use crate::worker::Command;
+
+impl Session {
+    /// Asks, if the route wants it: the call dials nobody before the answer, or before the time for it is up.
+    pub(super) fn ask_for_decision(&mut self, incoming: EventRecord) {
+        let Some(webhook) = self.number.route.decide.clone() else { return };
+        let (http, settings) = (self.options.http.clone(), self.settings.get());
+        self.deciding.spawn(async move { webhook.decide(&http, &incoming, &settings).await });
+    }
+
+    /// Does what can be done while the phone rings, and keeps the rest until the caller hears us.
+    pub(super) fn decided(&mut self, call: &mut Call, outcome: Result<Result<Plan, NoDecision>, JoinError>) {
+        let plan = outcome.unwrap_or(Err(NoDecision::Unreachable)).unwrap_or_else(|error| {
+            warn!("the decision webhook of the route {:?} decides nothing: {error}", self.number.route.name);
+            Plan::default()
+        });
+        if let Some(client_state) = plan.client_state {
+            self.keep_client_state(client_state);
+        }
+        for step in plan.steps {
+            match step.command {
+                CallCommand::Accept(_)
+                | CallCommand::Reject(_)
+                | CallCommand::Hangup
+                | CallCommand::Connect(_)
+                | CallCommand::Disconnect => self.take_step(call, step),
+                _ => self.for_later.push(step),
+            }
+        }
+        call.handle(Input::Decided, Instant::now());
+    }
+
+    /// To be called once the caller hears us.
+    pub(super) async fn do_what_waited(&mut self, call: &mut Call) {
+        for step in std::mem::take(&mut self.for_later) {
+            if step.command.is_for_the_call() {
+                self.take_step(call, step);
+                continue;
+            }
+            let (reply, done) = oneshot::channel();
+            let (id, command) = (self.id.clone(), step.command);
+            self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
+            self.requests.spawn(async {
+                if let Ok(Err(refusal)) = done.await {
+                    tell(&refusal);
+                }
+                None
+            });
+        }
+    }
+
+    fn take_step(&mut self, call: &mut Call, step: Step) {
+        if let Err(refusal) = self.request(call, step.command, step.stops, EndReason::HungUpByApi) {
+            tell(&refusal);
+        }
+    }
+}
+
+/// The app has no request that could be answered.
+fn tell(refusal: &Refusal) {
+    metrics::counter!("patchcord_decision_steps_refused_total", "code" => refusal.code).increment(1);
+    warn!("a step of the decision is not done: {}: {}", refusal.code, refusal.message);
+}
