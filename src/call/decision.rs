@@ -24,7 +24,7 @@ use crate::store::EventRecord;
 /// What is said in answer, at most; it is read no further.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Commands in one answer at most.
-const MAX_ACTIONS: usize = 16;
+pub const MAX_ACTIONS: usize = 16;
 
 /// Whom to ask.
 #[derive(Clone, Debug)]

@@ -16,9 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::Input;
 use super::command::{CallCommand, Refusal};
+use super::destination::stops_of;
 use super::end::EndReason;
 use super::event::{CallEvent, CallId};
-use super::destination::stops_of;
 use super::session::asked::{Asked, ToCall};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::{AnswerWhen, Target};
 use super::decision::DecisionWebhook;
+use super::{AnswerWhen, Target};
 use crate::agent::AgentOptions;
 use crate::whatsapp::PhoneNumberId;
 

@@ -147,7 +147,10 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "decide_secret = { env = \"DECIDE_SECRET\" }"),
         ("route", "decide = \"http://app.example.com\"\ndecide_secret = { env = \"DECIDE_SECRET\" }"),
         ("route", "decide = \"https://app.example.com\"\ndecide_secret = \"confidential\""),
-        ("route", "decide = \"https://a.example.com\"\ndecide_secret = { env = \"DECIDE_SECRET\" }\ndecide_timeout = \"4s\""),
+        (
+            "route",
+            "decide = \"https://a.example.com\"\ndecide_secret = { env = \"DECIDE_SECRET\" }\ndecide_timeout = \"4s\"",
+        ),
         ("route", "headers = { Upgrade = \"h2c\" }"),
         ("route", "headers = { Authorization = 7 }"),
         ("calls", "accept_timeout = 30"),

@@ -95,6 +95,7 @@ fn doors() -> Vec<Door> {
     vec![
         door(Method::GET, "/v1/calls", CallsRead, get(calls::list)),
         door(Method::GET, "/v1/calls/{call_id}", CallsRead, get(calls::read)),
+        door(Method::POST, "/v1/calls/{call_id}/actions", CallsWrite, post(calls::several::act)),
         door(Method::POST, "/v1/calls/{call_id}/actions/{action}", CallsWrite, post(calls::act)),
         door(Method::GET, "/v1/prompts", CallsRead, get(prompts::list)),
         door(Method::PUT, "/v1/prompts/{name}", Admin, put(prompts::upload).layer(sound)),

@@ -126,6 +126,44 @@ async fn a_live_call_is_listed_read_and_hung_up() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_actions_are_done_in_their_order_up_to_one_that_is_refused() -> anyhow::Result<()> {
+    let (mut talk, client) = talk().await?;
+    let id = talk.service.event("call.accepted").await?.call_id.to_string();
+    let path = format!("/v1/calls/{id}/actions");
+    let actions = json!([
+        { "action": "play", "prompts": ["hold"], "loop": true },
+        { "action": "stop_playback" },
+        { "action": "complete_transfer" },
+        { "action": "hangup" },
+    ]);
+    let body = json!({ "actions": actions, "client_state": "ticket 17" }).to_string();
+    let answer = client.once("several-1", &path, &body).await?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let told: Vec<_> = answer.body["results"].as_array().into_iter().flatten().collect();
+    let done: Vec<_> = told.iter().map(|result| (&result["action"], &result["ok"], &result["code"])).collect();
+    assert_eq!(
+        done,
+        [
+            (&json!("play"), &json!(true), &Value::Null),
+            (&json!("stop_playback"), &json!(true), &Value::Null),
+            (&json!("complete_transfer"), &json!(false), &json!("no_transfer")),
+        ]
+    );
+    let finished = talk.service.event("call.playback_finished").await?;
+    assert_eq!((&finished.data["playback_id"], &told[0]["data"]["playback_id"]), (&json!(1), &json!(1)));
+    assert_eq!(finished.client_state.as_deref(), Some("ticket 17"));
+    assert_eq!(client.get(&format!("/v1/calls/{id}")).await?.body["client_state"], "ticket 17");
+    for wrong in [json!({}), json!({ "actions": [] }), json!({ "actions": [1] }), json!({ "actions": [{}] })] {
+        client.once(&wrong.to_string(), &path, &wrong.to_string()).await?.is_problem(422, "invalid_command");
+    }
+    talk.call.hang_up().await?;
+    talk.service.event("call.ended").await?;
+    talk.service.all_ended().await?;
+    client.once("several-2", &path, &body).await?.is_problem(409, "call_ended");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn actions_are_done_and_say_what_they_began() -> anyhow::Result<()> {
     let (mut talk, client) = talk().await?;
     let id = talk.service.event("call.accepted").await?.call_id.to_string();

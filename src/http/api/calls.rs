@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+pub(super) mod several;
 mod view;
 
 use std::collections::BTreeMap;
@@ -331,8 +332,8 @@ fn no_such_call() -> Refusal {
 fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
     let status = match refusal.code {
         "call_not_found" | "unknown_action" => StatusCode::NOT_FOUND,
-        "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" | "invalid_url" | "url_not_allowed"
-        | "url_unresolved" => StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" | "invalid_url"
+        | "url_not_allowed" | "url_unresolved" => StatusCode::UNPROCESSABLE_ENTITY,
         "recording_unavailable" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
         "internal_error" => StatusCode::INTERNAL_SERVER_ERROR,
         "no_answer" => StatusCode::GATEWAY_TIMEOUT,

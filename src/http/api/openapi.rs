@@ -22,7 +22,7 @@ use crate::http::error::Problem;
 #[openapi(
     info(title = "Patchcord", description = "Steers live WhatsApp calls, their prompts and recordings."),
     paths(
-        calls::list, calls::read, calls::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
+        calls::list, calls::read, calls::act, calls::several::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
         recordings::download, recordings::remove, routes::list, events::open, dead_letters::list,
         dead_letters::replay,
     ),

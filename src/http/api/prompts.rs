@@ -156,7 +156,9 @@ pub(super) async fn remove(
     }
     let is_built_in_too = patchcord_media::prompt::Builtin::ALL.iter().any(|builtin| builtin.name() == name);
     let settings = api.options.settings.get();
-    if let Some((route, _)) = settings.configured_routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too) {
+    if let Some((route, _)) =
+        settings.configured_routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too)
+    {
         return Err(conflict(
             "prompt_in_use",
             format!("the route {route:?} leads to {name:?}: change the route first"),

@@ -1,0 +1,116 @@
+//! `POST /v1/calls/{call_id}/actions`: several actions in one request, as a decision webhook would answer them.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::super::auth::Caller;
+use super::super::{Api, read_object};
+use super::{perform, problem};
+use crate::call::command::Refusal;
+use crate::call::decision::MAX_ACTIONS;
+use crate::http::error::{ApiError, Problem};
+
+/// Actions to do in their order.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it stands in the document only")]
+pub(in crate::http::api) struct Actions {
+    /// Each has its `action` beside what the action needs; 16 at most.
+    #[schema(max_items = 16, value_type = Vec<Object>, example = json!([{ "action": "play", "prompts": ["beep"] }, { "action": "start_recording" }]))]
+    actions: Vec<Value>,
+    /// Kept with the call.
+    #[schema(max_length = 4096)]
+    client_state: Option<String>,
+}
+
+/// What became of each action that was tried.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http::api) struct Results {
+    results: Vec<ActionResult>,
+}
+
+/// What became of one.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http::api) struct ActionResult {
+    action: String,
+    ok: bool,
+    /// The ids of what was begun.
+    #[schema(value_type = Option<Object>)]
+    data: Value,
+    /// Why it was not done; nothing after it was tried.
+    code: Option<&'static str>,
+    /// What to do about it.
+    message: Option<String>,
+}
+
+/// Ask a live call to do several things
+///
+/// They are done in their order, and none after one that is refused.
+#[utoipa::path(post, path = "/v1/calls/{call_id}/actions", tag = "calls", params(("call_id" = String, Path)),
+    request_body(content = Actions, content_type = "application/json"),
+    responses(
+        (status = 200, description = "What became of each", body = Results),
+        (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`call_not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(in crate::http::api) async fn act(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(call_id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Results>, ApiError> {
+    let mut body = read_object(&body)?;
+    let actions = read(body.remove("actions")).map_err(|refusal| problem(refusal, None))?;
+    let mut client_state = body.remove("client_state");
+    let mut results = Vec::with_capacity(actions.len());
+    for (action, mut needs) in actions {
+        // It comes with the first, so that all of them tell of it.
+        if let Some(client_state) = client_state.take() {
+            needs.insert("client_state".to_owned(), client_state);
+        }
+        let done = perform(&api.options, caller.hosts(), &call_id, &action, needs).await;
+        let ok = done.is_ok();
+        results.push(match done {
+            // Nothing at all could be asked of it.
+            Err(refusal) if results.is_empty() && ["call_not_found", "call_ended"].contains(&refusal.code) => {
+                return Err(problem(refusal, None));
+            }
+            Ok(data) => ActionResult { action, ok, data, code: None, message: None },
+            Err(refusal) => {
+                let (code, message) = (Some(refusal.code), Some(refusal.message));
+                ActionResult { action, ok, data: Value::Null, code, message }
+            }
+        });
+        if !ok {
+            break;
+        }
+    }
+    Ok(Json(Results { results }))
+}
+
+/// Each action by its name, with what it needs.
+fn read(actions: Option<Value>) -> Result<Vec<(String, Map<String, Value>)>, Refusal> {
+    let invalid = |advice: String| Refusal::new("invalid_command", advice);
+    let Some(Value::Array(actions)) = actions else {
+        return Err(invalid("actions: give a list".to_owned()));
+    };
+    if actions.is_empty() || actions.len() > MAX_ACTIONS {
+        return Err(invalid(format!("actions: give 1 to {MAX_ACTIONS}")));
+    }
+    let read_one = |(index, action)| match action {
+        Value::Object(mut needs) => match needs.remove("action") {
+            Some(Value::String(name)) => Ok((name, needs)),
+            _ => Err(invalid(format!("actions[{index}].action: give the name of an action"))),
+        },
+        _ => Err(invalid(format!("actions[{index}]: give an object"))),
+    };
+    actions.into_iter().enumerate().map(read_one).collect()
+}
