@@ -336,7 +336,7 @@ impl Conversation<'_> {
                 if let Some(format) = audio {
                     self.attach(format);
                 }
-                if events && matches!(self.seat.who(), Who::Agent { .. }) {
+                if events && matches!(self.seat.who(), Who::Agent { .. }) && self.seat.listens() {
                     self.leg.report_of_agent(Report::EventsWanted);
                 }
             }
@@ -358,6 +358,9 @@ impl Conversation<'_> {
 
     fn command(&self, request_id: Value, command: Result<CallCommand, Refusal>) {
         let outcome = match (self.seat.who(), self.party(), command) {
+            (Who::Agent { .. }, Party::Agent, Ok(command)) if command.is_for_the_call() && !self.seat.may_ask() => {
+                Err(Refusal::new("too_many_commands", "wait for the results of the commands before"))
+            }
             (Who::Agent { attempt }, Party::Agent, Ok(command)) if command.is_for_the_call() => {
                 return self.leg.report_of_agent(Report::Asked { attempt, request_id, command });
             }

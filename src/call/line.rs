@@ -327,8 +327,13 @@ impl Line {
     /// The second agent leaves and the first has the caller again.
     pub fn cancel_transfer(&mut self, actions: &mut Actions) -> Result<(), Refusal> {
         match self.state {
-            State::Consulting { from, to } | State::Transferring { from: Some(from), to, .. } => {
+            State::Consulting { from, to } => {
                 self.let_go(to, Left::Cancelled, actions);
+                self.give_back(from, to, None, actions);
+                Ok(())
+            }
+            State::Transferring { from: Some(from), to, .. } => {
+                actions.push_back(Action::DropAgent { attempt: to, left: Left::Cancelled });
                 self.give_back(from, to, None, actions);
                 Ok(())
             }
@@ -408,14 +413,17 @@ impl Line {
     }
 
     fn send_everybody_away(&mut self, left: Left, actions: &mut Actions) {
-        let (first, second) = match self.state {
-            State::Dialling { attempt, .. } | State::Joined { attempt } => (Some(attempt), None),
-            State::Transferring { from, to, .. } => (from, Some(to)),
-            State::Consulting { from, to } => (Some(from), Some(to)),
-            State::Planned { .. } | State::Parked | State::Prompts { .. } => (None, None),
+        let (joined, dialled) = match self.state {
+            State::Dialling { attempt, .. } => ([None, None], Some(attempt)),
+            State::Joined { attempt } => ([Some(attempt), None], None),
+            State::Transferring { from, to, .. } => ([from, None], Some(to)),
+            State::Consulting { from, to } => ([Some(from), Some(to)], None),
+            State::Planned { .. } | State::Parked | State::Prompts { .. } => ([None, None], None),
         };
-        for attempt in [first, second].into_iter().flatten() {
+        for attempt in joined.into_iter().flatten() {
             self.let_go(attempt, left, actions);
         }
+        // Nobody was told that it came, so nobody is told that it left.
+        actions.extend(dialled.map(|attempt| Action::DropAgent { attempt, left }));
     }
 }

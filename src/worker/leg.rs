@@ -37,6 +37,9 @@ const MORE_ADDRESSES: u32 = 16;
 /// counters apart for good.
 const LOWER_HALF: u16 = 0x7fff;
 
+/// Of the queue of reports, for those that must not be lost.
+const VITAL_REPORTS: usize = 64;
+
 /// One call on a worker.
 pub struct Leg {
     about: About,
@@ -239,10 +242,22 @@ impl Leg {
         }
     }
 
-    /// A call makes a handful of reports, its queue holds many times that; one more than fits is counted, and the
-    /// call's own deadlines stand in for it.
+    /// A sane call makes a handful of reports, its queue holds many times that; one more than fits is counted. What the
+    /// call's course depends on has room of its own, whatever an agent's commands bring about.
     fn report(&self, report: Report) {
-        if self.about.reports.try_send(report).is_err() {
+        let is_vital = matches!(
+            report,
+            Report::MediaConnected
+                | Report::MediaFailed(_)
+                | Report::AgentJoined { .. }
+                | Report::AgentFailed { .. }
+                | Report::AgentHungUp { .. }
+                | Report::Asked { .. }
+                | Report::PromptsFinished
+                | Report::RecordingStarted { .. }
+        );
+        let has_room = is_vital || self.about.reports.capacity() > VITAL_REPORTS;
+        if !has_room || self.about.reports.try_send(report).is_err() {
             metrics::counter!("patchcord_reports_lost_total").increment(1);
         }
     }
@@ -327,6 +342,7 @@ impl Leg {
         let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
         let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
         if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {
+            taken.seat.answered();
             taken.seat.tell(message);
         }
     }

@@ -15,6 +15,9 @@ use crate::call::{AcceptWith, Call, Input, Request};
 use crate::outbound::Hosts;
 use crate::worker::Command;
 
+/// Whom one call may be put through to in all; an app that goes on for ever is mistaken.
+const MAX_STOPS: usize = 1000;
+
 /// What comes to a session from outside.
 pub enum ToCall {
     /// News of the world.
@@ -97,6 +100,10 @@ impl Session {
         stops: Vec<Stop>,
         hung_up: EndReason,
     ) -> Result<Value, Refusal> {
+        if self.stops.len() + stops.len() > MAX_STOPS {
+            let advice = format!("this call was put through {MAX_STOPS} times, which is enough");
+            return Err(Refusal::new("too_many_attempts", advice));
+        }
         let targets: Vec<_> = stops.iter().map(Stop::target).collect();
         let request = match command {
             CallCommand::Hangup => {

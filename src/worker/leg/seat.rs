@@ -13,6 +13,9 @@ use crate::agent::native::ToAgent;
 /// Messages waiting for a task; a mark for each would need an agent that never reads. The oldest goes.
 const MESSAGES: usize = 1024;
 
+/// Commands of one agent that wait for the call's answer; one more is refused.
+const ASKING_AT_MOST: u32 = 16;
+
 /// Who sits there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Who {
@@ -28,6 +31,9 @@ pub(crate) struct Seat {
     /// An agent that is to take over from another is a third party until it does.
     party: Cell<Party>,
     sound: Cell<Option<PartySound>>,
+    /// Its commands that the call has not answered yet.
+    asking: Cell<u32>,
+    listens: Cell<bool>,
     messages: RefCell<VecDeque<ToAgent>>,
     /// Something waits for the task: sound in the bridge, or a message here.
     mail: Notify,
@@ -47,6 +53,8 @@ impl Seat {
             who,
             party: Cell::new(party),
             sound: Cell::new(None),
+            asking: Cell::new(0),
+            listens: Cell::new(false),
             messages: RefCell::default(),
             mail: Notify::new(),
             room: Notify::new(),
@@ -74,6 +82,24 @@ impl Seat {
 
     pub(crate) fn who(&self) -> Who {
         self.who
+    }
+
+    /// Whether one more command may go to the call; [`answered`](Self::answered) makes room again.
+    pub(crate) fn may_ask(&self) -> bool {
+        let asking = self.asking.get();
+        if asking < ASKING_AT_MOST {
+            self.asking.set(asking + 1);
+        }
+        asking < ASKING_AT_MOST
+    }
+
+    pub(super) fn answered(&self) {
+        self.asking.set(self.asking.get().saturating_sub(1));
+    }
+
+    /// It wants all events; says whether that is new.
+    pub(crate) fn listens(&self) -> bool {
+        !self.listens.replace(true)
     }
 
     pub(crate) fn tell(&self, message: ToAgent) {

@@ -96,8 +96,10 @@ pub(in crate::http::api) async fn act(
     Ok(Json(Results { results }))
 }
 
-/// Each action by its name, with what it needs.
-fn read(actions: Option<Value>) -> Result<Vec<(String, Map<String, Value>)>, Refusal> {
+/// The name of an action, and what it needs.
+type Action = (String, Map<String, Value>);
+
+fn read(actions: Option<Value>) -> Result<Vec<Action>, Refusal> {
     let invalid = |advice: String| Refusal::new("invalid_command", advice);
     let Some(Value::Array(actions)) = actions else {
         return Err(invalid("actions: give a list".to_owned()));
