@@ -247,10 +247,11 @@ impl Store {
 
     /// Some calls, newest first, also those whose records are not in the file yet.
     pub async fn calls(&self, filter: CallFilter) -> Result<Vec<CallRecord>, StoreError> {
-        let unwritten = self.0.unwritten.shown(&filter);
-        let limit = filter.limit;
-        let written = self.read(move |connection| calls::page(connection, &filter)).await?;
-        Ok(calls::merged(unwritten, written, limit))
+        // A call that is live in the file may have its end among these.
+        let unwritten = self.0.unwritten.shown(&CallFilter { state: None, ..filter.clone() });
+        let in_file = CallFilter { limit: filter.limit + unwritten.len(), ..filter.clone() };
+        let written = self.read(move |connection| calls::page(connection, &in_file)).await?;
+        Ok(calls::merged(unwritten, written, &filter))
     }
 
     /// Up to `limit` events after a position, oldest first; forwarded webhooks are not among them.

@@ -200,9 +200,9 @@ impl Unwritten {
     }
 }
 
-/// Newest first. Of a call that is in both, the one with the end counts: the file may be ahead of what was `unwritten`
-/// a moment ago, or behind it.
-pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, limit: usize) -> Vec<CallRecord> {
+/// What the filter shows, the newest first. Of a call that is in both, the one with the end counts: the file may be ahead
+/// of what was `unwritten` a moment ago, or behind it.
+pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, filter: &CallFilter) -> Vec<CallRecord> {
     for call in unwritten {
         match written.iter_mut().find(|known| known.call_id == call.call_id) {
             Some(known) if known.ended_at.is_none() => *known = call,
@@ -210,8 +210,9 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, l
             None => written.push(call),
         }
     }
+    written.retain(|call| filter.shows(call));
     written.sort_unstable_by(|one, other| other.call_id.cmp(&one.call_id));
-    written.truncate(limit);
+    written.truncate(filter.limit);
     written
 }
 

@@ -124,10 +124,12 @@ async fn a_filter_shows_what_it_names() {
             CallFilter { began_after: Some(time(1_000_002)), began_before: Some(time(1_000_004)), ..all.clone() };
         assert_eq!(shown(between).await, [3, 2]);
         assert_eq!(shown(CallFilter { limit: 2, ..all.clone() }).await, [9, 6]);
+        let live = CallFilter { state: Some(CallState::Live), ..all.clone() };
+        assert_eq!(shown(live.clone()).await, [9, 6, 5, 4, 1]);
+        assert_eq!(shown(CallFilter { limit: 5, ..live }).await, [9, 6, 5, 4, 1]);
         let _ = go_on.send(());
         store.flush().await.unwrap();
     }
-    assert_eq!(shown(CallFilter { state: Some(CallState::Live), ..all }).await, [9, 6, 5, 4, 1]);
     let nobody = store.0.unwritten.shown(&CallFilter::default());
     assert_eq!(nobody, []);
 }
