@@ -2,6 +2,7 @@
 //!
 //! An agent lives on the worker that owns the call, so that no frame crosses threads.
 
+mod book;
 pub mod native;
 pub mod websocket;
 
@@ -11,6 +12,8 @@ use std::net::SocketAddr;
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
+
+pub use book::{AgentBook, AgentOutcome};
 
 /// How a route reaches its agent and what sound it speaks.
 #[derive(Clone, Debug)]
@@ -46,6 +49,17 @@ pub enum Encoding {
     PcmS16le,
     /// One Opus packet of 20 ms.
     Opus,
+}
+
+/// An agent's address without credentials and query, which may be secret.
+pub fn shown_address(url: &Url) -> String {
+    let mut url = url.clone();
+    // Only a URL that has no host could refuse to lose its credentials, and then it has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
 }
 
 impl SoundFormat {

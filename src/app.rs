@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::agent::AgentBook;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::recovery::Recovery;
@@ -341,6 +342,7 @@ fn session_options(config: &Config, prompts: PromptLibrary) -> anyhow::Result<Se
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
+        agents: AgentBook::default(),
         http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
     })
 }

@@ -19,4 +19,5 @@ pub mod config;
 pub mod settings;
 pub mod demo;
 pub mod simulate;
+pub mod replay;
 pub mod telemetry;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
-use patchcord::{demo, prompts, simulate, telemetry};
+use patchcord::{demo, prompts, replay, simulate, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
@@ -32,6 +32,8 @@ enum Command {
         #[arg(long, short)]
         config: PathBuf,
     },
+    /// Have a running service send the events again that its webhooks did not take.
+    Replay(replay::ReplayOptions),
     /// Make one simulated WhatsApp call end to end on this machine and show it living.
     Demo(demo::DemoOptions),
     /// Run a fake Meta and phone, to place calls into an agent of your own with one HTTP request.
@@ -67,6 +69,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let config = load(&path)?;
             telemetry::start_logs(config.log.format, &config.log.filter)?;
             runtime.block_on(serve(config, path))?;
+        }
+        Command::Replay(options) => {
+            let listen = load(&options.config)?.http.listen;
+            println!("{} dead letters are tried again", runtime.block_on(replay::run(options, listen))?);
         }
         Command::Demo(options) => return runtime.block_on(demo::run(options)),
         Command::Simulate(options) => runtime.block_on(simulate::run(options))?,

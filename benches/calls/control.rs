@@ -68,12 +68,16 @@ pub async fn reading() -> anyhow::Result<Table> {
     let mut scene = Scene::start_with(Route::HoldMusic, &app::section()).await?;
     scene.place(LIVE, PER_SECOND).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let service = scene.service.http;
+    let (service, process) = (scene.service.http, scene.service.process());
+    let (began, used) = (Instant::now(), machine::usage(process)?);
     let (mut reads, mut lists) = app::beside(move || read(service)).await?;
+    let used = machine::usage(process)? - used;
     table.row(format!("reading one of {LIVE} live calls, p50"), quantile(&mut reads, 0.5), "ms", Goal::Shown);
     table.row(format!("reading one of {LIVE} live calls, p99"), quantile(&mut reads, 0.99), "ms", Goal::AtMost(5.0));
     table.row("a page of 200 of them, p50", quantile(&mut lists, 0.5), "ms", Goal::Shown);
     table.row(format!("a page of 200 of them, worst of {LISTS}"), quantile(&mut lists, 1.0), "ms", Goal::Shown);
+    let share = used.process.as_secs_f64() / began.elapsed().as_secs_f64();
+    table.note(format!("meanwhile the service had {:.0} % of its core for the sound of them", share * 100.0));
     Ok(table)
 }
 

@@ -22,6 +22,7 @@ use super::event::{CallEvent, CallId};
 use super::session::asked::{Asked, ToCall};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::agent::AgentBook;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 use crate::store::Store;
@@ -292,6 +293,7 @@ impl Calls {
         let id = book.live.remove(&wacid).map(|live| live.id);
         if let Some(id) = &id {
             book.by_id.remove(id);
+            self.agents().left(id);
         }
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
         book.bury(wacid, id, Instant::now());
@@ -358,6 +360,11 @@ impl Calls {
     pub async fn taken(&self, notices: u64) {
         // The sender lives as long as we do, so the wait ends only by its condition.
         let _ = self.0.taken.subscribe().wait_for(|taken| *taken >= notices).await;
+    }
+
+    /// How agents were last reached, and which calls they are in.
+    pub fn agents(&self) -> &AgentBook {
+        &self.0.options.session.agents
     }
 
     /// How many calls live.

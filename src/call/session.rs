@@ -21,6 +21,7 @@ use super::registry::CallsOptions;
 use super::route::{Number, Stop};
 use super::snapshot::StandingSender;
 use super::{Action, Call, CallOptions, Input};
+use crate::agent::AgentBook;
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
@@ -53,6 +54,8 @@ pub struct SessionOptions {
     pub max_buffer: Duration,
     /// Prompts by name.
     pub prompts: PromptLibrary,
+    /// What comes of putting callers through.
+    pub agents: AgentBook,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
     pub http: reqwest::Client,
 }

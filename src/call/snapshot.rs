@@ -48,12 +48,14 @@ pub struct Standing {
     pub agent: Option<usize>,
     /// What the application keeps with the call.
     pub client_state: Option<String>,
+    /// Ids of its recordings, the first one first.
+    pub recordings: Vec<String>,
 }
 
 impl Standing {
     /// Of a call that has just come.
     pub fn new() -> Self {
-        Self { state: "answering", stages: Stages::default(), agent: None, client_state: None }
+        Self { state: "answering", stages: Stages::default(), agent: None, client_state: None, recordings: Vec::new() }
     }
 }
 

@@ -8,6 +8,7 @@ mod prompts;
 mod recordings;
 mod range;
 mod routes;
+mod agents;
 mod events;
 mod dead_letters;
 mod openapi;
@@ -104,6 +105,7 @@ fn doors() -> Vec<Door> {
         door(Method::GET, "/v1/recordings/{recording_id}", RecordingsRead, get(recordings::download)),
         door(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
         door(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
+        door(Method::GET, "/v1/agents", CallsRead, get(agents::list)),
         door(Method::GET, "/v1/events", CallsRead, get(events::open)),
         door(Method::GET, "/v1/dead_letters", Admin, get(dead_letters::list)),
         door(Method::POST, "/v1/dead_letters/replay", Admin, post(dead_letters::replay)),

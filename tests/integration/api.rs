@@ -47,6 +47,7 @@ async fn without_a_key_nothing_opens() -> anyhow::Result<()> {
         (Method::GET, "/v1/recordings/rec_01k0000000000000000000000"),
         (Method::DELETE, "/v1/recordings/rec_01k0000000000000000000000"),
         (Method::GET, "/v1/routes"),
+        (Method::GET, "/v1/agents"),
         (Method::GET, "/v1/events"),
         (Method::GET, "/v1/dead_letters"),
         (Method::POST, "/v1/dead_letters/replay"),
@@ -397,6 +398,37 @@ async fn routes_are_shown_without_what_is_secret() -> anyhow::Result<()> {
     assert_eq!(route["fallback"], json!([{ "type": "prompts", "prompts": ["goodbye"] }]));
     assert_eq!(route["phone_number_ids"], json!([service.meta.options().phone_number_id]));
     assert!(!answer.body.to_string().contains("confidential"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_shown_with_what_came_of_the_last_try() -> anyhow::Result<()> {
+    let agent = patchcord_simulator::agent::Agent::start(agent()).await?;
+    let options = TestOptions {
+        route: format!("fallback = [\"{}?token=confidential\", \"prompt:hold\"]", agent.url()),
+        ..with_keys()
+    };
+    // Nobody is at the first address.
+    let mut service = TestService::start_with("ws://127.0.0.1:9/call", options).await?;
+    let client = Client::new(&service, READER);
+    let before = client.get("/v1/agents").await?.body;
+    assert_eq!((before["agents"].as_array().map(Vec::len), &before["next"]), (Some(2), &Value::Null), "{before}");
+    assert!(before["agents"].as_array().into_iter().flatten().all(|agent| agent["last_outcome"].is_null()));
+
+    let call = service.call(quiet_caller()).await?;
+    service.event("call.accepted").await?;
+    let after = client.get("/v1/agents").await?;
+    let found = |url: &str| after.body["agents"].as_array()?.iter().find(|agent| agent["url"] == url).cloned();
+    let (lost, there) = (found("ws://127.0.0.1:9/call").unwrap(), found(&agent.url()).unwrap());
+    assert_eq!((&lost["last_outcome"]["outcome"], &lost["live_calls"]), (&json!("refused"), &json!(0)), "{after:?}");
+    assert_eq!((&there["last_outcome"]["outcome"], &there["live_calls"]), (&json!("joined"), &json!(1)), "{after:?}");
+    assert_eq!((&there["routes"], &there["type"]), (&json!(["reception"]), &json!("websocket")));
+    assert!(!after.body.to_string().contains("confidential"));
+    call.hang_up().await?;
+    service.event("call.ended").await?;
+    service.all_ended().await?;
+    let end = client.get("/v1/agents?limit=1").await?.body;
+    assert_eq!((&end["agents"][0]["live_calls"], end["next"].is_string()), (&json!(0), true), "{end}");
     Ok(())
 }
 

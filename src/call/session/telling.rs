@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::Session;
+use crate::agent::shown_address;
 use crate::call::command::Owner;
 use crate::call::end::AgentFailure;
 use crate::call::event::CallEvent;
+use crate::call::route::Stop;
 use crate::call::{Input, Progress};
 use crate::recordings::RecordingResult;
 use crate::store::EventRecord;
@@ -97,6 +99,7 @@ impl Session {
             }
             Report::RecordingStarted { id, result } => {
                 self.store.recording_began(id.as_str(), self.id.as_str());
+                self.standing.send_modify(|standing| standing.recordings.push(id.as_str().to_owned()));
                 self.tell("call.recording_started", json!({ "recording_id": id }));
                 self.record.recordings.push(id.as_str().to_owned());
                 self.store.call_updated(self.record.clone());
@@ -130,6 +133,9 @@ impl Session {
             }
             Progress::AgentJoined { attempt } => {
                 info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
+                if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
+                    self.options.agents.joined(&self.id, shown_address(&agent.url));
+                }
                 self.tell("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
@@ -139,6 +145,9 @@ impl Session {
                     "the agent of call {} {failure}",
                     self.id
                 );
+                if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
+                    self.options.agents.failed(&self.id, &shown_address(&agent.url), *failure);
+                }
                 self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
             }
             Progress::AgentLeft { attempt, left } => {

@@ -135,11 +135,11 @@ pub(super) async fn list(
         }
     };
     // Read after the live ones, so that a call which ends in between is in one of both at least.
-    let records = match (stored(api.options.store.calls(filter.clone())).await, filter.state) {
-        (Ok(records), _) => records,
-        // Whoever steers live calls does not depend on the disk.
-        (Err(_), Some(CallState::Live)) => Vec::new(),
-        (Err(error), Some(CallState::Ended) | None) => return Err(error),
+    let records = match filter.state {
+        // Whoever steers live calls does not wait for the disk.
+        Some(CallState::Live) if live.iter().all(view::is_complete) => Vec::new(),
+        Some(CallState::Live) => stored(api.options.store.calls(filter.clone())).await.unwrap_or_default(),
+        Some(CallState::Ended) | None => stored(api.options.store.calls(filter.clone())).await?,
     };
     let (calls, next) = page.cut(together(live, records, filter.state), |call| call.id.clone());
     Ok(Json(CallPage { calls, next }))
@@ -157,6 +157,9 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
     let id = CallId::parse(&call_id).ok_or_else(|| problem(no_such_call(), None))?;
     // First, so that a call which ends in between has its record by then.
     let live = api.options.calls.get(&id);
+    if live.as_ref().is_some_and(view::is_complete) {
+        return CallView::of(None, live).map(Json).ok_or_else(|| problem(no_such_call(), None));
+    }
     let record = match stored(api.options.store.call(id.as_str())).await {
         Ok(record) => record,
         Err(_) if live.is_some() => None,
@@ -309,11 +312,11 @@ fn together(live: Vec<CallSnapshot>, records: Vec<CallRecord>, wanted: Option<Ca
         let known = calls.entry(call.facts.id.to_string()).or_default();
         known.1 = Some(call);
     }
-    let has_ended = |(record, live): &Known| {
-        record.is_none() && live.as_ref().is_some_and(|live| view::state_of(live) == view::ENDING)
+    // Among live ones, what is over needs a record that says that it is not yet.
+    let is_live = |(record, live): &Known| {
+        live.as_ref().is_some_and(|live| view::is_complete(live) || record.is_some())
     };
-    // Among live ones it has no record any more: the store counts it among the ended.
-    calls.retain(|_, known| !(wanted == Some(CallState::Live) && has_ended(known)));
+    calls.retain(|_, known| wanted != Some(CallState::Live) || is_live(known));
     calls.into_values().rev().filter_map(|(record, live)| CallView::of(record, live)).collect()
 }
 

@@ -12,7 +12,7 @@ use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::calls::ACTIONS;
-use super::{calls, dead_letters, doors, events, idempotency, prompts, recordings, routes};
+use super::{agents, calls, dead_letters, doors, events, idempotency, prompts, recordings, routes};
 use crate::call::command::{
     Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
 };
@@ -22,11 +22,14 @@ use crate::http::error::Problem;
 #[openapi(
     info(title = "Patchcord", description = "Steers live WhatsApp calls, their prompts and recordings."),
     paths(
-        calls::list, calls::read, calls::act, calls::several::act, prompts::list, prompts::upload, prompts::remove, recordings::list,
-        recordings::download, recordings::remove, routes::list, events::open, dead_letters::list,
-        dead_letters::replay,
+        calls::list, calls::read, calls::act, calls::several::act, prompts::list, prompts::upload, prompts::remove,
+        recordings::list, recordings::download, recordings::remove, routes::list, agents::list, events::open,
+        dead_letters::list, dead_letters::replay,
     ),
-    components(schemas(Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss, ActionName, ActionBody, Sound)),
+    components(schemas(
+        Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss,
+        ActionName, ActionBody, Sound,
+    )),
     modifiers(&EveryDoor),
     security(("key" = []))
 )]

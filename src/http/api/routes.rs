@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use serde::Serialize;
-use url::Url;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::page::PageQuery;
+use crate::agent::shown_address;
 use crate::config::route::{AgentTarget, Answer, BargeIn, Dialect, Encoding, Profile, Route};
+use crate::http::error::{ApiError, Problem};
 
-/// All routes, by name.
+/// Routes, by name.
 #[derive(Serialize, ToSchema)]
-pub(super) struct RouteList {
+pub(super) struct RoutePage {
     routes: Vec<RouteView>,
+    /// Ask for `after` this name to get the next page; null on the last.
+    next: Option<String>,
 }
 
 /// One route as configured. Headers and parameters are not shown: they may be secret.
@@ -63,17 +67,24 @@ enum TargetView {
 }
 
 /// The routes
-#[utoipa::path(get, path = "/v1/routes", tag = "routes", responses(
-    (status = 200, description = "All routes, by name", body = RouteList),
+#[utoipa::path(get, path = "/v1/routes", tag = "routes", params(PageQuery), responses(
+    (status = 200, description = "A page of the routes, by name", body = RoutePage),
+    (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<RouteList> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<RoutePage>, ApiError> {
+    let page = query.read("the name of a route", |text| Some(text.to_owned()))?;
     let settings = api.options.settings.get();
     let numbers = &settings.numbers_with_routes;
-    let routes = settings.configured_routes.iter().map(|(name, route)| {
+    let behind = settings.configured_routes.iter().filter(|(name, _)| page.after.as_ref().is_none_or(|after| *name > after));
+    let (found, next) = page.cut(behind.take(page.to_find()).collect(), |(name, _)| (*name).clone());
+    let routes = found.into_iter().map(|(name, route)| {
         let ids = numbers.iter().filter(|(_, route)| route == name).map(|(id, _)| id.clone()).collect();
         view(name, route, ids)
     });
-    Json(RouteList { routes: routes.collect() })
+    Ok(Json(RoutePage { routes: routes.collect(), next }))
 }
 
 fn view(name: &str, route: &Route, phone_number_ids: Vec<String>) -> RouteView {
@@ -113,16 +124,7 @@ fn view(name: &str, route: &Route, phone_number_ids: Vec<String>) -> RouteView {
 
 fn target(target: &AgentTarget) -> TargetView {
     match target {
-        AgentTarget::WebSocket(url) => TargetView::Websocket { url: shown(url.clone()) },
+        AgentTarget::WebSocket(url) => TargetView::Websocket { url: shown_address(url) },
         AgentTarget::Prompts(names) => TargetView::Prompts { prompts: names.clone() },
     }
-}
-
-/// Only a URL that has no host could refuse to lose its credentials, and then it has none.
-fn shown(mut url: Url) -> String {
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
 }

@@ -1,13 +1,14 @@
 //! Events that a webhook did not take: where they are found, and how they are sent again.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::client::{ADMIN, Client, WRITER};
 use super::receiver::Receiver;
 use crate::people::quiet_caller;
-use crate::service::{DEADLINE, TestService};
+use crate::service::{DEADLINE, TestService, config_text};
 
 /// All pages of the dead letters, once there are so many.
 async fn letters(client: &Client, count: usize) -> anyhow::Result<Vec<Value>> {
@@ -76,5 +77,35 @@ async fn what_a_webhook_did_not_take_is_listed_and_sent_again() -> anyhow::Resul
     assert_eq!(sequences, (1..told as u64).collect::<Vec<_>>());
     assert_eq!(sequences.iter().collect::<BTreeSet<_>>().len(), told - 1);
     assert_eq!(admin.get("/v1/dead_letters").await?.body, json!({ "dead_letters": [], "next": null }));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_has_the_running_service_send_them_again() -> anyhow::Result<()> {
+    let mut receiver = Receiver::start().await?;
+    receiver.set_down(true);
+    let mut service = TestService::start_with("prompt:hold,hold", receiver.options()).await?;
+    let call = service.call(quiet_caller()).await?;
+    service.event("call.accepted").await?;
+    call.hang_up().await?;
+    let told = service.event("call.ended").await?.sequence as usize;
+    letters(&Client::new(&service, ADMIN), told).await?;
+    receiver.set_down(false);
+
+    let config = config_text(&service.meta, "prompt:hold", &service.folder.0, &receiver.options())?;
+    let listen = format!("listen = \"{}\"", service.app.address);
+    let file = service.folder.0.join("patchcord.toml");
+    std::fs::write(&file, config.replace("listen = \"127.0.0.1:0\"", &listen))?;
+    let replay = |key: &'static str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_patchcord"));
+        command.args(["replay", "--webhook", "app", "--config"]).arg(&file).env("PATCHCORD_KEY", key);
+        tokio::task::spawn_blocking(move || command.output())
+    };
+    let refused = replay(WRITER).await??;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("lacks the scope"), "{refused:?}");
+    let done = replay(ADMIN).await??;
+    assert_eq!(String::from_utf8_lossy(&done.stdout), format!("{told} dead letters are tried again\n"), "{done:?}");
+    assert_eq!(receiver.until_end().await?.len(), told);
     Ok(())
 }

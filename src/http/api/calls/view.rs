@@ -1,6 +1,6 @@
 //! A call as the API shows it: one shape from its first moment to long after its end.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -88,25 +88,25 @@ pub(super) fn state_of(live: &CallSnapshot) -> &'static str {
     if live.standing.state == "ended" { ENDING } else { live.standing.state }
 }
 
+/// Whether all that can be said of it is known without a look at its record.
+pub(super) fn is_complete(live: &CallSnapshot) -> bool {
+    state_of(live) != ENDING
+}
+
 impl CallView {
     /// What is known of it together; None if nothing is.
     pub(super) fn of(record: Option<CallRecord>, live: Option<CallSnapshot>) -> Option<Self> {
         match (record, live) {
             (record, Some(live)) if record.as_ref().is_none_or(|record| record.ended_at.is_none()) => {
-                Some(Self::of_live(&live, record))
+                Some(Self::of_live(&live))
             }
             (Some(record), _) => Some(Self::of_record(record)),
             (None, _) => None,
         }
     }
 
-    fn of_live(live: &CallSnapshot, record: Option<CallRecord>) -> Self {
+    fn of_live(live: &CallSnapshot) -> Self {
         let facts = &live.facts;
-        let (accepted_at, recordings) = match record {
-            Some(record) => (record.accepted_at, record.recordings),
-            None => (None, Vec::new()),
-        };
-        let accepted_at = accepted_at.or(live.standing.stages.accepted.map(|after| facts.began_at + after));
         Self {
             id: facts.id.to_string(),
             wacid: Some(facts.wacid.clone()),
@@ -124,12 +124,12 @@ impl CallView {
             client_state: live.standing.client_state.clone(),
             agent_attempt: live.standing.agent,
             began_at: rfc3339(facts.began_at),
-            accepted_at: accepted_at.map(rfc3339),
+            accepted_at: live.standing.stages.accepted.map(|after| rfc3339(facts.began_at + after)),
             ended_at: None,
             duration_ms: live.duration().as_millis() as u64,
             talked_ms: live.talked().map(|talked| talked.as_millis() as u64),
             stages: live.standing.stages.to_json(),
-            recordings,
+            recordings: live.standing.recordings.clone(),
             reason: None,
             fault: None,
             hung_up_by: None,
@@ -144,6 +144,7 @@ impl CallView {
         // The stages are counted by a clock that nobody sets.
         let stage = |name: &str| record.stages[name].as_f64();
         let (ended, accepted) = (stage("ended_ms"), stage("accepted_ms"));
+        let accepted_at = accepted.map(|ms| record.began_at + Duration::from_secs_f64(ms.max(0.0) / 1e3));
         let talked = ended.zip(accepted).map(|(ended, accepted)| (ended - accepted).max(0.0) as u64);
         Self {
             state: if record.ended_at.is_some() { "ended" } else { ENDING },
@@ -156,7 +157,7 @@ impl CallView {
             },
             agent_attempt: None,
             began_at: rfc3339(record.began_at),
-            accepted_at: record.accepted_at.map(rfc3339),
+            accepted_at: accepted_at.or(record.accepted_at).map(rfc3339),
             ended_at: record.ended_at.map(rfc3339),
             duration_ms: ended.map_or_else(|| since(record.began_at), |ended| ended as u64),
             talked_ms: talked.or_else(|| record.accepted_at.map(since)),

@@ -10,6 +10,7 @@ use url::Url;
 use super::super::ApiOptions;
 use super::super::auth::Keys;
 use super::*;
+use crate::agent::AgentBook;
 use crate::call::event::CallId;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::session::SessionOptions;
@@ -186,6 +187,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: prompts.clone(),
             http: reqwest::Client::new(),
+            agents: AgentBook::default(),
         },
         graph: GraphClient::new(reqwest::Client::new(), graph),
         workers: Vec::new(),

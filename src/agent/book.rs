@@ -1,0 +1,78 @@
+//! How agents were last reached, and which calls they are in: what an app sees of their availability.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::call::end::AgentFailure;
+use crate::call::event::CallId;
+
+/// Addresses remembered at most: those of the configuration, and some that apps have named. One more is passed over.
+const ADDRESSES: usize = 10_000;
+
+/// All agents of this process. Cheap to clone. Addresses are without what is secret.
+#[derive(Clone, Default)]
+pub struct AgentBook(Arc<Mutex<Entries>>);
+
+#[derive(Default)]
+struct Entries {
+    outcomes: HashMap<String, AgentOutcome>,
+    /// With whom each live call was last.
+    calls: HashMap<CallId, String>,
+}
+
+/// What came of the last try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentOutcome {
+    /// When.
+    pub at: SystemTime,
+    /// None if it joined.
+    pub failure: Option<AgentFailure>,
+}
+
+impl AgentBook {
+    /// The agent at this address is in the call now.
+    pub fn joined(&self, call: &CallId, address: String) {
+        let mut entries = self.entries();
+        entries.note(&address, None);
+        entries.calls.insert(call.clone(), address);
+    }
+
+    /// The agent at this address could not be reached, or is lost.
+    pub fn failed(&self, call: &CallId, address: &str, failure: AgentFailure) {
+        let mut entries = self.entries();
+        entries.note(address, Some(failure));
+        if entries.calls.get(call).is_some_and(|with| with == address) {
+            entries.calls.remove(call);
+        }
+    }
+
+    /// The call is over.
+    pub fn left(&self, call: &CallId) {
+        self.entries().calls.remove(call);
+    }
+
+    /// What came of the last try at this address.
+    pub fn outcome(&self, address: &str) -> Option<AgentOutcome> {
+        self.entries().outcomes.get(address).copied()
+    }
+
+    /// The live calls that were last with the agent at this address.
+    pub fn calls_with(&self, address: &str) -> Vec<CallId> {
+        let entries = self.entries();
+        entries.calls.iter().filter(|(_, with)| *with == address).map(|(call, _)| call.clone()).collect()
+    }
+
+    /// Held for a look-up only, and valid at every step.
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn note(&mut self, address: &str, failure: Option<AgentFailure>) {
+        if self.outcomes.len() < ADDRESSES || self.outcomes.contains_key(address) {
+            self.outcomes.insert(address.to_owned(), AgentOutcome { at: SystemTime::now(), failure });
+        }
+    }
+}

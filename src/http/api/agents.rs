@@ -1,0 +1,85 @@
+//! `/v1/agents`: whom callers are put through to, and whether they were there when they were last called.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::page::PageQuery;
+use super::{Api, rfc3339};
+use crate::agent::{AgentOutcome, shown_address};
+use crate::config::route::AgentTarget;
+use crate::http::error::{ApiError, Problem};
+
+/// Agents, by their addresses.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AgentPage {
+    agents: Vec<AgentView>,
+    /// Ask for `after` this address to get the next page; null on the last.
+    next: Option<String>,
+}
+
+/// One agent of the configuration.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AgentView {
+    /// `websocket`
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Without credentials and query.
+    url: String,
+    /// The routes that lead to it, first or as a fallback.
+    routes: Vec<String>,
+    /// How many calls it is in.
+    live_calls: usize,
+    /// What came of the last try; null if there was none since the start.
+    last_outcome: Option<OutcomeView>,
+}
+
+/// What came of a try.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OutcomeView {
+    /// `joined`, or how it failed: `refused`, `no_answer`, `disconnected`, `unresponsive`, `protocol_error`, `too_slow`.
+    outcome: &'static str,
+    /// RFC 3339, UTC.
+    at: String,
+}
+
+/// The agents
+#[utoipa::path(get, path = "/v1/agents", tag = "routes", params(PageQuery), responses(
+    (status = 200, description = "A page of the agents, by address", body = AgentPage),
+    (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<AgentPage>, ApiError> {
+    let page = query.read("the address of an agent", |text| Some(text.to_owned()))?;
+    let mut agents: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, route) in &api.options.settings.get().configured_routes {
+        for target in std::iter::once(&route.agent).chain(&route.fallback) {
+            let AgentTarget::WebSocket(url) = target else { continue };
+            let routes = agents.entry(shown_address(url)).or_default();
+            if !routes.contains(name) {
+                routes.push(name.clone());
+            }
+        }
+    }
+    let found = agents.into_iter().filter(|(url, _)| page.after.as_ref().is_none_or(|after| url > after));
+    let (found, next) = page.cut(found.collect(), |(url, _)| url.clone());
+    Ok(Json(AgentPage { agents: found.into_iter().map(|(url, routes)| view(&api, url, routes)).collect(), next }))
+}
+
+fn view(api: &Api, url: String, routes: Vec<String>) -> AgentView {
+    let (calls, book) = (&api.options.calls, api.options.calls.agents());
+    // A call may have sent it away since.
+    let is_there = |call| calls.get(call).is_some_and(|call| call.standing.agent.is_some());
+    let live_calls = book.calls_with(&url).iter().filter(|call| is_there(call)).count();
+    let last_outcome = book.outcome(&url).map(|AgentOutcome { at, failure }| OutcomeView {
+        outcome: failure.map_or("joined", |failure| failure.name()),
+        at: rfc3339(at),
+    });
+    AgentView { kind: "websocket", url, routes, live_calls, last_outcome }
+}
