@@ -53,3 +53,56 @@ fn is_same_bucket(a: &S3, b: &S3) -> bool {
 fn are_same_events(a: &events::Events, b: &events::Events) -> bool {
     a.webhooks == b.webhooks && a.give_up_after == b.give_up_after
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    const CONFIG: &str = r#"
+        [http]
+        listen = "127.0.0.1:1"
+        [whatsapp]
+        verify_token = "word"
+        app_secrets = ["secret"]
+        [[whatsapp.numbers]]
+        phone_number_id = "1"
+        access_token = "token"
+        route = "reception"
+        [routes.reception]
+        agent = "prompt:hold"
+        [recordings]
+        upload = "s3://bucket/prefix"
+        upload_access_key = "id"
+        upload_secret_key = "key"
+        [events]
+        webhooks = [{ url = "https://a.example.com", secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" }]
+    "#;
+
+    /// What a restart is needed for when this is written instead of that.
+    fn needed_after(from: &str, to: &str) -> Vec<&'static str> {
+        let read = |text: &str| Config::parse(text, "test.toml", &Environment::default()).unwrap();
+        assert!(CONFIG.contains(from), "{from}");
+        needed_for(&read(CONFIG), &read(&CONFIG.replace(from, to)))
+    }
+
+    #[test]
+    fn what_a_restart_is_needed_for_is_named_and_nothing_else() {
+        assert_eq!(needed_after("word", "word"), [""; 0]);
+        for (from, to) in
+            [("word", "other"), ("\"secret\"", "\"other\""), ("token\"", "other\""), ("prompt:hold", "prompt:busy")]
+        {
+            assert_eq!(needed_after(from, to), [""; 0], "{from}");
+        }
+        for (from, to, name) in [
+            ("127.0.0.1:1", "127.0.0.1:2", "http.listen"),
+            ("[http]", "[calls]\nmax_calls = 5\n[http]", "[calls]"),
+            ("s3://bucket", "s3://other", "recordings.upload"),
+            ("\"key\"", "\"other\"", "recordings.upload"),
+            ("whsec_M", "whsec_N", "[events]"),
+            ("[http]", "[store]\npath = \"other.db\"\n[http]", "[store]"),
+        ] {
+            assert_eq!(needed_after(from, to), [name], "{from}");
+        }
+    }
+}

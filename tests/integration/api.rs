@@ -1,5 +1,6 @@
 //! The control API: who may use it, and what live calls, prompts, recordings and events are asked for.
 
+mod by_url;
 pub mod client;
 mod dead_letters;
 mod once;

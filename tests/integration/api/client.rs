@@ -26,6 +26,8 @@ pub const WRITER: &str = "patchcord_writer_0";
 pub const RECORDINGS: &str = "patchcord_recordings_0";
 /// May change prompts and delete recordings.
 pub const ADMIN: &str = "patchcord_admin_0";
+/// May steer calls, and name any host.
+pub const OUTWARD: &str = "patchcord_outward_0";
 /// May do nothing that there is.
 pub const NOBODY: &str = "patchcord_nobody_0";
 
@@ -34,6 +36,7 @@ pub fn keys() -> String {
     let keys = [
         (READER, "calls:read", ""),
         (WRITER, "calls:write", ""),
+        (OUTWARD, "calls:write\", \"egress:any", ""),
         (RECORDINGS, "recordings:read", ""),
         (ADMIN, "admin", ""),
         (NOBODY, "egress:any", ""),
