@@ -3,7 +3,8 @@
 //! Meta's webhooks are doubled, batched and unordered. A `connect` is admitted once by its wacid; a `terminate` for a
 //! call nobody knows leaves a tombstone, so that its late `connect` is not answered.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod book;
+
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,13 +32,10 @@ use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::WorkerHandle;
+use book::{Book, Live, has_ended};
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
 const STALE_AFTER: Duration = Duration::from_secs(60);
-/// How long an ended call is remembered: longer than a `connect` can be fresh.
-const TOMBSTONE_FOR: Duration = Duration::from_secs(600);
-/// Tombstones at most; over it the oldest goes first.
-const TOMBSTONES: usize = 100_000;
 /// Inputs waiting for one call. A call takes its inputs at once; one more than fits is counted and dropped.
 const INPUTS: usize = 64;
 
@@ -73,40 +71,6 @@ struct Shared {
     ended: Notify,
     /// How many notices were acted on. They are acted on after their webhook's reply.
     taken: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct Book {
-    live: HashMap<WaCallId, Live>,
-    /// In the order in which they began.
-    by_id: BTreeMap<CallId, WaCallId>,
-    tombstones: HashMap<WaCallId, Instant>,
-    /// Calls that lived, as long as their tombstones stand.
-    ended: HashSet<CallId>,
-    /// The tombstones from the oldest on.
-    burials: VecDeque<Burial>,
-}
-
-struct Burial {
-    at: Instant,
-    wacid: WaCallId,
-    /// None when the end came before the call.
-    id: Option<CallId>,
-}
-
-struct Live {
-    id: CallId,
-    inputs: mpsc::Sender<ToCall>,
-    /// The number that was called.
-    number: PhoneNumberId,
-    facts: Arc<CallFacts>,
-    standing: watch::Receiver<Standing>,
-}
-
-impl Live {
-    fn snapshot(&self) -> CallSnapshot {
-        CallSnapshot { facts: self.facts.clone(), standing: self.standing.borrow().clone() }
-    }
 }
 
 /// What became of one notice; the names are metric labels.
@@ -416,42 +380,6 @@ impl Calls {
     }
 }
 
-impl Book {
-    fn live(&self, call: &CallId) -> Result<&Live, Refusal> {
-        match self.by_id.get(call).and_then(|wacid| self.live.get(wacid)) {
-            Some(live) => Ok(live),
-            None if self.ended.contains(call) => Err(has_ended()),
-            None => Err(Refusal::new("call_not_found", "no live call has this id")),
-        }
-    }
-
-    fn count_of(&self, number: &PhoneNumberId) -> usize {
-        self.live.values().filter(|live| live.number == *number).count()
-    }
-
-    fn bury(&mut self, wacid: WaCallId, id: Option<CallId>, now: Instant) {
-        if self.tombstones.insert(wacid.clone(), now).is_none() {
-            self.ended.extend(id.clone());
-            self.burials.push_back(Burial { at: now, wacid, id });
-        }
-        self.forget_old(now);
-    }
-
-    fn forget_old(&mut self, now: Instant) {
-        while let Some(burial) = self.burials.front() {
-            if now.saturating_duration_since(burial.at) < TOMBSTONE_FOR && self.burials.len() <= TOMBSTONES {
-                return;
-            }
-            if let Some(burial) = self.burials.pop_front() {
-                self.tombstones.remove(&burial.wacid);
-                if let Some(id) = burial.id {
-                    self.ended.remove(&id);
-                }
-            }
-        }
-    }
-}
-
 fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {
     let may_not = number.is_some_and(|number| !signer.speaks_for(number));
     if may_not {
@@ -461,10 +389,6 @@ fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {
         );
     }
     may_not
-}
-
-fn has_ended() -> Refusal {
-    Refusal::new("call_ended", "the call has ended")
 }
 
 fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> CallFacts {

@@ -313,9 +313,8 @@ fn together(live: Vec<CallSnapshot>, records: Vec<CallRecord>, wanted: Option<Ca
         known.1 = Some(call);
     }
     // Among live ones, what is over needs a record that says that it is not yet.
-    let is_live = |(record, live): &Known| {
-        live.as_ref().is_some_and(|live| view::is_complete(live) || record.is_some())
-    };
+    let is_live =
+        |(record, live): &Known| live.as_ref().is_some_and(|live| view::is_complete(live) || record.is_some());
     calls.retain(|_, known| wanted != Some(CallState::Live) || is_live(known));
     calls.into_values().rev().filter_map(|(record, live)| CallView::of(record, live)).collect()
 }

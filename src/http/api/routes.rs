@@ -78,7 +78,8 @@ pub(super) async fn list(
     let page = query.read("the name of a route", |text| Some(text.to_owned()))?;
     let settings = api.options.settings.get();
     let numbers = &settings.numbers_with_routes;
-    let behind = settings.configured_routes.iter().filter(|(name, _)| page.after.as_ref().is_none_or(|after| *name > after));
+    let behind =
+        settings.configured_routes.iter().filter(|(name, _)| page.after.as_ref().is_none_or(|after| *name > after));
     let (found, next) = page.cut(behind.take(page.to_find()).collect(), |(name, _)| (*name).clone());
     let routes = found.into_iter().map(|(name, route)| {
         let ids = numbers.iter().filter(|(_, route)| route == name).map(|(id, _)| id.clone()).collect();
