@@ -396,6 +396,11 @@ pub(crate) fn now_ms() -> i64 {
     ms_of(SystemTime::now())
 }
 
+/// The time as the file keeps it, so that it reads the same from memory.
+pub(crate) fn whole_ms(at: SystemTime) -> SystemTime {
+    at_of(ms_of(at))
+}
+
 /// Milliseconds since 1970; a time before is 0.
 fn ms_of(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -38,6 +38,7 @@ struct State {
     calls: RefCell<HashMap<String, Rc<Call>>>,
     accepted: Cell<usize>,
     changed: Notify,
+    is_hushed: Cell<bool>,
 }
 
 /// One call as Meta sees it.
@@ -71,6 +72,11 @@ impl Meta {
             }
         });
         Ok(Self { graph_url, state, server })
+    }
+
+    /// From now on callers who are accepted listen and send nothing.
+    pub fn hush(&self) {
+        self.state.is_hushed.set(true);
     }
 
     /// A phone begins to ring; nobody knows yet.
@@ -128,7 +134,9 @@ impl State {
             );
             stream.write_all(reply.as_bytes()).await?;
             if let Some(call) = accepted {
-                call.phone.accepted(call.talk_phase);
+                if !self.is_hushed.get() {
+                    call.phone.accepted(call.talk_phase);
+                }
                 self.accepted.set(self.accepted.get() + 1);
                 self.changed.notify_waiters();
             }

@@ -155,6 +155,11 @@ loop = true"
         Ok(())
     }
 
+    /// From now on callers who are accepted listen and send nothing.
+    pub fn hush(&self) {
+        self.meta.hush();
+    }
+
     /// How many calls are accepted, once all of them are or time is up.
     pub async fn accepted(&self, calls: usize) -> usize {
         self.meta.accepted(calls, ACCEPTED_WITHIN).await

@@ -26,7 +26,7 @@ use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::agent::AgentBook;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
@@ -213,6 +213,7 @@ impl Calls {
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
         let called = number.phone_number_id.clone();
+        let began_at = facts.began_at;
         let live = Live { id: id.clone(), inputs, number: called, facts, standing };
         book.live.insert(connect.call_id.clone(), live);
         book.by_id.insert(id.clone(), connect.call_id.clone());
@@ -220,6 +221,7 @@ impl Calls {
         drop(book);
         let wacid = connect.call_id.clone();
         let session = Session::new(id, connect, number, worker, &self.0.options, stands, received_at);
+        let session = session.begun_at(began_at);
         let calls = self.clone();
         let ended = self.0.runtime.spawn(session.run(inbox, refusal));
         self.0.runtime.spawn(async move {
@@ -402,7 +404,7 @@ fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> C
         phone_number_id: connect.phone_number_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         display_phone_number: connect.display_phone_number.clone(),
         route: route.to_owned(),
-        began_at: SystemTime::now(),
+        began_at: store::whole_ms(SystemTime::now()),
         received_at,
     }
 }

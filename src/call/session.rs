@@ -148,6 +148,12 @@ impl Session {
         }
     }
 
+    /// When it began by the clock on the wall: one moment for everybody who is told.
+    pub(super) fn begun_at(mut self, began_at: SystemTime) -> Self {
+        self.record.began_at = began_at;
+        self
+    }
+
     /// Runs the call to its end. With a refusal it ends before it begins: Meta is told at once.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ToCall>, refusal: Option<EndReason>) {
         let span = info_span!("call", call.id = %self.id);

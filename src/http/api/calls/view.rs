@@ -106,7 +106,7 @@ impl CallView {
     }
 
     fn of_live(live: &CallSnapshot) -> Self {
-        let facts = &live.facts;
+        let (facts, stages) = (&live.facts, live.standing.stages.to_json());
         Self {
             id: facts.id.to_string(),
             wacid: Some(facts.wacid.clone()),
@@ -124,11 +124,11 @@ impl CallView {
             client_state: live.standing.client_state.clone(),
             agent_attempt: live.standing.agent,
             began_at: rfc3339(facts.began_at),
-            accepted_at: live.standing.stages.accepted.map(|after| rfc3339(facts.began_at + after)),
+            accepted_at: accepted_at(facts.began_at, &stages).map(rfc3339),
             ended_at: None,
             duration_ms: live.duration().as_millis() as u64,
             talked_ms: live.talked().map(|talked| talked.as_millis() as u64),
-            stages: live.standing.stages.to_json(),
+            stages,
             recordings: live.standing.recordings.clone(),
             reason: None,
             fault: None,
@@ -141,10 +141,9 @@ impl CallView {
     fn of_record(record: CallRecord) -> Self {
         let until = record.ended_at.unwrap_or_else(SystemTime::now);
         let since = |from: SystemTime| until.duration_since(from).unwrap_or_default().as_millis() as u64;
-        // The stages are counted by a clock that nobody sets.
         let stage = |name: &str| record.stages[name].as_f64();
         let (ended, accepted) = (stage("ended_ms"), stage("accepted_ms"));
-        let accepted_at = accepted.map(|ms| record.began_at + Duration::from_secs_f64(ms.max(0.0) / 1e3));
+        let accepted_at = accepted_at(record.began_at, &record.stages);
         let talked = ended.zip(accepted).map(|(ended, accepted)| (ended - accepted).max(0.0) as u64);
         Self {
             state: if record.ended_at.is_some() { "ended" } else { ENDING },
@@ -174,4 +173,10 @@ impl CallView {
             sound: record.sound,
         }
     }
+}
+
+/// The stages are counted by a clock that nobody sets.
+fn accepted_at(began_at: SystemTime, stages: &Value) -> Option<SystemTime> {
+    let after_ms = stages["accepted_ms"].as_f64()?;
+    Some(began_at + Duration::from_secs_f64(after_ms.max(0.0) / 1e3))
 }
