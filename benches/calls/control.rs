@@ -66,9 +66,9 @@ pub async fn events() -> anyhow::Result<Table> {
 pub async fn reading() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let mut scene = Scene::start_with(Route::HoldMusic, &app::section()).await?;
-    // Talking, they would take nine tenths of the one core that the service has here, and at the priority that keeps
-    // neighbours away from it nobody takes turns.
+    // Talking, they would take nine tenths of the one core that the service has here.
     scene.hush();
+    machine::take_turns(scene.service.process());
     scene.place(LIVE, PER_SECOND).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (service, process) = (scene.service.http, scene.service.process());
