@@ -263,7 +263,9 @@ impl Leg {
     /// The caller begins or stops to speak: told, and if the route says so the agent falls silent.
     pub(super) fn caller_speaks(&self, event: SpeechEvent, bridge: &mut Bridge) {
         let started = matches!(event, SpeechEvent::Started { .. });
-        if started && self.about.barge_in == BargeIn::Clear && bridge.queued(Party::Agent) > Duration::ZERO {
+        // On hold the agent is not what the caller interrupts.
+        let interrupts = started && self.about.barge_in == BargeIn::Clear && !bridge.is_held();
+        if interrupts && bridge.queued(Party::Agent) > Duration::ZERO {
             let Cleared { played_ms, dropped_ms } = bridge.clear(Party::Agent);
             self.tell_agent(ToAgent::Cleared { played_ms, dropped_ms });
         }
