@@ -152,7 +152,7 @@ impl NtpTime {
 impl ReportBlock {
     /// The round trip that this block proves, when it came at `now` (RFC 3550 §6.4.1). `None` when
     /// it refers to no report of ours, claims to have kept it for longer than it was away, or would prove more than
-    /// [`LONGEST_ROUND_TRIP`]: some stacks echo a timestamp that was never ours.
+    /// 10 s: some stacks echo a timestamp that was never ours.
     pub fn round_trip(&self, now: NtpTime) -> Option<Duration> {
         let away = now.middle().wrapping_sub(self.last_sender_report);
         let trip = from_short(away.checked_sub(self.delay)?);

@@ -8,11 +8,11 @@ use super::end::{AgentFailure, EndReason};
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Have a worker answer the offer; reply with [`Input::Answered`].
+    /// Have a worker answer the offer; reply with [`Input::Answered`](super::Input::Answered).
     AnswerOffer,
-    /// Tell Meta; reply with [`Input::PreAccepted`].
+    /// Tell Meta; reply with [`Input::PreAccepted`](super::Input::PreAccepted).
     PreAccept(Arc<str>),
-    /// Tell Meta, with the very bytes of pre_accept; reply with [`Input::Accepted`].
+    /// Tell Meta, with the very bytes of pre_accept; reply with [`Input::Accepted`](super::Input::Accepted).
     Accept(Arc<str>),
     /// Tell Meta that we decline: it has no answer of ours.
     Reject,
@@ -32,7 +32,7 @@ pub enum Action {
     Unhold,
     /// Meta has accepted: start the RTP line and tell the agent that it is heard.
     StartSound,
-    /// Play the prompts of `targets[attempt]`; reply with [`Input::PromptFinished`] when they have ended.
+    /// Play the prompts of `targets[attempt]`; reply with [`Input::PromptFinished`](super::Input::PromptFinished) when they have ended.
     PlayPrompts { attempt: usize },
     /// Play ringback until the first agent joins.
     PlayRingback,
