@@ -23,6 +23,13 @@ pub struct ApiKey {
     pub scopes: Vec<Scope>,
     /// From then on it allows nothing.
     pub expires: Option<SystemTime>,
+    /// So many it may go on with, and twice as many at once after a rest.
+    pub requests_per_second: u32,
+}
+
+impl ApiKey {
+    /// Unless the configuration says otherwise.
+    pub const REQUESTS_PER_SECOND: u32 = 100;
 }
 
 /// What an API key allows.
@@ -103,8 +110,9 @@ impl ApiKey {
         let expires = section.text("expires", |text| {
             humantime::parse_rfc3339(text).map_err(|_| "give a time such as \"2027-01-31T00:00:00Z\"".to_owned())
         });
+        let requests_per_second = section.whole("requests_per_second", 1, 100_000).unwrap_or(Self::REQUESTS_PER_SECOND);
         section.end();
-        Some(Self { id: id?, sha256: sha256?, scopes: scopes?, expires })
+        Some(Self { id: id?, sha256: sha256?, scopes: scopes?, expires, requests_per_second })
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::people::{HOLD_NOTE_HZ, SECOND, agent, caller, caller_hears_next, objections, quiet_caller};
 use crate::service::{DEADLINE, Talk, TestOptions, TestService};
-use client::{Client, NOBODY, READER, RECORDINGS, WRITER, keys, wav};
+use client::{Client, HASTY, NOBODY, READER, RECORDINGS, WRITER, keys, wav};
 
 fn with_keys() -> TestOptions {
     TestOptions { api: keys(), ..TestOptions::default() }
@@ -79,11 +79,11 @@ async fn without_a_key_nothing_opens() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_asks_too_fast_is_told_to_wait() -> anyhow::Result<()> {
     let service = TestService::start_with("prompt:goodbye", with_keys()).await?;
-    let client = Client::new(&service, READER);
-    let asked = futures_util::future::join_all((0..600).map(|_| client.get("/v1/routes"))).await;
+    let client = Client::new(&service, HASTY);
+    let asked = futures_util::future::join_all((0..20).map(|_| client.get("/v1/routes"))).await;
     let answers = asked.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
-    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 200);
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 2);
     assert!(!refused.is_empty());
     refused[0].is_problem(429, "rate_limited");
     assert_eq!(refused[0].header("retry-after"), Some("1"));

@@ -13,11 +13,6 @@ use crate::http::error::ApiError;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 
-/// Requests a second that one key may go on with.
-const RATE: f64 = 100.0;
-/// Requests that one key may make at once after a rest.
-const BURST: f64 = 200.0;
-
 /// The keys of the settings of the moment.
 pub(super) struct Keys {
     settings: CurrentSettings,
@@ -35,6 +30,7 @@ pub(super) struct Caller {
 
 /// What a key has left of its rate.
 struct Bucket {
+    rate: f64,
     left: f64,
     at: Option<Instant>,
 }
@@ -97,7 +93,7 @@ impl Keys {
         match callers.get(&key.id) {
             Some(caller) if caller.key == *key => caller.clone(),
             Some(_) | None => {
-                let bucket = Mutex::new(Bucket { left: BURST, at: None });
+                let bucket = Mutex::new(Bucket::new(key.requests_per_second));
                 let caller = Arc::new(Caller { key: key.clone(), settings: self.settings.clone(), bucket });
                 callers.insert(key.id.clone(), caller.clone());
                 caller
@@ -138,7 +134,7 @@ impl Caller {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limited",
-                format!("this key may make {RATE} requests a second: try again in a second"),
+                format!("this key may make {} requests a second: try again in a second", self.key.requests_per_second),
             )
             .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
         })
@@ -146,13 +142,18 @@ impl Caller {
 }
 
 impl Bucket {
+    fn new(requests_per_second: u32) -> Self {
+        let rate = f64::from(requests_per_second);
+        Self { rate, left: 2.0 * rate, at: None }
+    }
+
     /// Takes one, or says how long to wait for it; never longer than a second.
     fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let since = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.left = (self.left + since.as_secs_f64() * RATE).min(BURST);
+        self.left = (self.left + since.as_secs_f64() * self.rate).min(2.0 * self.rate);
         self.at = Some(now);
         if self.left < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - self.left) / RATE));
+            return Err(Duration::from_secs_f64((1.0 - self.left) / self.rate));
         }
         self.left -= 1.0;
         Ok(())
@@ -183,7 +184,7 @@ mod tests {
 
     fn settings(scopes: &[Scope], expires: Option<SystemTime>) -> Settings {
         let sha256 = Sha256::digest(KEY).into();
-        let key = ApiKey { id: "app".to_owned(), sha256, scopes: scopes.to_vec(), expires };
+        let key = ApiKey { id: "app".to_owned(), sha256, scopes: scopes.to_vec(), expires, requests_per_second: 100 };
         Settings { api_keys: vec![key], ..Settings::default() }
     }
 
@@ -247,10 +248,10 @@ mod tests {
     #[test]
     fn a_key_has_its_burst_and_then_its_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket { left: BURST, at: None };
-        assert_eq!((0..1000).filter(|_| bucket.take(start).is_ok()).count(), BURST as usize);
+        let mut bucket = Bucket::new(100);
+        assert_eq!((0..1000).filter(|_| bucket.take(start).is_ok()).count(), 200);
         assert_eq!(bucket.take(start), Err(Duration::from_millis(10)));
         let later = start + Duration::from_secs(1);
-        assert_eq!((0..1000).filter(|_| bucket.take(later).is_ok()).count(), RATE as usize);
+        assert_eq!((0..1000).filter(|_| bucket.take(later).is_ok()).count(), 100);
     }
 }

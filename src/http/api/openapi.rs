@@ -134,7 +134,11 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
         ("401", "`key_missing`, `key_unknown`, `key_expired`".to_owned()),
         ("403", format!("`missing_scope`: the key lacks `{scope}`; `api_closed`: there are no keys")),
         ("408", "`request_timeout`".to_owned()),
-        ("429", "`rate_limited`: 100 requests a second, 200 at once; see `Retry-After`".to_owned()),
+        (
+            "429",
+            "`rate_limited`: the key's `requests_per_second` (100), or twice as many at once; see `Retry-After`"
+                .to_owned(),
+        ),
     ] {
         say_problem(operation, status, &codes);
     }

@@ -20,6 +20,8 @@ use crate::service::{DEADLINE, TestService};
 
 /// May look at calls.
 pub const READER: &str = "patchcord_reader_0";
+/// May look at calls once a second.
+pub const HASTY: &str = "patchcord_hasty_0";
 /// May steer calls.
 pub const WRITER: &str = "patchcord_writer_0";
 /// May fetch recordings.
@@ -33,12 +35,15 @@ pub const NOBODY: &str = "patchcord_nobody_0";
 
 /// All keys as the configuration has them.
 pub fn keys() -> String {
+    // Tests that look until something is there ask as fast as the machine lets them.
+    let often = ", requests_per_second = 100000";
     let keys = [
         (READER, "calls:read", ""),
-        (WRITER, "calls:write", ""),
+        (HASTY, "calls:read", ", requests_per_second = 1"),
+        (WRITER, "calls:write", often),
         (OUTWARD, "calls:write\", \"egress:any", ""),
         (RECORDINGS, "recordings:read", ""),
-        (ADMIN, "admin", ""),
+        (ADMIN, "admin", often),
         (NOBODY, "egress:any", ""),
         ("patchcord_expired_0", "calls:write", ", expires = \"2020-01-01T00:00:00Z\""),
     ];

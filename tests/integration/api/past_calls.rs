@@ -75,8 +75,6 @@ async fn a_call_that_ends_is_found_at_every_moment() -> anyhow::Result<()> {
             let state = one.body["state"].as_str().unwrap_or_default().to_owned();
             assert_eq!(state == "ended", one.body["reason"].is_string(), "{one:?}");
             states.push(state);
-            // The key has its rate.
-            tokio::task::yield_now().await;
         }
         service.all_ended().await?;
         assert_eq!(client.get(&path).await?.body["reason"], "caller_hung_up");

@@ -162,7 +162,13 @@ async fn what_is_no_event_to_begin_after_is_told_before_the_socket_opens() {
 
 fn caller() -> Arc<Caller> {
     let sha256 = Sha256::digest(KEY).into();
-    let key = ApiKey { id: "app".to_owned(), sha256, scopes: vec![Scope::CallsWrite], expires: None };
+    let key = ApiKey {
+        id: "app".to_owned(),
+        sha256,
+        scopes: vec![Scope::CallsWrite],
+        expires: None,
+        requests_per_second: 100,
+    };
     let header = format!("Bearer {KEY}");
     let today = std::time::SystemTime::now();
     let settings = CurrentSettings::new(Settings { api_keys: vec![key], ..Settings::default() });
