@@ -5,6 +5,7 @@
 
 pub mod leg;
 pub mod ports;
+mod slots;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use serde_json::Value;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
@@ -44,6 +45,7 @@ use crate::settings::CurrentSettings;
 use leg::seat::Who;
 use leg::{About, Leg, Line};
 use ports::Ports;
+use slots::Slots;
 use sockets::PortSockets;
 use tick::Tick;
 
@@ -213,11 +215,16 @@ pub fn start(
         });
         // A runtime of local tasks alone; a set of them on an ordinary one is asked for twice whenever a packet comes.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let ready = runtime.and_then(|runtime| {
+            let _inside = runtime.enter();
+            let slots = Slots::new(tick::SLOT)?;
+            Ok((runtime, slots))
+        });
         // Whoever starts us waits for this word.
-        match runtime {
-            Ok(runtime) => {
+        match ready {
+            Ok((runtime, slots)) => {
                 let _ = started.send(Ok(()));
-                runtime.block_on(worker.serve(inbox));
+                runtime.block_on(worker.serve(inbox, slots));
             }
             Err(error) => drop(started.send(Err(error))),
         }
@@ -242,10 +249,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    async fn serve(self: Rc<Self>, mut inbox: mpsc::Receiver<Command>) {
+    async fn serve(self: Rc<Self>, mut inbox: mpsc::Receiver<Command>, slots: Slots) {
         let ticking = tokio::task::spawn_local({
             let worker = self.clone();
-            async move { worker.tick.run().await }
+            async move {
+                let Err(error) = worker.tick.run(slots).await;
+                error!(%error, "a worker's timer fails: its calls are silent");
+            }
         });
         while let Some(command) = inbox.recv().await {
             self.perform(command);

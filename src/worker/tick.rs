@@ -4,16 +4,19 @@
 //! connects is visited in every slot: its ICE checks and DTLS flights are due when they are due, and the caller waits.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::leg::Leg;
+use super::slots::Slots;
 
 const SLOTS: usize = 10;
 /// 20 ms divided by the number of slots.
-const SLOT: Duration = Duration::from_millis(2);
+pub(super) const SLOT: Duration = Duration::from_millis(2);
 
 /// The calls by their slots.
 pub(crate) struct Tick {
@@ -48,34 +51,35 @@ impl Tick {
         self.slots.borrow().iter().all(Vec::is_empty)
     }
 
-    /// Visits the calls for ever; sleeps while there are none.
-    pub async fn run(&self) {
+    /// Visits the calls for ever; stands still while there are none.
+    pub async fn run(&self, mut slots: Slots) -> io::Result<Infallible> {
         loop {
             while self.is_idle() {
                 self.wake.notified().await;
             }
-            self.run_until_idle().await;
+            slots.start()?;
+            self.run_until_idle(&mut slots).await?;
+            slots.stop()?;
         }
     }
 
-    async fn run_until_idle(&self) {
-        let epoch = tokio::time::Instant::now();
-        let mut slot: u32 = 0;
-        while !(slot as usize).is_multiple_of(SLOTS) || !self.is_idle() {
-            let due = epoch + SLOT * slot;
-            tokio::time::sleep_until(due).await;
+    async fn run_until_idle(&self, slots: &mut Slots) -> io::Result<()> {
+        let mut slot = 0;
+        while slot != 0 || !self.is_idle() {
+            // After a stall each call is visited once; it knows how many frames it owes.
+            let (due, left_out) = slots.next(SLOTS as u64).await?;
+            slot = (slot + left_out as usize) % SLOTS;
             // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
             // due just where its slot lies would at times be found too early for one and then owe two at once.
-            self.visit(slot as usize, due.into_std());
-            // After a stall each call is visited once; it knows how many frames it owes.
-            let passed = (epoch.elapsed().as_micros() / SLOT.as_micros()) as u32;
-            slot = (slot + 1).max(passed.saturating_sub(SLOTS as u32 - 1));
+            self.visit(slot, due);
+            slot = (slot + 1) % SLOTS;
         }
+        Ok(())
     }
 
     fn visit(&self, slot: usize, now: Instant) {
         let slots = self.slots.borrow();
-        for leg in &slots[slot % SLOTS] {
+        for leg in &slots[slot] {
             leg.visit(now);
         }
         self.connecting.borrow_mut().retain(|leg| {
