@@ -16,8 +16,8 @@ const CALLS: usize = 10;
 const PER_SECOND: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(8);
 /// Calls that begin keep each other and the agents waiting, which leaves frames in queues. That an agent is live is
-/// known after 2.5 s, and that a frame stands in its queue for nothing 2 s later.
-const SETTLE: Duration = Duration::from_secs(5);
+/// known after 2.5 s, when its frames best leave 2 s later, and that one stands in its queue for nothing 2 s after that.
+const SETTLE: Duration = Duration::from_secs(8);
 /// What belongs to a `clear` comes within this, before it and behind it.
 const AROUND: Duration = Duration::from_millis(100);
 /// A burst is heard within this, or lost.

@@ -134,6 +134,12 @@ impl Source {
         self.voice().map_or(Duration::ZERO, Voice::trimmed)
     }
 
+    /// What the agent will have said in all by the end of the next frame, if it is live, on air, and has said it.
+    pub fn live_frame_end(&self) -> Option<Duration> {
+        let on_air = self.playback.is_none() && self.hold.is_none() && !self.muted && matches!(self.base, Base::Voice);
+        self.voice().filter(|_| on_air)?.live_frame_end()
+    }
+
     /// Puts prompts on air from their beginning, in their order. The agent's voice waits.
     pub fn go_prompts(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
         self.switch_to(Base::Prompts(Cursor::new(prompts, repeat)));

@@ -314,7 +314,7 @@ impl Conversation<'_> {
             }
         }
         let was_full = self.is_full();
-        match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound)) {
+        match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound, heard_at.get())) {
             // The leg tells `xon` when there is room again.
             Ok(Room::Full) if !was_full => self.seat.tell(ToAgent::Xoff { queued_ms: self.queued_ms() }),
             Ok(Room::Free | Room::Full) => {}

@@ -10,7 +10,7 @@ pub(crate) mod seat;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
 use patchcord_media::mixer::GuestId;
@@ -145,8 +145,8 @@ impl Leg {
         self.settle();
     }
 
-    /// The call's moment in the tick.
-    pub(super) fn visit(&self, now: Instant) {
+    /// The call's moment in the tick. Says how much earlier it would better be.
+    pub(super) fn visit(&self, now: Instant) -> Option<Duration> {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
         if let Some(meter) = self.quality.borrow_mut().as_mut().filter(|meter| meter.is_due(now))
@@ -157,6 +157,12 @@ impl Leg {
         // A third party hears something in every frame.
         let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
         guests.iter().chain(&*successor).for_each(|guest| guest.seat.has_mail());
+        self.bridge.borrow_mut().poll_earlier()
+    }
+
+    /// The call's moment is so much earlier from now on.
+    pub(super) fn move_earlier(&self, by: Duration) {
+        self.bridge.borrow_mut().move_earlier(by);
     }
 
     pub(super) fn start_sound(&self) {

@@ -78,13 +78,35 @@ impl Tick {
     }
 
     fn visit(&self, slot: usize, now: Instant) {
-        let slots = self.slots.borrow();
-        for leg in &slots[slot] {
-            leg.visit(now);
+        let mut early = Vec::new();
+        for leg in &self.slots.borrow()[slot] {
+            if let Some(by) = leg.visit(now) {
+                early.push((leg.clone(), by));
+            }
         }
         self.connecting.borrow_mut().retain(|leg| {
             leg.visit(now);
             leg.is_connecting()
         });
+        for (leg, by) in early {
+            self.move_earlier(&leg, slot, by);
+        }
+    }
+
+    /// Moves a call by whole slots, at most so much, to where there is room: agents that all follow one clock must not
+    /// have all calls due at once.
+    fn move_earlier(&self, leg: &Rc<Leg>, from: usize, by: Duration) {
+        let mut slots = self.slots.borrow_mut();
+        let all: usize = slots.iter().map(Vec::len).sum();
+        let room = 2 * all.div_ceil(SLOTS) + 1;
+        let steps = (by.as_nanos() / SLOT.as_nanos()) as usize;
+        let place = |steps: usize| (from + SLOTS - steps) % SLOTS;
+        let index = slots[from].iter().position(|other| Rc::ptr_eq(other, leg));
+        let steps = (1..=steps.min(SLOTS - 1)).rev().find(|steps| slots[place(*steps)].len() < room);
+        if let (Some(index), Some(steps)) = (index, steps) {
+            let leg = slots[from].remove(index);
+            leg.move_earlier(SLOT * steps as u32);
+            slots[place(steps)].push(leg);
+        }
     }
 }

@@ -56,6 +56,7 @@ impl Bridge {
             }
         }
         self.source.go_live();
+        self.moment.forget();
         // A mixer follows the form of the agent's voice.
         self.tell_mixer()?;
         Ok(())
@@ -91,12 +92,16 @@ impl Bridge {
     /// Queues what a party said: any number of PCM bytes, or one Opus packet. When it answers [`Room::Full`],
     /// [`BridgeEvent::Room`] tells when to go on; some seconds more are taken before that, see
     /// [`refuses`](Self::refuses).
-    pub fn say(&mut self, party: Party, sound: Bytes) -> Result<Room, PushError> {
+    pub fn say(&mut self, party: Party, sound: Bytes, now: Instant) -> Result<Room, PushError> {
         let Some(voice) = self.voice(party) else { return Ok(Room::Free) };
         let room = match voice.rate() {
             Some(_) => voice.push_pcm(&sound)?,
             None => voice.push_opus(sound)?,
         };
+        if party == Party::Agent {
+            let in_all = voice.pushed();
+            self.moment.said(in_all, now);
+        }
         if room == Room::Full && !self.waiting.contains(&party) {
             self.waiting.push(party);
         }

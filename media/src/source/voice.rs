@@ -307,6 +307,11 @@ impl Voice {
         self.backlog.tick(self.ticks(self.pushed - self.taken));
     }
 
+    /// What was late so far came of the beginning: no cushion is kept for it any more.
+    pub fn settle(&mut self) {
+        self.backlog.settle();
+    }
+
     /// The next event. Marks are told once each, in the order they were placed.
     pub fn poll_event(&mut self) -> Option<VoiceEvent> {
         self.events.pop_front()
@@ -320,6 +325,18 @@ impl Voice {
     /// How long the queue plays.
     pub fn queued(&self) -> Duration {
         self.duration(self.pushed - self.taken)
+    }
+
+    /// All that was ever queued.
+    pub fn pushed(&self) -> Duration {
+        self.duration(self.pushed)
+    }
+
+    /// Up to where all that was ever queued will have been taken with the next frame, if the agent is live and the frame
+    /// is there.
+    pub fn live_frame_end(&self) -> Option<Duration> {
+        let is_there = !self.paused && self.queued() >= FRAME && self.backlog.is_live();
+        is_there.then(|| self.duration(self.taken) + FRAME)
     }
 
     /// Sound refused because the queue was full, since the beginning.

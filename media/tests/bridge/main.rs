@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party, PartySound};
 use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::Role;
-use patchcord_media::opus::{Encoder, Profile, SampleRate};
+use patchcord_media::opus::{Encoder, Profile, SILENCE, SampleRate};
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Builtin, Prompt, Repeat};
 use patchcord_media::rtp::RtpHeader;
@@ -116,6 +116,60 @@ fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
     assert_eq!(gathered.as_deref(), Some("4711"));
 }
 
+/// What a live agent says leaves soon after it came, and no frame is lost or late on the way there.
+#[test]
+fn a_live_agents_frames_wait_for_nothing() {
+    for phase in [3, 9, 17] {
+        let mut call = Call::connected(7);
+        call.start_sound();
+        let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
+        call.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+        // From here it is so long until a frame leaves.
+        let wait = call.network.right.next - call.network.now;
+        call.network.run_for(wait + milliseconds(phase));
+        for _ in 0..500 {
+            let (words, now) = (call.words(20)[..640].to_vec(), call.network.now);
+            call.bridge().say(Party::Agent, words.into(), now).unwrap();
+            call.network.run_for(FRAME);
+        }
+        let waits = milliseconds(20 - phase);
+        let expected = if waits >= milliseconds(6) { waits - milliseconds(4) } else { Duration::ZERO };
+        assert_eq!(call.network.right.earlier, expected, "phase {phase}");
+        let packets = &call.network.left.packets;
+        let spoken = packets.iter().skip_while(|packet| packet.payload[..] == SILENCE);
+        assert!(spoken.clone().count() >= 499, "phase {phase}");
+        assert!(spoken.skip(1).all(|packet| packet.payload[..] != SILENCE), "phase {phase}: a frame was late");
+    }
+}
+
+/// An agent that stumbles while the call begins is not kept waiting for it: its frames leave within one frame's time.
+#[test]
+fn what_was_late_at_the_beginning_is_no_delay_later() {
+    let mut call = Call::connected(7);
+    call.start_sound();
+    let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
+    call.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+    let wait = call.network.right.next - call.network.now;
+    call.network.run_for(wait + milliseconds(10));
+    let mut longest = Duration::ZERO;
+    for frame in 0..500 {
+        // The eleventh comes with the twelfth, and there is a pause now and then.
+        let mut words = if frame == 11 { call.words(40)[..1280].to_vec() } else { call.words(20)[..640].to_vec() };
+        if frame % 25 >= 20 {
+            words.fill(0);
+        }
+        let now = call.network.now;
+        if frame != 10 {
+            call.bridge().say(Party::Agent, words.into(), now).unwrap();
+        }
+        if frame >= 450 {
+            longest = longest.max(call.bridge().queued(Party::Agent));
+        }
+        call.network.run_for(FRAME);
+    }
+    assert_eq!(longest, FRAME, "what was just said, and nothing before it");
+}
+
 /// A phone that offers, and the bridge that answers.
 struct Call {
     network: Network<PeerEnd, BridgeEnd>,
@@ -136,6 +190,8 @@ struct BridgeEnd {
     bridge: Bridge,
     next: Instant,
     events: Vec<BridgeEvent>,
+    /// How much earlier than at first frames leave.
+    earlier: Duration,
 }
 
 impl Call {
@@ -158,7 +214,7 @@ impl Call {
             },
             now,
         );
-        let right = BridgeEnd { bridge, next: now, events: Vec::new() };
+        let right = BridgeEnd { bridge, next: now, events: Vec::new(), earlier: Duration::ZERO };
         let network = Network::new(PeerEnd::new(left), right, &[RIGHT], now, seed);
         let encoder = || Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();
         let phone = Phone { encoder: encoder(), sequence: 100, timestamp: 0, said: 0 };
@@ -234,7 +290,7 @@ impl Call {
             }
             6 => bridge.detach(Party::Agent),
             7..=10 => {
-                let _ = bridge.say(Party::Agent, words.into());
+                let _ = bridge.say(Party::Agent, words.into(), now);
             }
             11 => {
                 let _ = bridge.clear(Party::Agent);
@@ -242,7 +298,7 @@ impl Call {
             12 => {
                 let mut packet = Vec::new();
                 self.encoder.encode(&[1000; 320], &mut packet).unwrap();
-                let _ = bridge.say(Party::Agent, packet.into());
+                let _ = bridge.say(Party::Agent, packet.into(), now);
             }
             13 => {
                 let _ = bridge.invite(guest, role, BUFFER);
@@ -251,7 +307,7 @@ impl Call {
                 let _ = bridge.attach(Party::Guest(guest), pcm, BUFFER, now);
             }
             15 => {
-                let _ = bridge.say(Party::Guest(guest), words.into());
+                let _ = bridge.say(Party::Guest(guest), words.into(), now);
             }
             16 => {
                 let _ = bridge.set_role(guest, role);
@@ -320,6 +376,11 @@ impl End for BridgeEnd {
     fn handle_timeout(&mut self, now: Instant) {
         self.next = now + FRAME;
         self.bridge.handle_timeout(now);
+        if let Some(by) = self.bridge.poll_earlier() {
+            self.bridge.move_earlier(by);
+            self.next -= by;
+            self.earlier += by;
+        }
         self.listen();
     }
 }

@@ -77,6 +77,11 @@ impl Backlog {
         (self.spare, self.spare_speech) = (0, 0);
     }
 
+    /// What was late so far says nothing of what is to come.
+    pub fn settle(&mut self) {
+        self.cushion = 0;
+    }
+
     /// Whether sound is watched for speech at all: of content nothing is ever left out.
     pub fn is_live(&self) -> bool {
         self.pace.hurry().is_some()
