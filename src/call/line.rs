@@ -299,6 +299,8 @@ impl Line {
             }
             false => {
                 self.let_go(from, Left::Transferred, actions);
+                // The prompts are what was wanted, whoever failed before.
+                self.last_failure = None;
                 self.state = State::Prompts { attempt: to };
                 actions.push_back(Action::PlayPrompts { attempt: to });
                 actions.push_back(Action::Report(Progress::Transferred { from: Some(from), to }));

@@ -230,6 +230,20 @@ fn in_a_warm_transfer_the_agents_talk_until_one_of_them_leaves() {
 }
 
 #[test]
+fn prompts_that_a_transfer_led_to_are_nobodys_failure() {
+    let mut script = Script::talking(&[Target::Agent, Target::Agent]);
+    script.put(Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected });
+    script.put(Input::AgentJoined { attempt: 1 });
+    let to_prompts = Request::Transfer { targets: vec![Target::Prompts], warm: false };
+    assert_eq!(script.ask(to_prompts), Ok(vec![dropped(1, Left::Transferred), Action::PlayPrompts { attempt: 2 }]));
+    assert_eq!(
+        script.put(Input::PromptFinished),
+        [Action::Terminate, Action::Release(EndReason::PromptFinished)],
+        "the agent that was lost has been replaced"
+    );
+}
+
+#[test]
 fn a_first_agent_that_leaves_in_a_transfer_leaves_the_caller_waiting_for_the_second() {
     let mut script = Script::talking(&[Target::Agent]);
     script.ask(transfer(true)).unwrap();
