@@ -71,10 +71,11 @@ struct Signals {
     stopping: AtomicBool,
 }
 
-/// What became of a recording.
+/// What became of a recording. Its JSON is the data of `call.recording_finished`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordingResult {
     /// As in the file's name.
+    #[serde(rename = "recording_id")]
     pub id: RecordingId,
     /// In the recordings folder, and in the archive below its prefix.
     pub file_name: String,

@@ -36,6 +36,9 @@ async fn a_finished_recording_has_its_name_and_its_facts() {
             problem: None,
         }
     );
+    let told = serde_json::json!(result);
+    assert_eq!((&told["recording_id"], &told["file_name"]), (&id.as_str().into(), &format!("{id}.opus").into()));
+    assert_eq!(told.as_object().unwrap().len(), 7, "{told}");
     assert_eq!(folder.names(), [result.file_name]);
     let path = recordings.path_of(&id);
     assert_eq!(fs::read(&path).unwrap(), bytes);

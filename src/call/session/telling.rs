@@ -47,16 +47,7 @@ impl Session {
         if let Some(result) = result {
             self.recording.retain(|id| *id != result.id);
             self.store.recording_finished(&result);
-            let data = json!({
-                "recording_id": result.id,
-                "file_name": result.file_name,
-                "duration_ms": result.duration_ms,
-                "size_bytes": result.size_bytes,
-                "sha256": result.sha256,
-                "complete": result.complete,
-                "problem": result.problem,
-            });
-            self.tell("call.recording_finished", data);
+            self.tell("call.recording_finished", json!(result));
         }
     }
 
