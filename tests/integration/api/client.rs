@@ -95,8 +95,13 @@ impl fmt::Debug for Answer {
 impl Client {
     /// With no key for "".
     pub fn new(service: &TestService, key: &str) -> Self {
+        Self::at(&service.url(""), key)
+    }
+
+    /// Of a service at this URL, without a slash at the end.
+    pub fn at(url: &str, key: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be made");
-        Self { http, base: service.url(""), key: key.to_owned() }
+        Self { http, base: url.to_owned(), key: key.to_owned() }
     }
 
     pub async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
