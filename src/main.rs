@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
 use patchcord::{demo, prompts, replay, simulate, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::error;
 
 /// Puts WhatsApp calls through to voice bots.
@@ -85,19 +85,17 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
-    // Before anything else: unheard, the signal would end the process.
-    let mut hangups = signal(SignalKind::hangup())?;
+    // Before anything else: unheard, a signal would end the process.
+    let (mut hangups, mut stops) = (signal(SignalKind::hangup())?, Stops::listen()?);
     let app = App::start(config).await?;
-    let stop = stop_signal();
-    tokio::pin!(stop);
     loop {
         tokio::select! {
-            stopped = &mut stop => break stopped?,
+            () = stops.next() => break,
             Some(()) = hangups.recv() => reload(&app, path.clone()).await,
         }
     }
     // The second signal ends all calls now.
-    app.stop(async { stop_signal().await.unwrap_or(()) }).await;
+    app.stop(stops.next()).await;
     Ok(())
 }
 
@@ -117,11 +115,21 @@ async fn reload(app: &App, path: PathBuf) {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
+/// Ctrl-C and SIGTERM. None is missed from [`listen`](Self::listen) on, also while nobody waits for it.
+struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stops {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
