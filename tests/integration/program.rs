@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context;
 use patchcord_simulator::agent::Agent;
@@ -52,7 +52,12 @@ impl Program {
 
     /// Sends SIGHUP: the configuration is to be read anew.
     pub fn hang_up(&self) -> anyhow::Result<()> {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -HUP {}", self.child.id())).status()?;
+        self.signal("HUP")
+    }
+
+    /// Sends a signal by its short name, such as `TERM`.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status()?;
         anyhow::ensure!(sent.success(), "kill says {sent}");
         Ok(())
     }
@@ -81,11 +86,24 @@ impl Program {
     /// Kills the program (SIGKILL) and gives everything it said.
     pub async fn finish(mut self) -> anyhow::Result<String> {
         self.child.kill()?;
+        self.read_out().await?;
+        Ok(std::mem::take(&mut self.log).join("\n"))
+    }
+
+    /// Waits until the program has ended by itself; how it did.
+    pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
+        tokio::time::timeout(DEADLINE, self.read_out()).await.context("the program goes on")??;
+        // Its last line is read, so this takes no time.
+        Ok(self.child.wait()?)
+    }
+
+    /// Reads to the last line.
+    async fn read_out(&mut self) -> anyhow::Result<()> {
         while let Some(line) = self.lines.recv().await {
             anyhow::ensure!(log_watch::private_word(&line).is_none(), "private: {line}");
             self.log.push(line);
         }
-        Ok(std::mem::take(&mut self.log).join("\n"))
+        Ok(())
     }
 }
 

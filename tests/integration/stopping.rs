@@ -5,12 +5,14 @@ use std::net::TcpStream;
 use std::task::Poll;
 
 use anyhow::Context;
-use patchcord_simulator::agent::SessionEnd;
-use patchcord_simulator::call::{EndedBy, Stage};
+use patchcord_simulator::agent::{Agent, Behaviour, SessionEnd};
+use patchcord_simulator::call::{Call, EndedBy, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions};
 use tokio::sync::oneshot;
 
-use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
-use crate::service::{DEADLINE, Talk, TestOptions};
+use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
+use crate::program::Program;
+use crate::service::{DEADLINE, Folder, Talk, TestOptions};
 
 fn drain_timeout(timeout: &str) -> TestOptions {
     TestOptions { calls: format!("drain_timeout = \"{timeout}\""), ..TestOptions::default() }
@@ -81,6 +83,43 @@ async fn a_second_signal_ends_all_calls_now() -> anyhow::Result<()> {
     let stop = service.app.stop(async { drop(hurried.await) });
     tokio::time::timeout(DEADLINE, stop).await.context("the service did not stop")?;
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    Ok(())
+}
+
+/// The real program: the first signal lets the call go on, the second does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_ends_its_calls_at_the_second_signal_and_leaves_cleanly() -> anyhow::Result<()> {
+    for signals in [["TERM", "TERM"], ["TERM", "INT"], ["INT", "INT"]] {
+        let folder = Folder::new()?;
+        let meta = Meta::start(MetaOptions::default()).await?;
+        let agent = Agent::start(agent()).await?;
+        let mut program = Program::start(&folder, &meta, &agent, drain_timeout("1h")).await?;
+        let call = meta.place_call(caller()).await?;
+        call.wait_until(Stage::Accepted).await?;
+        agent.set_behaviour(Behaviour::NeverAnswerHandshake);
+        let ringing = meta.place_call(caller()).await?;
+        ringing.wait_until(Stage::MediaUp).await?;
+
+        program.signal(signals[0])?;
+        program.line_with("stopping: 2 calls go on for up to 3600s").await?;
+        let late = meta.place_call(caller()).await?;
+        late.wait_until(Stage::Ended).await?;
+        assert_eq!(late.ended_by(), Some(EndedBy::Rejected));
+        assert_eq!(heard_voices(&caller_hears_next(&call, SECOND).await?), [AGENT_HZ]);
+        assert_eq!((call.ended_by(), ringing.ended_by()), (None, None));
+
+        program.signal(signals[1])?;
+        let status = program.ended().await?;
+        assert_eq!(status.code(), Some(0), "{signals:?}: {status}");
+        assert_eq!([&call, &ringing].map(Call::ended_by), [Some(EndedBy::Terminated); 2]);
+        let stop = agent.wait_for_session(1).await?.wait_for_message("stop").await?;
+        assert_eq!(stop["reason"], "shutting_down");
+        for call in [&call, &ringing, &late] {
+            let asked = meta.requests().into_iter().filter(|asked| asked.call_id == call.wacid());
+            let ends = asked.filter(|asked| ["terminate", "reject"].contains(&asked.action.as_str()));
+            assert_eq!((ends.count(), objections(call)), (1, vec![]), "{}", call.seen());
+        }
+    }
     Ok(())
 }
 
