@@ -2,16 +2,19 @@
 
 use patchcord::call::command::{Accept, CallCommand, Destination, Hold, Mute, MuteParty, Reject, Transfer};
 use patchcord::call::event::CallId;
-use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Pace};
-use patchcord_simulator::call::{Call, Stage};
+use patchcord_simulator::agent::{Agent, AgentAudio, AgentOptions, AgentSession, Encoding, Pace};
+use patchcord_simulator::call::{Call, EndedBy, Stage};
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::{Value, json};
 
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next, agent_with_voice, caller,
-    caller_hears_next, heard_voices, objections, quiet_caller,
+    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next,
+    agent_with_voice, caller, caller_hears_next, heard_voices, objections, quiet_caller,
 };
 use crate::service::{Talk, TestOptions, TestService};
+
+/// The note of the built-in busy tone.
+const BUSY_HZ: f64 = 425.0;
 
 /// An agent on the line, and another whom the route "second" leads to.
 struct Scene {
@@ -22,21 +25,34 @@ struct Scene {
 
 impl Scene {
     async fn start() -> anyhow::Result<Self> {
-        Self::with(agent(), "").await
+        // A minute each, so that nobody falls silent before the scenario is over.
+        let talkative = |agent: AgentOptions| AgentOptions { greeting: agent.greeting.repeat(3), ..agent };
+        Self::with([agent(), agent_with_voice(SECOND_AGENT_HZ)].map(talkative), "").await
     }
 
-    /// `second` are further keys of the second route.
-    async fn with(first: AgentOptions, second_route: &str) -> anyhow::Result<Self> {
-        let second = Agent::start(AgentOptions { pace: Pace::Burst, ..agent_with_voice(SECOND_AGENT_HZ) }).await?;
+    /// `second_route` are further keys of the second agent's route.
+    async fn with(agents: [AgentOptions; 2], second_route: &str) -> anyhow::Result<Self> {
+        // All that they say is there before anybody hears it.
+        let [first, second] = agents.map(|agent| AgentOptions { pace: Pace::Burst, ..agent });
+        let second = Agent::start(second).await?;
         let more_routes = format!(
-            "[routes.second]\nagent = \"{}\"\n{second_route}\n[routes.nobody]\nagent = \"ws://127.0.0.1:9/\"",
+            "[routes.second]\nagent = \"{}\"\n{second_route}\n[routes.nobody]\nagent = \"ws://127.0.0.1:9/\"\n\
+             [routes.closing]\nagent = \"prompt:goodbye,busy\"",
             second.url()
         );
         let options = TestOptions { more_routes, ..TestOptions::default() };
-        let first = AgentOptions { pace: Pace::Burst, greeting: first.greeting.repeat(3), ..first };
         let mut talk = Talk::start_with(caller(), first, options).await?;
         let call = talk.service.event("call.accepted").await?.call_id;
         Ok(Self { talk, call, second })
+    }
+
+    /// The agents talk with each other, and the caller is on hold.
+    async fn consulting() -> anyhow::Result<(Self, AgentSession)> {
+        let mut scene = Self::start().await?;
+        assert_eq!(scene.asked(transfer_to("second", true)).await, Ok(json!({})));
+        let second = scene.second.wait_for_session(1).await?;
+        scene.talk.service.event("call.agent_joined").await?;
+        Ok((scene, second))
     }
 
     async fn asked(&self, command: CallCommand) -> Result<Value, &'static str> {
@@ -74,8 +90,10 @@ fn transfer_to(route: &str, warm: bool) -> CallCommand {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_hands_the_caller_over_in_the_same_line() -> anyhow::Result<()> {
-    for encoding in ["", "encoding = \"opus\""] {
-        let mut scene = Scene::with(agent(), encoding).await?;
+    for (first, encoding) in [(Encoding::Pcm, "opus"), (Encoding::Opus, "opus"), (Encoding::Opus, "pcm_s16le")] {
+        let first = AgentOptions { audio: Some(AgentAudio { encoding: first, sample_rate: 16_000 }), ..agent() };
+        let agents = [first, agent_with_voice(SECOND_AGENT_HZ)];
+        let mut scene = Scene::with(agents, &format!("encoding = \"{encoding}\"")).await?;
         assert_eq!(scene.asked(transfer_to("second", false)).await, Ok(json!({})));
         let told = scene.talk.service.event("call.transferred").await?;
         assert_eq!(told.data, json!({ "completed": true, "from_attempt": 0, "to_attempt": 1 }));
@@ -83,9 +101,7 @@ async fn a_transfer_hands_the_caller_over_in_the_same_line() -> anyhow::Result<(
         second.wait_for_message("accepted").await?;
         assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
         assert_eq!(heard_voices(&scene.caller_hears().await?), [SECOND_AGENT_HZ]);
-        if encoding.is_empty() {
-            assert_eq!(agent_hears(&second).await?, [CALLER_HZ]);
-        }
+        assert_eq!(agent_hears(&second).await?, [CALLER_HZ], "{encoding}");
         assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
     }
     Ok(())
@@ -108,16 +124,12 @@ async fn a_transfer_that_nobody_takes_gives_the_caller_back_to_the_first_agent()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_warm_transfer_the_agents_talk_first_and_the_caller_hears_music() -> anyhow::Result<()> {
-    let mut scene = Scene::start().await?;
-    assert_eq!(scene.asked(transfer_to("second", true)).await, Ok(json!({})));
-    let second = scene.second.wait_for_session(1).await?;
-    scene.talk.service.event("call.agent_joined").await?;
+    let (mut scene, second) = Scene::consulting().await?;
     let ((), first_hears, second_hears) =
         tokio::try_join!(hears_hold_music(&scene.talk.call), agent_hears(&scene.talk.session), agent_hears(&second))?;
     assert_eq!(first_hears, [SECOND_AGENT_HZ]);
     assert_eq!(second_hears, [AGENT_HZ]);
 
-    second.say(&crate::people::tone(SECOND_AGENT_HZ, 20_000)).await;
     assert_eq!(scene.asked(CallCommand::CompleteTransfer).await, Ok(json!({})));
     second.wait_for_message("accepted").await?;
     assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
@@ -125,6 +137,68 @@ async fn in_a_warm_transfer_the_agents_talk_first_and_the_caller_hears_music() -
     assert_eq!(heard_voices(&scene.caller_hears().await?), [SECOND_AGENT_HZ]);
     assert_eq!(agent_hears(&second).await?, [CALLER_HZ]);
     assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unheld_in_a_warm_transfer_all_three_talk_until_one_agent_leaves() -> anyhow::Result<()> {
+    for completes in [true, false] {
+        let (mut scene, second) = Scene::consulting().await?;
+        hears_hold_music(&scene.talk.call).await?;
+        assert_eq!(scene.asked(CallCommand::Unhold).await, Ok(Value::Null));
+        let first = scene.talk.session.clone();
+        let (caller, by_first, by_second) =
+            tokio::try_join!(scene.caller_hears(), agent_hears(&first), agent_hears(&second))?;
+        assert_eq!(heard_voices(&caller), [AGENT_HZ, SECOND_AGENT_HZ]);
+        assert_eq!(by_first, [CALLER_HZ, SECOND_AGENT_HZ], "nobody hears himself");
+        assert_eq!(by_second, [CALLER_HZ, AGENT_HZ], "nobody hears himself");
+
+        let (end, stays, leaves, reason) = match completes {
+            true => (CallCommand::CompleteTransfer, &second, &first, "transferred"),
+            false => (CallCommand::CancelTransfer, &first, &second, "transfer_cancelled"),
+        };
+        assert_eq!(scene.asked(end).await, Ok(json!({})));
+        assert_eq!(leaves.wait_for_message("stop").await?["reason"], reason);
+        let left = scene.talk.service.event("call.agent_left").await?.data;
+        assert_eq!(left, json!({ "attempt": u8::from(!completes), "reason": reason }));
+        assert_eq!(scene.talk.service.event("call.transferred").await?.data["completed"], completes);
+        let (caller, by_agent) = tokio::try_join!(scene.caller_hears(), agent_hears(stays))?;
+        assert_eq!(heard_voices(&caller), [if completes { SECOND_AGENT_HZ } else { AGENT_HZ }]);
+        assert_eq!(by_agent, [CALLER_HZ]);
+        assert_eq!(scene.asked(CallCommand::CancelTransfer).await, Err("no_transfer"));
+        assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transferred_to_prompts_the_caller_hears_them_to_their_end_and_the_call_is_over() -> anyhow::Result<()> {
+    for held in [false, true] {
+        let mut scene = Scene::start().await?;
+        if held {
+            assert_eq!(scene.asked(CallCommand::Hold(Hold::default())).await, Ok(Value::Null));
+        }
+        // With prompts there is nothing to talk over first.
+        assert_eq!(scene.asked(transfer_to("closing", held)).await, Ok(json!({})));
+        assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
+        let ended = scene.talk.service.end_of(&scene.talk.call).await?;
+        assert_eq!((&ended["reason"], &ended["fault"]), (&"prompt_finished".into(), &"nobody".into()), "{ended}");
+        let told = scene.talk.service.event("call.agent_left").await?;
+        assert_eq!(told.data, json!({ "attempt": 0, "reason": "transferred" }));
+        let told = scene.talk.service.event("call.transferred").await?;
+        assert_eq!(told.data, json!({ "completed": true, "from_attempt": 0, "to_attempt": 1 }));
+        let kinds = scene.talk.service.kinds();
+        assert_eq!(kinds[kinds.len() - 3..], ["call.agent_left", "call.transferred", "call.ended"]);
+
+        scene.talk.service.all_ended().await?;
+        assert_eq!(scene.talk.call.ended_by(), Some(EndedBy::Terminated));
+        let heard = scene.talk.call.heard()?;
+        let notes = [GOODBYE_NOTES_HZ[0], BUSY_HZ];
+        let first = notes
+            .map(|note| heard.chunks(PHONE_RATE as usize / 5).position(|part| sound::hears(part, PHONE_RATE, note)));
+        assert!(first.is_sorted() && first[0].is_some(), "in their order: {first:?}");
+        assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
+    }
     Ok(())
 }
 
