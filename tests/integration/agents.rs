@@ -4,7 +4,8 @@ use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
 use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
 use patchcord_simulator::call::{Call, EndedBy, Stage};
-use serde_json::Value;
+use patchcord_simulator::sound::PHONE_RATE;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
@@ -12,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
-    heard_voices, objections, quiet_caller,
+    caller_hears_next, heard_voices, objections, quiet_caller,
 };
 use crate::service::{Talk, TestOptions, TestService};
 
@@ -303,6 +304,48 @@ async fn an_agent_that_pings_gets_its_pong() -> anyhow::Result<()> {
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Its answers pile up until the system takes no more of them; ten seconds later it is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Result<()> {
+    let window = TcpSocket::new_v4()?;
+    window.set_recv_buffer_size(4096)?;
+    window.bind("127.0.0.1:0".parse()?)?;
+    let listener = window.listen(1)?;
+    let second = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+    let url = format!("ws://{}/call", listener.local_addr()?);
+    let mut service = TestService::start_with(&url, fallback(&[&second.url()])).await?;
+    let call = service.call(caller()).await?;
+    let (stream, _) = listener.accept().await?;
+    let mut socket = tokio_tungstenite::accept_hdr_async(stream, Subprotocol).await?;
+    call.wait_until(Stage::Accepted).await?;
+
+    // Linux keeps at most 4 MB on their way unless told otherwise; the answers hold the ids.
+    let request_id = "x".repeat(12_000);
+    let command = json!({ "type": "command", "request_id": request_id, "action": "fly" }).to_string();
+    for _ in 0..1000 {
+        socket.send(Message::text(command.clone())).await?;
+    }
+    let lost = service.event("call.agent_lost").await?;
+    assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"too_slow".into()));
+    // Now it reads: what was on its way, why it is left, and the code.
+    let mut texts = Vec::new();
+    let frame = loop {
+        match socket.next().await.context("cut without a word")?? {
+            Message::Text(text) => texts.push(text),
+            Message::Close(frame) => break frame.context("a code")?,
+            _ => {}
+        }
+    };
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4008, "too_slow"));
+    let last: Value = serde_json::from_str(texts[texts.len() - 1].as_str())?;
+    assert_eq!(last, json!({ "type": "stop", "reason": "too_slow" }));
+
+    second.wait_for_session(1).await?.wait_for_message("accepted").await?;
+    assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [SECOND_AGENT_HZ]);
+    assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
 
