@@ -167,10 +167,18 @@ impl Store {
         let _ = self.save(job, &call);
     }
 
-    /// Writes the call's record with its end. The first ending written stays. Never waits.
-    pub fn call_ended(&self, call: CallRecord) {
+    /// Writes the call's record with its end, and the event that tells of it: after a sudden end both are there or
+    /// neither. The first ending written stays. Never waits; what finds no room is counted and logged.
+    pub fn call_ended(&self, call: CallRecord, event: EventRecord) {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
-        self.call_updated(call);
+        let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));
+        let (saved, endpoints, now) = (call.clone(), self.0.endpoints.clone(), now_ms());
+        let job = Job::new(bytes, move |connection| {
+            calls::save(connection, &saved)?;
+            outbox::add_event(connection, &event, &endpoints, now)
+        });
+        // The queue has counted and told it.
+        let _ = self.save(job.news(), &call);
     }
 
     /// From now on the record is found, wherever it stands.
@@ -185,9 +193,7 @@ impl Store {
     /// Stores an event and what is to be delivered of it. Never waits; on an error the event is not stored.
     /// The same event again, or a second `call.ended` of a call, changes nothing.
     pub fn event(&self, event: EventRecord) -> Result<(), StoreError> {
-        let endpoints = self.0.endpoints.clone();
-        let bytes = event.body.len() + 512;
-        let now = now_ms();
+        let (bytes, endpoints, now) = (event.size_bytes(), self.0.endpoints.clone(), now_ms());
         let job = Job::new(bytes, move |connection| outbox::add_event(connection, &event, &endpoints, now));
         self.0.queue.send(job.news(), Queue::USUAL_SHARE)
     }

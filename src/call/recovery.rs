@@ -71,22 +71,21 @@ impl Recovery {
         };
         let Some(id) = CallId::parse(&call.call_id) else { return };
         let client_state = call.client_state.clone();
-        let mut tell = |kind, data| {
+        let mut next_event = |kind, data| {
             sequence += 1;
-            let event = CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data);
-            // What finds no room is counted and told by the store.
-            let _ = self.store.event(EventRecord::of(&event));
+            EventRecord::of(&CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data))
         };
         for recording in
             self.recordings.iter().filter(|closed| call.recordings.iter().any(|id| id == closed.id.as_str()))
         {
-            tell("call.recording_finished", json!(recording));
+            // What finds no room is counted and told by the store.
+            let _ = self.store.event(next_event("call.recording_finished", json!(recording)));
         }
         let reason = EndReason::ServiceLost;
         let stages = Stages { ended: SystemTime::now().duration_since(call.began_at).ok(), ..Stages::default() };
-        tell("call.ended", ended_data(&reason, &stages, &Value::Null));
+        let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null));
         call.end(&reason, &stages, &Value::Null);
-        self.store.call_ended(call);
+        self.store.call_ended(call, told);
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
     }

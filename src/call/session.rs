@@ -433,8 +433,7 @@ impl Session {
             self.received_at.elapsed()
         );
         self.record.end(reason, &self.stages, &sound);
-        self.store.call_ended(self.record.clone());
-        self.tell("call.ended", ended_data(reason, &self.stages, &sound));
+        self.tell_end(ended_data(reason, &self.stages, &sound));
     }
 
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {

@@ -71,6 +71,11 @@ impl EventRecord {
             body: body.into(),
         }
     }
+
+    /// Roughly what it takes in memory, for the queue's bound.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.body.len() + 512
+    }
 }
 
 /// A webhook of Meta's to hand on as it came, its signature included.

@@ -201,8 +201,27 @@ impl Session {
         self.tell_faces(kind, data, for_agent);
     }
 
+    /// The last word, together with the record's end.
+    pub(super) fn tell_end(&mut self, data: Value) {
+        let for_agent = self.agent_listens.then(|| data.clone());
+        let event = self.next_event("call.ended", data, for_agent);
+        self.store.call_ended(self.record.clone(), EventRecord::of(&event));
+        // Nobody need listen.
+        let _ = self.events.send(event);
+    }
+
     /// One event with two faces: for the application, which it gives, and for the agent's socket.
     fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> EventRecord {
+        let event = self.next_event(kind, for_app, for_agent);
+        // What finds no room is counted and told by the store.
+        let record = EventRecord::of(&event);
+        let _ = self.store.event(record.clone());
+        // Nobody need listen.
+        let _ = self.events.send(event);
+        record
+    }
+
+    fn next_event(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> CallEvent {
         self.sequence += 1;
         // First, so that whoever is told and then looks sees no less.
         self.standing.send_modify(|standing| standing.stages = self.stages);
@@ -210,12 +229,7 @@ impl Session {
         if let Some(data) = for_agent {
             self.for_agent.push(CallEvent { data, ..event.clone() });
         }
-        // What finds no room is counted and told by the store.
-        let record = EventRecord::of(&event);
-        let _ = self.store.event(record.clone());
-        // Nobody need listen.
-        let _ = self.events.send(event);
-        record
+        event
     }
 
     /// The agent's socket is told what it is to know.

@@ -19,7 +19,7 @@ async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
         recordings: vec!["rec_1".to_owned(), "rec_2".to_owned()],
         ..ended(1)
     };
-    store.call_ended(all.clone());
+    store.call_updated(all.clone());
     store.close().await;
     drop(store);
     let store = open(&folder);
@@ -32,14 +32,14 @@ async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
 async fn a_call_ends_once_and_what_comes_later_does_not_change_how() {
     let folder = Folder::new();
     let store = open(&folder);
-    store.call_ended(ended(1));
+    store.call_updated(ended(1));
     let second = CallRecord {
         ended_at: Some(time(2_000_000)),
         reason: Some("agent_hung_up".to_owned()),
         recordings: vec!["rec_1".to_owned()],
         ..ended(1)
     };
-    store.call_ended(second);
+    store.call_updated(second);
     store.call_updated(call(1));
     store.call_updated(CallRecord { recordings: vec!["rec_1".to_owned()], ..call(1) });
     store.flush().await.unwrap();
@@ -54,7 +54,7 @@ async fn calls_without_an_end_are_found_after_a_sudden_end_and_new_ones_are_not_
     for number in 1..=5 {
         store.call_began(call(number), LONG).await.unwrap();
     }
-    store.call_ended(ended(2));
+    store.call_updated(ended(2));
     assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
     store.close().await;
     drop(store);
@@ -66,7 +66,7 @@ async fn calls_without_an_end_are_found_after_a_sudden_end_and_new_ones_are_not_
     assert_eq!(ids(unfinished), ["call_0001", "call_0003", "call_0004", "call_0005"]);
     assert_eq!(ids(store.unfinished_calls(2).await.unwrap()), ["call_0001", "call_0003"]);
     for number in [1, 3, 4, 5] {
-        store.call_ended(ended(number));
+        store.call_updated(ended(number));
     }
     store.flush().await.unwrap();
     assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
@@ -102,11 +102,11 @@ async fn a_filter_shows_what_it_names() {
     for number in 1..=6 {
         store.call_updated(dated(number));
     }
-    store.call_ended(CallRecord { call_id: dated(2).call_id, ..ended(2) });
+    store.call_updated(CallRecord { call_id: dated(2).call_id, ..ended(2) });
     store.flush().await.unwrap();
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     store.0.queue.do_now(move |_| wait.recv().unwrap_or(()));
-    store.call_ended(CallRecord { call_id: dated(3).call_id, ..ended(3) });
+    store.call_updated(CallRecord { call_id: dated(3).call_id, ..ended(3) });
     store.call_updated(CallRecord { phone_number_id: "7".to_owned(), route: "sales".to_owned(), ..dated(9) });
     let shown = async |filter: CallFilter| {
         let calls =
@@ -148,7 +148,7 @@ async fn a_call_is_found_before_its_record_is_in_the_file() {
     store.0.queue.do_now(move |_| wait.recv().unwrap_or(()));
     store.call_updated(call(1));
     assert_eq!(store.call("call_0001").await, Ok(Some(call(1))));
-    store.call_ended(ended(1));
+    store.call_updated(ended(1));
     assert_eq!(store.call("call_0001").await, Ok(Some(ended(1))));
     go_on.send(()).unwrap();
     store.flush().await.unwrap();
@@ -217,7 +217,7 @@ async fn old_records_go_and_what_lives_or_waits_stays() {
     let folder = Folder::new();
     let store = Store::open(StoreOptions { endpoints: vec![endpoint("a")], ..folder.options() }).unwrap();
     for number in 1..=450 {
-        store.call_ended(ended(number));
+        store.call_updated(ended(number));
     }
     store.call_updated(call(500));
     store.event(event("call_1", 1, "call.ended")).unwrap();
