@@ -82,7 +82,8 @@ impl App {
             store: store.clone(),
             graph: graph.clone(),
             numbers: settings.get().numbers.clone(),
-            recordings: Arc::new(closed),
+            recordings: recordings.clone(),
+            closed: Arc::new(closed),
         };
         let recovery = tokio::spawn(recovery.run());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;

@@ -91,6 +91,21 @@ pub struct RecordingResult {
     pub problem: Option<String>,
 }
 
+impl RecordingResult {
+    /// Of a recording that an earlier process began and of which nothing is there.
+    pub fn lost(id: RecordingId) -> Self {
+        Self {
+            file_name: id.file_name(),
+            id,
+            duration_ms: 0,
+            size_bytes: 0,
+            sha256: String::new(),
+            complete: false,
+            problem: Some("the service ended while this was being recorded, and no file is here".to_owned()),
+        }
+    }
+}
+
 /// Takes the pages of one call's recording. Dropped without [`finish`](Self::finish), the recording is incomplete.
 pub struct RecordingSink {
     id: RecordingId,
@@ -157,6 +172,18 @@ impl Recordings {
         // After the stop nobody answers, and the receiver says so.
         let _ = writer.send(Message::Begin(begin));
         (RecordingSink { id, writer, queue, is_finished: false }, result)
+    }
+
+    /// What became of a recording that an earlier process began: its file may have been closed by that process, or by one
+    /// that ended before it could say so.
+    pub async fn look_up(&self, id: RecordingId) -> RecordingResult {
+        let path = self.path_of(&id);
+        let lost = RecordingResult::lost(id.clone());
+        match tokio::task::spawn_blocking(move || file::read_back(&path, &id)).await {
+            Ok(Ok(Some(result))) => result,
+            Ok(Ok(None)) | Err(_) => lost,
+            Ok(Err(error)) => RecordingResult { problem: Some(file::explain(&error).0), ..lost },
+        }
     }
 
     /// Where a finished recording's file is, while it is kept here.

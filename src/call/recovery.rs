@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use super::end::EndReason;
 use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::route::Numbers;
-use crate::recordings::RecordingResult;
-use crate::store::{CallRecord, EventRecord, Store};
+use crate::recordings::{RecordingId, RecordingResult, Recordings};
+use crate::store::{CallRecord, EventRecord, RecordingFilter, Store};
 use crate::whatsapp::graph::{GraphClient, NumberCredentials};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
@@ -31,15 +31,17 @@ pub struct Recovery {
     pub graph: GraphClient,
     /// Whose tokens to use.
     pub numbers: Numbers,
-    /// Recordings that were closed at this start.
-    pub recordings: Arc<Vec<RecordingResult>>,
+    /// Where recordings are, if the folder can be used.
+    pub recordings: Option<Recordings>,
+    /// Those that were closed at this start.
+    pub closed: Arc<Vec<RecordingResult>>,
 }
 
 impl Recovery {
     /// Ends each of them, once. A call that cannot be ended at Meta is ended here all the same: Meta gives up on it by
     /// itself when no sound comes any more.
     pub async fn run(self) {
-        for recording in self.recordings.iter() {
+        for recording in self.closed.iter() {
             self.store.recording_finished(recording);
         }
         let lost = match self.store.unfinished_calls(PAGE).await {
@@ -65,6 +67,7 @@ impl Recovery {
 
     async fn end(self, mut call: CallRecord) {
         self.tell_meta(&call).await;
+        let untold = self.untold_recordings(&call).await;
         let mut sequence = match self.store.last_sequence(&call.call_id).await {
             Ok(sequence) => sequence,
             Err(error) => return warn!("the events of a call of an earlier run cannot be read: {error}"),
@@ -75,9 +78,7 @@ impl Recovery {
             sequence += 1;
             EventRecord::of(&CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data))
         };
-        for recording in
-            self.recordings.iter().filter(|closed| call.recordings.iter().any(|id| id == closed.id.as_str()))
-        {
+        for recording in untold {
             // What finds no room is counted and told by the store.
             let _ = self.store.event(next_event("call.recording_finished", json!(recording)));
         }
@@ -88,6 +89,28 @@ impl Recovery {
         self.store.call_ended(call, told);
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
+    }
+
+    /// What became of the call's recordings that had not ended, or of which nobody was told that they had.
+    async fn untold_recordings(&self, call: &CallRecord) -> Vec<RecordingResult> {
+        let of_call = RecordingFilter { call_id: Some(call.call_id.clone()), before: None, limit: PAGE };
+        let known = self.store.recordings(of_call).await.unwrap_or_default();
+        let mut untold = Vec::new();
+        for id in &call.recordings {
+            if let Some(closed) = self.closed.iter().find(|closed| closed.id.as_str() == id) {
+                untold.push(closed.clone());
+                continue;
+            }
+            let is_growing = known.iter().any(|known| known.id == *id && known.finished.is_none());
+            let Some(id) = RecordingId::parse(id).filter(|_| is_growing) else { continue };
+            let result = match &self.recordings {
+                Some(recordings) => recordings.look_up(id).await,
+                None => RecordingResult::lost(id),
+            };
+            self.store.recording_finished(&result);
+            untold.push(result);
+        }
+        untold
     }
 
     async fn tell_meta(&self, call: &CallRecord) {

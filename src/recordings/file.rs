@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchcord_media::recorder::measure;
+use patchcord_media::recorder::{Measured, measure};
 use sha2::{Digest, Sha256};
 
 use super::{RecordingId, RecordingResult};
@@ -101,12 +101,27 @@ pub(super) fn close_orphan(
     }
     file.set_len(measured.whole_bytes)?;
     file.sync_all()?;
-    io::Seek::rewind(&mut file)?;
-    let mut digest = Sha256::new();
-    io::copy(&mut file, &mut digest)?;
+    let result = facts(&mut file, id, &measured)?;
     publish(path, id, mark_for_upload)?;
+    Ok(Some(result))
+}
+
+/// What is in a closed file, for a process that did not write it. None if there is no file.
+pub(super) fn read_back(path: &Path, id: &RecordingId) -> io::Result<Option<RecordingResult>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let measured = measure(io::BufReader::new(&file))?;
+    facts(&mut file, id, &measured).map(Some)
+}
+
+fn facts(file: &mut File, id: &RecordingId, measured: &Measured) -> io::Result<RecordingResult> {
+    io::Seek::rewind(file)?;
+    let mut digest = Sha256::new();
+    io::copy(file, &mut digest)?;
     let problem = "the service ended while this was being recorded".to_owned();
-    Ok(Some(RecordingResult {
+    Ok(RecordingResult {
         id: id.clone(),
         file_name: id.file_name(),
         duration_ms: measured.duration.as_millis() as u64,
@@ -114,7 +129,7 @@ pub(super) fn close_orphan(
         sha256: hex(&digest.finalize()),
         complete: measured.is_ended,
         problem: (!measured.is_ended).then_some(problem),
-    }))
+    })
 }
 
 /// The marker comes first: a process that ends between the two leaves a growing file, which is closed at the next start.

@@ -151,6 +151,22 @@ async fn what_is_left_behind_is_closed_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_process_closed_is_looked_up_and_what_left_nothing_is_lost() {
+    let folder = Folder::new();
+    let (recordings, _) = Recordings::start(folder.options()).await.unwrap();
+    let (whole, nothing) = (RecordingId::generate(), RecordingId::generate());
+    let bytes = file_of(100);
+    folder.put(&whole.file_name(), &bytes);
+    let found = recordings.look_up(whole.clone()).await;
+    assert_eq!((&found.id, found.complete, found.duration_ms), (&whole, true, 2000));
+    assert_eq!((found.size_bytes, found.sha256), (bytes.len() as u64, sha256(&bytes)));
+    let lost = recordings.look_up(nothing.clone()).await;
+    assert_eq!(lost, RecordingResult::lost(nothing));
+    assert!(!lost.complete && lost.problem.is_some());
+    recordings.stop(WITHIN).await;
+}
+
+#[tokio::test]
 async fn a_recording_of_a_living_process_is_not_taken_for_left_behind() {
     let folder = Folder::new();
     let (old, _) = Recordings::start(folder.options()).await.unwrap();
