@@ -145,7 +145,9 @@ async fn a_call_that_was_killed_is_ended_by_the_next_start_once() -> anyhow::Res
 async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let mut app = App::start().await?;
-    let options = TestOptions { route: String::new(), api: keys(), ..app.options() };
+    // The one that rings is not given up before the kill, however slow the machine.
+    let calls = "agent_timeout = \"25s\"".to_owned();
+    let options = TestOptions { route: String::new(), api: keys(), calls, ..app.options() };
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(agent()).await?;
     let program = Program::start(&folder, &meta, &agent, options.clone()).await?;

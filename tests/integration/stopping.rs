@@ -89,11 +89,14 @@ async fn a_second_signal_ends_all_calls_now() -> anyhow::Result<()> {
 /// The real program: the first signal lets the call go on, the second does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_ends_its_calls_at_the_second_signal_and_leaves_cleanly() -> anyhow::Result<()> {
+    // The call that rings is not given up meanwhile, however slow the machine.
+    let calls = "drain_timeout = \"1h\"\nagent_timeout = \"25s\"".to_owned();
+    let options = TestOptions { calls, ..TestOptions::default() };
     for signals in [["TERM", "TERM"], ["TERM", "INT"], ["INT", "INT"]] {
         let folder = Folder::new()?;
         let meta = Meta::start(MetaOptions::default()).await?;
         let agent = Agent::start(agent()).await?;
-        let mut program = Program::start(&folder, &meta, &agent, drain_timeout("1h")).await?;
+        let mut program = Program::start(&folder, &meta, &agent, options.clone()).await?;
         let call = meta.place_call(caller()).await?;
         call.wait_until(Stage::Accepted).await?;
         agent.set_behaviour(Behaviour::NeverAnswerHandshake);
