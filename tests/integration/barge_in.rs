@@ -5,7 +5,7 @@ use patchcord_simulator::call::CallerOptions;
 use patchcord_simulator::sound;
 use patchcord_simulator::speech::Speech;
 
-use crate::people::{AGENT_HZ, SECOND, caller_hears_next, objections, quiet_caller, tone};
+use crate::people::{AGENT_HZ, SECOND, caller_hears_first, caller_hears_next, objections, quiet_caller, tone};
 use crate::service::{Talk, TestOptions};
 
 /// Somebody who says a sentence over and over.
@@ -24,8 +24,11 @@ fn route(barge_in: &str) -> TestOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_caller_s_speech_clears_what_the_agent_still_has_to_say() -> anyhow::Result<()> {
-    let mut talk = Talk::start_with(speaker(), talker(), route("clear")).await?;
+    let mut talk = Talk::start_with(quiet_caller(), talker(), route("clear")).await?;
     let Talk { service, session, call, .. } = &mut talk;
+    // The agent needs a moment to say it all, and the caller something to interrupt.
+    caller_hears_first(call, SECOND).await?;
+    call.say(Speech::caller()).await;
     service.event("call.speech_started").await?;
     let cleared = session.wait_for_message("cleared").await?;
     let (played, dropped) = (cleared["played_ms"].as_u64().unwrap(), cleared["dropped_ms"].as_u64().unwrap());

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::people::{AGENT_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller, caller_hears_next};
+use crate::people::{AGENT_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller, caller_hears_first};
 use crate::people::{heard_voices, objections};
 use crate::service::{DEADLINE, TestOptions, TestService, counter};
 
@@ -104,7 +104,7 @@ async fn accepted(service: &TestService) -> anyhow::Result<Call> {
 }
 
 async fn voices(call: &Call) -> anyhow::Result<Vec<f64>> {
-    Ok(heard_voices(&caller_hears_next(call, SECOND).await?))
+    Ok(heard_voices(&caller_hears_first(call, SECOND).await?))
 }
 
 #[tokio::test(flavor = "multi_thread")]

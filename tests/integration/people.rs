@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use patchcord_simulator::agent::{AgentOptions, AgentSession, Pace};
-use patchcord_simulator::call::{Call, CallerOptions};
+use patchcord_simulator::call::{Call, CallerOptions, Stage};
 use patchcord_simulator::objection::Objection;
 use patchcord_simulator::phone::ear::HeardPacket;
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use patchcord_simulator::speech::Speech;
+use tokio::time::timeout;
+
+use crate::service::DEADLINE;
 
 /// The caller's voice.
 pub const CALLER_HZ: f64 = 440.0;
@@ -63,6 +67,21 @@ pub async fn caller_hears_next(call: &Call, time: Duration) -> anyhow::Result<Ve
     let before = call.heard()?.len();
     let heard = call.hear_for(sound_of(before) + time).await?;
     Ok(heard[before..].to_vec())
+}
+
+/// The same from the first sound on, which on a busy machine takes a moment to come.
+pub async fn caller_hears_first(call: &Call, time: Duration) -> anyhow::Result<Vec<i16>> {
+    call.wait_until(Stage::FirstSound).await?;
+    caller_hears_next(call, time).await
+}
+
+/// Waits until the caller hears one of these tones.
+pub async fn until_caller_hears(call: &Call, tones_hz: &[f64]) -> anyhow::Result<()> {
+    let waiting = async {
+        while sound::voices_heard(&caller_hears_next(call, SECOND).await?, PHONE_RATE, tones_hz).is_empty() {}
+        anyhow::Ok(())
+    };
+    timeout(DEADLINE, waiting).await.with_context(|| format!("none of {tones_hz:?} Hz; {}", call.seen()))?
 }
 
 /// What an agent or a guest hears in this time from now on, at the phone's rate.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next,
-    agent_with_voice, caller, caller_hears_next, heard_voices, objections, quiet_caller,
+    agent_with_voice, caller, caller_hears_first, caller_hears_next, heard_voices, objections, quiet_caller,
 };
 use crate::service::{Talk, TestOptions, TestService};
 
@@ -150,7 +150,7 @@ async fn an_agent_that_is_lost_gives_way_to_the_next_in_one_unbroken_line() -> a
     let options = TestOptions { route: format!("fallback = [\"{}\"]", next.url()), ..TestOptions::default() };
     let mut talk = Talk::start_with(quiet_caller(), agent(), options).await?;
     let Talk { service, session, call, .. } = &mut talk;
-    assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
+    assert_eq!(heard_voices(&caller_hears_first(call, SECOND).await?), [AGENT_HZ]);
     session.reset().await;
     service.event("call.agent_lost").await?;
     assert!(sound::hears(&caller_hears_next(call, SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ), "hold music");
