@@ -16,6 +16,11 @@ pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
         LogFormat::Json => registry.with(lines.json()).try_init()?,
     }
+    // A panic's own words may hold what came from outside, which no log is to have.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "the program has a mistake here");
+    }));
     Ok(())
 }
 

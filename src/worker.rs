@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -143,6 +144,8 @@ pub enum Report {
     MediaSilent(bool),
     /// Sound can flow no more.
     MediaFailed(MediaFailure),
+    /// The call's sound stands still by a mistake of ours.
+    Broken,
     /// The agent of `attempt` is listening.
     AgentJoined { attempt: usize },
     /// The agent of `attempt` could not be reached, or is gone.
@@ -289,8 +292,10 @@ impl Worker {
             }
             Command::Perform { call, command, owner, reply } => {
                 let leg = self.legs.borrow().get(&call).cloned();
-                let done = leg
-                    .map_or(Err(Refusal::new("call_ended", "the call has ended")), |leg| leg.perform(command, owner));
+                let done = leg.map_or(Err(Refusal::new("call_ended", "the call has ended")), |leg| {
+                    leg.contained(|| leg.perform(command, owner))
+                        .unwrap_or(Err(Refusal::new("internal_error", "the call ends by a mistake in the program")))
+                });
                 // Whoever asked may have gone.
                 let _ = reply.send(done);
             }
@@ -305,7 +310,7 @@ impl Worker {
     fn with_leg(&self, call: &CallId, act: impl FnOnce(&Rc<Leg>)) {
         let leg = self.legs.borrow().get(call).cloned();
         if let Some(leg) = leg {
-            act(&leg);
+            leg.contained(|| act(&leg));
         }
     }
 
@@ -314,7 +319,9 @@ impl Worker {
         let worker = Rc::downgrade(self);
         let WorkerOptions { prompts, recordings, .. } = self.options.clone();
         let about = About { call, start, barge_in, record, hold, prompts, recordings, reports, worker };
-        let answered = self.seat(about, &offer);
+        // Nobody but this call has touched what a mistake leaves half done.
+        let answered = catch_unwind(AssertUnwindSafe(|| self.seat(about, &offer)));
+        let answered = answered.unwrap_or(Err(EndReason::InternalError));
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);
     }
@@ -422,12 +429,14 @@ impl Worker {
         };
         self.legs_by_ufrag.borrow_mut().remove(&leg.ufrag());
         self.tick.remove(&leg);
-        leg.drop_agent(None, reason);
-        leg.drop_guests(None, reason);
-        leg.close(now);
+        leg.contained(|| {
+            leg.drop_agent(None, reason);
+            leg.drop_guests(None, reason);
+            leg.close(now);
+        });
         self.ports.borrow_mut().leave(leg.port(), |seated| Rc::ptr_eq(seated, &leg), now);
         self.calls.store(self.legs.borrow().len(), Ordering::Relaxed);
         // The session is gone only when the whole service stops.
-        let _ = reply.send(leg.figures());
+        let _ = reply.send(leg.contained(|| leg.figures()).unwrap_or_default());
     }
 }

@@ -4,13 +4,14 @@
 //! agent that does not read can still be heard, and one that talks too much still hears.
 
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::source::Room;
 use secrecy::ExposeSecret;
@@ -88,7 +89,8 @@ pub(crate) fn spawn(
     tls: Arc<rustls::ClientConfig>,
 ) {
     let (seat, mut dismissed) = leg.seat(who, party);
-    let task = async move {
+    let talked = leg.clone();
+    let talk = async move {
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
@@ -101,6 +103,11 @@ pub(crate) fn spawn(
                 debug!(call.id = %leg.call(), ?who, "not reached: {error}");
                 conversation.failed(AgentFailure::Refused);
             }
+        }
+    };
+    let task = async move {
+        if AssertUnwindSafe(talk).catch_unwind().await.is_err() {
+            talked.breaks();
         }
     };
     // No span: it would be entered and left for every packet.

@@ -1,5 +1,8 @@
 //! One call on a worker: its bridge, its port, its agent.
 //!
+//! What comes from outside is worked on behind [`Leg::contained`]: a mistake in our code or a library's ends this call, and
+//! the worker and its other calls go on.
+//!
 //! The bridge is touched from the sockets' readers, the tick and the agent's task, never across an await. After every
 //! touch [`Leg::settle`] sends what the bridge wants sent and passes on what it reports.
 
@@ -9,6 +12,7 @@ pub(crate) mod seat;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,6 +23,7 @@ use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::{Quality, QualityMeter};
 use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
+use tracing::error;
 
 use super::sockets::PortSockets;
 use super::{Report, Silence, Worker};
@@ -48,6 +53,8 @@ pub struct Leg {
     line: Line,
     more_addresses: Cell<u32>,
     connecting: Cell<bool>,
+    /// A mistake has left it in no known state: nothing is done with it any more but to end it.
+    broken: Cell<bool>,
     /// Meta accepted, so whoever joins is heard at once.
     accepted: Cell<bool>,
     asked: RefCell<Asked>,
@@ -107,6 +114,7 @@ impl Leg {
             line,
             more_addresses: Cell::new(0),
             connecting: Cell::new(true),
+            broken: Cell::new(false),
             accepted: Cell::new(false),
             asked: RefCell::default(),
             quality: RefCell::new(None),
@@ -141,12 +149,42 @@ impl Leg {
     }
 
     pub(super) fn receive(&self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
-        self.bridge.borrow_mut().receive(socket, from, datagram, now);
-        self.settle();
+        if !self.broken.get() {
+            self.contained(|| {
+                self.bridge.borrow_mut().receive(socket, from, datagram, now);
+                self.settle();
+            });
+        }
     }
 
     /// The call's moment in the tick. Says how much earlier it would better be.
     pub(super) fn visit(&self, now: Instant) -> Option<Duration> {
+        match self.broken.get() {
+            true => None,
+            false => self.contained(|| self.do_what_is_due(now)).flatten(),
+        }
+    }
+
+    /// Does something for this call alone. If that panics the call is over and None comes back.
+    pub(crate) fn contained<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(work)).ok();
+        if done.is_none() {
+            self.breaks();
+        }
+        done
+    }
+
+    /// The call cannot go on, by our fault.
+    pub(crate) fn breaks(&self) {
+        if !self.broken.replace(true) {
+            error!(call.id = %self.about.call, "a mistake in the program ends this call: please report the place named above");
+            metrics::counter!("patchcord_calls_broken_total").increment(1);
+            self.connecting.set(false);
+            self.report(Report::Broken);
+        }
+    }
+
+    fn do_what_is_due(&self, now: Instant) -> Option<Duration> {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
         if let Some(meter) = self.quality.borrow_mut().as_mut().filter(|meter| meter.is_due(now))
@@ -255,6 +293,7 @@ impl Leg {
             report,
             Report::MediaConnected
                 | Report::MediaFailed(_)
+                | Report::Broken
                 | Report::AgentJoined { .. }
                 | Report::AgentFailed { .. }
                 | Report::AgentHungUp { .. }

@@ -1,15 +1,18 @@
 //! A worker on its own: who is seated where, and what it answers when there is no room.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use patchcord_media::peer::Identity;
+use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Answer, Command, Silence, WorkerHandle, WorkerOptions, start};
+use super::leg::{About, Leg, Line};
+use super::sockets::PortSockets;
+use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, start};
 use crate::call::end::EndReason;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -97,4 +100,51 @@ async fn a_call_for_which_no_port_is_left_is_refused_as_overload() {
     // The one port may be held by another program, which comes to the same for this test's second call.
     let _ = answer(&worker).await;
     assert_eq!(answer(&worker).await.1, Err(EndReason::Overloaded));
+}
+
+/// A call that nobody has connected to.
+fn leg() -> anyhow::Result<(Leg, mpsc::Receiver<Report>)> {
+    let (now, offer, ssrc) = (Instant::now(), offer(), 1);
+    let sockets = PortSockets::open([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter())?;
+    let silence = Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) };
+    let addresses = sockets.addresses().map(|socket| LocalAddress { socket, advertised: socket }).collect();
+    let options = PeerOptions {
+        identity: Arc::new(Identity::generate()?),
+        addresses,
+        allow_private: false,
+        ssrc,
+        consent: Consent { warn_after: silence.warn_after, fail_after: silence.end_after },
+    };
+    let (peer, _) = Peer::answer(&options, &offer, now)?;
+    let (reports, told) = mpsc::channel(1000);
+    let about = About {
+        call: CallId::generate(),
+        start: Box::default(),
+        barge_in: BargeIn::Off,
+        record: false,
+        hold: String::new(),
+        prompts: PromptLibrary::load(Path::new("nowhere"))?,
+        recordings: None,
+        reports,
+        worker: Weak::new(),
+    };
+    let line = Line { sockets: Rc::new(sockets), port: 0, silence };
+    Ok((Leg::new(about, peer, &offer, ssrc, line, now), told))
+}
+
+#[tokio::test]
+async fn a_mistake_in_one_call_ends_it_once_and_nothing_is_done_with_it_any_more() -> anyhow::Result<()> {
+    let (leg, mut told) = leg()?;
+    assert_eq!(leg.contained(|| 1), Some(1));
+    assert!(told.try_recv().is_err());
+    for _ in 0..2 {
+        assert_eq!(leg.contained(|| -> u8 { leg.with_bridge(|_| panic!("a mistake")) }), None);
+    }
+    assert!(matches!(told.try_recv(), Ok(Report::Broken)));
+    assert!(told.try_recv().is_err(), "told once");
+    let hours_later = Instant::now() + Duration::from_secs(7200);
+    assert_eq!(leg.visit(hours_later), None);
+    assert!(told.try_recv().is_err(), "silence of hours would be told by a call that lives");
+    leg.contained(|| leg.close(hours_later));
+    Ok(())
 }

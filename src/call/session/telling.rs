@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::Session;
 use crate::agent::shown_address;
 use crate::call::command::Owner;
-use crate::call::end::AgentFailure;
+use crate::call::end::{AgentFailure, EndReason};
 use crate::call::event::CallEvent;
 use crate::call::route::Stop;
 use crate::call::{Input, Progress};
@@ -62,6 +62,7 @@ impl Session {
                 self.stages.agent_joined.get_or_insert(self.received_at.elapsed());
                 return Some(Input::AgentJoined { attempt });
             }
+            Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),
             Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
             Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
             Report::AgentHungUp { attempt } => return Some(Input::AgentHungUp { attempt }),
