@@ -23,7 +23,9 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 pub fn section() -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, KEY.as_bytes());
     let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("[api]\nkeys = [{{ id = \"bench\", sha256 = \"{sha256}\", scopes = [\"calls:write\", \"admin\"] }}]\n")
+    format!(
+        "[api]\nkeys = [{{ id = \"bench\", sha256 = \"{sha256}\", scopes = [\"calls:write\", \"admin\"], requests_per_second = 1000 }}]\n"
+    )
 }
 
 /// Does this beside all else.

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::app::{self, Api};
+use crate::floor;
 use crate::machine;
 use crate::phone::Arrival;
 use crate::scene::{Route, Scene};
@@ -21,10 +22,9 @@ use crate::table::{Goal, Table, quantile};
 
 const EVENT_CALLS: usize = 250;
 const LIVE: usize = 1_000;
-const READS: usize = 400;
+const READS: usize = 2_000;
 const LISTS: usize = 40;
-/// Fewer a second than a key may make.
-const READ_EVERY: Duration = Duration::from_micros(12_500);
+const READ_EVERY: Duration = Duration::from_millis(5);
 const TALKING: usize = 200;
 const RUSH: usize = 1_000;
 const PER_SECOND: u32 = 100;
@@ -79,6 +79,7 @@ pub async fn reading() -> anyhow::Result<Table> {
     table.row(format!("reading one of {LIVE} live calls, p99"), quantile(&mut reads, 0.99), "ms", Goal::AtMost(5.0));
     table.row("a page of 200 of them, p50", quantile(&mut lists, 0.5), "ms", Goal::Shown);
     table.row(format!("a page of 200 of them, worst of {LISTS}"), quantile(&mut lists, 1.0), "ms", Goal::Shown);
+    table.note(floor::punctuality().await?);
     let share = used.process.as_secs_f64() / began.elapsed().as_secs_f64();
     table.note(format!("meanwhile the service had {:.0} % of its core for the sound of them", share * 100.0));
     Ok(table)

@@ -73,6 +73,7 @@ pub async fn added() -> anyhow::Result<Table> {
     table.row(format!("{way}, p50"), quantile(&mut early.to_caller, 0.5), "ms", Goal::Shown);
     table.row(format!("{way}, p99"), quantile(&mut early.to_caller, 0.99), "ms", Goal::Shown);
     table.note("Both encoders look 6.5 ms ahead: that much of a frame's sound is in the packet behind it.");
+    table.note(floor::punctuality().await?);
     table.note(format!("Seen from {} s after the last call began.", SETTLE.as_secs()));
     Ok(table)
 }

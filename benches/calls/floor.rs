@@ -30,6 +30,8 @@ const FROM_AGENT_BYTES: usize = 644;
 /// Long enough for the clock of `/proc`, which counts whole ticks.
 const CODEC_FRAMES: usize = 10_000;
 const CODEC_PASSES: usize = 5;
+const NAP: Duration = Duration::from_millis(2);
+const NAPS: u32 = 1_000;
 
 /// Receive, open, seal and send one packet (AES-128-GCM, one socket), in microseconds, with so many senders.
 pub async fn udp_echo(senders: usize) -> anyhow::Result<f64> {
@@ -64,9 +66,19 @@ pub async fn tcp_echo(connections: usize) -> anyhow::Result<f64> {
 
 /// Decode and encode 20 ms of real speech with nothing else going on, in microseconds of processor time.
 pub async fn codec() -> anyhow::Result<f64> {
-    let child = FloorChild::spawn("codec")?;
+    number_of("codec").await
+}
+
+/// How late everything is here that has to be woken.
+pub async fn punctuality() -> anyhow::Result<String> {
+    let late_ms = number_of("nap").await?;
+    Ok(format!("A thread that only sleeps wakes up to {late_ms:.2} ms late on this core just now (p99)."))
+}
+
+async fn number_of(what: &str) -> anyhow::Result<f64> {
+    let child = FloorChild::spawn(what)?;
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await??;
-    String::from_utf8_lossy(&output.stdout).trim().parse().context("the codec's child said no number")
+    String::from_utf8_lossy(&output.stdout).trim().parse().context("a floor's child said no number")
 }
 
 /// The child process's side.
@@ -91,6 +103,10 @@ pub async fn serve(what: &str) -> anyhow::Result<()> {
         }
         "codec" => {
             println!("{}", code_speech()?);
+            Ok(())
+        }
+        "nap" => {
+            println!("{}", nap());
             Ok(())
         }
         other => anyhow::bail!("there is no floor {other:?}"),
@@ -243,6 +259,17 @@ async fn echo_tcp(stream: &TcpStream) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// By how many milliseconds such a thread is late, p99.
+fn nap() -> f64 {
+    let began = Instant::now();
+    let late = |nap: u32| {
+        let due = began + NAP * nap;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due.elapsed().as_secs_f64() * 1e3
+    };
+    quantile(&mut (1..=NAPS).map(late).collect::<Vec<_>>(), 0.99)
 }
 
 /// The median of some passes.

@@ -68,6 +68,7 @@ pub async fn spacing() -> anyhow::Result<Table> {
     table.row(format!("{figure}, p50"), quantile(&mut off, 0.5), "ms", Goal::Shown);
     table.row(format!("{figure}, p99"), quantile(&mut off, 0.99), "ms", Goal::AtMost(2.0));
     table.row(format!("{figure}, worst of {}", off.len()), quantile(&mut off, 1.0), "ms", Goal::Shown);
+    table.note(floor::punctuality().await?);
     if missing > 0 {
         table.note(format!("{missing} packets did not follow the one before them"));
     }
