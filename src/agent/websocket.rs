@@ -105,11 +105,12 @@ pub(crate) fn spawn(
             }
         }
     };
-    let task = async move {
-        if AssertUnwindSafe(talk).catch_unwind().await.is_err() {
+    // By a combinator: to await the talk in a block of its own takes its memory twice.
+    let task = AssertUnwindSafe(talk).catch_unwind().map(move |talked_through| {
+        if talked_through.is_err() {
             talked.breaks();
         }
-    };
+    });
     // No span: it would be entered and left for every packet.
     agents.spawn_local(task);
 }
