@@ -1,6 +1,6 @@
 //! One call on a worker: its bridge, its port, its agent.
 //!
-//! What comes from outside is worked on behind [`Leg::contained`]: a mistake in our code or a library's ends this call, and
+//! What comes from outside is worked on behind `Leg::contained`: a mistake in our code or a library's ends this call, and
 //! the worker and its other calls go on.
 //!
 //! The bridge is touched from the sockets' readers, the tick and the agent's task, never across an await. After every
