@@ -65,6 +65,7 @@ pub async fn events() -> anyhow::Result<Table> {
 /// With a thousand callers who listen to hold music, the app looks at one, and at two hundred.
 pub async fn reading() -> anyhow::Result<Table> {
     let mut table = Table::default();
+    let punctuality = floor::punctuality().await?;
     let mut scene = Scene::start_with(Route::HoldMusic, &app::section()).await?;
     // Talking, they would take nine tenths of the one core that the service has here.
     scene.hush();
@@ -79,7 +80,7 @@ pub async fn reading() -> anyhow::Result<Table> {
     table.row(format!("reading one of {LIVE} live calls, p99"), quantile(&mut reads, 0.99), "ms", Goal::AtMost(5.0));
     table.row("a page of 200 of them, p50", quantile(&mut lists, 0.5), "ms", Goal::Shown);
     table.row(format!("a page of 200 of them, worst of {LISTS}"), quantile(&mut lists, 1.0), "ms", Goal::Shown);
-    table.note(floor::punctuality().await?);
+    table.note(punctuality);
     let share = used.process.as_secs_f64() / began.elapsed().as_secs_f64();
     table.note(format!("meanwhile the service had {:.0} % of its core for the sound of them", share * 100.0));
     Ok(table)

@@ -69,7 +69,7 @@ pub async fn codec() -> anyhow::Result<f64> {
     number_of("codec").await
 }
 
-/// How late everything is here that has to be woken.
+/// How late everything is here that has to be woken. To be asked before a service has the core.
 pub async fn punctuality() -> anyhow::Result<String> {
     let late_ms = number_of("nap").await?;
     Ok(format!("A thread that only sleeps wakes up to {late_ms:.2} ms late on this core just now (p99)."))

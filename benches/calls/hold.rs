@@ -49,6 +49,7 @@ pub async fn music() -> anyhow::Result<Table> {
 /// The time between one packet and the next, as the kernel has them for the phones.
 pub async fn spacing() -> anyhow::Result<Table> {
     let mut table = Table::default();
+    let punctuality = floor::punctuality().await?;
     let mut scene = Scene::start(Route::HoldMusic).await?;
     scene.place(SPACED, PER_SECOND).await?;
     for call in &scene.calls {
@@ -68,7 +69,7 @@ pub async fn spacing() -> anyhow::Result<Table> {
     table.row(format!("{figure}, p50"), quantile(&mut off, 0.5), "ms", Goal::Shown);
     table.row(format!("{figure}, p99"), quantile(&mut off, 0.99), "ms", Goal::AtMost(2.0));
     table.row(format!("{figure}, worst of {}", off.len()), quantile(&mut off, 1.0), "ms", Goal::Shown);
-    table.note(floor::punctuality().await?);
+    table.note(punctuality);
     if missing > 0 {
         table.note(format!("{missing} packets did not follow the one before them"));
     }
