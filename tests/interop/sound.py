@@ -56,11 +56,15 @@ def find(spoken: numpy.ndarray, heard: numpy.ndarray) -> tuple[float, int]:
     products = numpy.fft.irfft(spectrum, size)[:places]
     energy = numpy.concatenate(([0.0], numpy.cumsum(heard**2)))
     energies = energy[len(spoken):] - energy[:places]
-    loudness = numpy.sum(spoken**2)
+    energy_spoken = numpy.sum(spoken**2)
     # A window that is almost silent would divide by almost nothing.
-    scores = products / numpy.sqrt(loudness * numpy.maximum(energies, 0.01 * loudness))
+    scores = products / numpy.sqrt(energy_spoken * numpy.maximum(energies, 0.01 * energy_spoken))
     best = int(numpy.argmax(scores))
     return float(scores[best]), best
+
+
+def loudness(samples: numpy.ndarray) -> float:
+    return float(numpy.sqrt(numpy.sum(samples**2)))
 
 
 @dataclass
@@ -79,6 +83,7 @@ def compare(spoken: numpy.ndarray, heard: numpy.ndarray) -> Likeness:
     """Seeks each tenth of a second near the place of the one before, because a late frame moves all that follows."""
     spoken, heard = telephone_band(spoken), telephone_band(heard)
     step, near, far = RATE // 10, RATE // 20, RATE // 4
+    loudest = max(loudness(spoken[begin:begin + step]) for begin in range(0, len(spoken) - step + 1, step))
     place = find(spoken, heard)[1]
     earliest: int | None = None
     correlation = weight = 0.0
@@ -87,11 +92,10 @@ def compare(spoken: numpy.ndarray, heard: numpy.ndarray) -> Likeness:
         # What the whole is most like may be its late part, so the first pieces may be well before it.
         around = max(place + begin - (far if earliest is None else near), 0)
         score, found = find(piece, heard[around:place + begin + step + far])
-        loudness = numpy.sqrt(numpy.sum(piece**2))
-        correlation += loudness * score
-        weight += loudness
-        # Silence is alike everywhere.
-        if score > 0.8:
+        correlation += loudness(piece) * score
+        weight += loudness(piece)
+        # Silence is alike everywhere, and what is hardly more may be by chance.
+        if score > 0.8 and loudness(piece) > loudest / 20:
             place = around + found - begin
             earliest = place if earliest is None else min(earliest, place)
     starts_at = place if earliest is None else earliest
