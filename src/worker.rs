@@ -193,6 +193,13 @@ impl WorkerHandle {
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
+
+    /// A worker whose part a test plays.
+    #[cfg(test)]
+    pub(crate) fn played() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        (Self { commands, calls: Arc::default() }, inbox)
+    }
 }
 
 /// Starts worker `index` of `workers`. The thread ends when the last handle is dropped.

@@ -3,6 +3,8 @@
 pub(super) mod asked;
 mod deciding;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
