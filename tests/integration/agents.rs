@@ -325,10 +325,19 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     let mut socket = tokio_tungstenite::accept_hdr_async(stream, Subprotocol).await?;
     call.wait_until(Stage::Accepted).await?;
 
-    // Linux keeps at most 4 MB on their way unless told otherwise. An answer holds the id and what was asked for: 1.2 kB.
+    // Linux keeps at most 4 MB on their way unless told otherwise. An answer holds the id and what was asked for: 1.2 kB,
+    // so these are 10 MB. No more than wait at most are asked for before the service has come so far, for then the oldest
+    // would go, and the rest might find room.
     let command = json!({ "type": "command", "request_id": "x".repeat(254), "action": "x".repeat(1000) }).to_string();
-    for _ in 0..10_000 {
-        socket.send(Message::text(command.clone())).await?;
+    for _ in 0..20 {
+        for _ in 0..400 {
+            socket.send(Message::text(command.clone())).await?;
+        }
+        let play = json!({ "type": "command", "action": "play", "prompts": ["goodbye"] });
+        let stop = json!({ "type": "command", "action": "stop_playback" });
+        socket.send(Message::text(play.to_string())).await?;
+        socket.send(Message::text(stop.to_string())).await?;
+        service.event("call.playback_finished").await?;
     }
     let lost = service.event("call.agent_lost").await?;
     assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"too_slow".into()));
