@@ -4,6 +4,7 @@
 //! loopback. Both sides speak recorded speech, and both are checked to have heard the other's.
 
 mod screen;
+mod standstill;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::app::App;
 use crate::call::event::CallEvent;
 use crate::config::{Config, Environment};
 use screen::Screen;
+use standstill::Watch;
 
 /// Opus at 40 kbit/s changes a waveform a little; other speech has next to nothing in common.
 const SAME_SPEECH: f64 = 0.8;
@@ -56,17 +58,19 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     ));
 
     let mut events = app.events();
+    let watch = Watch::start()?;
     let caller = CallerOptions { speech: Speech::caller(), ..CallerOptions::default() };
     let call = meta.place_call(caller).await?;
     show_until("call.accepted", &mut events, &call, &mut screen).await?;
     let session = agent.wait_for_session(0).await?;
     talk(&call, &session, &mut screen).await?;
     call.hang_up().await?;
+    let stood_still = watch.end();
     let recorded = show_until("call.recording_finished", &mut events, &call, &mut screen).await?;
     let ended = show_until("call.ended", &mut events, &call, &mut screen).await?;
     app.stop(std::future::ready(())).await;
 
-    let report = Report::of(&call, &session, &ended)?;
+    let report = Report::of(&call, &session, &ended, stood_still)?;
     let mut files = report.write(&options.output)?;
     files.push(name_recording(&options.output, &recorded)?);
     screen.report(&report, &files);
@@ -124,10 +128,12 @@ struct Report {
     packets: usize,
     accept_to_sound: Option<Duration>,
     reason: String,
+    /// How long the machine let nothing run, at the longest. It may explain a failure, and makes none good.
+    stood_still: Duration,
 }
 
 impl Report {
-    fn of(call: &Call, session: &AgentSession, ended: &CallEvent) -> anyhow::Result<Self> {
+    fn of(call: &Call, session: &AgentSession, ended: &CallEvent, stood_still: Duration) -> anyhow::Result<Self> {
         let (agent_heard, caller_heard) = (session.heard_at_phone_rate(), call.heard()?);
         let stage = |wanted| call.stages().into_iter().find(|(stage, _)| *stage == wanted).map(|(_, at)| at);
         let accept_to_sound = stage(Stage::FirstSound)
@@ -141,6 +147,7 @@ impl Report {
             packets: call.heard_packets().len(),
             accept_to_sound,
             reason: ended.data["detail"].as_str().unwrap_or_default().to_owned(),
+            stood_still,
             agent_heard,
             caller_heard,
         })

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Report, SAME_SPEECH};
+use super::{Report, SAME_SPEECH, standstill};
 use crate::call::event::CallEvent;
 
 /// Characters from nothing to full scale.
@@ -101,6 +101,10 @@ impl Screen {
         check("the phone had nothing to object to", report.objections.is_empty(), &packets);
         for objection in &report.objections {
             println!("      {objection}");
+        }
+        if let Some(excuse) = standstill::excuse(report.stood_still).filter(|_| !report.is_good()) {
+            println!();
+            println!("{excuse}");
         }
         println!();
         println!("The call ended because {}. Listen to it:", report.reason);
