@@ -6,10 +6,13 @@ use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
 use patchcord_simulator::call::{Call, EndedBy, Stage};
 use patchcord_simulator::sound::PHONE_RATE;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
@@ -341,7 +344,13 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     }
     let lost = service.event("call.agent_lost").await?;
     assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"too_slow".into()));
-    // Now it reads: what was on its way, why it is left, and the code.
+    // Now it reads, the bytes first, because the service waits a second and a half: what was on its way, why it is left,
+    // and the code.
+    let mut bytes = Vec::new();
+    socket.into_inner().read_to_end(&mut bytes).await?;
+    let (mut arrived, to_read) = tokio::io::duplex(bytes.len());
+    arrived.write_all(&bytes).await?;
+    let mut socket = WebSocketStream::from_raw_socket(to_read, Role::Server, None).await;
     let mut texts = Vec::new();
     let frame = loop {
         match socket.next().await.context("cut without a word")?? {
