@@ -11,11 +11,6 @@ use crate::call::event::CallEvent;
 pub const SUBPROTOCOL: &str = "patchcord.v1";
 /// The largest text message an agent may send. Control messages are short; more is a mistake.
 pub const TEXT_LIMIT_BYTES: usize = 64 * 1024;
-/// The longest mark name and `request_id`, the latter as JSON. We hold them until they are given back, up to a thousand
-/// for one agent, and ids of any kind fit.
-pub const GIVEN_BACK_LIMIT_BYTES: usize = 256;
-/// The longest message of an error or a refusal, for the same reason: some quote what the agent sent.
-const SENTENCE_LIMIT_BYTES: usize = 1000;
 
 /// Why we close an agent's socket: RFC 6455 close codes, and ours from 4000 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,11 +209,7 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
             };
             FromAgent::Ready { audio: message.audio.map(format).transpose()?, events: message.events }
         }
-        "mark" => {
-            let name = message.name.ok_or("a mark needs a \"name\"")?;
-            check_length("name", name.len())?;
-            FromAgent::Mark { name }
-        }
+        "mark" => FromAgent::Mark { name: message.name.ok_or("a mark needs a \"name\"")? },
         "clear" => FromAgent::Clear,
         "pause" => FromAgent::Pause,
         "resume" => FromAgent::Resume,
@@ -227,14 +218,12 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
             request_id: Value::Null,
             command: checked(CallCommand::SendDtmf(SendDtmf { digits: message.digits.unwrap_or_default() })),
         },
-        "command" => {
-            let request_id = message.request_id.unwrap_or(Value::Null);
-            check_length("request_id", request_id.to_string().len())?;
-            let command = serde_json::from_str(text)
+        "command" => FromAgent::Command {
+            request_id: message.request_id.unwrap_or(Value::Null),
+            command: serde_json::from_str(text)
                 .map_err(|error| Refusal::new("invalid_command", error.to_string()))
-                .and_then(checked);
-            FromAgent::Command { request_id, command }
-        }
+                .and_then(checked),
+        },
         _ => FromAgent::Unknown,
     })
 }
@@ -243,45 +232,20 @@ fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
     command.check().map(|()| command)
 }
 
-fn check_length(field: &str, bytes: usize) -> Result<(), String> {
-    match bytes > GIVEN_BACK_LIMIT_BYTES {
-        true => Err(format!("{field:?} has {bytes} bytes; give at most {GIVEN_BACK_LIMIT_BYTES}")),
-        false => Ok(()),
-    }
-}
-
 impl ToAgent {
-    /// What was wrong with something that the agent sent.
-    pub fn error(code: &'static str, message: String) -> Self {
-        Self::Error { code, message: cut(message) }
-    }
-
     /// The answer to the command of that id.
     pub fn result(request_id: Value, outcome: Result<Value, Refusal>) -> Self {
         match outcome {
             Ok(data) => Self::Result { request_id, ok: true, data, code: None, message: None },
             Err(Refusal { code, message }) => {
-                Self::Result { request_id, ok: false, data: Value::Null, code: Some(code), message: Some(cut(message)) }
+                Self::Result { request_id, ok: false, data: Value::Null, code: Some(code), message: Some(message) }
             }
         }
     }
 }
 
-fn cut(mut sentence: String) -> String {
-    if sentence.len() > SENTENCE_LIMIT_BYTES {
-        let end = (0..=SENTENCE_LIMIT_BYTES).rev().find(|end| sentence.is_char_boundary(*end));
-        sentence.truncate(end.unwrap_or_default());
-        // The memory of what is gone.
-        sentence.shrink_to_fit();
-        sentence.push('…');
-    }
-    sentence
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -311,41 +275,6 @@ mod tests {
         assert!(parse(r#"{"type":"mark"}"#).unwrap_err().contains("name"));
         assert!(parse(r#"{"type":"ready","audio":{"sample_rate":44100}}"#).unwrap_err().contains("44100"));
         assert!(parse(&"x".repeat(TEXT_LIMIT_BYTES + 1)).unwrap_err().contains("bytes"));
-    }
-
-    #[test]
-    fn what_is_given_back_has_at_most_256_bytes() {
-        let mark = |name: &str| parse(&json!({ "type": "mark", "name": name }).to_string());
-        let command =
-            |id: Value| parse(&json!({ "type": "command", "request_id": id, "action": "hangup" }).to_string());
-        // Two bytes a letter: it is bytes that are counted.
-        assert!(mark(&"ü".repeat(128)).is_ok());
-        let refused = mark(&"x".repeat(257)).unwrap_err();
-        assert_eq!(refused, r#""name" has 257 bytes; give at most 256"#);
-        // As JSON a text has its quotes, and a list its brackets and commas.
-        assert!(command("x".repeat(254).into()).is_ok());
-        let refused = command("x".repeat(255).into()).unwrap_err();
-        assert_eq!(refused, r#""request_id" has 257 bytes; give at most 256"#);
-        let list = |last: u8| json!([vec![1; 126], vec![last]].concat());
-        assert!(command(list(22)).is_ok());
-        assert!(command(list(222)).unwrap_err().contains("has 257 bytes"));
-    }
-
-    #[test]
-    fn what_an_answer_quotes_is_cut() {
-        let text = json!({ "type": "command", "action": "ü".repeat(30_000) }).to_string();
-        let FromAgent::Command { request_id, command } = parse(&text).unwrap() else { panic!("a command") };
-        let refused = ToAgent::result(request_id, command.map(|_| Value::Null));
-        let ToAgent::Result { message: Some(message), .. } = refused else { panic!("nobody can do that") };
-        assert!(message.len() <= SENTENCE_LIMIT_BYTES + '…'.len_utf8() && message.ends_with('…'), "{message}");
-
-        let text = json!({ "type": "ready", "audio": { "encoding": "x".repeat(60_000) } }).to_string();
-        let ToAgent::Error { message, .. } = ToAgent::error("bad_message", parse(&text).unwrap_err()) else {
-            panic!("no such sound");
-        };
-        assert!(message.len() <= SENTENCE_LIMIT_BYTES + '…'.len_utf8() && message.ends_with('…'), "{message}");
-        let short = ToAgent::result(Value::Null, Err(Refusal::new("invalid_command", "short")));
-        assert!(matches!(short, ToAgent::Result { message: Some(message), .. } if message == "short"));
     }
 
     #[test]

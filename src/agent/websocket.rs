@@ -381,7 +381,7 @@ impl Conversation<'_> {
 
     fn complain(&self, code: &'static str, message: String) {
         metrics::counter!("patchcord_agent_mistakes_total", "code" => code).increment(1);
-        self.seat.tell(ToAgent::error(code, message));
+        self.seat.tell(ToAgent::Error { code, message });
     }
 
     /// Everything the agent is sent. Ends only when the agent does not listen any more.

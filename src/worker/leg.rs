@@ -374,7 +374,7 @@ impl Leg {
         if let (Party::Guest(id), Some(sound)) = before {
             let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
             if let Err(error) = promoted {
-                taken.seat.tell(ToAgent::error("sound_unavailable", error.to_string()));
+                taken.seat.tell(ToAgent::Error { code: "sound_unavailable", message: error.to_string() });
             }
         }
         taken.seat.tell(ToAgent::Accepted);

@@ -6,13 +6,10 @@ use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Junk};
 use patchcord_simulator::call::{Call, EndedBy, Stage};
 use patchcord_simulator::sound::PHONE_RATE;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
@@ -193,12 +190,9 @@ async fn messages_that_make_no_sense_are_answered_with_errors_and_the_call_goes_
     let mut talk = Talk::start(behaving(Behaviour::Junk(junk))).await?;
     let Talk { session, call, .. } = &mut talk;
     session.wait_for_nth_message("error", 3).await?;
-    // Not done either: an answer to it would have to hold the id.
-    session.send(&json!({ "type": "command", "request_id": "x".repeat(1000), "action": "hangup" })).await;
-    session.wait_for_nth_message("error", 4).await?;
     assert_eq!(heard_voices(&caller_hears_first(call, SECOND).await?), [AGENT_HZ]);
     let errors = session.messages_of("error");
-    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert_eq!(errors.len(), 3, "{errors:?}");
     for error in errors {
         assert!(error["code"].is_string() && error["message"].as_str().is_some_and(|text| text.len() < 300), "{error}");
     }
@@ -328,29 +322,15 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     let mut socket = tokio_tungstenite::accept_hdr_async(stream, Subprotocol).await?;
     call.wait_until(Stage::Accepted).await?;
 
-    // Linux keeps at most 4 MB on their way unless told otherwise. An answer holds the id and what was asked for: 1.2 kB,
-    // so these are 10 MB. No more than wait at most are asked for before the service has come so far, for then the oldest
-    // would go, and the rest might find room.
-    let command = json!({ "type": "command", "request_id": "x".repeat(254), "action": "x".repeat(1000) }).to_string();
-    for _ in 0..20 {
-        for _ in 0..400 {
-            socket.send(Message::text(command.clone())).await?;
-        }
-        let play = json!({ "type": "command", "action": "play", "prompts": ["goodbye"] });
-        let stop = json!({ "type": "command", "action": "stop_playback" });
-        socket.send(Message::text(play.to_string())).await?;
-        socket.send(Message::text(stop.to_string())).await?;
-        service.event("call.playback_finished").await?;
+    // Linux keeps at most 4 MB on their way unless told otherwise; the answers hold the ids.
+    let request_id = "x".repeat(12_000);
+    let command = json!({ "type": "command", "request_id": request_id, "action": "fly" }).to_string();
+    for _ in 0..1000 {
+        socket.send(Message::text(command.clone())).await?;
     }
     let lost = service.event("call.agent_lost").await?;
     assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"too_slow".into()));
-    // Now it reads, the bytes first, because the service waits a second and a half: what was on its way, why it is left,
-    // and the code.
-    let mut bytes = Vec::new();
-    socket.into_inner().read_to_end(&mut bytes).await?;
-    let (mut arrived, to_read) = tokio::io::duplex(bytes.len());
-    arrived.write_all(&bytes).await?;
-    let mut socket = WebSocketStream::from_raw_socket(to_read, Role::Server, None).await;
+    // Now it reads: what was on its way, why it is left, and the code.
     let mut texts = Vec::new();
     let frame = loop {
         match socket.next().await.context("cut without a word")?? {
