@@ -54,7 +54,7 @@ async fn over_its_limit_a_number_rejects_and_the_others_go_on() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_one_number_cannot_speak_for_another() -> anyhow::Result<()> {
     let options = with_another_number("app_secrets = [\"of-the-other\", \"of-the-other-before\"]");
-    let service = TestService::start_with("prompt:hold", options).await?;
+    let mut service = TestService::start_with("prompt:hold", options).await?;
     let wrong = r#"patchcord_webhook_events_total{outcome="wrong_secret"}"#;
     let before = counter(wrong);
 
@@ -82,7 +82,7 @@ async fn a_secret_of_one_number_cannot_speak_for_another() -> anyhow::Result<()>
     let second = service.unannounced(caller()).await?;
     let to_other = to_the_other(&service, &second.connect_body());
     assert_eq!(service.post_signed_by("of-the-other-before", to_other).await?.status, 200);
-    service.taken(6).await?;
-    assert_eq!(service.app.calls().count(), 2);
+    // It was taken, or it would have had no end. Nobody knows this number at Meta.
+    assert_eq!(service.end_of(&second).await?["reason"], "pre_accept_failed");
     Ok(())
 }

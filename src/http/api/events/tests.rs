@@ -17,7 +17,8 @@ use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
 use crate::settings::{CurrentSettings, Settings};
-use crate::store::{EventRecord, Store, StoreOptions};
+use crate::store::tests::Folder;
+use crate::store::{EventRecord, Store};
 use crate::whatsapp::graph::{GraphClient, GraphOptions};
 
 const KEY: &str = "patchcord_app_0";
@@ -29,6 +30,7 @@ struct Reader {
     events: broadcast::Sender<CallEvent>,
     stop: watch::Sender<bool>,
     stream: tokio::task::JoinHandle<&'static str>,
+    _folder: Folder,
 }
 
 /// A reader whose connection holds one event at the most.
@@ -43,9 +45,10 @@ async fn reader_of(events: broadcast::Sender<CallEvent>, past: Option<Past>) -> 
     let (stop, stopping) = watch::channel(false);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
-    let commands = Commands { api: nothing_behind(&events), caller: caller() };
+    let folder = Folder::new();
+    let commands = Commands { api: nothing_behind(&events, &folder), caller: caller() };
     let stream = tokio::spawn(EventStream::new(server, past, receiver, stopping, commands).run());
-    Reader { socket, events, stop, stream }
+    Reader { socket, events, stop, stream, _folder: folder }
 }
 
 impl Reader {
@@ -107,7 +110,8 @@ async fn a_reader_that_comes_back_misses_nothing_and_gets_nothing_twice() {
     const CALLS: usize = 3;
     const EACH: u64 = 700;
     for _ in 0..5 {
-        let store = nowhere();
+        let folder = Folder::new();
+        let store = Store::open(folder.options()).unwrap();
         let (events, _) = broadcast::channel(4096);
         let calls: Vec<CallId> = (0..CALLS).map(|_| CallId::generate()).collect();
         let (first, is_first) = tokio::sync::oneshot::channel();
@@ -148,7 +152,8 @@ async fn a_reader_that_comes_back_misses_nothing_and_gets_nothing_twice() {
 
 #[tokio::test]
 async fn what_is_no_event_to_begin_after_is_told_before_the_socket_opens() {
-    let store = nowhere();
+    let folder = Folder::new();
+    let store = Store::open(folder.options()).unwrap();
     for (id, status, code) in [
         ("", 400, "invalid_after"),
         ("17", 400, "invalid_after"),
@@ -176,11 +181,12 @@ fn caller() -> Arc<Caller> {
 }
 
 /// An API without calls, prompts and recordings.
-fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
+fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc<Api> {
     // A second test in one process finds the provider installed, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let graph = GraphOptions::new(Url::parse("http://127.0.0.1:9").unwrap(), "v26.0");
-    let (store, prompts) = (nowhere(), PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap());
+    let store = Store::open(folder.options()).unwrap();
+    let prompts = PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap();
     let settings = CurrentSettings::default();
     let calls = Calls::new(CallsOptions {
         settings: settings.clone(),
@@ -213,10 +219,4 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>) -> Arc<Api> {
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
     Arc::new(Api { options, keys: Keys::new(settings), uploads, streams })
-}
-
-/// A store of its own; the system clears it.
-fn nowhere() -> Store {
-    Store::open(StoreOptions::new(std::env::temp_dir().join(format!("patchcord-events-{}.db", ulid::Ulid::new()))))
-        .unwrap()
 }
