@@ -288,7 +288,7 @@ impl Worker {
             Command::Hold { call, held: true } => self.with_leg(&call, |leg| drop(leg.hold(&[]))),
             Command::Hold { call, held: false } => self.with_leg(&call, |leg| drop(leg.unhold())),
             Command::AnswerAgent { call, attempt, answer } => {
-                self.with_leg(&call, |leg| leg.answer_agent(attempt, answer));
+                self.with_leg(&call, |leg| leg.answer_agent(attempt, &answer));
             }
             Command::DropAgent { call, attempt, reason } => {
                 self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
@@ -307,7 +307,7 @@ impl Worker {
                 let _ = reply.send(done);
             }
             Command::TellAgent { call, event } => {
-                self.with_leg(&call, |leg| leg.tell_agent(ToAgent::Event { event }));
+                self.with_leg(&call, |leg| leg.tell_agent(&ToAgent::Event { event }));
             }
             Command::Release { call, reason, reply } => self.release(&call, reason, reply),
         }

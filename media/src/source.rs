@@ -8,8 +8,8 @@ use crate::opus::{Encoder, OpusError, Profile, SILENCE, fade_in, fade_out};
 use crate::prompt::{Cursor, Prompt, Repeat};
 
 pub use voice::{
-    Cleared, DEFAULT_MAX_BUFFER, MAX_MARKS, MarkStatus, PushError, Room, Taken, TooManyMarks, UTTERANCE_PAUSE, Voice,
-    VoiceEvent,
+    Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, PushError, Room, Taken, TooManyMarks,
+    UTTERANCE_PAUSE, Voice, VoiceEvent,
 };
 
 /// A wave that stops short is led to zero in this time, and one that begins in its middle is led up.

@@ -233,6 +233,11 @@ fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
 }
 
 impl ToAgent {
+    /// As it goes over the socket.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always serialise")
+    }
+
     /// The answer to the command of that id.
     pub fn result(request_id: Value, outcome: Result<Value, Refusal>) -> Self {
         match outcome {

@@ -187,8 +187,8 @@ impl Conversation<'_> {
     async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
         let (mut sink, mut stream) = socket.split();
         self.attach(self.dial.agent.format);
-        let start = ToAgent::Start(Box::new(self.start()));
-        let ending = match sink.send(text(&start)).await {
+        let start = ToAgent::Start(Box::new(self.start())).to_json();
+        let ending = match sink.send(Message::text(start)).await {
             Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
             Ok(()) => {
                 self.joined();
@@ -227,8 +227,9 @@ impl Conversation<'_> {
                 (failure.name(), code)
             }
         };
+        let stopped = ToAgent::Stop { reason: stop }.to_json();
         let farewell = async {
-            sink.send(text(&ToAgent::Stop { reason: stop })).await?;
+            sink.send(Message::text(stopped)).await?;
             if timeout(STOP_GRACE, read_out(&mut stream)).await.is_ok() {
                 return Ok(());
             }
@@ -324,7 +325,7 @@ impl Conversation<'_> {
         let was_full = self.is_full();
         match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound, heard_at.get())) {
             // The leg tells `xon` when there is room again.
-            Ok(Room::Full) if !was_full => self.seat.tell(ToAgent::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Full) if !was_full => self.seat.tell(&ToAgent::Xoff { queued_ms: self.queued_ms() }),
             Ok(Room::Free | Room::Full) => {}
             Err(mistake) => self.complain("bad_sound", mistake.to_string()),
         }
@@ -355,7 +356,7 @@ impl Conversation<'_> {
             }
             FromAgent::Clear => {
                 let cleared = self.leg.with_bridge(|bridge| bridge.clear(self.party()));
-                self.seat.tell(ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
+                self.seat.tell(&ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
             }
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause(self.party())),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume(self.party())),
@@ -376,12 +377,12 @@ impl Conversation<'_> {
             (_, _, Ok(_)) => Err(Refusal::new("not_allowed", "only the agent that has the caller gives commands")),
             (_, _, Err(refusal)) => Err(refusal),
         };
-        self.seat.tell(ToAgent::result(request_id, outcome));
+        self.seat.tell(&ToAgent::result(request_id, outcome));
     }
 
     fn complain(&self, code: &'static str, message: String) {
         metrics::counter!("patchcord_agent_mistakes_total", "code" => code).increment(1);
-        self.seat.tell(ToAgent::Error { code, message });
+        self.seat.tell(&ToAgent::Error { code, message });
     }
 
     /// Everything the agent is sent. Ends only when the agent does not listen any more.
@@ -408,7 +409,7 @@ impl Conversation<'_> {
 
     async fn deliver(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), tungstenite::Error> {
         while let Some(message) = self.seat.next_message() {
-            sink.feed(text(&message)).await?;
+            sink.feed(Message::text(message)).await?;
         }
         while let Some(frame) = self.leg.sound_for(self.party()) {
             sink.feed(Message::Binary(frame)).await?;
@@ -420,10 +421,6 @@ impl Conversation<'_> {
 /// Reads on without listening, until the agent has closed.
 async fn read_out(stream: &mut SplitStream<Socket>) {
     while let Some(Ok(_)) = stream.next().await {}
-}
-
-fn text(message: &ToAgent) -> Message {
-    Message::text(serde_json::to_string(message).expect("strings and numbers always serialise"))
 }
 
 fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {

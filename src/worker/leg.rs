@@ -212,7 +212,7 @@ impl Leg {
         self.bridge.borrow_mut().start_sound(now);
         self.quality.replace(Some(QualityMeter::new(now)));
         self.accepted.set(true);
-        self.tell_agent(ToAgent::Accepted);
+        self.tell_agent(&ToAgent::Accepted);
         self.settle();
     }
 
@@ -273,12 +273,12 @@ impl Leg {
                 BridgeEvent::Room(party) => {
                     let queued_ms = bridge.queued(party).as_millis() as u64;
                     self.with_seat(party, |seat| {
-                        seat.tell(ToAgent::Xon { queued_ms });
+                        seat.tell(&ToAgent::Xon { queued_ms });
                         seat.has_room();
                     });
                 }
                 BridgeEvent::Mark { party, name, status } => {
-                    self.with_seat(party, |seat| seat.tell(ToAgent::Mark { name, status: status.into() }));
+                    self.with_seat(party, |seat| seat.tell(&ToAgent::Mark { name, status: status.into() }));
                 }
                 BridgeEvent::Dtmf(key) => self.key_pressed(key),
                 BridgeEvent::Speech(event) => self.caller_speaks(event, &mut bridge),
@@ -342,7 +342,7 @@ impl Leg {
         let is_successor = matches!((who, party), (Who::Agent { .. }, Party::Guest(_)));
         if self.accepted.get() && !is_successor {
             // It is written after `start`, with which every conversation begins.
-            seat.tell(ToAgent::Accepted);
+            seat.tell(&ToAgent::Accepted);
         }
         let taken = Taken { seat: seat.clone(), leave };
         match who {
@@ -374,16 +374,16 @@ impl Leg {
         if let (Party::Guest(id), Some(sound)) = before {
             let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
             if let Err(error) = promoted {
-                taken.seat.tell(ToAgent::Error { code: "sound_unavailable", message: error.to_string() });
+                taken.seat.tell(&ToAgent::Error { code: "sound_unavailable", message: error.to_string() });
             }
         }
-        taken.seat.tell(ToAgent::Accepted);
+        taken.seat.tell(&ToAgent::Accepted);
         self.agent.replace(Some(taken));
         self.settle();
     }
 
     /// Answers the command of an agent.
-    pub(super) fn answer_agent(&self, attempt: usize, message: ToAgent) {
+    pub(super) fn answer_agent(&self, attempt: usize, message: &ToAgent) {
         let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
         let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
         if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {
@@ -418,7 +418,7 @@ impl Leg {
         worked
     }
 
-    pub(crate) fn tell_agent(&self, message: ToAgent) {
+    pub(crate) fn tell_agent(&self, message: &ToAgent) {
         self.with_agent(|seat| seat.tell(message));
     }
 

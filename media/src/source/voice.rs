@@ -20,6 +20,8 @@ pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
 
 /// Marks waiting or not yet told. More is an app that has lost count: it gets an error.
 pub const MAX_MARKS: usize = 1024;
+/// What the names of those marks hold together.
+pub const MAX_MARK_BYTES: usize = 256 * 1024;
 
 /// A pause this long with nothing queued ends the agent's utterance. Speech synthesis that streams sentence by
 /// sentence falls behind for some hundred milliseconds and is still in the same utterance.
@@ -62,6 +64,8 @@ pub struct Voice {
     backlog: Backlog,
     marks: VecDeque<Mark>,
     events: VecDeque<VoiceEvent>,
+    /// Of the names in both.
+    mark_bytes: usize,
 }
 
 /// Whether the agent may send more. It is told on the change.
@@ -133,9 +137,9 @@ pub enum PushError {
     },
 }
 
-/// [`MAX_MARKS`] are waiting already.
+/// [`MAX_MARKS`] are waiting already, or names of [`MAX_MARK_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("more than {MAX_MARKS} marks are waiting")]
+#[error("more than {MAX_MARKS} marks are waiting, or names of more than {MAX_MARK_BYTES} bytes")]
 pub struct TooManyMarks;
 
 #[derive(Debug)]
@@ -180,6 +184,7 @@ impl Voice {
             backlog: Backlog::new(),
             marks: VecDeque::new(),
             events: VecDeque::new(),
+            mark_bytes: 0,
         }
     }
 
@@ -225,9 +230,11 @@ impl Voice {
 
     /// Places a mark behind everything queued so far. It is told when all of that has been taken.
     pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
-        if self.marks.len() + self.events.len() >= MAX_MARKS {
+        let waiting = self.marks.len() + self.events.len();
+        if waiting >= MAX_MARKS || self.mark_bytes + name.len() > MAX_MARK_BYTES {
             return Err(TooManyMarks);
         }
+        self.mark_bytes += name.len();
         self.marks.push_back(Mark { position: self.pushed, name });
         self.tell_marks();
         Ok(())
@@ -314,7 +321,10 @@ impl Voice {
 
     /// The next event. Marks are told once each, in the order they were placed.
     pub fn poll_event(&mut self) -> Option<VoiceEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        let VoiceEvent::Mark { name, .. } = &event;
+        self.mark_bytes -= name.len();
+        Some(event)
     }
 
     /// Whether the agent may send more.

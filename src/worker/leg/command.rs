@@ -256,7 +256,7 @@ impl Leg {
             let is_for_owner = asked.gather.is_some_and(|gather| gather.owner == owner);
             (!is_protected || is_for_owner).then_some(digit)
         };
-        self.tell_agent(ToAgent::Dtmf { digit: told(Owner::Agent), duration_ms });
+        self.tell_agent(&ToAgent::Dtmf { digit: told(Owner::Agent), duration_ms });
         self.report(Report::Dtmf { digit: told(Owner::App), duration_ms });
     }
 
@@ -267,7 +267,7 @@ impl Leg {
         let interrupts = started && self.about.barge_in == BargeIn::Clear && !bridge.is_held();
         if interrupts && bridge.queued(Party::Agent) > Duration::ZERO {
             let Cleared { played_ms, dropped_ms } = bridge.clear(Party::Agent);
-            self.tell_agent(ToAgent::Cleared { played_ms, dropped_ms });
+            self.tell_agent(&ToAgent::Cleared { played_ms, dropped_ms });
         }
         self.report(Report::Speech { started });
     }

@@ -6,12 +6,15 @@ use std::rc::Rc;
 
 use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::mixer::GuestId;
+use patchcord_media::source::{MAX_MARK_BYTES, MAX_MARKS};
 use tokio::sync::{Notify, oneshot};
 
 use crate::agent::native::ToAgent;
 
-/// Messages waiting for a task; a mark for each would need an agent that never reads. The oldest goes.
-const MESSAGES: usize = 1024;
+/// Messages waiting for a task, and what they hold together: all marks at once and more. To fill either takes an agent
+/// that does not read. The oldest goes.
+const MESSAGES: usize = 2 * MAX_MARKS;
+const MESSAGE_BYTES: usize = 4 * MAX_MARK_BYTES;
 
 /// Commands of one agent that wait for the call's answer; one more is refused.
 const ASKING_AT_MOST: u32 = 16;
@@ -34,7 +37,9 @@ pub(crate) struct Seat {
     /// Its commands that the call has not answered yet.
     asking: Cell<u32>,
     listens: Cell<bool>,
-    messages: RefCell<VecDeque<ToAgent>>,
+    /// As JSON, so that what they hold is known.
+    messages: RefCell<VecDeque<String>>,
+    message_bytes: Cell<usize>,
     /// Something waits for the task: sound in the bridge, or a message here.
     mail: Notify,
     /// Its queue has room again.
@@ -56,6 +61,7 @@ impl Seat {
             asking: Cell::new(0),
             listens: Cell::new(false),
             messages: RefCell::default(),
+            message_bytes: Cell::default(),
             mail: Notify::new(),
             room: Notify::new(),
         }
@@ -102,13 +108,16 @@ impl Seat {
         !self.listens.replace(true)
     }
 
-    pub(crate) fn tell(&self, message: ToAgent) {
-        let mut messages = self.messages.borrow_mut();
-        if messages.len() == MESSAGES {
-            messages.pop_front();
+    pub(crate) fn tell(&self, message: &ToAgent) {
+        let message = message.to_json();
+        while self.messages.borrow().len() >= MESSAGES || self.message_bytes.get() + message.len() > MESSAGE_BYTES {
+            if self.next_message().is_none() {
+                break;
+            }
             metrics::counter!("patchcord_agent_messages_dropped_total").increment(1);
         }
-        messages.push_back(message);
+        self.message_bytes.set(self.message_bytes.get() + message.len());
+        self.messages.borrow_mut().push_back(message);
         self.mail.notify_one();
     }
 
@@ -120,8 +129,11 @@ impl Seat {
         self.room.notify_one();
     }
 
-    pub(crate) fn next_message(&self) -> Option<ToAgent> {
-        self.messages.borrow_mut().pop_front()
+    /// The oldest message that waits, as JSON.
+    pub(crate) fn next_message(&self) -> Option<String> {
+        let message = self.messages.borrow_mut().pop_front()?;
+        self.message_bytes.set(self.message_bytes.get() - message.len());
+        Some(message)
     }
 
     /// Waits until something may be waiting for the task.
@@ -132,5 +144,48 @@ impl Seat {
     /// Waits until its queue may have room.
     pub(crate) async fn room(&self) {
         self.room.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn told(seat: &Seat, request_id: &Value) {
+        seat.tell(&ToAgent::result(request_id.clone(), Ok(Value::Null)));
+    }
+
+    #[test]
+    fn messages_are_bounded_in_number_and_the_oldest_goes() {
+        let seat = Seat::new(Who::Agent { attempt: 0 }, Party::Agent);
+        for number in 0..MESSAGES + 3 {
+            told(&seat, &json!(number));
+        }
+        let first: Value = serde_json::from_str(&seat.next_message().unwrap()).unwrap();
+        assert_eq!(first["request_id"], 3);
+        assert_eq!(std::iter::from_fn(|| seat.next_message()).count(), MESSAGES - 1);
+    }
+
+    #[test]
+    fn messages_are_bounded_by_what_they_hold() {
+        let seat = Seat::new(Who::Agent { attempt: 0 }, Party::Agent);
+        let half = "x".repeat(MESSAGE_BYTES / 2);
+        for number in 0..3 {
+            told(&seat, &json!([number, half]));
+        }
+        told(&seat, &json!("short"));
+        // Two halves and what stands around them are too much already.
+        let waiting: Vec<Value> =
+            std::iter::from_fn(|| seat.next_message()).map(|message| serde_json::from_str(&message).unwrap()).collect();
+        assert_eq!(
+            waiting.iter().map(|message| &message["request_id"][0]).collect::<Vec<_>>(),
+            [&json!(2), &Value::Null]
+        );
+        // One alone is taken whatever it holds, and leaves no debt.
+        told(&seat, &json!("x".repeat(MESSAGE_BYTES)));
+        assert!(seat.next_message().is_some());
+        assert_eq!(seat.message_bytes.get(), 0);
     }
 }

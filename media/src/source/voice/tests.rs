@@ -177,6 +177,20 @@ fn marks_are_bounded() {
 }
 
 #[test]
+fn the_names_of_marks_are_bounded_together() {
+    let mut voice = voice();
+    push(&mut voice, &[1]);
+    let half = "m".repeat(MAX_MARK_BYTES / 2);
+    voice.mark(half.clone()).unwrap();
+    voice.mark(half).unwrap();
+    assert_eq!(voice.mark("m".into()), Err(TooManyMarks));
+    voice.clear();
+    assert_eq!(voice.mark("m".into()), Err(TooManyMarks), "untold ones count");
+    while voice.poll_event().is_some() {}
+    voice.mark("m".repeat(MAX_MARK_BYTES)).unwrap();
+}
+
+#[test]
 fn an_opus_agent_sends_packets_of_20_ms() {
     let mut voice = Voice::opus(Duration::from_millis(60));
     let silence = Bytes::from_static(&SILENCE);
