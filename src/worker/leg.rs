@@ -239,8 +239,8 @@ impl Leg {
             "packets_to_caller": stats.peer.packets_out,
             "lost": stats.lost,
             "late": stats.late,
-            "jitter_ms": stats.peer.jitter.as_secs_f64() * 1e3,
-            "round_trip_ms": stats.peer.round_trip.map(|time| time.as_secs_f64() * 1e3),
+            "jitter_ms": milliseconds(stats.peer.jitter),
+            "round_trip_ms": stats.peer.round_trip.map(milliseconds),
             "dropped_for_agent": stats.dropped_for_agent,
             "frames_skipped": stats.frames_skipped,
             "trimmed_ms": stats.trimmed.as_millis() as u64,
@@ -434,15 +434,23 @@ impl Leg {
 
 /// As events and records say it.
 pub(crate) fn quality_json(quality: &Quality) -> serde_json::Value {
-    let tenths = |value: f64| (value * 10.0).round() / 10.0;
     serde_json::json!({
         "level": quality.level.name(),
         "mean_opinion_score": tenths(quality.mean_opinion_score),
         "loss_from_caller_percent": quality.loss_from_caller.map(tenths),
         "loss_to_caller_percent": quality.loss_to_caller.map(tenths),
-        "jitter_ms": tenths(quality.jitter.as_secs_f64() * 1e3),
-        "round_trip_ms": quality.round_trip.map(|time| tenths(time.as_secs_f64() * 1e3)),
+        "jitter_ms": milliseconds(quality.jitter),
+        "round_trip_ms": quality.round_trip.map(milliseconds),
     })
+}
+
+/// In tenths, which is as fine as it can be heard, and which comes back the same from the store's JSON.
+fn milliseconds(time: Duration) -> f64 {
+    tenths(time.as_secs_f64() * 1e3)
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 impl From<patchcord_media::bridge::MediaFailure> for MediaFailure {
