@@ -6,15 +6,18 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::decision::{NoDecision, Plan, Step};
 use super::end::{EndReason, GraphTrouble};
@@ -167,24 +170,19 @@ impl Session {
                 Some(reason) => call.handle(Input::HangUp(reason), Instant::now()),
                 None => self.ask_for_decision(incoming),
             }
+            let mut is_broken = false;
             loop {
-                self.standing.send_modify(|standing| {
-                    standing.state = call.state_name();
-                    standing.agent = call.agent();
-                    standing.client_state.clone_from(&self.client_state);
-                });
-                while let Some(action) = call.poll_action() {
-                    self.perform(action).await;
+                match AssertUnwindSafe(self.step(&mut call, &mut inbox)).catch_unwind().await {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => break,
+                    Err(_) if is_broken => return self.abandon().await,
+                    Err(_) => {
+                        is_broken = true;
+                        error!("a mistake in the program ends this call: please report the place named above");
+                        metrics::counter!("patchcord_calls_broken_total").increment(1);
+                        call.handle(Input::HangUp(EndReason::InternalError), Instant::now());
+                    }
                 }
-                self.tell_agent().await;
-                if call.ended().is_some() {
-                    break;
-                }
-                if call.state_name() == "talking" && !self.for_later.is_empty() {
-                    self.do_what_waited(&mut call).await;
-                    continue;
-                }
-                self.wait(&mut call, &mut inbox).await;
             }
             // Meta is being told; the outcome is the graph client's to log.
             while self.requests.join_next().await.is_some() {}
@@ -195,6 +193,36 @@ impl Session {
         }
         .instrument(span)
         .await;
+    }
+
+    /// Performs what the call decided and waits for what comes next.
+    async fn step(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) -> ControlFlow<()> {
+        self.standing.send_modify(|standing| {
+            standing.state = call.state_name();
+            standing.agent = call.agent();
+            standing.client_state.clone_from(&self.client_state);
+        });
+        while let Some(action) = call.poll_action() {
+            self.perform(action).await;
+        }
+        self.tell_agent().await;
+        if call.ended().is_some() {
+            return ControlFlow::Break(());
+        }
+        match call.state_name() == "talking" && !self.for_later.is_empty() {
+            true => self.do_what_waited(call).await,
+            false => self.wait(call, inbox).await,
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Not even its end can be performed. The worker's seat is freed; Meta and the app learn of the end at the next
+    /// start.
+    async fn abandon(&mut self) {
+        let (reply, _) = oneshot::channel();
+        let release = Command::Release { call: self.id.clone(), reason: EndReason::InternalError.name(), reply };
+        // A worker that is gone has no seats.
+        let _ = self.worker.send(release).await;
     }
 
     async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) {

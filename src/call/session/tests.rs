@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tracing::field::Field;
+use tracing::{Metadata, Subscriber, span};
 
 use super::*;
 use crate::call::AnswerWhen;
@@ -19,33 +21,89 @@ const CONNECT: &[u8] = include_bytes!("../../../tests/fixtures/whatsapp/webhook-
 
 #[tokio::test]
 async fn a_call_whose_sound_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
-    let folder = Folder::new();
-    // A Meta that never answers.
-    let meta = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let (worker, mut commands) = WorkerHandle::played();
-    let options = options(&folder, &format!("http://{}", meta.local_addr()?))?;
-    let mut events = options.events.subscribe();
-    let (standing, _) = watch::channel(Standing::new());
-    let connect = connect();
-    let number = Arc::new(number(&connect));
-    let session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
-    let (_inputs, inbox) = mpsc::channel(1);
-    let session = tokio::spawn(session.run(inbox, None));
+    let mut played = Played::begin().await?;
+    played.reports.send(Report::Broken).await?;
+    played.ends_as_our_own_mistake().await
+}
 
-    let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
-    answer.reports.send(Report::Broken).await?;
-    let Some(Command::Release { reason, reply, .. }) = commands.recv().await else { panic!("a broken call is over") };
-    assert_eq!(reason, "internal_error");
-    reply.send(json!({})).expect("the session waits for its figures");
-    let ended = loop {
-        let event = events.recv().await?;
-        if event.kind == "call.ended" {
-            break event;
-        }
-    };
-    assert_eq!((&ended.data["reason"], &ended.data["fault"]), (&"internal_error".into(), &"patchcord".into()));
-    session.abort();
-    Ok(())
+/// A mistake that shows in what the session logs.
+#[tokio::test]
+async fn a_call_whose_session_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
+    let mut played = Played::begin().await?;
+    let _breaking = tracing::subscriber::set_default(Breaking);
+    played.reports.send(Report::MediaSilent(false)).await?;
+    played.ends_as_our_own_mistake().await
+}
+
+/// A session with a caller, on this thread.
+struct Played {
+    reports: mpsc::Sender<Report>,
+    commands: mpsc::Receiver<Command>,
+    events: broadcast::Receiver<CallEvent>,
+    session: JoinHandle<()>,
+    /// It ends when nobody can ask anything of it.
+    _inputs: mpsc::Sender<ToCall>,
+    /// A Meta that never answers.
+    _meta: TcpListener,
+    _folder: Folder,
+}
+
+impl Played {
+    async fn begin() -> anyhow::Result<Self> {
+        let folder = Folder::new();
+        let meta = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (worker, mut commands) = WorkerHandle::played();
+        let options = options(&folder, &format!("http://{}", meta.local_addr()?))?;
+        let events = options.events.subscribe();
+        let (standing, _) = watch::channel(Standing::new());
+        let connect = connect();
+        let number = Arc::new(number(&connect));
+        let session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
+        let (inputs, inbox) = mpsc::channel(1);
+        let session = tokio::spawn(session.run(inbox, None));
+        let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
+        Ok(Self { reports: answer.reports, commands, events, session, _inputs: inputs, _meta: meta, _folder: folder })
+    }
+
+    async fn ends_as_our_own_mistake(&mut self) -> anyhow::Result<()> {
+        let release = self.commands.recv().await;
+        let Some(Command::Release { reason, reply, .. }) = release else { panic!("a broken call is over") };
+        assert_eq!(reason, "internal_error");
+        reply.send(json!({})).expect("the session waits for its figures");
+        let ended = loop {
+            let event = self.events.recv().await?;
+            if event.kind == "call.ended" {
+                break event;
+            }
+        };
+        assert_eq!((&ended.data["reason"], &ended.data["fault"]), (&"internal_error".into(), &"patchcord".into()));
+        self.session.abort();
+        Ok(())
+    }
+}
+
+/// Breaks when it is told that a caller is back.
+struct Breaking;
+
+impl Subscriber for Breaking {
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut |_: &Field, value: &dyn std::fmt::Debug| {
+            assert!(!format!("{value:?}").ends_with("is back"), "a mistake");
+        });
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
 }
 
 fn connect() -> Connect {
