@@ -1,9 +1,11 @@
 //! An agent on a WebSocket that we dial: the task that carries its sound and messages.
 //!
 //! The task runs on the worker that owns the call. Its reading and writing halves go on independently, so that an
-//! agent that does not read can still be heard, and one that talks too much still hears.
+//! agent that does not read can still be heard, and one that talks too much still hears. Only one that leaves half a
+//! megabyte of answers unread is not listened to until it reads them.
 
 use std::cell::Cell;
+use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -228,15 +230,20 @@ impl Conversation<'_> {
             }
         };
         let stopped = ToAgent::Stop { reason: stop }.to_json();
-        let farewell = async {
+        let say = async {
             sink.send(Message::text(stopped)).await?;
-            if timeout(STOP_GRACE, read_out(&mut stream)).await.is_ok() {
-                return Ok(());
-            }
+            tokio::time::sleep(STOP_GRACE).await;
             let close = CloseFrame { code: (code as u16).into(), reason: stop.into() };
             sink.send(Message::Close(Some(close))).await?;
-            read_out(&mut stream).await;
-            Ok::<(), tungstenite::Error>(())
+            pending().await
+        };
+        let farewell = async {
+            tokio::select! {
+                biased;
+                failed = say => failed,
+                // What stays unread makes the system throw away what is still on its way to the agent (RFC 2525 §2.17).
+                () = read_out(&mut stream) => Ok::<(), tungstenite::Error>(()),
+            }
         };
         if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
             debug!(call.id = %self.leg.call(), who = ?self.seat.who(), "the socket did not close cleanly");
@@ -297,6 +304,10 @@ impl Conversation<'_> {
                 Some(Err(error)) => return ending_of(&error),
                 Some(Ok(message)) => message,
             };
+            // A task that cannot write fails by itself.
+            while self.seat.is_to_read_first() {
+                self.seat.room().await;
+            }
             heard_at.set(Instant::now());
             match message {
                 Message::Binary(sound) => self.say(sound, heard_at).await,

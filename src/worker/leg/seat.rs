@@ -11,8 +11,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::agent::native::ToAgent;
 
-/// Messages waiting for a task, and what they hold together: all marks at once and more. To fill either takes an agent
-/// that does not read. The oldest goes.
+/// Messages waiting for a task, and what they hold together: all marks at once and more. Nobody is listened to while
+/// half of either waits; what is told all the same, such as events, pushes the oldest out.
 const MESSAGES: usize = 2 * MAX_MARKS;
 const MESSAGE_BYTES: usize = 4 * MAX_MARK_BYTES;
 
@@ -42,7 +42,7 @@ pub(crate) struct Seat {
     message_bytes: Cell<usize>,
     /// Something waits for the task: sound in the bridge, or a message here.
     mail: Notify,
-    /// Its queue has room again.
+    /// Its queue of sound, or ours of messages, has room again.
     room: Notify,
 }
 
@@ -133,7 +133,13 @@ impl Seat {
     pub(crate) fn next_message(&self) -> Option<String> {
         let message = self.messages.borrow_mut().pop_front()?;
         self.message_bytes.set(self.message_bytes.get() - message.len());
+        self.room.notify_one();
         Some(message)
+    }
+
+    /// Whether it is to read before it says more, since that may need an answer.
+    pub(crate) fn is_to_read_first(&self) -> bool {
+        self.messages.borrow().len() > MESSAGES / 2 || self.message_bytes.get() > MESSAGE_BYTES / 2
     }
 
     /// Waits until something may be waiting for the task.
@@ -141,7 +147,7 @@ impl Seat {
         self.mail.notified().await;
     }
 
-    /// Waits until its queue may have room.
+    /// Waits until a queue may have room.
     pub(crate) async fn room(&self) {
         self.room.notified().await;
     }
