@@ -416,7 +416,8 @@ impl Worker {
 
     /// A full-ICE caller may check from an address its offer did not list: its STUN request names our ufrag.
     fn newcomer(&self, port: usize, datagram: &[u8]) -> Option<Rc<Leg>> {
-        let ufrag = patchcord_media::peer::stun_request_ufrag(datagram)?;
+        // Anybody's bytes: a mistake in reading them would end every call of this worker.
+        let ufrag = catch_unwind(|| patchcord_media::peer::stun_request_ufrag(datagram)).ok().flatten()?;
         let legs = self.legs_by_ufrag.borrow();
         let leg = legs.get(ufrag)?;
         (leg.port() == port && leg.may_take_another_address()).then(|| leg.clone())
