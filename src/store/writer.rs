@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
@@ -231,6 +232,20 @@ struct Trouble {
     reason: String,
 }
 
+/// Why a group is not committed.
+enum Failed {
+    /// The file or its disk is at fault: the same writes can succeed later.
+    File(String),
+    /// One of the writes can never succeed: our own mistake.
+    Write(String),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        if is_about_the_file(&error) { Self::File(error.to_string()) } else { Self::Write(error.to_string()) }
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         connection: Connection,
@@ -307,35 +322,35 @@ impl Writer {
             let mut group: Vec<Job> = self.waiting.drain(..self.waiting.len().min(GROUP)).collect();
             match self.commit(&mut group) {
                 Ok(()) => self.committed(group),
-                Err(error) if is_about_the_file(&error) => return self.put_back(group, &error),
-                Err(_) if group.len() > 1 => {
-                    if let Err((rest, error)) = self.write_one_by_one(group) {
-                        return self.put_back(rest, &error);
+                Err(Failed::File(reason)) => return self.put_back(group, reason),
+                Err(Failed::Write(_)) if group.len() > 1 => {
+                    if let Err((rest, reason)) = self.write_one_by_one(group) {
+                        return self.put_back(rest, reason);
                     }
                 }
-                Err(error) => self.refuse(group, &error),
+                Err(Failed::Write(reason)) => self.refuse(group, &reason),
             }
         }
     }
 
-    /// One write spoils its group; alone, it spoils only itself.
-    fn write_one_by_one(&mut self, group: Vec<Job>) -> Result<(), (Vec<Job>, rusqlite::Error)> {
+    /// One write spoils its group; alone, it spoils only itself. What the file's trouble left undone comes back.
+    fn write_one_by_one(&mut self, group: Vec<Job>) -> Result<(), (Vec<Job>, String)> {
         let mut jobs = group.into_iter();
         while let Some(job) = jobs.next() {
             let mut single = vec![job];
             match self.commit(&mut single) {
                 Ok(()) => self.committed(single),
-                Err(error) if is_about_the_file(&error) => {
+                Err(Failed::File(reason)) => {
                     single.extend(jobs);
-                    return Err((single, error));
+                    return Err((single, reason));
                 }
-                Err(error) => self.refuse(single, &error),
+                Err(Failed::Write(reason)) => self.refuse(single, &reason),
             }
         }
         Ok(())
     }
 
-    fn commit(&mut self, group: &mut [Job]) -> rusqlite::Result<()> {
+    fn commit(&mut self, group: &mut [Job]) -> Result<(), Failed> {
         let is_full_sync = group.iter().any(|job| job.is_durable);
         if is_full_sync != self.is_full_sync {
             self.connection.pragma_update(None, "synchronous", if is_full_sync { "full" } else { "normal" })?;
@@ -344,9 +359,11 @@ impl Writer {
         // Dropped without a commit, it rolls back.
         let transaction = self.connection.transaction()?;
         for job in group {
-            job.work.run(&transaction)?;
+            // A panic would end the thread, and with it every later write.
+            let done = catch_unwind(AssertUnwindSafe(|| job.work.run(&transaction)));
+            done.map_err(|_| Failed::Write("a mistake in Patchcord".to_owned()))??;
         }
-        transaction.commit()
+        Ok(transaction.commit()?)
     }
 
     fn committed(&mut self, group: Vec<Job>) {
@@ -364,12 +381,11 @@ impl Writer {
         }
     }
 
-    fn put_back(&mut self, group: Vec<Job>, error: &rusqlite::Error) {
+    fn put_back(&mut self, group: Vec<Job>, reason: String) {
         for job in group.into_iter().rev() {
             self.waiting.push_front(job);
         }
         metrics::counter!("patchcord_store_failures_total").increment(1);
-        let reason = error.to_string();
         if self.trouble.as_ref().is_none_or(|trouble| trouble.reason != reason) {
             error!(
                 "the store cannot be written: {reason}; calls go on, up to {} records are kept in memory and written \
@@ -397,10 +413,10 @@ impl Writer {
     }
 
     /// Our own mistake: the write can never succeed.
-    fn refuse(&self, group: Vec<Job>, error: &rusqlite::Error) {
+    fn refuse(&self, group: Vec<Job>, reason: &str) {
         for mut job in group {
             metrics::counter!("patchcord_store_refused_total").increment(1);
-            error!("a record is lost: the store refuses it: {error}");
+            error!("a record is lost: the store refuses it: {reason}");
             self.load.release(job.bytes);
             job.work.tell(Err(StoreError::Refused));
         }

@@ -1,5 +1,7 @@
 //! A disk that is full, a file that cannot be written, a queue that is full: calls go on, and nothing is lost unsaid.
 
+use std::sync::mpsc;
+
 use super::*;
 
 /// Leaves no room for another page.
@@ -119,4 +121,26 @@ async fn closing_writes_all_that_waits() {
     store.close().await;
     assert_eq!(store.waiting(), 0);
     assert!(store.call("call_3000").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_write_that_panics_is_refused_and_those_beside_it_are_written() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    // The three wait behind this, and so are one group.
+    store.0.queue.do_now(move |_| may_go_on.recv().unwrap());
+    store.event(event("call_1", 1, "call.dtmf")).unwrap();
+    let (job, answer) = Job::asking(100, InTrouble::Keep, |_| -> rusqlite::Result<()> { panic!("a mistake") });
+    store.0.queue.send(job, Queue::USUAL_SHARE).unwrap();
+    store.event(event("call_1", 2, "call.dtmf")).unwrap();
+    go_on.send(()).unwrap();
+
+    assert_eq!(answer.await.unwrap(), Err(StoreError::Refused));
+    store.flush().await.unwrap();
+    assert_eq!(store.events_after(0, 10).await.unwrap().len(), 2);
+    store.event(event("call_1", 3, "call.dtmf")).unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(store.events_after(0, 10).await.unwrap().len(), 3);
+    assert_eq!(store.waiting(), 0);
 }
