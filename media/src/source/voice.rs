@@ -38,8 +38,8 @@ const FREE_AGAIN_SHARE: u32 = 4;
 /// Agents are of two kinds, told apart by how they deliver. What comes faster than real time, such as synthesised
 /// speech, is content: all of it is played. What comes live, in real time, is never pre-buffered: a late chunk costs
 /// silence and leaves the queue that much deeper. Of that backlog a cushion is kept, 20 ms for each underrun in speech
-/// up to 200 ms, one frame less after 30 s without; what stays above it by more than 40 ms, or at all where there is
-/// none, loses frames without speech, and by more than 120 ms one frame of every four. Time is counted in frames taken.
+/// up to 200 ms, none for one that is alone in 10 s, one frame less after 30 s without; what stays above it by more than
+/// 40 ms, or at all where there is none, loses frames without speech, and by more than 120 ms one frame of every four. Time is counted in frames taken.
 #[derive(Debug)]
 pub struct Voice {
     sound: Sound,

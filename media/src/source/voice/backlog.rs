@@ -3,9 +3,12 @@
 use super::pace::{Hurry, Pace};
 use crate::timeline::TICKS_PER_FRAME;
 
-/// One frame more is kept for each underrun in speech, so that the same lateness is not heard twice; never more than
-/// 200 ms.
+/// One frame more is kept for each underrun in speech, so that the same lateness is not heard again and again; never
+/// more than 200 ms.
 const CUSHION_AT_MOST: u32 = 10;
+/// A single underrun in so many frames, 10 s, is chance, and nothing is kept for it: 20 ms of delay for half a minute
+/// would cost more than a second gap.
+const CHANCE_WITHIN: u32 = 500;
 /// Frames without an underrun after which one frame less is kept: 30 s.
 const CUSHION_SHRINKS_AFTER: u32 = 1500;
 
@@ -43,7 +46,7 @@ impl Backlog {
         Self {
             pace: Pace::new(),
             cushion: 0,
-            since_underrun: 0,
+            since_underrun: CHANCE_WITHIN,
             minima: [0; BUCKETS],
             frames: 0,
             since_cut: 0,
@@ -60,7 +63,9 @@ impl Backlog {
     /// The agent's sound came late, inside an utterance. In a pause nobody heard it.
     pub fn underran(&mut self, in_pause: bool) {
         if !in_pause {
-            self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
+            if self.cushion > 0 || self.since_underrun < CHANCE_WITHIN {
+                self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
+            }
             self.since_underrun = 0;
         }
         self.pace.underran();
@@ -79,7 +84,7 @@ impl Backlog {
 
     /// What was late so far says nothing of what is to come.
     pub fn settle(&mut self) {
-        self.cushion = 0;
+        (self.cushion, self.since_underrun) = (0, CHANCE_WITHIN);
     }
 
     /// Whether sound is watched for speech at all: of content nothing is ever left out.
@@ -112,9 +117,8 @@ impl Backlog {
     pub fn tick(&mut self, queued: u64) {
         self.pace.tick();
         self.since_cut = self.since_cut.saturating_add(1);
-        self.since_underrun += 1;
-        if self.since_underrun == CUSHION_SHRINKS_AFTER {
-            self.since_underrun = 0;
+        self.since_underrun = self.since_underrun.saturating_add(1);
+        if self.since_underrun.is_multiple_of(CUSHION_SHRINKS_AFTER) {
             self.cushion = self.cushion.saturating_sub(1);
         }
         let waiting = u32::try_from(queued / u64::from(TICKS_PER_FRAME)).unwrap_or(u32::MAX);
