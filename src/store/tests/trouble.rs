@@ -86,7 +86,7 @@ async fn a_forward_that_cannot_be_written_is_refused_and_not_kept() {
 async fn a_call_waits_no_longer_than_its_deadline() {
     let folder = Folder::new();
     let store = open(&folder);
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let (go_on, wait) = mpsc::channel::<()>();
     store.0.queue.do_now(move |_| wait.recv().unwrap());
     assert_eq!(store.call_began(call(1), Duration::from_millis(1)).await, Err(StoreError::TimedOut));
     go_on.send(()).unwrap();
@@ -98,7 +98,7 @@ async fn a_call_waits_no_longer_than_its_deadline() {
 async fn one_record_that_can_never_be_written_spoils_no_other() {
     let folder = Folder::new();
     let store = open(&folder);
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let (go_on, wait) = mpsc::channel::<()>();
     store.0.queue.do_now(move |_| wait.recv().unwrap());
     store.call_updated(call(1));
     let (bad, answer) = Job::asking(1, InTrouble::Keep, |connection| connection.execute("nonsense", []));
