@@ -206,7 +206,11 @@ impl Session {
             self.perform(action).await;
         }
         self.tell_agent().await;
-        if call.ended().is_some() {
+        if let Some(reason) = call.ended() {
+            // A mistake while its seat was given back leaves the end untold.
+            if self.record.ended_at.is_none() {
+                self.end(reason, &Value::Null);
+            }
             return ControlFlow::Break(());
         }
         match call.state_name() == "talking" && !self.for_later.is_empty() {
@@ -453,6 +457,11 @@ impl Session {
         };
         self.stages.ended = Some(self.received_at.elapsed());
         self.close_recordings().await;
+        self.end(reason, &sound);
+    }
+
+    /// The books are closed, and all are told.
+    fn end(&mut self, reason: &EndReason, sound: &Value) {
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
         info!(
@@ -462,8 +471,8 @@ impl Session {
             self.id,
             self.received_at.elapsed()
         );
-        self.record.end(reason, &self.stages, &sound);
-        self.tell_end(ended_data(reason, &self.stages, &sound));
+        self.record.end(reason, &self.stages, sound);
+        self.tell_end(ended_data(reason, &self.stages, sound));
     }
 
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {

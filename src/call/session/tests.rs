@@ -23,6 +23,7 @@ const CONNECT: &[u8] = include_bytes!("../../../tests/fixtures/whatsapp/webhook-
 async fn a_call_whose_sound_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     played.reports.send(Report::Broken).await?;
+    played.released().await.send(json!({})).expect("the session waits for its figures");
     played.ends_as_our_own_mistake().await
 }
 
@@ -32,6 +33,19 @@ async fn a_call_whose_session_breaks_ends_as_our_own_mistake() -> anyhow::Result
     let mut played = Played::begin().await?;
     let _breaking = tracing::subscriber::set_default(Breaking);
     played.reports.send(Report::MediaSilent(false)).await?;
+    played.released().await.send(json!({})).expect("the session waits for its figures");
+    played.ends_as_our_own_mistake().await
+}
+
+#[tokio::test]
+async fn a_mistake_while_a_call_is_released_does_not_cost_it_its_end() -> anyhow::Result<()> {
+    let mut played = Played::begin().await?;
+    played.reports.send(Report::Broken).await?;
+    let figures = played.released().await;
+    let _breaking = tracing::subscriber::set_default(Breaking);
+    // Read behind the figures.
+    played.reports.send(Report::MediaSilent(false)).await?;
+    figures.send(json!({})).expect("the session waits for its figures");
     played.ends_as_our_own_mistake().await
 }
 
@@ -41,6 +55,8 @@ struct Played {
     commands: mpsc::Receiver<Command>,
     events: broadcast::Receiver<CallEvent>,
     session: JoinHandle<()>,
+    /// A worker that never answers.
+    _answer: Answer,
     /// It ends when nobody can ask anything of it.
     _inputs: mpsc::Sender<ToCall>,
     /// A Meta that never answers.
@@ -62,14 +78,19 @@ impl Played {
         let (inputs, inbox) = mpsc::channel(1);
         let session = tokio::spawn(session.run(inbox, None));
         let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
-        Ok(Self { reports: answer.reports, commands, events, session, _inputs: inputs, _meta: meta, _folder: folder })
+        let reports = answer.reports.clone();
+        Ok(Self { reports, commands, events, session, _answer: answer, _inputs: inputs, _meta: meta, _folder: folder })
     }
 
-    async fn ends_as_our_own_mistake(&mut self) -> anyhow::Result<()> {
+    /// Gives the worker's side of its release.
+    async fn released(&mut self) -> oneshot::Sender<Value> {
         let release = self.commands.recv().await;
         let Some(Command::Release { reason, reply, .. }) = release else { panic!("a broken call is over") };
         assert_eq!(reason, "internal_error");
-        reply.send(json!({})).expect("the session waits for its figures");
+        reply
+    }
+
+    async fn ends_as_our_own_mistake(&mut self) -> anyhow::Result<()> {
         let ended = loop {
             let event = self.events.recv().await?;
             if event.kind == "call.ended" {
