@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo test check bench quality fuzz interop interop-chromium interop-s3 fmt tools
+.PHONY: help demo test lint bench quality fuzz interop interop-chromium interop-s3 fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -14,14 +14,17 @@ demo: tools ## one simulated WhatsApp call end to end, on this machine
 	@./target/demo/patchcord demo
 
 test: tools ## all tests
-	$(CARGO) test --workspace --locked
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace --locked && $(CARGO) test --workspace --locked --doc; \
+	else \
+		$(CARGO) test --workspace --locked; \
+	fi
 
-check: tools ## the gate: format, lints, docs, dependencies, tests
+lint: tools ## format, clippy, docs, licences and sources of dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@./tests/tools/deny.sh
-	$(CARGO) test --workspace --locked --quiet
 
 interop: tools ## foreign programs: aiortc places a call through the real webhook, schemathesis tries the API
 	@./tests/interop/run.sh
