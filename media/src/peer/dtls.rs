@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rtc_crypto::RTCCryptoProvider;
+use rtc_dtls::cipher_suite::CipherSuiteId;
 use rtc_dtls::config::{
     ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig, VerifyPeerCertificateFn,
 };
@@ -40,6 +41,15 @@ const PROFILES: [SrtpProtectionProfile; 3] = [
     SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
     SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
     SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
+];
+
+/// Ephemeral keys and authenticated encryption alone. Our certificate is ECDSA; the suites with RSA are for remote ends whose
+/// certificate is RSA. The library's own list has CBC as well.
+const SUITES: [CipherSuiteId; 4] = [
+    CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256,
+    CipherSuiteId::Tls_Ecdhe_Ecdsa_With_ChaCha20_Poly1305_Sha256,
+    CipherSuiteId::Tls_Ecdhe_Rsa_With_Aes_128_Gcm_Sha256,
+    CipherSuiteId::Tls_Ecdhe_Rsa_With_ChaCha20_Poly1305_Sha256,
 ];
 
 /// Which end of the handshake we are.
@@ -80,11 +90,22 @@ pub(super) struct Dtls {
 
 impl Dtls {
     pub fn new(identity: &Identity, role: DtlsRole, expected: Fingerprint, now: Instant) -> Result<Dtls, PeerError> {
+        Dtls::with_suites(&SUITES, identity, role, expected, now)
+    }
+
+    fn with_suites(
+        suites: &[CipherSuiteId],
+        identity: &Identity,
+        role: DtlsRole,
+        expected: Fingerprint,
+        now: Instant,
+    ) -> Result<Dtls, PeerError> {
         let verdict = Arc::new(Verdict::default());
         let verify = verdict.verifier(Arc::clone(&identity.crypto), expected);
         let config = ConfigBuilder::default()
             .with_crypto_provider(Arc::clone(&identity.crypto))
             .with_certificates(vec![identity.certificate.clone()])
+            .with_cipher_suites(suites.to_vec())
             .with_srtp_protection_profiles(PROFILES.to_vec())
             .with_client_auth(ClientAuthType::RequireAnyClientCert)
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
@@ -297,5 +318,45 @@ impl Verdict {
 
     fn is_mismatch(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::MISMATCH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: Path = Path { socket: TUNNEL, remote: TUNNEL };
+
+    /// Which of the two ends are established, client and server, when one of them has these suites and the other ours.
+    fn established(client: &[CipherSuiteId], server: &[CipherSuiteId]) -> [bool; 2] {
+        let (identity, now) = (Identity::generate().unwrap(), Instant::now());
+        let dtls = |suites, role| Dtls::with_suites(suites, &identity, role, identity.fingerprint(), now).unwrap();
+        let mut ends = [dtls(client, DtlsRole::Client), dtls(server, DtlsRole::Server)];
+        let mut outboxes = [Outbox::default(), Outbox::default()];
+        let mut is_up = [false; 2];
+        for (end, outbox) in ends.iter_mut().zip(&mut outboxes).rev() {
+            end.start(PATH, now, outbox);
+        }
+        for turn in 0..20 {
+            let (from, to) = (turn % 2, (turn + 1) % 2);
+            while let Some(transmit) = outboxes[from].pop() {
+                let event = ends[to].receive(&transmit.data, now, &mut outboxes[to]);
+                is_up[to] |= matches!(event, Ok(Some(DtlsEvent::Established(_))));
+            }
+        }
+        is_up
+    }
+
+    #[test]
+    fn suites_without_authenticated_encryption_are_neither_offered_nor_taken() {
+        assert_eq!(established(&SUITES, &SUITES), [true, true]);
+        for suite in [SUITES[0], SUITES[1]] {
+            assert_eq!(established(&[suite], &SUITES), [true, true], "{suite}");
+            assert_eq!(established(&SUITES, &[suite]), [true, true], "{suite}");
+        }
+        let cbc = [CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_256_Cbc_Sha];
+        assert_eq!(established(&cbc, &cbc), [true, true], "the library can do it");
+        assert_eq!(established(&cbc, &SUITES), [false, false]);
+        assert_eq!(established(&SUITES, &cbc), [false, false]);
     }
 }
