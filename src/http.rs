@@ -21,6 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::call::registry::Calls;
 use crate::settings::CurrentSettings;
+use crate::telemetry;
 
 /// Meta sends up to 3 MB.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
@@ -73,5 +74,7 @@ async fn ready(State(options): State<Arc<HttpOptions>>) -> impl IntoResponse {
 async fn metrics(State(options): State<Arc<HttpOptions>>) -> String {
     // Counted where frames are encoded, which knows no metrics.
     metrics::counter!("patchcord_opus_encodes_total").absolute(patchcord_media::opus::encodes());
+    // Counted while a line is logged, perhaps before there are metrics.
+    metrics::counter!("patchcord_log_lines_lost_total").absolute(telemetry::lines_lost());
     options.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
 }

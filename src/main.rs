@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
+use patchcord::telemetry::Logs;
 use patchcord::{demo, prompts, replay, simulate, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::error;
@@ -44,14 +46,30 @@ fn main() -> ExitCode {
     match run(CommandLine::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("patchcord: {error:#}");
+            say_last(format!("patchcord: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
+/// For the last words to be read.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
+/// Says why the program ends. A reader of standard error that has stopped does not keep it from ending.
+fn say_last(words: String) {
+    let (said, done) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        eprintln!("{words}");
+        drop(said);
+    });
+    // Read or not, this is the end.
+    let _ = done.recv_timeout(READ_WITHIN);
+}
+
 #[expect(clippy::print_stdout, reason = "what a command says is its result")]
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // Behind the runtime in every ending, so that its last lines are written too.
+    let _logs: Logs;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match command {
         Command::Check { config } => {
@@ -67,7 +85,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Serve { config: path } => {
             let config = load(&path)?;
-            telemetry::start_logs(config.log.format, &config.log.filter)?;
+            _logs = telemetry::start_logs(config.log.format, &config.log.filter)?;
             runtime.block_on(serve(config, path))?;
         }
         Command::Replay(options) => {

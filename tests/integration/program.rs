@@ -1,8 +1,10 @@
 //! The real program as a child process, as an operator starts it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use patchcord_simulator::agent::Agent;
@@ -19,24 +21,59 @@ pub struct Program {
     url: String,
     lines: mpsc::UnboundedReceiver<String>,
     log: Vec<String>,
+    /// Standard error is not read any more.
+    is_stalled: Arc<AtomicBool>,
 }
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
 
 impl Program {
     pub async fn start(folder: &Folder, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
+        Self::start_as(Command::new(PROGRAM), folder, meta, agent, options).await
+    }
+
+    /// It may have so many files open.
+    pub async fn start_with_descriptors(
+        folder: &Folder,
+        meta: &Meta,
+        agent: &Agent,
+        options: TestOptions,
+        descriptors: usize,
+    ) -> anyhow::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")).arg(PROGRAM);
+        Self::start_as(shell, folder, meta, agent, options).await
+    }
+
+    async fn start_as(
+        mut command: Command,
+        folder: &Folder,
+        meta: &Meta,
+        agent: &Agent,
+        options: TestOptions,
+    ) -> anyhow::Result<Self> {
         let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
         let config = config_text(meta, &agent.url(), &folder.0, &options)?;
         let path = folder.0.join("patchcord.toml");
         std::fs::write(&path, config)?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_patchcord"))
-            .args(["serve", "--config"])
-            .arg(&path)
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child =
+            command.args(["serve", "--config"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let stderr = BufReader::new(child.stderr.take().context("a standard error")?);
         let (line, lines) = mpsc::unbounded_channel();
-        // Ends with the program.
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
-        let mut program = Self { child, config: path, url: String::new(), lines, log: Vec::new() };
+        let is_stalled = Arc::new(AtomicBool::new(false));
+        let stalled = is_stalled.clone();
+        // Ends with the program, or with the tests.
+        std::thread::spawn(move || {
+            for text in stderr.lines().map_while(Result::ok) {
+                while stalled.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                if line.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut program = Self { child, config: path, url: String::new(), lines, log: Vec::new(), is_stalled };
         let ready = program.line_with("patchcord is ready on ").await?;
         let address = ready.split("ready on ").nth(1).and_then(|rest| rest.split_whitespace().next());
         program.url = address.context("an address")?.to_owned();
@@ -67,6 +104,11 @@ impl Program {
         &self.url
     }
 
+    /// From the next line on nobody reads its standard error, which stays open.
+    pub fn stop_reading(&self) {
+        self.is_stalled.store(true, Ordering::Release);
+    }
+
     /// Reads on until a line holds this.
     pub async fn line_with(&mut self, text: &str) -> anyhow::Result<String> {
         let found = tokio::time::timeout(DEADLINE, async {
@@ -94,6 +136,15 @@ impl Program {
     pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         tokio::time::timeout(DEADLINE, self.read_out()).await.context("the program goes on")??;
         // Its last line is read, so this takes no time.
+        Ok(self.child.wait()?)
+    }
+
+    /// The same of a program whose standard error nobody reads.
+    pub async fn ended_unread(mut self) -> anyhow::Result<ExitStatus> {
+        // Nothing is written there, so it ends with the program.
+        let mut stdout = self.child.stdout.take().context("a standard output")?;
+        let end = tokio::task::spawn_blocking(move || stdout.read_to_end(&mut Vec::new()));
+        tokio::time::timeout(DEADLINE, end).await.context("the program goes on")???;
         Ok(self.child.wait()?)
     }
 
