@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use patchcord_media::peer::Identity;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -22,6 +22,7 @@ use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::http::api::ApiOptions;
 use crate::http::forward::Forwarding;
+use crate::http::server::Server;
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::recordings::upload::Archive;
@@ -37,6 +38,8 @@ const EVENTS: usize = 4096;
 /// What Meta and the agents are given to take note of the end, once all calls have been told.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// For the requests under way to be answered, once no call lives.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// For recordings to be written when the service stops, and for the uploads under way.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -51,8 +54,7 @@ pub struct App {
     events: broadcast::Sender<CallEvent>,
     /// True ends the sockets that read events; closed when the last of them is gone.
     stop_streams: watch::Sender<bool>,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<std::io::Result<()>>,
+    http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
     prompt_watch: JoinHandle<()>,
     recordings: Option<Recordings>,
@@ -107,6 +109,7 @@ impl App {
             calls: calls.clone(),
             forwarding: Forwarding::start(&store),
             metrics,
+            max_webhook_bytes: config.http.limits.max_webhook_bytes,
         };
         let api = ApiOptions {
             settings: settings.clone(),
@@ -120,19 +123,7 @@ impl App {
             stopping,
         };
         let router = http::router(http_options, api);
-        let (stop_http, stopped) = oneshot::channel::<()>();
-        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-            // A failure leaves the default, which is only slower.
-            let _ = stream.set_nodelay(true);
-        });
-        let http = tokio::spawn(
-            axum::serve(listener, router)
-                .with_graceful_shutdown(async {
-                    // A dropped sender is a stop as well.
-                    let _ = stopped.await;
-                })
-                .into_future(),
-        );
+        let http = Server::start(listener, router, &config.http);
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let prompt_watch = tokio::spawn(prompts.clone().watch());
         Ok(Self {
@@ -140,7 +131,6 @@ impl App {
             calls,
             events: listeners,
             stop_streams,
-            stop_http,
             http,
             workers: threads,
             prompt_watch,
@@ -209,10 +199,9 @@ impl App {
             warn!("{} calls could not be ended in time", self.calls.count());
         }
         self.stop_streams.send_replace(true);
-        // The server may have ended by itself, with an error that its task has told.
-        let _ = self.stop_http.send(());
-        let closed = async { tokio::join!(self.http, self.stop_streams.closed()) };
-        if tokio::time::timeout(Duration::from_secs(1), closed).await.is_err() {
+        let streams = tokio::time::timeout(CLOSED_WITHIN, self.stop_streams.closed());
+        let (requests_ended, streams) = tokio::join!(self.http.stop(CLOSED_WITHIN), streams);
+        if !requests_ended || streams.is_err() {
             info!("open HTTP connections are cut");
         }
         self.prompt_watch.abort();

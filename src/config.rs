@@ -6,6 +6,7 @@
 pub mod api;
 mod environment;
 pub mod events;
+pub mod http;
 pub mod media;
 mod problem;
 mod read;
@@ -19,7 +20,6 @@ pub use problem::{ConfigErrors, Problem};
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use crate::outbound::Allowed;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
+use http::Http;
 use media::Media;
 use problem::nearest;
 use read::{Notes, Section};
@@ -65,15 +66,6 @@ pub struct Config {
     pub events: Events,
     /// `[log]`
     pub log: Log,
-}
-
-/// Where webhooks and the API are served.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// The listener's address; port 0 lets the system choose.
-    pub listen: SocketAddr,
-    /// How the outside sees it.
-    pub public_url: Option<Url>,
 }
 
 /// Meta's side.
@@ -238,15 +230,6 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         events: events?,
         log,
     })
-}
-
-impl Http {
-    fn read(mut section: Section<'_, '_>) -> Self {
-        let listen = section.parsed("listen", "0.0.0.0:8080");
-        let public_url = section.text("public_url", |text| web_url(text, "https://calls.example.com"));
-        section.end();
-        Self { listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))), public_url }
-    }
 }
 
 impl WhatsApp {

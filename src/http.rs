@@ -1,5 +1,7 @@
 //! The one HTTP listener: Meta's webhooks, the control API, health and metrics.
 
+pub mod server;
+mod bodies;
 pub mod api;
 mod error;
 pub mod forward;
@@ -10,11 +12,12 @@ use std::time::Duration;
 
 use api::ApiOptions;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bodies::Bodies;
 use error::ApiError;
 use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -23,8 +26,6 @@ use crate::call::registry::Calls;
 use crate::settings::CurrentSettings;
 use crate::telemetry;
 
-/// Meta sends up to 3 MB.
-const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
 /// Meta itself gives up on us after about 20 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// A prompt of 64 MB, over a slow line.
@@ -40,16 +41,18 @@ pub struct HttpOptions {
     pub forwarding: Option<Forwarding>,
     /// Renders `/metrics`; None where another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
+    /// Of all bodies of webhooks together.
+    pub max_webhook_bytes: usize,
 }
 
 /// All routes.
 pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
+    let bodies = Arc::new(Bodies::new(options.max_webhook_bytes));
     Router::new()
-        .route("/webhooks/whatsapp", get(webhook::verify).post(webhook::receive))
+        .route("/webhooks/whatsapp", get(webhook::verify).post(webhook::receive).layer(Extension(bodies)))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .with_state(Arc::new(options))
         .merge(api::router(api))
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))

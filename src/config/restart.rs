@@ -9,8 +9,7 @@ use super::{Config, events};
 pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
     let (a, b) = (started, new);
     let settings = [
-        ("http.listen", a.http.listen != b.http.listen),
-        ("http.public_url", a.http.public_url != b.http.public_url),
+        ("[http]", a.http != b.http),
         ("media.listen", a.media.listen != b.media.listen),
         ("media.advertise", a.media.advertise != b.media.advertise),
         ("media.ports", a.media.ports != b.media.ports),
@@ -95,7 +94,7 @@ mod tests {
             assert_eq!(needed_after(from, to), [""; 0], "{from}");
         }
         for (from, to, name) in [
-            ("127.0.0.1:1", "127.0.0.1:2", "http.listen"),
+            ("127.0.0.1:1", "127.0.0.1:2", "[http]"),
             ("[http]", "[calls]\nmax_calls = 5\n[http]", "[calls]"),
             ("s3://bucket", "s3://other", "recordings.upload"),
             ("\"key\"", "\"other\"", "recordings.upload"),

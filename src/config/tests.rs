@@ -1,6 +1,6 @@
 //! Configurations good and bad, and the exact lines that a user sees.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use secrecy::ExposeSecret;
 
@@ -35,6 +35,7 @@ fn the_example_shows_every_key_and_each_commented_line_works() {
 fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     let short = Config::parse(EXAMPLE, "example", &example_environment()).unwrap();
     let long = Config::parse(&switched_on(EXAMPLE), "example", &example_environment()).unwrap();
+    assert_eq!((short.http.limits, short.http.proxies), (long.http.limits, long.http.proxies));
     assert_eq!(short.calls, long.calls);
     assert_eq!(short.log, long.log);
     assert_eq!((short.prompts, short.store), (long.prompts, long.store));
@@ -102,6 +103,10 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("http", "listen = 8080"),
         ("http", "listen = \"8080\""),
         ("http", "public_url = \"calls.example.com\""),
+        ("http", "idle_timeout = \"2h\""),
+        ("http", "max_connections = 0"),
+        ("http", "max_webhook_bytes = 1000"),
+        ("http", "proxies = [\"proxy.example.com\"]"),
         ("media", "ports = \"40000\""),
         ("media", "ports = \"40010-40000\""),
         ("media", "ports = \"40000-40001\"\nworkers = 4"),
@@ -199,6 +204,10 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: http.listen = 8080: give something like "0.0.0.0:8080"
     patchcord.toml: http.listen = "8080": give something like "0.0.0.0:8080"
     patchcord.toml: http.public_url = "calls.example.com": give an address such as "https://calls.example.com"
+    patchcord.toml: http.idle_timeout = "2h": give at most "1h"
+    patchcord.toml: http.max_connections = 0: give a whole number from 1 to 100000
+    patchcord.toml: http.max_webhook_bytes = 1000: give a whole number from 3145728 to 1073741824
+    patchcord.toml: http.proxies = ["proxy.example.com"]: "proxy.example.com" is no address or range, such as "10.0.0.0/8"
     patchcord.toml: media.ports = "40000": give a first and a last port, such as "40000-40255"
     patchcord.toml: media.ports = "40010-40000": give a first and a last port, such as "40000-40255"
     patchcord.toml: media.ports = "40000-40001": 4 workers need at least as many ports

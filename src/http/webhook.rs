@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Extension, RawQuery, Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use tracing::warn;
 
 use super::HttpOptions;
+use super::bodies::Bodies;
 use super::error::ApiError;
+use super::server::Connection;
 use crate::call::registry::Calls;
 use crate::whatsapp::signature::{SIGNATURE_HEADER, Signer};
 use crate::whatsapp::webhook::{self, Notice};
@@ -32,19 +33,20 @@ pub(super) async fn verify(
 /// Verifies the raw bytes, reads them, answers 200 and only then lets the calls act on them.
 pub(super) async fn receive(
     State(options): State<Arc<HttpOptions>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    Extension(bodies): Extension<Arc<Bodies>>,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| {
-        count("unreadable_body");
-        ApiError::new(rejection.status(), "unreadable_body", rejection.body_text())
-    })?;
-    let header = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
-    let signer = options.settings.get().app_secrets.verify(header, &body).map_err(|error| {
+    let (head, body) = request.into_parts();
+    let held = bodies.read(body).await.inspect_err(|error| count(error.code))?;
+    let header = head.headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
+    let signer = options.settings.get().app_secrets.verify(header, &held.bytes).map_err(|error| {
         count("bad_signature");
         ApiError::new(StatusCode::UNAUTHORIZED, "bad_signature", error.to_string())
     })?;
-    let notices = webhook::parse(&body).map_err(|error| {
+    if let Some(connection) = head.extensions.get::<Arc<Connection>>() {
+        connection.is_now_known();
+    }
+    let notices = webhook::parse(&held.bytes).map_err(|error| {
         count("unreadable");
         warn!("a correctly signed webhook cannot be read: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "unreadable_webhook", error.to_string())
@@ -53,7 +55,7 @@ pub(super) async fn receive(
     // From here on the calls act, whatever becomes of the reply.
     let act = ActAfterReply { notices, signer, calls: options.calls.clone(), progress: Progress::Head };
     if let Some(forwarding) = options.forwarding.as_ref().filter(|_| is_foreign) {
-        forwarding.take(&headers, body).await.map_err(|error| {
+        forwarding.take(&head.headers, held.bytes.clone()).await.map_err(|error| {
             count("not_forwarded");
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_forwarded", error.to_string())
         })?;

@@ -27,6 +27,7 @@ mod privacy;
 mod prompts;
 mod recording;
 mod reload;
+mod slow_clients;
 mod stalled_log;
 mod stopping;
 mod transfer;

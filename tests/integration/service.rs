@@ -75,6 +75,8 @@ pub struct TestOptions {
     pub graph_url: Option<String>,
     /// Keys of `[api]`.
     pub api: String,
+    /// Keys of `[http]`.
+    pub http: String,
 }
 
 /// A folder of its own, gone with the test.
@@ -317,6 +319,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         r#"
         [http]
         listen = "127.0.0.1:0"
+        {http}
         [media]
         listen = [{listen}]
         ports = "{first}-{last}"
@@ -367,6 +370,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         events = options.events,
         prompts = folder.join("prompts").display(),
         api = options.api,
+        http = options.http,
     ))
 }
 

@@ -1,0 +1,214 @@
+//! The bytes of one connection, with a deadline on everything that waits for the client.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connections::{Connection, Seat};
+use crate::config::http::Limits;
+
+/// A socket that tells its connection of what comes, and fails with `TimedOut` when the client does not read. It holds the connection's seat, so that a WebSocket,
+/// which goes on with it, is counted as well.
+pub(super) struct TimedStream {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    limits: Arc<Limits>,
+    /// Of the next bytes that the client takes.
+    write: Deadline,
+    _seat: Seat,
+}
+
+impl TimedStream {
+    pub(super) fn new(stream: TcpStream, seat: Seat, limits: Arc<Limits>) -> Self {
+        let connection = seat.connection();
+        Self { stream, connection, limits, write: Deadline::default(), _seat: seat }
+    }
+
+    /// What a write came to. One that waits has until `write_timeout` after it began to wait.
+    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write.clear();
+            return written;
+        }
+        ready!(self.write.poll_within(self.limits.write_timeout, context));
+        Poll::Ready(Err(timed_out("write")))
+    }
+}
+
+impl AsyncRead for TimedStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.connection.has_read(self.limits.head_timeout, Instant::now());
+        }
+        read
+    }
+}
+
+impl AsyncWrite for TimedStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.written(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The body of a request, which fails when nothing of it comes for too long.
+pub(super) struct RequestBody {
+    body: Incoming,
+    timeout: Duration,
+    deadline: Deadline,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Incoming, timeout: Duration) -> Self {
+        Self { body, timeout, deadline: Deadline::default() }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+            this.deadline.clear();
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(this.deadline.poll_within(this.timeout, context));
+        Poll::Ready(Some(Err(timed_out("body").into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a response. When it is out, the connection waits for its next request.
+pub(super) struct ResponseBody {
+    body: Body,
+    connection: Arc<Connection>,
+    idle_timeout: Duration,
+}
+
+impl ResponseBody {
+    pub(super) fn new(body: Body, connection: Arc<Connection>, idle_timeout: Duration) -> Self {
+        Self { body, connection, idle_timeout }
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.connection.is_idle(self.idle_timeout, Instant::now());
+    }
+}
+
+/// A deadline that is set anew again and again.
+#[derive(Default)]
+struct Deadline {
+    at: Option<Instant>,
+    /// Kept from one to the next.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    fn clear(&mut self) {
+        self.at = None;
+    }
+
+    /// Ready this long after the first of these polls since the last `clear`.
+    fn poll_within(&mut self, within: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let until = *self.at.get_or_insert_with(|| Instant::now() + within);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if sleep.deadline() != until {
+            sleep.as_mut().reset(until);
+        }
+        sleep.as_mut().poll(context)
+    }
+}
+
+fn timed_out(waiting_for: &'static str) -> io::Error {
+    metrics::counter!("patchcord_http_timeouts_total", "waiting_for" => waiting_for).increment(1);
+    io::Error::new(io::ErrorKind::TimedOut, format!("the client took too long: {waiting_for}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_is_counted_from_its_beginning_and_progress_begins_a_new_one() {
+        let hour = Duration::from_secs(3600);
+        let mut deadline = Deadline::default();
+        let mut is_over = async |within| {
+            let poll = std::future::poll_fn(|context| Poll::Ready(deadline.poll_within(within, context)));
+            poll.await.is_ready()
+        };
+        assert!(!is_over(hour).await);
+        assert!(!is_over(Duration::ZERO).await, "it is still the same wait");
+        deadline.clear();
+        std::future::poll_fn(|context| deadline.poll_within(Duration::ZERO, context)).await;
+        deadline.clear();
+        let poll = std::future::poll_fn(|context| Poll::Ready(deadline.poll_within(hour, context))).await;
+        assert_eq!(poll, Poll::Pending);
+    }
+}
