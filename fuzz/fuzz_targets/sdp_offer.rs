@@ -31,7 +31,9 @@ fuzz_target!(|text: &str| {
     assert!(offer.remote_candidates().len() <= 20);
     // An offer without a usable address is refused; nothing else is.
     let Ok((mut peer, answer)) = Peer::answer(&OPTIONS, &offer, now) else { return };
-    Answer::parse(&answer).expect("our answers are readable");
+    let answer = Answer::parse(&answer).expect("our answers are readable");
+    assert_eq!((&answer.refused_before, &answer.refused_behind), (&offer.refused_before, &offer.refused_behind));
+    assert_eq!(answer.direction, offer.direction.answered());
     peer.handle_timeout(now);
     while peer.poll_transmit().is_some() {}
 });

@@ -110,7 +110,7 @@ pub enum CloseReason {
     NoPath,
     /// The path was there, but DTLS did not come to an end.
     HandshakeFailed,
-    /// The remote's certificate is not the one its SDP names: somebody may be in the middle.
+    /// The remote's certificate is none of those its SDP names: somebody may be in the middle.
     FingerprintMismatch,
 }
 
@@ -142,6 +142,8 @@ pub struct Peer {
     srtp: Option<(Srtp, &'static str)>,
     reports: Reports,
     dropped: Dropped,
+    /// Whether the remote's SDP wants our sound.
+    remote_receives: bool,
     sound_at: Option<Instant>,
     outbox: Outbox,
     events: VecDeque<PeerEvent>,
@@ -209,19 +211,22 @@ impl Peer {
         None
     }
 
-    /// Locks a packet for the remote. `None` before connected and after the end.
+    /// Locks a packet for the remote. `None` before connected, after the end, and for a remote whose SDP takes no
+    /// sound (`sendonly`, `inactive`).
     ///
     /// The first packet also starts our RTCP reports: before a call is accepted nothing of the sort
-    /// may reach Meta.
+    /// may reach Meta. They flow whatever the direction of the sound (RFC 3264 §5.1).
     pub fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<Transmit> {
         let (srtp, _) = self.srtp.as_mut()?;
         let path = self.ice.path()?;
-        let data = srtp.lock_rtp(header, payload)?;
-        self.reports.sent(header, payload.len(), now);
-        if self.reports.packets_out() == 1 {
+        let data = if self.remote_receives { Some(srtp.lock_rtp(header, payload)?) } else { None };
+        if data.is_some() {
+            self.reports.sent(header, payload.len(), now);
+        }
+        if self.reports.begin(now) {
             self.deadline = self.next_deadline();
         }
-        Some(Transmit { socket: path.socket, to: path.remote, data })
+        Some(Transmit { socket: path.socket, to: path.remote, data: data? })
     }
 
     /// The next datagram to send, beside those of [`Peer::send_rtp`].
@@ -335,6 +340,7 @@ impl Peer {
             srtp: None,
             reports: Reports::new(options.ssrc, now),
             dropped: Dropped::default(),
+            remote_receives: true,
             sound_at: None,
             outbox: Outbox::default(),
             events: VecDeque::new(),
@@ -373,10 +379,11 @@ impl Peer {
         if candidates.is_empty() && remote.ice_lite {
             return Err(PeerError::NoRemoteAddress);
         }
-        let dtls = Dtls::new(&self.identity, role, remote.fingerprint, now)?;
+        let dtls = Dtls::new(&self.identity, role, remote.fingerprints.clone(), now)?;
         self.ice.start(&self.identity, remote, &candidates, we_offered, now)?;
         self.dtls = Some(dtls);
         self.reports.set_telephone_event(remote.telephone_event);
+        self.remote_receives = remote.direction.receives();
         self.give_up_at = now + CONNECT_WITHIN;
         self.deadline = self.next_deadline();
         Ok(())

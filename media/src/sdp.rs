@@ -38,14 +38,46 @@ pub struct Description {
     pub ufrag: String,
     /// ICE password of the remote.
     pub pwd: String,
-    /// What the remote's certificate must hash to.
-    pub fingerprint: Fingerprint,
-    /// UDP addresses of the remote, the first 20 of them.
+    /// What the remote's certificate hashes to: at least one, and any of them may match (RFC 8122 §5).
+    pub fingerprints: Vec<Fingerprint>,
+    /// UDP addresses of the remote: the 20 of the highest priorities, the highest first.
     pub candidates: Vec<Candidate>,
+    /// Which way the remote wants sound to go.
+    pub direction: Direction,
     /// Opus, and how the remote wants it.
     pub opus: OpusFormat,
     /// Payload type of DTMF digits (telephone-event at 8000 Hz), if offered.
     pub telephone_event: Option<u8>,
+    /// Media sections before the audio section, which an answer refuses.
+    pub refused_before: Vec<RefusedMedia>,
+    /// Media sections behind the audio section, which an answer refuses.
+    pub refused_behind: Vec<RefusedMedia>,
+}
+
+/// A media section that is not used: video, data, or more audio. An answer repeats it with port 0 (RFC 3264 §6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedMedia {
+    /// Such as `video`.
+    pub kind: String,
+    /// Such as `UDP/TLS/RTP/SAVPF`.
+    pub protocol: String,
+    /// The first format, because an `m=` line needs one.
+    pub format: String,
+    /// Name of the section, if it has one.
+    pub mid: Option<String>,
+}
+
+/// Which way the sound of a section goes, as its writer sees it (RFC 8866 §6.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Both ways; what holds when nothing is said.
+    SendRecv,
+    /// The writer only sends.
+    SendOnly,
+    /// The writer only receives.
+    RecvOnly,
+    /// Neither way.
+    Inactive,
 }
 
 /// Opus as the SDP agrees on it.
@@ -99,9 +131,9 @@ pub enum SdpError {
     /// The audio line has port 0.
     #[error("the SDP refuses audio (m=audio has port 0)")]
     AudioRefused,
-    /// There is video, data or a second audio line: such an offer cannot be answered with one audio line.
-    #[error("the SDP has other media beside one audio line")]
-    OtherMedia,
+    /// More than 16 media sections.
+    #[error("the SDP has more than 16 media sections")]
+    TooManyMedia,
     /// Opus at 48 kHz is not among the codecs.
     #[error("the SDP does not offer Opus (opus/48000/2)")]
     NoOpus,
@@ -158,8 +190,35 @@ impl Deref for Answer {
     }
 }
 
+impl Direction {
+    /// What an answer says to it (RFC 3264 §6.1).
+    pub fn answered(self) -> Self {
+        match self {
+            Self::SendRecv => Self::SendRecv,
+            Self::SendOnly => Self::RecvOnly,
+            Self::RecvOnly => Self::SendOnly,
+            Self::Inactive => Self::Inactive,
+        }
+    }
+
+    /// Whether its writer takes sound.
+    pub fn receives(self) -> bool {
+        matches!(self, Self::SendRecv | Self::RecvOnly)
+    }
+
+    /// The attribute's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SendRecv => "sendrecv",
+            Self::SendOnly => "sendonly",
+            Self::RecvOnly => "recvonly",
+            Self::Inactive => "inactive",
+        }
+    }
+}
+
 impl Description {
-    /// Where the remote says it can be reached: at most 20 UDP addresses, in the order written.
+    /// Where the remote says it can be reached: at most 20 UDP addresses, the one of the highest priority first.
     pub fn remote_candidates(&self) -> Vec<SocketAddr> {
         self.candidates.iter().map(|candidate| candidate.address).collect()
     }
@@ -174,6 +233,7 @@ impl std::fmt::Debug for Description {
             .field("setup", &self.setup)
             .field("ice_lite", &self.ice_lite)
             .field("candidates", &self.candidates.len())
+            .field("direction", &self.direction)
             .field("opus", &self.opus)
             .field("telephone_event", &self.telephone_event)
             .finish_non_exhaustive()

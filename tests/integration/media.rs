@@ -22,7 +22,7 @@ fn losing(share: f64) -> NetworkOptions {
 }
 
 /// Both hear each other, and only each other.
-async fn both_hear(caller: CallerOptions, options: TestOptions) -> anyhow::Result<()> {
+pub async fn both_hear(caller: CallerOptions, options: TestOptions) -> anyhow::Result<()> {
     let mut talk = Talk::start_with(caller, agent(), options).await?;
     let Talk { session, call, .. } = &mut talk;
     assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ], "{}", call.seen());
@@ -154,7 +154,7 @@ async fn every_shape_of_offer_that_was_seen_is_understood() -> anyhow::Result<()
         OfferQuirks { lf_line_ends: true, ..usual() },
         OfferQuirks { foreign_lines: true, ..usual() },
         OfferQuirks { no_ssrc: true, ..usual() },
-        OfferQuirks { extmap: true, lf_line_ends: true, foreign_lines: true, no_ssrc: true },
+        OfferQuirks { extmap: true, lf_line_ends: true, foreign_lines: true, no_ssrc: true, ..usual() },
     ];
     for quirks in all {
         let named = format!("{quirks:?}");

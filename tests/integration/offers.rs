@@ -1,13 +1,86 @@
-//! Offers that cannot be answered: the caller is told at once, and nobody else notices.
+//! Offers that are unusual, and offers that cannot be answered: then the caller is told at once, and nobody else notices.
 
 use anyhow::Context;
-use patchcord_simulator::call::{EndedBy, Stage};
+use patchcord_simulator::call::{CallerOptions, EndedBy, Stage};
+use patchcord_simulator::phone::offer::{OfferQuirks, SecondFingerprint};
 use serde_json::Value;
 
-use crate::people::{AGENT_HZ, SECOND, agent, heard_voices, objections, quiet_caller};
-use crate::service::{Talk, TestService};
+use crate::media::both_hear;
+use crate::people::{AGENT_HZ, CALLER_HZ, SECOND, agent, caller, heard_voices, objections, quiet_caller};
+use crate::service::{Talk, TestOptions, TestService};
 
 const SDES: &str = include_str!("../../media/tests/fixtures/sdp-offer-sdes.sdp");
+
+fn with_quirks(offer_quirks: OfferQuirks) -> CallerOptions {
+    CallerOptions { offer_quirks, ..caller() }
+}
+
+/// RFC 8122 §5: a certificate that matches any of the fingerprints is the right one.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_several_fingerprints_may_be_the_callers() -> anyhow::Result<()> {
+    for place in [SecondFingerprint::Behind, SecondFingerprint::Before] {
+        let quirks = OfferQuirks { second_fingerprint: Some(place), ..OfferQuirks::default() };
+        both_hear(with_quirks(quirks), TestOptions::default()).await.with_context(|| format!("{place:?}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_with_spaces_at_the_ends_of_its_lines_is_one_without() -> anyhow::Result<()> {
+    let quirks = OfferQuirks { trailing_spaces: true, ..OfferQuirks::default() };
+    both_hear(with_quirks(quirks), TestOptions::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_is_answered_and_other_media_beside_it_refused() -> anyhow::Result<()> {
+    for more_media in [
+        include_str!("../fixtures/sdp/data-section.sdp"),
+        include_str!("../fixtures/sdp/video-section-refused.sdp"),
+        "m=video 9 UDP/TLS/RTP/SAVPF 97 98\r\na=mid:video\r\na=inactive\r\n",
+        "m=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:1\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:2\r\n",
+    ] {
+        let quirks = OfferQuirks { more_media, ..OfferQuirks::default() };
+        both_hear(with_quirks(quirks), TestOptions::default()).await.with_context(|| more_media.to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_candidates_of_the_highest_priorities_are_tried_however_many_stand_before_them() -> anyhow::Result<()> {
+    let quirks = OfferQuirks { dead_candidates: 60, ..OfferQuirks::default() };
+    both_hear(with_quirks(quirks), TestOptions::default()).await
+}
+
+/// RFC 3264 §6.1. The simulator objects to an answer that does not mirror the direction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_only_sends_is_heard_and_gets_no_sound() -> anyhow::Result<()> {
+    let quirks = OfferQuirks { direction: Some("sendonly"), ..OfferQuirks::default() };
+    let mut talk = Talk::start_with(with_quirks(quirks), agent(), TestOptions::default()).await?;
+    let Talk { service, session, call, .. } = &mut talk;
+    assert_eq!(heard_voices(&session.hear_for(2 * SECOND).await?), [CALLER_HZ], "{}", call.seen());
+    assert_eq!(call.heard()?.len(), 0, "{}", call.seen());
+    assert!(call.answer().is_some_and(|answer| answer.contains("a=recvonly\r\n")));
+    call.hang_up().await?;
+    assert_eq!(service.end_of(call).await?["reason"], "caller_hung_up");
+    assert_eq!(objections(call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_of_every_direction_are_answered() -> anyhow::Result<()> {
+    for (direction, answered) in [("recvonly", "a=sendonly"), ("inactive", "a=inactive")] {
+        let quirks = OfferQuirks { direction: Some(direction), ..OfferQuirks::default() };
+        let caller = CallerOptions { offer_quirks: quirks, ..quiet_caller() };
+        let talk = Talk::start_with(caller, agent(), TestOptions::default()).await?;
+        let answer = talk.call.answer().context("an answer")?;
+        assert!(answer.lines().any(|line| line == answered), "{direction}: {answer}");
+        if direction == "recvonly" {
+            assert_eq!(heard_voices(&talk.call.hear_for(2 * SECOND).await?), [AGENT_HZ], "{}", talk.call.seen());
+        }
+        assert_eq!(objections(&talk.call), [], "{}", talk.call.seen());
+    }
+    Ok(())
+}
 
 /// Puts one call through to nobody because of its offer; the detail of the end must say why.
 async fn is_refused(service: &mut TestService, why: &str, rewrite: impl FnOnce(&str) -> String) -> anyhow::Result<()> {

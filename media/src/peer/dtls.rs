@@ -89,7 +89,12 @@ pub(super) struct Dtls {
 }
 
 impl Dtls {
-    pub fn new(identity: &Identity, role: DtlsRole, expected: Fingerprint, now: Instant) -> Result<Dtls, PeerError> {
+    pub fn new(
+        identity: &Identity,
+        role: DtlsRole,
+        expected: Vec<Fingerprint>,
+        now: Instant,
+    ) -> Result<Dtls, PeerError> {
         Dtls::with_suites(&SUITES, identity, role, expected, now)
     }
 
@@ -97,7 +102,7 @@ impl Dtls {
         suites: &[CipherSuiteId],
         identity: &Identity,
         role: DtlsRole,
-        expected: Fingerprint,
+        expected: Vec<Fingerprint>,
         now: Instant,
     ) -> Result<Dtls, PeerError> {
         let verdict = Arc::new(Verdict::default());
@@ -298,12 +303,12 @@ impl Verdict {
     fn verifier(
         self: &Arc<Self>,
         crypto: Arc<dyn RTCCryptoProvider>,
-        expected: Fingerprint,
+        expected: Vec<Fingerprint>,
     ) -> VerifyPeerCertificateFn {
         let verdict = Arc::clone(self);
         Arc::new(move |certificates: &[Vec<u8>], _: &[_]| {
             let shown = certificates.first().and_then(|der| fingerprint_of(crypto.as_ref(), der));
-            if shown == Some(expected) {
+            if shown.is_some_and(|shown| expected.contains(&shown)) {
                 verdict.0.store(Self::MATCH, Ordering::Relaxed);
                 return Ok(());
             }
@@ -330,7 +335,8 @@ mod tests {
     /// Which of the two ends are established, client and server, when one of them has these suites and the other ours.
     fn established(client: &[CipherSuiteId], server: &[CipherSuiteId]) -> [bool; 2] {
         let (identity, now) = (Identity::generate().unwrap(), Instant::now());
-        let dtls = |suites, role| Dtls::with_suites(suites, &identity, role, identity.fingerprint(), now).unwrap();
+        let dtls =
+            |suites, role| Dtls::with_suites(suites, &identity, role, vec![identity.fingerprint()], now).unwrap();
         let mut ends = [dtls(client, DtlsRole::Client), dtls(server, DtlsRole::Server)];
         let mut outboxes = [Outbox::default(), Outbox::default()];
         let mut is_up = [false; 2];

@@ -74,14 +74,19 @@ impl Reports {
         self.telephone_event = payload_type;
     }
 
-    /// The first packet also starts the reports: before a call is accepted nothing may be sent.
+    /// Starts the reports with the first frame: before a call is accepted nothing may be sent. Whether it was the first.
+    pub fn begin(&mut self, now: Instant) -> bool {
+        let is_first = self.due.is_none();
+        self.due.get_or_insert(now + REPORT_INTERVAL);
+        is_first
+    }
+
     pub fn sent(&mut self, header: RtpHeader, payload_bytes: usize, now: Instant) {
         self.sent.packets += 1;
         self.sent.bytes += payload_bytes as u64;
         if self.telephone_event != Some(header.payload_type) {
             self.sent.last = Some((header.timestamp, now));
         }
-        self.due.get_or_insert(now + REPORT_INTERVAL);
     }
 
     pub fn received(&mut self, header: RtpHeader, packet_bytes: usize, now: Instant) {
@@ -327,6 +332,7 @@ mod tests {
         reports.received(received, 60, at);
         assert_eq!(reports.poll_timeout(), None);
         reports.sent(header(0, 0), 8, start);
+        assert!(reports.begin(start) && !reports.begin(start + Duration::from_secs(1)));
         let due = reports.poll_timeout().unwrap();
         assert_eq!(due, start + Duration::from_secs(5));
         let compound = reports.handle_timeout(due).unwrap();
@@ -343,6 +349,7 @@ mod tests {
         let start = Instant::now();
         let mut reports = Reports::new(1, start);
         reports.sent(header(0, 0), 8, start);
+        reports.begin(start);
         assert!(reports.handle_timeout(start + Duration::from_secs(5)).is_some());
         let second = reports.handle_timeout(start + Duration::from_secs(10)).unwrap();
         let part = read_compound(&second).next();

@@ -1,122 +1,241 @@
 //! Reading a foreign SDP into a [`Description`].
 
-use super::{Candidate, Description, Fingerprint, OpusFormat, SdpError, Setup};
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use super::{Candidate, Description, Direction, Fingerprint, OpusFormat, RefusedMedia, SdpError, Setup};
 
 /// Meta's SDPs have about 1.5 kB; browsers stay below 10 kB.
 const LONGEST_TEXT_BYTES: usize = 64 * 1024;
 const MOST_LINES: usize = 1000;
+/// Each is repeated in our answer.
+const MOST_MEDIA: usize = 16;
 /// More addresses only mean more connectivity checks.
 const MOST_CANDIDATES: usize = 20;
 /// What a foreigner may make us repeat in our own SDP.
 const LONGEST_FMTP_BYTES: usize = 512;
-const LONGEST_MID_BYTES: usize = 64;
+const LONGEST_TOKEN_BYTES: usize = 64;
 /// RFC 8839 §5.4: 4 to 256 characters for the name, 22 to 256 for the password.
 const LONGEST_CREDENTIAL_BYTES: usize = 256;
 
 /// Reads a description; `setup` is what holds when the text does not say who opens DTLS.
+///
+/// Line ends, spaces at the ends of lines, runs of spaces and tabs, and the case of names do not matter. A line that
+/// cannot be read costs the section it stands in, and all of the SDP only where every section needs it.
 pub(super) fn description(text: &str, setup: Option<Setup>) -> Result<Description, SdpError> {
     if text.len() > LONGEST_TEXT_BYTES {
         return Err(SdpError::TooLong);
     }
     let mut reader = Reader::default();
-    for (index, line) in text.split('\n').enumerate() {
+    for (index, line) in text.trim_start_matches('\u{feff}').split('\n').enumerate() {
         if index >= MOST_LINES {
             return Err(SdpError::TooManyLines);
         }
-        let line = line.strip_suffix('\r').unwrap_or(line);
+        let line = line.trim();
         if line.chars().any(|character| character.is_control() && character != '\t') {
             return Err(SdpError::ControlCharacter { line: index + 1 });
         }
-        if line.is_empty() {
-            continue;
+        if !line.is_empty() {
+            reader.line(line, index + 1)?;
         }
-        reader.line(line)?.ok_or(SdpError::Malformed { line: index + 1 })?;
     }
     reader.finish(setup)
-}
-
-/// What one level of the SDP says: the session, or the audio section, which overrides it.
-#[derive(Default)]
-struct Level {
-    ufrag: Option<String>,
-    pwd: Option<String>,
-    setup: Option<Setup>,
-    fingerprint: Option<Fingerprint>,
-    other_fingerprints: bool,
-    crypto: bool,
 }
 
 #[derive(Default)]
 struct Reader {
     session: Level,
-    audio: Level,
-    in_audio: bool,
-    audio_port: Option<u16>,
-    formats: Vec<u8>,
-    ice_lite: bool,
+    /// The names in `a=group:BUNDLE` lines.
     bundled: Vec<String>,
-    mid: Option<String>,
+    sections: Vec<Section>,
+}
+
+/// What one level of the SDP says: the session, or a media section, which overrides it.
+#[derive(Default)]
+struct Level {
+    /// The first line that we would need and cannot read.
+    malformed: Option<usize>,
+    ufrag: Option<String>,
+    pwd: Option<String>,
+    setup: Option<Setup>,
+    direction: Option<Direction>,
+    ice_lite: bool,
+    /// By SHA-256, all of them.
+    fingerprints: Vec<Fingerprint>,
+    other_fingerprints: bool,
+    crypto: bool,
     candidates: Vec<Candidate>,
+}
+
+/// One `m=` line and what stands below it.
+struct Section {
+    kind: String,
+    port: u16,
+    protocol: String,
+    format: String,
+    payload_types: Vec<u8>,
+    mid: Option<String>,
     opus_types: Vec<u8>,
     telephone_event_types: Vec<u8>,
     fmtps: Vec<(u8, String)>,
+    level: Level,
 }
 
 impl Reader {
-    /// One line; `Ok(None)` if it is malformed.
-    fn line(&mut self, line: &str) -> Result<Option<()>, SdpError> {
-        let Some((kind, value)) = line.split_once('=') else {
-            return Ok(None);
-        };
-        match kind {
-            "m" => self.media(value),
-            "a" => {
+    fn line(&mut self, line: &str, number: usize) -> Result<(), SdpError> {
+        let read = match line.split_once('=').map(|(kind, value)| (kind.trim_end(), value.trim_start())) {
+            Some(("m", value)) => return self.media(value).ok_or(SdpError::Malformed { line: number })?,
+            Some(("a", value)) => {
                 let (name, value) = value.split_once(':').unwrap_or((value, ""));
-                Ok(self.attribute(name, value.trim()))
+                self.attribute(&name.trim_end().to_ascii_lowercase(), value.trim_start())
             }
-            _ => Ok((kind.len() == 1).then_some(())),
+            Some((kind, _)) => (kind.len() == 1).then_some(()),
+            None => None,
+        };
+        if read.is_none() {
+            self.level().malformed.get_or_insert(number);
+        }
+        Ok(())
+    }
+
+    /// The level that lines belong to at the moment.
+    fn level(&mut self) -> &mut Level {
+        match self.sections.last_mut() {
+            Some(section) => &mut section.level,
+            None => &mut self.session,
         }
     }
 
-    fn media(&mut self, value: &str) -> Result<Option<()>, SdpError> {
-        let mut words = value.split_ascii_whitespace();
-        let kind = words.next().unwrap_or_default();
-        if kind != "audio" || self.in_audio {
-            return Err(SdpError::OtherMedia);
+    /// `None` if the line is malformed: an answer could not repeat it.
+    fn media(&mut self, value: &str) -> Option<Result<(), SdpError>> {
+        if self.sections.len() >= MOST_MEDIA {
+            return Some(Err(SdpError::TooManyMedia));
         }
-        self.in_audio = true;
-        let port = words.next().and_then(|port| port.split('/').next()?.parse().ok());
-        let (Some(port), Some(_protocol)) = (port, words.next()) else {
-            return Ok(None);
-        };
-        self.audio_port = Some(port);
-        self.formats = words.filter_map(payload_type).collect();
-        Ok(Some(()))
+        let mut words = value.split_ascii_whitespace();
+        let kind = token(words.next()?)?.to_ascii_lowercase();
+        let port = words.next()?.split('/').next()?.parse().ok()?;
+        let protocol = token(words.next()?)?;
+        let formats: Vec<&str> = words.collect();
+        self.sections.push(Section {
+            kind,
+            port,
+            protocol,
+            format: formats.first().and_then(|format| token(format)).unwrap_or_else(|| "0".to_owned()),
+            payload_types: formats.into_iter().filter_map(payload_type).collect(),
+            mid: None,
+            opus_types: Vec::new(),
+            telephone_event_types: Vec::new(),
+            fmtps: Vec::new(),
+            level: Level::default(),
+        });
+        Some(Ok(()))
     }
 
     /// `None` when an attribute that we need is malformed; unknown ones are skipped.
     fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
-        let level = if self.in_audio { &mut self.audio } else { &mut self.session };
-        match name {
-            "ice-ufrag" => level.ufrag = Some(credential(value, 4).filter(|ufrag| !ufrag.contains(':'))?),
-            "ice-pwd" => level.pwd = Some(credential(value, 22)?),
-            "setup" => level.setup = Some(setup(value)?),
-            "fingerprint" => match fingerprint(value)? {
-                Some(fingerprint) => level.fingerprint = Some(fingerprint),
-                None => level.other_fingerprints = true,
-            },
-            "crypto" => level.crypto = true,
-            "ice-lite" => self.ice_lite = true,
-            "group" => {
+        match (name, self.sections.last_mut()) {
+            ("group", _) => {
                 let mut words = value.split_ascii_whitespace();
-                if words.next() == Some("BUNDLE") {
-                    self.bundled.extend(words.take(16).map(str::to_owned));
+                if words.next().is_some_and(|word| word.eq_ignore_ascii_case("BUNDLE")) {
+                    self.bundled.extend(words.map(str::to_owned));
                 }
+                Some(())
             }
-            "mid" => self.mid = Some(token(value, LONGEST_MID_BYTES)?),
-            "candidate" if self.candidates.len() < MOST_CANDIDATES => {
-                self.candidates.extend(Candidate::parse(value));
+            ("mid" | "rtpmap" | "fmtp", Some(section)) => section.attribute(name, value),
+            ("mid" | "rtpmap" | "fmtp", None) => Some(()),
+            _ => self.level().attribute(name, value),
+        }
+    }
+
+    /// The first audio section that can be used is the call's. If none can, the first one's fault is told.
+    fn finish(self, default_setup: Option<Setup>) -> Result<Description, SdpError> {
+        if let Some(line) = self.session.malformed {
+            return Err(SdpError::Malformed { line });
+        }
+        let mut refusal = None;
+        for (index, section) in self.sections.iter().enumerate().filter(|(_, section)| section.kind == "audio") {
+            match self.description(index, section, default_setup) {
+                Ok(description) => return Ok(description),
+                Err(error) => refusal = refusal.or(Some(error)),
             }
+        }
+        Err(refusal.unwrap_or(SdpError::NoAudio))
+    }
+
+    fn description(&self, index: usize, audio: &Section, setup: Option<Setup>) -> Result<Description, SdpError> {
+        let (session, level) = (&self.session, &audio.level);
+        if audio.port == 0 {
+            return Err(SdpError::AudioRefused);
+        }
+        if let Some(line) = level.malformed {
+            return Err(SdpError::Malformed { line });
+        }
+        let fingerprints = level.fingerprints(session)?;
+        let opus = audio.opus().ok_or(SdpError::NoOpus)?;
+        let ufrag = level.ufrag.as_ref().or(session.ufrag.as_ref());
+        let pwd = level.pwd.as_ref().or(session.pwd.as_ref());
+        let (ufrag, pwd) = ufrag.zip(pwd).ok_or(SdpError::NoIceCredentials)?;
+        let refused = |sections: &[Section]| sections.iter().map(Section::refused).collect();
+        Ok(Description {
+            bundle: audio.mid.as_ref().is_some_and(|mid| self.bundled.contains(mid)),
+            mid: audio.mid.clone(),
+            setup: level.setup.or(session.setup).or(setup).ok_or(SdpError::NoSetup)?,
+            ice_lite: session.ice_lite || level.ice_lite,
+            ufrag: ufrag.clone(),
+            pwd: pwd.clone(),
+            fingerprints,
+            candidates: best([&session.candidates[..], &level.candidates].concat()),
+            direction: level.direction.or(session.direction).unwrap_or(Direction::SendRecv),
+            opus,
+            telephone_event: audio.first_of(&audio.telephone_event_types),
+            refused_before: refused(&self.sections[..index]),
+            refused_behind: refused(&self.sections[index + 1..]),
+        })
+    }
+}
+
+impl Level {
+    fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
+        match name {
+            "ice-ufrag" => self.ufrag = Some(credential(value, 4).filter(|ufrag| !ufrag.contains(':'))?),
+            "ice-pwd" => self.pwd = Some(credential(value, 22)?),
+            "setup" => self.setup = Some(setup(value)?),
+            "fingerprint" => match fingerprint(value)? {
+                Some(fingerprint) => self.fingerprints.push(fingerprint),
+                None => self.other_fingerprints = true,
+            },
+            "sendrecv" => self.direction = Some(Direction::SendRecv),
+            "sendonly" => self.direction = Some(Direction::SendOnly),
+            "recvonly" => self.direction = Some(Direction::RecvOnly),
+            "inactive" => self.direction = Some(Direction::Inactive),
+            "crypto" => self.crypto = true,
+            "ice-lite" => self.ice_lite = true,
+            "candidate" => self.candidates.extend(Candidate::parse(value)),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// Those of the section, or else those of the session. Other hash functions count only when there is no SHA-256.
+    fn fingerprints(&self, session: &Level) -> Result<Vec<Fingerprint>, SdpError> {
+        let levels = [self, session];
+        if let Some(level) = levels.into_iter().find(|level| !level.fingerprints.is_empty()) {
+            return Ok(level.fingerprints.clone());
+        }
+        let others = levels.into_iter().any(|level| level.other_fingerprints);
+        let crypto = levels.into_iter().any(|level| level.crypto);
+        Err(match (others, crypto) {
+            (true, _) => SdpError::FingerprintNotSha256,
+            (false, true) => SdpError::Sdes,
+            (false, false) => SdpError::NoFingerprint,
+        })
+    }
+}
+
+impl Section {
+    fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
+        match name {
+            "mid" => self.mid = Some(token(value)?),
             "rtpmap" => self.rtpmap(value),
             "fmtp" => self.fmtp(value),
             _ => {}
@@ -125,89 +244,84 @@ impl Reader {
     }
 
     fn rtpmap(&mut self, value: &str) {
-        let Some((number, codec)) = value.split_once(' ') else {
+        let Some((number, codec)) = two_words(value) else { return };
+        let Some(number) = payload_type(number).filter(|number| self.payload_types.contains(number)) else {
             return;
         };
-        let Some(number) = payload_type(number).filter(|number| self.formats.contains(number)) else {
-            return;
-        };
-        let codec = codec.trim().to_ascii_lowercase();
-        match codec.as_str() {
+        match codec.to_ascii_lowercase().as_str() {
             "opus/48000/2" | "opus/48000" => self.opus_types.push(number),
-            "telephone-event/8000" | "telephone-event/8000/1" => {
-                self.telephone_event_types.push(number);
-            }
+            "telephone-event/8000" | "telephone-event/8000/1" => self.telephone_event_types.push(number),
             _ => {}
         }
     }
 
     fn fmtp(&mut self, value: &str) {
-        if let Some((number, parameters)) = value.split_once(' ')
+        if let Some((number, parameters)) = two_words(value)
             && let Some(number) = payload_type(number)
-            && parameters.len() <= LONGEST_FMTP_BYTES
         {
-            self.fmtps.push((number, parameters.trim().to_owned()));
+            self.fmtps.push((number, parameters.to_owned()));
         }
     }
 
-    fn finish(self, default_setup: Option<Setup>) -> Result<Description, SdpError> {
-        match self.audio_port {
-            None => return Err(SdpError::NoAudio),
-            Some(0) => return Err(SdpError::AudioRefused),
-            Some(_) => {}
-        }
-        let fingerprint = self.audio.fingerprint.or(self.session.fingerprint);
-        let Some(fingerprint) = fingerprint else {
-            let others = self.audio.other_fingerprints || self.session.other_fingerprints;
-            let crypto = self.audio.crypto || self.session.crypto;
-            return Err(match (others, crypto) {
-                (true, _) => SdpError::FingerprintNotSha256,
-                (false, true) => SdpError::Sdes,
-                (false, false) => SdpError::NoFingerprint,
-            });
-        };
-        // The first in the order of the m= line is what the remote likes best.
-        let opus = self.formats.iter().find(|number| self.opus_types.contains(number));
-        let Some(&payload_type) = opus else {
-            return Err(SdpError::NoOpus);
-        };
-        let fmtp = self.fmtps.into_iter().find(|(number, _)| *number == payload_type);
-        let (Some(ufrag), Some(pwd)) = (self.audio.ufrag.or(self.session.ufrag), self.audio.pwd.or(self.session.pwd))
-        else {
-            return Err(SdpError::NoIceCredentials);
-        };
-        let setup = self.audio.setup.or(self.session.setup).or(default_setup);
-        Ok(Description {
-            bundle: self.mid.as_ref().is_some_and(|mid| self.bundled.contains(mid)),
-            mid: self.mid,
-            setup: setup.ok_or(SdpError::NoSetup)?,
-            ice_lite: self.ice_lite,
-            ufrag,
-            pwd,
-            fingerprint,
-            candidates: self.candidates,
-            opus: OpusFormat { payload_type, fmtp: fmtp.map(|(_, parameters)| parameters) },
-            telephone_event: self.telephone_event_types.first().copied(),
-        })
+    fn opus(&self) -> Option<OpusFormat> {
+        let payload_type = self.first_of(&self.opus_types)?;
+        // Parameters on several lines are one list.
+        let lines = self.fmtps.iter().filter(|(number, _)| *number == payload_type);
+        let fmtp = lines.map(|(_, parameters)| parameters.as_str()).collect::<Vec<_>>().join(";");
+        let is_usable = (1..=LONGEST_FMTP_BYTES).contains(&fmtp.len());
+        Some(OpusFormat { payload_type, fmtp: is_usable.then_some(fmtp) })
     }
+
+    /// The first in the order of the `m=` line is what the remote likes best.
+    fn first_of(&self, payload_types: &[u8]) -> Option<u8> {
+        self.payload_types.iter().find(|number| payload_types.contains(number)).copied()
+    }
+
+    fn refused(&self) -> RefusedMedia {
+        RefusedMedia {
+            kind: self.kind.clone(),
+            protocol: self.protocol.clone(),
+            format: self.format.clone(),
+            mid: self.mid.clone(),
+        }
+    }
+}
+
+/// Each address once, those of the highest priority first.
+fn best(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.sort_by_key(|candidate| Reverse(candidate.priority));
+    let mut known = HashSet::new();
+    candidates.retain(|candidate| known.insert(candidate.address));
+    candidates.truncate(MOST_CANDIDATES);
+    candidates
+}
+
+/// The first word, and all behind it.
+fn two_words(value: &str) -> Option<(&str, &str)> {
+    let (first, rest) = value.split_once([' ', '\t'])?;
+    Some((first, rest.trim_start()))
 }
 
 fn payload_type(word: &str) -> Option<u8> {
     word.parse().ok().filter(|number| *number < 128)
 }
 
-fn token(value: &str, longest: usize) -> Option<String> {
-    let fits = (1..=longest).contains(&value.len());
-    (fits && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| value.to_owned())
+fn token(value: &str) -> Option<String> {
+    visible(value, 1..=LONGEST_TOKEN_BYTES)
 }
 
 /// Meta's passwords end in `==`, which RFC 8839 does not allow: any visible ASCII is taken.
 fn credential(value: &str, shortest: usize) -> Option<String> {
-    token(value, LONGEST_CREDENTIAL_BYTES).filter(|value| value.len() >= shortest)
+    visible(value, shortest..=LONGEST_CREDENTIAL_BYTES)
+}
+
+fn visible(value: &str, bytes: std::ops::RangeInclusive<usize>) -> Option<String> {
+    let fits = bytes.contains(&value.len());
+    (fits && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| value.to_owned())
 }
 
 fn setup(value: &str) -> Option<Setup> {
-    match value {
+    match value.to_ascii_lowercase().as_str() {
         "actpass" => Some(Setup::Actpass),
         "active" => Some(Setup::Active),
         "passive" => Some(Setup::Passive),
@@ -217,14 +331,14 @@ fn setup(value: &str) -> Option<Setup> {
 
 /// `Some(None)` for another hash function than SHA-256.
 fn fingerprint(value: &str) -> Option<Option<Fingerprint>> {
-    let (function, digits) = value.split_once(' ')?;
+    let (function, digits) = two_words(value)?;
     if !function.eq_ignore_ascii_case("sha-256") {
         return Some(None);
     }
     let mut hash = [0; 32];
-    let mut bytes = digits.trim().split(':');
+    let mut bytes = digits.split(':');
     for byte in &mut hash {
-        let digits = bytes.next().filter(|digits| digits.len() == 2)?;
+        let digits = bytes.next().filter(|digits| digits.len() == 2 && !digits.starts_with('+'))?;
         *byte = u8::from_str_radix(digits, 16).ok()?;
     }
     bytes.next().is_none().then_some(Some(Fingerprint(hash)))

@@ -1,9 +1,9 @@
-//! Writing our offer and our answer: one audio line, one fingerprint, one SSRC, CRLF throughout.
+//! Writing our offer and our answer: one audio section in use, one fingerprint, one SSRC, CRLF throughout.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use super::{Candidate, Description, Fingerprint, Offer, OpusFormat, Setup};
+use super::{Candidate, Description, Direction, Fingerprint, Offer, OpusFormat, RefusedMedia, Setup};
 
 /// Our name in the SDP and in RTCP.
 pub(crate) const CNAME: &str = "patchcord";
@@ -24,19 +24,25 @@ struct Terms<'a> {
     mid: Option<&'a str>,
     bundle: bool,
     setup: Setup,
+    direction: Direction,
     opus: &'a OpusFormat,
     telephone_event: Option<u8>,
+    refused_before: &'a [RefusedMedia],
+    refused_behind: &'a [RefusedMedia],
 }
 
-/// Our answer, with what the offer wants mirrored: codecs, parameters, section name, bundle.
+/// Our answer, with what the offer wants mirrored: codecs, parameters, section names, bundle, direction.
 pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: Setup) -> String {
     let remote: &Description = offer;
     let terms = Terms {
         mid: remote.mid.as_deref(),
         bundle: remote.bundle,
         setup,
+        direction: remote.direction.answered(),
         opus: &remote.opus,
         telephone_event: remote.telephone_event,
+        refused_before: &remote.refused_before,
+        refused_behind: &remote.refused_behind,
     };
     write(local, &terms)
 }
@@ -44,14 +50,23 @@ pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: S
 /// Our offer for a call that the business begins. Trickling does not exist there, so it is complete.
 pub(crate) fn write_offer(local: &LocalDescription<'_>) -> String {
     let opus = OpusFormat { payload_type: 111, fmtp: Some("minptime=20;useinbandfec=1".to_owned()) };
-    let terms =
-        Terms { mid: Some("audio"), bundle: true, setup: Setup::Actpass, opus: &opus, telephone_event: Some(126) };
+    let terms = Terms {
+        mid: Some("audio"),
+        bundle: true,
+        setup: Setup::Actpass,
+        direction: Direction::SendRecv,
+        opus: &opus,
+        telephone_event: Some(126),
+        refused_before: &[],
+        refused_behind: &[],
+    };
     write(local, &terms)
 }
 
 fn write(local: &LocalDescription<'_>, terms: &Terms<'_>) -> String {
     let mut lines = Lines(String::with_capacity(1024));
     session_lines(&mut lines, local, terms);
+    terms.refused_before.iter().for_each(|media| refused_lines(&mut lines, media));
     media_lines(&mut lines, local, terms);
     for (index, address) in local.addresses.iter().enumerate() {
         let (number, priority) = (index + 1, Candidate::host_priority(index));
@@ -62,6 +77,7 @@ fn write(local: &LocalDescription<'_>, terms: &Terms<'_>) -> String {
     transport_lines(&mut lines, local, terms);
     codec_lines(&mut lines, terms);
     lines.push(format_args!("a=ssrc:{} cname:{CNAME}", local.ssrc));
+    terms.refused_behind.iter().for_each(|media| refused_lines(&mut lines, media));
     lines.0
 }
 
@@ -92,6 +108,16 @@ fn media_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_
     lines.push(format_args!("a=rtcp:9 IN IP4 0.0.0.0"));
 }
 
+/// RFC 3264 §6: every section of the offer has its own in the answer, in the same order; port 0 refuses it.
+fn refused_lines(lines: &mut Lines, media: &RefusedMedia) {
+    lines.push(format_args!("m={} 0 {} {}", media.kind, media.protocol, media.format));
+    lines.push(format_args!("c=IN IP4 0.0.0.0"));
+    if let Some(mid) = &media.mid {
+        lines.push(format_args!("a=mid:{mid}"));
+    }
+    lines.push(format_args!("a=inactive"));
+}
+
 fn transport_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
     let setup = match terms.setup {
         Setup::Actpass => "actpass",
@@ -105,7 +131,7 @@ fn transport_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Term
     if let Some(mid) = terms.mid {
         lines.push(format_args!("a=mid:{mid}"));
     }
-    lines.push(format_args!("a=sendrecv"));
+    lines.push(format_args!("a={}", terms.direction.name()));
     lines.push(format_args!("a=msid:{CNAME} audio"));
     lines.push(format_args!("a=rtcp-mux"));
 }

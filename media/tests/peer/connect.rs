@@ -40,6 +40,49 @@ fn either_side_can_open_the_handshake() {
     assert_eq!(network.right.packets.len(), 10);
 }
 
+/// RFC 8122 §5: the certificate may match any of them, whichever end checks it.
+#[test]
+fn a_certificate_may_match_any_of_several_fingerprints() {
+    fn before(text: String) -> String {
+        text.replacen("a=fingerprint", &format!("{OTHER}a=fingerprint"), 1)
+    }
+    fn behind(text: String) -> String {
+        text.replacen("a=setup", &format!("{OTHER}a=setup"), 1)
+    }
+    const OTHER: &str = "a=fingerprint:sha-512 00:11\r\na=fingerprint:sha-256 \
+        00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n";
+    for rewrite in [before as fn(String) -> String, behind, |text| offerer_is_client(before(text))] {
+        let answer = |answer| behind(before(answer));
+        let mut network = PairOptions { offer: rewrite, answer, ..PairOptions::default() }.build();
+        assert!(network.connect(milliseconds(500)));
+    }
+}
+
+/// RFC 3264 §6.1, and §5.1: reports flow whatever the direction.
+#[test]
+fn a_remote_that_takes_no_sound_gets_reports_alone() {
+    for (direction, heard) in [("sendonly", [0, 50]), ("recvonly", [50, 0]), ("inactive", [0, 0])] {
+        let offer: fn(String) -> String = match direction {
+            "sendonly" => |offer| offer.replace("a=sendrecv", "a=sendonly"),
+            "recvonly" => |offer| offer.replace("a=sendrecv", "a=recvonly"),
+            _ => |offer| offer.replace("a=sendrecv", "a=inactive"),
+        };
+        let mut network = PairOptions { offer, ..PairOptions::default() }.build();
+        let (reports, reported) = std::sync::mpsc::channel();
+        network.filter = Box::new(move |datagram, _| {
+            if datagram.is_rtcp() && datagram.from == address(RIGHT) {
+                reports.send(()).unwrap();
+            }
+            true
+        });
+        assert!(network.connect(milliseconds(500)));
+        network.talk_for(50);
+        network.run_for(Duration::from_secs(6));
+        assert_eq!([network.left.packets.len(), network.right.packets.len()], heard, "{direction}");
+        assert!(reported.try_recv().is_ok(), "{direction}");
+    }
+}
+
 #[test]
 fn nothing_but_checks_and_handshake_is_sent_before_the_first_sound() {
     let mut network = PairOptions::default().build();

@@ -48,8 +48,8 @@ pub enum Objection {
     AnswerWithIceLite,
     /// The answer is not `setup:active`.
     AnswerNotActive,
-    /// The answer's direction is not `sendrecv`.
-    AnswerNotSendrecv,
+    /// The answer's direction does not fit the offer's.
+    AnswerDirection,
     /// The answer lacks `a=rtcp-mux`.
     AnswerWithoutRtcpMux,
     /// The answer names more than one SSRC.

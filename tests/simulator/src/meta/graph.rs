@@ -343,7 +343,7 @@ async fn answer(live: &LiveCall, request: &Request) -> Outcome {
         }
         Some(_) => {}
         None => {
-            let answer = match Answer::read(text) {
+            let answer = match Answer::read(text, &record.offer) {
                 Ok(answer) => answer,
                 Err(refusal) => {
                     record.object(Objection::AnswerRefused(refusal.to_string()));

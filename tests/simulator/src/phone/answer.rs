@@ -47,13 +47,13 @@ impl Answer {
     ///
     /// # Errors
     /// A [`Refusal`] where Meta would answer 400.
-    pub fn read(text: &str) -> Result<Self, Refusal> {
+    pub fn read(text: &str, offer: &str) -> Result<Self, Refusal> {
         let lines: Vec<&str> = text.lines().collect();
         if lines.first() != Some(&"v=0") {
             return Err(Refusal::Invalid("does not begin with v=0"));
         }
         let fingerprint = fingerprint(&lines)?;
-        media_line(&lines)?;
+        media_lines(&lines, offer)?;
         let ufrag = value(&lines, "a=ice-ufrag:").ok_or(Refusal::Invalid("no ice-ufrag"))?.to_owned();
         let password = value(&lines, "a=ice-pwd:").ok_or(Refusal::Invalid("no ice-pwd"))?.to_owned();
         if value(&lines, "a=mid:") != Some("audio") {
@@ -67,7 +67,7 @@ impl Answer {
         let mut ssrcs: Vec<u32> =
             lines.iter().filter_map(|line| line.strip_prefix("a=ssrc:")?.split(' ').next()?.parse().ok()).collect();
         ssrcs.dedup();
-        let objections = dislikes(text, &lines, active, &ssrcs);
+        let objections = dislikes(text, &lines, offer, active, &ssrcs);
         Ok(Self { ufrag, password, fingerprint, active, ssrc: ssrcs.first().copied(), objections })
     }
 }
@@ -86,14 +86,29 @@ fn fingerprint(lines: &[&str]) -> Result<Vec<u8>, Refusal> {
     bytes.filter(|bytes| bytes.len() == 32).ok_or(Refusal::Invalid("broken fingerprint"))
 }
 
-/// One audio line, not refused, of the offer's profile, with Opus first and nothing that was not offered.
-fn media_line(lines: &[&str]) -> Result<(), Refusal> {
-    let all: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("m=")).collect();
-    let [one] = all[..] else { return Err(Refusal::Invalid("not exactly one media line")) };
-    let words: Vec<&str> = one.split(' ').collect();
-    if words.len() < 4 || words[0] != "m=audio" || words[2] != "UDP/TLS/RTP/SAVPF" {
-        return Err(Refusal::Invalid("not an m=audio line of UDP/TLS/RTP/SAVPF"));
+/// As many media lines as the offer has (RFC 3264 §6): the audio, and all others refused.
+fn media_lines(lines: &[&str], offer: &str) -> Result<(), Refusal> {
+    let answered: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("m=")).collect();
+    let offered: Vec<&str> = offer.lines().filter_map(|line| line.strip_prefix("m=")).collect();
+    if answered.len() != offered.len() {
+        return Err(Refusal::Invalid("not as many media lines as were offered"));
     }
+    for (answered, offered) in answered.into_iter().zip(offered) {
+        let [answered, offered] = [answered, offered].map(|line| line.split(' ').collect::<Vec<&str>>());
+        if answered.len() < 4 || (answered[0], answered[2]) != (offered[0], offered[2]) {
+            return Err(Refusal::Invalid("a media line of another kind than was offered"));
+        }
+        match answered[0] {
+            "audio" => audio_line(&answered)?,
+            _ if answered[1] != "0" => return Err(Refusal::Invalid("media beside the audio is not refused")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Not refused, with Opus first and nothing that was not offered.
+fn audio_line(words: &[&str]) -> Result<(), Refusal> {
     if words[1] == "0" {
         return Err(Refusal::Invalid("the media is refused with port 0"));
     }
@@ -103,7 +118,7 @@ fn media_line(lines: &[&str]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn dislikes(text: &str, lines: &[&str], active: bool, ssrcs: &[u32]) -> Vec<Objection> {
+fn dislikes(text: &str, lines: &[&str], offer: &str, active: bool, ssrcs: &[u32]) -> Vec<Objection> {
     let mut objections = Vec::new();
     if lines.contains(&"a=ice-lite") {
         objections.push(Objection::AnswerWithIceLite);
@@ -111,8 +126,8 @@ fn dislikes(text: &str, lines: &[&str], active: bool, ssrcs: &[u32]) -> Vec<Obje
     if !active {
         objections.push(Objection::AnswerNotActive);
     }
-    if ["a=recvonly", "a=sendonly", "a=inactive"].iter().any(|direction| lines.contains(direction)) {
-        objections.push(Objection::AnswerNotSendrecv);
+    if direction(lines.iter().copied()) != mirrored(direction(offer.lines())) {
+        objections.push(Objection::AnswerDirection);
     }
     if !lines.contains(&"a=rtcp-mux") {
         objections.push(Objection::AnswerWithoutRtcpMux);
@@ -126,6 +141,21 @@ fn dislikes(text: &str, lines: &[&str], active: bool, ssrcs: &[u32]) -> Vec<Obje
     objections
 }
 
+/// The first there is: the audio section's.
+fn direction<'a>(mut lines: impl Iterator<Item = &'a str>) -> &'a str {
+    let directions = ["a=sendrecv", "a=recvonly", "a=sendonly", "a=inactive"];
+    lines.find(|line| directions.contains(&line.trim_end())).unwrap_or("a=sendrecv").trim_end()
+}
+
+/// RFC 3264 §6.1.
+fn mirrored(direction: &str) -> &str {
+    match direction {
+        "a=sendonly" => "a=recvonly",
+        "a=recvonly" => "a=sendonly",
+        both_or_none => both_or_none,
+    }
+}
+
 fn value<'a>(lines: &[&'a str], key: &str) -> Option<&'a str> {
     lines.iter().find_map(|line| line.strip_prefix(key))
 }
@@ -134,6 +164,7 @@ fn value<'a>(lines: &[&'a str], key: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
+    const OFFER: &str = include_str!("../../fixtures/sdp-offer-user-initiated-2026-10.sdp");
     const ACCEPTED: &str = include_str!("../../fixtures/sdp-answer-accepted-2025-10.sdp");
     const RECOMMENDED: &str = include_str!("../../fixtures/sdp-answer-recommended.sdp");
     const REJECTED: &str = include_str!("../../fixtures/sdp-answer-rejected-three-fingerprints.sdp");
@@ -141,14 +172,14 @@ mod tests {
     #[test]
     fn answers_that_meta_took_are_taken_without_objection() {
         for text in [ACCEPTED, RECOMMENDED] {
-            assert_eq!(Answer::read(text).unwrap().objections, []);
+            assert_eq!(Answer::read(text, OFFER).unwrap().objections, []);
         }
-        assert_eq!(Answer::read(RECOMMENDED).unwrap().ssrc, Some(2_774_420_133));
+        assert_eq!(Answer::read(RECOMMENDED, OFFER).unwrap().ssrc, Some(2_774_420_133));
     }
 
     #[test]
     fn three_fingerprints_are_refused_as_meta_refused_them() {
-        assert_eq!(Answer::read(REJECTED), Err(Refusal::FingerprintNotSha256));
+        assert_eq!(Answer::read(REJECTED, OFFER), Err(Refusal::FingerprintNotSha256));
     }
 
     #[test]
@@ -167,8 +198,29 @@ mod tests {
             ("a=fingerprint:", "a=thumbprint:", Refusal::NoFingerprint),
         ];
         for (from, to, refusal) in cases {
-            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to)), Err(refusal));
+            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to), OFFER), Err(refusal));
         }
+    }
+
+    #[test]
+    fn every_media_line_of_the_offer_is_answered_and_all_but_the_audio_refused() {
+        let video = "m=video 9 UDP/TLS/RTP/SAVPF 97\r\n";
+        let offer = format!("{OFFER}{video}");
+        let miscounted = Err(Refusal::Invalid("not as many media lines as were offered"));
+        assert_eq!(Answer::read(RECOMMENDED, &offer), miscounted);
+        assert_eq!(Answer::read(&format!("{RECOMMENDED}{video}"), OFFER), miscounted);
+        let taken = Answer::read(&format!("{RECOMMENDED}{video}"), &offer);
+        assert_eq!(taken, Err(Refusal::Invalid("media beside the audio is not refused")));
+        let refused = video.replace(" 9 ", " 0 ");
+        assert_eq!(Answer::read(&format!("{RECOMMENDED}{refused}"), &offer).unwrap().objections, []);
+    }
+
+    #[test]
+    fn an_answer_mirrors_the_direction_of_its_offer() {
+        let offer = OFFER.replace("a=sendrecv", "a=sendonly");
+        let answer = RECOMMENDED.replace("a=sendrecv", "a=recvonly");
+        assert_eq!(Answer::read(&answer, &offer).unwrap().objections, []);
+        assert_eq!(Answer::read(RECOMMENDED, &offer).unwrap().objections, [Objection::AnswerDirection]);
     }
 
     #[test]
@@ -176,12 +228,12 @@ mod tests {
         let cases = [
             ("a=group:BUNDLE audio", "a=group:BUNDLE audio\r\na=ice-lite", Objection::AnswerWithIceLite),
             ("a=setup:active", "a=setup:passive", Objection::AnswerNotActive),
-            ("a=sendrecv", "a=recvonly", Objection::AnswerNotSendrecv),
+            ("a=sendrecv", "a=recvonly", Objection::AnswerDirection),
             ("a=rtcp-mux\r\n", "", Objection::AnswerWithoutRtcpMux),
             ("\r\n", "\n", Objection::AnswerLineEnds),
         ];
         for (from, to, objection) in cases {
-            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to)).unwrap().objections, [objection]);
+            assert_eq!(Answer::read(&RECOMMENDED.replace(from, to), OFFER).unwrap().objections, [objection]);
         }
     }
 }

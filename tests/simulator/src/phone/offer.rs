@@ -18,7 +18,30 @@ pub struct OfferQuirks {
     pub foreign_lines: bool,
     /// No `msid` and no `ssrc` line, as in one published capture of 2026-08.
     pub no_ssrc: bool,
+    /// A space at the end of every line.
+    pub trailing_spaces: bool,
+    /// The fingerprint of another certificate as well.
+    pub second_fingerprint: Option<SecondFingerprint>,
+    /// Which way the sound goes, instead of `sendrecv`.
+    pub direction: Option<&'static str>,
+    /// So many candidates of a low priority at addresses where nobody is, before the phone's own.
+    pub dead_candidates: u32,
+    /// More media sections behind the audio: whole lines, each with its CRLF.
+    pub more_media: &'static str,
 }
+
+/// Where another certificate's fingerprint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondFingerprint {
+    /// Before the phone's own.
+    Before,
+    /// Behind it.
+    Behind,
+}
+
+/// SHA-256 of a certificate that nobody has.
+const NOBODYS_FINGERPRINT: &str =
+    "00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F";
 
 /// What the lines of an offer are made of.
 #[derive(Debug, Clone)]
@@ -71,7 +94,7 @@ pub fn offer_text(parts: &OfferParts<'_>) -> String {
     candidate_lines(&mut text, parts);
     text.line(format_args!("a=ice-ufrag:{}", parts.ufrag));
     text.line(format_args!("a=ice-pwd:{}", parts.password));
-    text.line(format_args!("a=fingerprint:sha-256 {}", parts.fingerprint));
+    fingerprint_lines(&mut text, parts);
     text.line("a=setup:actpass");
     text.line("a=mid:audio");
     if quirks.extmap {
@@ -79,7 +102,7 @@ pub fn offer_text(parts: &OfferParts<'_>) -> String {
         text.line("a=extmap:2 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time");
         text.line("a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01");
     }
-    text.line("a=sendrecv");
+    text.line(format_args!("a={}", quirks.direction.unwrap_or("sendrecv")));
     if !quirks.extmap && !quirks.no_ssrc {
         text.line(format_args!("a=msid:{} WhatsAppTrack1", parts.stream));
     }
@@ -99,11 +122,31 @@ pub fn offer_text(parts: &OfferParts<'_>) -> String {
         text.line("a=x-meta-media:unheard of");
     }
     ssrc_lines(&mut text, parts);
-    text.finish(if quirks.lf_line_ends { "\n" } else { "\r\n" })
+    quirks.more_media.lines().for_each(|line| text.line(line));
+    text.finish(match (quirks.lf_line_ends, quirks.trailing_spaces) {
+        (true, _) => "\n",
+        (false, true) => " \r\n",
+        (false, false) => "\r\n",
+    })
+}
+
+fn fingerprint_lines(text: &mut Lines, parts: &OfferParts<'_>) {
+    let fingerprints = match parts.quirks.second_fingerprint {
+        None => vec![parts.fingerprint],
+        Some(SecondFingerprint::Before) => vec![NOBODYS_FINGERPRINT, parts.fingerprint],
+        Some(SecondFingerprint::Behind) => vec![parts.fingerprint, NOBODYS_FINGERPRINT],
+    };
+    for fingerprint in fingerprints {
+        text.line(format_args!("a=fingerprint:sha-256 {fingerprint}"));
+    }
 }
 
 fn candidate_lines(text: &mut Lines, parts: &OfferParts<'_>) {
     let ufrag = if parts.quirks.extmap { format!(" ufrag {}", parts.ufrag) } else { String::new() };
+    // Port 9 of loopback takes whatever is sent there.
+    for number in 1..=parts.quirks.dead_candidates {
+        text.line(format_args!("a=candidate:{number} 1 udp {number} 127.0.1.{} 9 typ host", number % 255));
+    }
     for address in parts.addresses {
         // Meta gives IPv6 the higher priority.
         let priority = match (address.is_ipv4(), parts.quirks.extmap) {
