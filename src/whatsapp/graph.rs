@@ -4,9 +4,10 @@
 //! connections, passing troubles and rate limits are tried again, and a refusal that cannot change is not.
 
 mod attempt;
+mod pace;
 mod retry;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -22,6 +23,7 @@ use url::Url;
 use super::error::MetaError;
 use super::{PhoneNumberId, WaCallId};
 use attempt::Outcome;
+use pace::Paces;
 use retry::Waits;
 
 /// Asks Meta's Graph API to act on calls. Cheap to clone; all clones share connections.
@@ -30,6 +32,7 @@ pub struct GraphClient {
     http: reqwest::Client,
     options: GraphOptions,
     chance: Arc<Mutex<StdRng>>,
+    paces: Arc<Mutex<Paces>>,
 }
 
 /// Where Meta is and how long to try.
@@ -43,9 +46,11 @@ pub struct GraphOptions {
     pub budget: Duration,
     /// For one try; what takes longer may or may not have happened.
     pub attempt_timeout: Duration,
-    /// Wait before the second try; it doubles from then on.
+    /// The least wait between two tries, also when Meta asks for less (`Retry-After: 0`).
+    pub shortest_wait: Duration,
+    /// The most that chance adds to the wait before the second try; it doubles from then on.
     pub first_backoff: Duration,
-    /// The longest wait between two tries.
+    /// The most that chance ever adds to a wait.
     pub longest_backoff: Duration,
     /// Seeds the chance that spreads the waits of many calls; tests set it.
     pub jitter_seed: u64,
@@ -59,6 +64,7 @@ impl GraphOptions {
             version: version.into(),
             budget: Duration::from_secs(8),
             attempt_timeout: Duration::from_secs(5),
+            shortest_wait: Duration::from_millis(200),
             first_backoff: Duration::from_millis(200),
             longest_backoff: Duration::from_millis(1600),
             jitter_seed: rand::random(),
@@ -182,7 +188,7 @@ impl GraphClient {
     /// `http` comes from a builder that went through [`client_settings`].
     pub fn new(http: reqwest::Client, options: GraphOptions) -> Self {
         let chance = Arc::new(Mutex::new(StdRng::seed_from_u64(options.jitter_seed)));
-        Self { http, options, chance }
+        Self { http, options, chance, paces: Arc::default() }
     }
 
     /// Lets Meta set the media up while the phone still rings. `answer_sdp` is the one for `accept` too.
@@ -264,11 +270,25 @@ impl GraphClient {
         let mut attempts = 0;
         let mut may_have_happened = false;
         loop {
+            let paced = self.paces().reserve(&number.phone_number_id, Instant::now(), waits.latest_attempt());
+            match paced {
+                Ok(at) => tokio::time::sleep_until(at).await,
+                Err(error) => {
+                    let last = Outcome::Refused { error, retry_after: None };
+                    return Err(GraphFailure { kind: final_kind(last, may_have_happened), attempts });
+                }
+            }
             attempts += 1;
             let request = self.http.post(url.clone()).bearer_auth(number.access_token.expose_secret()).json(body);
             let outcome = attempt::send(request, waits.attempt_timeout(Instant::now())).await;
             if let Outcome::Success(reply) = outcome {
+                self.paces().taken(&number.phone_number_id);
                 return Ok((reply, attempts));
+            }
+            if let Some((error, wait)) = retry::slows_number(&outcome) {
+                // One that Meta wants to wait for longer than a request lives is asked again once in that time.
+                let wait = wait.min(self.options.budget);
+                self.paces().refused(&number.phone_number_id, error, wait, Instant::now());
             }
             may_have_happened |= outcome == Outcome::Unknown;
             match waits.before_next(action, &outcome, Instant::now()) {
@@ -276,6 +296,11 @@ impl GraphClient {
                 None => return Err(GraphFailure { kind: final_kind(outcome, may_have_happened), attempts }),
             }
         }
+    }
+
+    /// Held for a look-up only.
+    fn paces(&self) -> MutexGuard<'_, Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn url(&self, number: &NumberCredentials) -> Url {

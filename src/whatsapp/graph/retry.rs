@@ -35,24 +35,44 @@ impl<'a> Waits<'a> {
     /// How long to wait before the next try; `None` if there is none, because it cannot help, could do
     /// harm, or would not fit into the budget.
     pub(super) fn before_next(&mut self, action: Action, last: &Outcome, now: Instant) -> Option<Duration> {
-        let wait = match last {
+        let least = match last {
             Outcome::Success(_) => return None,
             Outcome::Refused { error, .. } if !can_change(error) => return None,
             Outcome::Unknown if !action.may_follow_an_unknown_end() => return None,
-            Outcome::Refused { retry_after: Some(wait), .. } => *wait,
-            Outcome::Refused { .. } | Outcome::Unknown | Outcome::Unreachable => self.next_backoff(),
+            Outcome::Refused { retry_after: Some(wait), .. } => self.options.shortest_wait.max(*wait),
+            Outcome::Refused { .. } | Outcome::Unknown | Outcome::Unreachable => self.options.shortest_wait,
         };
-        let time_left = self.deadline.saturating_duration_since(now);
-        (wait.saturating_add(SHORTEST_ATTEMPT) <= time_left).then_some(wait)
+        let time_left = self.deadline.saturating_duration_since(now).checked_sub(SHORTEST_ATTEMPT)?;
+        let spread = time_left.checked_sub(least)?;
+        Some(least + self.next_jitter().min(spread))
     }
 
-    /// Half of the backoff for sure, the other half by chance, so that calls refused together spread out.
-    fn next_backoff(&mut self) -> Duration {
-        let share = self.chance.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.5..=1.0);
-        let wait = self.backoff.mul_f64(share);
-        self.backoff = (self.backoff * 2).min(self.options.longest_backoff);
-        wait
+    /// The last moment at which a try may begin.
+    pub(super) fn latest_attempt(&self) -> Instant {
+        self.deadline.checked_sub(SHORTEST_ATTEMPT).unwrap_or(self.deadline)
     }
+
+    /// Full jitter: any part of the backoff, so that calls refused together do not come back together.
+    fn next_jitter(&mut self) -> Duration {
+        let share = self.chance.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.0..=1.0);
+        let jitter = self.backoff.mul_f64(share);
+        self.backoff = (self.backoff * 2).min(self.options.longest_backoff);
+        jitter
+    }
+}
+
+/// How long Meta's refusal says that its number has to wait; None if it is not about too many requests.
+pub(super) fn slows_number(last: &Outcome) -> Option<(&MetaError, Duration)> {
+    let Outcome::Refused { error, retry_after } = last else { return None };
+    let is_too_many = error.http_status == Some(429) || is_rate_limit(error);
+    is_too_many.then_some((error, retry_after.unwrap_or_default()))
+}
+
+fn is_rate_limit(error: &MetaError) -> bool {
+    matches!(
+        error.meaning(),
+        MetaErrorCode::AppRateLimit | MetaErrorCode::AccountRateLimit | MetaErrorCode::NumberThroughput
+    )
 }
 
 /// Whether the same request may be accepted a moment later.
@@ -73,11 +93,7 @@ pub(super) fn can_change(error: &MetaError) -> bool {
         | Class::CallerSide => false,
         Class::BackOff | Class::Unknown => {
             let status = error.http_status.unwrap_or_default();
-            let is_rate_limit = matches!(
-                error.meaning(),
-                MetaErrorCode::AppRateLimit | MetaErrorCode::AccountRateLimit | MetaErrorCode::NumberThroughput
-            );
-            is_rate_limit || error.is_transient == Some(true) || status == 429 || status >= 500
+            is_rate_limit(error) || error.is_transient == Some(true) || status == 429 || status >= 500
         }
     }
 }

@@ -284,22 +284,96 @@ fn callback_data_has_metas_limit() {
     assert!(CallbackData::parse(&"x".repeat(513)).is_err());
 }
 
+fn usual_options() -> GraphOptions {
+    GraphOptions::new("http://127.0.0.1:1".parse().unwrap(), "v26.0")
+}
+
+fn refusal(retry_after_s: Option<u64>) -> Outcome {
+    let error = MetaError { http_status: Some(429), ..MetaError::default() };
+    Outcome::Refused { error, retry_after: retry_after_s.map(Duration::from_secs) }
+}
+
 #[test]
-fn waits_double_up_to_a_bound_and_never_leave_the_budget() {
-    let options = options_for("127.0.0.1:1".parse().unwrap());
-    let options = GraphOptions { budget: Duration::from_secs(8), ..GraphOptions::new(options.base_url, "v26.0") };
-    let chance = Mutex::new(StdRng::seed_from_u64(7));
-    let start = Instant::now();
-    let mut waits = Waits::new(&options, &chance, start);
-    let mut spent = Duration::ZERO;
-    let mut tries = 0;
-    while let Some(wait) = waits.before_next(Action::Accept, &Outcome::Unreachable, start + spent) {
-        let full = (options.first_backoff * 2_u32.pow(tries)).min(options.longest_backoff);
-        assert!(wait >= full / 2 && wait <= full, "{wait:?} of {full:?}");
-        spent += wait;
-        tries += 1;
+fn jitter_doubles_up_to_a_bound_and_waits_never_leave_the_budget() {
+    let options = usual_options();
+    for seed in 0..100 {
+        let chance = Mutex::new(StdRng::seed_from_u64(seed));
+        let start = Instant::now();
+        let mut waits = Waits::new(&options, &chance, start);
+        let (mut spent, mut tries) = (Duration::ZERO, 0);
+        while let Some(wait) = waits.before_next(Action::Accept, &Outcome::Unreachable, start + spent) {
+            let most = (options.first_backoff * 2_u32.pow(tries)).min(options.longest_backoff);
+            assert!(wait >= options.shortest_wait && wait <= options.shortest_wait + most, "{wait:?} of {most:?}");
+            spent += wait;
+            tries += 1;
+        }
+        assert!(spent < options.budget && spent > options.budget / 2, "{spent:?}");
     }
-    assert!(spent < options.budget && spent > options.budget / 2, "{spent:?}");
+}
+
+/// Meta's `Retry-After: 0` was obeyed to the letter: 5000 requests for one call in 8 s.
+#[test]
+fn no_wish_of_metas_makes_a_hot_loop() {
+    let options = usual_options();
+    for wish in [Some(0), None, Some(1)] {
+        let chance = Mutex::new(StdRng::seed_from_u64(7));
+        let start = Instant::now();
+        let mut waits = Waits::new(&options, &chance, start);
+        let (mut spent, mut tries) = (Duration::ZERO, 1);
+        while let Some(wait) = waits.before_next(Action::Accept, &refusal(wish), start + spent) {
+            assert!(wait >= Duration::from_millis(200).max(Duration::from_secs(wish.unwrap_or(0))), "{wait:?}");
+            spent += wait;
+            tries += 1;
+        }
+        assert!((4..=20).contains(&tries), "{tries} tries with {wish:?}");
+    }
+}
+
+#[test]
+fn calls_refused_together_do_not_come_back_together() {
+    let options = usual_options();
+    let chance = Mutex::new(StdRng::seed_from_u64(7));
+    let now = Instant::now();
+    for wish in [None, Some(1)] {
+        let waits =
+            (0..100).map(|_| Waits::new(&options, &chance, now).before_next(Action::Accept, &refusal(wish), now));
+        let mut waits: Vec<Duration> = waits.map(Option::unwrap).collect();
+        waits.sort_unstable();
+        assert!(waits[99] - waits[0] > Duration::from_millis(180), "{:?} to {:?}", waits[0], waits[99]);
+    }
+}
+
+/// The chance in a wait never makes a wish miss the budget that fits it.
+#[test]
+fn a_wish_that_just_fits_the_budget_is_granted() {
+    let options = usual_options();
+    let chance = Mutex::new(StdRng::seed_from_u64(7));
+    let now = Instant::now();
+    let wait = |wish| Waits::new(&options, &chance, now).before_next(Action::Accept, &refusal(Some(wish)), now);
+    assert!(wait(7).is_some_and(|wait| wait >= Duration::from_secs(7) && wait < options.budget));
+    assert_eq!(wait(8), None);
+}
+
+#[tokio::test]
+async fn a_429_for_one_call_makes_the_next_call_of_its_number_wait() {
+    let refused_with = || Reply::text(429, "").with_header("retry-after", "1");
+    let graph = Graph::with_replies([refused_with(), success(), success()]).await;
+    let options = GraphOptions { budget: Duration::from_millis(500), ..graph.options() };
+    let client = client(options);
+    let failure = client.accept(&number(), &call_id(), "v=0", None).await.unwrap_err();
+    assert_eq!((failure.attempts, refused(failure).http_status), (1, Some(429)));
+    // Another number is asked for at once, while this one waits.
+    let other = NumberCredentials { phone_number_id: PhoneNumberId::parse("7").unwrap(), ..number() };
+    let began = Instant::now();
+    assert_eq!(client.reject(&other, &call_id()).await.map(|done| done.attempts), Ok(1));
+    assert_eq!(graph.requests().len(), 2);
+    // What does not fit its budget fails with Meta's own word, and without a request.
+    let failure = client.reject(&number(), &call_id()).await;
+    match failure {
+        Err(failure) => assert_eq!((failure.attempts, refused(failure).http_status), (0, Some(429))),
+        // A machine so slow that the wait was over.
+        Ok(_) => assert!(began.elapsed() > Duration::from_millis(400)),
+    }
 }
 
 /// What is logged while it is the log.
@@ -417,6 +491,7 @@ async fn reply(State(script): State<Script>, uri: Uri, headers: HeaderMap, body:
 /// Patience of seconds with waits of milliseconds.
 fn options_for(address: std::net::SocketAddr) -> GraphOptions {
     GraphOptions {
+        shortest_wait: Duration::from_millis(1),
         first_backoff: Duration::from_millis(10),
         longest_backoff: Duration::from_millis(40),
         jitter_seed: 7,
