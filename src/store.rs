@@ -10,6 +10,7 @@ mod writer;
 mod calls;
 mod recordings;
 mod outbox;
+mod delivery_clock;
 mod keys;
 mod retention;
 
@@ -26,13 +27,14 @@ pub use schema::OpenError;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
 use calls::Unwritten;
+use delivery_clock::DeliveryClock;
 use writer::{InTrouble, Job, Load, Queue, Writer};
 
 /// Dead letters put back in one go, so that no call's write waits for long.
@@ -104,6 +106,10 @@ struct Shared {
     unfinished_up_to: i64,
     positions: watch::Sender<i64>,
     unwritten: Arc<Unwritten>,
+    delivery_clock: Mutex<DeliveryClock>,
+    /// Added to our clock in ms, as if somebody had set it.
+    #[cfg(test)]
+    clock_set_by: std::sync::atomic::AtomicI64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -127,7 +133,18 @@ impl Store {
             .map_err(|error| OpenError::Unavailable { path: path.clone(), reason: error.to_string() })?;
         let reader = Arc::new(Mutex::new(reader));
         let (thread, unwritten) = (Mutex::new(Some(thread)), Arc::default());
-        Ok(Self(Arc::new(Shared { queue, reader, endpoints, unfinished_up_to, positions, unwritten, thread })))
+        Ok(Self(Arc::new(Shared {
+            queue,
+            reader,
+            endpoints,
+            unfinished_up_to,
+            positions,
+            unwritten,
+            delivery_clock: Mutex::new(DeliveryClock::new(now_ms(), Instant::now())),
+            #[cfg(test)]
+            clock_set_by: std::sync::atomic::AtomicI64::new(0),
+            thread,
+        })))
     }
 
     /// Writes all that waits and ends the thread. Whoever writes later gets [`StoreError::Closed`].
@@ -172,7 +189,7 @@ impl Store {
     pub fn call_ended(&self, call: CallRecord, event: EventRecord) {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
         let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));
-        let (saved, endpoints, now) = (call.clone(), self.0.endpoints.clone(), now_ms());
+        let (saved, endpoints, now) = (call.clone(), self.0.endpoints.clone(), self.delivery_ms());
         let job = Job::new(bytes, move |connection| {
             calls::save(connection, &saved)?;
             outbox::add_event(connection, &event, &endpoints, now)
@@ -193,7 +210,7 @@ impl Store {
     /// Stores an event and what is to be delivered of it. Never waits; on an error the event is not stored.
     /// The same event again, or a second `call.ended` of a call, changes nothing.
     pub fn event(&self, event: EventRecord) -> Result<(), StoreError> {
-        let (bytes, endpoints, now) = (event.size_bytes(), self.0.endpoints.clone(), now_ms());
+        let (bytes, endpoints, now) = (event.size_bytes(), self.0.endpoints.clone(), self.delivery_ms());
         let job = Job::new(bytes, move |connection| outbox::add_event(connection, &event, &endpoints, now));
         self.0.queue.send(job.news(), Queue::USUAL_SHARE)
     }
@@ -208,7 +225,7 @@ impl Store {
     pub async fn forward(&self, forward: Forward, deadline: Duration) -> Result<(), StoreError> {
         let endpoints = self.0.endpoints.clone();
         let bytes = forward.body.len() + 1024;
-        let now = now_ms();
+        let now = self.delivery_ms();
         let (job, answer) = Job::asking(bytes, InTrouble::Refuse, move |connection| {
             outbox::add_forward(connection, &forward, &endpoints, now)
         });
@@ -286,7 +303,7 @@ impl Store {
     pub async fn replay(&self, which: Replay) -> Result<usize, StoreError> {
         let mut sum = 0;
         loop {
-            let (which, endpoints, now) = (which.clone(), self.0.endpoints.clone(), now_ms());
+            let (which, endpoints, now) = (which.clone(), self.0.endpoints.clone(), self.delivery_ms());
             let run =
                 move |connection: &Connection| outbox::replay(connection, &which, &endpoints, now, REPLAYED_AT_ONCE);
             let (job, answer) = Job::asking(256, InTrouble::Refuse, run);
@@ -340,6 +357,26 @@ impl Store {
     pub(crate) async fn hurry(&self, endpoint: &str, now: i64) -> Result<(), StoreError> {
         let endpoint = endpoint.to_owned();
         self.ask(InTrouble::Refuse, move |connection| outbox::hurry(connection, &endpoint, now)).await
+    }
+
+    /// The time by which deliveries are due, in ms since 1970: within a process it never goes back.
+    pub(crate) fn delivery_ms(&self) -> i64 {
+        let wall = now_ms();
+        #[cfg(test)]
+        let wall = wall + self.0.clock_set_by.load(std::sync::atomic::Ordering::Relaxed);
+        self.0.delivery_clock.lock().unwrap_or_else(PoisonError::into_inner).read(wall, Instant::now())
+    }
+
+    /// As if somebody set our clock, by so many ms.
+    #[cfg(test)]
+    pub(crate) fn set_clock_by(&self, ms: i64) {
+        self.0.clock_set_by.store(ms, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Makes due now what is due later than `latest`, which no backoff explains: our clock was set back since.
+    pub(crate) async fn bring_near(&self, endpoint: &str, now: i64, latest: i64) -> Result<(), StoreError> {
+        let endpoint = endpoint.to_owned();
+        self.ask(InTrouble::Refuse, move |connection| outbox::bring_near(connection, &endpoint, now, latest)).await
     }
 
     /// Gives up what has waited at an endpoint since before `queued_before`; says how many.

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::attempt::{self, Outcome};
 use super::backoff::{self, Gate};
 use super::{EventsOptions, Webhook};
-use crate::store::{self, Delivery, Settlement, Store};
+use crate::store::{Delivery, Settlement, Store};
 
 /// When nothing is due, a look now and then costs nothing.
 const IDLE: Duration = Duration::from_secs(60 * 60);
@@ -75,6 +75,7 @@ impl Deliverer {
     }
 
     pub(super) async fn run(mut self) {
+        self.bring_near().await;
         while !*self.stopped.borrow() {
             self.fill().await;
             tokio::select! {
@@ -92,6 +93,15 @@ impl Deliverer {
         }
     }
 
+    /// The process before may have stamped what waits by a clock that has been set back since.
+    async fn bring_near(&self) {
+        let now = self.store.delivery_ms();
+        let latest = now + ms(self.options.longest_backoff);
+        if let Err(error) = self.store.bring_near(&self.webhook.name, now, latest).await {
+            warn!(webhook = %self.webhook.name, "deliveries to {} keep their times: {error}", self.webhook.name);
+        }
+    }
+
     /// Sends as much of what is due as may be on its way at once.
     async fn fill(&mut self) {
         self.wake_at = Instant::now() + IDLE;
@@ -103,7 +113,7 @@ impl Deliverer {
         if free == 0 {
             return;
         }
-        let now = store::now_ms();
+        let now = self.store.delivery_ms();
         match self.store.due(&self.webhook.name, now, self.options.parallel).await {
             Ok((due, next_due_at)) => {
                 if let Some(at) = next_due_at {
@@ -166,7 +176,7 @@ impl Deliverer {
             let (store, webhook) = (self.store.clone(), self.webhook.clone());
             self.steps.spawn(async move {
                 // Without it, what waits only comes at its own time.
-                let _ = store.hurry(&webhook.name, store::now_ms()).await;
+                let _ = store.hurry(&webhook.name, store.delivery_ms()).await;
                 Step::Kept
             });
         }
@@ -188,7 +198,7 @@ impl Deliverer {
         if let Some(wish) = retry_after {
             self.gate.close(Instant::now(), Instant::now() + wish);
         }
-        let now = store::now_ms();
+        let now = self.store.delivery_ms();
         if now - delivery.queued_at >= ms(options.give_up_after) {
             warn!(
                 webhook = %self.webhook.name,
@@ -213,7 +223,7 @@ impl Deliverer {
             );
         }
         let (store, webhook, error) = (self.store.clone(), self.webhook.clone(), error.to_owned());
-        let queued_before = store::now_ms() - ms(options.give_up_after);
+        let queued_before = store.delivery_ms() - ms(options.give_up_after);
         self.steps.spawn(async move {
             match store.give_up(&webhook.name, queued_before, &error).await {
                 Ok(0) | Err(_) => {}

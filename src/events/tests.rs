@@ -241,6 +241,42 @@ async fn retry_after_is_believed_up_to_the_longest_wait() {
     service.stop().await;
 }
 
+const HOUR_MS: i64 = 3_600_000;
+
+/// The first try is refused, and while the event waits for its second somebody sets the clock back.
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_no_event_wait_for_the_jump() {
+    let mut receiver = Receiver::start(|count| Answer::Status(if count < 3 { 500 } else { 200 })).await;
+    let folder = Folder::new();
+    let service = Service::start(&folder, vec![webhook("app", &receiver.url)]);
+    service.store.event(event("call_1", 1, "call.ended")).unwrap();
+    receiver.next().await;
+    service.store.set_clock_by(-HOUR_MS);
+    // One that comes after the jump does not wait either.
+    service.store.event(event("call_2", 1, "call.ended")).unwrap();
+    service.all_settled("app").await;
+    service.stop().await;
+}
+
+/// What the process before stamped by a clock an hour fast is not left for an hour.
+#[tokio::test]
+async fn what_waits_from_before_a_clock_was_set_back_is_delivered_after_the_start() {
+    let mut receiver = Receiver::start(|_| Answer::Status(200)).await;
+    let folder = Folder::new();
+    let endpoints = vec![webhook("app", &receiver.url).endpoint()];
+    let store = Store::open(StoreOptions { endpoints, ..folder.options() }).unwrap();
+    store.set_clock_by(HOUR_MS);
+    store.event(event("call_1", 1, "call.incoming")).unwrap();
+    store.event(event("call_1", 2, "call.ended")).unwrap();
+    store.close().await;
+    drop(store);
+
+    let service = Service::start(&folder, vec![webhook("app", &receiver.url)]);
+    assert_eq!([receiver.next().await.sequence(), receiver.next().await.sequence()], [1, 2]);
+    service.all_settled("app").await;
+    service.stop().await;
+}
+
 struct Service {
     store: Store,
     events: Events,

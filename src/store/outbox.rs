@@ -306,6 +306,14 @@ pub(super) fn hurry(connection: &Connection, endpoint: &str, now: i64) -> rusqli
     Ok(())
 }
 
+/// Whatever waits at an endpoint beyond `latest` is due now.
+pub(super) fn bring_near(connection: &Connection, endpoint: &str, now: i64, latest: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE deliveries SET due_at = ?2 WHERE endpoint = ?1 AND state < 2 AND due_at > ?3")?
+        .execute(params![endpoint, now, latest])?;
+    Ok(())
+}
+
 /// Gives up everything at an endpoint that has waited since before `queued_before`; says how many.
 pub(super) fn give_up(
     connection: &Connection,
