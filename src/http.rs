@@ -5,6 +5,7 @@ mod bodies;
 pub mod api;
 mod error;
 pub mod forward;
+mod stray;
 mod webhook;
 
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::call::registry::Calls;
 use crate::settings::CurrentSettings;
 use crate::telemetry;
 
+/// Where Meta's webhooks are taken; with a slash behind it as well, because people type one into Meta's dashboard.
+const WEBHOOK_PATH: &str = "/webhooks/whatsapp";
 /// Meta itself gives up on us after about 20 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// A prompt of 64 MB, over a slow line.
@@ -48,14 +51,17 @@ pub struct HttpOptions {
 /// All routes.
 pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     let bodies = Arc::new(Bodies::new(options.max_webhook_bytes));
+    let webhook = get(webhook::verify).post(webhook::receive).fallback(stray::method_not_allowed);
+    let webhook = webhook.layer(Extension(bodies));
     Router::new()
-        .route("/webhooks/whatsapp", get(webhook::verify).post(webhook::receive).layer(Extension(bodies)))
+        .route(WEBHOOK_PATH, webhook.clone())
+        .route(&format!("{WEBHOOK_PATH}/"), webhook)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(options))
         .merge(api::router(api))
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        .fallback(stray::nothing_here)
         .layer(middleware::from_fn(within_time))
 }
 
