@@ -1,5 +1,6 @@
 //! Meta's words: what its webhooks say, what its Graph API is told, and what its errors mean.
 
+pub mod clock;
 pub mod error;
 pub mod graph;
 pub mod signature;

@@ -8,7 +8,7 @@ mod book;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -27,6 +27,8 @@ use crate::agent::AgentBook;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 use crate::store::{self, Store};
+use crate::throttle::Throttle;
+use crate::whatsapp::clock::ClockSkew;
 use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
@@ -35,7 +37,9 @@ use crate::worker::WorkerHandle;
 use book::{Book, Live, has_ended};
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
-const STALE_AFTER: Duration = Duration::from_secs(60);
+const STALE_AFTER_S: i64 = 60;
+/// A clock further off than this deserves a warning: it eats half of what a `connect` may take.
+const SKEW_TO_TELL_S: i64 = 30;
 /// Inputs waiting for one call. A call takes its inputs at once; one more than fits is counted and dropped.
 const INPUTS: usize = 64;
 
@@ -66,11 +70,20 @@ struct Shared {
     /// Webhooks are acted on wherever the HTTP server lets go of its reply, also while it is being torn down.
     runtime: Handle,
     book: Mutex<Book>,
+    clock: Mutex<ClockSkew>,
+    warnings: Warnings,
     draining: AtomicBool,
     /// Told whenever a call has ended.
     ended: Notify,
     /// How many notices were acted on. They are acted on after their webhook's reply.
     taken: watch::Sender<u64>,
+}
+
+/// Warnings that webhooks could cause at will.
+#[derive(Default)]
+struct Warnings {
+    stale: Throttle,
+    skew: Throttle,
 }
 
 /// What became of one notice; the names are metric labels.
@@ -119,6 +132,8 @@ impl Calls {
             options,
             runtime: Handle::current(),
             book: Mutex::default(),
+            clock: Mutex::new(ClockSkew::new(unix_s(), Instant::now())),
+            warnings: Warnings::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
             taken: watch::Sender::new(0),
@@ -129,6 +144,7 @@ impl Calls {
     /// Takes everything one webhook said, in its order. What its signer may not speak of is counted and passed over.
     pub fn take(&self, notices: Vec<Notice>, signer: &Signer) {
         let received_at = Instant::now();
+        notices.iter().filter_map(Notice::timestamp).for_each(|stamp| self.observe_clock(stamp, received_at));
         for notice in notices {
             let outcome = self.take_one(notice, signer, received_at);
             metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
@@ -190,7 +206,7 @@ impl Calls {
         if book.tombstones.contains_key(&connect.call_id) {
             return Outcome::AlreadyTerminated;
         }
-        if is_stale(&connect) {
+        if self.is_stale(&connect, received_at) {
             return Outcome::Stale;
         }
         let settings = self.0.options.settings.get();
@@ -232,6 +248,45 @@ impl Calls {
             calls.bury(wacid);
         });
         Outcome::Admitted
+    }
+
+    /// A `connect` without a timestamp is taken as fresh.
+    fn is_stale(&self, connect: &Connect, received_at: Instant) -> bool {
+        let Some(age) = connect.timestamp.map(|stamp| self.clock().age_s(stamp, received_at)) else { return false };
+        let is_stale = age > STALE_AFTER_S;
+        if is_stale && let Some(held_back) = self.0.warnings.stale.admit(received_at) {
+            warn!(
+                webhook.age_s = age,
+                webhooks.held_back = held_back,
+                "a call was not answered: by this machine's clock its webhook came {age} s after it was sent. Is this \
+                 machine's clock right? If not, set it (NTP); if it is, the webhook came late, because the service \
+                 was down or the way from Meta to it is slow"
+            );
+        }
+        is_stale
+    }
+
+    /// Every signed webhook says something about our clock.
+    fn observe_clock(&self, stamp: u64, now: Instant) {
+        let ahead = {
+            let mut clock = self.clock();
+            clock.observe(stamp, now);
+            clock.ahead_s(unix_s(), now)
+        };
+        metrics::gauge!("patchcord_clock_ahead_seconds").set(ahead as f64);
+        if ahead.abs() >= SKEW_TO_TELL_S && self.0.warnings.skew.admit(now).is_some() {
+            let direction = if ahead > 0 { "fast" } else { "slow" };
+            warn!(
+                clock.ahead_s = ahead,
+                "this machine's clock is {} s {direction} by the timestamps of Meta's webhooks: set it (NTP). Until \
+                 then the age of calls is judged by Meta's clock",
+                ahead.abs()
+            );
+        }
+    }
+
+    fn clock(&self) -> MutexGuard<'_, ClockSkew> {
+        self.0.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn terminate(&self, terminate: &Terminate, signer: &Signer) -> Outcome {
@@ -409,9 +464,8 @@ fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> C
     }
 }
 
-/// Meta stamps seconds since 1970; a `connect` without a stamp is taken as fresh.
-fn is_stale(connect: &Connect) -> bool {
-    let Some(stamp) = connect.timestamp else { return false };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(stamp)) > STALE_AFTER
+/// What our clock says, in seconds since 1970, as Meta stamps its webhooks.
+fn unix_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
