@@ -21,3 +21,4 @@ pub mod demo;
 pub mod simulate;
 pub mod replay;
 pub mod telemetry;
+mod throttle;

@@ -4,6 +4,7 @@
 //! call's id and event may be missing here, what is unknown is named and skipped, and one call that makes
 //! no sense does not harm the others. Whether a notice is late or double is for `Call` to decide.
 
+mod mend;
 mod read;
 mod subscription;
 
@@ -19,24 +20,21 @@ use super::{Hidden, Party, PhoneNumberId, WaCallId};
 /// Meta sends up to 3 MB in one POST. Source: Meta, "Webhooks from Meta".
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
-/// Real webhooks nest 12 deep. Deeper ones are refused before anything is built from them.
-const MAX_DEPTH: usize = 32;
-
 /// Graph puts up to 1000 updates into one POST. What is beyond this bound is dropped, and said so by one
 /// `Malformed` notice.
 const MAX_NOTICES: usize = 4000;
 
 /// Reads one webhook body, whose signature has been verified, into notices in the order in which they stand.
 ///
-/// An error means that the body as a whole cannot be read. Meta sends a body that was refused again, for days.
+/// A string that is cut in the middle of a character costs that character and nothing else, and so does any other value
+/// that JSON does not have. An error means that the body as a whole cannot be read. Meta sends a body that was refused again, for days.
 pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(WebhookError::TooLarge);
     }
-    if nests_deeper_than(MAX_DEPTH, body) {
-        return Err(WebhookError::TooDeep);
-    }
-    let envelope: Value = serde_json::from_slice(body).map_err(|_| WebhookError::NotJson)?;
+    let strict = serde_json::from_slice(body);
+    let envelope: Value =
+        strict.or_else(|_| serde_json::from_str(&mend::mended(body))).map_err(|_| WebhookError::NotJson)?;
     if !envelope["entry"].is_array() {
         return Err(WebhookError::NotAWebhook);
     }
@@ -70,6 +68,18 @@ pub enum Notice {
         /// What is wrong with it.
         why: Malformation,
     },
+}
+
+impl Notice {
+    /// When Meta sent it, in Unix seconds, where that is known.
+    pub fn timestamp(&self) -> Option<u64> {
+        match self {
+            Self::Connect(connect) => connect.timestamp,
+            Self::Terminate(terminate) => terminate.timestamp,
+            Self::Status(status) => status.timestamp,
+            Self::NotOurs { .. } | Self::Unknown { .. } | Self::Malformed { .. } => None,
+        }
+    }
 }
 
 /// `event: connect`. Media is being set up; it does not mean that anybody has picked up.
@@ -232,9 +242,6 @@ pub enum WebhookError {
     /// Above [`MAX_BODY_BYTES`].
     #[error("the webhook is larger than 3 MiB")]
     TooLarge,
-    /// Nested deeper than anything Meta sends.
-    #[error("the webhook is nested more than 32 deep")]
-    TooDeep,
     /// Not JSON.
     #[error("the webhook is not JSON")]
     NotJson,
@@ -284,25 +291,6 @@ impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:?} of {} bytes", self.sdp_type, self.sdp.len())
     }
-}
-
-/// Counts brackets outside of strings; whether they match is the JSON reader's business.
-fn nests_deeper_than(limit: usize, body: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for &byte in body {
-        match (in_string, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => in_string = !in_string,
-            (false, b'{' | b'[') => depth += 1,
-            (false, b'}' | b']') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > limit {
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

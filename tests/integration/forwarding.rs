@@ -107,6 +107,24 @@ async fn a_message_reaches_the_chat_app_byte_for_byte_with_metas_signature() -> 
     Ok(())
 }
 
+/// Texts cut in the middle of an emoji, and worse: the bytes go on as they are, with the signature that fits them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_not_quite_json_reaches_the_chat_app_byte_for_byte() -> anyhow::Result<()> {
+    let mut app = ChatApp::start().await?;
+    let service = TestService::start_with("prompt:goodbye", app.options()).await?;
+    let [before, behind] = [&b"Za"[..], b"</b>"];
+    for text in [&br"\ud83d"[..], br"\ude00\ud83d", b"\xf0\x9f\x98", b"\xff\x01\t", br"\ud8", br"\\ud83d\ud83d"] {
+        let whole = message(&format!("half-{}", text.len())).into_bytes();
+        let at = whole.windows(2).position(|window| window == before).context("the text")?;
+        let body = [&whole[..at], text, behind, &whole[at..]].concat();
+        assert_eq!(service.post_signed(body.clone()).await?.status, 200, "{text:?}");
+        let (headers, received) = app.next().await?;
+        assert_eq!(received, body, "{text:?}");
+        assert_eq!(headers["x-hub-signature-256"], service.meta.signature(&body).as_str());
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn our_calls_stay_here_and_everything_else_goes_on() -> anyhow::Result<()> {
     let mut app = ChatApp::start().await?;

@@ -212,6 +212,13 @@ impl TestService {
         self.post(body.clone(), Some(&signature(secret, &body))).await
     }
 
+    /// Posts a webhook as Meta signs it, to another path than the webhook's.
+    pub async fn post_signed_to(&self, path: &str, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
+        let body = body.into();
+        let request = self.http.post(self.url(path)).header("x-hub-signature-256", self.meta.signature(&body));
+        read(request.body(body).send().await?).await
+    }
+
     pub async fn get(&self, path: &str) -> anyhow::Result<Posted> {
         read(self.http.get(self.url(path)).send().await?).await
     }

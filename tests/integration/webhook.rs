@@ -6,12 +6,14 @@ use std::path::Path;
 
 use anyhow::Context;
 use patchcord_simulator::agent::Agent;
-use patchcord_simulator::call::{CallerOptions, Stage};
+use patchcord_simulator::call::{Call, CallerOptions, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
-use crate::service::{TestOptions, TestService, counter, signature};
+use crate::program::Program;
+use crate::service::{Folder, Talk, TestOptions, TestService, counter, signature};
 
 const EMPTY: &str = r#"{"object":"whatsapp_business_account","entry":[]}"#;
 
@@ -88,6 +90,148 @@ async fn a_signed_body_that_cannot_be_read_is_refused_with_the_reason() -> anyho
         assert_eq!(problem["status"], 400);
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
     }
+    Ok(())
+}
+
+/// A name or a text that was cut in the middle of an emoji, by whatever cut it.
+const CUT_NAMES: [&[u8]; 5] = [br"Ana \ud83d", br"\ude00 Ana", b"Ana \xf0\x9f\x98", br"Ana \ud8", b"Ana\x00\xff"];
+
+/// The call's connect as Meta posts it, with this instead of the caller's name.
+fn connect_with_name(call: &Call, name: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let body = call.connect_body().into_bytes();
+    let known = b"Example Caller";
+    let at = body.windows(known.len()).position(|window| window == known).context("a name")?;
+    Ok([&body[..at], name, &body[at + known.len()..]].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_whose_name_is_cut_in_an_emoji_is_answered() -> anyhow::Result<()> {
+    let mut service = TestService::start("prompt:goodbye").await?;
+    for name in CUT_NAMES {
+        let call = service.unannounced(caller()).await?;
+        let body = connect_with_name(&call, name)?;
+        assert_eq!(service.post_signed(body).await?.status, 200, "{name:?}");
+        call.wait_until(Stage::Accepted).await?;
+        let told = service.event("call.incoming").await?;
+        assert!(told.data.to_string().contains('\u{fffd}'), "{}", told.data);
+    }
+    // The signature is that of the bytes as they came, and of no mended ones.
+    let call = service.unannounced(caller()).await?;
+    let mended = connect_with_name(&call, "Ana \u{fffd}".as_bytes())?;
+    let signature = service.meta.signature(&mended);
+    let posted = service.post(connect_with_name(&call, CUT_NAMES[0])?, Some(&signature)).await?;
+    assert_eq!(posted.status, 401);
+    Ok(())
+}
+
+/// What is wrong stands in another entry of the same body, before the call's or behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_part_of_a_body_does_not_cost_the_call_beside_it() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let deep = ["[".repeat(2000), "]".repeat(2000)].concat();
+    let message = |text: &str| {
+        let value = format!(r#"{{"messages":[{{"id":"wamid.1","type":"text","text":{{"body":{text}}}}}]}}"#);
+        format!(r#"{{"id":"1","changes":[{{"value":{value},"field":"messages"}}]}}"#)
+    };
+    for bad in [
+        message(r#""half \ud83d""#),
+        message("1e999"),
+        message(&deep),
+        "null".to_owned(),
+        r#"{"id":"1","changes":[{"field":"calls","value":{"calls":[{"id":null,"event":7}]}}]}"#.to_owned(),
+    ] {
+        for is_first in [true, false] {
+            let call = service.unannounced(caller()).await?;
+            let body = call.connect_body();
+            let at =
+                if is_first { body.find("[{").context("entries")? + 1 } else { body.rfind(']').context("entries")? };
+            let with_comma = if is_first { format!("{bad},") } else { format!(",{bad}") };
+            let body = format!("{}{with_comma}{}", &body[..at], &body[at..]);
+            assert_eq!(service.post_signed(body).await?.status, 200, "{bad:.60}");
+            call.wait_until(Stage::PreAccepted).await.with_context(|| format!("{bad:.60}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_is_taken_with_a_slash_behind_it_as_well() -> anyhow::Result<()> {
+    let service = TestService::start("prompt:goodbye").await?;
+    let check = "/webhooks/whatsapp/?hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=verify-me";
+    let verified = service.get(check).await?;
+    assert_eq!((verified.status, verified.body.as_str()), (200, "1158201444"));
+    let call = service.unannounced(caller()).await?;
+    assert_eq!(service.post_signed_to("/webhooks/whatsapp/", call.connect_body()).await?.status, 200);
+    call.wait_until(Stage::Accepted).await?;
+    Ok(())
+}
+
+/// A wrong address in Meta's dashboard shows up in the log: once, and without the secrets in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_misses_the_webhook_is_told_once() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let url = |path: &str| format!("{}{path}", program.url());
+    let first = url("/webhook/EAAGm0PX4ZCpsBA?hub.mode=subscribe&hub.verify_token=verify-me&hub.challenge=7");
+    let asked = [
+        (client.get(first), 404),
+        (client.post(url("/webhooks/whatsapp/v2")).body(EMPTY), 404),
+        (client.delete(url("/webhooks/whatsapp")), 405),
+        (client.put(url("/webhooks/whatsapp/")), 405),
+    ];
+    for (request, status) in asked {
+        assert_eq!(request.send().await?.status().as_u16(), status);
+    }
+    let line = program.line_with("was asked for, where no webhook is taken").await?;
+    assert!(line.contains("GET /webhook/… was asked for") && line.contains("POST /webhooks/whatsapp"), "{line}");
+    let log = program.finish().await?;
+    assert_eq!(log.matches("was asked for, where").count(), 1, "{log}");
+    assert!(!log.contains("EAAGm0PX4ZCpsBA") && !log.contains("verify-me"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_come_too_late_are_told_once_with_their_age() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
+    for _ in 0..3 {
+        meta.place_call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
+    }
+    let line = program.line_with("Is this machine's clock right?").await?;
+    assert!(line.contains("WARN") && line.contains("came 30"), "{line}");
+    // What comes in time is answered all the same.
+    let call = meta.place_call(caller()).await?;
+    call.wait_until(Stage::PreAccepted).await?;
+    let log = program.finish().await?;
+    assert_eq!(log.matches("clock right?").count(), 1, "{log}");
+    Ok(())
+}
+
+/// A clock that is 90 s fast makes every webhook look 90 s old. Two moments that agree show that it is the clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> anyhow::Result<()> {
+    let bot = Agent::start(agent()).await?;
+    let service = TestService::start(&bot.url()).await?;
+    let late = || CallerOptions { timestamp_offset_s: -90, ..caller() };
+    service.call(late()).await?;
+    service.taken(1).await?;
+    assert_eq!(service.app.calls().count(), 0, "one late webhook alone is a late webhook");
+
+    // Another moment: six seconds of somebody else's call later.
+    let elsewhere = Talk::start(agent()).await?;
+    elsewhere.call.hear_for(6 * SECOND).await?;
+
+    let call = service.call(late()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    // What Meta repeats after an outage is still too old.
+    service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
+    service.taken(3).await?;
+    assert_eq!(service.app.calls().count(), 1);
     Ok(())
 }
 

@@ -201,16 +201,62 @@ fn message_receipts_on_the_field_calls_are_no_call_statuses() {
 
 #[test]
 fn bodies_that_are_no_webhook_are_named() {
-    let deep = [b"[".repeat(33), b"]".repeat(33)].concat();
+    let deep = [b"[".repeat(1000), b"]".repeat(1000)].concat();
     let deep_in_a_string = br#"{"entry":[],"x":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[["}"#;
     assert_eq!(parse(b""), Err(WebhookError::NotJson));
     assert_eq!(parse(b"\xff{"), Err(WebhookError::NotJson));
+    assert_eq!(parse(&b"[".repeat(100_000)), Err(WebhookError::NotJson));
     assert_eq!(parse(b"[]"), Err(WebhookError::NotAWebhook));
     assert_eq!(parse(br#"{"entry":{}}"#), Err(WebhookError::NotAWebhook));
-    assert_eq!(parse(&deep), Err(WebhookError::TooDeep));
+    assert_eq!(parse(&deep), Err(WebhookError::NotAWebhook));
     assert_eq!(parse(&vec![b' '; MAX_BODY_BYTES + 1]), Err(WebhookError::TooLarge));
     assert_eq!(parse(deep_in_a_string), Ok(vec![]));
     assert_eq!(parse(br#"{"entry":[]}"#), Ok(vec![]));
+}
+
+#[test]
+fn a_name_cut_in_the_middle_of_an_emoji_does_not_cost_the_call() {
+    let body = fixture("webhook-connect-user-initiated-bsuid-payloads.json");
+    for (cut, name) in [
+        (&br"Ana \ud83d"[..], "Ana \u{fffd}"),
+        (br"\ude00 Ana", "\u{fffd} Ana"),
+        (b"Ana \xf0\x9f", "Ana \u{fffd}"),
+        (br"\\ud83d \ud83d", "\\ud83d \u{fffd}"),
+    ] {
+        let notices = parse(&replaced(&body, b"Example Caller", cut)).unwrap();
+        let [Notice::Connect(connect)] = &notices[..] else { panic!("one connect") };
+        assert_eq!(connect.from.name.as_deref(), Some(name));
+        assert_eq!(connect.session.sdp.len(), 1025);
+    }
+}
+
+/// The bad part is a message, an entry, a change or a call; the call beside it is read all the same.
+#[test]
+fn nothing_that_is_wrong_with_one_part_costs_another() {
+    let call = r#"{"id":"1","changes":[{"field":"calls","value":{"calls":[{"id":"w","event":"terminate"}]}}]}"#;
+    let deep = ["[".repeat(1000), "]".repeat(1000)].concat();
+    let message = |text: &str| format!(r#"{{"changes":[{{"field":"messages","value":{{"text":{text}}}}}]}}"#);
+    for bad in [
+        "null".to_owned(),
+        "7".to_owned(),
+        "[]".to_owned(),
+        r#"{"changes":null}"#.to_owned(),
+        r#"{"changes":[null,7,{"field":7},{"field":"calls","value":null}]}"#.to_owned(),
+        r#"{"changes":[{"field":"calls","value":{"calls":[null,{"id":null,"event":null}],"statuses":null}}]}"#
+            .to_owned(),
+        r#"{"changes":[{"field":"calls","value":{"calls":[{"id":"\ud83d","event":"connect"}]}}]}"#.to_owned(),
+        r#"{"changes":[{"field":"ca\ude00lls"}],"id":1,"id":"2"}"#.to_owned(),
+        message(r#""\ud83d""#),
+        message("1e999"),
+        message("NaN"),
+        message(&deep),
+    ] {
+        for entries in [format!("[{bad},{call}]"), format!("[{call},{bad}]")] {
+            let body = format!("\u{feff}{{\"entry\":{entries}}}");
+            let notices = parse(body.as_bytes()).unwrap();
+            assert!(notices.iter().any(|notice| matches!(notice, Notice::Terminate(_))), "{bad:.60}: {notices:?}");
+        }
+    }
 }
 
 #[test]
@@ -255,6 +301,11 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/what
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(format!("{FIXTURES}/{name}")).unwrap()
+}
+
+fn replaced(body: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = body.windows(from.len()).position(|window| window == from).expect("the text is in the body");
+    [&body[..at], to, &body[at + from.len()..]].concat()
 }
 
 fn calls(calls: &Value) -> Vec<u8> {
