@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod error;
 pub mod graph;
+mod mend;
 pub mod signature;
 pub mod webhook;
 

@@ -4,7 +4,6 @@
 //! call's id and event may be missing here, what is unknown is named and skipped, and one call that makes
 //! no sense does not harm the others. Whether a notice is late or double is for `Call` to decide.
 
-mod mend;
 mod read;
 mod subscription;
 
@@ -12,10 +11,8 @@ pub use subscription::{SubscriptionRefused, verify_subscription};
 
 use std::fmt;
 
-use serde_json::Value;
-
 use super::error::MetaError;
-use super::{Hidden, Party, PhoneNumberId, WaCallId};
+use super::{Hidden, Party, PhoneNumberId, WaCallId, mend};
 
 /// Meta sends up to 3 MB in one POST. Source: Meta, "Webhooks from Meta".
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -32,9 +29,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(WebhookError::TooLarge);
     }
-    let strict = serde_json::from_slice(body);
-    let envelope: Value =
-        strict.or_else(|_| serde_json::from_str(&mend::mended(body))).map_err(|_| WebhookError::NotJson)?;
+    let envelope = mend::read(body).map_err(|_| WebhookError::NotJson)?;
     if !envelope["entry"].is_array() {
         return Err(WebhookError::NotAWebhook);
     }

@@ -7,6 +7,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use crate::whatsapp::error::MetaError;
+use crate::whatsapp::mend;
 
 /// Replies have a few hundred bytes. What is longer is not read to its end.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
@@ -81,7 +82,7 @@ async fn read_json(response: &mut Response) -> Option<Value> {
         }
         body.extend_from_slice(&chunk);
     }
-    serde_json::from_slice(&body).ok()
+    mend::read(&body).ok()
 }
 
 /// The header in seconds; its other form, a date, is not used by Meta.

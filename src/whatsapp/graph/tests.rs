@@ -120,6 +120,18 @@ async fn a_refusal_says_all_that_metas_support_asks_for() {
     assert_eq!(error.fbtrace_id.as_deref(), Some("AexampleTraceId000000001"));
 }
 
+/// Meta's texts may quote what was sent, cut anywhere.
+#[tokio::test]
+async fn half_an_emoji_in_a_reply_does_not_hide_what_meta_says() {
+    let refusal = r#"{"error":{"code":138008,"message":"Ana \ud83d"}}"#;
+    let graph = Graph::with_replies([Reply::text(400, refusal)]).await;
+    let failure = graph.client().accept(&number(), &call_id(), "v=0", None).await.unwrap_err();
+    assert_eq!(refused(failure).code, Some(138_008));
+    let graph = Graph::with_replies([Reply::text(200, r#"{"success":true,"name":"\ude00"}"#)]).await;
+    let done = graph.client().accept(&number(), &call_id(), "v=0", None).await;
+    assert_eq!(done, Ok(Done { attempts: 1, was_done_before: false }));
+}
+
 #[tokio::test]
 async fn a_wish_to_come_back_later_is_granted_if_it_fits_the_budget() {
     let graph = Graph::with_replies([Reply::text(429, "").with_header("retry-after", "0"), success()]).await;

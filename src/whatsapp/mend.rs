@@ -1,4 +1,4 @@
-//! A body that is almost JSON, made into JSON: what is wrong is replaced where it stands, and costs nothing else.
+//! JSON of Meta's that is almost JSON: what is wrong is replaced where it stands, and costs nothing else.
 //!
 //! Meta's own senders cut names and texts in the middle of an emoji: half of a surrogate pair is left as an escape, or
 //! half of a UTF-8 sequence. A strict reader refuses the whole body for it, with every call and message in it.
@@ -15,10 +15,15 @@ const LOW: std::ops::RangeInclusive<u16> = 0xdc00..=0xdfff;
 /// Length of an escape such as `\ud83d`.
 const ESCAPE_BYTES: usize = 6;
 
+/// Reads JSON, mended first if a strict reader refuses it.
+pub(super) fn read(body: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(body).or_else(|_| serde_json::from_str(&mended(body)))
+}
+
 /// The body with these replaced: in strings, lone surrogates, invalid UTF-8 and escapes that do not exist by U+FFFD,
 /// and raw control characters by their escapes; elsewhere, words and numbers that JSON does not have, and what is
 /// nested more than 100 deep, by `null`. Valid JSON stays as it is. Whether the rest is JSON is for its reader to say.
-pub(super) fn mended(body: &[u8]) -> String {
+fn mended(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}');
     let mut mender = Mender { rest: text, mended: String::with_capacity(text.len()), depth: 0 };
@@ -134,8 +139,8 @@ mod tests {
     use super::*;
 
     fn read(body: impl AsRef<[u8]>) -> Value {
-        let mended = mended(body.as_ref());
-        serde_json::from_str(&mended).unwrap_or_else(|error| panic!("{error}: {mended}"))
+        let body = body.as_ref();
+        super::read(body).unwrap_or_else(|error| panic!("{error}: {}", mended(body)))
     }
 
     #[test]
