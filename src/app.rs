@@ -25,6 +25,7 @@ use crate::http::forward::Forwarding;
 use crate::http::server::Server;
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
+use crate::pulse::Pulse;
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
@@ -57,6 +58,8 @@ pub struct App {
     http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
     prompt_watch: JoinHandle<()>,
+    /// The pulse of the control plane.
+    beating: JoinHandle<()>,
     recordings: Option<Recordings>,
     recovery: JoinHandle<()>,
     deliveries: Events,
@@ -88,12 +91,13 @@ impl App {
             closed: Arc::new(closed),
         };
         let recovery = tokio::spawn(recovery.run());
+        let pulse = Arc::new(Pulse::default());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let (listeners, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
             max_calls: config.calls.max_calls,
-            session: session_options(&config, prompts.clone())?,
+            session: session_options(&config, prompts.clone(), &pulse)?,
             graph,
             workers,
             events: listeners.clone(),
@@ -126,6 +130,7 @@ impl App {
         let http = Server::start(listener, router, &config.http);
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let prompt_watch = tokio::spawn(prompts.clone().watch());
+        let beating = tokio::spawn(async move { match pulse.keep().await {} });
         Ok(Self {
             address,
             calls,
@@ -134,6 +139,7 @@ impl App {
             http,
             workers: threads,
             prompt_watch,
+            beating,
             recordings,
             recovery,
             deliveries,
@@ -204,9 +210,11 @@ impl App {
         if !requests_ended || streams.is_err() {
             info!("open HTTP connections are cut");
         }
-        self.prompt_watch.abort();
-        // It ends with having been aborted as its error.
-        let _ = self.prompt_watch.await;
+        for watching in [self.prompt_watch, self.beating] {
+            watching.abort();
+            // It ends with having been aborted as its error.
+            let _ = watching.await;
+        }
         // The handles to the workers live in the calls; with the last of them the threads end.
         drop(self.calls);
         if let Some(recordings) = &self.recordings {
@@ -324,7 +332,7 @@ fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
     Ok(GraphClient::new(http, options))
 }
 
-fn session_options(config: &Config, prompts: PromptLibrary) -> anyhow::Result<SessionOptions> {
+fn session_options(config: &Config, prompts: PromptLibrary, pulse: &Arc<Pulse>) -> anyhow::Result<SessionOptions> {
     Ok(SessionOptions {
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,
@@ -333,6 +341,7 @@ fn session_options(config: &Config, prompts: PromptLibrary) -> anyhow::Result<Se
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
         agents: AgentBook::default(),
+        pulse: pulse.clone(),
         http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
     })
 }

@@ -239,6 +239,21 @@ impl Call {
         self.go_on(line);
     }
 
+    /// Nothing was read or done for `gap`, by our own fault: to be called before [`Call::handle_timeout`], so that nobody
+    /// is given up whose word is still to be read. Each deadline is that much later, at most as if it were set now.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        let later = |at: Instant, within: Duration| (at + gap).min(now + within);
+        self.accept_by = later(self.accept_by, self.options.accept_timeout);
+        if let State::Live(live) = &mut self.state {
+            match &mut live.media {
+                Media::Connecting { give_up_at: Some(at) } => *at = later(*at, self.options.media_timeout),
+                Media::Closed { give_up_at } => *give_up_at = later(*give_up_at, WAIT_FOR_TERMINATE),
+                Media::Connecting { give_up_at: None } | Media::Up => {}
+            }
+        }
+        self.line.stood_still(gap, now);
+    }
+
     /// When [`Call::handle_timeout`] wants to be called, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let live = match &self.state {

@@ -7,6 +7,7 @@ pub mod http;
 pub mod whatsapp;
 pub mod call;
 pub mod worker;
+pub mod pulse;
 pub mod agent;
 pub mod store;
 pub mod events;

@@ -41,6 +41,7 @@ use crate::call::end::{AgentFailure, EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
+use crate::pulse::Pulse;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::settings::CurrentSettings;
 use leg::seat::Who;
@@ -210,6 +211,7 @@ pub fn start(
 ) -> std::io::Result<(WorkerHandle, std::thread::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let calls = Arc::new(AtomicUsize::new(0));
+    let pulse = Arc::new(Pulse::default());
     let handle = WorkerHandle { commands, calls: calls.clone() };
     let (started, has_started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -219,9 +221,10 @@ pub fn start(
             legs: RefCell::new(HashMap::new()),
             legs_by_ufrag: RefCell::new(HashMap::new()),
             agents: RefCell::new(JoinSet::new()),
-            tick: Tick::new(),
+            tick: Tick::new(&pulse),
             options,
             calls,
+            pulse,
         });
         // A runtime of local tasks alone; a set of them on an ordinary one is asked for twice whenever a packet comes.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -256,6 +259,7 @@ pub(crate) struct Worker {
     agents: RefCell<JoinSet<()>>,
     tick: Tick,
     calls: Arc<AtomicUsize>,
+    pulse: Arc<Pulse>,
 }
 
 impl Worker {
@@ -263,7 +267,11 @@ impl Worker {
         let ticking = tokio::task::spawn_local({
             let worker = self.clone();
             async move {
-                let Err(error) = worker.tick.run(slots).await;
+                // Without its tick a worker has no pulse.
+                let Err(error) = tokio::select! {
+                    failed = worker.tick.run(slots) => failed,
+                    never = worker.pulse.keep() => Ok(never),
+                };
                 error!(%error, "a worker's timer fails: its calls are silent");
             }
         });
@@ -325,7 +333,8 @@ impl Worker {
         let Answer { call, offer, start, barge_in, record, hold, reports, reply } = answer;
         let worker = Rc::downgrade(self);
         let WorkerOptions { prompts, recordings, .. } = self.options.clone();
-        let about = About { call, start, barge_in, record, hold, prompts, recordings, reports, worker };
+        let pulse = self.pulse.clone();
+        let about = About { call, start, barge_in, record, hold, prompts, recordings, reports, pulse, worker };
         // Nobody but this call has touched what a mistake leaves half done.
         let answered = catch_unwind(AssertUnwindSafe(|| self.seat(about, &offer)));
         let answered = answered.unwrap_or(Err(EndReason::InternalError));

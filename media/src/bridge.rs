@@ -267,6 +267,16 @@ impl Bridge {
         }
     }
 
+    /// Nothing was read for `gap`, by no fault of the caller's: to be called before [`handle_timeout`](Self::handle_timeout),
+    /// so that nobody is given up for what is still to be read.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        self.liveness.heard_at = (self.liveness.heard_at + gap).min(now);
+        self.peer.stood_still(gap, now);
+        if let Some(gather) = &mut self.gather {
+            gather.stood_still(gap, now);
+        }
+    }
+
     /// How much earlier in every 20 ms frames could leave without one being late, if that is worth it: a live agent's
     /// wait for nothing. Told once; whoever calls [`handle_timeout`](Self::handle_timeout) so much earlier from now on
     /// says so by [`move_earlier`](Self::move_earlier).

@@ -83,6 +83,16 @@ impl Gather {
         })
     }
 
+    /// Keys of the last `gap` are still to be read: the time for the next one is that much longer, at most as if it
+    /// began now.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        let within = match self.digits.is_empty() {
+            true => self.options.first_digit_timeout,
+            false => self.options.inter_digit_timeout,
+        };
+        self.give_up_at = self.give_up_at.map(|at| (at + gap).min(now + within));
+    }
+
     /// Ends it with what there is.
     pub fn stop(mut self) -> Gathered {
         self.end(GatherEnd::Stopped)

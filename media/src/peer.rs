@@ -273,6 +273,13 @@ impl Peer {
         self.deadline = self.next_deadline();
     }
 
+    /// Nothing was read or sent for `gap`, by no fault of the remote's: to be called before anything is judged by time.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        self.ice.stood_still(gap, now);
+        self.give_up_at = (self.give_up_at + gap).min(now + CONNECT_WITHIN);
+        self.deadline = self.next_deadline();
+    }
+
     /// Ends the connection: a goodbye is queued, then all is silent.
     pub fn close(&mut self, now: Instant) {
         if self.closed.is_some() {

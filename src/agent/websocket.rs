@@ -38,6 +38,7 @@ use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
 use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::AgentFailure;
+use crate::pulse::Standstills;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
 use crate::worker::leg::seat::{Seat, Who};
@@ -399,15 +400,20 @@ impl Conversation<'_> {
     /// Everything the agent is sent. Ends only when the agent does not listen any more.
     async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
         let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+        let mut standstills = Standstills::of(self.leg.pulse(), Instant::now());
         loop {
             let written = tokio::select! {
-                () = self.seat.mail() => timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
+                () = self.seat.mail() => standstills.timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
                 _ = ping.tick() => {
+                    if let Some(gap) = standstills.next(Instant::now()) {
+                        // What it said meanwhile is still to be read.
+                        heard_at.set((heard_at.get() + gap).min(Instant::now()));
+                    }
                     // While its queue is full we may be the ones who do not read.
                     if !self.is_full() && heard_at.get().elapsed() > 2 * PING_EVERY {
                         return Ending::Failed(AgentFailure::Unresponsive, CloseCode::Normal);
                     }
-                    timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
+                    standstills.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
                 }
             };
             match written {

@@ -134,6 +134,20 @@ impl Line {
         }
     }
 
+    /// Nothing was read for `gap`: whoever is dialled has that much longer, at most as if it were dialled now.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        match &mut self.state {
+            State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => {
+                *give_up_at = (*give_up_at + gap).min(now + self.agent_timeout);
+            }
+            State::Planned { .. }
+            | State::Parked
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Consulting { .. } => {}
+        }
+    }
+
     /// An agent that has not answered in time is given up.
     pub fn handle_timeout(&mut self, hears: Hears, now: Instant, actions: &mut Actions) -> Result<(), EndReason> {
         match self.state {

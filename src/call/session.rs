@@ -30,6 +30,7 @@ use crate::agent::AgentBook;
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::prompts::PromptLibrary;
+use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
 use crate::settings::CurrentSettings;
 use crate::store::{CallRecord, Store};
@@ -63,6 +64,8 @@ pub struct SessionOptions {
     pub agents: AgentBook,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
     pub http: reqwest::Client,
+    /// Of the runtime that sessions run on.
+    pub pulse: Arc<Pulse>,
 }
 
 /// One call and all that is asked on its behalf.
@@ -82,6 +85,8 @@ pub struct Session {
     /// The call's first record on its way to the disk; accept waits for it.
     durable: Option<JoinHandle<()>>,
     received_at: Instant,
+    /// Ours, since the call began.
+    standstills: Standstills,
     stages: Stages,
     /// For whoever looks at the call.
     standing: StandingSender,
@@ -143,6 +148,7 @@ impl Session {
             record,
             durable: None,
             received_at,
+            standstills: Standstills::of(&options.session.pulse, Instant::now()),
             stages: Stages::default(),
             standing,
             sequence: 0,
@@ -230,6 +236,7 @@ impl Session {
     }
 
     async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) {
+        self.forgive_standstill(call, Instant::now());
         let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
         tokio::select! {
             Some(message) = inbox.recv() => match message {
@@ -254,8 +261,22 @@ impl Session {
             Some(outcome) = self.deciding.join_next() => self.decided(call, outcome),
             Some(Ok(found)) = self.finding.join_next() => self.answer_agent(call, found).await,
             Some(done) = self.recordings.join_next() => self.tell_recording(done.ok().flatten()),
-            () = tokio::time::sleep_until(deadline.into()) => call.handle_timeout(Instant::now()),
+            () = tokio::time::sleep_until(deadline.into()) => {
+                let now = Instant::now();
+                if !self.forgive_standstill(call, now) {
+                    call.handle_timeout(now);
+                }
+            }
         }
+    }
+
+    /// Words that came while we stood still are read before anybody is given up. Says whether deadlines were moved.
+    fn forgive_standstill(&mut self, call: &mut Call, now: Instant) -> bool {
+        let gap = self.standstills.next(now);
+        if let Some(gap) = gap {
+            call.stood_still(gap, now);
+        }
+        gap.is_some()
     }
 
     fn call_options(&self) -> CallOptions {

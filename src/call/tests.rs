@@ -66,6 +66,12 @@ impl Script {
         self.actions()
     }
 
+    /// The process is frozen for so long and notices it.
+    fn stand_still(&mut self, gap: Duration) {
+        self.now += gap;
+        self.call.stood_still(gap, self.now);
+    }
+
     fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.call.poll_action()).filter(|action| !matches!(action, Action::Report(_))).collect()
     }
@@ -104,6 +110,37 @@ fn at_once_means_that_the_caller_waits_with_us() {
         script.put(lost),
         [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::PlayPrompts { attempt: 2 }]
     );
+}
+
+#[test]
+fn a_standstill_of_our_own_ends_nobodys_time() {
+    let gap = 60 * SECOND;
+    let mut script = Script::new(&[Target::Agent]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    script.stand_still(gap);
+    assert_eq!(script.pass(SECOND), []);
+    // What is read now counts as ever.
+    script.put(Input::AgentJoined { attempt: 0 });
+    assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
+
+    // Whoever has said nothing has what was left of its time, and no longer.
+    for (joined, connected, passed, reason) in [
+        (true, false, 10, EndReason::MediaFailed(MediaFailure::NeverConnected)),
+        (false, true, 8, EndReason::NoAgent(AgentFailure::NoAnswer)),
+    ] {
+        let mut script = Script::new(&[Target::Agent]);
+        script.answered();
+        script.put(Input::PreAccepted(Ok(())));
+        joined.then(|| script.put(Input::AgentJoined { attempt: 0 }));
+        connected.then(|| script.put(Input::MediaConnected));
+        script.pass(SECOND);
+        script.stand_still(gap);
+        script.pass((passed - 1) * SECOND - SECOND / 2);
+        assert_eq!(script.call.ended(), None);
+        script.pass(SECOND);
+        assert_eq!(script.call.ended(), Some(&reason));
+    }
 }
 
 #[test]

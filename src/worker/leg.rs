@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
@@ -32,6 +33,7 @@ use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
+use crate::pulse::Pulse;
 use crate::recordings::{RecordingSink, Recordings};
 use command::Asked;
 use seat::{Seat, Taken, Who};
@@ -79,6 +81,8 @@ pub(super) struct About {
     pub prompts: PromptLibrary,
     pub recordings: Option<Recordings>,
     pub reports: mpsc::Sender<Report>,
+    /// Of the worker.
+    pub pulse: Arc<Pulse>,
     /// Brings third parties in.
     pub worker: Weak<Worker>,
 }
@@ -162,6 +166,13 @@ impl Leg {
         match self.broken.get() {
             true => None,
             false => self.contained(|| self.do_what_is_due(now)).flatten(),
+        }
+    }
+
+    /// The worker stood still for so long: the caller's packets of that time are still to be read.
+    pub(super) fn stood_still(&self, gap: Duration, now: Instant) {
+        if !self.broken.get() {
+            self.contained(|| self.bridge.borrow_mut().stood_still(gap, now));
         }
     }
 
@@ -416,6 +427,11 @@ impl Leg {
         let worked = work(&mut self.bridge.borrow_mut());
         self.settle();
         worked
+    }
+
+    /// Of the worker.
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.about.pulse
     }
 
     pub(crate) fn tell_agent(&self, message: &ToAgent) {

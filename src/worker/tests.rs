@@ -126,6 +126,7 @@ fn leg() -> anyhow::Result<(Leg, mpsc::Receiver<Report>)> {
         prompts: PromptLibrary::load(Path::new("nowhere"))?,
         recordings: None,
         reports,
+        pulse: Arc::default(),
         worker: Weak::new(),
     };
     let line = Line { sockets: Rc::new(sockets), port: 0, silence };

@@ -7,12 +7,15 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 use super::leg::Leg;
 use super::slots::Slots;
+use crate::pulse::{Pulse, Standstills};
 
 const SLOTS: usize = 10;
 /// 20 ms divided by the number of slots.
@@ -23,11 +26,13 @@ pub(crate) struct Tick {
     slots: RefCell<[Vec<Rc<Leg>>; SLOTS]>,
     connecting: RefCell<Vec<Rc<Leg>>>,
     wake: Notify,
+    standstills: RefCell<Standstills>,
 }
 
 impl Tick {
-    pub fn new() -> Self {
-        Self { slots: RefCell::default(), connecting: RefCell::default(), wake: Notify::new() }
+    pub fn new(pulse: &Arc<Pulse>) -> Self {
+        let standstills = RefCell::new(Standstills::of(pulse, Instant::now()));
+        Self { slots: RefCell::default(), connecting: RefCell::default(), wake: Notify::new(), standstills }
     }
 
     /// Puts a call into the emptiest slot.
@@ -71,10 +76,19 @@ impl Tick {
             slot = (slot + left_out as usize) % SLOTS;
             // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
             // due just where its slot lies would at times be found too early for one and then owe two at once.
+            self.forgive_standstill(Instant::now());
             self.visit(slot, due);
             slot = (slot + 1) % SLOTS;
         }
         Ok(())
+    }
+
+    /// What came meanwhile is read after this slot, so no call may be judged by that time.
+    fn forgive_standstill(&self, now: Instant) {
+        let Some(gap) = self.standstills.borrow_mut().next(now) else { return };
+        warn!("a worker stood still for {gap:?}: was the process stopped, or is the machine overloaded?");
+        metrics::counter!("patchcord_standstills_total").increment(1);
+        self.slots.borrow().iter().flatten().for_each(|leg| leg.stood_still(gap, now));
     }
 
     fn visit(&self, slot: usize, now: Instant) {

@@ -29,6 +29,7 @@ mod recording;
 mod reload;
 mod slow_clients;
 mod stalled_log;
+mod standstill;
 mod stopping;
 mod transfer;
 mod webhook;

@@ -64,3 +64,19 @@ fn a_stopped_gather_tells_what_it_has() {
     gather.press('9', Instant::now());
     assert_eq!(gather.stop(), Gathered { digits: "9".to_owned(), end: GatherEnd::Stopped });
 }
+
+#[test]
+fn a_standstill_of_our_own_costs_no_caller_its_time() {
+    let start = Instant::now();
+    let gap = Duration::from_secs(60);
+    let mut gather = Gather::new(pin());
+    gather.stood_still(gap, start);
+    gather.prompt_ended(start);
+    gather.stood_still(gap, seconds(start, 61));
+    assert_eq!(gather.handle_timeout(seconds(start, 61)), None);
+    assert_eq!(gather.press('1', seconds(start, 61)), None);
+    // Time that began after it is not longer for it.
+    gather.stood_still(gap, seconds(start, 62));
+    assert_eq!(gather.handle_timeout(seconds(start, 63)), None);
+    assert_eq!(gather.handle_timeout(seconds(start, 64)).unwrap().end, GatherEnd::InterDigitTimeout);
+}

@@ -62,6 +62,12 @@ impl ConsentWatch {
         Some(now.saturating_duration_since(sent_at))
     }
 
+    /// Nothing was read for `gap`, by no fault of the remote's: its answers of that time are still to be read.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        let sent = self.checks.iter_mut().map(|(_, sent_at)| sent_at);
+        sent.chain([&mut self.renewed]).for_each(|at| *at = (*at + gap).min(now));
+    }
+
     pub fn handle_timeout(&mut self, now: Instant) -> Option<ConsentChange> {
         let silence = now.saturating_duration_since(self.renewed);
         let lost = silence >= self.options.warn_after;
@@ -100,6 +106,21 @@ mod tests {
         assert_eq!(watch.handle_timeout(at(12)), Some(ConsentChange::Lost));
         assert_eq!(watch.poll_timeout(), at(37));
         assert_eq!(watch.handle_timeout(at(37)), Some(ConsentChange::Expired));
+    }
+
+    #[test]
+    fn a_standstill_of_our_own_is_no_silence_and_no_round_trip() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut watch = ConsentWatch::new(Consent::default(), start);
+        watch.sent([1; 12], at(2));
+        watch.stood_still(Duration::from_secs(60), at(63));
+        assert_eq!(watch.handle_timeout(at(63)), None);
+        assert_eq!(watch.answered(&[1; 12], at(63)), Some(Duration::from_secs(1)));
+        // What came after it keeps its time.
+        watch.stood_still(Duration::from_secs(60), at(64));
+        assert_eq!(watch.poll_timeout(), at(69));
+        assert_eq!(watch.handle_timeout(at(69)), Some(ConsentChange::Lost));
     }
 
     #[test]

@@ -154,6 +154,13 @@ impl Ice {
         }
     }
 
+    /// Nothing was read for `gap`, by no fault of the remote's.
+    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+        if let Some(selected) = &mut self.selected {
+            selected.watch.stood_still(gap, now);
+        }
+    }
+
     /// Tells once when the remote falls silent, answers again, or is to be given up.
     pub fn consent(&mut self, now: Instant) -> Option<ConsentChange> {
         self.selected.as_mut()?.watch.handle_timeout(now)

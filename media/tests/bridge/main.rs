@@ -9,7 +9,7 @@ mod network;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party, PartySound};
+use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, MediaFailure, Party, PartySound};
 use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::Role;
 use patchcord_media::opus::{Encoder, Profile, SILENCE, SampleRate};
@@ -168,6 +168,27 @@ fn what_was_late_at_the_beginning_is_no_delay_later() {
         call.network.run_for(FRAME);
     }
     assert_eq!(longest, FRAME, "what was just said, and nothing before it");
+}
+
+/// A machine that was frozen for a minute.
+#[test]
+fn a_standstill_of_our_own_is_not_held_against_the_caller() {
+    let mut call = Call::connected(9);
+    call.start_sound();
+    call.talk(100);
+    let gap = Duration::from_secs(60);
+    call.network.now += gap;
+    let now = call.network.now;
+    call.network.left.peer.stood_still(gap, now);
+    call.bridge().stood_still(gap, now);
+    call.bridge().handle_timeout(now);
+    call.talk(100);
+    assert_eq!(call.network.right.events, [BridgeEvent::MediaConnected]);
+    // Real silence is noticed as ever.
+    call.network.loss = 1.0;
+    call.network.run_for(Duration::from_secs(40));
+    let silent = [BridgeEvent::MediaSilent(true), BridgeEvent::MediaFailed(MediaFailure::Silent)];
+    assert!(call.network.right.events.ends_with(&silent), "{:?}", call.network.right.events);
 }
 
 /// A phone that offers, and the bridge that answers.

@@ -170,6 +170,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             prompts: PromptLibrary::load(Path::new("nowhere"))?,
             agents: AgentBook::default(),
             http: http.clone(),
+            pulse: Arc::default(),
         },
         graph: GraphClient::new(http, GraphOptions::new(graph_url.parse()?, "v26.0")),
         workers: Vec::new(),

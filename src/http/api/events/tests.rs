@@ -192,6 +192,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         settings: settings.clone(),
         max_calls: 0,
         session: SessionOptions {
+            pulse: Arc::default(),
             accept_timeout: Duration::ZERO,
             media_timeout: Duration::ZERO,
             agent_timeout: Duration::ZERO,

@@ -1,0 +1,46 @@
+//! The whole service stands still for a while, as on a machine that is suspended or swaps: nobody else is blamed for it.
+
+use std::time::Duration;
+
+use patchcord_simulator::agent::Agent;
+use patchcord_simulator::call::{Call, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions};
+
+use crate::people::{AGENT_HZ, CALLER_HZ, SECOND, agent, agent_hears_next, caller, caller_hears_next, heard_voices};
+use crate::program::Program;
+use crate::service::{Folder, TestOptions};
+
+/// Longer than an agent may leave pings unanswered, and than `media_lost_end` below.
+const FROZEN: Duration = Duration::from_secs(12);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_outlive_a_freeze_of_the_service() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    let calls = "media_lost_warn = \"5s\"\nmedia_lost_end = \"8s\"\nagent_timeout = \"5s\"".to_owned();
+    let mut program = Program::start(&folder, &meta, &agent, TestOptions { calls, ..TestOptions::default() }).await?;
+    let mut calls: Vec<Call> = Vec::new();
+    for _ in 0..3 {
+        let call = meta.place_call(caller()).await?;
+        call.wait_until(Stage::Accepted).await?;
+        calls.push(call);
+    }
+    program.signal("STOP")?;
+    // The standstill itself.
+    tokio::time::sleep(FROZEN).await;
+    program.signal("CONT")?;
+    program.line_with("a worker stood still for 1").await?;
+    for (number, call) in (1..).zip(&calls) {
+        let session = agent.wait_for_session(number).await?;
+        assert_eq!(heard_voices(&agent_hears_next(&session, SECOND).await?), [CALLER_HZ], "{}", call.seen());
+        assert_eq!(heard_voices(&caller_hears_next(call, SECOND).await?), [AGENT_HZ], "{}", call.seen());
+        call.hang_up().await?;
+        program.line_with(": the caller hung up").await?;
+    }
+    let log = program.finish().await?;
+    for blamed in ["was lost", "nothing comes from the caller", "answered no ping"] {
+        assert!(!log.contains(blamed), "{blamed}: {log}");
+    }
+    Ok(())
+}
