@@ -32,7 +32,7 @@ use crate::settings::{CurrentSettings, Settings};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
-use crate::{public_address, telemetry};
+use crate::{descriptors, public_address, telemetry};
 
 /// Events that a slow listener may lag behind; over it the listener misses the oldest and is told how many.
 const EVENTS: usize = 4096;
@@ -76,6 +76,7 @@ impl App {
         // A second service in one process finds the provider installed, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
+        descriptors::prepare(&config);
         let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
         let (recordings, closed) = start_recordings(&config).await?;

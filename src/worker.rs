@@ -37,9 +37,10 @@ use tracing::{error, warn};
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
 use crate::call::command::{CallCommand, Owner, Refusal};
-use crate::call::end::{AgentFailure, EndReason, MediaFailure};
+use crate::call::end::{AgentFailure, EndReason, MediaFailure, Shortage};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
+use crate::descriptors;
 use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
@@ -345,7 +346,7 @@ impl Worker {
     fn seat(self: &Rc<Self>, about: About, offer: &Offer) -> Result<Arc<str>, EndReason> {
         let now = Instant::now();
         let remotes = &offer.remote_candidates();
-        let (port, sockets) = self.open_port(remotes, now).ok_or(EndReason::Overloaded)?;
+        let (port, sockets) = self.open_port(remotes, now).map_err(EndReason::Overloaded)?;
         let options = PeerOptions {
             identity: self.options.identity.clone(),
             addresses: self.local_addresses(&sockets),
@@ -381,27 +382,33 @@ impl Worker {
             .collect()
     }
 
-    /// A port where none of the remotes sits, with its sockets open. Ports that other programs hold are passed over.
-    fn open_port(self: &Rc<Self>, remotes: &[SocketAddr], now: Instant) -> Option<(usize, Rc<PortSockets>)> {
+    /// A port where none of the remotes sits, with its sockets open.
+    fn open_port(self: &Rc<Self>, remotes: &[SocketAddr], now: Instant) -> Result<(usize, Rc<PortSockets>), Shortage> {
         loop {
-            let placed = self.ports.borrow_mut().place(remotes, now)?;
+            let placed = self.ports.borrow_mut().place(remotes, now).ok_or(Shortage::Ports)?;
             if !placed.is_new {
-                return Some((placed.port, self.sockets.borrow()[placed.port].clone()));
+                return Ok((placed.port, self.sockets.borrow()[placed.port].clone()));
             }
             let listen = self.options.addresses.iter().map(|(listen, _)| SocketAddr::new(*listen, placed.number));
             match PortSockets::open(listen) {
                 Ok(sockets) => {
+                    descriptors::shortage_is_over();
                     let sockets = Rc::new(sockets);
                     self.sockets.borrow_mut().push(sockets.clone());
                     sockets::spawn_readers(self, placed.port, &sockets);
-                    return Some((placed.port, sockets));
+                    return Ok((placed.port, sockets));
                 }
-                Err(error) => {
+                Err(error) if sockets::is_held_by_others(&error) => {
                     warn!(
                         port = placed.number,
                         "UDP port {} cannot be opened and is passed over: {error}", placed.number
                     );
                     self.ports.borrow_mut().discard_newest();
+                }
+                Err(error) => {
+                    descriptors::tell_shortage(&error);
+                    self.ports.borrow_mut().put_back_newest();
+                    return Err(Shortage::Sockets);
                 }
             }
         }

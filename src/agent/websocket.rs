@@ -38,6 +38,7 @@ use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
 use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::end::AgentFailure;
+use crate::descriptors;
 use crate::pulse::Standstills;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
@@ -101,8 +102,16 @@ pub(crate) fn spawn(
         };
         let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial };
         match connected {
-            Ok(socket) => conversation.hold(socket, dismissed).await,
+            Ok(socket) => {
+                descriptors::shortage_is_over();
+                conversation.hold(socket, dismissed).await;
+            }
             Err(error) => {
+                if let tungstenite::Error::Io(error) = &error
+                    && descriptors::is_shortage(error)
+                {
+                    descriptors::tell_shortage(error);
+                }
                 debug!(call.id = %leg.call(), ?who, "not reached: {error}");
                 conversation.failed(AgentFailure::Refused);
             }

@@ -26,8 +26,8 @@ pub enum EndReason {
     RejectedByApi(String),
     /// The offer cannot be answered; the text says why, without the offer's contents.
     OfferRefused(String),
-    /// The service is at its limit of live calls, or out of ports.
-    Overloaded,
+    /// The service has no room for another call.
+    Overloaded(Shortage),
     /// The number that was called is at its limit of live calls.
     NumberOverloaded,
     /// Meta refused our answer, or could not be reached with it.
@@ -46,6 +46,17 @@ pub enum EndReason {
     ServiceLost,
     /// Our own failure, such as a worker that is gone.
     InternalError,
+}
+
+/// What there is too little of for another call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The limit of live calls is reached.
+    Calls,
+    /// All ports of a worker have a call from the same remote address.
+    Ports,
+    /// The system gives no more sockets: out of file descriptors or memory.
+    Sockets,
 }
 
 /// Whose fault an ending is.
@@ -124,7 +135,7 @@ impl EndReason {
             Self::HungUpByApi => "hung_up_by_api",
             Self::RejectedByApi(_) => "rejected_by_api",
             Self::OfferRefused(_) => "offer_refused",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded(_) => "overloaded",
             Self::NumberOverloaded => "number_overloaded",
             Self::PreAcceptFailed(_) => "pre_accept_failed",
             Self::AcceptFailed(_) => "accept_failed",
@@ -152,7 +163,9 @@ impl EndReason {
             | Self::RejectedByApi(_)
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
-            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded | Self::NumberOverloaded => Fault::Operator,
+            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded(_) | Self::NumberOverloaded => {
+                Fault::Operator
+            }
             Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
             // 138021 and 138023 are Meta's words for "no sound came from the business".
             Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
@@ -181,7 +194,7 @@ impl EndReason {
             | Self::AgentLost(_)
             | Self::PromptFinished
             | Self::OfferRefused(_)
-            | Self::Overloaded
+            | Self::Overloaded(_)
             | Self::NumberOverloaded
             | Self::PreAcceptFailed(_)
             | Self::AcceptFailed(_)
@@ -233,7 +246,7 @@ impl fmt::Display for EndReason {
             // The words are the application's: they may be personal, and this is logged.
             Self::RejectedByApi(_) => write!(f, "the application declined the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
-            Self::Overloaded => write!(f, "the service has no room for another call"),
+            Self::Overloaded(shortage) => write!(f, "the service has no room for another call: {shortage}"),
             Self::NumberOverloaded => write!(f, "the number that was called has no room for another call"),
             Self::PreAcceptFailed(trouble) => write!(f, "pre_accept failed: {trouble}"),
             Self::AcceptFailed(trouble) => write!(f, "accept failed: {trouble}"),
@@ -252,6 +265,16 @@ impl fmt::Display for EndReason {
             Self::ServiceLost => write!(f, "the service was lost in the middle of the call"),
             Self::InternalError => write!(f, "an internal error"),
         }
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls => "calls.max_calls is reached",
+            Self::Ports => "media.ports has no free port for another call from this address",
+            Self::Sockets => "the system gives no more sockets",
+        })
     }
 }
 

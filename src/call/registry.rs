@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::Input;
 use super::command::{CallCommand, Refusal};
 use super::destination::stops_of;
-use super::end::EndReason;
+use super::end::{EndReason, Shortage};
 use super::event::{CallEvent, CallId};
 use super::session::asked::{Asked, ToCall};
 use super::session::{Session, SessionOptions};
@@ -217,7 +217,7 @@ impl Calls {
         let refusal = if self.0.draining.load(Ordering::Relaxed) {
             Some(EndReason::ShuttingDown)
         } else if book.live.len() >= self.0.options.max_calls {
-            Some(EndReason::Overloaded)
+            Some(EndReason::Overloaded(Shortage::Calls))
         } else if number.max_calls.is_some_and(|most| book.count_of(&number.phone_number_id) >= most) {
             Some(EndReason::NumberOverloaded)
         } else {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
+use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure, Shortage};
 use super::{AcceptWith, Action, AnswerWhen, Call, CallOptions, Input, Left, Progress, Request, Target};
 
 /// A call and a clock that only the test moves.
@@ -446,7 +446,7 @@ fn any_input() -> impl Strategy<Value = Input> {
     let agent = prop_oneof![Just(AgentFailure::Refused), Just(AgentFailure::Disconnected)];
     prop_oneof![
         8 => Just(Input::Answered(Ok(answer()))),
-        1 => Just(Input::Answered(Err(EndReason::Overloaded))),
+        1 => Just(Input::Answered(Err(EndReason::Overloaded(Shortage::Ports)))),
         8 => Just(Input::PreAccepted(Ok(()))),
         1 => trouble.clone().prop_map(|trouble| Input::PreAccepted(Err(trouble))),
         8 => Just(Input::Accepted(Ok(()))),

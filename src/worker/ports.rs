@@ -6,7 +6,7 @@
 //!
 //! Only bookkeeping: the worker opens the sockets this page asks for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub const REST: Duration = Duration::from_secs(30);
 /// The ports of one worker; `T` is the call that sits on a seat.
 #[derive(Debug)]
 pub struct Ports<T> {
-    unopened: std::vec::IntoIter<u16>,
+    unopened: VecDeque<u16>,
     open: Vec<Port<T>>,
 }
 
@@ -47,9 +47,7 @@ pub struct Placed {
 impl<T: Clone> Ports<T> {
     /// The share of worker `index` of `workers`: every `workers`-th port of the range.
     pub fn new(range: RangeInclusive<u16>, index: usize, workers: usize) -> Self {
-        let unopened: Vec<u16> = range.skip(index).step_by(workers.max(1)).collect();
-        let unopened = unopened.into_iter();
-        Self { unopened, open: Vec::new() }
+        Self { unopened: range.skip(index).step_by(workers.max(1)).collect(), open: Vec::new() }
     }
 
     /// Finds the first port where nobody has any of these remote addresses. None when the range is used up.
@@ -58,14 +56,21 @@ impl<T: Clone> Ports<T> {
         if let Some(port) = self.open.iter().position(fits) {
             return Some(Placed { port, number: self.open[port].number, is_new: false });
         }
-        let number = self.unopened.next()?;
+        let number = self.unopened.pop_front()?;
         self.open.push(Port { number, seats: HashMap::new() });
         Some(Placed { port: self.open.len() - 1, number, is_new: true })
     }
 
-    /// Takes back the port placed last, which could not be opened; it is not offered again.
+    /// Takes back the port placed last, which somebody else has; it is not offered again.
     pub fn discard_newest(&mut self) {
         self.open.pop();
+    }
+
+    /// Takes back the port placed last, which cannot be opened at the moment; it is the next to be tried.
+    pub fn put_back_newest(&mut self) {
+        if let Some(port) = self.open.pop() {
+            self.unopened.push_front(port.number);
+        }
     }
 
     /// Seats a call. False when another one has the seat.
@@ -141,6 +146,23 @@ mod tests {
         assert_eq!(ports.at(0, &relay(1)), None);
         assert_eq!(ports.place(&[relay(1)], now + REST / 2), None);
         assert_eq!(ports.place(&[relay(1)], now + REST).unwrap().port, 0);
+    }
+
+    #[test]
+    fn a_port_is_lost_only_when_it_is_discarded() {
+        let (mut ports, now) = (Ports::<&str>::new(40_000..=40_002, 0, 1), Instant::now());
+        for _ in 0..10 {
+            assert_eq!(ports.place(&[relay(1)], now).unwrap().number, 40_000);
+            ports.put_back_newest();
+        }
+        assert_eq!(ports.place(&[relay(1)], now).unwrap().number, 40_000);
+        ports.discard_newest();
+        let placed = ports.place(&[relay(1)], now);
+        assert_eq!(placed, Some(Placed { port: 0, number: 40_001, is_new: true }));
+        assert!(ports.take(0, relay(1), "one", now));
+        assert_eq!(ports.place(&[relay(1)], now).unwrap().number, 40_002);
+        ports.discard_newest();
+        assert_eq!(ports.place(&[relay(1)], now), None);
     }
 
     proptest! {

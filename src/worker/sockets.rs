@@ -39,6 +39,12 @@ impl PortSockets {
     }
 }
 
+/// Whether the port itself is not to be had. Everything else passes: descriptors and memory come back, and so does an
+/// address whose interface is down.
+pub(super) fn is_held_by_others(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied)
+}
+
 fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::leg::{About, Leg, Line};
 use super::sockets::PortSockets;
 use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, start};
-use crate::call::end::EndReason;
+use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
@@ -99,7 +99,7 @@ async fn a_call_for_which_no_port_is_left_is_refused_as_overload() {
     let worker = worker(1);
     // The one port may be held by another program, which comes to the same for this test's second call.
     let _ = answer(&worker).await;
-    assert_eq!(answer(&worker).await.1, Err(EndReason::Overloaded));
+    assert_eq!(answer(&worker).await.1, Err(EndReason::Overloaded(Shortage::Ports)));
 }
 
 /// A call that nobody has connected to.

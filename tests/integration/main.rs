@@ -15,6 +15,8 @@ mod api;
 mod barge_in;
 mod calls;
 mod deciding;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod events;
 mod forwarding;
 mod graph;

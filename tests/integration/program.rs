@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::meta::Meta;
+#[cfg(target_os = "linux")]
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::sync::mpsc;
 
 use crate::log_watch;
@@ -29,7 +31,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
 
 impl Program {
     pub async fn start(folder: &Folder, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
-        Self::start_as(Command::new(PROGRAM), folder, meta, agent, options).await
+        // As few open files as a system gives at first; it may take more.
+        Self::start_after("ulimit -S -n 256", folder, meta, agent, options).await
     }
 
     /// It may have so many files open.
@@ -40,13 +43,11 @@ impl Program {
         options: TestOptions,
         descriptors: usize,
     ) -> anyhow::Result<Self> {
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")).arg(PROGRAM);
-        Self::start_as(shell, folder, meta, agent, options).await
+        Self::start_after(&format!("ulimit -n {descriptors}"), folder, meta, agent, options).await
     }
 
-    async fn start_as(
-        mut command: Command,
+    async fn start_after(
+        limits: &str,
         folder: &Folder,
         meta: &Meta,
         agent: &Agent,
@@ -56,8 +57,12 @@ impl Program {
         let config = config_text(meta, &agent.url(), &folder.0, &options)?;
         let path = folder.0.join("patchcord.toml");
         std::fs::write(&path, config)?;
-        let mut child =
-            command.args(["serve", "--config"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), PROGRAM, "serve", "--config"])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let stderr = BufReader::new(child.stderr.take().context("a standard error")?);
         let (line, lines) = mpsc::unbounded_channel();
         let is_stalled = Arc::new(AtomicBool::new(false));
@@ -97,6 +102,14 @@ impl Program {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status()?;
         anyhow::ensure!(sent.success(), "kill says {sent}");
         Ok(())
+    }
+
+    /// How many files it may open from now on; `None` for as many as the system allows. Gives the limit before.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, limit: Option<u64>) -> anyhow::Result<Rlimit> {
+        let pid = Pid::from_raw(self.child.id().try_into()?);
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        Ok(prlimit(pid, Resource::Nofile, Rlimit { current: limit.or(maximum), maximum })?)
     }
 
     /// Where it answers HTTP, without a slash at the end.

@@ -1,0 +1,43 @@
+//! The service runs out of file descriptors for a while.
+
+use patchcord_simulator::agent::Agent;
+use patchcord_simulator::call::{Announce, CallerOptions, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions};
+
+use crate::people::{agent, caller};
+use crate::program::Program;
+use crate::service::{Folder, TestOptions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passing_lack_of_descriptors_costs_no_later_call() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    let mut program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
+    let (http, url) = (reqwest::Client::builder().no_proxy().build()?, format!("{}/webhooks/whatsapp", program.url()));
+    let post = async |body: String| {
+        let request = http.post(&url).header("x-hub-signature-256", meta.signature(body.as_bytes()));
+        // Read to its end, so that the connection stays.
+        request.body(body).send().await?.error_for_status()?.text().await
+    };
+    post(r#"{"object":"whatsapp_business_account","entry":[]}"#.to_owned()).await?;
+    let lost = meta.place_call(CallerOptions { announce: Announce::ByHand, ..caller() }).await?;
+    let before = program.limit_files(Some(1))?;
+    assert_eq!(before.current, before.maximum, "the limit was raised at the start");
+    post(lost.connect_body()).await?;
+    let told = program.line_with("no socket can be opened").await?;
+    assert!(told.contains("raise the limit nofile"), "{told}");
+    program.line_with("the system gives no more sockets").await?;
+
+    program.limit_files(None)?;
+    for _ in 0..2 {
+        let call = meta.place_call(caller()).await?;
+        call.wait_until(Stage::Accepted).await?;
+        call.hang_up().await?;
+        program.line_with(": the caller hung up").await?;
+    }
+    let log = program.finish().await?;
+    assert_eq!(log.matches("no socket can be opened").count(), 1, "{log}");
+    assert!(!log.contains("is passed over"), "{log}");
+    Ok(())
+}
