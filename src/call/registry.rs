@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::Input;
@@ -20,7 +20,7 @@ use super::command::{CallCommand, Refusal};
 use super::destination::stops_of;
 use super::end::{EndReason, Shortage};
 use super::event::{CallEvent, CallId};
-use super::session::asked::{Asked, ToCall};
+use super::session::asked::{Asked, Inbox};
 use super::session::{Session, SessionOptions};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::agent::AgentBook;
@@ -34,14 +34,14 @@ use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::WorkerHandle;
-use book::{Book, Live, has_ended};
+use book::{Book, Live};
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
 const STALE_AFTER_S: i64 = 60;
 /// A clock further off than this deserves a warning: it eats half of what a `connect` may take.
 const SKEW_TO_TELL_S: i64 = 30;
-/// Inputs waiting for one call. A call takes its inputs at once; one more than fits is counted and dropped.
-const INPUTS: usize = 64;
+/// For a call to do what the application asks, which it does at once unless its worker is stuck.
+const PERFORMED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What every call of this process is given.
 pub struct CallsOptions {
@@ -224,13 +224,13 @@ impl Calls {
             None
         };
         let id = CallId::generate();
-        let (inputs, inbox) = mpsc::channel(INPUTS);
+        let (outside, inbox) = Inbox::new();
         let worker = self.emptiest_worker();
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
         let called = number.phone_number_id.clone();
         let began_at = facts.began_at;
-        let live = Live { id: id.clone(), inputs, number: called, facts, standing };
+        let live = Live { id: id.clone(), session: outside, number: called, facts, standing };
         book.live.insert(connect.call_id.clone(), live);
         book.by_id.insert(id.clone(), connect.call_id.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
@@ -303,10 +303,11 @@ impl Calls {
             failed: terminate.status == TerminateStatus::Failed,
             error: terminate.errors.first().and_then(|error| error.code),
         };
-        if live.inputs.try_send(ToCall::Input(input)).is_err() {
-            warn!(call.id = %live.id, "call {} took no more inputs; its deadlines end it", live.id);
+        match live.session.end(input) {
+            true => Outcome::Delivered,
+            // Another end came first; the call is on its way out.
+            false => Outcome::Duplicate,
         }
-        Outcome::Delivered
     }
 
     fn bury(&self, wacid: WaCallId) {
@@ -347,15 +348,19 @@ impl Calls {
         hosts: Hosts,
     ) -> Result<Value, Refusal> {
         command.check()?;
-        let inputs = self.book().live(call)?.inputs.clone();
+        let session = self.book().live(call)?.session.clone();
         let stops = match command.destination() {
             Some(to) => stops_of(to, &self.0.options.settings.get(), hosts).await?,
             None => Vec::new(),
         };
         let (reply, done) = oneshot::channel();
-        let asked = inputs.send(ToCall::Asked(Asked { command, stops, client_state, reply }));
-        asked.await.map_err(|_| has_ended())?;
-        done.await.unwrap_or_else(|_| Err(has_ended()))
+        let answered = async {
+            session.ask(Asked { command, stops, client_state, reply }).await?;
+            done.await.unwrap_or_else(|_| Err(has_ended()))
+        };
+        tokio::time::timeout(PERFORMED_WITHIN, answered).await.unwrap_or_else(|_| {
+            Err(Refusal::new("internal_error", "the call does not answer: it may still do what it was asked for"))
+        })
     }
 
     /// How a live call stands, without asking it. None for one that has ended, or never was.
@@ -406,9 +411,8 @@ impl Calls {
     /// Ends all calls; they are gone when [`Calls::all_ended`] returns.
     pub fn hang_up_all(&self, reason: &EndReason) {
         for live in self.book().live.values() {
-            if live.inputs.try_send(ToCall::Input(Input::HangUp(reason.clone()))).is_err() {
-                warn!(call.id = %live.id, "call {} took no more inputs", live.id);
-            }
+            // Another end may have come first, which is as good.
+            live.session.end(Input::HangUp(reason.clone()));
         }
     }
 
@@ -435,6 +439,10 @@ impl Calls {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+pub(super) fn has_ended() -> Refusal {
+    Refusal::new("call_ended", "the call has ended")
 }
 
 fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {

@@ -38,7 +38,7 @@ use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
 use crate::worker::{Answer, Command, Report, WorkerHandle};
-use asked::{Found, ToCall};
+use asked::{Found, Inbox};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
@@ -166,7 +166,7 @@ impl Session {
     }
 
     /// Runs the call to its end. With a refusal it ends before it begins: Meta is told at once.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ToCall>, refusal: Option<EndReason>) {
+    pub(super) async fn run(mut self, mut inbox: Inbox, refusal: Option<EndReason>) {
         let span = info_span!("call", call.id = %self.id);
         async move {
             let mut call = Call::new(self.call_options(), self.received_at);
@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// Performs what the call decided and waits for what comes next.
-    async fn step(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) -> ControlFlow<()> {
+    async fn step(&mut self, call: &mut Call, inbox: &mut Inbox) -> ControlFlow<()> {
         self.standing.send_modify(|standing| {
             standing.state = call.state_name();
             standing.agent = call.agent();
@@ -235,14 +235,12 @@ impl Session {
         let _ = self.worker.send(release).await;
     }
 
-    async fn wait(&mut self, call: &mut Call, inbox: &mut mpsc::Receiver<ToCall>) {
+    async fn wait(&mut self, call: &mut Call, inbox: &mut Inbox) {
         self.forgive_standstill(call, Instant::now());
         let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
         tokio::select! {
-            Some(message) = inbox.recv() => match message {
-                ToCall::Input(input) => call.handle(input, Instant::now()),
-                ToCall::Asked(asked) => self.ask(call, asked).await,
-            },
+            Some(ending) = inbox.endings.recv() => call.handle(ending, Instant::now()),
+            Some(asked) = inbox.asked.recv() => self.ask(call, asked).await,
             Some(report) = self.reports.1.recv() => match report {
                 Report::Asked { attempt, request_id, command } => {
                     self.agent_asks(call, attempt, request_id, command).await;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::call::command::Refusal;
 use crate::call::event::CallId;
-use crate::call::session::asked::ToCall;
+use crate::call::registry::has_ended;
+use crate::call::session::asked::Outside;
 use crate::call::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
@@ -38,7 +39,7 @@ struct Burial {
 
 pub(super) struct Live {
     pub id: CallId,
-    pub inputs: mpsc::Sender<ToCall>,
+    pub session: Outside,
     /// The number that was called.
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,
@@ -85,8 +86,4 @@ impl Book {
             }
         }
     }
-}
-
-pub(super) fn has_ended() -> Refusal {
-    Refusal::new("call_ended", "the call has ended")
 }

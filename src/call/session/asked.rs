@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Session;
 use crate::agent::native::ToAgent;
 use crate::call::command::{Accept, CallCommand, Owner, Refusal, Reject, Transfer};
 use crate::call::destination::stops_of;
 use crate::call::end::EndReason;
+use crate::call::registry::has_ended;
 use crate::call::route::Stop;
 use crate::call::{AcceptWith, Call, Input, Request};
 use crate::outbound::Hosts;
@@ -19,11 +20,42 @@ use crate::worker::Command;
 const MAX_STOPS: usize = 1000;
 
 /// What comes to a session from outside.
-pub enum ToCall {
-    /// News of the world.
-    Input(Input),
-    /// The application asks for something.
-    Asked(Asked),
+pub struct Inbox {
+    /// The end, from Meta or because the service stops. The first one counts, whatever waits among the commands.
+    pub endings: mpsc::Receiver<Input>,
+    /// The application's commands; one that finds no room waits.
+    pub asked: mpsc::Receiver<Asked>,
+}
+
+/// The other side of an [`Inbox`].
+#[derive(Clone)]
+pub struct Outside {
+    endings: mpsc::Sender<Input>,
+    asked: mpsc::Sender<Asked>,
+}
+
+/// Commands waiting for one call, which takes them at once.
+const COMMANDS: usize = 64;
+
+impl Inbox {
+    /// Empty, with its other side.
+    pub fn new() -> (Outside, Self) {
+        let (endings, ended) = mpsc::channel(1);
+        let (asked, commands) = mpsc::channel(COMMANDS);
+        (Outside { endings, asked }, Self { endings: ended, asked: commands })
+    }
+}
+
+impl Outside {
+    /// Ends the call. False when an earlier end is on its way, or the call is over.
+    pub fn end(&self, ending: Input) -> bool {
+        self.endings.try_send(ending).is_ok()
+    }
+
+    /// Asks for something, when there is room. An error means that the call is over.
+    pub async fn ask(&self, asked: Asked) -> Result<(), Refusal> {
+        self.asked.send(asked).await.map_err(|_| has_ended())
+    }
 }
 
 /// One command of the application, already checked.

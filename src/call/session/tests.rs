@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
+use super::asked::{Asked, Outside};
 use super::*;
 use crate::call::AnswerWhen;
+use crate::call::command::CallCommand;
 use crate::call::route::{BargeIn, Route};
 use crate::call::snapshot::Standing;
 use crate::store::tests::Folder;
@@ -23,7 +25,7 @@ const CONNECT: &[u8] = include_bytes!("../../../tests/fixtures/whatsapp/webhook-
 async fn a_call_whose_sound_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     played.reports.send(Report::Broken).await?;
-    played.released().await.send(json!({})).expect("the session waits for its figures");
+    played.released("internal_error").await.send(json!({})).expect("the session waits for its figures");
     played.ends_as_our_own_mistake().await
 }
 
@@ -33,7 +35,7 @@ async fn a_call_whose_session_breaks_ends_as_our_own_mistake() -> anyhow::Result
     let mut played = Played::begin().await?;
     let _breaking = tracing::subscriber::set_default(Breaking);
     played.reports.send(Report::MediaSilent(false)).await?;
-    played.released().await.send(json!({})).expect("the session waits for its figures");
+    played.released("internal_error").await.send(json!({})).expect("the session waits for its figures");
     played.ends_as_our_own_mistake().await
 }
 
@@ -41,12 +43,33 @@ async fn a_call_whose_session_breaks_ends_as_our_own_mistake() -> anyhow::Result
 async fn a_mistake_while_a_call_is_released_does_not_cost_it_its_end() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     played.reports.send(Report::Broken).await?;
-    let figures = played.released().await;
+    let figures = played.released("internal_error").await;
     let _breaking = tracing::subscriber::set_default(Breaking);
     // Read behind the figures.
     played.reports.send(Report::MediaSilent(false)).await?;
     figures.send(json!({})).expect("the session waits for its figures");
     played.ends_as_our_own_mistake().await
+}
+
+/// An application that floods a call with commands keeps nobody from ending it.
+#[tokio::test]
+async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
+    let mut played = Played::begin().await?;
+    let mut replies = Vec::new();
+    // The session cannot run before we wait.
+    loop {
+        let (reply, done) = oneshot::channel();
+        let asked =
+            Asked { command: CallCommand::Hold(Default::default()), stops: Vec::new(), client_state: None, reply };
+        let Some(Ok(())) = played.outside.ask(asked).now_or_never() else { break };
+        replies.push(done);
+    }
+    assert!(replies.len() > 10);
+    assert!(played.outside.end(Input::Terminated { failed: false, error: None }));
+    assert!(!played.outside.end(Input::HangUp(EndReason::ShuttingDown)), "one end is enough");
+    played.released("caller_gave_up").await.send(json!({})).expect("the session waits for its figures");
+    assert_eq!(played.ended().await?["reason"], "caller_gave_up");
+    Ok(())
 }
 
 /// A session with a caller, on this thread.
@@ -57,8 +80,7 @@ struct Played {
     session: JoinHandle<()>,
     /// A worker that never answers.
     _answer: Answer,
-    /// It ends when nobody can ask anything of it.
-    _inputs: mpsc::Sender<ToCall>,
+    outside: Outside,
     /// A Meta that never answers.
     _meta: TcpListener,
     _folder: Folder,
@@ -75,31 +97,36 @@ impl Played {
         let connect = connect();
         let number = Arc::new(number(&connect));
         let session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
-        let (inputs, inbox) = mpsc::channel(1);
+        let (outside, inbox) = Inbox::new();
         let session = tokio::spawn(session.run(inbox, None));
         let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
         let reports = answer.reports.clone();
-        Ok(Self { reports, commands, events, session, _answer: answer, _inputs: inputs, _meta: meta, _folder: folder })
+        Ok(Self { reports, commands, events, session, outside, _answer: answer, _meta: meta, _folder: folder })
     }
 
     /// Gives the worker's side of its release.
-    async fn released(&mut self) -> oneshot::Sender<Value> {
+    async fn released(&mut self, why: &str) -> oneshot::Sender<Value> {
         let release = self.commands.recv().await;
-        let Some(Command::Release { reason, reply, .. }) = release else { panic!("a broken call is over") };
-        assert_eq!(reason, "internal_error");
+        let Some(Command::Release { reason, reply, .. }) = release else { panic!("the call is over") };
+        assert_eq!(reason, why);
         reply
     }
 
     async fn ends_as_our_own_mistake(&mut self) -> anyhow::Result<()> {
-        let ended = loop {
-            let event = self.events.recv().await?;
-            if event.kind == "call.ended" {
-                break event;
-            }
-        };
-        assert_eq!((&ended.data["reason"], &ended.data["fault"]), (&"internal_error".into(), &"patchcord".into()));
+        let ended = self.ended().await?;
+        assert_eq!((&ended["reason"], &ended["fault"]), (&"internal_error".into(), &"patchcord".into()));
         self.session.abort();
         Ok(())
+    }
+
+    /// The data of its last event.
+    async fn ended(&mut self) -> anyhow::Result<Value> {
+        loop {
+            let event = self.events.recv().await?;
+            if event.kind == "call.ended" {
+                return Ok(event.data);
+            }
+        }
     }
 }
 
