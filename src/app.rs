@@ -20,6 +20,7 @@ use crate::call::session::SessionOptions;
 use crate::config::events::FORWARD_ENDPOINT;
 use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
+use crate::health::Health;
 use crate::http::api::ApiOptions;
 use crate::http::forward::Forwarding;
 use crate::http::server::Server;
@@ -94,6 +95,7 @@ impl App {
         let recovery = tokio::spawn(recovery.run());
         let pulse = Arc::new(Pulse::default());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
+        let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
@@ -112,6 +114,7 @@ impl App {
         let http_options = HttpOptions {
             settings: settings.clone(),
             calls: calls.clone(),
+            health,
             forwarding: Forwarding::start(&store),
             metrics,
             max_webhook_bytes: config.http.limits.max_webhook_bytes,

@@ -9,14 +9,14 @@ mod stray;
 mod webhook;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::ApiOptions;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use bodies::Bodies;
 use error::ApiError;
@@ -24,6 +24,7 @@ use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::call::registry::Calls;
+use crate::health::Health;
 use crate::settings::CurrentSettings;
 use crate::telemetry;
 
@@ -42,6 +43,8 @@ pub struct HttpOptions {
     pub calls: Calls,
     /// Where webhooks go that are not about calls of ours; None where nobody wants them.
     pub forwarding: Option<Forwarding>,
+    /// Whether the loops run that calls live on.
+    pub health: Health,
     /// Renders `/metrics`; None where another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
     /// Of all bodies of webhooks together.
@@ -56,7 +59,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     Router::new()
         .route(WEBHOOK_PATH, webhook.clone())
         .route(&format!("{WEBHOOK_PATH}/"), webhook)
-        .route("/livez", get(async || "alive\n"))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(options))
@@ -73,10 +76,21 @@ async fn within_time(request: Request, next: Next) -> Result<Response, ApiError>
     })
 }
 
-async fn ready(State(options): State<Arc<HttpOptions>>) -> impl IntoResponse {
-    match options.calls.is_draining() {
-        false => (StatusCode::OK, "ready\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n"),
+/// A restarter asks this: only what a restart mends may fail here.
+async fn live(State(options): State<Arc<HttpOptions>>) -> (StatusCode, String) {
+    match options.health.stuck(Instant::now()) {
+        None => (StatusCode::OK, "alive\n".to_owned()),
+        Some(stuck) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stuck}\n")),
+    }
+}
+
+async fn ready(State(options): State<Arc<HttpOptions>>) -> (StatusCode, &'static str) {
+    if options.calls.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n")
+    } else if !options.health.takes_calls(Instant::now()) {
+        (StatusCode::SERVICE_UNAVAILABLE, "stuck: no media worker runs\n")
+    } else {
+        (StatusCode::OK, "ready\n")
     }
 }
 

@@ -8,6 +8,7 @@ pub mod whatsapp;
 pub mod call;
 pub mod worker;
 pub mod pulse;
+pub mod health;
 pub mod descriptors;
 pub mod agent;
 pub mod store;

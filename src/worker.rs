@@ -4,6 +4,7 @@
 //! and no frame ever leaves the thread. The control plane sends [`Command`]s and gets [`Report`]s.
 
 pub mod leg;
+pub mod placement;
 pub mod ports;
 mod slots;
 mod sockets;
@@ -54,6 +55,10 @@ use tick::Tick;
 
 /// Commands waiting for a worker. A full queue makes the control plane wait; the worker empties it between packets.
 const COMMAND_QUEUE: usize = 1024;
+/// A worker takes a command between two packets and answers at once. One that has not done so is stuck.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// Four beats of its pulse.
+const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// What all workers share.
 #[derive(Clone)]
@@ -183,12 +188,24 @@ pub enum Report {
 pub struct WorkerHandle {
     commands: mpsc::Sender<Command>,
     calls: Arc<AtomicUsize>,
+    pulse: Arc<Pulse>,
 }
 
 impl WorkerHandle {
-    /// Sends a command. An error means that the worker's thread is gone.
+    /// Sends a command. An error means that the worker's thread is gone, or stuck.
     pub async fn send(&self, command: Command) -> Result<(), EndReason> {
-        self.commands.send(command).await.map_err(|_| EndReason::InternalError)
+        let sent = tokio::time::timeout(ANSWERS_WITHIN, self.commands.send(command)).await;
+        sent.ok().and_then(Result::ok).ok_or(EndReason::InternalError)
+    }
+
+    /// When it last ran.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Whether it has not run for so long that it may be stuck: no call is to be put there.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.pulse.silent_for(now) > LATE_AFTER
     }
 
     /// How many calls live there.
@@ -200,7 +217,7 @@ impl WorkerHandle {
     #[cfg(test)]
     pub(crate) fn played() -> (Self, mpsc::Receiver<Command>) {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, calls: Arc::default() }, inbox)
+        (Self { commands, calls: Arc::default(), pulse: Arc::default() }, inbox)
     }
 }
 
@@ -213,7 +230,7 @@ pub fn start(
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let calls = Arc::new(AtomicUsize::new(0));
     let pulse = Arc::new(Pulse::default());
-    let handle = WorkerHandle { commands, calls: calls.clone() };
+    let handle = WorkerHandle { commands, calls: calls.clone(), pulse: pulse.clone() };
     let (started, has_started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let worker = Rc::new(Worker {

@@ -33,7 +33,7 @@ use crate::whatsapp::graph::GraphClient;
 use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
-use crate::worker::WorkerHandle;
+use crate::worker::{WorkerHandle, placement};
 use book::{Book, Live};
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
@@ -225,7 +225,7 @@ impl Calls {
         };
         let id = CallId::generate();
         let (outside, inbox) = Inbox::new();
-        let worker = self.emptiest_worker();
+        let worker = placement::best(&self.0.options.workers, Instant::now());
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
         let called = number.phone_number_id.clone();
@@ -428,11 +428,6 @@ impl Calls {
             }
             ended.await;
         }
-    }
-
-    fn emptiest_worker(&self) -> WorkerHandle {
-        let workers = &self.0.options.workers;
-        workers.iter().min_by_key(|worker| worker.calls()).expect("a service has at least one worker").clone()
     }
 
     /// The book is held for a few look-ups only, and what is behind it stays valid at every step.

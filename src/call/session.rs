@@ -37,7 +37,7 @@ use crate::store::{CallRecord, Store};
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
-use crate::worker::{Answer, Command, Report, WorkerHandle};
+use crate::worker::{ANSWERS_WITHIN, Answer, Command, Report, WorkerHandle};
 use asked::{Found, Inbox};
 
 /// Reports of the worker waiting for the session.
@@ -344,8 +344,14 @@ impl Session {
         };
         // Sent from here, so that it cannot come after the release of an early end.
         self.command(Command::Answer(answer)).await;
-        self.requests
-            .spawn(async move { Some(Input::Answered(answered.await.unwrap_or(Err(EndReason::InternalError)))) });
+        let standstills = Standstills::of(&self.options.pulse, Instant::now());
+        self.requests.spawn(
+            async move {
+                let answered = answer_of(answered, standstills).await;
+                Some(Input::Answered(answered.unwrap_or(Err(EndReason::InternalError))))
+            }
+            .in_current_span(),
+        );
     }
 
     fn pre_accept(&mut self, answer: Arc<str>) {
@@ -471,7 +477,10 @@ impl Session {
         let (reply, figures) = oneshot::channel();
         let release = Command::Release { call: self.id.clone(), reason: reason.name(), reply };
         let sound = match self.worker.send(release).await {
-            Ok(()) => figures.await.unwrap_or(Value::Null),
+            Ok(()) => {
+                let standstills = Standstills::of(&self.options.pulse, Instant::now());
+                answer_of(figures, standstills).await.unwrap_or(Value::Null)
+            }
             Err(_) => Value::Null,
         };
         self.stages.ended = Some(self.received_at.elapsed());
@@ -501,6 +510,16 @@ impl Session {
             Err(_) => Some(Input::HangUp(EndReason::InternalError)),
         }
     }
+}
+
+/// What the call's worker answers. One that is stuck must not keep the call: its end is told without it.
+async fn answer_of<T>(reply: oneshot::Receiver<T>, mut standstills: Standstills) -> Option<T> {
+    let answer = standstills.timeout(ANSWERS_WITHIN, reply).await;
+    if answer.is_err() {
+        error!("a worker does not answer within {ANSWERS_WITHIN:?}: it is stuck, and its calls are silent");
+        metrics::counter!("patchcord_worker_answers_missed_total").increment(1);
+    }
+    answer.ok()?.ok()
 }
 
 #[derive(Clone, Copy)]

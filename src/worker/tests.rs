@@ -1,9 +1,12 @@
 //! A worker on its own: who is seated where, and what it answers when there is no room.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
@@ -12,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::leg::{About, Leg, Line};
 use super::sockets::PortSockets;
-use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, start};
+use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, placement, start};
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -100,6 +103,44 @@ async fn a_call_for_which_no_port_is_left_is_refused_as_overload() {
     // The one port may be held by another program, which comes to the same for this test's second call.
     let _ = answer(&worker).await;
     assert_eq!(answer(&worker).await.1, Err(EndReason::Overloaded(Shortage::Ports)));
+}
+
+/// Stands in for whatever may stop a thread: it waits for a word while it is woken there.
+struct Blocking(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Wake for Blocking {
+    fn wake(self: Arc<Self>) {
+        // Goes on when the test is over, too.
+        let _ = self.0.lock().unwrap().recv();
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stuck_has_no_pulse_until_it_goes_on() {
+    let (stuck, other) = (worker(1), worker(1));
+    let (go_on, word) = std::sync::mpsc::channel();
+    let (reply, mut released) = oneshot::channel();
+    let waker = Waker::from(Arc::new(Blocking(Mutex::new(word))));
+    assert!(Pin::new(&mut released).poll(&mut Context::from_waker(&waker)).is_pending());
+    stuck.send(Command::Release { call: CallId::generate(), reason: "test", reply }).await.unwrap();
+    until(|now| stuck.is_late(now)).await;
+    until(|now| !other.is_late(now)).await;
+    answer(&other).await.1.unwrap();
+    let workers = [stuck.clone(), other.clone()];
+    until(|now| placement::best(&workers, now).calls() == 1).await;
+    go_on.send(()).unwrap();
+    until(|now| !stuck.is_late(now)).await;
+    assert!(stuck.pulse().stood_still(Instant::now()) > Duration::from_secs(1));
+}
+
+/// Waits until this holds.
+async fn until(holds: impl Fn(Instant) -> bool) {
+    let look = async {
+        while !holds(Instant::now()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), look).await.unwrap();
 }
 
 /// A call that nobody has connected to.

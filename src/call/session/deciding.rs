@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
-use tracing::warn;
+use tracing::{Instrument, warn};
 
-use super::Session;
+use super::{Session, answer_of};
 use crate::call::command::{CallCommand, Owner, Refusal};
 use crate::call::decision::{NoDecision, Plan, Step};
 use crate::call::end::EndReason;
 use crate::call::{Call, Input};
+use crate::pulse::Standstills;
 use crate::store::EventRecord;
 use crate::worker::Command;
 
@@ -54,12 +55,16 @@ impl Session {
             let (reply, done) = oneshot::channel();
             let (id, command) = (self.id.clone(), step.command);
             self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
-            self.requests.spawn(async {
-                if let Ok(Err(refusal)) = done.await {
-                    tell(&refusal);
+            let standstills = Standstills::of(&self.options.pulse, Instant::now());
+            self.requests.spawn(
+                async {
+                    if let Some(Err(refusal)) = answer_of(done, standstills).await {
+                        tell(&refusal);
+                    }
+                    None
                 }
-                None
-            });
+                .in_current_span(),
+            );
         }
     }
 

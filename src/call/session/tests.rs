@@ -51,6 +51,13 @@ async fn a_mistake_while_a_call_is_released_does_not_cost_it_its_end() -> anyhow
     played.ends_as_our_own_mistake().await
 }
 
+#[tokio::test]
+async fn a_worker_that_does_not_answer_keeps_no_call() -> anyhow::Result<()> {
+    let mut played = Played::begin().await?;
+    // Neither for the offer nor for the release.
+    played.ends_as_our_own_mistake().await
+}
+
 /// An application that floods a call with commands keeps nobody from ending it.
 #[tokio::test]
 async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {

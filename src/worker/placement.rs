@@ -1,0 +1,40 @@
+//! Placement: which worker takes the next call.
+
+use std::time::Instant;
+
+use super::WorkerHandle;
+
+/// The emptiest of those that run. When none does, the call finds out whether that lasts: the whole process may have been
+/// frozen a moment ago.
+pub fn best(workers: &[WorkerHandle], now: Instant) -> WorkerHandle {
+    let best = workers.iter().min_by_key(|worker| (worker.is_late(now), worker.calls()));
+    best.expect("a service has at least one worker").clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Which of three with so many calls is chosen, when they last ran so many milliseconds ago.
+    fn chosen(calls: [usize; 3], silent_ms: [u64; 3]) -> usize {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(100);
+        let workers = [0, 1, 2].map(|_| WorkerHandle::played().0);
+        for (worker, (calls, silent_ms)) in workers.iter().zip(calls.into_iter().zip(silent_ms)) {
+            worker.calls.store(calls, Ordering::Relaxed);
+            worker.pulse().beat(now - Duration::from_millis(silent_ms));
+        }
+        let best = best(&workers, now);
+        workers.iter().position(|worker| worker.commands.same_channel(&best.commands)).unwrap()
+    }
+
+    #[test]
+    fn the_emptiest_worker_that_runs_is_chosen() {
+        assert_eq!(chosen([3, 1, 2], [0, 250, 0]), 1);
+        assert_eq!(chosen([3, 0, 2], [0, 1100, 900]), 2);
+        assert_eq!(chosen([3, 0, 2], [1100, 9000, 1100]), 1, "none runs: one is as good as another");
+    }
+}
