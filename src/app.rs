@@ -32,6 +32,7 @@ use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+use crate::worker::load::LoadLimits;
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{descriptors, public_address, telemetry};
 
@@ -249,6 +250,10 @@ async fn start_workers(
         ports: config.media.ports.first..=config.media.ports.last,
         allow_private: config.media.allow_private,
         silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
+        load: LoadLimits {
+            lateness: config.media.max_lateness,
+            share: f64::from(config.media.max_load_percent) / 100.0,
+        },
         tls: Arc::new(agent_tls()?),
         prompts: prompts.clone(),
         recordings: recordings.clone(),

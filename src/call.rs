@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 pub use action::{Action, Left, Progress};
 use command::Refusal;
-use end::{EndReason, GraphTrouble, MediaFailure};
+use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
 pub use line::Target;
 use line::{Hears, Line};
@@ -76,6 +76,7 @@ pub struct Call {
     /// Whether the line may begin.
     decided: bool,
     accept_by: Instant,
+    is_under_load: bool,
     actions: VecDeque<Action>,
 }
 
@@ -129,6 +130,7 @@ impl Call {
             decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
+            is_under_load: false,
             actions: VecDeque::from([Action::AnswerOffer]),
         }
     }
@@ -225,9 +227,10 @@ impl Call {
                 (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _) if now >= self.accept_by => {
                     Some(EndReason::AcceptTimedOut)
                 }
-                (_, Media::Connecting { give_up_at: Some(at) }) if now >= at => {
-                    Some(EndReason::MediaFailed(MediaFailure::NeverConnected))
-                }
+                (_, Media::Connecting { give_up_at: Some(at) }) if now >= at => Some(match self.is_under_load {
+                    true => EndReason::Overloaded(Shortage::Load),
+                    false => EndReason::MediaFailed(MediaFailure::NeverConnected),
+                }),
                 _ => None,
             },
             State::Ended(_) => return,
@@ -252,6 +255,11 @@ impl Call {
             }
         }
         self.line.stood_still(gap, now);
+    }
+
+    /// Whether its worker is overloaded: then it is no fault of the network's when media does not come up.
+    pub fn set_under_load(&mut self, is_under_load: bool) {
+        self.is_under_load = is_under_load;
     }
 
     /// When [`Call::handle_timeout`] wants to be called, if nothing else happens before.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::error::Elapsed;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 /// Four beats must be missed in a row before a loop counts as standing still.
 const BEAT_EVERY: Duration = Duration::from_millis(250);
@@ -42,8 +42,7 @@ impl Pulse {
 
     /// Beats for ever. To be polled by the loop that is watched.
     pub async fn keep(&self) -> Infallible {
-        let mut beats = interval(BEAT_EVERY);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = beats();
         loop {
             beats.tick().await;
             self.beat(Instant::now());
@@ -66,6 +65,13 @@ impl Pulse {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When to beat.
+pub fn beats() -> Interval {
+    let mut beats = interval(BEAT_EVERY);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
 }
 
 impl State {

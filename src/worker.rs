@@ -4,6 +4,7 @@
 //! and no frame ever leaves the thread. The control plane sends [`Command`]s and gets [`Report`]s.
 
 pub mod leg;
+pub mod load;
 pub mod placement;
 pub mod ports;
 mod slots;
@@ -14,12 +15,13 @@ mod tick;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::{Party, PlaybackId};
@@ -33,7 +35,7 @@ use serde_json::Value;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial};
@@ -43,11 +45,12 @@ use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
 use crate::descriptors;
 use crate::prompts::PromptLibrary;
-use crate::pulse::Pulse;
+use crate::pulse::{self, Pulse};
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::settings::CurrentSettings;
 use leg::seat::Who;
 use leg::{About, Leg, Line};
+use load::{Load, LoadLimits, Measured};
 use ports::Ports;
 use slots::Slots;
 use sockets::PortSockets;
@@ -73,6 +76,8 @@ pub struct WorkerOptions {
     pub allow_private: bool,
     /// When nothing is received from the caller: a warning, then the end.
     pub silence: Silence,
+    /// From when on a worker takes no new calls.
+    pub load: LoadLimits,
     /// For `wss://` agents.
     pub tls: Arc<rustls::ClientConfig>,
     /// For commands that name one.
@@ -188,6 +193,7 @@ pub enum Report {
 pub struct WorkerHandle {
     commands: mpsc::Sender<Command>,
     calls: Arc<AtomicUsize>,
+    is_overloaded: Arc<AtomicBool>,
     pulse: Arc<Pulse>,
 }
 
@@ -208,6 +214,11 @@ impl WorkerHandle {
         self.pulse.silent_for(now) > LATE_AFTER
     }
 
+    /// Whether it can carry no more calls.
+    pub fn is_overloaded(&self) -> bool {
+        self.is_overloaded.load(Ordering::Relaxed)
+    }
+
     /// How many calls live there.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
@@ -217,7 +228,8 @@ impl WorkerHandle {
     #[cfg(test)]
     pub(crate) fn played() -> (Self, mpsc::Receiver<Command>) {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, calls: Arc::default(), pulse: Arc::default() }, inbox)
+        let (calls, is_overloaded, pulse) = Default::default();
+        (Self { commands, calls, is_overloaded, pulse }, inbox)
     }
 }
 
@@ -230,7 +242,9 @@ pub fn start(
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let calls = Arc::new(AtomicUsize::new(0));
     let pulse = Arc::new(Pulse::default());
-    let handle = WorkerHandle { commands, calls: calls.clone(), pulse: pulse.clone() };
+    let is_overloaded = Arc::new(AtomicBool::new(false));
+    let handle =
+        WorkerHandle { commands, calls: calls.clone(), is_overloaded: is_overloaded.clone(), pulse: pulse.clone() };
     let (started, has_started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let worker = Rc::new(Worker {
@@ -241,7 +255,9 @@ pub fn start(
             agents: RefCell::new(JoinSet::new()),
             tick: Tick::new(&pulse),
             options,
+            index,
             calls,
+            is_overloaded,
             pulse,
         });
         // A runtime of local tasks alone; a set of them on an ordinary one is asked for twice whenever a packet comes.
@@ -276,7 +292,10 @@ pub(crate) struct Worker {
     /// Tasks of agents that are here or on their way out.
     agents: RefCell<JoinSet<()>>,
     tick: Tick,
+    /// Its number among the workers.
+    index: usize,
     calls: Arc<AtomicUsize>,
+    is_overloaded: Arc<AtomicBool>,
     pulse: Arc<Pulse>,
 }
 
@@ -288,7 +307,7 @@ impl Worker {
                 // Without its tick a worker has no pulse.
                 let Err(error) = tokio::select! {
                     failed = worker.tick.run(slots) => failed,
-                    never = worker.pulse.keep() => Ok(never),
+                    never = worker.beat() => Ok(never),
                 };
                 error!(%error, "a worker's timer fails: its calls are silent");
             }
@@ -300,6 +319,38 @@ impl Worker {
         // All calls are over: each agent's farewell has its own deadline.
         let mut agents = self.agents.take();
         while agents.join_next().await.is_some() {}
+    }
+
+    /// Shows that it runs, and what it has to do.
+    async fn beat(&self) -> Infallible {
+        let mut beats = pulse::beats();
+        let mut load = Load::new(self.options.load, Instant::now(), load::processor_time());
+        loop {
+            beats.tick().await;
+            let now = Instant::now();
+            self.pulse.beat(now);
+            self.tick.forgive_standstill(now);
+            self.show(load.measure(self.tick.take_lateness(), load::processor_time(), now));
+        }
+    }
+
+    fn show(&self, measured: Measured) {
+        let (index, Measured { lateness, share, is_overloaded }) = (self.index, measured);
+        metrics::gauge!("patchcord_worker_lateness_seconds", "worker" => index.to_string()).set(lateness.as_secs_f64());
+        if let Some(share) = share {
+            metrics::gauge!("patchcord_worker_processor_share", "worker" => index.to_string()).set(share);
+        }
+        if self.is_overloaded.swap(is_overloaded, Ordering::Relaxed) == is_overloaded {
+            return;
+        }
+        let share = share.unwrap_or_default() * 100.0;
+        match is_overloaded {
+            true => warn!(
+                "worker {index} is overloaded and takes no new calls: its tick is {lateness:?} late, and it takes \
+                 {share:.0} % of a core"
+            ),
+            false => info!("worker {index} takes calls again"),
+        }
     }
 
     fn perform(self: &Rc<Self>, command: Command) {

@@ -133,6 +133,9 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         listen = ["127.0.0.1"]
         ports = "{first}-{last}"
         workers = 1
+        # What is measured is what a core carries at its limit.
+        max_load_percent = 100
+        max_lateness = "1s"
         allow_private = true
         [whatsapp]
         graph_url = "{graph_url}"

@@ -57,6 +57,8 @@ pub enum Shortage {
     Ports,
     /// The system gives no more sockets: out of file descriptors or memory.
     Sockets,
+    /// The media workers have all that they can do.
+    Load,
 }
 
 /// Whose fault an ending is.
@@ -274,6 +276,7 @@ impl fmt::Display for Shortage {
             Self::Calls => "calls.max_calls is reached",
             Self::Ports => "media.ports has no free port for another call from this address",
             Self::Sockets => "the system gives no more sockets",
+            Self::Load => "the media workers are overloaded",
         })
     }
 }

@@ -214,18 +214,20 @@ impl Calls {
             warn!("a call came for a number that is not configured; add it under [[whatsapp.numbers]]");
             return Outcome::NotOurs;
         };
+        let worker = placement::best(&self.0.options.workers, Instant::now());
         let refusal = if self.0.draining.load(Ordering::Relaxed) {
             Some(EndReason::ShuttingDown)
         } else if book.live.len() >= self.0.options.max_calls {
             Some(EndReason::Overloaded(Shortage::Calls))
         } else if number.max_calls.is_some_and(|most| book.count_of(&number.phone_number_id) >= most) {
             Some(EndReason::NumberOverloaded)
+        } else if worker.is_overloaded() {
+            Some(EndReason::Overloaded(Shortage::Load))
         } else {
             None
         };
         let id = CallId::generate();
         let (outside, inbox) = Inbox::new();
-        let worker = placement::best(&self.0.options.workers, Instant::now());
         let (stands, standing) = watch::channel(Standing::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
         let called = number.phone_number_id.clone();

@@ -262,6 +262,7 @@ impl Session {
             () = tokio::time::sleep_until(deadline.into()) => {
                 let now = Instant::now();
                 if !self.forgive_standstill(call, now) {
+                    call.set_under_load(self.worker.is_overloaded());
                     call.handle_timeout(now);
                 }
             }

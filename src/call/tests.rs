@@ -113,6 +113,21 @@ fn at_once_means_that_the_caller_waits_with_us() {
 }
 
 #[test]
+fn media_that_does_not_come_up_under_load_is_our_own_fault() {
+    for (under_load, reason) in
+        [(true, EndReason::Overloaded(Shortage::Load)), (false, EndReason::MediaFailed(MediaFailure::NeverConnected))]
+    {
+        let mut script = Script::new(&[Target::Agent]);
+        script.answered();
+        script.put(Input::PreAccepted(Ok(())));
+        script.put(Input::AgentJoined { attempt: 0 });
+        script.call.set_under_load(under_load);
+        script.pass(10 * SECOND);
+        assert_eq!(script.call.ended(), Some(&reason));
+    }
+}
+
+#[test]
 fn a_standstill_of_our_own_ends_nobodys_time() {
     let gap = 60 * SECOND;
     let mut script = Script::new(&[Target::Agent]);

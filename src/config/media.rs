@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::read::Section;
 use crate::address::is_public;
@@ -18,6 +19,10 @@ pub struct Media {
     pub ports: PortRange,
     /// Threads; 0 is one for each core.
     pub workers: usize,
+    /// Of one core, in percent: a worker that takes more takes no new calls.
+    pub max_load_percent: u32,
+    /// A worker whose tick is later takes no new calls.
+    pub max_lateness: Duration,
     /// Whether loopback and private addresses are offered and checked: for tests and closed networks.
     pub allow_private: bool,
 }
@@ -77,6 +82,9 @@ impl Media {
             text.parse().map_err(|()| "give a first and a last port, such as \"40000-40255\"".to_owned())
         });
         let workers = section.whole("workers", 0, 1024).unwrap_or(0) as usize;
+        let max_load_percent = section.whole("max_load_percent", 1, 100).unwrap_or(90);
+        let max_lateness = section.duration("max_lateness", Duration::from_secs(1));
+        let max_lateness = max_lateness.unwrap_or(Duration::from_millis(10));
         let allow_private = section.flag("allow_private").unwrap_or(false);
         let advertise = match (configured, stun) {
             (Some(addresses), _) if !addresses.is_empty() => Advertise::Configured(addresses),
@@ -84,7 +92,7 @@ impl Media {
             (_, None) => Advertise::Bound,
         };
         let ports = ports.unwrap_or(PortRange { first: 40000, last: 40255 });
-        let media = Self { listen, advertise, ports, workers, allow_private };
+        let media = Self { listen, advertise, ports, workers, max_load_percent, max_lateness, allow_private };
         media.check(&section);
         section.end();
         media

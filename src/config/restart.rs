@@ -14,6 +14,8 @@ pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
         ("media.advertise", a.media.advertise != b.media.advertise),
         ("media.ports", a.media.ports != b.media.ports),
         ("media.workers", a.media.workers != b.media.workers),
+        ("media.max_load_percent", a.media.max_load_percent != b.media.max_load_percent),
+        ("media.max_lateness", a.media.max_lateness != b.media.max_lateness),
         ("media.allow_private", a.media.allow_private != b.media.allow_private),
         ("whatsapp.graph_url", a.whatsapp.graph_url != b.whatsapp.graph_url),
         ("whatsapp.graph_version", a.whatsapp.graph_version != b.whatsapp.graph_version),

@@ -43,6 +43,8 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.events.give_up_after, long.events.give_up_after);
     assert_eq!(short.media.ports, long.media.ports);
     assert_eq!(short.media.workers, long.media.workers);
+    assert_eq!(short.media.max_load_percent, long.media.max_load_percent);
+    assert_eq!(short.media.max_lateness, long.media.max_lateness);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
     assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
     let (short, long) = (&short.routes["reception"], &long.routes["reception"]);

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::WorkerHandle;
 
-/// The emptiest of those that run. When none does, the call finds out whether that lasts: the whole process may have been
-/// frozen a moment ago.
+/// The emptiest of those that run and are not overloaded. When none runs, the call finds out whether that lasts: the whole
+/// process may have been frozen a moment ago. When all are overloaded, the call is to be rejected.
 pub fn best(workers: &[WorkerHandle], now: Instant) -> WorkerHandle {
-    let best = workers.iter().min_by_key(|worker| (worker.is_late(now), worker.calls()));
-    best.expect("a service has at least one worker").clone()
+    let rank = |worker: &&WorkerHandle| (worker.is_late(now), worker.is_overloaded(), worker.calls());
+    workers.iter().min_by_key(rank).expect("a service has at least one worker").clone()
 }
 
 #[cfg(test)]
@@ -20,12 +20,19 @@ mod tests {
 
     /// Which of three with so many calls is chosen, when they last ran so many milliseconds ago.
     fn chosen(calls: [usize; 3], silent_ms: [u64; 3]) -> usize {
+        chosen_beside(calls, silent_ms, [false; 3])
+    }
+
+    fn chosen_beside(calls: [usize; 3], silent_ms: [u64; 3], overloaded: [bool; 3]) -> usize {
         let start = Instant::now();
         let now = start + Duration::from_secs(100);
         let workers = [0, 1, 2].map(|_| WorkerHandle::played().0);
         for (worker, (calls, silent_ms)) in workers.iter().zip(calls.into_iter().zip(silent_ms)) {
             worker.calls.store(calls, Ordering::Relaxed);
             worker.pulse().beat(now - Duration::from_millis(silent_ms));
+        }
+        for (worker, is_overloaded) in workers.iter().zip(overloaded) {
+            worker.is_overloaded.store(is_overloaded, Ordering::Relaxed);
         }
         let best = best(&workers, now);
         workers.iter().position(|worker| worker.commands.same_channel(&best.commands)).unwrap()
@@ -36,5 +43,12 @@ mod tests {
         assert_eq!(chosen([3, 1, 2], [0, 250, 0]), 1);
         assert_eq!(chosen([3, 0, 2], [0, 1100, 900]), 2);
         assert_eq!(chosen([3, 0, 2], [1100, 9000, 1100]), 1, "none runs: one is as good as another");
+    }
+
+    #[test]
+    fn a_worker_with_too_much_to_do_is_passed_over_unless_the_others_are_stuck() {
+        assert_eq!(chosen_beside([3, 1, 2], [0; 3], [false, true, false]), 2);
+        assert_eq!(chosen_beside([3, 1, 2], [1100, 0, 1100], [false, true, false]), 1);
+        assert_eq!(chosen_beside([3, 1, 2], [0; 3], [true; 3]), 1);
     }
 }

@@ -14,6 +14,7 @@ use patchcord_media::sdp::Offer;
 use tokio::sync::{mpsc, oneshot};
 
 use super::leg::{About, Leg, Line};
+use super::load::LoadLimits;
 use super::sockets::PortSockets;
 use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, placement, start};
 use crate::call::end::{EndReason, Shortage};
@@ -44,6 +45,7 @@ fn worker(ports: u16) -> WorkerHandle {
         ports: first..=first + ports - 1,
         allow_private: false,
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
+        load: LoadLimits { lateness: Duration::from_secs(1), share: 1.0 },
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,

@@ -3,7 +3,7 @@
 //! Calls are spread over slots, so that packets leave evenly and no call waits for all others. A call that still
 //! connects is visited in every slot: its ICE checks and DTLS flights are due when they are due, and the caller waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
@@ -27,12 +27,15 @@ pub(crate) struct Tick {
     connecting: RefCell<Vec<Rc<Leg>>>,
     wake: Notify,
     standstills: RefCell<Standstills>,
+    /// Of the most punctual slot since this was last asked.
+    lateness: Cell<Option<Duration>>,
 }
 
 impl Tick {
     pub fn new(pulse: &Arc<Pulse>) -> Self {
         let standstills = RefCell::new(Standstills::of(pulse, Instant::now()));
-        Self { slots: RefCell::default(), connecting: RefCell::default(), wake: Notify::new(), standstills }
+        let (slots, connecting, lateness) = Default::default();
+        Self { slots, connecting, wake: Notify::new(), standstills, lateness }
     }
 
     /// Puts a call into the emptiest slot.
@@ -76,15 +79,26 @@ impl Tick {
             slot = (slot + left_out as usize) % SLOTS;
             // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
             // due just where its slot lies would at times be found too early for one and then owe two at once.
-            self.forgive_standstill(Instant::now());
+            let now = Instant::now();
+            self.was_late(now.saturating_duration_since(due) + SLOT * u32::try_from(left_out).unwrap_or(u32::MAX));
+            self.forgive_standstill(now);
             self.visit(slot, due);
             slot = (slot + 1) % SLOTS;
         }
         Ok(())
     }
 
+    fn was_late(&self, by: Duration) {
+        self.lateness.set(Some(self.lateness.get().map_or(by, |least| least.min(by))));
+    }
+
+    /// How late the most punctual slot was since this was last asked; None if no call lived.
+    pub fn take_lateness(&self) -> Option<Duration> {
+        self.lateness.take()
+    }
+
     /// What came meanwhile is read after this slot, so no call may be judged by that time.
-    fn forgive_standstill(&self, now: Instant) {
+    pub fn forgive_standstill(&self, now: Instant) {
         let Some(gap) = self.standstills.borrow_mut().next(now) else { return };
         warn!("a worker stood still for {gap:?}: was the process stopped, or is the machine overloaded?");
         metrics::counter!("patchcord_standstills_total").increment(1);

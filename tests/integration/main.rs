@@ -25,6 +25,7 @@ mod keypad;
 mod media;
 mod numbers;
 mod offers;
+mod overload;
 mod privacy;
 mod prompts;
 mod recording;

@@ -51,6 +51,8 @@ pub struct TestOptions {
     pub more_routes: String,
     /// Keys of `[calls]`.
     pub calls: String,
+    /// More keys of `[media]`, instead of load limits that no test on a busy machine reaches.
+    pub media: Option<String>,
     /// Listen on IPv6 as well.
     pub ipv6: bool,
     /// `[[events.webhooks]]` sections.
@@ -332,6 +334,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         ports = "{first}-{last}"
         workers = 1
         allow_private = true
+        {media}
         [whatsapp]
         graph_url = "{graph}"
         verify_token = "verify-me"
@@ -363,6 +366,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         "#,
         listen = if options.ipv6 { r#""127.0.0.1", "::1""# } else { r#""127.0.0.1""# },
         last = first + PORTS,
+        media = options.media.as_deref().unwrap_or("max_load_percent = 100\nmax_lateness = \"1s\""),
         graph = options.graph_url.clone().unwrap_or_else(|| meta.graph_url()),
         number = options.phone_number_id.as_ref().unwrap_or(&account.phone_number_id),
         token = options.access_token.as_ref().unwrap_or(&account.access_token),

@@ -1,0 +1,36 @@
+//! A service that has all it can do rejects new calls and keeps those it has.
+
+use patchcord_simulator::agent::Agent;
+use patchcord_simulator::call::{EndedBy, Stage};
+use patchcord_simulator::meta::{Meta, MetaOptions};
+
+use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
+use crate::program::Program;
+use crate::service::{Folder, TestOptions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    // No tick is that punctual.
+    let media = Some("max_lateness = \"1ns\"".to_owned());
+    let mut program = Program::start(&folder, &meta, &agent, TestOptions { media, ..TestOptions::default() }).await?;
+    let live = meta.place_call(caller()).await?;
+    live.wait_until(Stage::Accepted).await?;
+    program.line_with("worker 0 is overloaded and takes no new calls").await?;
+
+    let rejected = meta.place_call(caller()).await?;
+    rejected.wait_until(Stage::Ended).await?;
+    assert_eq!(rejected.ended_by(), Some(EndedBy::Rejected), "{}", rejected.seen());
+    program.line_with("no room for another call: the media workers are overloaded").await?;
+    assert_eq!(heard_voices(&caller_hears_next(&live, SECOND).await?), [AGENT_HZ], "{}", live.seen());
+    live.hang_up().await?;
+    assert_eq!(objections(&live), [], "{}", live.seen());
+
+    // With nothing to do there is no load.
+    program.line_with("worker 0 takes calls again").await?;
+    let next = meta.place_call(caller()).await?;
+    next.wait_until(Stage::Accepted).await?;
+    Ok(())
+}
