@@ -15,6 +15,7 @@ mod floor;
 mod hold;
 mod machine;
 mod meta;
+mod overload;
 mod phone;
 mod recording;
 mod relaying;
@@ -118,6 +119,9 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("15") {
         show("15 Events that nobody takes", control::dead_receiver().await);
+    }
+    if wanted("16") {
+        show("16 Three times as many calls as a core carries", overload::three_times().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -37,6 +37,7 @@ pub struct Meta {
 struct State {
     calls: RefCell<HashMap<String, Rc<Call>>>,
     accepted: Cell<usize>,
+    rejected: Cell<usize>,
     changed: Notify,
     is_hushed: Cell<bool>,
 }
@@ -106,6 +107,19 @@ impl Meta {
         let _ = tokio::time::timeout(within, waiting).await;
         self.state.accepted.get()
     }
+
+    /// Waits until so many calls were accepted or rejected; tells how many of each were when time was up.
+    pub async fn settled(&self, calls: usize, within: Duration) -> (usize, usize) {
+        let count = || (self.state.accepted.get(), self.state.rejected.get());
+        let waiting = async {
+            while count().0 + count().1 < calls {
+                self.state.changed.notified().await;
+            }
+        };
+        // Out of time: what there is is told.
+        let _ = tokio::time::timeout(within, waiting).await;
+        count()
+    }
 }
 
 impl Drop for Meta {
@@ -156,6 +170,11 @@ impl State {
                 Ok(None)
             }
             Some("accept") => Ok(Some(call)),
+            Some("reject") => {
+                self.rejected.set(self.rejected.get() + 1);
+                self.changed.notify_waiters();
+                Ok(None)
+            }
             _ => Ok(None),
         }
     }

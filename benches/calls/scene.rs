@@ -106,6 +106,15 @@ impl Scene {
 
     /// The same with more sections of its configuration.
     pub async fn start_with(route: Route, sections: &str) -> anyhow::Result<Self> {
+        Self::begin(route, sections, false).await
+    }
+
+    /// A service that takes no more calls than it can carry.
+    pub async fn start_refusing(route: Route) -> anyhow::Result<Self> {
+        Self::begin(route, "", true).await
+    }
+
+    async fn begin(route: Route, sections: &str, refuses: bool) -> anyhow::Result<Self> {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
             // Nobody reaches it.
@@ -126,6 +135,7 @@ loop = true"
                     .to_owned(),
             },
             sections: sections.to_owned(),
+            refuses,
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
@@ -158,6 +168,11 @@ loop = true"
     /// From now on callers who are accepted listen and send nothing.
     pub fn hush(&self) {
         self.meta.hush();
+    }
+
+    /// How many calls are accepted and rejected, once all of them are or time is up.
+    pub async fn settled(&self) -> (usize, usize) {
+        self.meta.settled(self.calls.len(), ACCEPTED_WITHIN).await
     }
 
     /// How many calls are accepted, once all of them are or time is up.

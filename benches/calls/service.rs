@@ -34,6 +34,8 @@ pub struct ServiceOptions {
     pub route: String,
     /// More sections.
     pub sections: String,
+    /// Whether a worker may refuse calls because of its load, as it does by itself.
+    pub refuses: bool,
 }
 
 /// A route to an agent on a WebSocket; the encoding is `pcm_s16le` or `opus`.
@@ -124,7 +126,8 @@ impl Drop for Service {
 
 fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<String> {
     let first = free_port()?;
-    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, route, sections } = options;
+    let ServiceOptions { graph_url, app_secret, phone_number_id, access_token, route, sections, refuses } = options;
+    let limits = if *refuses { "" } else { "max_load_percent = 100\nmax_lateness = \"1s\"" };
     Ok(format!(
         r#"
         [http]
@@ -133,9 +136,7 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         listen = ["127.0.0.1"]
         ports = "{first}-{last}"
         workers = 1
-        # What is measured is what a core carries at its limit.
-        max_load_percent = 100
-        max_lateness = "1s"
+        {limits}
         allow_private = true
         [whatsapp]
         graph_url = "{graph_url}"

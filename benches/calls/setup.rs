@@ -156,6 +156,7 @@ impl Simulated {
             access_token: account.access_token.clone(),
             route: service::to_agent(&agent.url(), "pcm_s16le"),
             sections: String::new(),
+            refuses: false,
         })
         .await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", service.http));

@@ -23,6 +23,7 @@ pub async fn program() -> anyhow::Result<Table> {
         access_token: meta::ACCESS_TOKEN.to_owned(),
         route: service::to_agent(&agents.url, "opus"),
         sections: String::new(),
+        refuses: false,
     };
     let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
