@@ -198,7 +198,7 @@ impl App {
         let drain_timeout = self.config.calls.drain_timeout;
         let live = self.calls.count();
         if live > 0 {
-            info!("stopping: {live} calls go on for up to {drain_timeout:?}");
+            info!("stopping: {live} calls go on for up to {}", telemetry::shown(drain_timeout));
         }
         tokio::select! {
             () = self.calls.all_ended() => {}

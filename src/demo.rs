@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::app::App;
 use crate::call::event::CallEvent;
 use crate::config::{Config, Environment};
+use crate::telemetry::shown;
 use screen::Screen;
 use standstill::Watch;
 
@@ -87,7 +88,7 @@ async fn show_until(
     loop {
         let event = timeout(PATIENCE, events.recv())
             .await
-            .with_context(|| format!("waited {PATIENCE:?} for {kind}; {}", call.seen()))??;
+            .with_context(|| format!("waited {} for {kind}; {}", shown(PATIENCE), call.seen()))??;
         screen.step(call.placed_at().elapsed(), &event);
         if event.kind == kind {
             return Ok(event);

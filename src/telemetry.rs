@@ -1,16 +1,21 @@
 //! Logs and metrics of the process.
 
+mod duration;
 mod log_queue;
 
-pub use log_queue::{Logs, lines_lost};
+use std::ffi::OsStr;
+use std::io::IsTerminal;
 
-use log_queue::LogQueue;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use duration::shown;
+pub use log_queue::{Logs, lines_lost};
+
 use crate::config::LogFormat;
+use log_queue::LogQueue;
 
 /// Starts logging to standard error. `filter` is a list like `info` or `info,patchcord::call=debug`. What this gives back
 /// belongs to the end of the process.
@@ -18,7 +23,8 @@ pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<Logs> {
     let filter: Targets = filter.parse()?;
     let registry = tracing_subscriber::registry().with(filter);
     let queue = LogQueue::start(std::io::stderr())?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone());
+    let has_colours = has_colours(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(has_colours);
     match format {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
         LogFormat::Json => registry.with(lines.json()).try_init()?,
@@ -34,4 +40,22 @@ pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<Logs> {
 /// Starts counting. None when a recorder is installed already, as in tests with several services.
 pub fn start_metrics() -> Option<PrometheusHandle> {
     PrometheusBuilder::new().install_recorder().ok()
+}
+
+/// Escape sequences are for a terminal only. A value of NO_COLOR that is not empty switches them off (no-color.org).
+fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_a_terminal_whose_user_wants_them() {
+        assert!(has_colours(true, None));
+        assert!(has_colours(true, Some(OsStr::new(""))));
+        assert!(!has_colours(true, Some(OsStr::new("1"))));
+        assert!(!has_colours(false, None));
+    }
 }

@@ -34,6 +34,7 @@ use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
 use crate::settings::CurrentSettings;
 use crate::store::{CallRecord, Store};
+use crate::telemetry::shown;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
@@ -496,9 +497,9 @@ impl Session {
         info!(
             call.end_reason = reason.name(),
             call.fault = reason.fault().name(),
-            "call {} ended after {:?}: {reason}",
+            "call {} ended after {}: {reason}",
             self.id,
-            self.received_at.elapsed()
+            shown(self.received_at.elapsed())
         );
         self.record.end(reason, &self.stages, sound);
         self.tell_end(ended_data(reason, &self.stages, sound));

@@ -11,6 +11,7 @@ use patchcord_media::prompt::{MAX_FILE_BYTES, Prompt, PromptError};
 use tracing::{info, warn};
 
 use super::{BrokenPrompt, Shelf, Shelved};
+use crate::telemetry::shown;
 
 /// Files that hold sound, and which wins when two have one name. The content decides how they are read.
 const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
@@ -144,7 +145,12 @@ impl Folder {
             let known = match read {
                 Ok(prompt) => {
                     let name = &found.name;
-                    info!(prompt = name, "prompt {name:?} is loaded from {}, {:?} long", found.file, prompt.duration());
+                    info!(
+                        prompt = name,
+                        "prompt {name:?} is loaded from {}, {} long",
+                        found.file,
+                        shown(prompt.duration())
+                    );
                     if self.built_in.contains_key(name) && earlier.is_none() {
                         info!(prompt = name, "{} is used instead of the built-in prompt {name:?}", found.file);
                     }

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::{RecordingId, RecordingsOptions, Signals};
 use crate::config::recordings::{S3, Upload};
+use crate::telemetry::shown;
 
 /// Files sent at the same time.
 const AT_ONCE: usize = 4;
@@ -269,7 +270,7 @@ async fn clear_old(dir: PathBuf, max_age: Duration) {
     });
     match cleared.await {
         Ok(0) => debug!("no recording is too old"),
-        Ok(count) => info!("{count} recordings were older than {max_age:?} and are deleted"),
+        Ok(count) => info!("{count} recordings were older than {} and are deleted", shown(max_age)),
         Err(error) => warn!("old recordings cannot be deleted: {error}"),
     }
 }

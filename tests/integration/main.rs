@@ -22,6 +22,7 @@ mod forwarding;
 mod graph;
 mod guests;
 mod keypad;
+mod logs;
 mod media;
 mod numbers;
 mod offers;

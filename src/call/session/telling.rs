@@ -15,6 +15,7 @@ use crate::call::route::Stop;
 use crate::call::{Input, Progress};
 use crate::recordings::RecordingResult;
 use crate::store::EventRecord;
+use crate::telemetry::shown;
 use crate::whatsapp::webhook::Connect;
 use crate::worker::leg::quality_json;
 use crate::worker::{Command, Report};
@@ -120,11 +121,11 @@ impl Session {
                 self.tell("call.pre_accepted", json!({}));
             }
             Progress::MediaConnected => {
-                info!("media of call {} is up after {:?}", self.id, self.received_at.elapsed());
+                info!("media of call {} is up after {}", self.id, shown(self.received_at.elapsed()));
                 self.tell("call.media_connected", json!({}));
             }
             Progress::AgentJoined { attempt } => {
-                info!(agent.attempt = attempt, "agent joined call {} after {:?}", self.id, self.received_at.elapsed());
+                info!(agent.attempt = attempt, "agent joined call {} after {}", self.id, shown(self.received_at.elapsed()));
                 if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
                     self.options.agents.joined(&self.id, shown_address(&agent.url));
                 }
@@ -157,7 +158,7 @@ impl Session {
             }
             Progress::Accepted => {
                 self.stages.accepted = Some(self.received_at.elapsed());
-                info!("call {} accepted after {:?}", self.id, self.received_at.elapsed());
+                info!("call {} accepted after {}", self.id, shown(self.received_at.elapsed()));
                 self.record.accepted_at = Some(SystemTime::now());
                 self.store.call_updated(self.record.clone());
                 self.tell("call.accepted", json!({}));
