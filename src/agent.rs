@@ -4,6 +4,8 @@
 
 mod book;
 pub mod native;
+mod upgrade;
+mod connect;
 pub mod websocket;
 
 use std::collections::BTreeMap;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::agent::AgentBook;
+use crate::agent::websocket::SocketOptions;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::recovery::Recovery;
@@ -254,7 +255,7 @@ async fn start_workers(
             lateness: config.media.max_lateness,
             share: f64::from(config.media.max_load_percent) / 100.0,
         },
-        tls: Arc::new(agent_tls()?),
+        sockets: SocketOptions { tls: Arc::new(agent_tls()?), connect_timeout: config.calls.agent_timeout },
         prompts: prompts.clone(),
         recordings: recordings.clone(),
         settings: settings.clone(),

@@ -6,6 +6,7 @@
 //! after its end.
 
 pub mod action;
+pub mod agent_failure;
 pub mod command;
 pub mod decision;
 pub mod destination;

@@ -38,9 +38,10 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::agent::native::{StartCall, ToAgent};
-use crate::agent::websocket::{self, Dial};
+use crate::agent::websocket::{self, Dial, SocketOptions};
+use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CallCommand, Owner, Refusal};
-use crate::call::end::{AgentFailure, EndReason, MediaFailure, Shortage};
+use crate::call::end::{EndReason, MediaFailure, Shortage};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::route::BargeIn;
 use crate::descriptors;
@@ -78,8 +79,8 @@ pub struct WorkerOptions {
     pub silence: Silence,
     /// From when on a worker takes no new calls.
     pub load: LoadLimits,
-    /// For `wss://` agents.
-    pub tls: Arc<rustls::ClientConfig>,
+    /// For the sockets of agents and third parties.
+    pub sockets: SocketOptions,
     /// For commands that name one.
     pub prompts: PromptLibrary,
     /// Where recordings go; None where the folder cannot be used and no route records.
@@ -177,7 +178,7 @@ pub enum Report {
     /// A third party is there.
     GuestJoined { guest: GuestId },
     /// A third party could not be reached, or is gone by itself.
-    GuestLeft { guest: GuestId, reason: &'static str },
+    GuestLeft { guest: GuestId, reason: &'static str, detail: Option<Arc<str>> },
     /// How good the call sounds: at first, and whenever it is of another level.
     Quality(Quality),
     /// The caller begins or stops to speak.
@@ -510,7 +511,7 @@ impl Worker {
     fn dial(&self, leg: &Rc<Leg>, who: Who, party: Party, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
-        websocket::spawn(&mut agents, leg.clone(), (who, party), dial, self.options.tls.clone());
+        websocket::spawn(&mut agents, leg.clone(), (who, party), dial, self.options.sockets.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::call::end::AgentFailure;
+use crate::call::agent_failure::AgentFailure;
 use crate::call::event::CallId;
 
 /// Addresses remembered at most: those of the configuration, and some that apps have named. One more is passed over.
@@ -22,7 +22,7 @@ struct Entries {
 }
 
 /// What came of the last try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentOutcome {
     /// When.
     pub at: SystemTime,
@@ -54,7 +54,7 @@ impl AgentBook {
 
     /// What came of the last try at this address.
     pub fn outcome(&self, address: &str) -> Option<AgentOutcome> {
-        self.entries().outcomes.get(address).copied()
+        self.entries().outcomes.get(address).cloned()
     }
 
     /// The live calls that were last with the agent at this address.

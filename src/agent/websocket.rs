@@ -16,30 +16,25 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::source::Room;
-use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{interval_at, timeout};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{
-    self,
-    error::{ProtocolError, SubProtocolError},
-};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tracing::debug;
 
+use super::connect::{Connected, connect};
 use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CallCommand, Owner, Refusal};
-use crate::call::end::AgentFailure;
 use crate::descriptors;
 use crate::pulse::Standstills;
+use crate::telemetry::shown;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
 use crate::worker::leg::seat::{Seat, Who};
@@ -58,12 +53,16 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For a third party to answer; an agent's time is counted by the call.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(8);
-
-const SUBPROTOCOL_HEADER: &str = "sec-websocket-protocol";
-
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What all sockets of a worker have in common.
+#[derive(Clone)]
+pub struct SocketOptions {
+    /// For `wss://`.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// From dialling to an open WebSocket.
+    pub connect_timeout: Duration,
+}
 
 /// Everything needed to put one call through to one agent.
 #[derive(Clone, Debug)]
@@ -90,7 +89,7 @@ pub(crate) fn spawn(
     leg: Rc<Leg>,
     (who, party): (Who, Party),
     dial: Dial,
-    tls: Arc<rustls::ClientConfig>,
+    options: SocketOptions,
 ) {
     let (seat, mut dismissed) = leg.seat(who, party);
     let talked = leg.clone();
@@ -98,22 +97,19 @@ pub(crate) fn spawn(
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
-            connected = connect_for(who, &dial, tls) => connected,
+            connected = connect(&dial.agent, options.tls, options.connect_timeout) => connected,
         };
         let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial };
         match connected {
-            Ok(socket) => {
+            Ok(connected) => {
                 descriptors::shortage_is_over();
-                conversation.hold(socket, dismissed).await;
+                conversation.hold(open(connected).await, dismissed).await;
             }
             Err(error) => {
-                if let tungstenite::Error::Io(error) = &error
-                    && descriptors::is_shortage(error)
-                {
+                if let Some(error) = error.of_the_system().filter(|error| descriptors::is_shortage(error)) {
                     descriptors::tell_shortage(error);
                 }
-                debug!(call.id = %leg.call(), ?who, "not reached: {error}");
-                conversation.failed(AgentFailure::Refused);
+                conversation.failed(error.into());
             }
         }
     };
@@ -127,64 +123,15 @@ pub(crate) fn spawn(
     agents.spawn_local(task);
 }
 
-/// The call has a deadline for its agent and drops it when it has passed; a third party has this one.
-async fn connect_for(who: Who, dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
-    match who {
-        Who::Agent { .. } => connect(dial, tls).await,
-        Who::Guest(_) => timeout(GUEST_TIMEOUT, connect(dial, tls)).await.unwrap_or_else(|_| {
-            Err(tungstenite::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
-        }),
-    }
-}
-
-/// Many WebSocket servers select no subprotocol unless told to. RFC 6455 §4.1 lets us go on without one, which our
-/// library does only if none was offered: such an agent is dialled a second time.
-async fn connect(dial: &Dial, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
-    let mut request = request(&dial.agent)?;
-    let offering = request.clone();
-    match open(dial, offering, tls.clone()).await {
-        Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
-            SubProtocolError::NoSubProtocol,
-        ))) => {
-            request.headers_mut().remove(SUBPROTOCOL_HEADER);
-            open(dial, request, tls).await
-        }
-        opened => opened,
-    }
-}
-
-async fn open(dial: &Dial, request: Request, tls: Arc<rustls::ClientConfig>) -> Result<Socket, tungstenite::Error> {
-    let url = &dial.agent.url;
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = url.port_or_known_default().unwrap_or(80);
-    let stream = match dial.agent.addresses.as_slice() {
-        [] => TcpStream::connect((host, port)).await?,
-        settled => TcpStream::connect(settled).await?,
-    };
-    stream.set_nodelay(true)?;
+/// From here on the bytes are the library's to read.
+async fn open(connected: Connected) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(MESSAGE_LIMIT_BYTES))
         .max_frame_size(Some(MESSAGE_LIMIT_BYTES));
-    let connector = match url.scheme() {
-        "wss" => Connector::Rustls(tls),
-        _ => Connector::Plain,
-    };
-    let (socket, _) = client_async_tls_with_config(request, stream, Some(config), Some(connector)).await?;
-    Ok(socket)
-}
-
-fn request(agent: &AgentOptions) -> Result<Request, tungstenite::Error> {
-    let mut request = agent.url.as_str().into_client_request()?;
-    let headers = request.headers_mut();
-    headers.insert(SUBPROTOCOL_HEADER, HeaderValue::from_static(native::SUBPROTOCOL));
-    for (name, value) in &agent.headers {
-        let mut value = HeaderValue::from_str(value.expose_secret())?;
-        value.set_sensitive(true);
-        headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
-    }
-    Ok(request)
+    let Connected { stream, received } = connected;
+    WebSocketStream::from_partially_read(stream, received, Role::Client, Some(config)).await
 }
 
 /// One agent or third party at its socket.
@@ -201,7 +148,7 @@ impl Conversation<'_> {
         self.attach(self.dial.agent.format);
         let start = ToAgent::Start(Box::new(self.start())).to_json();
         let ending = match sink.send(Message::text(start)).await {
-            Err(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+            Err(error) => ending_of(&error),
             Ok(()) => {
                 self.joined();
                 let heard_at = Cell::new(Instant::now());
@@ -235,8 +182,9 @@ impl Conversation<'_> {
                 (self.own_end(), CloseCode::Normal)
             }
             Ending::Failed(failure, code) => {
+                let name = failure.kind.name();
                 self.failed(failure);
-                (failure.name(), code)
+                (name, code)
             }
         };
         let stopped = ToAgent::Stop { reason: stop }.to_json();
@@ -270,14 +218,14 @@ impl Conversation<'_> {
     fn hung_up(&self) {
         match self.seat.who() {
             Who::Agent { attempt } => self.leg.report_of_agent(Report::AgentHungUp { attempt }),
-            Who::Guest(guest) => self.leg.guest_left(guest, "left"),
+            Who::Guest(guest) => self.leg.guest_left(guest, "left", None),
         }
     }
 
     fn failed(&self, failure: AgentFailure) {
         match self.seat.who() {
             Who::Agent { attempt } => self.leg.report_of_agent(Report::AgentFailed { attempt, failure }),
-            Who::Guest(guest) => self.leg.guest_left(guest, failure.name()),
+            Who::Guest(guest) => self.leg.guest_left(guest, failure.kind.name(), failure.detail),
         }
     }
 
@@ -310,7 +258,7 @@ impl Conversation<'_> {
     async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
         loop {
             let message = match stream.next().await {
-                None => return Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+                None => return lost(AgentFailureKind::Disconnected.because("the connection ended")),
                 Some(Err(error)) => return ending_of(&error),
                 Some(Ok(message)) => message,
             };
@@ -420,13 +368,16 @@ impl Conversation<'_> {
                     }
                     // While its queue is full we may be the ones who do not read.
                     if !self.is_full() && heard_at.get().elapsed() > 2 * PING_EVERY {
-                        return Ending::Failed(AgentFailure::Unresponsive, CloseCode::Normal);
+                        return lost(AgentFailureKind::Unresponsive.into());
                     }
                     standstills.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
                 }
             };
             match written {
-                Err(_) => return Ending::Failed(AgentFailure::TooSlow, CloseCode::TooSlow),
+                Err(_) => {
+                    let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
+                    return Ending::Failed(AgentFailureKind::TooSlow.because(cause), CloseCode::TooSlow);
+                }
                 Ok(Err(error)) => return ending_of(&error),
                 Ok(Ok(())) => {}
             }
@@ -449,23 +400,30 @@ async fn read_out(stream: &mut SplitStream<Socket>) {
     while let Some(Ok(_)) = stream.next().await {}
 }
 
+fn lost(failure: AgentFailure) -> Ending {
+    Ending::Failed(failure, CloseCode::Normal)
+}
+
 fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
-    // 1005: a close without a code, which browsers and libraries send for a plain close().
     match frame.map(|frame| u16::from(frame.code)) {
+        // 1005: a close without a code, which browsers and libraries send for a plain close().
         None | Some(1000 | 1001 | 1005) => Ending::HungUp,
-        Some(_) => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+        Some(code) => lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}"))),
     }
 }
 
 fn ending_of(error: &tungstenite::Error) -> Ending {
     match error {
-        tungstenite::Error::Capacity(_) => Ending::Failed(AgentFailure::ProtocolError, CloseCode::TooLarge),
+        tungstenite::Error::Capacity(_) => {
+            Ending::Failed(AgentFailureKind::ProtocolError.because(error), CloseCode::TooLarge)
+        }
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal)
+            lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))
         }
         tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => {
-            Ending::Failed(AgentFailure::ProtocolError, CloseCode::Normal)
+            lost(AgentFailureKind::ProtocolError.because(error))
         }
-        _ => Ending::Failed(AgentFailure::Disconnected, CloseCode::Normal),
+        tungstenite::Error::Io(error) => lost(AgentFailureKind::Disconnected.because(error)),
+        _ => lost(AgentFailureKind::Disconnected.because(error)),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::end::{AgentFailure, EndReason};
+use super::agent_failure::AgentFailure;
+use super::end::EndReason;
 
 /// What the shell is to do, in this order.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]

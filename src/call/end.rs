@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::agent_failure::{AgentFailure, AgentFailureKind};
+
 /// The reason of a call's one ending.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,25 +106,6 @@ pub enum MediaFailure {
     ClosedByPeer,
 }
 
-/// Why an agent could not be reached, or is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AgentFailure {
-    /// The route names no agent.
-    NotConfigured,
-    /// The connection was refused, or the handshake was answered with an error.
-    Refused,
-    /// It did not answer within the deadline.
-    NoAnswer,
-    /// The connection broke.
-    Disconnected,
-    /// It answered no ping.
-    Unresponsive,
-    /// It broke the protocol: a message too large, text that is not UTF-8.
-    ProtocolError,
-    /// It read so slowly that the caller's sound could not be delivered.
-    TooSlow,
-}
-
 impl EndReason {
     /// The stable name in events, metrics and the API.
     pub fn name(&self) -> &'static str {
@@ -165,9 +148,9 @@ impl EndReason {
             | Self::RejectedByApi(_)
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
-            Self::NoAgent(AgentFailure::NotConfigured) | Self::Overloaded(_) | Self::NumberOverloaded => {
-                Fault::Operator
-            }
+            Self::NoAgent(AgentFailure { kind: AgentFailureKind::NotConfigured, .. })
+            | Self::Overloaded(_)
+            | Self::NumberOverloaded => Fault::Operator,
             Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
             // 138021 and 138023 are Meta's words for "no sound came from the business".
             Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
@@ -288,35 +271,6 @@ impl fmt::Display for GraphTrouble {
             Self::Refused(None) => write!(f, "Meta refused"),
             Self::Unknown => write!(f, "Meta did not answer in time"),
             Self::Unreachable => write!(f, "Meta could not be reached"),
-        }
-    }
-}
-
-impl fmt::Display for AgentFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotConfigured => "is not configured",
-            Self::Refused => "refused the connection",
-            Self::NoAnswer => "did not answer in time",
-            Self::Disconnected => "disconnected",
-            Self::Unresponsive => "answered no ping",
-            Self::ProtocolError => "broke the protocol",
-            Self::TooSlow => "read too slowly",
-        })
-    }
-}
-
-impl AgentFailure {
-    /// The stable name in events and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotConfigured => "not_configured",
-            Self::Refused => "refused",
-            Self::NoAnswer => "no_answer",
-            Self::Disconnected => "disconnected",
-            Self::Unresponsive => "unresponsive",
-            Self::ProtocolError => "protocol_error",
-            Self::TooSlow => "too_slow",
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Target;
-use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure};
+use super::agent_failure::AgentFailure;
+use super::end::{EndReason, GraphTrouble, MediaFailure};
 
 /// What the world tells the call.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]

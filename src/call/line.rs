@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::agent_failure::{AgentFailure, AgentFailureKind};
 use super::command::Refusal;
-use super::end::{AgentFailure, EndReason};
+use super::end::EndReason;
 use super::{Action, Left, Progress};
 
 /// Someone or something the caller can be put through to.
@@ -107,7 +108,7 @@ impl Line {
     pub fn begin(&mut self, hears: Hears, now: Instant, actions: &mut Actions) -> Result<(), EndReason> {
         let State::Planned { first } = self.state else { return Ok(()) };
         let Some(first) = first else {
-            return Err(EndReason::NoAgent(AgentFailure::NotConfigured));
+            return Err(EndReason::NoAgent(AgentFailureKind::NotConfigured.into()));
         };
         self.put_through(first, hears, now, actions);
         Ok(())
@@ -154,7 +155,7 @@ impl Line {
             State::Dialling { attempt, give_up_at } | State::Transferring { to: attempt, give_up_at, .. }
                 if now >= give_up_at =>
             {
-                self.failed(attempt, AgentFailure::NoAnswer, hears, now, actions)
+                self.failed(attempt, AgentFailureKind::NoAnswer.into(), hears, now, actions)
             }
             _ => Ok(()),
         }
@@ -199,7 +200,7 @@ impl Line {
             _ => return Ok(()),
         };
         actions.push_back(Action::DropAgent { attempt: failed, left: Left::Failed });
-        actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure }));
+        actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure: failure.clone() }));
         match self.state {
             State::Transferring { from: Some(from), .. } if from == failed => self.lose_first(actions),
             State::Transferring { from: Some(from), to, .. } => self.try_next(from, to, failure, now, actions),
@@ -234,7 +235,7 @@ impl Line {
                 Ok(())
             }
             State::Transferring { to, .. } if to == left => {
-                self.failed(left, AgentFailure::Refused, Hears::Us, now, actions)
+                self.failed(left, AgentFailureKind::Refused.into(), Hears::Us, now, actions)
             }
             State::Consulting { from, to } if from == left => {
                 self.let_go(from, Left::HungUp, actions);
@@ -253,7 +254,7 @@ impl Line {
     /// Why the call ends when the prompts that stood in for an agent have ended; None if none stand in.
     pub fn prompts_finished(&self) -> Option<EndReason> {
         let State::Prompts { .. } = self.state else { return None };
-        Some(self.last_failure.map_or(EndReason::PromptFinished, EndReason::AgentLost))
+        Some(self.last_failure.clone().map_or(EndReason::PromptFinished, EndReason::AgentLost))
     }
 }
 

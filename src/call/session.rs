@@ -46,6 +46,10 @@ const REPORTS: usize = 256;
 /// For the call's first record to be on the disk before accept leaves.
 const DURABLE_WITHIN: Duration = Duration::from_secs(1);
 
+/// The dialling task keeps `agent_timeout` and knows what it waited for. The call's own deadline, so much later, is for a
+/// worker that does not report.
+const LATE_WORKER: Duration = Duration::from_secs(2);
+
 /// What all sessions share.
 #[derive(Clone)]
 pub struct SessionOptions {
@@ -283,7 +287,7 @@ impl Session {
         CallOptions {
             accept_timeout: self.options.accept_timeout,
             media_timeout: self.options.media_timeout,
-            agent_timeout: self.options.agent_timeout,
+            agent_timeout: self.options.agent_timeout + LATE_WORKER,
             max_duration: self.options.max_duration,
             answer: self.number.route.answer,
             awaits_decision: self.number.route.decide.is_some(),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::end::{AgentFailure, EndReason, GraphTrouble, MediaFailure, Shortage};
+use super::agent_failure::AgentFailureKind;
+use super::end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 use super::{AcceptWith, Action, AnswerWhen, Call, CallOptions, Input, Left, Progress, Request, Target};
 
 /// A call and a clock that only the test moves.
@@ -99,13 +100,13 @@ fn at_once_means_that_the_caller_waits_with_us() {
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
     // The ringback goes on while the next agent is tried.
-    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
+    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Refused.into() };
     assert_eq!(
         script.put(refused),
         [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
     );
     assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
-    let lost = Input::AgentFailed { attempt: 1, failure: AgentFailure::Disconnected };
+    let lost = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Disconnected.into() };
     assert_eq!(
         script.put(lost),
         [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::PlayPrompts { attempt: 2 }]
@@ -142,7 +143,7 @@ fn a_standstill_of_our_own_ends_nobodys_time() {
     // Whoever has said nothing has what was left of its time, and no longer.
     for (joined, connected, passed, reason) in [
         (true, false, 10, EndReason::MediaFailed(MediaFailure::NeverConnected)),
-        (false, true, 8, EndReason::NoAgent(AgentFailure::NoAnswer)),
+        (false, true, 8, EndReason::NoAgent(AgentFailureKind::NoAnswer.into())),
     ] {
         let mut script = Script::new(&[Target::Agent]);
         script.answered();
@@ -195,7 +196,7 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
-    let refused = |attempt| Input::AgentFailed { attempt, failure: AgentFailure::Refused };
+    let refused = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::Refused.into() };
     assert_eq!(
         script.put(refused(0)),
         [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
@@ -206,7 +207,7 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompts { attempt: 2 }]);
     assert_eq!(
         script.put(Input::PromptFinished),
-        [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailure::NoAnswer))]
+        [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailureKind::NoAnswer.into()))]
     );
 }
 
@@ -214,14 +215,17 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
 fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
     let mut script = Script::new(&[Target::Agent]);
     script.answered();
-    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailure::Refused };
-    assert_eq!(script.put(refused), [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::Refused))]);
+    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Refused.into() };
+    assert_eq!(
+        script.put(refused),
+        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailureKind::Refused.into()))]
+    );
 }
 
 #[test]
 fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
     let mut script = Script::talking(&[Target::Agent, Target::Agent]);
-    let lost = Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected };
+    let lost = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Disconnected.into() };
     assert_eq!(
         script.put(lost),
         [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }, Action::PlayHold]
@@ -255,7 +259,7 @@ fn a_transfer_that_nobody_takes_gives_the_caller_back() {
     let mut script = Script::talking(&[Target::Agent]);
     let to_two = Request::Transfer { targets: vec![Target::Agent, Target::Agent, Target::Prompts], warm: false };
     assert_eq!(script.ask(to_two), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
-    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailure::Refused };
+    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Refused.into() };
     assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::DialBeside { attempt: 2 }]);
     assert_eq!(script.pass(8 * SECOND), [dropped(2, Left::Failed), Action::Unhold]);
     assert_eq!(script.call.agent(), Some(0));
@@ -274,7 +278,7 @@ fn in_a_warm_transfer_the_agents_talk_until_one_of_them_leaves() {
     let promoted = |left| vec![dropped(0, left), Action::Promote { attempt: 1 }];
     assert_eq!(consulting().ask(Request::CompleteTransfer), Ok(promoted(Left::Transferred)));
     assert_eq!(consulting().put(Input::AgentHungUp { attempt: 0 }), promoted(Left::HungUp));
-    let lost = |attempt| Input::AgentFailed { attempt, failure: AgentFailure::Disconnected };
+    let lost = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::Disconnected.into() };
     assert_eq!(consulting().put(lost(0)), promoted(Left::Failed));
     assert_eq!(consulting().put(lost(1)), [dropped(1, Left::Failed), Action::Unhold]);
     assert_eq!(consulting().put(Input::AgentHungUp { attempt: 1 }), [dropped(1, Left::HungUp), Action::Unhold]);
@@ -284,7 +288,7 @@ fn in_a_warm_transfer_the_agents_talk_until_one_of_them_leaves() {
 #[test]
 fn prompts_that_a_transfer_led_to_are_nobodys_failure() {
     let mut script = Script::talking(&[Target::Agent, Target::Agent]);
-    script.put(Input::AgentFailed { attempt: 0, failure: AgentFailure::Disconnected });
+    script.put(Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Disconnected.into() });
     script.put(Input::AgentJoined { attempt: 1 });
     let to_prompts = Request::Transfer { targets: vec![Target::Prompts], warm: false };
     assert_eq!(script.ask(to_prompts), Ok(vec![dropped(1, Left::Transferred), Action::PlayPrompts { attempt: 2 }]));
@@ -307,7 +311,7 @@ fn a_first_agent_that_leaves_in_a_transfer_leaves_the_caller_waiting_for_the_sec
     alone.put(Input::AgentHungUp { attempt: 0 });
     assert_eq!(
         alone.pass(8 * SECOND),
-        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailure::NoAnswer))]
+        [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailureKind::NoAnswer.into()))]
     );
 }
 
@@ -319,7 +323,7 @@ fn the_application_takes_an_agent_away_and_brings_another() {
     assert_eq!(script.ask(transfer(false)), Err("no_agent"));
     let connect = || Request::Connect { targets: vec![Target::Agent, Target::Prompts] };
     assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 1 }, Action::PlayHold]));
-    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailure::Refused };
+    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Refused.into() };
     assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::PlayPrompts { attempt: 2 }]);
     assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 3 }, Action::PlayHold]));
     assert_eq!(script.put(Input::PromptFinished), [], "the prompts have given way");
@@ -458,7 +462,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(MediaFailure::FingerprintMismatch),
         Just(MediaFailure::HandshakeFailed)
     ];
-    let agent = prop_oneof![Just(AgentFailure::Refused), Just(AgentFailure::Disconnected)];
+    let agent = prop_oneof![Just(AgentFailureKind::Refused), Just(AgentFailureKind::Disconnected)];
     prop_oneof![
         8 => Just(Input::Answered(Ok(answer()))),
         1 => Just(Input::Answered(Err(EndReason::Overloaded(Shortage::Ports)))),
@@ -469,7 +473,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         8 => Just(Input::MediaConnected),
         1 => media.prop_map(Input::MediaFailed),
         8 => attempt.clone().prop_map(|attempt| Input::AgentJoined { attempt }),
-        3 => (attempt.clone(), agent).prop_map(|(attempt, failure)| Input::AgentFailed { attempt, failure }),
+        3 => (attempt.clone(), agent).prop_map(|(attempt, kind)| Input::AgentFailed { attempt, failure: kind.into() }),
         1 => attempt.prop_map(|attempt| Input::AgentHungUp { attempt }),
         1 => Just(Input::PromptFinished),
         1 => (any::<bool>(), prop::option::of(Just(138_021i64)))

@@ -417,9 +417,9 @@ impl Leg {
     }
 
     /// A third party is gone by itself.
-    pub(crate) fn guest_left(&self, id: GuestId, reason: &'static str) {
+    pub(crate) fn guest_left(&self, id: GuestId, reason: &'static str, detail: Option<Arc<str>>) {
         self.drop_guests(Some(id), reason);
-        self.report(Report::GuestLeft { guest: id, reason });
+        self.report(Report::GuestLeft { guest: id, reason, detail });
     }
 
     /// Works with the bridge and settles.

@@ -17,6 +17,7 @@ use super::leg::{About, Leg, Line};
 use super::load::LoadLimits;
 use super::sockets::PortSockets;
 use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, placement, start};
+use crate::agent::websocket::SocketOptions;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -46,7 +47,10 @@ fn worker(ports: u16) -> WorkerHandle {
         allow_private: false,
         silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
         load: LoadLimits { lateness: Duration::from_secs(1), share: 1.0 },
-        tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
+        sockets: SocketOptions {
+            tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
+            connect_timeout: Duration::from_secs(8),
+        },
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,
         settings: CurrentSettings::default(),

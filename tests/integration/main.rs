@@ -11,6 +11,7 @@ mod service;
 
 mod agent_sound;
 mod agents;
+mod agent_refusals;
 mod api;
 mod barge_in;
 mod calls;

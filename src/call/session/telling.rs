@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::Session;
 use crate::agent::shown_address;
 use crate::call::command::Owner;
-use crate::call::end::{AgentFailure, EndReason};
+use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::route::Stop;
 use crate::call::{Input, Progress};
@@ -77,8 +77,14 @@ impl Session {
             // The call is over, or this would not be read here.
             Report::Asked { .. } => {}
             Report::GuestJoined { guest } => self.tell("call.guest_joined", json!({ "guest_id": guest })),
-            Report::GuestLeft { guest, reason } => {
-                self.tell("call.guest_left", json!({ "guest_id": guest, "reason": reason }));
+            Report::GuestLeft { guest, reason, detail } => {
+                if let Some(detail) = &detail {
+                    info!("a third party of call {} is gone: {detail}", self.id);
+                }
+                self.tell(
+                    "call.guest_left",
+                    json!({ "guest_id": guest, "reason": reason, "detail": detail.as_deref() }),
+                );
             }
             Report::Quality(quality) => {
                 if quality.level == Level::Poor {
@@ -125,7 +131,12 @@ impl Session {
                 self.tell("call.media_connected", json!({}));
             }
             Progress::AgentJoined { attempt } => {
-                info!(agent.attempt = attempt, "agent joined call {} after {}", self.id, shown(self.received_at.elapsed()));
+                info!(
+                    agent.attempt = attempt,
+                    "agent joined call {} after {}",
+                    self.id,
+                    shown(self.received_at.elapsed())
+                );
                 if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
                     self.options.agents.joined(&self.id, shown_address(&agent.url));
                 }
@@ -134,14 +145,15 @@ impl Session {
             Progress::AgentFailed { attempt, failure } => {
                 warn!(
                     agent.attempt = attempt,
-                    agent.failure = failure.name(),
+                    agent.failure = failure.kind.name(),
                     "the agent of call {} {failure}",
                     self.id
                 );
                 if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
-                    self.options.agents.failed(&self.id, &shown_address(&agent.url), *failure);
+                    self.options.agents.failed(&self.id, &shown_address(&agent.url), failure.clone());
                 }
-                self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure.name() }));
+                let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
+                self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure, "detail": detail }));
             }
             Progress::AgentLeft { attempt, left } => {
                 self.tell("call.agent_left", json!({ "attempt": attempt, "reason": left.name() }));
@@ -151,9 +163,12 @@ impl Session {
                 self.tell("call.transferred", json!({ "completed": true, "from_attempt": from, "to_attempt": to }));
             }
             Progress::TransferFailed { from, to, failure } => {
-                let reason = failure.map_or("cancelled", AgentFailure::name);
-                info!(agent.attempt = *to, "the transfer of call {} came to nothing: {reason}", self.id);
-                let data = json!({ "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason });
+                let reason = failure.as_ref().map_or("cancelled", |failure| failure.kind.name());
+                let detail = failure.as_ref().and_then(|failure| failure.detail.as_deref());
+                info!(agent.attempt = *to, "the transfer of call {} failed: {}", self.id, detail.unwrap_or(reason));
+                let data = json!({
+                    "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason, "detail": detail,
+                });
                 self.tell("call.transferred", data);
             }
             Progress::Accepted => {

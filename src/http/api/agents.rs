@@ -43,6 +43,9 @@ pub(super) struct AgentView {
 pub(super) struct OutcomeView {
     /// `joined`, or how it failed: `refused`, `no_answer`, `disconnected`, `unresponsive`, `protocol_error`, `too_slow`.
     outcome: &'static str,
+    /// The cause in words where it failed and one is known, such as an HTTP status or an error of the system; otherwise
+    /// null.
+    detail: Option<String>,
     /// RFC 3339, UTC.
     at: String,
 }
@@ -78,7 +81,8 @@ fn view(api: &Api, url: String, routes: Vec<String>) -> AgentView {
     let is_there = |call| calls.get(call).is_some_and(|call| call.standing.agent.is_some());
     let live_calls = book.calls_with(&url).iter().filter(|call| is_there(call)).count();
     let last_outcome = book.outcome(&url).map(|AgentOutcome { at, failure }| OutcomeView {
-        outcome: failure.map_or("joined", |failure| failure.name()),
+        outcome: failure.as_ref().map_or("joined", |failure| failure.kind.name()),
+        detail: failure.and_then(|failure| failure.detail).map(|detail| detail.to_string()),
         at: rfc3339(at),
     });
     AgentView { kind: "websocket", url, routes, live_calls, last_outcome }

@@ -18,10 +18,10 @@ use super::Leg;
 use super::seat::Who;
 use crate::agent::native::ToAgent;
 use crate::agent::websocket::Dial;
+use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
     CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Refusal, Role, SendDtmf, SetRole,
 };
-use crate::call::end::AgentFailure;
 use crate::call::route::BargeIn;
 use crate::worker::Report;
 
@@ -193,7 +193,10 @@ impl Leg {
         let id = self.next_id() as GuestId;
         match self.bridge.borrow_mut().invite(id, mixer::Role::Join, dial.max_buffer) {
             Ok(()) => {}
-            Err(_) => return self.report(Report::AgentFailed { attempt, failure: AgentFailure::Refused }),
+            Err(error) => {
+                let failure = AgentFailureKind::Refused.because(error);
+                return self.report(Report::AgentFailed { attempt, failure });
+            }
         }
         worker.dial(self, Who::Agent { attempt }, Party::Guest(id), dial);
     }

@@ -95,6 +95,9 @@ pub enum Behaviour {
     Normal,
     /// Answers the WebSocket handshake with this HTTP status.
     RefuseHttp(u16),
+    /// Answers the WebSocket handshake with these bytes, in which `ACCEPT` stands for the value that RFC 6455 asks for,
+    /// and behaves well if that opens a WebSocket.
+    AnswerHandshake(String),
     /// Accepts the TCP connection and never answers the handshake.
     NeverAnswerHandshake,
     /// Answers the handshake after so long, and then behaves well.

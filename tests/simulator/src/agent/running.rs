@@ -9,16 +9,18 @@ use anyhow::Context;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::session::{AgentSession, SessionEnd, SessionOrder, SessionRecord, SessionState};
 use super::{AgentAudio, AgentOptions, AgentShared, Behaviour, Encoding, Junk, Pace, SUBPROTOCOL};
@@ -28,6 +30,8 @@ use crate::sound::{self, PHONE_RATE};
 
 /// Orders that may wait for a session; those who give them wait for a place.
 const ORDERS: usize = 64;
+/// A request to become a WebSocket has some hundred bytes.
+const REQUEST_BYTES: usize = 16 * 1024;
 /// How often a flood is fed.
 const FLOOD_EVERY: Duration = Duration::from_millis(10);
 
@@ -75,10 +79,13 @@ async fn connection(stream: TcpStream, shared: Arc<AgentShared>) -> anyhow::Resu
         Behaviour::SlowHandshake(takes) => tokio::time::sleep(*takes).await,
         _ => {}
     }
-    let seen = Arc::<Mutex<Seen>>::default();
-    let handshake = Handshake { refuse: None, seen: seen.clone() };
-    let socket = tokio_tungstenite::accept_hdr_async(stream, handshake).await.context("shake hands")?;
-    let Seen { path, headers } = std::mem::take(&mut *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let (socket, Seen { path, headers }) = match &options.behaviour {
+        Behaviour::AnswerHandshake(answer) => match answer_handshake(stream, answer).await? {
+            Some(opened) => opened,
+            None => return Ok(()),
+        },
+        _ => accept(stream).await?,
+    };
     let (orders, commands) = mpsc::channel(ORDERS);
     let record = Arc::new(SessionRecord {
         path,
@@ -97,6 +104,39 @@ async fn connection(stream: TcpStream, shared: Arc<AgentShared>) -> anyhow::Resu
     shared.joined(AgentSession { record: record.clone(), orders: orders.clone() });
     session(socket, knife, &options, &record, &orders, commands).await;
     Ok(())
+}
+
+async fn accept(stream: CuttableStream) -> anyhow::Result<(WebSocket, Seen)> {
+    let seen = Arc::<Mutex<Seen>>::default();
+    let handshake = Handshake { refuse: None, seen: seen.clone() };
+    let socket = tokio_tungstenite::accept_hdr_async(stream, handshake).await.context("shake hands")?;
+    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok((socket, seen))
+}
+
+/// Answers with these very bytes. A WebSocket only if they say so.
+async fn answer_handshake(mut stream: CuttableStream, answer: &str) -> anyhow::Result<Option<(WebSocket, Seen)>> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        anyhow::ensure!(request.len() < REQUEST_BYTES, "a request without an end");
+        request.push(stream.read_u8().await.context("read a request")?);
+    }
+    let request = String::from_utf8_lossy(&request);
+    let mut lines = request.lines();
+    let path = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+        .collect();
+    let key = headers.iter().find(|(name, _)| name == "sec-websocket-key").map_or("", |(_, key)| key);
+    let answer = answer.replace("ACCEPT", &derive_accept_key(key.as_bytes()));
+    stream.write_all(answer.as_bytes()).await?;
+    if !answer.contains("HTTP/1.1 101") {
+        stream.shutdown().await?;
+        return Ok(None);
+    }
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    Ok(Some((socket, Seen { path, headers })))
 }
 
 async fn session(

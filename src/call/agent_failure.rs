@@ -1,0 +1,95 @@
+//! Why an agent could not be reached, or is gone: a kind to branch on, and the cause in words.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest cause that is kept, in characters. Ours are shorter; those of a library or the system may not be.
+const MAX_DETAIL_CHARS: usize = 300;
+
+/// Why an agent could not be reached, or is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentFailure {
+    /// What went wrong, for whoever branches on it.
+    pub kind: AgentFailureKind,
+    /// The cause for people, such as "HTTP 401 Unauthorized": no address, header, or text of the agent's is in it.
+    pub detail: Option<Arc<str>>,
+}
+
+/// What went wrong with an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentFailureKind {
+    /// The route names no agent.
+    NotConfigured,
+    /// No connection came up, or the handshake was answered with an error.
+    Refused,
+    /// It did not answer within the deadline.
+    NoAnswer,
+    /// The connection broke, or was closed as no hang-up is.
+    Disconnected,
+    /// Nothing came from it for too long, not even an answer to a ping.
+    Unresponsive,
+    /// It broke the protocol: a message too large, text that is not UTF-8.
+    ProtocolError,
+    /// It read so slowly that the caller's sound could not be delivered.
+    TooSlow,
+}
+
+impl AgentFailureKind {
+    /// The stable name in events and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotConfigured => "not_configured",
+            Self::Refused => "refused",
+            Self::NoAnswer => "no_answer",
+            Self::Disconnected => "disconnected",
+            Self::Unresponsive => "unresponsive",
+            Self::ProtocolError => "protocol_error",
+            Self::TooSlow => "too_slow",
+        }
+    }
+
+    /// With its cause.
+    pub fn because(self, cause: impl fmt::Display) -> AgentFailure {
+        let detail: String = cause.to_string().chars().take(MAX_DETAIL_CHARS).collect();
+        AgentFailure { kind: self, detail: Some(detail.into()) }
+    }
+}
+
+impl From<AgentFailureKind> for AgentFailure {
+    fn from(kind: AgentFailureKind) -> Self {
+        Self { kind, detail: None }
+    }
+}
+
+impl fmt::Display for AgentFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            AgentFailureKind::NotConfigured => "is not configured",
+            AgentFailureKind::Refused => "could not be reached",
+            AgentFailureKind::NoAnswer => "did not answer in time",
+            AgentFailureKind::Disconnected => "disconnected",
+            AgentFailureKind::Unresponsive => "answered no ping",
+            AgentFailureKind::ProtocolError => "broke the protocol",
+            AgentFailureKind::TooSlow => "read too slowly",
+        })?;
+        match &self.detail {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_its_cause_where_one_is_known() {
+        assert_eq!(AgentFailure::from(AgentFailureKind::TooSlow).to_string(), "read too slowly");
+        let refused = AgentFailureKind::Refused.because("HTTP 401 Unauthorized");
+        assert_eq!(refused.to_string(), "could not be reached: HTTP 401 Unauthorized");
+        assert_eq!(refused.kind.name(), "refused");
+        let long = AgentFailureKind::Refused.because("é".repeat(10_000));
+        assert_eq!(long.detail.map(|detail| detail.chars().count()), Some(MAX_DETAIL_CHARS));
+    }
+}
