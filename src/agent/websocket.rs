@@ -407,9 +407,35 @@ fn lost(failure: AgentFailure) -> Ending {
 fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
     match frame.map(|frame| u16::from(frame.code)) {
         // 1005: a close without a code, which browsers and libraries send for a plain close().
-        None | Some(1000 | 1001 | 1005) => Ending::HungUp,
-        Some(code) => lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}"))),
+        None | Some(1000 | 1005) => Ending::HungUp,
+        // Whatever else is said, the agent did not mean to end the call: a server that shuts down (1001) or restarts (1012)
+        // leaves its calls behind.
+        Some(code) => {
+            let name = close_name(code).map(|name| format!(" ({name})")).unwrap_or_default();
+            lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}{name}")))
+        }
     }
+}
+
+/// The names in IANA's registry of close codes, for codes that a server may send.
+fn close_name(code: u16) -> Option<&'static str> {
+    Some(match code {
+        1001 => "going away",
+        1002 => "protocol error",
+        1003 => "unsupported data",
+        1007 => "invalid payload data",
+        1008 => "policy violation",
+        1009 => "message too big",
+        1010 => "mandatory extension",
+        1011 => "internal error",
+        1012 => "service restart",
+        1013 => "try again later",
+        1014 => "bad gateway",
+        3000 => "unauthorized",
+        3003 => "forbidden",
+        3008 => "timeout",
+        _ => return None,
+    })
 }
 
 fn ending_of(error: &tungstenite::Error) -> Ending {

@@ -146,15 +146,47 @@ async fn an_agent_lost_in_the_middle_with_nobody_to_take_over_ends_the_call() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_normal_close_is_a_hang_up_and_any_other_is_a_loss() -> anyhow::Result<()> {
-    for (code, reason) in [(1000, "agent_hung_up"), (1001, "agent_hung_up"), (1011, "agent_lost"), (4000, "agent_lost")]
-    {
+    for (code, reason) in [
+        (1000, "agent_hung_up"),
+        (1001, "agent_lost"),
+        (1003, "agent_lost"),
+        (1008, "agent_lost"),
+        (1011, "agent_lost"),
+        (1012, "agent_lost"),
+        (1013, "agent_lost"),
+        (3000, "agent_lost"),
+        (4000, "agent_lost"),
+    ] {
         let mut talk = Talk::start(agent()).await?;
         let Talk { service, session, call, .. } = &mut talk;
         session.close(code).await;
-        assert_eq!(service.end_of(call).await?["reason"], reason, "close code {code}");
+        let ended = service.end_of(call).await?;
+        assert_eq!(ended["reason"], reason, "close code {code}");
+        let detail = ended["detail"].as_str().context("a detail")?;
+        assert_eq!(detail.contains(&format!("closed with code {code}")), reason == "agent_lost", "{detail}");
         service.all_ended().await?;
         assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_an_agents_server_shuts_down_in_the_middle_of_a_call_the_next_agent_takes_over() -> anyhow::Result<()> {
+    let first = Agent::start(agent()).await?;
+    let second = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+    let mut service = TestService::start_with(&first.url(), fallback(&[&second.url()])).await?;
+    let call = service.call(caller()).await?;
+    assert_eq!(heard_voices(&caller_hears_first(&call, SECOND).await?), [AGENT_HZ]);
+    first.wait_for_session(1).await?.close(1001).await;
+
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!((&lost["attempt"], &lost["failure"]), (&0.into(), &"disconnected".into()), "{lost}");
+    assert_eq!(lost["detail"], "closed with code 1001 (going away)");
+    let session = second.wait_for_session(1).await?;
+    session.wait_for_message("accepted").await?;
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ]);
+    assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
 
