@@ -255,7 +255,11 @@ async fn start_workers(
             lateness: config.media.max_lateness,
             share: f64::from(config.media.max_load_percent) / 100.0,
         },
-        sockets: SocketOptions { tls: Arc::new(agent_tls()?), connect_timeout: config.calls.agent_timeout },
+        sockets: SocketOptions {
+            tls: Arc::new(agent_tls()?),
+            connect_timeout: config.calls.agent_timeout,
+            idle_timeout: config.calls.agent_idle_timeout,
+        },
         prompts: prompts.clone(),
         recordings: recordings.clone(),
         settings: settings.clone(),

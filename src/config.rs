@@ -111,6 +111,8 @@ pub struct Calls {
     pub media_timeout: Duration,
     /// For one agent to join.
     pub agent_timeout: Duration,
+    /// How long nothing may come from an agent, not even an answer to a ping.
+    pub agent_idle_timeout: Duration,
     /// For a whole call.
     pub max_duration: Duration,
     /// Of silence from the caller's side before a warning.
@@ -296,6 +298,7 @@ impl Calls {
             accept_timeout: time("accept_timeout", MINUTE, 30),
             media_timeout: time("media_timeout", MINUTE, 10),
             agent_timeout: time("agent_timeout", MINUTE, 8),
+            agent_idle_timeout: time("agent_idle_timeout", DAY, 20),
             max_duration: time("max_duration", 7 * DAY, 4 * 60 * 60),
             media_lost_warn: time("media_lost_warn", DAY, 5),
             media_lost_end: time("media_lost_end", DAY, 30),

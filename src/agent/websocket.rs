@@ -43,8 +43,11 @@ use crate::worker::leg::seat::{Seat, Who};
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
 /// A 20 ms frame has 320 to 1920 bytes; the default of 128 KiB would be most of a call's memory.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// A dead connection is noticed after two pings without an answer.
+/// Often enough for the NATs and proxies on the way, which forget a connection after some ten seconds without traffic.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Pings within the idle timeout at least, so that one that is lost in a stall of the network is not the agent's end.
+const PINGS_AT_LEAST: u32 = 4;
+const PINGS_APART_AT_LEAST: Duration = Duration::from_millis(10);
 /// An agent that has not read for so long is not listening.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an agent is given to read `stop` before the close comes. Many libraries fail whatever is being sent when they
@@ -62,6 +65,14 @@ pub struct SocketOptions {
     pub tls: Arc<rustls::ClientConfig>,
     /// From dialling to an open WebSocket.
     pub connect_timeout: Duration,
+    /// How long nothing may come, not even an answer to a ping, until an agent counts as lost.
+    pub idle_timeout: Duration,
+}
+
+impl SocketOptions {
+    fn ping_every(&self) -> Duration {
+        PING_EVERY.min(self.idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST)
+    }
 }
 
 /// Everything needed to put one call through to one agent.
@@ -97,9 +108,9 @@ pub(crate) fn spawn(
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
-            connected = connect(&dial.agent, options.tls, options.connect_timeout) => connected,
+            connected = connect(&dial.agent, options.tls.clone(), options.connect_timeout) => connected,
         };
-        let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial };
+        let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial, options: &options };
         match connected {
             Ok(connected) => {
                 descriptors::shortage_is_over();
@@ -139,6 +150,7 @@ struct Conversation<'a> {
     leg: &'a Rc<Leg>,
     seat: &'a Seat,
     dial: &'a Dial,
+    options: &'a SocketOptions,
 }
 
 impl Conversation<'_> {
@@ -356,7 +368,8 @@ impl Conversation<'_> {
 
     /// Everything the agent is sent. Ends only when the agent does not listen any more.
     async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
-        let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+        let (every, idle_timeout) = (self.options.ping_every(), self.options.idle_timeout);
+        let mut ping = interval_at(tokio::time::Instant::now() + every, every);
         let mut standstills = Standstills::of(self.leg.pulse(), Instant::now());
         loop {
             let written = tokio::select! {
@@ -367,8 +380,9 @@ impl Conversation<'_> {
                         heard_at.set((heard_at.get() + gap).min(Instant::now()));
                     }
                     // While its queue is full we may be the ones who do not read.
-                    if !self.is_full() && heard_at.get().elapsed() > 2 * PING_EVERY {
-                        return lost(AgentFailureKind::Unresponsive.into());
+                    if !self.is_full() && heard_at.get().elapsed() >= idle_timeout {
+                        let cause = format!("nothing came for {} (calls.agent_idle_timeout)", shown(idle_timeout));
+                        return lost(AgentFailureKind::Unresponsive.because(cause));
                     }
                     standstills.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
                 }

@@ -164,6 +164,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("calls", "accept_timeout = \"30\""),
         ("calls", "accept_timeout = \"5m\""),
         ("calls", "agent_timeout = \"0s\""),
+        ("calls", "agent_idle_timeout = 20"),
         ("calls", "media_lost_end = \"3s\""),
         ("calls", "max_calls = 0"),
         ("prompts", "dir = \"\""),
@@ -263,6 +264,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: calls.accept_timeout = "30": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: calls.accept_timeout = "5m": give at most "1m"
     patchcord.toml: calls.agent_timeout = "0s": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: calls.agent_idle_timeout = 20: give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: calls.media_lost_warn = "5s": the warning must come before media_lost_end
     patchcord.toml: calls.max_calls = 0: give a whole number from 1 to 1000000
     patchcord.toml: prompts.dir = "": give a path

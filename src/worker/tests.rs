@@ -50,6 +50,7 @@ fn worker(ports: u16) -> WorkerHandle {
         sockets: SocketOptions {
             tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
             connect_timeout: Duration::from_secs(8),
+            idle_timeout: Duration::from_secs(20),
         },
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,

@@ -268,26 +268,37 @@ async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notic
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_answers_no_ping_is_lost() -> anyhow::Result<()> {
+async fn an_agent_that_answers_no_ping_is_lost_after_the_idle_timeout_and_it_is_said() -> anyhow::Result<()> {
     // It reads nothing after start, so it answers no ping, and has nothing to say.
-    let mut talk =
-        talk_unaccepted(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
-    let Talk { service, call, .. } = &mut talk;
-    let ended = service.end_of(call).await?;
+    let agent = Agent::start(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
+    let options = TestOptions { calls: r#"agent_idle_timeout = "2s""#.to_owned(), ..TestOptions::default() };
+    let mut service = TestService::start_with(&agent.url(), options).await?;
+    let call = service.call(caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!(lost["failure"], "unresponsive", "{lost}");
+    assert_eq!(lost["detail"], "nothing came for 2 s (calls.agent_idle_timeout)");
+    let ended = service.end_of(&call).await?;
     assert_eq!(ended["reason"], "agent_lost", "{ended}");
-    assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("ping")), "{ended}");
-    assert_eq!(objections(call), [], "{}", call.seen());
+    assert!(
+        ended["detail"].as_str().is_some_and(|detail| detail.contains("answered no ping: nothing came")),
+        "{ended}"
+    );
+    assert!(ended["stages"]["ended_ms"].as_f64().context("ended_ms")? >= 2000.0, "{ended}");
+    assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
 
-/// A talk with an agent that cannot tell that it was accepted.
-async fn talk_unaccepted(options: AgentOptions) -> anyhow::Result<Talk> {
-    let agent = Agent::start(options).await?;
-    let service = TestService::start(&agent.url()).await?;
-    let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
-    let session = agent.wait_for_session(1).await?;
-    Ok(Talk { service, agent, session, call })
+/// It has nothing to say: its pongs alone keep it on the line for several idle timeouts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_agent_that_answers_pings_stays() -> anyhow::Result<()> {
+    let options = TestOptions { calls: r#"agent_idle_timeout = "4s""#.to_owned(), ..TestOptions::default() };
+    let mut talk = Talk::start_with(quiet_caller(), AgentOptions::default(), options).await?;
+    talk.call.hear_for(10 * SECOND).await?;
+    assert!(!talk.service.kinds().contains(&"call.agent_lost"));
+    talk.call.hang_up().await?;
+    assert_eq!(talk.service.end_of(&talk.call).await?["reason"], "caller_hung_up");
+    Ok(())
 }
 
 /// An agent's half of the handshake.
