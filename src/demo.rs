@@ -144,7 +144,7 @@ impl Report {
             caller_to_agent: sound::similarity(&sound::caller_clip(), &agent_heard),
             agent_to_caller: sound::similarity(&sound::agent_clip(), &caller_heard),
             greeting_whole: sound::beginning_is_whole(&sound::agent_clip(), &caller_heard),
-            objections: call.objections().iter().map(|objection| format!("{objection:?}")).collect(),
+            objections: call.objections().iter().map(ToString::to_string).collect(),
             packets: call.heard_packets().len(),
             accept_to_sound,
             reason: ended.data["detail"].as_str().unwrap_or_default().to_owned(),

@@ -1,5 +1,6 @@
 //! `patchcord simulate`: a fake Meta and phone that stay up, so that an app developer places a call with one request.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,19 +12,26 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use clap::Args;
-use patchcord_simulator::call::{Call, CallerOptions, Stage};
+use patchcord_simulator::call::{Call, CallerOptions, EndedBy, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 use patchcord_simulator::sound;
 use patchcord_simulator::speech::Speech;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::demo::local_config;
 
-/// The longest call that one request may ask for.
-const LONGEST_CALL: Duration = Duration::from_secs(600);
+/// The longest call that one request may ask for, in seconds.
+const LONGEST_CALL: f64 = 600.0;
+/// Keys that one request may have pressed.
+const DIGITS_AT_MOST: usize = 64;
+/// Bytes of a file with speech: ten minutes at 48 kHz, in two channels, are 115 MB.
+const SPEECH_BYTES: u64 = 128 << 20;
+/// Calls at the same time; one more is refused.
+const CALLS_AT_ONCE: usize = 64;
 
 /// What the simulator runs against.
 #[derive(Args)]
@@ -48,6 +56,7 @@ pub struct SimulateOptions {
 struct Simulation {
     meta: Meta,
     output: PathBuf,
+    free: Semaphore,
 }
 
 /// Runs until Ctrl-C.
@@ -77,9 +86,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     println!("Place a call:  curl -X POST http://{}/calls -d '{{\"seconds\": 10}}'", options.listen);
     println!("Ctrl-C stops.");
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
-    let simulation = Arc::new(Simulation { meta, output: options.output });
-    let router = Router::new().route("/calls", post(place)).with_state(simulation);
-    axum::serve(listener, router)
+    axum::serve(listener, router(meta, options.output))
         .with_graceful_shutdown(async {
             // Without a handler for Ctrl-C the process ends by it all the same.
             let _ = tokio::signal::ctrl_c().await;
@@ -91,6 +98,11 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn router(meta: Meta, output: PathBuf) -> Router {
+    let simulation = Simulation { meta, output, free: Semaphore::new(CALLS_AT_ONCE) };
+    Router::new().route("/calls", post(place)).with_state(Arc::new(simulation))
+}
+
 /// The body of `POST /calls`; all of it may be left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -99,11 +111,11 @@ struct Order {
     from: String,
     /// The caller's profile name.
     name: String,
-    /// A WAV file that the caller says, 16-bit at any rate; the built-in clip otherwise.
+    /// A WAV file of this machine that the caller says, 16-bit at 8 to 192 kHz; the built-in clip otherwise.
     speech: Option<PathBuf>,
     /// Say it again and again.
     repeat: bool,
-    /// The caller hangs up after so long, if nobody did before.
+    /// The caller hangs up so long after accept, if nobody did before.
     seconds: f64,
     /// Keys the caller presses after a second.
     digits: String,
@@ -122,28 +134,75 @@ impl Default for Order {
     }
 }
 
-async fn place(State(simulation): State<Arc<Simulation>>, body: String) -> Result<Json<Value>, (StatusCode, String)> {
-    let order: Order = match body.trim() {
-        "" => Order::default(),
-        text => serde_json::from_str(text).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?,
+/// A request that cannot be done, with a sentence for the app's developer.
+type Refused = (StatusCode, String);
+
+fn bad_request(sentence: &str) -> Refused {
+    (StatusCode::BAD_REQUEST, format!("{sentence}\n"))
+}
+
+async fn place(State(simulation): State<Arc<Simulation>>, body: String) -> Result<Json<Value>, Refused> {
+    let order = Order::read(&body).map_err(|sentence| bad_request(&sentence))?;
+    let Ok(_seat) = simulation.free.try_acquire() else {
+        return Err((StatusCode::TOO_MANY_REQUESTS, format!("{CALLS_AT_ONCE} calls are under way: wait for one\n")));
     };
-    let report = simulation.run(order).await;
+    let path = order.speech.clone();
+    // A file may be on a disk that takes its time, and encoding takes some too.
+    let speech = tokio::task::spawn_blocking(move || path.map_or(Ok(Speech::caller()), |path| read_speech(&path)));
+    let speech = speech.await.unwrap_or_else(|error| Err(error.into()));
+    let speech = speech.map_err(|error| bad_request(&format!("speech: {error:#}")))?;
+    let report = simulation.run(order, speech).await;
     report.map(Json).map_err(|error| (StatusCode::BAD_GATEWAY, format!("{error:#}\n")))
+}
+
+impl Order {
+    /// The error is a sentence.
+    fn read(body: &str) -> Result<Self, String> {
+        let order: Self = match body.trim() {
+            "" => Self::default(),
+            text => serde_json::from_str(text).map_err(|error| format!("the body: {error}"))?,
+        };
+        order.check()?;
+        Ok(order)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        // E.164 has at most 15 digits.
+        if !(1..=15).contains(&self.from.len()) || !self.from.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err("from: give the caller's number, 1 to 15 digits".to_owned());
+        }
+        if self.name.chars().count() > 100 {
+            return Err("name: give at most 100 characters".to_owned());
+        }
+        // Not a number is in no range.
+        if self.seconds <= 0.0 || !(0.0..=LONGEST_CALL).contains(&self.seconds) {
+            return Err(format!("seconds: give a number above 0, at most {LONGEST_CALL}"));
+        }
+        let is_key = |key: char| matches!(key, '0'..='9' | '*' | '#' | 'A'..='D');
+        if self.digits.len() > DIGITS_AT_MOST || !self.digits.chars().all(is_key) {
+            return Err(format!("digits: give at most {DIGITS_AT_MOST} of 0-9, *, #, A-D"));
+        }
+        Ok(())
+    }
+}
+
+fn read_speech(path: &Path) -> anyhow::Result<Speech> {
+    let shown = || path.display().to_string();
+    // A pipe or a device might have no end, or never begin.
+    anyhow::ensure!(std::fs::metadata(path).with_context(shown)?.is_file(), "{} is no file", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(shown)?;
+    file.take(SPEECH_BYTES + 1).read_to_end(&mut bytes).with_context(shown)?;
+    anyhow::ensure!(bytes.len() as u64 <= SPEECH_BYTES, "{} is larger than 128 MB", path.display());
+    Speech::wav(&bytes).with_context(shown)
 }
 
 impl Simulation {
     /// One call from the webhook to its end, and what came of it.
-    async fn run(&self, order: Order) -> anyhow::Result<Value> {
-        let mut speech = match &order.speech {
-            Some(path) => Speech::wav(&std::fs::read(path).with_context(|| path.display().to_string())?)?,
-            None => Speech::caller(),
-        };
-        if order.repeat {
-            speech = speech.looped();
-        }
+    async fn run(&self, order: Order, speech: Speech) -> anyhow::Result<Value> {
+        let speech = if order.repeat { speech.looped() } else { speech };
         let caller = CallerOptions { from: Some(order.from), name: order.name, speech, ..CallerOptions::default() };
         let call = self.meta.place_call(caller).await?;
-        let length = Duration::try_from_secs_f64(order.seconds).unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
         let accepted = call.wait_until_within(Stage::Accepted, Duration::from_secs(60)).await;
         if accepted.is_ok() {
             if !order.digits.is_empty() {
@@ -151,7 +210,7 @@ impl Simulation {
                 call.send_dtmf(&order.digits).await;
             }
             // An error here only says that the call did not end by itself.
-            if call.wait_until_within(Stage::Ended, length).await.is_err() {
+            if call.wait_until_within(Stage::Ended, Duration::from_secs_f64(order.seconds)).await.is_err() {
                 call.hang_up().await?;
             }
         }
@@ -166,14 +225,17 @@ fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
     let stages: serde_json::Map<String, Value> = call
         .stages()
         .into_iter()
-        .map(|(stage, at)| (format!("{stage:?}"), json!(at.duration_since(call.placed_at()).as_millis() as u64)))
+        .map(|(stage, at)| (stage.name().to_owned(), json!(at.duration_since(call.placed_at()).as_millis() as u64)))
         .collect();
-    let objections: Vec<String> = call.objections().iter().map(|objection| format!("{objection:?}")).collect();
+    let objections: Vec<String> = call.objections().iter().map(ToString::to_string).collect();
     Ok(json!({
-        "ended_by": call.ended_by().map(|who| format!("{who:?}")),
+        "ended_by": call.ended_by().map(EndedBy::name),
         "stages_ms": stages,
         "heard_seconds": heard.len() as f64 / 16_000.0,
         "heard_file": file,
         "objections": objections,
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,10 @@ impl Folder {
         Self(path)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     pub(crate) fn file(&self) -> PathBuf {
         self.0.join("patchcord.db")
     }

@@ -129,6 +129,21 @@ pub enum Stage {
     Ended,
 }
 
+impl Stage {
+    /// As reports say it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PreAccepted => "pre_accepted",
+            Self::MediaUp => "media_up",
+            Self::Accepted => "accepted",
+            Self::FirstPacket => "first_packet",
+            Self::FirstSound => "first_sound",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// Whose word ended a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
@@ -144,6 +159,21 @@ pub enum EndedBy {
     RangInVain,
     /// The handle was dropped.
     Dropped,
+}
+
+impl EndedBy {
+    /// As reports say it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Rejected => "rejected",
+            Self::Terminated => "terminated",
+            Self::HeardNothing => "heard_nothing",
+            Self::RangInVain => "rang_in_vain",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// A call in progress. Dropping it makes the phone vanish without a word to anybody.

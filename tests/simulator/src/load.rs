@@ -223,7 +223,7 @@ impl LoadReport {
         self.echo = Spread::of(calls.iter().flat_map(|call| call.echoes()).collect());
         self.longest_gap = Spread::of(after.iter().map(|counts| counts.longest_gap).collect());
         for objection in calls.iter().flat_map(|call| call.objections()) {
-            let text = objection.to_string();
+            let text = format!("{objection:?}");
             let kind = text.split([' ', '(']).next().unwrap_or_default().to_owned();
             *self.objections.entry(kind).or_default() += 1;
         }

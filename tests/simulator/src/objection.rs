@@ -74,6 +74,28 @@ pub enum Objection {
 
 impl fmt::Display for Objection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        match self {
+            Self::RtpBeforeAccept => write!(f, "media arrived before Meta's 200 to accept"),
+            Self::SecondSsrc { first, second } => write!(f, "a second SSRC: {second} after {first}"),
+            Self::SequenceGap { expected, got } => write!(f, "sequence number {got} where {expected} was due"),
+            Self::TimestampGap { expected, got } => write!(f, "timestamp {got} where {expected} was due"),
+            Self::NotTwentyMs { step } => write!(f, "a step of {step} instead of 960, which is 20 ms"),
+            Self::WrongPayloadType(number) => write!(f, "payload type {number} was not offered"),
+            Self::LatePacket { spacing } => write!(f, "{} ms between two packets", spacing.as_millis()),
+            Self::AnswerChanged => write!(f, "the answer of accept is not that of pre_accept"),
+            Self::AnswerWithIceLite => write!(f, "the answer says a=ice-lite"),
+            Self::AnswerNotActive => write!(f, "the answer is not setup:active"),
+            Self::AnswerNotSendrecv => write!(f, "the answer is not sendrecv"),
+            Self::AnswerWithoutRtcpMux => write!(f, "the answer lacks a=rtcp-mux"),
+            Self::AnswerWithSeveralSsrcs => write!(f, "the answer names more than one SSRC"),
+            Self::AnswerLineEnds => write!(f, "a line of the answer does not end in CRLF"),
+            Self::AnswerRefused(why) => write!(f, "Meta refused the answer: {why}"),
+            Self::AcceptAfterEnd => write!(f, "pre_accept or accept for a call that is answered or over"),
+            Self::TerminateAfterEnd => write!(f, "terminate or reject for a call that is over"),
+            Self::AcceptedTwice => write!(f, "pre_accept or accept for a call that is accepted already"),
+            Self::RejectAfterAnswer => write!(f, "reject for a call that has been answered"),
+            Self::BadRequest(what) => write!(f, "Meta refused a request: {what}"),
+            Self::Transport(what) => write!(f, "the phone's WebRTC failed: {what}"),
+        }
     }
 }

@@ -8,6 +8,8 @@ use crate::sound::{self, PHONE_RATE};
 
 /// Frames after the end of a speech in which the encoder comes to rest.
 const REST_FRAMES: usize = 10;
+/// Of files with speech, in Hz.
+const RATES: std::ops::RangeInclusive<u32> = 8000..=192_000;
 /// Samples of 20 ms at [`PHONE_RATE`].
 const FRAME_SAMPLES: usize = 320;
 
@@ -69,14 +71,14 @@ impl Speech {
         encode(pcm)
     }
 
-    /// A 16 kHz mono WAV file's bytes, said once.
+    /// The bytes of a 16-bit WAV file at any usual rate, said once; of several channels the first.
     ///
     /// # Errors
     /// When the bytes are no such file.
     pub fn wav(bytes: &[u8]) -> anyhow::Result<Self> {
         let (rate, pcm) = sound::read_wav(bytes)?;
-        anyhow::ensure!(rate == PHONE_RATE, "speech must be {PHONE_RATE} Hz, this is {rate} Hz");
-        encode(&pcm)
+        anyhow::ensure!(RATES.contains(&rate), "speech has 8000 to 192000 samples a second, this has {rate}");
+        encode(&sound::at_rate(&pcm, rate, PHONE_RATE))
     }
 
     /// The same again and again, without a pause.
@@ -146,6 +148,19 @@ mod tests {
         assert_eq!(once.frame(10_000), once.frame(once.len() + REST_FRAMES - 1));
         let looped = once.clone().looped();
         assert_eq!(looped.frame(265 + 7), once.frame(7));
+    }
+
+    #[test]
+    fn a_file_of_any_usual_rate_is_said_at_its_own_speed() {
+        for rate in [8000, 16_000, 44_100, 48_000] {
+            let file = sound::write_wav(rate, &sound::tone(440.0, rate, 1000)).unwrap();
+            assert!(Speech::wav(&file).unwrap().len().abs_diff(50) <= 1, "{rate} Hz");
+        }
+        for wrong in [0, 1, 4_000_000_000] {
+            let file = sound::write_wav(wrong, &[0; 100]);
+            assert!(file.and_then(|file| Speech::wav(&file)).is_err(), "{wrong} Hz");
+        }
+        assert!(Speech::wav(b"RIFF").is_err());
     }
 
     #[test]
