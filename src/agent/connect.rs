@@ -10,7 +10,6 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{MaybeTlsStream, tungstenite};
 use url::Url;
@@ -18,6 +17,7 @@ use url::Url;
 use super::AgentOptions;
 use super::upgrade::{Refused, Upgrade};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::pulse::Standstills;
 use crate::telemetry::shown;
 
 /// A connection whose server has agreed to speak WebSocket.
@@ -60,14 +60,15 @@ pub(super) enum Step {
     Upgrade,
 }
 
-/// Connects to an agent. Redirects are not followed.
+/// Connects to an agent. Redirects are not followed. Our own standstills do not count against it.
 pub(super) async fn connect(
     agent: &AgentOptions,
     tls: Arc<rustls::ClientConfig>,
     limit: Duration,
+    mut standstills: Standstills,
 ) -> Result<Connected, ConnectError> {
     let step = Cell::new(Step::Name);
-    let connected = timeout(limit, take_steps(agent, tls, &step)).await;
+    let connected = standstills.timeout(limit, take_steps(agent, tls, &step)).await;
     connected.unwrap_or_else(|_| Err(ConnectError::TimedOut { step: step.get(), limit }))
 }
 

@@ -104,11 +104,12 @@ pub(crate) fn spawn(
 ) {
     let (seat, mut dismissed) = leg.seat(who, party);
     let talked = leg.clone();
+    let standstills = Standstills::of(leg.pulse(), Instant::now());
     let talk = async move {
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
-            connected = connect(&dial.agent, options.tls.clone(), options.connect_timeout) => connected,
+            connected = connect(&dial.agent, options.tls.clone(), options.connect_timeout, standstills) => connected,
         };
         let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial, options: &options };
         match connected {
