@@ -85,7 +85,7 @@ impl Raw {
     }
 
     /// Waits until the service has closed the connection without another word.
-    async fn is_closed(mut self) -> anyhow::Result<()> {
+    async fn ends_closed(mut self) -> anyhow::Result<()> {
         let mut rest = Vec::new();
         match timeout(DEADLINE, self.0.read_to_end(&mut rest)).await.context("the connection stays open")? {
             Ok(_) => assert_eq!(String::from_utf8_lossy(&rest), ""),
@@ -130,7 +130,7 @@ async fn a_head_that_does_not_come_whole_is_waited_for_only_so_long() -> anyhow:
     second.0.write_all(b"GET /readyz").await?;
     half_open.push(second);
     for client in half_open {
-        client.is_closed().await?;
+        client.ends_closed().await?;
     }
     Ok(())
 }
@@ -148,8 +148,8 @@ async fn a_body_that_does_not_go_on_is_answered_408() -> anyhow::Result<()> {
     for client in [&mut slow, &mut chunked] {
         assert_eq!(client.status().await?, 408);
     }
-    slow.is_closed().await?;
-    chunked.is_closed().await
+    slow.ends_closed().await?;
+    chunked.ends_closed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +169,7 @@ async fn a_connection_without_a_next_request_is_closed() -> anyhow::Result<()> {
     let service = service(&[("idle_timeout", "200ms")]).await?;
     let mut client = Raw::say(&service.url(""), &get("/livez")).await?;
     assert_eq!(client.status().await?, 200);
-    client.is_closed().await
+    client.ends_closed().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,12 +197,12 @@ async fn connections_that_only_wait_give_way_to_new_ones() -> anyhow::Result<()>
     let mut third = Raw::say(&url, &get("/metrics")).await?;
     assert_eq!(third.status().await?, 200);
     let [first, second] = half_open;
-    first.is_closed().await?;
+    first.ends_closed().await?;
     assert!(second.is_open());
     // Strangers go before a connection that has brought Meta's words.
     let mut fourth = Raw::say(&url, &get("/metrics")).await?;
     assert_eq!(fourth.status().await?, 200);
-    second.is_closed().await?;
+    second.ends_closed().await?;
     kept.0.write_all(get("/livez").as_bytes()).await?;
     assert_eq!(kept.status().await?, 200);
     Ok(())

@@ -85,7 +85,7 @@ impl fmt::Display for Objection {
             Self::AnswerChanged => write!(f, "the answer of accept is not that of pre_accept"),
             Self::AnswerWithIceLite => write!(f, "the answer says a=ice-lite"),
             Self::AnswerNotActive => write!(f, "the answer is not setup:active"),
-            Self::AnswerNotSendrecv => write!(f, "the answer is not sendrecv"),
+            Self::AnswerDirection => write!(f, "the answer does not mirror the direction of the offer"),
             Self::AnswerWithoutRtcpMux => write!(f, "the answer lacks a=rtcp-mux"),
             Self::AnswerWithSeveralSsrcs => write!(f, "the answer names more than one SSRC"),
             Self::AnswerLineEnds => write!(f, "a line of the answer does not end in CRLF"),
