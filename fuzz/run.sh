@@ -18,6 +18,7 @@ seeds_of() {
     case $1 in
     sdp_offer) echo media/tests/fixtures ;;
     webhook) echo tests/fixtures/whatsapp ;;
+    prompt_file) echo fuzz/seeds/prompt_file media/src/prompt/fixtures ;;
     *) [ ! -d "fuzz/seeds/$1" ] || echo "fuzz/seeds/$1" ;;
     esac
 }

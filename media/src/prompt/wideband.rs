@@ -50,12 +50,14 @@ impl Wideband {
         Ok(())
     }
 
-    /// The whole sound, beginning and ending where the input did.
-    pub(super) fn finish(mut self) -> Result<Vec<f32>, PromptError> {
+    /// The whole sound, beginning where the input did and ending so many of its samples before its end.
+    pub(super) fn finish(mut self, dropped: u64) -> Result<Vec<f32>, PromptError> {
+        self.taken = self.taken.saturating_sub(dropped);
+        let length = (self.taken * u64::from(RATE.hz())).div_ceil(u64::from(self.hz)) as usize;
         let Some(delay) = self.resampler.as_ref().map(|resampler| resampler.output_delay()) else {
+            self.produced.truncate(length);
             return Ok(self.produced);
         };
-        let length = (self.taken * u64::from(RATE.hz())).div_ceil(u64::from(self.hz)) as usize;
         while self.produced.len() < delay + length {
             self.waiting.resize(self.waiting.len() + CHUNK, 0.0);
             self.resample()?;

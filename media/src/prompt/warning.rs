@@ -1,0 +1,47 @@
+//! Warnings: what is odd about a file that is taken as a prompt all the same.
+
+use std::fmt;
+
+/// What a caller hears of a prompt may not be what its author expects. The text says what is odd and what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PromptWarning {
+    /// Nothing in it is loud enough to be heard.
+    Silent,
+    /// The channels cancel each other when they are mixed, so one of them is used.
+    OppositePhase,
+    /// Its end seems to be missing, but most of it is there.
+    BreaksOff,
+    /// Some packets do not decode, but most of them do.
+    Damaged,
+    /// Of several sounds in the file, one does not decode.
+    SoundLeftOut,
+}
+
+impl PromptWarning {
+    /// A stable word for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::OppositePhase => "opposite_phase",
+            Self::BreaksOff => "breaks_off",
+            Self::Damaged => "damaged",
+            Self::SoundLeftOut => "sound_left_out",
+        }
+    }
+}
+
+impl fmt::Display for PromptWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "nothing can be heard in it; record it again unless it should be silent",
+            Self::OppositePhase => {
+                "its channels cancel each other when they are mixed, so only the loudest is used; export it in mono"
+            }
+            Self::BreaksOff => "the file seems to break off before its end; listen to it, or copy it again",
+            Self::Damaged => "parts of the file are damaged and left out; copy or convert it again",
+            Self::SoundLeftOut => {
+                "one of several sounds in the file cannot be decoded and is left out; convert it again"
+            }
+        })
+    }
+}
