@@ -127,7 +127,6 @@ impl App {
             store: store.clone(),
             events: listeners.clone(),
             prompts: prompts.clone(),
-            prompts_dir: config.prompts.dir.clone(),
             recordings: recordings.clone(),
             webhooks: webhooks(&config).into_iter().map(|webhook| webhook.name).collect(),
             stopping,

@@ -2,19 +2,28 @@
 //! followed while they change.
 
 mod folder;
+mod background;
+mod upload;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use patchcord_media::prompt::{Builtin, Prompt};
+use bytes::Bytes;
+use patchcord_media::prompt::{Builtin, Prompt, PromptError, PromptWarning};
+use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::config::route::{AgentTarget, Route};
-use folder::Folder;
+use background::Background;
+use folder::{Folder, Readers};
+
+/// Files that hold sound, and which wins when two have one name. The content decides how they are read.
+pub(crate) const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
 
 /// How often the folder is looked at. A look costs one listing; only files that changed are read.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -27,6 +36,7 @@ pub struct PromptLibrary {
     shelf: Arc<RwLock<Arc<Shelf>>>,
     /// Held for a whole look at the folder, so that looks come one after the other.
     folder: Arc<Mutex<Folder>>,
+    background: Background,
 }
 
 /// What is known about one prompt.
@@ -40,6 +50,19 @@ pub struct PromptInfo {
     pub built_in: bool,
     /// The file it comes from, by its name in the folder.
     pub file: Option<String>,
+    /// What is not heard as its author may expect.
+    pub warnings: Vec<PromptWarning>,
+}
+
+/// Why an upload is not taken.
+#[derive(Debug, Error)]
+pub enum PutError {
+    /// The file cannot be a prompt.
+    #[error(transparent)]
+    Broken(#[from] PromptError),
+    /// The folder cannot be changed.
+    #[error(transparent)]
+    NotWritten(#[from] io::Error),
 }
 
 /// A file of the prompts folder that is not used as it is.
@@ -76,12 +99,14 @@ impl PromptLibrary {
                 Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
             prompts.insert(name.to_owned(), Shelved { prompt, file: None });
         }
+        // No call is there yet, and the start waits.
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let library = Self {
             folder: Arc::new(Mutex::new(Folder::new(folder, prompts))),
             shelf: Arc::new(RwLock::new(Arc::new(Shelf::default()))),
+            background: Background::default(),
         };
-        library.look(cores);
+        library.look(&Readers::Threads(cores));
         Ok(library)
     }
 
@@ -97,6 +122,7 @@ impl PromptLibrary {
             duration: shelved.prompt.duration(),
             built_in: shelved.file.is_none(),
             file: shelved.file.clone(),
+            warnings: shelved.prompt.warnings().to_vec(),
         };
         let mut list: Vec<PromptInfo> = self.shelf().prompts.iter().map(info).collect();
         list.sort_by(|left, right| left.name.cmp(&right.name));
@@ -123,16 +149,48 @@ impl PromptLibrary {
     /// Looks at the folder now; when it returns, the prompts are those of its files.
     pub async fn reload_now(&self) {
         let library = self.clone();
-        // One file after the other: the other cores are busy with calls.
-        if let Err(error) = tokio::task::spawn_blocking(move || library.look(1)).await {
+        let looked = tokio::task::spawn_blocking(move || library.look(&Readers::Background(&library.background))).await;
+        if let Err(error) = looked {
             warn!("the prompts folder could not be looked at: {error}");
         }
     }
 
-    fn look(&self, threads: usize) {
-        // Whoever panicked in a look has left the files known before it, which is what there is.
+    /// Puts a file into the folder, in the place of all others of this name. It is decoded once, before anything is
+    /// changed; when this returns, it is the prompt.
+    pub async fn put(&self, name: &str, extension: &'static str, bytes: Bytes) -> Result<PromptInfo, PutError> {
+        let (library, owned_name) = (self.clone(), name.to_owned());
+        let put = move || {
+            let prompt = library.background.run(|| Prompt::from_file(&bytes, Some(extension)))?;
+            library.change(|folder| folder.put(&owned_name, extension, &bytes, prompt))?;
+            Ok::<_, PutError>(())
+        };
+        tokio::task::spawn_blocking(put).await.map_err(io::Error::other)??;
+        let info = self.list().into_iter().find(|prompt| prompt.name == name && !prompt.built_in);
+        Ok(info.ok_or_else(|| io::Error::other("the folder did not keep the file"))?)
+    }
+
+    /// Takes the files of this name out of the folder.
+    pub async fn remove(&self, name: &str) -> io::Result<()> {
+        let (library, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || library.change(|folder| folder.remove(&name)))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Folder) -> io::Result<()>) -> io::Result<()> {
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(shelf) = folder.look(threads, &self.shelf().problems) else { return };
+        change(&mut folder)?;
+        self.look_at(&mut folder, &Readers::Background(&self.background));
+        Ok(())
+    }
+
+    fn look(&self, readers: &Readers<'_>) {
+        // Whoever panicked in a look has left the files known before it, which is what there is.
+        self.look_at(&mut self.folder.lock().unwrap_or_else(PoisonError::into_inner), readers);
+    }
+
+    fn look_at(&self, folder: &mut Folder, readers: &Readers<'_>) {
+        let Some(shelf) = folder.look(readers, &self.shelf().problems) else { return };
         metrics::gauge!("patchcord_prompts_broken").set(shelf.problems.len() as f64);
         *self.shelf.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shelf);
     }

@@ -13,7 +13,6 @@ mod events;
 mod dead_letters;
 mod openapi;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -60,8 +59,6 @@ pub struct ApiOptions {
     pub events: broadcast::Sender<CallEvent>,
     /// The prompts as they are.
     pub prompts: PromptLibrary,
-    /// Where uploaded prompts go.
-    pub prompts_dir: PathBuf,
     /// None where the folder cannot be used.
     pub recordings: Option<Recordings>,
     /// The webhooks that get events, by their names.
@@ -74,7 +71,7 @@ pub struct ApiOptions {
 struct Api {
     options: ApiOptions,
     keys: Keys,
-    /// One upload after the other: each may be 64 MB and is encoded here.
+    /// One upload after the other: each may be 64 MB.
     uploads: Semaphore,
     streams: Arc<Semaphore>,
 }

@@ -1,7 +1,7 @@
 //! Folder: which files are prompts under which names, and which of them have changed since the last look.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -10,11 +10,9 @@ use std::time::SystemTime;
 use patchcord_media::prompt::{MAX_FILE_BYTES, Prompt, PromptError};
 use tracing::{info, warn};
 
-use super::{BrokenPrompt, Shelf, Shelved};
+use super::background::Background;
+use super::{BrokenPrompt, EXTENSIONS, Shelf, Shelved, upload};
 use crate::telemetry::shown;
-
-/// Files that hold sound, and which wins when two have one name. The content decides how they are read.
-const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
 
 /// A folder of more is somebody's music collection, named by mistake. The files over it are passed over by name.
 const FILES_AT_MOST: usize = 1000;
@@ -54,14 +52,37 @@ struct Found {
     stamp: Stamp,
 }
 
+/// Who reads files that have changed.
+pub(super) enum Readers<'a> {
+    /// So many threads, as long as there are no calls.
+    Threads(usize),
+    /// One file after the other, behind everything else that wants the processor.
+    Background(&'a Background),
+}
+
 impl Folder {
     pub(super) fn new(path: &Path, built_in: HashMap<String, Shelved>) -> Self {
         Self { path: path.to_owned(), built_in, files: BTreeMap::new() }
     }
 
-    /// Reads what has changed, on so many threads, and says how the prompts stand now. None if the folder cannot be
+    /// Writes a file that has been read already, and removes the others of its name.
+    pub(super) fn put(&mut self, name: &str, extension: &str, bytes: &[u8], prompt: Prompt) -> io::Result<()> {
+        let file = format!("{name}.{extension}");
+        let modified = upload::write(&self.path, &file, bytes)?;
+        upload::remove_all_but(&self.path, name, Some(extension))?;
+        let stamp = Stamp { modified, size_bytes: bytes.len() as u64 };
+        self.take(name, file, stamp, prompt);
+        Ok(())
+    }
+
+    /// Removes the files of this name.
+    pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
+        upload::remove_all_but(&self.path, name, None)
+    }
+
+    /// Reads what has changed and says how the prompts stand now. None if the folder cannot be
     /// read at this moment: then all stays as it was. A problem that is not among the earlier ones is told in the log.
-    pub(super) fn look(&mut self, threads: usize, earlier: &[BrokenPrompt]) -> Option<Shelf> {
+    pub(super) fn look(&mut self, readers: &Readers<'_>, earlier: &[BrokenPrompt]) -> Option<Shelf> {
         let mut problems = Vec::new();
         let found = match self.find(&mut problems) {
             Ok(found) => found,
@@ -71,7 +92,7 @@ impl Folder {
             }
         };
         self.forget_all_but(&found);
-        self.read(found, threads);
+        self.read(found, readers);
         let mut prompts = self.built_in.clone();
         for (file, known) in &self.files {
             if let Some(prompt) = &known.prompt {
@@ -90,10 +111,10 @@ impl Folder {
     }
 
     /// The files to use, one for each name.
-    fn find(&self, problems: &mut Vec<BrokenPrompt>) -> std::io::Result<Vec<Found>> {
+    fn find(&self, problems: &mut Vec<BrokenPrompt>) -> io::Result<Vec<Found>> {
         let entries = match self.path.read_dir() {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let root = self.path.canonicalize()?;
@@ -137,34 +158,40 @@ impl Folder {
     }
 
     /// Reads the files that are new or have changed. A changed file that is broken leaves its earlier version in use.
-    fn read(&mut self, found: Vec<Found>, threads: usize) {
+    fn read(&mut self, found: Vec<Found>, readers: &Readers<'_>) {
         let is_changed = |found: &Found| self.files.get(&found.file).is_none_or(|known| known.stamp != found.stamp);
         let changed: Vec<Found> = found.into_iter().filter(is_changed).collect();
-        for (found, read) in read_all(&self.path, changed, threads) {
-            let earlier = self.files.remove(&found.file).and_then(|known| known.prompt);
-            let known = match read {
-                Ok(prompt) => {
-                    let name = &found.name;
-                    info!(
-                        prompt = name,
-                        "prompt {name:?} is loaded from {}, {} long",
-                        found.file,
-                        shown(prompt.duration())
-                    );
-                    if self.built_in.contains_key(name) && earlier.is_none() {
-                        info!(prompt = name, "{} is used instead of the built-in prompt {name:?}", found.file);
-                    }
-                    Known { name: found.name, stamp: found.stamp, prompt: Some(prompt), problem: None }
-                }
+        if changed.is_empty() {
+            return;
+        }
+        for (found, read) in read_all(&self.path, changed, readers) {
+            match read {
+                Ok(prompt) => self.take(&found.name, found.file, found.stamp, prompt),
                 Err(sentence) => {
+                    let earlier = self.files.remove(&found.file).and_then(|known| known.prompt);
                     let sentence = match earlier {
                         Some(_) => format!("{sentence}; its earlier version stays in use"),
                         None => sentence,
                     };
-                    Known { name: found.name, stamp: found.stamp, prompt: earlier, problem: Some(sentence) }
+                    let known =
+                        Known { name: found.name, stamp: found.stamp, prompt: earlier, problem: Some(sentence) };
+                    self.files.insert(found.file, known);
                 }
-            };
-            self.files.insert(found.file, known);
+            }
+        }
+    }
+
+    /// From now on this is the prompt of its name.
+    fn take(&mut self, name: &str, file: String, stamp: Stamp, prompt: Prompt) {
+        info!(prompt = name, "prompt {name:?} is loaded from {file}, {} long", shown(prompt.duration()));
+        for warning in prompt.warnings() {
+            let code = warning.code();
+            warn!(prompt = name, prompt.file = file, prompt.warning = code, "prompt {name:?} from {file}: {warning}");
+        }
+        let known = Known { name: name.to_owned(), stamp, prompt: Some(prompt), problem: None };
+        let is_first = self.files.insert(file.clone(), known).is_none_or(|earlier| earlier.prompt.is_none());
+        if is_first && self.built_in.contains_key(name) {
+            info!(prompt = name, "{file} is used instead of the built-in prompt {name:?}");
         }
     }
 }
@@ -196,11 +223,13 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Each file with its prompt or what is wrong with it. A few seconds of work for ten minutes of sound.
-fn read_all(folder: &Path, files: Vec<Found>, threads: usize) -> Vec<(Found, Result<Prompt, String>)> {
-    if threads.min(files.len()) <= 1 {
-        return files.into_iter().map(|found| read_one(folder, found)).collect();
-    }
-    let threads = threads.min(files.len());
+fn read_all(folder: &Path, files: Vec<Found>, readers: &Readers<'_>) -> Vec<(Found, Result<Prompt, String>)> {
+    let threads = match readers {
+        Readers::Threads(threads) => (*threads).min(files.len()),
+        Readers::Background(background) => {
+            return files.into_iter().map(|found| background.run(|| read_one(folder, found))).collect();
+        }
+    };
     let waiting = Mutex::new(files.into_iter());
     let work = || {
         let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -223,7 +252,7 @@ fn read_one(folder: &Path, found: Found) -> (Found, Result<Prompt, String>) {
 }
 
 /// At most one byte more than a prompt may have, whatever the file has become since it was looked at.
-fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -73,11 +73,12 @@ fn what_cannot_be_a_prompt_is_named_and_the_others_work() {
         problems,
         [
             "dangling.wav: it cannot be opened: No such file or directory (os error 2)",
-            "empty.wav: the file is empty",
+            "empty.wav: the file is empty; copy it again",
             "good.mp3: good.wav has the same name and is used; remove or rename one of them",
             "größe.wav: a prompt's name has letters from a to z, digits, '.', '-' and '_' only; rename it",
             "link.wav: it is a link that leads out of the folder; copy the file itself",
-            "text.wav: the content is not WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus, though the file is named .wav",
+            "text.wav: the content is not WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus, though the file is named .wav; convert it to \
+             one of them",
             &format!("with space.wav: {rename}"),
         ]
     );
@@ -146,6 +147,53 @@ async fn an_unchanged_file_is_not_read_again() {
     assert!(std::ptr::eq(before.frames(), library.get("same").unwrap().frames()));
 }
 
+#[tokio::test]
+async fn what_is_put_is_decoded_once_and_takes_the_place_of_its_namesakes() {
+    let folder = TestFolder::new("put");
+    folder.write("news.mp3", &wav(10));
+    folder.write("news.WAV", &wav(10));
+    let library = PromptLibrary::load(&folder.0).unwrap();
+    let info = library.put("news", "flac", wav(20).into()).await.unwrap();
+    assert_eq!((info.file.as_deref(), info.duration.as_millis()), (Some("news.flac"), 440));
+    let files: Vec<_> = folder.0.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["news.flac"]);
+    let put = library.get("news").unwrap();
+    library.reload_now().await;
+    assert!(std::ptr::eq(put.frames(), library.get("news").unwrap().frames()), "a look leaves it as it is");
+
+    let broken = library.put("news", "wav", b"no sound".as_slice().into()).await.unwrap_err();
+    assert!(matches!(broken, PutError::Broken(PromptError::UnknownFormat { .. })), "{broken}");
+    assert_eq!(library.get("news").unwrap().duration().as_millis(), 440, "nothing has changed");
+
+    library.remove("news").await.unwrap();
+    assert!(library.get("news").is_none());
+    assert_eq!(folder.0.read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_is_put_is_not_read_again() {
+    let path = TestFolder::new("put-unread");
+    let mut folder = Folder::new(&path.0, HashMap::new());
+    // Two frames longer than the file, so that it shows which of them is heard.
+    let prompt = Prompt::from_pcm(&[1000; 12 * 320], patchcord_media::opus::SampleRate::Hz16000).unwrap();
+    folder.put("news", "wav", &wav(10), prompt.clone()).unwrap();
+    let shelf = folder.look(&Readers::Threads(1), &[]).unwrap();
+    assert!(std::ptr::eq(shelf.prompts["news"].prompt.frames(), prompt.frames()));
+}
+
+#[test]
+fn a_file_that_is_odd_is_used_and_its_warning_is_kept() {
+    let folder = TestFolder::new("odd");
+    let mut silence = wav(10);
+    silence[44..].fill(0);
+    folder.write("pause.wav", &silence);
+    let library = PromptLibrary::load(&folder.0).unwrap();
+    let pause = library.list().into_iter().find(|prompt| prompt.name == "pause").unwrap();
+    assert_eq!(pause.warnings, [PromptWarning::Silent]);
+    assert_eq!(library.problems(), []);
+    assert!(library.list().iter().filter(|prompt| prompt.name != "pause").all(|prompt| prompt.warnings.is_empty()));
+}
+
 #[test]
 fn routes_lead_to_prompts_that_are_there() {
     let folder = TestFolder::new("routes");
@@ -159,7 +207,7 @@ fn routes_lead_to_prompts_that_are_there() {
         refused,
         "routes.reception leads to prompt:broken, which is not there: put broken.wav into prompts.dir, or take one of \
          beep, busy, goodbye, hold, ringback, welcome; broken.wav is passed over: the content is not WAV, MP3, FLAC, Ogg \
-         Vorbis or Ogg Opus, though the file is named .wav"
+         Vorbis or Ogg Opus, though the file is named .wav; convert it to one of them"
     );
 }
 
@@ -213,7 +261,7 @@ fn wav(frames: usize) -> Vec<u8> {
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut bytes = io::Cursor::new(Vec::new());
     let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
     for index in 0..frames * 320 {
         writer.write_sample(if index / 20 % 2 == 0 { 3000i16 } else { -3000 }).unwrap();

@@ -7,6 +7,7 @@ mod once;
 mod past_calls;
 mod receiver;
 mod resuming;
+mod sounds;
 
 use std::time::Duration;
 

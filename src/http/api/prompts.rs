@@ -3,16 +3,14 @@
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
 use std::io;
-use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use patchcord_media::prompt::{MAX_FILE_BYTES, Prompt};
+use patchcord_media::prompt::{MAX_FILE_BYTES, PromptWarning};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 use tracing::{info, warn};
 use utoipa::{IntoParams, ToSchema};
 
@@ -22,10 +20,8 @@ use super::openapi::Sound;
 use super::page::PageQuery;
 use crate::config::route::{AgentTarget, Route};
 use crate::http::error::{ApiError, Problem};
-use crate::prompts::PromptInfo;
+use crate::prompts::{EXTENSIONS, PromptInfo, PutError};
 
-/// Every form that a prompt's file may have, as the folder knows it.
-const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
 /// Leaves room in a file's name for its extension.
 const MAX_NAME: usize = 128;
 
@@ -50,6 +46,18 @@ pub(super) struct PromptView {
     built_in: bool,
     /// The file it comes from, by its name in the folder.
     file: Option<String>,
+    /// What a caller may not hear as the file's author expects; the log has it too.
+    warnings: Vec<WarningView>,
+}
+
+/// Something odd about a prompt that is used all the same.
+#[derive(Serialize, ToSchema)]
+pub(super) struct WarningView {
+    /// `silent`, `opposite_phase` (channels that cancel each other when mixed), `breaks_off`, `damaged` or
+    /// `sound_left_out` (one of several in a file); more may come.
+    code: &'static str,
+    /// What is odd and what to do.
+    sentence: String,
 }
 
 /// A file that is not used as it is.
@@ -117,15 +125,12 @@ pub(super) async fn upload(
     let extension = extension(query.format.as_deref(), request.headers())?;
     let _turn = api.uploads.acquire().await.map_err(|_| not_written(&io::Error::other("the service is stopping")))?;
     let bytes = read_body(request).await?;
-    let bytes = decoded(bytes, extension).await?;
     let is_new = !api.options.prompts.list().iter().any(|prompt| prompt.name == name && !prompt.built_in);
-    let dir = &api.options.prompts_dir;
-    write(dir, &format!("{name}.{extension}"), &bytes).await.map_err(|error| not_written(&error))?;
-    remove_all_but(dir, &name, Some(extension)).await.map_err(|error| not_written(&error))?;
-    api.options.prompts.reload_now().await;
+    let info = api.options.prompts.put(&name, extension, bytes).await.map_err(|error| match error {
+        PutError::Broken(error) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "broken_prompt", error.to_string()),
+        PutError::NotWritten(error) => not_written(&error),
+    })?;
     info!(api.key = caller.id(), prompt = name, "prompt {name:?} is uploaded with the key {}", caller.id());
-    let info = api.options.prompts.list().into_iter().find(|prompt| prompt.name == name);
-    let info = info.ok_or_else(|| not_written(&io::Error::other("the folder did not keep the file")))?;
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view(info))))
 }
 
@@ -164,8 +169,7 @@ pub(super) async fn remove(
             format!("the route {route:?} leads to {name:?}: change the route first"),
         ));
     }
-    remove_all_but(&api.options.prompts_dir, &name, None).await.map_err(|error| not_written(&error))?;
-    api.options.prompts.reload_now().await;
+    api.options.prompts.remove(&name).await.map_err(|error| not_written(&error))?;
     info!(api.key = caller.id(), prompt = name, "prompt {name:?} is deleted with the key {}", caller.id());
     Ok(StatusCode::NO_CONTENT)
 }
@@ -176,7 +180,12 @@ fn view(prompt: PromptInfo) -> PromptView {
         duration_ms: prompt.duration.as_millis() as u64,
         built_in: prompt.built_in,
         file: prompt.file,
+        warnings: prompt.warnings.into_iter().map(warning).collect(),
     }
+}
+
+fn warning(warning: PromptWarning) -> WarningView {
+    WarningView { code: warning.code(), sentence: warning.to_string() }
 }
 
 /// A name is never a path, an option or a hidden file.
@@ -217,47 +226,6 @@ async fn read_body(request: Request) -> Result<Bytes, ApiError> {
         }
         _ => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", "the body broke off"),
     })
-}
-
-/// The bytes again, if they are a prompt.
-async fn decoded(bytes: Bytes, extension: &'static str) -> Result<Bytes, ApiError> {
-    let read = tokio::task::spawn_blocking(move || Prompt::from_file(&bytes, Some(extension)).map(|_| bytes)).await;
-    let broken = |detail: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "broken_prompt", detail);
-    read.map_err(|_| broken("the file cannot be read".to_owned()))?.map_err(|error| broken(error.to_string()))
-}
-
-/// Under a hidden name first, so that nobody ever reads half a file.
-async fn write(dir: &FilePath, file_name: &str, bytes: &[u8]) -> io::Result<()> {
-    tokio::fs::create_dir_all(dir).await?;
-    let growing = dir.join(format!(".upload-{}", ulid::Ulid::new()));
-    let written = async {
-        let mut file = tokio::fs::File::create_new(&growing).await?;
-        file.write_all(bytes).await?;
-        file.sync_all().await?;
-        tokio::fs::rename(&growing, dir.join(file_name)).await
-    };
-    let written = written.await;
-    if written.is_err() {
-        // What cannot be removed is hidden and stays out of the way.
-        let _ = tokio::fs::remove_file(&growing).await;
-    }
-    written
-}
-
-/// Removes the files that go by this name, but not the one with the extension to keep.
-async fn remove_all_but(dir: &FilePath, name: &str, keep: Option<&str>) -> io::Result<()> {
-    let mut entries = tokio::fs::read_dir(dir).await?;
-    while let Some(entry) = entries.next_entry().await? {
-        let file_name = entry.file_name();
-        let Some((stem, extension)) = file_name.to_str().and_then(|file_name| file_name.rsplit_once('.')) else {
-            continue;
-        };
-        let is_prompt = EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known));
-        if stem == name && is_prompt && Some(extension) != keep {
-            tokio::fs::remove_file(entry.path()).await?;
-        }
-    }
-    Ok(())
 }
 
 fn plays(route: &Route, name: &str) -> bool {

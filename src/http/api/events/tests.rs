@@ -213,7 +213,6 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         store,
         events: events.clone(),
         prompts,
-        prompts_dir: "/nonexistent".into(),
         recordings: None,
         webhooks: Vec::new(),
         stopping: watch::channel(false).1,
