@@ -192,6 +192,25 @@ fn mixing_ends_in_a_pause() {
     assert!(after_anna < 1200, "{after_anna}");
 }
 
+/// A tone that is taken up in the middle of a sample is noise at full scale.
+#[test]
+fn half_a_sample_too_much_spoils_nothing_a_guest_says_later() {
+    for rate in SampleRate::ALL {
+        let mut call = Call::new();
+        call.mixer.add_guest(ANNA_ID, Role::Join, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
+        let mut utterance = bytes(&tone(ANNA, rate, 20));
+        utterance.push(0x11);
+        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&utterance).unwrap();
+        call.ticks(95);
+        call.phone.0.clear();
+        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, rate, 50))).unwrap();
+        call.ticks(50);
+        assert_eq!(call.phone.people(RATE), [ANNA], "{rate:?}");
+        let loudest = call.phone.0.iter().map(|sample| sample.unsigned_abs()).max();
+        assert!(loudest < Some(4000), "{rate:?} {loudest:?}");
+    }
+}
+
 #[test]
 fn what_a_listener_said_is_not_heard_later() {
     let mut call = Call::new();

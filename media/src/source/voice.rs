@@ -114,7 +114,7 @@ pub struct Cleared {
     /// was [trimmed](Voice::trimmed) counts.
     ///
     /// An utterance begins with the first sound queued after a `clear`, after the start of the call, or after
-    /// [`UTTERANCE_PAUSE`] in which the queue was empty and silence went out instead.
+    /// [`UTTERANCE_PAUSE`] in which the queue was empty.
     pub played_ms: u64,
     /// Milliseconds that were still queued and that nobody will hear.
     pub dropped_ms: u64,
@@ -198,7 +198,8 @@ impl Voice {
         self.queued() >= self.max_buffer.saturating_add(self.overrun)
     }
 
-    /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half.
+    /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half, until the queue has
+    /// been empty for some frames, a [`mark`](Self::mark) or a [`clear`](Self::clear).
     pub fn push_pcm(&mut self, bytes: &[u8]) -> Result<Room, PushError> {
         let capacity = self.capacity();
         let Sound::Pcm(pcm) = &mut self.sound else {
@@ -228,13 +229,17 @@ impl Voice {
         Ok(self.room())
     }
 
-    /// Places a mark behind everything queued so far. It is told when all of that has been taken.
+    /// Places a mark behind everything queued so far. It is told when all of that has been taken. What is queued from
+    /// now on begins with a whole sample.
     pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
         let waiting = self.marks.len() + self.events.len();
         if waiting >= MAX_MARKS || self.mark_bytes + name.len() > MAX_MARK_BYTES {
             return Err(TooManyMarks);
         }
         self.mark_bytes += name.len();
+        if let Sound::Pcm(pcm) = &mut self.sound {
+            pcm.drop_odd_byte();
+        }
         self.marks.push_back(Mark { position: self.pushed, name });
         self.tell_marks();
         Ok(())
@@ -275,6 +280,7 @@ impl Voice {
     pub fn take_frame(&mut self, frame: &mut [i16]) -> Taken {
         if self.paused || !matches!(self.sound, Sound::Pcm(_)) {
             frame.fill(0);
+            self.idle();
             return Taken::Silence;
         }
         let taken = self.next_frame(frame);
@@ -285,6 +291,7 @@ impl Voice {
     /// Takes the next packet of an Opus agent, if there is one and it is not paused.
     pub fn take_packet(&mut self) -> Option<Bytes> {
         if self.paused || !matches!(self.sound, Sound::Opus(_)) {
+            self.idle();
             return None;
         }
         let packet = self.next_packet();
@@ -295,20 +302,24 @@ impl Voice {
     /// For each 20 ms in which something else is on air: what a live agent says meanwhile goes by, or it would be delay
     /// ever after. Content waits.
     pub fn pass_by(&mut self) {
-        if self.backlog.is_live() {
-            self.let_go();
+        match self.backlog.is_live() {
+            true => self.let_go(),
+            false => self.idle(),
         }
     }
 
     /// The next 20 ms are heard by nobody: for an agent that is muted, whatever it says.
     pub fn let_go(&mut self) {
         if self.paused {
-            return;
+            return self.idle();
         }
         let units = match &mut self.sound {
             Sound::Pcm(pcm) => pcm.pass_by(),
             Sound::Opus(packets) => usize::from(packets.pop_front().is_some()),
         };
+        if units == 0 {
+            self.idle();
+        }
         self.left_out(units as u64);
         self.tell_marks();
         self.backlog.tick(self.ticks(self.pushed - self.taken));
@@ -440,25 +451,38 @@ impl Voice {
 
     /// The marks inside are told with the frame that follows.
     fn left_out(&mut self, units: u64) {
-        self.taken += units;
         self.trimmed += units;
+        self.left(units);
     }
 
     fn took(&mut self, units: u64) {
-        self.taken += units;
         self.played += units;
         self.is_late = false;
-        if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
-            self.full = false;
-        }
+        self.left(units);
         self.tell_marks();
     }
 
-    /// A frame of silence because nothing is ready. It counts as the end of an utterance only if nothing is queued.
+    /// So much is queued no more, whoever heard it.
+    fn left(&mut self, units: u64) {
+        self.taken += units;
+        if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
+            self.full = false;
+        }
+    }
+
+    /// A frame of silence because nothing is ready.
     fn was_late(&mut self) {
         self.is_late = true;
+        self.idle();
+    }
+
+    /// 20 ms have passed in which nothing was taken. They count as the end of an utterance only if nothing is queued.
+    fn idle(&mut self) {
         if self.pushed == self.taken {
             self.dry_frames += 1;
+        }
+        if let Sound::Pcm(pcm) = &mut self.sound {
+            pcm.idle();
         }
     }
 

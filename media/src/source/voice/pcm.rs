@@ -9,15 +9,26 @@ use crate::opus::{SampleRate, fade_out};
 /// A half frame ends in a fade, because a cut in the middle of a wave clicks.
 const FADE: Duration = Duration::from_millis(5);
 
+/// With nothing else queued, half a sample waits 200 ms for its other half. A stream cut at odd bytes may be that late;
+/// what comes later is another utterance, which a byte from the one before would turn into noise.
+const ODD_BYTE_WAITS_FRAMES: u32 = 10;
+
 #[derive(Debug)]
 pub(super) struct Pcm {
     pub rate: SampleRate,
     samples: VecDeque<i16>,
-    /// The first half of a sample whose second half comes with the next message.
-    odd_byte: Option<u8>,
+    odd_byte: Option<OddByte>,
     /// A part of a frame waits one tick for the rest of it.
     holding: bool,
     level: Level,
+}
+
+/// The first half of a sample whose second half comes with the next message.
+#[derive(Debug)]
+struct OddByte {
+    low: u8,
+    /// Frames since the queue ran dry.
+    waited: u32,
 }
 
 impl Pcm {
@@ -30,9 +41,10 @@ impl Pcm {
         let mut bytes = bytes;
         let mut free = capacity.saturating_sub(self.samples.len());
         let (mut taken, mut refused) = (0, 0);
-        if let (Some(low), [high, rest @ ..]) = (self.odd_byte, bytes) {
+        if let Some((high, rest)) = bytes.split_first()
+            && let Some(OddByte { low, .. }) = self.odd_byte.take()
+        {
             bytes = rest;
-            self.odd_byte = None;
             if free > 0 {
                 self.samples.push_back(i16::from_le_bytes([low, *high]));
                 free -= 1;
@@ -45,7 +57,7 @@ impl Pcm {
         let fits = pairs.len().min(free);
         self.samples.extend(pairs[..fits].iter().map(|pair| i16::from_le_bytes(*pair)));
         if let [odd] = rest {
-            self.odd_byte = Some(*odd);
+            self.odd_byte = Some(OddByte { low: *odd, waited: 0 });
         }
         taken += fits;
         refused += pairs.len() - fits;
@@ -102,9 +114,24 @@ impl Pcm {
         samples
     }
 
+    /// 20 ms have passed in which nothing was taken.
+    pub fn idle(&mut self) {
+        if let Some(odd_byte) = self.odd_byte.as_mut().filter(|_| self.samples.is_empty()) {
+            odd_byte.waited += 1;
+            if odd_byte.waited >= ODD_BYTE_WAITS_FRAMES {
+                self.drop_odd_byte();
+            }
+        }
+    }
+
+    /// The agent says that its sound so far is whole.
+    pub fn drop_odd_byte(&mut self) {
+        self.odd_byte = None;
+    }
+
     pub fn clear(&mut self) {
         self.samples.clear();
-        self.odd_byte = None;
+        self.drop_odd_byte();
         self.holding = false;
         self.give_back_memory();
     }

@@ -24,6 +24,64 @@ fn chunks_of_any_size_come_out_as_the_same_samples() {
 }
 
 #[test]
+fn half_a_sample_too_much_is_no_part_of_the_next_utterance() {
+    type Between = fn(&mut Voice);
+    let betweens: [(&str, Between); 7] = [
+        ("1.5 s of nothing", |voice| idle(voice, 75)),
+        ("200 ms of nothing", |voice| idle(voice, 10)),
+        ("nothing while it is muted", |voice| (0..75).for_each(|_| voice.let_go())),
+        ("nothing while a prompt is on air", |voice| (0..75).for_each(|_| voice.pass_by())),
+        ("nothing while it is paused", |voice| {
+            voice.pause();
+            idle(voice, 75);
+            voice.resume();
+        }),
+        ("a mark", |voice| voice.mark("whole".into()).unwrap()),
+        ("a clear", |voice| {
+            voice.clear();
+        }),
+    ];
+    for (what, between) in betweens {
+        let mut voice = voice();
+        push(&mut voice, &[5; FRAME_SAMPLES]);
+        voice.push_pcm(&[0x11]).unwrap();
+        speech_frame(&mut voice);
+        between(&mut voice);
+        push(&mut voice, &[1000; FRAME_SAMPLES]);
+        assert_eq!(speech_frame(&mut voice), [1000; FRAME_SAMPLES], "{what}");
+    }
+}
+
+#[test]
+fn a_stream_cut_at_odd_bytes_may_be_late() {
+    for late_frames in [0, 1, 5, 10] {
+        let (mut voice, mut heard) = (voice(), Vec::new());
+        for (index, chunk) in bytes_of(&[1000; 100 * FRAME_SAMPLES]).chunks(641).enumerate() {
+            voice.push_pcm(chunk).unwrap();
+            heard.extend(taken(&mut voice).1);
+            // After an odd number of such chunks half a sample waits.
+            if index % 10 == 6 {
+                (0..late_frames).for_each(|_| heard.extend(taken(&mut voice).1));
+            }
+        }
+        // What is late costs silence and fades, never the right sample.
+        assert!(heard.iter().all(|sample| (0..=1000).contains(sample)), "{late_frames}");
+        assert!(heard.iter().filter(|sample| **sample == 1000).count() > 95 * FRAME_SAMPLES, "{late_frames}");
+    }
+}
+
+#[test]
+fn a_stream_may_begin_with_half_a_sample_after_a_long_silence() {
+    let mut voice = voice();
+    idle(&mut voice, 100);
+    let bytes = bytes_of(&[0x0201; FRAME_SAMPLES]);
+    voice.push_pcm(&bytes[..1]).unwrap();
+    taken(&mut voice);
+    voice.push_pcm(&bytes[1..]).unwrap();
+    assert_eq!(speech_frame(&mut voice), [0x0201; FRAME_SAMPLES]);
+}
+
+#[test]
 fn a_half_frame_waits_one_tick_and_is_completed() {
     let mut voice = voice();
     push(&mut voice, &[1000; 200]);
@@ -141,6 +199,17 @@ fn a_full_queue_loses_nothing_until_it_is_ignored() {
         assert_eq!(voice.room(), Room::Full);
     }
     speech_frame(&mut voice);
+    assert_eq!((voice.queued(), voice.room()), (3 * FRAME, Room::Free));
+}
+
+/// A muted agent that was told to stop may go on as soon as there is room; it would wait for that word for ever.
+#[test]
+fn what_is_let_go_makes_room_too() {
+    let mut voice = Voice::pcm(RATE, Duration::from_millis(100));
+    assert_eq!(push(&mut voice, &[1; 5 * FRAME_SAMPLES]), Room::Full);
+    voice.let_go();
+    assert_eq!((voice.queued(), voice.room()), (4 * FRAME, Room::Full));
+    voice.let_go();
     assert_eq!((voice.queued(), voice.room()), (3 * FRAME, Room::Free));
 }
 
@@ -312,6 +381,13 @@ fn bytes_of(samples: &[i16]) -> Vec<u8> {
 fn taken(voice: &mut Voice) -> (Taken, [i16; FRAME_SAMPLES]) {
     let mut frame = [99; FRAME_SAMPLES];
     (voice.take_frame(&mut frame), frame)
+}
+
+/// Nothing is there to be taken.
+fn idle(voice: &mut Voice, frames: u32) {
+    for _ in 0..frames {
+        assert_eq!(taken(voice).0, Taken::Silence);
+    }
 }
 
 fn speech_frame(voice: &mut Voice) -> [i16; FRAME_SAMPLES] {
