@@ -80,8 +80,18 @@ pub enum PartySound {
         /// How an agent is encoded for the caller.
         profile: Profile,
     },
-    /// Opus packets of 20 ms; agents only.
+    /// Opus packets of 20 ms.
     Opus,
+}
+
+impl PartySound {
+    /// Of samples; None for Opus.
+    fn rate(self) -> Option<SampleRate> {
+        match self {
+            Self::Pcm { rate, .. } => Some(rate),
+            Self::Opus => None,
+        }
+    }
 }
 
 /// What the shell needs to know.

@@ -58,6 +58,19 @@ impl Ear {
         Ok(())
     }
 
+    /// An agent that listens takes samples at `rate` from now on, or Opus packets. Nothing changes if it does already.
+    pub fn change_to(&mut self, rate: Option<SampleRate>, now: Instant) -> Result<(), OpusError> {
+        match (&self.form, rate) {
+            (Form::Deaf, _) | (Form::Opus, None) => Ok(()),
+            (Form::Pcm(pcm), Some(rate)) if pcm.rate() == rate => Ok(()),
+            (_, Some(rate)) => self.take_pcm(rate, now),
+            (Form::Pcm(_), None) => {
+                self.take_opus();
+                Ok(())
+            }
+        }
+    }
+
     /// The caller can speak from now on; until then there was nothing to fill.
     pub fn start(&mut self, now: Instant) {
         if let Form::Pcm(pcm) = &mut self.form {

@@ -288,6 +288,12 @@ impl Mixer {
         Ok(())
     }
 
+    /// A guest speaks and hears samples at `rate` from now on, or Opus packets. What it has said already is heard first;
+    /// says how much of that had to be thrown away, see [`Voice::change_to`].
+    pub fn change_sound(&mut self, id: GuestId, rate: Option<SampleRate>) -> Result<Duration, MixerError> {
+        Ok(self.guest_mut(id).ok_or(MixerError::NoSuchGuest(id))?.change_sound(rate)?)
+    }
+
     /// A guest is heard by others from now on.
     pub fn set_role(&mut self, id: GuestId, role: Role) -> Result<(), MixerError> {
         let guest = self.guests.iter_mut().find(|guest| guest.id() == id).ok_or(MixerError::NoSuchGuest(id))?;

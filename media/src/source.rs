@@ -1,19 +1,18 @@
 //! Source: what is on air towards the caller: silence, prompts, or the agent's voice.
 
+mod live;
 mod voice;
 
 use std::time::Duration;
 
-use crate::opus::{Encoder, OpusError, Profile, SILENCE, fade_in, fade_out};
+use crate::opus::{OpusError, Profile, SILENCE};
 use crate::prompt::{Cursor, Prompt, Repeat};
+use live::Live;
 
 pub use voice::{
     Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, PushError, Room, Taken, TooManyMarks,
     UTTERANCE_PAUSE, Voice, VoiceEvent,
 };
-
-/// A wave that stops short is led to zero in this time, and one that begins in its middle is led up.
-const FADE: Duration = Duration::from_millis(5);
 
 /// Decides the payload of every 20 ms frame, and nothing else: the RTP line belongs to
 /// [`Timeline`](crate::timeline::Timeline).
@@ -64,23 +63,6 @@ enum Base {
     Voice,
 }
 
-/// The agent's voice and how it becomes Opus.
-#[derive(Debug)]
-enum Live {
-    Encoded(Encoded),
-    Relayed(Voice),
-}
-
-#[derive(Debug)]
-struct Encoded {
-    voice: Voice,
-    encoder: Encoder,
-    frame: Box<[i16]>,
-    /// Where the wave stood at the end of the last frame.
-    last_sample: i16,
-    in_spurt: bool,
-}
-
 impl Source {
     /// Silence on air, and no voice.
     pub fn new() -> Self {
@@ -89,16 +71,7 @@ impl Source {
 
     /// Brings in the agent's voice. What is on air stays; `profile` matters for PCM only.
     pub fn set_voice(&mut self, voice: Voice, profile: Profile) -> Result<(), OpusError> {
-        self.live = Some(match voice.rate() {
-            Some(rate) => Live::Encoded(Encoded {
-                voice,
-                encoder: Encoder::new(rate, profile)?,
-                frame: vec![0; rate.samples_per_frame()].into(),
-                last_sample: 0,
-                in_spurt: false,
-            }),
-            None => Live::Relayed(voice),
-        });
+        self.live = Some(Live::new(voice, profile)?);
         Ok(())
     }
 
@@ -107,26 +80,17 @@ impl Source {
         if let Base::Voice = self.base {
             self.go_silent();
         }
-        self.live.take().map(|live| match live {
-            Live::Encoded(encoded) => encoded.voice,
-            Live::Relayed(voice) => voice,
-        })
+        self.live.take().map(Live::into_voice)
     }
 
     /// The agent's queue.
     pub fn voice(&self) -> Option<&Voice> {
-        self.live.as_ref().map(|live| match live {
-            Live::Encoded(encoded) => &encoded.voice,
-            Live::Relayed(voice) => voice,
-        })
+        self.live.as_ref().map(Live::voice)
     }
 
-    /// The agent's queue, to push, mark, clear, pause and resume.
+    /// The agent's queue, to push, mark, clear, pause, resume and change.
     pub fn voice_mut(&mut self) -> Option<&mut Voice> {
-        self.live.as_mut().map(|live| match live {
-            Live::Encoded(encoded) => &mut encoded.voice,
-            Live::Relayed(voice) => voice,
-        })
+        self.live.as_mut().map(Live::voice_mut)
     }
 
     /// The agent's sound left out so far so that its delay does not grow.
@@ -225,8 +189,7 @@ impl Source {
             (Some(cursor), ..) => play(cursor, Ended::Playback, out),
             (None, Some(cursor), ..) => Filled { ended: None, ..play(cursor, Ended::Prompts, out) },
             (None, None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),
-            (None, None, Base::Voice, Some(Live::Encoded(encoded))) => encoded.fill(self.muted, out),
-            (None, None, Base::Voice, Some(Live::Relayed(voice))) => relay(voice, self.muted, out),
+            (None, None, Base::Voice, Some(live)) => live.fill(self.muted, out),
             (None, None, Base::Voice, None) | (None, None, Base::Silence, _) => silence(out),
         };
         self.sounding = filled.talking;
@@ -252,56 +215,8 @@ impl Source {
     /// One frame of silence between them lets it settle.
     fn splice(&mut self) {
         self.splice = self.sounding;
-        if let Some(Live::Encoded(encoded)) = &mut self.live {
-            encoded.in_spurt = false;
-        }
-    }
-}
-
-impl Encoded {
-    /// Encodes just in time, so that nothing encoded is ever thrown away by a `clear`.
-    fn fill(&mut self, muted: bool, out: &mut Vec<u8>) -> Filled {
-        let taken = match muted {
-            true => {
-                self.voice.let_go();
-                Taken::Silence
-            }
-            false => self.voice.take_frame(&mut self.frame),
-        };
-        let encoded = match (taken, self.in_spurt) {
-            (Taken::Speech, false) => self.open_spurt(out),
-            (Taken::Speech, true) => self.encoder.encode(&self.frame, out),
-            (Taken::Silence, true) => return self.close_spurt(out),
-            (Taken::Silence, false) => return silence(out),
-        };
-        self.last_sample = self.frame.last().copied().unwrap_or(0);
-        match encoded {
-            Ok(()) => Filled { talking: true, ended: None },
-            // libopus has no reason to refuse a frame of the right length. If it does, the line must still go on.
-            Err(_) => silence(out),
-        }
-    }
-
-    /// The caller's decoder has just heard silence packets that this encoder did not make. A fresh start errs ten
-    /// times less in the first 60 ms than going on from the last spurt.
-    fn open_spurt(&mut self, out: &mut Vec<u8>) -> Result<(), OpusError> {
-        self.in_spurt = true;
-        self.encoder.reset()?;
-        let fade = self.encoder.rate().samples_in(FADE);
-        fade_in(&mut self.frame[..fade]);
-        self.encoder.encode(&self.frame, out)
-    }
-
-    /// The encoder looks 6.5 ms ahead; one more frame lets these last samples out. Then the cached packet takes over.
-    /// A queue that ran dry, a `clear` and a pause all stop in the middle of a wave, which would click.
-    fn close_spurt(&mut self, out: &mut Vec<u8>) -> Filled {
-        self.in_spurt = false;
-        let fade = self.encoder.rate().samples_in(FADE);
-        self.frame[..fade].fill(self.last_sample);
-        fade_out(&mut self.frame[..fade]);
-        match self.encoder.encode(&self.frame, out) {
-            Ok(()) => Filled { talking: false, ended: None },
-            Err(_) => silence(out),
+        if let Some(live) = &mut self.live {
+            live.break_off();
         }
     }
 }
@@ -309,19 +224,6 @@ impl Encoded {
 fn play(cursor: &mut Cursor, ended: Ended, out: &mut Vec<u8>) -> Filled {
     let played = cursor.fill(out);
     Filled { talking: played.talking, ended: played.ended.then_some(ended) }
-}
-
-fn relay(voice: &mut Voice, muted: bool, out: &mut Vec<u8>) -> Filled {
-    if muted {
-        voice.let_go();
-        return silence(out);
-    }
-    let Some(packet) = voice.take_packet() else {
-        return silence(out);
-    };
-    out.clear();
-    out.extend_from_slice(&packet);
-    Filled { talking: true, ended: None }
 }
 
 fn silence(out: &mut Vec<u8>) -> Filled {

@@ -255,15 +255,34 @@ impl Conversation<'_> {
     }
 
     fn attach(&self, format: SoundFormat) {
-        let sound = match format.encoding {
-            Encoding::PcmS16le => PartySound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
-            Encoding::Opus => PartySound::Opus,
-        };
+        let sound = self.sound(format);
         self.seat.speaks(sound);
         let (party, max_buffer) = (self.party(), self.dial.max_buffer);
         let attached = self.leg.with_bridge(|bridge| bridge.attach(party, sound, max_buffer, Instant::now()));
         if let Err(error) = attached {
             self.complain("sound_unavailable", error.to_string());
+        }
+    }
+
+    /// What the agent has said already is heard first, as long as not too many forms of sound wait.
+    fn change_sound(&self, format: SoundFormat) {
+        let sound = self.sound(format);
+        self.seat.speaks(sound);
+        match self.leg.with_bridge(|bridge| bridge.change_sound(self.party(), sound, Instant::now())) {
+            Ok(Duration::ZERO) => {}
+            Ok(dropped) => {
+                let dropped_ms = dropped.as_millis();
+                let why = "wait until what you have said is played before you change its form again";
+                self.complain("sound_dropped", format!("{dropped_ms} ms of your sound were thrown away: {why}"));
+            }
+            Err(error) => self.complain("sound_unavailable", error.to_string()),
+        }
+    }
+
+    fn sound(&self, format: SoundFormat) -> PartySound {
+        match format.encoding {
+            Encoding::PcmS16le => PartySound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
+            Encoding::Opus => PartySound::Opus,
         }
     }
 
@@ -325,7 +344,7 @@ impl Conversation<'_> {
         match message {
             FromAgent::Ready { audio, events } => {
                 if let Some(format) = audio {
-                    self.attach(format);
+                    self.change_sound(format);
                 }
                 if events && matches!(self.seat.who(), Who::Agent { .. }) && self.seat.listens() {
                     self.leg.report_of_agent(Report::EventsWanted);

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use patchcord_simulator::agent::{AgentAudio, AgentOptions, Encoding, Pace};
-use patchcord_simulator::call::CallerOptions;
-use patchcord_simulator::sound;
+use patchcord_simulator::call::{Call, CallerOptions};
+use patchcord_simulator::sound::{self, PHONE_RATE};
 use patchcord_simulator::speech::Speech;
 use serde_json::json;
 
-use crate::people::{AGENT_HZ, SECOND, objections, quiet_caller, speech_synthesis, talking, tone, understood};
+use crate::people::{
+    AGENT_HZ, SECOND, caller_hears_next, objections, quiet_caller, speech_synthesis, talking, tone, understood,
+};
 use crate::service::{Talk, TestOptions};
 
 /// Real speech both ways, in this format.
@@ -142,6 +144,96 @@ async fn pause_keeps_the_rest_and_resume_goes_on_with_it() -> anyhow::Result<()>
     let frames = talking(&call.heard_packets()).into_iter().filter(|talks| *talks).count();
     assert!((99..=104).contains(&frames), "{frames} frames of 100 were heard");
     assert_eq!(objections(call), [], "{}", call.seen());
+    Ok(())
+}
+
+/// The notes of an utterance, in their order.
+const NOTES_HZ: [f64; 4] = [500.0, 800.0, 1100.0, 700.0];
+
+/// 500 ms of each note with a peak of about 8,000, as little-endian samples at this rate.
+fn notes(hertz: &[f64], rate: u32) -> Vec<u8> {
+    let samples = hertz.iter().flat_map(|hz| sound::tone(*hz, rate, 500));
+    samples.flat_map(|sample| (sample / 11 * 8).to_le_bytes()).collect()
+}
+
+fn peak(pcm: &[i16]) -> u16 {
+    pcm.iter().map(|sample| sample.unsigned_abs()).max().unwrap_or(0)
+}
+
+fn ready(encoding: &str, sample_rate: u32) -> serde_json::Value {
+    json!({"type": "ready", "audio": {"encoding": encoding, "sample_rate": sample_rate}})
+}
+
+/// Until the caller has heard something and then so many frames of silence.
+async fn until_silent(call: &Call, frames: usize) -> anyhow::Result<()> {
+    loop {
+        let heard = talking(&call.heard_packets());
+        if heard.contains(&true) && heard.ends_with(&vec![false; frames]) {
+            return Ok(());
+        }
+        call.hear_for(Duration::from_millis(20) * (heard.len() as u32 + 1)).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_too_many_spoils_nothing_that_the_agent_says_later() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    let mut first = notes(&[300.0], PHONE_RATE);
+    first.push(0x11);
+    session.send_binary(first).await;
+    until_silent(call, 75).await?;
+    session.send_binary(notes(&NOTES_HZ, PHONE_RATE)).await;
+    let heard = caller_hears_next(call, 4 * SECOND).await?;
+    assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &NOTES_HZ), NOTES_HZ);
+    assert!((6_000..12_000).contains(&peak(&heard)), "{}", peak(&heard));
+    assert_eq!(objections(call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agent_said_before_ready_is_heard_before_what_it_says_after() -> anyhow::Result<()> {
+    for rate in [16_000, 24_000, 48_000, 8000] {
+        let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+        let Talk { session, call, .. } = &mut talk;
+        session.send_binary(notes(&NOTES_HZ[..1], PHONE_RATE)).await;
+        session.send(&json!({"type": "mark", "name": "before"})).await;
+        session.send(&ready("pcm_s16le", rate)).await;
+        session.send_binary(notes(&NOTES_HZ[1..], rate)).await;
+        session.send(&json!({"type": "mark", "name": "after"})).await;
+        session.wait_for_nth_message("mark", 2).await?;
+        until_silent(call, 10).await?;
+        let heard = call.heard()?;
+        assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &NOTES_HZ), NOTES_HZ, "{rate}");
+        assert!((6_000..12_000).contains(&peak(&heard)), "{rate}: {}", peak(&heard));
+        let marks: Vec<_> = session.messages_of("mark").iter().map(|mark| mark["name"].clone()).collect();
+        assert_eq!(marks, ["before", "after"], "{rate}");
+        assert!(session.messages_of("mark").iter().all(|mark| mark["status"] == "played"), "{rate}");
+        assert_eq!(session.messages_of("error"), [] as [serde_json::Value; 0]);
+        assert_eq!(objections(call), [], "{}", call.seen());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_changes_its_form_again_and_again_is_told_what_it_loses() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
+    let Talk { session, call, .. } = &mut talk;
+    // Nothing of it is played before all of it has come.
+    session.send(&json!({"type": "pause"})).await;
+    for rate in [8000, 16_000, 8000, 16_000] {
+        session.send_binary(notes(&[300.0], 24_000 - rate)).await;
+        session.send(&ready("pcm_s16le", rate)).await;
+    }
+    let error = session.wait_for_message("error").await?;
+    assert_eq!(error["code"], "sound_dropped", "{error}");
+    assert!(error["message"].as_str().is_some_and(|text| text.starts_with("2000 ms of your sound")), "{error}");
+    session.send_binary(notes(&NOTES_HZ, PHONE_RATE)).await;
+    session.send(&json!({"type": "resume"})).await;
+    until_silent(call, 10).await?;
+    let heard = call.heard()?;
+    assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &NOTES_HZ), NOTES_HZ);
+    assert!(!sound::hears(&heard, PHONE_RATE, 300.0));
     Ok(())
 }
 

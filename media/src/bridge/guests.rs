@@ -46,17 +46,8 @@ impl Bridge {
         self.mixer.as_ref().is_some_and(|mixer| mixer.has_music())
     }
 
-    pub(super) fn seat_guest(
-        &mut self,
-        id: GuestId,
-        rate: Option<SampleRate>,
-        max_buffer: Duration,
-    ) -> Result<(), AttachError> {
-        let mixer = self.mixer.as_mut().ok_or(MixerError::NoSuchGuest(id))?;
-        let role = mixer.guests().find(|(guest, _)| *guest == id).map(|(_, role)| role);
-        let role = role.ok_or(MixerError::NoSuchGuest(id))?;
-        mixer.remove_guest(id)?;
-        Ok(mixer.add_guest(id, role, rate, max_buffer)?)
+    pub(super) fn change_guest(&mut self, id: GuestId, rate: Option<SampleRate>) -> Result<Duration, AttachError> {
+        Ok(self.mixer.as_mut().ok_or(MixerError::NoSuchGuest(id))?.change_sound(id, rate)?)
     }
 
     pub(super) fn remove_guest(&mut self, id: GuestId) {

@@ -26,8 +26,8 @@ pub enum AttachError {
 }
 
 impl Bridge {
-    /// A party joins, or changes its sound: an agent's voice is on air from now on, and the party hears the caller.
-    /// A guest must have been [invited](Self::invite).
+    /// A party joins: an agent's voice is on air from now on, and the party hears the caller. A guest must have been
+    /// [invited](Self::invite), and keeps the `max_buffer` that it was invited with.
     pub fn attach(
         &mut self,
         party: Party,
@@ -35,11 +35,21 @@ impl Bridge {
         max_buffer: Duration,
         now: Instant,
     ) -> Result<(), AttachError> {
-        match (party, sound) {
-            (Party::Agent, PartySound::Pcm { rate, .. }) => self.seat_agent(Voice::pcm(rate, max_buffer), sound, now),
-            (Party::Agent, PartySound::Opus) => self.seat_agent(Voice::opus(max_buffer), sound, now),
-            (Party::Guest(id), PartySound::Pcm { rate, .. }) => self.seat_guest(id, Some(rate), max_buffer),
-            (Party::Guest(id), PartySound::Opus) => self.seat_guest(id, None, max_buffer),
+        match party {
+            Party::Agent => self.seat_agent(Voice::new(sound.rate(), max_buffer), sound, now),
+            Party::Guest(id) => self.change_guest(id, sound.rate()).map(drop),
+        }
+    }
+
+    /// A party that is there speaks and hears otherwise from now on. What it has said already is heard first, with its
+    /// marks. Says how much of that had to be thrown away, see [`Voice::change_to`].
+    pub fn change_sound(&mut self, party: Party, sound: PartySound, now: Instant) -> Result<Duration, AttachError> {
+        match party {
+            Party::Agent => {
+                self.ear.change_to(sound.rate(), now)?;
+                Ok(self.source.voice_mut().map_or(Duration::ZERO, |voice| voice.change_to(sound.rate())))
+            }
+            Party::Guest(id) => self.change_guest(id, sound.rate()),
         }
     }
 
@@ -94,10 +104,7 @@ impl Bridge {
     /// [`refuses`](Self::refuses).
     pub fn say(&mut self, party: Party, sound: Bytes, now: Instant) -> Result<Room, PushError> {
         let Some(voice) = self.voice(party) else { return Ok(Room::Free) };
-        let room = match voice.rate() {
-            Some(_) => voice.push_pcm(&sound)?,
-            None => voice.push_opus(sound)?,
-        };
+        let room = voice.push(sound)?;
         if party == Party::Agent {
             let in_all = voice.pushed();
             self.moment.said(in_all, now);

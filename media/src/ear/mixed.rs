@@ -23,6 +23,11 @@ enum Form {
 }
 
 impl MixedForm {
+    /// Samples at `rate`, or Opus packets.
+    pub fn new(rate: Option<SampleRate>) -> Result<Self, OpusError> {
+        rate.map_or_else(Self::opus, |rate| Ok(Self::pcm(rate)))
+    }
+
     pub fn pcm(rate: SampleRate) -> Self {
         let samples = Vec::with_capacity(rate.samples_per_frame());
         Self { form: Form::Pcm { resampler: Box::new(Resampler::new(RATE, rate)), samples }, chunk: BytesMut::new() }

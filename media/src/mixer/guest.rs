@@ -21,6 +21,8 @@ pub(super) struct Guest {
     pub(super) role: Role,
     voice: Voice,
     mouth: Mouth,
+    /// How it hears: samples at this rate, or Opus packets.
+    hears: Option<SampleRate>,
     form: MixedForm,
     queue: VecDeque<Bytes>,
     dropped: u64,
@@ -37,12 +39,24 @@ impl Guest {
         Ok(Self {
             id,
             role,
-            voice: rate.map_or_else(|| Voice::opus(max_buffer), |rate| Voice::pcm(rate, max_buffer)),
+            voice: Voice::new(rate, max_buffer),
             mouth: Mouth::new(rate)?,
-            form: rate.map_or_else(MixedForm::opus, |rate| Ok(MixedForm::pcm(rate)))?,
+            hears: rate,
+            form: MixedForm::new(rate)?,
             queue: VecDeque::with_capacity(QUEUE_FRAMES),
             dropped: 0,
         })
+    }
+
+    /// It speaks and hears otherwise from now on; what it has said already is heard first. Says how much of it had to
+    /// be thrown away, see [`Voice::change_to`].
+    pub(super) fn change_sound(&mut self, rate: Option<SampleRate>) -> Result<Duration, OpusError> {
+        if self.hears != rate {
+            self.form = MixedForm::new(rate)?;
+            self.hears = rate;
+            self.queue.clear();
+        }
+        Ok(self.voice.change_to(rate))
     }
 
     pub(super) fn id(&self) -> GuestId {

@@ -32,19 +32,32 @@ enum State {
     Closing,
 }
 
-impl Mouth {
-    /// For a voice of samples at `rate`, or of Opus packets.
-    pub(super) fn new(rate: Option<SampleRate>) -> Result<Self, OpusError> {
-        let form = match rate {
-            Some(rate) => Form::Pcm {
+impl Form {
+    fn new(rate: Option<SampleRate>) -> Result<Self, OpusError> {
+        Ok(match rate {
+            Some(rate) => Self::Pcm {
                 inward: Box::new(Resampler::new(rate, RATE)),
                 at_rate: vec![0; rate.samples_per_frame()],
                 resampled: Vec::with_capacity(FRAME_SAMPLES),
                 last_sample: 0,
             },
-            None => Form::Opus { decoder: Decoder::new(RATE)?, decoded: Vec::with_capacity(FRAME_SAMPLES) },
-        };
-        Ok(Self { form, said: SILENT, state: State::Shut })
+            None => Self::Opus { decoder: Decoder::new(RATE)?, decoded: Vec::with_capacity(FRAME_SAMPLES) },
+        })
+    }
+
+    /// Of samples; None for Opus.
+    fn rate(&self) -> Option<SampleRate> {
+        match self {
+            Self::Pcm { inward, .. } => Some(inward.from()),
+            Self::Opus { .. } => None,
+        }
+    }
+}
+
+impl Mouth {
+    /// For a voice of samples at `rate`, or of Opus packets. It follows a voice that changes its form.
+    pub(super) fn new(rate: Option<SampleRate>) -> Result<Self, OpusError> {
+        Ok(Self { form: Form::new(rate)?, said: SILENT, state: State::Shut })
     }
 
     /// What was said in this tick, if anything.
@@ -55,9 +68,9 @@ impl Mouth {
     /// Takes the next 20 ms of the voice.
     pub(super) fn speak(&mut self, voice: &mut Voice) {
         let before = self.state;
-        let taken = match &mut self.form {
-            Form::Pcm { at_rate, .. } => voice.take_frame(at_rate),
-            Form::Opus { decoder, decoded } => hear_packet(voice, before, decoder, decoded),
+        let taken = match self.follow(voice) {
+            true => self.take(voice),
+            false => self.take_nothing(),
         };
         self.state = match (taken, before) {
             (Taken::Speech, _) => State::Open,
@@ -81,6 +94,36 @@ impl Mouth {
         fade_out(&mut last);
         self.shut();
         Some(last)
+    }
+
+    /// Takes on the form of what the voice says next, once this mouth has ended softly what it said in another one.
+    fn follow(&mut self, voice: &mut Voice) -> bool {
+        if self.form.rate() == voice.rate() {
+            return true;
+        }
+        if self.state == State::Open {
+            return false;
+        }
+        // libopus refuses a decoder only without memory. What it cannot say goes by.
+        let form = Form::new(voice.rate()).inspect_err(|_| voice.let_go());
+        form.map(|form| self.form = form).is_ok()
+    }
+
+    fn take(&mut self, voice: &mut Voice) -> Taken {
+        match &mut self.form {
+            Form::Pcm { at_rate, .. } => voice.take_frame(at_rate),
+            Form::Opus { decoder, decoded } => hear(voice.take_packet().as_deref(), self.state, decoder, decoded),
+        }
+    }
+
+    fn take_nothing(&mut self) -> Taken {
+        match &mut self.form {
+            Form::Pcm { at_rate, .. } => {
+                at_rate.fill(0);
+                Taken::Silence
+            }
+            Form::Opus { decoder, decoded } => hear(None, self.state, decoder, decoded),
+        }
     }
 
     fn shape(&mut self, before: State) {
@@ -117,14 +160,13 @@ impl Mouth {
 }
 
 /// When the packets stop the decoder has some milliseconds left, which a packet of silence lets out.
-fn hear_packet(voice: &mut Voice, before: State, decoder: &mut Decoder, decoded: &mut Vec<i16>) -> Taken {
-    let packet = voice.take_packet();
+fn hear(packet: Option<&[u8]>, before: State, decoder: &mut Decoder, decoded: &mut Vec<i16>) -> Taken {
     if packet.is_some() && before == State::Shut {
         // A decoder that will not be reset still decodes.
         let _ = decoder.reset();
     }
     decoded.clear();
     // What cannot be decoded is silence, like what is missing.
-    let _ = decoder.decode(packet.as_deref().unwrap_or(&SILENCE), decoded);
+    let _ = decoder.decode(packet.unwrap_or(&SILENCE), decoded);
     if packet.is_some() { Taken::Speech } else { Taken::Silence }
 }

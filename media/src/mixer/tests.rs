@@ -212,6 +212,29 @@ fn half_a_sample_too_much_spoils_nothing_a_guest_says_later() {
 }
 
 #[test]
+fn what_a_guest_has_said_is_heard_before_what_it_says_in_another_form() {
+    let forms = [Some(SampleRate::Hz8000), Some(SampleRate::Hz48000), None];
+    for before in forms {
+        for after in forms {
+            let mut call = Call::new();
+            call.mixer.add_guest(ANNA_ID, Role::Join, before, DEFAULT_MAX_BUFFER).unwrap();
+            call.guest_says(ANNA_ID, before, &|rate| tone(ANNA, rate, 30));
+            assert_eq!(call.mixer.change_sound(ANNA_ID, after), Ok(Duration::ZERO));
+            call.guest_says(ANNA_ID, after, &|rate| tone(BERTA, rate, 30));
+            call.ticks(26);
+            assert_eq!(call.phone.people(RATE), [ANNA], "{before:?} {after:?}");
+            call.phone.0.clear();
+            call.anna.0.clear();
+            call.ticks(32);
+            assert_eq!(call.phone.people(RATE), [BERTA], "{before:?} {after:?}");
+            let edge = step(&call.phone.0);
+            assert!(edge < 3600, "{before:?} {after:?} {edge}");
+        }
+    }
+    assert_eq!(Call::new().mixer.change_sound(ANNA_ID, None), Err(MixerError::NoSuchGuest(ANNA_ID)));
+}
+
+#[test]
 fn what_a_listener_said_is_not_heard_later() {
     let mut call = Call::new();
     call.mixer.add_guest(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
@@ -354,13 +377,8 @@ impl Call {
         let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();
         self.agent_says(&tone(AGENT, RATE, frames));
         for (id, hz) in [(ANNA_ID, ANNA), (BERTA_ID, BERTA)] {
-            if let Some(voice) = self.mixer.guest_voice_mut(id) {
-                match voice.rate() {
-                    Some(rate) => assert!(voice.push_pcm(&bytes(&tone(hz, rate, frames))).is_ok()),
-                    None => {
-                        packets(&tone(hz, RATE, frames)).for_each(|packet| assert!(voice.push_opus(packet).is_ok()));
-                    }
-                }
+            if let Some(rate) = self.mixer.guest_voice_mut(id).map(|voice| voice.rate()) {
+                self.guest_says(id, rate, &|rate| tone(hz, rate, frames));
             }
         }
         for frame in tone(CALLER, RATE, frames).chunks_exact(320) {
@@ -368,6 +386,15 @@ impl Call {
             encoder.encode(frame, &mut payload).unwrap();
             self.mixer.hear_caller(&Slot::Packet { timestamp: 0, payload: payload.into() });
             self.tick();
+        }
+    }
+
+    /// In samples at this rate, or in Opus packets.
+    fn guest_says(&mut self, id: GuestId, rate: Option<SampleRate>, sound: &dyn Fn(SampleRate) -> Vec<i16>) {
+        let voice = self.mixer.guest_voice_mut(id).unwrap();
+        match rate {
+            Some(rate) => drop(voice.push_pcm(&bytes(&sound(rate))).unwrap()),
+            None => packets(&sound(RATE)).for_each(|packet| assert!(voice.push_opus(packet).is_ok())),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the caller's decoder hears, whoever is on air.
 
 use super::*;
-use crate::opus::{Decoder, SampleRate, inspect};
+use crate::opus::{Decoder, Encoder, SampleRate, inspect};
 use crate::prompt::Builtin;
 use bytes::Bytes;
 use std::f64::consts::TAU;
@@ -72,6 +72,9 @@ fn what_a_muted_agent_says_is_lost_and_the_wave_ends_softly() {
     call.source.mute(true);
     let (closing, packet) = call.fill();
     assert!(!closing.talking && packet != SILENCE);
+    // The codec is 6.5 ms late and the wave is led to zero in 5 ms.
+    let end = peak(&call.hear()[184..]);
+    assert!(end < 2000, "{end}");
     for _ in 0..4 {
         assert_eq!(call.fill().1, SILENCE);
     }
@@ -118,6 +121,36 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
         assert!(step(&again) <= largest_step * 3 / 2, "{stop:?}");
         assert!(peak(&again) <= largest_peak * 3 / 2, "{stop:?} {} {largest_peak}", peak(&again));
         assert!(peak(&again[again.len() - 320..]) > 5000, "{stop:?}");
+    }
+}
+
+#[test]
+fn what_waits_when_the_agent_changes_its_form_is_heard_first() {
+    let forms = [Some(SampleRate::Hz8000), Some(SampleRate::Hz16000), Some(SampleRate::Hz48000), None];
+    for before in forms {
+        for after in forms {
+            let mut call = Call::live_in(before);
+            call.say_tone_in(before, 440.0, 20);
+            call.source.voice_mut().unwrap().change_to(after);
+            call.say_tone_in(after, 900.0, 20);
+            let (mut talking, mut heard) = (Vec::new(), Vec::new());
+            for _ in 0..42 {
+                talking.push(call.fill().0.talking);
+                heard.extend(call.hear());
+            }
+            assert_eq!(talking.iter().filter(|talks| **talks).count(), 40, "{before:?} {after:?}");
+            // One frame between two encoders lets the phone's decoder settle.
+            let gap = usize::from(before != after);
+            assert!(
+                talking[..20].iter().chain(&talking[20 + gap..40 + gap]).all(|talks| *talks),
+                "{before:?} {after:?}"
+            );
+            let (first, second) = (pitch(&heard[4 * 320..18 * 320]), pitch(&heard[25 * 320..38 * 320]));
+            assert!(
+                (first - 440.0).abs() < 10.0 && (second - 900.0).abs() < 10.0,
+                "{before:?} {after:?} {first} {second}"
+            );
+        }
     }
 }
 
@@ -324,9 +357,12 @@ impl Call {
     }
 
     fn live(rate: SampleRate) -> Self {
+        Self::live_in(Some(rate))
+    }
+
+    fn live_in(rate: Option<SampleRate>) -> Self {
         let mut source = Source::new();
-        let voice = Voice::pcm(rate, DEFAULT_MAX_BUFFER);
-        source.set_voice(voice, Profile::Eco).unwrap();
+        source.set_voice(Voice::new(rate, DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
         source.go_live();
         Self::new(source)
     }
@@ -334,6 +370,20 @@ impl Call {
     fn say(&mut self, samples: &[i16]) {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         self.source.voice_mut().unwrap().push_pcm(&bytes).unwrap();
+    }
+
+    /// A tone in samples at this rate, or in Opus packets.
+    fn say_tone_in(&mut self, rate: Option<SampleRate>, hz: f64, frames: usize) {
+        let Some(rate) = rate else {
+            let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();
+            for frame in tone(hz, RATE, frames).chunks_exact(320) {
+                let mut packet = Vec::new();
+                encoder.encode(frame, &mut packet).unwrap();
+                self.source.voice_mut().unwrap().push(packet.into()).unwrap();
+            }
+            return;
+        };
+        self.say(&tone(hz, rate, frames));
     }
 
     fn fill(&mut self) -> (Filled, Vec<u8>) {
@@ -360,6 +410,12 @@ fn peak(pcm: &[i16]) -> u16 {
 
 fn squared(sample: i16) -> f64 {
     f64::from(sample).powi(2)
+}
+
+/// By its zero crossings, in Hz.
+fn pitch(pcm: &[i16]) -> f64 {
+    let crossings = pcm.windows(2).filter(|pair| (pair[0] < 0) != (pair[1] < 0)).count();
+    crossings as f64 / 2.0 / RATE.duration(pcm.len() as u64).as_secs_f64()
 }
 
 /// The largest step between neighbouring samples.

@@ -1,10 +1,11 @@
 //! Voice: the agent's sound waiting for its turn, with the marks that stand in it.
 
 mod backlog;
+mod marks;
 mod pace;
 mod pcm;
+mod queue;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,15 +14,13 @@ use thiserror::Error;
 use crate::opus::{FRAME, PacketError, SampleRate, inspect};
 use crate::timeline::TICKS_PER_FRAME;
 use backlog::Backlog;
-use pcm::Pcm;
+use marks::Marks;
+use queue::{Queue, Sound, take_packet};
+
+pub use marks::{MAX_MARK_BYTES, MAX_MARKS, MarkStatus, TooManyMarks, VoiceEvent};
 
 /// How much sound an agent may send ahead. Fast speech synthesis delivers whole answers at once.
 pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
-
-/// Marks waiting or not yet told. More is an app that has lost count: it gets an error.
-pub const MAX_MARKS: usize = 1024;
-/// What the names of those marks hold together.
-pub const MAX_MARK_BYTES: usize = 256 * 1024;
 
 /// A pause this long with nothing queued ends the agent's utterance. Speech synthesis that streams sentence by
 /// sentence falls behind for some hundred milliseconds and is still in the same utterance.
@@ -42,19 +41,20 @@ const FREE_AGAIN_SHARE: u32 = 4;
 /// 40 ms, or at all where there is none, loses frames without speech, and by more than 120 ms one frame of every four. Time is counted in frames taken.
 #[derive(Debug)]
 pub struct Voice {
-    sound: Sound,
+    queue: Queue,
     max_buffer: Duration,
     overrun: Duration,
     full: bool,
-    refused: u64,
     paused: bool,
-    /// Units ever queued and ever taken. A unit is a sample, or a packet of an Opus agent.
+    /// Ever queued and ever taken, in 48 kHz ticks, which are the same in every form.
     pushed: u64,
     taken: u64,
-    /// Units of this utterance that left in frames.
+    /// Ticks of this utterance that left in frames.
     played: u64,
-    /// Units ever left out to come back from a delay.
+    /// Ticks ever left out to come back from a delay.
     trimmed: u64,
+    /// Ticks ever refused.
+    refused: u64,
     /// Frames since the queue ran empty.
     dry_frames: u64,
     /// Something was missing for the last frame.
@@ -62,10 +62,7 @@ pub struct Voice {
     /// What was taken last was without speech.
     in_pause: bool,
     backlog: Backlog,
-    marks: VecDeque<Mark>,
-    events: VecDeque<VoiceEvent>,
-    /// Of the names in both.
-    mark_bytes: usize,
+    marks: Marks,
 }
 
 /// Whether the agent may send more. It is told on the change.
@@ -84,27 +81,6 @@ pub enum Taken {
     Speech,
     /// Nothing to say, or paused.
     Silence,
-}
-
-/// What became of the agent's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VoiceEvent {
-    /// A mark's turn came.
-    Mark {
-        /// The name the agent gave it.
-        name: String,
-        /// What became of the sound before it.
-        status: MarkStatus,
-    },
-}
-
-/// What became of the sound before a mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkStatus {
-    /// It left for the caller.
-    Played,
-    /// It was thrown away by a `clear`.
-    Cleared,
 }
 
 /// The answer to `clear`: how much of the utterance the caller got.
@@ -137,54 +113,35 @@ pub enum PushError {
     },
 }
 
-/// [`MAX_MARKS`] are waiting already, or names of [`MAX_MARK_BYTES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("more than {MAX_MARKS} marks are waiting, or names of more than {MAX_MARK_BYTES} bytes")]
-pub struct TooManyMarks;
-
-#[derive(Debug)]
-enum Sound {
-    Pcm(Pcm),
-    /// Whole 20 ms packets.
-    Opus(VecDeque<Bytes>),
-}
-
-#[derive(Debug)]
-struct Mark {
-    position: u64,
-    name: String,
-}
-
 impl Voice {
     /// The queue of an agent that sends 16-bit mono PCM.
     pub fn pcm(rate: SampleRate, max_buffer: Duration) -> Self {
-        Self::new(Sound::Pcm(Pcm::new(rate)), max_buffer)
+        Self::new(Some(rate), max_buffer)
     }
 
     /// The queue of an agent that sends 20 ms Opus packets.
     pub fn opus(max_buffer: Duration) -> Self {
-        Self::new(Sound::Opus(VecDeque::new()), max_buffer)
+        Self::new(None, max_buffer)
     }
 
-    fn new(sound: Sound, max_buffer: Duration) -> Self {
+    /// The queue of an agent that sends 16-bit mono PCM at `rate`, or 20 ms Opus packets.
+    pub fn new(rate: Option<SampleRate>, max_buffer: Duration) -> Self {
         Self {
-            sound,
+            queue: Queue::new(rate),
             max_buffer,
             overrun: Duration::ZERO,
             full: false,
-            refused: 0,
             paused: false,
             pushed: 0,
             taken: 0,
             played: 0,
             trimmed: 0,
+            refused: 0,
             dry_frames: 0,
             is_late: false,
             in_pause: false,
             backlog: Backlog::new(),
-            marks: VecDeque::new(),
-            events: VecDeque::new(),
-            mark_bytes: 0,
+            marks: Marks::default(),
         }
     }
 
@@ -198,33 +155,54 @@ impl Voice {
         self.queued() >= self.max_buffer.saturating_add(self.overrun)
     }
 
+    /// What is queued from now on is samples at `rate`, or Opus packets. What waits is played first, in its own form,
+    /// and marks keep their order. Says how much had to be [cleared](Self::clear): nothing, unless four forms wait.
+    pub fn change_to(&mut self, rate: Option<SampleRate>) -> Duration {
+        let mut dropped = Duration::ZERO;
+        if !self.queue.takes_form(rate) {
+            dropped = self.queued();
+            self.clear();
+        }
+        self.queue.change_to(rate);
+        dropped
+    }
+
+    /// Queues what the agent sent, in the form it sends in.
+    pub fn push(&mut self, sound: Bytes) -> Result<Room, PushError> {
+        match self.queue.last() {
+            Sound::Pcm(_) => self.push_pcm(&sound),
+            Sound::Opus(_) => self.push_opus(sound),
+        }
+    }
+
     /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half, until the queue has
-    /// been empty for some frames, a [`mark`](Self::mark) or a [`clear`](Self::clear).
+    /// been empty for some frames, a [`mark`](Self::mark), a [`clear`](Self::clear) or another form.
     pub fn push_pcm(&mut self, bytes: &[u8]) -> Result<Room, PushError> {
-        let capacity = self.capacity();
-        let Sound::Pcm(pcm) = &mut self.sound else {
+        let free = self.free_ticks();
+        let Sound::Pcm(pcm) = self.queue.last_mut() else {
             return Err(PushError::WrongEncoding);
         };
-        let (taken, refused) = pcm.push(bytes, capacity);
-        self.queued_units(taken as u64, refused as u64);
+        let (taken, refused) = pcm.push(bytes, pcm.samples(free));
+        let (taken, refused) = (pcm.ticks(taken), pcm.ticks(refused));
+        self.queued_ticks(taken, refused);
         Ok(self.room())
     }
 
     /// Queues one Opus packet of exactly 20 ms, in one frame or several.
     pub fn push_opus(&mut self, packet: Bytes) -> Result<Room, PushError> {
-        let capacity = self.capacity();
-        let Sound::Opus(packets) = &mut self.sound else {
+        let free = self.free_ticks();
+        let Sound::Opus(packets) = self.queue.last_mut() else {
             return Err(PushError::WrongEncoding);
         };
         let ticks = inspect(&packet)?.duration;
         if ticks != TICKS_PER_FRAME {
             return Err(PushError::PacketDuration { ticks });
         }
-        if packets.len() < capacity {
+        if free > 0 {
             packets.push_back(packet);
-            self.queued_units(1, 0);
+            self.queued_ticks(u64::from(ticks), 0);
         } else {
-            self.queued_units(0, 1);
+            self.queued_ticks(0, u64::from(ticks));
         }
         Ok(self.room())
     }
@@ -232,34 +210,21 @@ impl Voice {
     /// Places a mark behind everything queued so far. It is told when all of that has been taken. What is queued from
     /// now on begins with a whole sample.
     pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
-        let waiting = self.marks.len() + self.events.len();
-        if waiting >= MAX_MARKS || self.mark_bytes + name.len() > MAX_MARK_BYTES {
-            return Err(TooManyMarks);
-        }
-        self.mark_bytes += name.len();
-        if let Sound::Pcm(pcm) = &mut self.sound {
-            pcm.drop_odd_byte();
-        }
-        self.marks.push_back(Mark { position: self.pushed, name });
-        self.tell_marks();
+        self.marks.place(self.pushed, name)?;
+        self.queue.last_mut().drop_odd_byte();
+        self.marks.reach(self.taken);
         Ok(())
     }
 
     /// Throws everything away: queue, half frame, half sample and marks. The next frame is silence.
     pub fn clear(&mut self) -> Cleared {
-        let cleared = Cleared {
-            played_ms: self.milliseconds(self.played),
-            dropped_ms: self.milliseconds(self.pushed - self.taken),
-        };
-        match &mut self.sound {
-            Sound::Pcm(pcm) => pcm.clear(),
-            Sound::Opus(packets) => *packets = VecDeque::new(),
-        }
+        let cleared =
+            Cleared { played_ms: milliseconds(self.played), dropped_ms: milliseconds(self.pushed - self.taken) };
+        self.queue.clear();
         self.taken = self.pushed;
         self.played = 0;
         self.backlog.clear();
-        self.events
-            .extend(self.marks.drain(..).map(|mark| VoiceEvent::Mark { name: mark.name, status: MarkStatus::Cleared }));
+        self.marks.clear();
         self.full = false;
         cleared
     }
@@ -278,24 +243,24 @@ impl Voice {
     ///
     /// A half frame is held for one tick, because the rest of it is usually on its way; then it goes out padded.
     pub fn take_frame(&mut self, frame: &mut [i16]) -> Taken {
-        if self.paused || !matches!(self.sound, Sound::Pcm(_)) {
+        if self.paused || !matches!(self.queue.playing(), Sound::Pcm(_)) {
             frame.fill(0);
             self.idle();
             return Taken::Silence;
         }
         let taken = self.next_frame(frame);
-        self.backlog.tick(self.ticks(self.pushed - self.taken));
+        self.backlog.tick(self.pushed - self.taken);
         taken
     }
 
     /// Takes the next packet of an Opus agent, if there is one and it is not paused.
     pub fn take_packet(&mut self) -> Option<Bytes> {
-        if self.paused || !matches!(self.sound, Sound::Opus(_)) {
+        if self.paused || !matches!(self.queue.playing(), Sound::Opus(_)) {
             self.idle();
             return None;
         }
         let packet = self.next_packet();
-        self.backlog.tick(self.ticks(self.pushed - self.taken));
+        self.backlog.tick(self.pushed - self.taken);
         packet
     }
 
@@ -313,16 +278,13 @@ impl Voice {
         if self.paused {
             return self.idle();
         }
-        let units = match &mut self.sound {
-            Sound::Pcm(pcm) => pcm.pass_by(),
-            Sound::Opus(packets) => usize::from(packets.pop_front().is_some()),
-        };
-        if units == 0 {
+        let ticks = self.queue.pass_by();
+        if ticks == 0 {
             self.idle();
         }
-        self.left_out(units as u64);
-        self.tell_marks();
-        self.backlog.tick(self.ticks(self.pushed - self.taken));
+        self.left_out(ticks);
+        self.marks.reach(self.taken);
+        self.backlog.tick(self.pushed - self.taken);
     }
 
     /// What was late so far came of the beginning: no cushion is kept for it any more.
@@ -332,10 +294,7 @@ impl Voice {
 
     /// The next event. Marks are told once each, in the order they were placed.
     pub fn poll_event(&mut self) -> Option<VoiceEvent> {
-        let event = self.events.pop_front()?;
-        let VoiceEvent::Mark { name, .. } = &event;
-        self.mark_bytes -= name.len();
-        Some(event)
+        self.marks.poll_event()
     }
 
     /// Whether the agent may send more.
@@ -345,49 +304,47 @@ impl Voice {
 
     /// How long the queue plays.
     pub fn queued(&self) -> Duration {
-        self.duration(self.pushed - self.taken)
+        duration_of(self.pushed - self.taken)
     }
 
     /// All that was ever queued.
     pub fn pushed(&self) -> Duration {
-        self.duration(self.pushed)
+        duration_of(self.pushed)
     }
 
     /// Up to where all that was ever queued will have been taken with the next frame, if the agent is live and the frame
     /// is there.
     pub fn live_frame_end(&self) -> Option<Duration> {
         let is_there = !self.paused && self.queued() >= FRAME && self.backlog.is_live();
-        is_there.then(|| self.duration(self.taken) + FRAME)
+        is_there.then(|| duration_of(self.taken) + FRAME)
     }
 
     /// Sound refused because the queue was full, since the beginning.
     pub fn refused(&self) -> Duration {
-        self.duration(self.refused)
+        duration_of(self.refused)
     }
 
     /// Live sound left out because it was late, since the beginning. The caller did not hear it.
     pub fn trimmed(&self) -> Duration {
-        self.duration(self.trimmed)
+        duration_of(self.trimmed)
     }
 
-    /// The PCM rate, or `None` for an Opus agent.
+    /// The rate of the samples that are taken next, or `None` for Opus packets. What is queued now may be in another
+    /// form.
     pub fn rate(&self) -> Option<SampleRate> {
-        match &self.sound {
-            Sound::Pcm(pcm) => Some(pcm.rate),
-            Sound::Opus(_) => None,
-        }
+        self.queue.playing().rate()
     }
 
-    /// Units that one push may bring the queue to: twice the bound, or nothing more when it is reached.
-    fn capacity(&self) -> usize {
+    /// What one push may add: up to twice the bound in all, or nothing when it is reached.
+    fn free_ticks(&self) -> u64 {
         match self.refuses() {
             true => 0,
-            false => self.units_in(self.max_buffer.saturating_mul(2)).max(1),
+            false => ticks_in(self.max_buffer.saturating_mul(2)).saturating_sub(self.pushed - self.taken),
         }
     }
 
     fn next_frame(&mut self, frame: &mut [i16]) -> Taken {
-        let Sound::Pcm(pcm) = &mut self.sound else { return Taken::Silence };
+        let Sound::Pcm(pcm) = self.queue.playing_mut() else { return Taken::Silence };
         let seam = match self.backlog.is_live() && self.backlog.has_spare() {
             true => pcm.skip(|is_quiet| self.backlog.leaves_out(is_quiet)),
             false => None,
@@ -396,21 +353,22 @@ impl Voice {
         if samples > 0 {
             self.in_pause = pcm.is_quiet(frame);
         }
+        let (taken, left_out) = (pcm.ticks(samples), pcm.ticks(frame.len()));
         if let Some(seam) = seam {
             seam.lead_into(frame);
-            self.left_out(frame.len() as u64);
+            self.left_out(left_out);
         }
         if samples == 0 {
             frame.fill(0);
             self.was_late();
             return Taken::Silence;
         }
-        self.took(samples as u64);
+        self.took(taken);
         Taken::Speech
     }
 
     fn next_packet(&mut self) -> Option<Bytes> {
-        let Sound::Opus(packets) = &mut self.sound else { return None };
+        let Sound::Opus(packets) = self.queue.playing_mut() else { return None };
         let left_out = match packets.front() {
             Some(packet) if packets.len() > 1 && self.backlog.has_spare() => self.backlog.leaves_out(is_quiet(packet)),
             _ => false,
@@ -418,21 +376,21 @@ impl Voice {
         if left_out {
             packets.pop_front();
         }
-        let packet = packets.pop_front();
+        let packet = take_packet(packets);
         if left_out {
-            self.left_out(1);
+            self.left_out(u64::from(TICKS_PER_FRAME));
         }
         match &packet {
             Some(packet) => {
                 self.in_pause = is_quiet(packet);
-                self.took(1);
+                self.took(u64::from(TICKS_PER_FRAME));
             }
             None => self.was_late(),
         }
         packet
     }
 
-    fn queued_units(&mut self, taken: u64, refused: u64) {
+    fn queued_ticks(&mut self, taken: u64, refused: u64) {
         if taken > 0 {
             if self.dry_frames >= frames_in(UTTERANCE_PAUSE) {
                 self.played = 0;
@@ -442,7 +400,7 @@ impl Voice {
             }
             self.dry_frames = 0;
             self.is_late = false;
-            self.backlog.pushed(u32::try_from(self.ticks(taken)).unwrap_or(u32::MAX));
+            self.backlog.pushed(u32::try_from(taken).unwrap_or(u32::MAX));
         }
         self.pushed += taken;
         self.refused += refused;
@@ -450,21 +408,22 @@ impl Voice {
     }
 
     /// The marks inside are told with the frame that follows.
-    fn left_out(&mut self, units: u64) {
-        self.trimmed += units;
-        self.left(units);
+    fn left_out(&mut self, ticks: u64) {
+        self.trimmed += ticks;
+        self.left(ticks);
     }
 
-    fn took(&mut self, units: u64) {
-        self.played += units;
+    fn took(&mut self, ticks: u64) {
+        self.played += ticks;
         self.is_late = false;
-        self.left(units);
-        self.tell_marks();
+        self.left(ticks);
+        self.marks.reach(self.taken);
     }
 
     /// So much is queued no more, whoever heard it.
-    fn left(&mut self, units: u64) {
-        self.taken += units;
+    fn left(&mut self, ticks: u64) {
+        self.taken += ticks;
+        self.queue.advance();
         if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
             self.full = false;
         }
@@ -481,42 +440,7 @@ impl Voice {
         if self.pushed == self.taken {
             self.dry_frames += 1;
         }
-        if let Sound::Pcm(pcm) = &mut self.sound {
-            pcm.idle();
-        }
-    }
-
-    fn tell_marks(&mut self) {
-        let due = self.marks.partition_point(|mark| mark.position <= self.taken);
-        self.events.extend(
-            self.marks.drain(..due).map(|mark| VoiceEvent::Mark { name: mark.name, status: MarkStatus::Played }),
-        );
-    }
-
-    fn units_in(&self, duration: Duration) -> usize {
-        match &self.sound {
-            Sound::Pcm(pcm) => pcm.rate.samples_in(duration),
-            Sound::Opus(_) => frames_in(duration) as usize,
-        }
-    }
-
-    fn duration(&self, units: u64) -> Duration {
-        match &self.sound {
-            Sound::Pcm(pcm) => pcm.rate.duration(units),
-            Sound::Opus(_) => Duration::from_millis(units * FRAME.as_millis() as u64),
-        }
-    }
-
-    /// In 48 kHz ticks.
-    fn ticks(&self, units: u64) -> u64 {
-        match &self.sound {
-            Sound::Pcm(pcm) => units * u64::from(48_000 / pcm.rate.hz()),
-            Sound::Opus(_) => units * u64::from(TICKS_PER_FRAME),
-        }
-    }
-
-    fn milliseconds(&self, units: u64) -> u64 {
-        self.duration(units).as_millis() as u64
+        self.queue.last_mut().idle();
     }
 }
 
@@ -527,6 +451,19 @@ fn is_quiet(packet: &Bytes) -> bool {
 
 fn frames_in(duration: Duration) -> u64 {
     (duration.as_millis() / FRAME.as_millis()) as u64
+}
+
+/// In 48 kHz ticks.
+fn ticks_in(duration: Duration) -> u64 {
+    (duration.as_micros() * 48 / 1000) as u64
+}
+
+fn duration_of(ticks: u64) -> Duration {
+    SampleRate::Hz48000.duration(ticks)
+}
+
+fn milliseconds(ticks: u64) -> u64 {
+    ticks / 48
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Builtin, Prompt, Repeat};
 use patchcord_media::rtp::RtpHeader;
 use patchcord_media::sdp::{Answer, Offer};
+use patchcord_media::source::MarkStatus;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -191,6 +192,36 @@ fn a_standstill_of_our_own_is_not_held_against_the_caller() {
     assert!(call.network.right.events.ends_with(&silent), "{:?}", call.network.right.events);
 }
 
+/// In the middle of its words: none of them is lost, its marks keep their order, and it hears in the new form.
+#[test]
+fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
+    let mut call = Call::connected(9);
+    call.start_sound();
+    let (pcm, now) = (|rate| PartySound::Pcm { rate, profile: Profile::Eco }, call.network.now);
+    let words = call.words(600);
+    let bridge = call.bridge();
+    bridge.attach(Party::Agent, pcm(SampleRate::Hz16000), BUFFER, now).unwrap();
+    for (rate, mark) in [(SampleRate::Hz16000, "old"), (SampleRate::Hz48000, "new")] {
+        assert_eq!(bridge.change_sound(Party::Agent, pcm(rate), now), Ok(Duration::ZERO));
+        bridge.say(Party::Agent, words.clone().into(), now).unwrap();
+        bridge.mark(Party::Agent, mark.into()).unwrap();
+    }
+    assert_eq!(bridge.queued(Party::Agent), FRAME * 30 + FRAME * 10);
+    call.talk(60);
+    let talking = call.network.left.packets.iter().filter(|packet| packet.payload[..] != SILENCE).count();
+    assert_eq!(talking, 30 + 1 + 10 + 1, "each form and its last frame");
+    let marks = call.network.right.events.iter().filter_map(|event| match event {
+        BridgeEvent::Mark { name, status, .. } => Some((name.as_str(), *status)),
+        _ => None,
+    });
+    let marks: Vec<_> = marks.collect();
+    assert_eq!(marks, [("old", MarkStatus::Played), ("new", MarkStatus::Played)]);
+    let payload = call.phone.next_frame();
+    call.send(OPUS, call.phone.timestamp, &payload);
+    call.network.run_for(FRAME);
+    assert_eq!(call.bridge().take_for(Party::Agent).map(|frame| frame.len()), Some(1920));
+}
+
 /// A phone that offers, and the bridge that answers.
 struct Call {
     network: Network<PeerEnd, BridgeEnd>,
@@ -297,7 +328,7 @@ impl Call {
         let words = self.words(chance.random_range(0..200));
         let bridge = &mut self.network.right.bridge;
         // What is out of place is refused, and the line goes on.
-        match chance.random_range(0..27) {
+        match chance.random_range(0..29) {
             0 => bridge.stand_in(prompts, repeat),
             1 => bridge.play(chance.random(), prompts, repeat, now),
             2 => {
@@ -351,6 +382,13 @@ impl Call {
             24 => bridge.mute_caller(repeat == Repeat::Loop, now),
             25 => {
                 let _ = bridge.promote(guest, pcm, now);
+            }
+            26 => {
+                let sound = if repeat == Repeat::Loop { PartySound::Opus } else { pcm };
+                let _ = bridge.change_sound(Party::Agent, sound, now);
+            }
+            27 => {
+                let _ = bridge.change_sound(Party::Guest(guest), pcm, now);
             }
             _ => bridge.resume(Party::Agent),
         }

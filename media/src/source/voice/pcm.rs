@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::queue::give_back_memory;
 use crate::cut::{Level, Seam};
 use crate::opus::{SampleRate, fade_out};
 
@@ -20,6 +21,8 @@ pub(super) struct Pcm {
     odd_byte: Option<OddByte>,
     /// A part of a frame waits one tick for the rest of it.
     holding: bool,
+    /// There is no rest to wait for: what comes is in another form.
+    is_over: bool,
     level: Level,
 }
 
@@ -33,13 +36,12 @@ struct OddByte {
 
 impl Pcm {
     pub fn new(rate: SampleRate) -> Self {
-        Self { rate, samples: VecDeque::new(), odd_byte: None, holding: false, level: Level::default() }
+        Self { rate, samples: VecDeque::new(), odd_byte: None, holding: false, is_over: false, level: Level::default() }
     }
 
-    /// Queues what fits below `capacity` samples; says how many were taken and refused. The bytes stay aligned.
-    pub fn push(&mut self, bytes: &[u8], capacity: usize) -> (usize, usize) {
-        let mut bytes = bytes;
-        let mut free = capacity.saturating_sub(self.samples.len());
+    /// Queues up to `free` samples; says how many were taken and refused. The bytes stay aligned.
+    pub fn push(&mut self, bytes: &[u8], free: usize) -> (usize, usize) {
+        let (mut bytes, mut free) = (bytes, free);
         let (mut taken, mut refused) = (0, 0);
         if let Some((high, rest)) = bytes.split_first()
             && let Some(OddByte { low, .. }) = self.odd_byte.take()
@@ -68,7 +70,7 @@ impl Pcm {
     pub fn take(&mut self, frame: &mut [i16]) -> usize {
         let samples = self.samples.len().min(frame.len());
         let complete = samples == frame.len();
-        if samples == 0 || (!complete && !self.holding) {
+        if samples == 0 || (!complete && !self.holding && !self.is_over) {
             self.holding = samples > 0;
             return 0;
         }
@@ -106,12 +108,13 @@ impl Pcm {
         self.level.is_quiet(frame.iter().copied())
     }
 
-    /// Throws away up to 20 ms; says how many samples.
-    pub fn pass_by(&mut self) -> usize {
+    /// Throws away up to 20 ms; says how much, in 48 kHz ticks.
+    pub fn pass_by(&mut self) -> u64 {
         let samples = self.samples.len().min(self.rate.samples_per_frame());
         self.samples.drain(..samples);
         self.holding = false;
-        samples
+        self.give_back_memory();
+        self.ticks(samples)
     }
 
     /// 20 ms have passed in which nothing was taken.
@@ -130,17 +133,37 @@ impl Pcm {
     }
 
     pub fn clear(&mut self) {
-        self.samples.clear();
+        self.samples = VecDeque::new();
         self.drop_odd_byte();
         self.holding = false;
-        self.give_back_memory();
     }
 
-    /// One long answer must not pin its megabytes until the call ends.
+    /// What comes from now on is in another form.
+    pub fn finish(&mut self) {
+        self.drop_odd_byte();
+        self.is_over = true;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// So many samples in 48 kHz ticks.
+    pub fn ticks(&self, samples: usize) -> u64 {
+        samples as u64 * u64::from(self.ticks_per_sample())
+    }
+
+    /// Samples in so many 48 kHz ticks, rounded down.
+    pub fn samples(&self, ticks: u64) -> usize {
+        (ticks / u64::from(self.ticks_per_sample())) as usize
+    }
+
+    fn ticks_per_sample(&self) -> u32 {
+        48_000 / self.rate.hz()
+    }
+
+    /// A live agent needs room for 80 ms.
     fn give_back_memory(&mut self) {
-        let two_seconds = 2 * self.rate.hz() as usize;
-        if self.samples.is_empty() && self.samples.capacity() > two_seconds {
-            self.samples = VecDeque::new();
-        }
+        give_back_memory(&mut self.samples, 4 * self.rate.samples_per_frame());
     }
 }

@@ -137,6 +137,92 @@ fn clear_empties_everything_and_says_what_was_heard() {
 }
 
 #[test]
+fn another_form_waits_behind_the_one_before() {
+    let mut voice = voice();
+    push(&mut voice, &[1000; 400]);
+    voice.mark("old".into()).unwrap();
+    voice.push_pcm(&[7]).unwrap();
+    assert_eq!(voice.change_to(Some(SampleRate::Hz8000)), Duration::ZERO);
+    push(&mut voice, &[2000; 160]);
+    voice.mark("new".into()).unwrap();
+    assert_eq!((voice.queued(), voice.rate()), (Duration::from_millis(45), Some(RATE)));
+    assert_eq!(speech_frame(&mut voice), [1000; FRAME_SAMPLES]);
+    assert_eq!(told(&mut voice), []);
+    // Nothing completes the last part of the old form, so it does not wait.
+    let rest = speech_frame(&mut voice);
+    assert!(rest[0] > 900 && rest[80..].iter().all(|sample| *sample == 0));
+    assert_eq!(told(&mut voice), [played("old")]);
+    assert_eq!(voice.rate(), Some(SampleRate::Hz8000));
+    let mut frame = [99; 160];
+    assert_eq!((voice.take_frame(&mut frame), frame), (Taken::Speech, [2000; 160]));
+    assert_eq!(told(&mut voice), [played("new")]);
+    assert_eq!(voice.clear(), Cleared { played_ms: 45, dropped_ms: 0 });
+}
+
+#[test]
+fn the_same_form_again_loses_nothing_but_half_a_sample() {
+    let mut voice = voice();
+    push(&mut voice, &[1; FRAME_SAMPLES / 2]);
+    voice.push_pcm(&[7]).unwrap();
+    assert_eq!(voice.change_to(Some(RATE)), Duration::ZERO);
+    push(&mut voice, &[1; FRAME_SAMPLES / 2]);
+    assert_eq!(speech_frame(&mut voice), [1; FRAME_SAMPLES]);
+}
+
+#[test]
+fn packets_and_samples_may_follow_each_other() {
+    let mut voice = Voice::opus(DEFAULT_MAX_BUFFER);
+    let silence = Bytes::from_static(&SILENCE);
+    voice.push(silence.clone()).unwrap();
+    voice.change_to(Some(RATE));
+    push(&mut voice, &[1; FRAME_SAMPLES]);
+    voice.change_to(None);
+    voice.push(silence.clone()).unwrap();
+    assert_eq!(voice.rate(), None);
+    assert_eq!(taken(&mut voice).0, Taken::Silence, "packets are taken next");
+    assert_eq!(voice.take_packet(), Some(silence.clone()));
+    assert_eq!((voice.take_packet(), voice.rate()), (None, Some(RATE)));
+    assert_eq!(speech_frame(&mut voice), [1; FRAME_SAMPLES]);
+    assert_eq!((voice.take_packet(), voice.queued()), (Some(silence), Duration::ZERO));
+}
+
+#[test]
+fn a_clear_and_the_bound_are_for_all_forms_together() {
+    let mut voice = Voice::pcm(RATE, Duration::from_millis(100));
+    assert_eq!(push(&mut voice, &[1; 4 * FRAME_SAMPLES]), Room::Free);
+    voice.mark("first".into()).unwrap();
+    voice.change_to(Some(SampleRate::Hz8000));
+    assert_eq!(push(&mut voice, &[1; 160]), Room::Full);
+    voice.mark("second".into()).unwrap();
+    push(&mut voice, &[1; 160]);
+    assert_eq!((voice.queued(), voice.refused()), (5 * FRAME, FRAME));
+    speech_frame(&mut voice);
+    assert_eq!(voice.room(), Room::Full);
+    speech_frame(&mut voice);
+    assert_eq!(voice.room(), Room::Free);
+    assert_eq!(voice.clear(), Cleared { played_ms: 40, dropped_ms: 60 });
+    let cleared = |name: &str| (name.into(), MarkStatus::Cleared);
+    assert_eq!(told(&mut voice), [cleared("first"), cleared("second")]);
+    assert_eq!(voice.rate(), Some(SampleRate::Hz8000), "the last form stays");
+}
+
+#[test]
+fn of_too_many_forms_all_that_waits_is_thrown_away_and_told() {
+    let mut voice = voice();
+    for rate in [SampleRate::Hz8000, RATE, SampleRate::Hz8000] {
+        push(&mut voice, &[1; FRAME_SAMPLES]);
+        assert_eq!(voice.change_to(Some(rate)), Duration::ZERO);
+    }
+    push(&mut voice, &[1; 160]);
+    voice.mark("late".into()).unwrap();
+    assert_eq!(voice.change_to(Some(SampleRate::Hz8000)), Duration::ZERO, "the same form again is no other");
+    assert_eq!(voice.change_to(Some(RATE)), Duration::from_millis(20 + 40 + 20 + 20));
+    assert_eq!(told(&mut voice), [("late".into(), MarkStatus::Cleared)]);
+    push(&mut voice, &[3; FRAME_SAMPLES]);
+    assert_eq!(speech_frame(&mut voice), [3; FRAME_SAMPLES]);
+}
+
+#[test]
 fn padding_is_not_counted_as_heard() {
     let mut voice = voice();
     push(&mut voice, &[1; 160]);
@@ -286,6 +372,7 @@ enum Step {
     Mark,
     Take,
     Clear,
+    Change(SampleRate),
     Pause,
     Resume,
 }
@@ -296,6 +383,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Mark),
         6 => Just(Step::Take),
         1 => Just(Step::Clear),
+        1 => prop::sample::select(SampleRate::ALL.to_vec()).prop_map(Step::Change),
         1 => Just(Step::Pause),
         1 => Just(Step::Resume),
     ]
@@ -318,9 +406,9 @@ proptest! {
                 }
                 Step::Take => {
                     let before = voice.queued();
-                    let (what, frame) = taken(&mut voice);
-                    if what == Taken::Silence {
-                        prop_assert_eq!(frame, [0; FRAME_SAMPLES]);
+                    let mut frame = vec![99; voice.rate().unwrap().samples_per_frame()];
+                    if voice.take_frame(&mut frame) == Taken::Silence {
+                        prop_assert!(frame.iter().all(|sample| *sample == 0));
                         prop_assert_eq!(voice.queued(), before);
                     } else {
                         prop_assert!(before - voice.queued() <= FRAME);
@@ -331,7 +419,11 @@ proptest! {
                     let cleared = voice.clear();
                     prop_assert_eq!(cleared.dropped_ms, queued.as_millis() as u64);
                     prop_assert_eq!(voice.queued(), Duration::ZERO);
-                    prop_assert_eq!(voice.marks.len(), 0);
+                }
+                Step::Change(rate) => {
+                    let queued = voice.queued();
+                    let dropped = voice.change_to(Some(rate));
+                    prop_assert_eq!(dropped, queued - voice.queued());
                 }
                 Step::Pause => voice.pause(),
                 Step::Resume => voice.resume(),

@@ -1,6 +1,7 @@
 //! Agents that deliver in their own way, on a virtual clock: what is content stays whole, what is late catches up.
 
 use super::*;
+use std::collections::VecDeque;
 use std::f64::consts::TAU;
 
 const MINUTE_MS: u64 = 60_000;
