@@ -206,7 +206,8 @@ impl Mixer {
         let joined = self.heard_by_caller().filter_map(Guest::said);
         for frame in joined.chain(music).chain(self.parting.to_caller.as_deref()) {
             sum.add(frame);
-            others = true;
+            // Zeros that somebody streams are no reason to encode.
+            others |= *frame != SILENT;
         }
         sum.add(self.air.source());
         let mix = Mix {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patchcord_media::opus::SILENCE;
 use patchcord_simulator::agent::{AgentAudio, AgentOptions, Encoding, Pace};
 use patchcord_simulator::call::{Call, CallerOptions};
 use patchcord_simulator::sound::{self, PHONE_RATE};
@@ -164,6 +165,13 @@ fn ready(encoding: &str, sample_rate: u32) -> serde_json::Value {
     json!({"type": "ready", "audio": {"encoding": encoding, "sample_rate": sample_rate}})
 }
 
+/// How many packets in a row were the cached silence or not, from the first one on that was not.
+fn spurts_heard(call: &Call) -> Vec<usize> {
+    let cached: Vec<bool> = call.heard_packets().iter().map(|packet| packet.payload[..] == SILENCE).collect();
+    let first = cached.iter().position(|is_cached| !is_cached).unwrap_or(cached.len());
+    cached[first..].chunk_by(|left, right| left == right).map(<[bool]>::len).collect()
+}
+
 /// Until the caller has heard something and then so many frames of silence.
 async fn until_silent(call: &Call, frames: usize) -> anyhow::Result<()> {
     loop {
@@ -234,6 +242,30 @@ async fn an_agent_that_changes_its_form_again_and_again_is_told_what_it_loses() 
     let heard = call.heard()?;
     assert_eq!(sound::voices_heard(&heard, PHONE_RATE, &NOTES_HZ), NOTES_HZ);
     assert!(!sound::hears(&heard, PHONE_RATE, 300.0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_that_an_agent_streams_is_the_cached_packet_in_the_same_line() -> anyhow::Result<()> {
+    let options = TestOptions { route: "record = true".to_owned(), ..TestOptions::default() };
+    let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), options).await?;
+    let Talk { session, call, .. } = &mut talk;
+    let mut said = notes(&[500.0], PHONE_RATE);
+    said.resize(said.len() + 4 * PHONE_RATE as usize, 0);
+    said.extend(notes(&[800.0], PHONE_RATE));
+    session.send_binary(said).await;
+    session.send(&json!({"type": "mark", "name": "the end"})).await;
+    session.wait_for_message("mark").await?;
+    // Sound, silence, sound, and the silence after it.
+    let mut spurts = spurts_heard(call);
+    while spurts.len() < 4 {
+        call.hear_for(Duration::from_millis(20) * (call.heard_packets().len() as u32 + 1)).await?;
+        spurts = spurts_heard(call);
+    }
+    // Five of the hundred silent frames are encoded, and one more at the end.
+    assert_eq!(spurts[..3], [25 + 5, 95, 25 + 1], "{spurts:?}");
+    assert_eq!(sound::voices_heard(&call.heard()?, PHONE_RATE, &NOTES_HZ), [500.0, 800.0]);
+    assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())
 }
 

@@ -9,6 +9,10 @@ use crate::opus::{Encoder, OpusError, Profile, SampleRate, fade_in, fade_out};
 /// A wave that stops short is led to zero in this time, and one that begins in its middle is led up.
 const FADE: Duration = Duration::from_millis(5);
 
+/// Frames of exact zeros that are encoded before the cached packet stands in for them. The codec is 6.5 ms late and its
+/// filters ring: after 100 ms both encoder and decoder are as silent as the packet.
+const ZEROS_ENCODED: u32 = 5;
+
 /// The agent's voice and how it becomes Opus.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -34,6 +38,8 @@ struct Encoded {
     /// Where the wave stood at the end of the last frame.
     last_sample: i16,
     in_spurt: bool,
+    /// Frames of exact zeros that the agent has just said in a row.
+    zeros: u32,
 }
 
 impl Live {
@@ -82,7 +88,7 @@ impl Live {
     /// Something else goes out next: the voice begins anew after it.
     pub fn break_off(&mut self) {
         match &mut self.form {
-            Form::Encoded(encoded) => encoded.in_spurt = false,
+            Form::Encoded(encoded) => (encoded.in_spurt, encoded.zeros) = (false, 0),
             Form::Relayed { in_spurt } => *in_spurt = false,
         }
     }
@@ -96,6 +102,7 @@ impl Form {
             frame: vec![0; rate.samples_per_frame()].into(),
             last_sample: 0,
             in_spurt: false,
+            zeros: 0,
         }))
     }
 
@@ -125,8 +132,15 @@ impl Encoded {
             }
             false => voice.take_frame(&mut self.frame),
         };
+        let zeros_before = self.zeros;
+        let is_zero = taken == Taken::Speech && self.frame.iter().all(|sample| *sample == 0);
+        self.zeros = if is_zero { zeros_before.saturating_add(1) } else { 0 };
+        if is_zero && (!self.in_spurt || self.zeros > ZEROS_ENCODED) {
+            self.in_spurt = false;
+            return silence(out);
+        }
         let encoded = match (taken, self.in_spurt) {
-            (Taken::Speech, false) => self.open_spurt(out),
+            (Taken::Speech, false) => self.open_spurt(zeros_before, out),
             (Taken::Speech, true) => self.encoder.encode(&self.frame, out),
             (Taken::Silence, true) => return self.close_spurt(out),
             (Taken::Silence, false) => return silence(out),
@@ -140,12 +154,15 @@ impl Encoded {
     }
 
     /// The caller's decoder has just heard silence packets that this encoder did not make. A fresh start errs ten
-    /// times less in the first 60 ms than going on from the last spurt.
-    fn open_spurt(&mut self, out: &mut Vec<u8>) -> Result<(), OpusError> {
+    /// times less in the first 60 ms than going on from the last spurt. What follows zeros of the agent's own begins
+    /// as the agent made it begin.
+    fn open_spurt(&mut self, zeros_before: u32, out: &mut Vec<u8>) -> Result<(), OpusError> {
         self.in_spurt = true;
         self.encoder.reset()?;
-        let fade = self.encoder.rate().samples_in(FADE);
-        fade_in(&mut self.frame[..fade]);
+        if zeros_before == 0 {
+            let fade = self.encoder.rate().samples_in(FADE);
+            fade_in(&mut self.frame[..fade]);
+        }
         self.encoder.encode(&self.frame, out)
     }
 

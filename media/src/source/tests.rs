@@ -124,6 +124,82 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
     }
 }
 
+/// Silence that an agent streams costs no more than silence that it does not send, and keeps its place in the line.
+#[test]
+fn zeros_are_encoded_for_five_frames_and_then_the_cached_packet_goes_out() {
+    for rate in SampleRate::ALL {
+        let mut call = Call::live(rate);
+        let zeros = vec![0; 20 * rate.samples_per_frame()];
+        call.say(&[zeros.clone(), tone(440.0, rate, 10), zeros, tone(440.0, rate, 10)].concat());
+        for frame in 0..60 {
+            let (filled, packet) = call.fill();
+            let is_cached = frame < 20 || (35..50).contains(&frame);
+            assert_eq!((packet == SILENCE, filled.talking), (is_cached, !is_cached), "{rate:?} {frame}");
+            call.hear();
+        }
+        assert_eq!(call.source.voice().unwrap().queued(), Duration::ZERO);
+    }
+}
+
+#[test]
+fn the_faintest_noise_is_no_silence() {
+    let mut call = Call::live(RATE);
+    let mut faint = vec![0; 20 * 320];
+    faint.iter_mut().step_by(320).for_each(|sample| *sample = 1);
+    call.say(&faint);
+    assert!((0..20).all(|_| call.fill().0.talking));
+}
+
+#[test]
+fn a_stream_of_zeros_that_stops_costs_no_last_frame() {
+    let mut call = Call::live(RATE);
+    call.say(&[tone(440.0, RATE, 10), vec![0; 20 * 320]].concat());
+    for _ in 0..30 {
+        call.fill();
+    }
+    assert_eq!(call.fill().1, SILENCE);
+}
+
+/// What follows a pause errs no more than if the zeros had been encoded, and makes no edge.
+#[test]
+fn speech_with_pauses_sounds_as_if_its_zeros_were_encoded() {
+    let (mut errors, mut steps) = ([0.0; 2], [0; 2]);
+    for clip in ["caller", "agent"] {
+        for (pause_frames, shift) in [(6, 0), (7, 100), (25, 200), (100, 319)] {
+            let mut said = vec![0; 6 * 320];
+            let mut returns = Vec::new();
+            for piece in recording(clip).chunks(50 * 320) {
+                returns.push(said.len());
+                said.extend_from_slice(piece);
+                said.resize(said.len() + pause_frames * 320 + shift, 0);
+            }
+            said.resize(said.len().next_multiple_of(320), 0);
+            let mut call = Call::live(RATE);
+            call.say(&said);
+            let mut heard = Vec::new();
+            for _ in 0..said.len() / 320 {
+                call.fill();
+                heard.extend(call.hear());
+            }
+            for (index, heard) in [heard_when_all_is_encoded(&said), heard].into_iter().enumerate() {
+                // The first 100 ms of each piece, which the codec gives 6.5 ms late.
+                for at in &returns {
+                    let (said, heard) = (&said[*at..at + 1600], &heard[at + 104..at + 1704]);
+                    let error = |(left, right): (&i16, &i16)| (f64::from(*left) - f64::from(*right)).powi(2);
+                    errors[index] += said.iter().zip(heard).map(error).sum::<f64>();
+                    steps[index] = steps[index].max(step(heard));
+                }
+            }
+        }
+    }
+    println!(
+        "all encoded: error {:.0}, step {}; with cached packets: {:.0}, {}",
+        errors[0], steps[0], errors[1], steps[1]
+    );
+    assert!(errors[1] <= errors[0] * 1.1, "{errors:?}");
+    assert!(steps[1] <= steps[0] * 11 / 10, "{steps:?}");
+}
+
 #[test]
 fn what_waits_when_the_agent_changes_its_form_is_heard_first() {
     let forms = [Some(SampleRate::Hz8000), Some(SampleRate::Hz16000), Some(SampleRate::Hz48000), None];
@@ -410,6 +486,25 @@ fn peak(pcm: &[i16]) -> u16 {
 
 fn squared(sample: i16) -> f64 {
     f64::from(sample).powi(2)
+}
+
+/// Of real speech, whole frames of it.
+fn recording(clip: &str) -> Vec<i16> {
+    let path = format!("{}/../tests/simulator/speech/{clip}.wav", env!("CARGO_MANIFEST_DIR"));
+    let mut samples: Vec<i16> = hound::WavReader::open(path).unwrap().samples().map(Result::unwrap).collect();
+    samples.truncate(samples.len() / 320 * 320);
+    samples
+}
+
+/// What a phone hears of samples that are all encoded, one frame after another.
+fn heard_when_all_is_encoded(samples: &[i16]) -> Vec<i16> {
+    let (mut encoder, mut phone) = (Encoder::new(RATE, Profile::Eco).unwrap(), Decoder::new(RATE).unwrap());
+    let (mut packet, mut heard) = (Vec::new(), Vec::new());
+    for frame in samples.chunks_exact(320) {
+        encoder.encode(frame, &mut packet).unwrap();
+        phone.decode(&packet, &mut heard).unwrap();
+    }
+    heard
 }
 
 /// By its zero crossings, in Hz.
