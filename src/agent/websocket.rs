@@ -41,8 +41,9 @@ use crate::worker::leg::seat::{Seat, Who};
 
 /// A whole minute of speech at the highest rate may come as one message; a larger one is a mistake.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
-/// A 20 ms frame has 320 to 1920 bytes; the default of 128 KiB would be most of a call's memory.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// One read takes in a whole 20 ms frame, which has 320 to 1920 bytes. All of the buffer is zeroed at every read, also
+/// where there is nothing to read; and the default of 128 KiB would be most of a call's memory.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Often enough for the NATs and proxies on the way, which forget a connection after some ten seconds without traffic.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// Pings within the idle timeout at least, so that one that is lost in a stall of the network is not the agent's end.

@@ -7,8 +7,8 @@ use crate::resample::Resampler;
 
 /// Of every mix.
 const RATE: SampleRate = SampleRate::Hz16000;
-/// Room for many frames; the allocator is asked once for them.
-const CHUNK_BYTES: usize = 16 * 1024;
+/// Room for a frame at any rate; the memory comes back when the frames before have been sent.
+const CHUNK_BYTES: usize = 2 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct MixedForm {

@@ -139,12 +139,12 @@ impl PcmForm {
         queue: &mut VecDeque<Bytes>,
         mut push: impl FnMut(&mut VecDeque<Bytes>, Bytes) -> bool,
     ) {
-        const CHUNK_BYTES: usize = 16 * 1024;
+        const CHUNK_BYTES: usize = 2 * 1024;
         let frame = self.decoder.rate().samples_per_frame();
         let whole = self.samples.len() / frame * frame;
         for samples in self.samples[..whole].chunks_exact(frame) {
             if self.chunk.capacity() < 2 * frame {
-                // Room for a burst of frames; the allocator is asked once for many.
+                // Room for a frame at any rate; the memory comes back when the frames before have been sent.
                 self.chunk.reserve(CHUNK_BYTES);
             }
             for sample in samples {
