@@ -30,8 +30,9 @@ const PLACES: usize = 128;
 #[derive(Debug)]
 pub struct Reorder {
     wait: Duration,
-    /// Indexed by sequence number modulo [`PLACES`].
-    places: Box<[Option<Held>; PLACES]>,
+    /// Indexed by sequence number modulo [`PLACES`]. There only while something waits behind a gap: on a good network
+    /// no call pays for it.
+    places: Option<Box<[Option<Held>; PLACES]>>,
     /// The packet that leaves next, when it came while nothing else was held. Most do, and need no place of their own.
     front: Option<Held>,
     held: usize,
@@ -126,15 +127,7 @@ enum Content {
 impl Reorder {
     /// Waits `wait` for the packets of a gap; [`DEFAULT_WAIT`] suits most networks.
     pub fn new(wait: Duration) -> Self {
-        Self {
-            wait,
-            places: Box::new([const { None }; PLACES]),
-            front: None,
-            held: 0,
-            line: None,
-            stray: None,
-            stats: ReorderStats::default(),
-        }
+        Self { wait, places: None, front: None, held: 0, line: None, stray: None, stats: ReorderStats::default() }
     }
 
     /// Takes one Opus packet of the sender. `timestamp` is in 48 kHz ticks.
@@ -160,9 +153,9 @@ impl Reorder {
     pub fn poll(&mut self, now: Instant) -> Option<Slot> {
         while self.held > 0 {
             let line = self.line.as_mut()?;
-            let place = match self.front {
-                Some(_) => &mut self.front,
-                None => &mut self.places[place_of(line.next)],
+            let place = match (&mut self.front, &mut self.places) {
+                (None, Some(places)) => &mut places[place_of(line.next)],
+                (front, _) => front,
             };
             match place {
                 Some(Held { content: Content::Sound { timestamp, payload, has_fec, .. }, .. }) => {
@@ -191,6 +184,7 @@ impl Reorder {
                 return Some(Slot::Packet { timestamp, payload });
             }
         }
+        self.places = None;
         None
     }
 
@@ -204,7 +198,7 @@ impl Reorder {
     /// Forgets the sender, for a new SSRC. Counters stay.
     pub fn reset(&mut self) {
         self.stats.discarded += self.held as u64;
-        self.places.fill_with(|| None);
+        self.places = None;
         self.front = None;
         self.held = 0;
         self.line = None;
@@ -256,13 +250,15 @@ impl Reorder {
     /// Puts a packet into its place on the line.
     fn place(&mut self, sequence: u16, held: Held) {
         let Some(line) = self.line.as_mut() else { return };
-        let place = match sequence == line.next && (self.held == 0 || self.front.is_some()) {
-            true => &mut self.front,
-            false => &mut self.places[place_of(sequence)],
-        };
         if (sequence.wrapping_sub(line.next) as i16) < 0 {
             self.stats.late += 1;
-        } else if place.is_some() {
+            return;
+        }
+        let place = match sequence == line.next && (self.held == 0 || self.front.is_some()) {
+            true => &mut self.front,
+            false => &mut self.places.get_or_insert_with(no_places)[place_of(sequence)],
+        };
+        if place.is_some() {
             self.stats.duplicate += 1;
         } else {
             line.reach(sequence, held.arrived);
@@ -281,8 +277,10 @@ impl Reorder {
             return;
         };
         line.gap_since = None;
-        if self.held > 0 && self.places[place_of(line.next)].is_none() {
-            line.gap_since = self.places.iter().flatten().map(|held| held.arrived).min();
+        if let Some(places) = self.places.as_ref().filter(|_| self.held > 0)
+            && places[place_of(line.next)].is_none()
+        {
+            line.gap_since = places.iter().flatten().map(|held| held.arrived).min();
         }
     }
 }
@@ -356,6 +354,10 @@ impl Line {
         self.packet_ticks = duration;
         self.missing = 0;
     }
+}
+
+fn no_places() -> Box<[Option<Held>; PLACES]> {
+    Box::new([const { None }; PLACES])
 }
 
 fn place_of(sequence: u16) -> usize {

@@ -165,6 +165,21 @@ fn a_restarted_sender_is_followed_from_its_second_packet_on() {
 }
 
 #[test]
+fn there_are_places_only_while_something_waits_behind_a_gap() {
+    let mut line = TestLine::started();
+    line.push(1);
+    line.push(0);
+    line.polled();
+    assert!(line.reorder.places.is_none(), "in order, and late");
+    line.push(3);
+    line.polled();
+    assert!(line.reorder.places.is_some());
+    line.push(2);
+    assert_eq!(line.polled(), [packet(2), packet(3)]);
+    assert!(line.reorder.places.is_none());
+}
+
+#[test]
 fn strays_do_not_move_the_line() {
     let mut line = TestLine::started();
     for index in 1..20 {
