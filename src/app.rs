@@ -284,6 +284,7 @@ async fn start_recordings(config: &Config) -> anyhow::Result<(Option<Recordings>
         upload: config.recordings.upload.as_ref().map(Archive::from_config).transpose().context("recordings.upload")?,
         keep_local: config.recordings.keep_local,
         max_age: config.recordings.max_age,
+        min_free_bytes: config.recordings.min_free_bytes,
     };
     let is_needed = config.routes.values().any(|route| route.record);
     match Recordings::start(options).await {

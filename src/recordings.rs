@@ -7,6 +7,7 @@
 mod file;
 mod id;
 mod recovery;
+mod room;
 pub mod upload;
 mod writer;
 
@@ -26,6 +27,7 @@ use tracing::warn;
 use crate::call::event::CallId;
 use file::{OpenFile, Outcome};
 pub use id::RecordingId;
+use room::{FreeBytes, Room};
 use upload::Archive;
 use writer::{Begin, Message, Writer};
 
@@ -47,6 +49,8 @@ pub struct RecordingsOptions {
     pub keep_local: bool,
     /// Files here are deleted when they are older.
     pub max_age: Option<Duration>,
+    /// While less is free on the folder's disk, nothing is recorded.
+    pub min_free_bytes: u64,
 }
 
 /// All recordings of this service. Cloning shares them.
@@ -127,11 +131,15 @@ impl Recordings {
     ///
     /// Must be called inside of a tokio runtime. Files that another living process writes are left alone.
     pub async fn start(options: RecordingsOptions) -> anyhow::Result<(Self, Vec<RecordingResult>)> {
-        Self::start_opening(options, Arc::new(file::create)).await
+        Self::start_on(options, Arc::new(file::create), Arc::new(room::free_bytes)).await
     }
 
-    /// [`start`](Self::start) with another way to make a file, so that tests can have a bad disk.
-    async fn start_opening(options: RecordingsOptions, open: OpenFile) -> anyhow::Result<(Self, Vec<RecordingResult>)> {
+    /// [`start`](Self::start) with other ways to make a file and to find what is free, so that tests can have a bad disk.
+    async fn start_on(
+        options: RecordingsOptions,
+        open: OpenFile,
+        free_bytes: FreeBytes,
+    ) -> anyhow::Result<(Self, Vec<RecordingResult>)> {
         let dir = options.dir.clone();
         let is_uploading = options.upload.is_some();
         let recovered = tokio::task::spawn_blocking(move || {
@@ -141,7 +149,8 @@ impl Recordings {
         .await?
         .with_context(|| format!("the recordings folder {} cannot be used", options.dir.display()))?;
         let signals = Arc::new(Signals::default());
-        let writers = (0..WRITERS).map(|index| Writer::start(index, &open, is_uploading, &signals));
+        let room = || Room::new(options.dir.clone(), options.min_free_bytes, free_bytes.clone());
+        let writers = (0..WRITERS).map(|index| Writer::start(index, (&open, room()), is_uploading, &signals));
         let writers = writers.collect::<io::Result<Vec<_>>>().context("no thread could be started")?;
         let background = tokio::spawn(upload::keep_house(options.clone(), signals.clone()));
         let shared = Shared {

@@ -9,6 +9,9 @@ use url::Url;
 use super::read::Section;
 use super::route::is_nearby;
 
+/// Enough for a day of records and events, and for what a container's disk needs to go on.
+const USUAL_MIN_FREE_BYTES: u64 = 200_000_000;
+
 /// Where recordings go.
 #[derive(Debug, Clone)]
 pub struct Recordings {
@@ -20,6 +23,8 @@ pub struct Recordings {
     pub keep_local: bool,
     /// Files in the folder are deleted when they are older.
     pub max_age: Option<Duration>,
+    /// While less is free on the folder's disk, nothing is recorded.
+    pub min_free_bytes: u64,
 }
 
 /// An archive.
@@ -69,6 +74,7 @@ impl Recordings {
         let secret_key = section.secret("upload_secret_key");
         let keep_local = section.flag("keep_local").unwrap_or(true);
         let max_age = section.duration("max_age", TEN_YEARS);
+        let min_free_bytes = section.text("min_free", size_bytes).unwrap_or(USUAL_MIN_FREE_BYTES);
         if access_key.is_some() != secret_key.is_some() {
             let missing = if access_key.is_some() { "upload_secret_key" } else { "upload_access_key" };
             section.note(missing, None, "it is missing; give both upload_access_key and upload_secret_key, or none");
@@ -86,8 +92,21 @@ impl Recordings {
             }),
             folder @ Upload::Folder(_) => folder,
         });
-        Self { dir: dir.unwrap_or_else(|| PathBuf::from("recordings")), upload, keep_local, max_age }
+        let dir = dir.unwrap_or_else(|| PathBuf::from("recordings"));
+        Self { dir, upload, keep_local, max_age, min_free_bytes }
     }
+}
+
+/// A whole number and its unit.
+fn size_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = match text[digits.len()..].trim_start() {
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        _ => None,
+    };
+    let size = digits.parse::<u64>().ok().zip(unit).and_then(|(count, unit)| count.checked_mul(unit));
+    size.ok_or_else(|| "give a size such as \"200 MB\" or \"2 GB\"".to_owned())
 }
 
 fn upload(text: &str) -> Result<Upload, String> {
@@ -124,4 +143,19 @@ fn region(text: &str) -> Result<String, String> {
         return Err("give a region such as \"eu-central-1\"".to_owned());
     }
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_a_whole_number_and_its_unit() {
+        assert_eq!(size_bytes("200 MB"), Ok(200_000_000));
+        assert_eq!(size_bytes("2GB"), Ok(2_000_000_000));
+        assert_eq!(size_bytes("0 MB"), Ok(0));
+        for wrong in ["", "MB", "200", "200 TB", "-1 MB", "1.5 GB", "2 G B", "99999999999999 GB", "é MB"] {
+            assert!(size_bytes(wrong).is_err_and(|advice| advice.contains("200 MB")), "{wrong}");
+        }
+    }
 }

@@ -158,6 +158,8 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 /// What a person is told of an error, and its name in the metrics.
 pub(super) fn explain(error: &io::Error) -> (String, &'static str) {
     match error.kind() {
+        // Our own word, of the floor.
+        ErrorKind::StorageFull if error.get_ref().is_some() => (error.to_string(), "disk_low"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ("the disk is full".to_owned(), "disk_full"),
         ErrorKind::ReadOnlyFilesystem => ("the disk is read-only".to_owned(), "read_only"),
         ErrorKind::PermissionDenied => ("the recordings folder may not be written to".to_owned(), "permission"),

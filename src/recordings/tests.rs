@@ -51,7 +51,7 @@ async fn a_finished_recording_has_its_name_and_its_facts() {
 async fn a_full_disk_ends_the_recording_and_says_so() {
     let folder = Folder::new();
     let open: OpenFile = Arc::new(|_| File::options().write(true).open("/dev/full"));
-    let (recordings, _) = Recordings::start_opening(folder.options(), open).await.unwrap();
+    let (recordings, _) = Recordings::start_on(folder.options(), open, Arc::new(room::free_bytes)).await.unwrap();
     let (sink, result) = recordings.start_recording(&CallId::generate());
     record(&sink, 500);
     sink.finish(FRAME * 500);
@@ -60,6 +60,39 @@ async fn a_full_disk_ends_the_recording_and_says_so() {
     assert_eq!((result.size_bytes, result.duration_ms), (0, 0));
     recordings.stop(WITHIN).await;
 }
+
+/// The disk fills up while one recording runs.
+#[tokio::test]
+async fn below_the_floor_what_runs_stops_whole_and_nothing_begins() {
+    let folder = Folder::new();
+    let free = Arc::new(std::sync::atomic::AtomicU64::new(1000));
+    let left = free.clone();
+    let options = RecordingsOptions { min_free_bytes: 1000, ..folder.options() };
+    let free_bytes: FreeBytes = Arc::new(move |_| Ok(left.load(Ordering::Relaxed)));
+    let (recordings, _) = Recordings::start_on(options, Arc::new(file::create), free_bytes).await.unwrap();
+    let (running, told) = recordings.start_recording(&CallId::generate());
+    let bytes = record(&running, 100);
+    while running.queue.waiting.load(Ordering::Acquire) > 0 {
+        tokio::task::yield_now().await;
+    }
+    free.store(999, Ordering::Relaxed);
+    // Each writer looks once a second.
+    let mut refused_in_a_row = 0;
+    while refused_in_a_row < WRITERS {
+        let (sink, result) = recordings.start_recording(&CallId::generate());
+        sink.finish(Duration::ZERO);
+        let is_refused = result.await.unwrap().problem.as_deref() == Some(LOW);
+        refused_in_a_row = if is_refused { refused_in_a_row + 1 } else { 0 };
+    }
+    record(&running, 100);
+    running.finish(FRAME * 200);
+    let told = told.await.unwrap();
+    assert_eq!((told.complete, told.problem.as_deref(), told.size_bytes), (false, Some(LOW), bytes.len() as u64));
+    assert_eq!(fs::read(recordings.path_of(&told.id)).unwrap(), bytes);
+    recordings.stop(WITHIN).await;
+}
+
+const LOW: &str = "less than recordings.min_free is left on the disk";
 
 #[tokio::test]
 async fn a_folder_that_is_gone_ends_only_the_recordings_that_begin_then() {
@@ -87,7 +120,7 @@ async fn a_stuck_disk_holds_nobody_up_and_costs_whole_pages() {
     let (mut disk, end) = io::pipe().unwrap();
     let end = File::from(std::os::fd::OwnedFd::from(end));
     let open: OpenFile = Arc::new(move |_| end.try_clone());
-    let (recordings, _) = Recordings::start_opening(folder.options(), open).await.unwrap();
+    let (recordings, _) = Recordings::start_on(folder.options(), open, Arc::new(room::free_bytes)).await.unwrap();
     let (sink, result) = recordings.start_recording(&CallId::generate());
     let page = Bytes::from(vec![0; 16 * 1024]);
     // A pipe takes 64 kB at most, one page is in the writer's hands, and the queue has its bound.
@@ -253,6 +286,43 @@ async fn an_archive_out_of_reach_is_tried_again_and_the_file_stays() {
     assert_eq!(archive.names(), [id.file_name()]);
 }
 
+/// The archive takes none of the oldest, and all others.
+#[tokio::test]
+async fn recordings_that_the_archive_refuses_hold_up_no_other() {
+    let (folder, archive) = (Folder::new(), Folder::new());
+    fs::create_dir(&folder.path).unwrap();
+    let upload = Some(Archive::in_folder(&archive.path).unwrap());
+    let mut ids: Vec<RecordingId> = (0..8).map(|_| RecordingId::generate()).collect();
+    ids.sort();
+    let (refused, taken) = (&ids[..7], &ids[7]);
+    for id in &ids {
+        folder.put(&id.file_name(), b"sound");
+        folder.put(&id.marker_name(), b"");
+    }
+    for id in refused {
+        // No file can take the name of a folder that holds something.
+        fs::create_dir_all(archive.path.join(id.file_name()).join("in the way")).unwrap();
+    }
+    let (recordings, _) = Recordings::start(RecordingsOptions { upload, ..folder.options() }).await.unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    let sent = async {
+        while folder.path.join(taken.marker_name()).exists() {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, sent).await.unwrap();
+    assert_eq!(fs::read(archive.path.join(taken.file_name())).unwrap(), b"sound");
+
+    // A new one does not wait for the pause of those either.
+    let (sink, result) = recordings.start_recording(&CallId::generate());
+    record(&sink, 100);
+    sink.finish(FRAME * 100);
+    let new = result.await.unwrap();
+    recordings.stop(WITHIN).await;
+    assert!(archive.path.join(new.file_name).is_file());
+    assert!(refused.iter().all(|id| folder.path.join(id.marker_name()).exists()));
+}
+
 #[tokio::test]
 async fn what_is_too_old_is_deleted_unless_the_archive_waits_for_it() {
     let folder = Folder::new();
@@ -331,7 +401,7 @@ impl Folder {
     }
 
     fn options(&self) -> RecordingsOptions {
-        RecordingsOptions { dir: self.path.clone(), upload: None, keep_local: true, max_age: None }
+        RecordingsOptions { dir: self.path.clone(), upload: None, keep_local: true, max_age: None, min_free_bytes: 0 }
     }
 
     fn put(&self, name: &str, bytes: &[u8]) {

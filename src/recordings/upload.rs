@@ -2,7 +2,7 @@
 //!
 //! The markers are the queue: it survives a restart, and needs no bound of its own beside the disk's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use object_store::{
 };
 use rand::Rng;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{RecordingId, RecordingsOptions, Signals};
@@ -32,10 +33,10 @@ use crate::telemetry::shown;
 const AT_ONCE: usize = 4;
 /// A larger file goes in parts of this size: 20 minutes of sound. S3 takes no part below 5 MiB but the last.
 const PART_BYTES: usize = 8 << 20;
-/// One attempt for one file. An hour is 20 MB, which a line of 1 Mbit/s takes 3 minutes for.
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(300);
-/// A request that brings nothing for so long is given up, within the attempt.
-const REQUEST_WITHIN: Duration = Duration::from_secs(120);
+/// The slowest line that a file is sent over: 1 Mbit/s for eight files at once.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
+/// What an archive may think about any request, beside the time on the line.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// After a failure the next attempt waits, twice as long each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -82,18 +83,20 @@ impl Archive {
             true => Attributes::from_iter([(Attribute::ContentType, "audio/ogg")]),
             false => Attributes::new(),
         };
+        let within = sent_within(file.size_bytes);
         if file.size_bytes <= PART_BYTES as u64 {
             let options = PutOptions { attributes, ..PutOptions::default() };
             let whole = file.next().await?;
-            tokio::time::timeout(ATTEMPT_WITHIN, self.store.put_opts(&place, whole.into(), options)).await??;
+            tokio::time::timeout(within, self.store.put_opts(&place, whole.into(), options)).await??;
             return Ok(());
         }
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let upload = tokio::time::timeout(REQUEST_WITHIN, self.store.put_multipart_opts(&place, options)).await??;
+        let upload = tokio::time::timeout(ANSWERED_WITHIN, self.store.put_multipart_opts(&place, options)).await??;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        match tokio::time::timeout(ATTEMPT_WITHIN, send_parts(&mut file, &mut upload)).await {
+        match tokio::time::timeout(within, send_parts(&mut file, &mut upload)).await {
             Ok(Ok(())) => {
-                tokio::time::timeout(ATTEMPT_WITHIN, upload.finish()).await??;
+                // The last parts are still on the line.
+                tokio::time::timeout(within, upload.finish()).await??;
                 Ok(())
             }
             failed => {
@@ -103,6 +106,11 @@ impl Archive {
             }
         }
     }
+}
+
+/// For one attempt at a file, or at a part of one.
+const fn sent_within(size_bytes: u64) -> Duration {
+    Duration::from_secs(ANSWERED_WITHIN.as_secs() + size_bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
 async fn send_parts(file: &mut FileParts, upload: &mut WriteMultipart) -> anyhow::Result<()> {
@@ -119,7 +127,7 @@ async fn send_parts(file: &mut FileParts, upload: &mut WriteMultipart) -> anyhow
 fn s3_store(s3: &S3) -> anyhow::Result<object_store::aws::AmazonS3> {
     let is_clear = s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
     let client = ClientOptions::new()
-        .with_timeout(REQUEST_WITHIN)
+        .with_timeout(sent_within(PART_BYTES as u64))
         .with_connect_timeout(CONNECT_WITHIN)
         .with_allow_http(is_clear);
     // We retry whole files, so nothing below does.
@@ -143,40 +151,92 @@ fn s3_store(s3: &S3) -> anyhow::Result<object_store::aws::AmazonS3> {
 /// Sends what waits for the archive and clears away what is too old, until it is told to stop.
 pub(super) async fn keep_house(options: RecordingsOptions, signals: Arc<Signals>) {
     let mut pause = Duration::ZERO;
-    let mut clear_at = tokio::time::Instant::now();
+    let mut clear_at = Instant::now();
+    let mut refused = Refused::default();
     loop {
         if let Some(max_age) = options.max_age
-            && clear_at <= tokio::time::Instant::now()
+            && clear_at <= Instant::now()
         {
             clear_at += CLEAR_EVERY;
             clear_old(options.dir.clone(), max_age).await;
         }
         // Read before the pass: what was finished until the stop is still sent.
         let is_last = signals.stopping.load(Ordering::Acquire);
-        let all_sent = match &options.upload {
-            Some(archive) => send_waiting(archive, &options).await,
-            None => true,
+        let left = match &options.upload {
+            Some(archive) => send_waiting(archive, &options, &mut refused).await,
+            None => Left::Nothing,
         };
         if is_last {
             return;
         }
-        if all_sent {
-            pause = Duration::ZERO;
-            tokio::select! {
-                () = signals.wake.notified() => {}
-                () = tokio::time::sleep_until(clear_at), if options.max_age.is_some() => {}
-            }
-        } else {
+        if left == Left::Everything {
             pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            let jitter = rand::rng().random_range(0.75..1.25);
-            wait_or_stop(pause.mul_f64(jitter), &signals).await;
+            wait_or_stop(spread(pause), &signals).await;
+            continue;
+        }
+        pause = Duration::ZERO;
+        let again_at = if let Left::Refused { again_at } = left { Some(again_at) } else { None };
+        tokio::select! {
+            () = signals.wake.notified() => {}
+            () = tokio::time::sleep_until(again_at.unwrap_or(clear_at)), if again_at.is_some() => {}
+            () = tokio::time::sleep_until(clear_at), if options.max_age.is_some() => {}
         }
     }
 }
 
+/// What a pass leaves.
+#[derive(Debug, PartialEq)]
+enum Left {
+    Nothing,
+    /// Only what the archive refuses by itself; the first of it is tried again then.
+    Refused {
+        again_at: Instant,
+    },
+    /// The archive is out of reach.
+    Everything,
+}
+
+/// Recordings that could not be sent, each with a pause of its own, so that they hold up no other.
+#[derive(Default)]
+struct Refused(BTreeMap<RecordingId, Refusal>);
+
+struct Refusal {
+    pause: Duration,
+    again_at: Instant,
+}
+
+impl Refused {
+    /// What of `waiting` may be sent now, first what has not been refused yet.
+    fn due(&mut self, waiting: BTreeSet<RecordingId>) -> Vec<RecordingId> {
+        self.0.retain(|id, _| waiting.contains(id));
+        let now = Instant::now();
+        let (mut again, first): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|id| self.0.contains_key(id));
+        again.retain(|id| self.0[id].again_at <= now);
+        first.into_iter().chain(again).collect()
+    }
+
+    /// True if it is the first refusal.
+    fn note(&mut self, id: &RecordingId) -> bool {
+        let before = self.0.get(id).map(|refusal| refusal.pause);
+        let pause = (before.unwrap_or_default() * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.0.insert(id.clone(), Refusal { pause, again_at: Instant::now() + spread(pause) });
+        before.is_none()
+    }
+
+    fn left(&self) -> Left {
+        let again_at = self.0.values().map(|refusal| refusal.again_at).min();
+        again_at.map_or(Left::Nothing, |again_at| Left::Refused { again_at })
+    }
+}
+
+/// Services that failed together do not come again together.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.75..1.25))
+}
+
 /// New recordings do not shorten a pause; only the stop does.
 async fn wait_or_stop(pause: Duration, signals: &Signals) {
-    let over = tokio::time::Instant::now() + pause;
+    let over = Instant::now() + pause;
     while !signals.stopping.load(Ordering::Acquire) {
         tokio::select! {
             () = tokio::time::sleep_until(over) => return,
@@ -185,26 +245,34 @@ async fn wait_or_stop(pause: Duration, signals: &Signals) {
     }
 }
 
-/// Sends everything that has a marker, oldest first. False when something is left.
-async fn send_waiting(archive: &Archive, options: &RecordingsOptions) -> bool {
+/// Sends everything that has a marker, oldest first.
+async fn send_waiting(archive: &Archive, options: &RecordingsOptions, refused: &mut Refused) -> Left {
     let dir = options.dir.clone();
     let waiting = match blocking(move || waiting_in(&dir)).await {
         Ok(waiting) => waiting,
         Err(error) => {
             warn!("the recordings folder cannot be read: {error}");
-            return false;
+            return Left::Everything;
         }
     };
-    let mut sendings = stream::iter(waiting).map(|id| send_one(archive, options, id)).buffer_unordered(AT_ONCE);
-    let mut failures = 0;
-    while let Some(sent) = sendings.next().await {
-        failures += usize::from(!sent);
-        if failures >= AT_ONCE {
-            // The archive is out of reach, so the rest would only wait in vain.
-            return false;
+    let due = refused.due(waiting);
+    let send = |id: RecordingId| async move { (id.clone(), send_one(archive, options, id).await) };
+    let mut sendings = stream::iter(due).map(send).buffer_unordered(AT_ONCE);
+    let mut failures_in_a_row = 0;
+    while let Some((id, sent)) = sendings.next().await {
+        if sent {
+            failures_in_a_row = 0;
+            refused.0.remove(&id);
+        } else if refused.note(&id) {
+            failures_in_a_row += 1;
+        }
+        if failures_in_a_row >= AT_ONCE {
+            // Most likely the archive is out of reach, so the rest would only wait in vain. If it refuses just these, the
+            // next pass begins with others.
+            return Left::Everything;
         }
     }
-    failures == 0
+    refused.left()
 }
 
 async fn send_one(archive: &Archive, options: &RecordingsOptions, id: RecordingId) -> bool {
@@ -308,4 +376,16 @@ impl FileParts {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_file_has_more_time() {
+        // Four hours of sound over the slowest line.
+        assert!(sent_within(80_000_000) >= Duration::from_secs(80_000_000 / (16 << 10)));
+        assert_eq!(sent_within(0), ANSWERED_WITHIN);
+    }
 }

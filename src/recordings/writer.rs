@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::file::{Closed, GrowingFile, OpenFile, Outcome, explain};
+use super::room::Room;
 use super::{Queue, RecordingId, RecordingResult, Signals};
 use crate::call::event::CallId;
 
@@ -39,6 +41,7 @@ pub(super) struct Writer {
 
 struct Work {
     open: OpenFile,
+    room: Room,
     mark_for_upload: bool,
     signals: Arc<Signals>,
     recordings: HashMap<RecordingId, Recording>,
@@ -61,13 +64,13 @@ enum State {
 impl Writer {
     pub(super) fn start(
         index: usize,
-        open: &OpenFile,
+        disk: (&OpenFile, Room),
         mark_for_upload: bool,
         signals: &Arc<Signals>,
     ) -> io::Result<Self> {
         let (sender, messages) = mpsc::channel();
-        let mut work =
-            Work { open: open.clone(), mark_for_upload, signals: signals.clone(), recordings: HashMap::new() };
+        let (open, room) = (disk.0.clone(), disk.1);
+        let mut work = Work { open, room, mark_for_upload, signals: signals.clone(), recordings: HashMap::new() };
         let thread = std::thread::Builder::new().name(format!("recordings-{index}"));
         let thread = thread.spawn(move || work.run(&messages))?;
         Ok(Self { sender, thread: Mutex::new(Some(thread)) })
@@ -99,7 +102,8 @@ impl Work {
     }
 
     fn begin(&mut self, begin: Begin) {
-        let state = match GrowingFile::create(begin.path.clone(), &self.open) {
+        let room = self.room.check(Instant::now());
+        let state = match room.and_then(|()| GrowingFile::create(begin.path.clone(), &self.open)) {
             Ok(file) => State::Growing(file),
             Err(error) => broken(&begin, None, &error),
         };
@@ -109,7 +113,7 @@ impl Work {
     fn write(&mut self, id: &RecordingId, pages: &[u8]) {
         let Some(recording) = self.recordings.get_mut(id) else { return };
         if let State::Growing(file) = &mut recording.state
-            && let Err(error) = file.write(pages)
+            && let Err(error) = self.room.check(Instant::now()).and_then(|()| file.write(pages))
         {
             let nothing = State::Broken { file: None, problem: String::new() };
             let State::Growing(file) = std::mem::replace(&mut recording.state, nothing) else { return };
