@@ -285,4 +285,4 @@ impl Commands {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

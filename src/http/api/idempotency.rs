@@ -3,6 +3,7 @@
 //! Answers are remembered for 24 h, for each API key by itself. What is begun is done to its end also when whoever
 //! asked has gone, so that asking again finds the answer.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
@@ -79,15 +81,15 @@ impl Key {
     /// Does it and takes note of the answer, also when nobody waits for it any more.
     async fn answer(self, request: Request, next: Next) -> Result<Response, ApiError> {
         let answered = tokio::spawn(async move {
-            // Whatever a POST asks for has a deadline of its own.
-            let (parts, body) = next.run(request).await.into_parts();
+            // Whatever a POST asks for has a deadline of its own. What fails inside may be half done, so it is answered
+            // alike when it comes again, and not done twice.
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let (parts, body) = answer.unwrap_or_else(|_| failed_inside().into_response()).into_parts();
             let body = to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
             self.note(parts.status, &body).await;
             Response::from_parts(parts, Body::from(body))
         });
-        answered.await.map_err(|_| {
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the request failed inside: see the log")
-        })
+        answered.await.map_err(|_| failed_inside())
     }
 
     async fn note(&self, status: StatusCode, body: &[u8]) {
@@ -104,6 +106,10 @@ impl Key {
             warn!("an answer is not remembered yet: {error}");
         }
     }
+}
+
+fn failed_inside() -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the request failed inside: see the log")
 }
 
 /// None without one.
@@ -140,4 +146,41 @@ fn again(status: u16, body: Vec<u8>) -> Response {
     let headers =
         [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (REPLAYED, HeaderValue::from_static("true"))];
     (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::post;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::http::api::events::tests::caller;
+    use crate::store::tests::Folder;
+
+    /// A mistake of ours must not leave the key in progress for a day.
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered_and_answered_alike_again() {
+        let folder = Folder::new();
+        let store = Store::open(folder.options()).unwrap();
+        let (caller, digest) = (caller(), [7; 32]);
+        assert_eq!(store.idempotent(caller.id(), "k", digest).await, Ok(Claim::New));
+        let key =
+            std::sync::Mutex::new(Some(Key { store: store.clone(), caller: caller.clone(), text: "k".to_owned() }));
+        let key = Arc::new(key);
+        let broken = async || -> &'static str { panic!("a mistake") };
+        let router = Router::new().route("/", post(broken)).layer(from_fn(move |request: Request, next: Next| {
+            let key = key.lock().unwrap().take().unwrap();
+            key.answer(request, next)
+        }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let response = reqwest::Client::builder().no_proxy().build().unwrap().post(url).send().await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = response.bytes().await.unwrap().to_vec();
+        server.abort();
+        assert_eq!(store.idempotent(caller.id(), "k", digest).await, Ok(Claim::Replay { status: 500, body }));
+    }
 }

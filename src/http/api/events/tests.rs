@@ -165,7 +165,7 @@ async fn what_is_no_event_to_begin_after_is_told_before_the_socket_opens() {
     }
 }
 
-fn caller() -> Arc<Caller> {
+pub(crate) fn caller() -> Arc<Caller> {
     let sha256 = Sha256::digest(KEY).into();
     let key = ApiKey {
         id: "app".to_owned(),
