@@ -37,8 +37,8 @@ use calls::Unwritten;
 use delivery_clock::DeliveryClock;
 use writer::{InTrouble, Job, Load, Queue, Writer};
 
-/// Dead letters put back in one go, so that no call's write waits for long.
-const REPLAYED_AT_ONCE: usize = 1000;
+/// Deliveries given up or put back in one go, so that no call's write waits for long.
+const MOVED_AT_ONCE: usize = 1000;
 
 /// Where the store is, and its bounds.
 #[derive(Debug, Clone)]
@@ -304,13 +304,12 @@ impl Store {
         let mut sum = 0;
         loop {
             let (which, endpoints, now) = (which.clone(), self.0.endpoints.clone(), self.delivery_ms());
-            let run =
-                move |connection: &Connection| outbox::replay(connection, &which, &endpoints, now, REPLAYED_AT_ONCE);
+            let run = move |connection: &Connection| outbox::replay(connection, &which, &endpoints, now, MOVED_AT_ONCE);
             let (job, answer) = Job::asking(256, InTrouble::Refuse, run);
             self.0.queue.send(job.news(), Queue::USUAL_SHARE)?;
             let revived = answered(answer).await?;
             sum += revived;
-            if revived < REPLAYED_AT_ONCE {
+            if revived < MOVED_AT_ONCE {
                 return Ok(sum);
             }
         }
@@ -381,9 +380,23 @@ impl Store {
 
     /// Gives up what has waited at an endpoint since before `queued_before`; says how many.
     pub(crate) async fn give_up(&self, endpoint: &str, queued_before: i64, error: &str) -> Result<usize, StoreError> {
-        let (endpoint, error) = (endpoint.to_owned(), error.to_owned());
-        self.ask(InTrouble::Refuse, move |connection| outbox::give_up(connection, &endpoint, queued_before, &error))
-            .await
+        let mut sum = 0;
+        loop {
+            let (endpoint, error) = (endpoint.to_owned(), error.to_owned());
+            let run = move |connection: &Connection| {
+                outbox::give_up(connection, &endpoint, queued_before, &error, MOVED_AT_ONCE)
+            };
+            let dead = self.ask(InTrouble::Refuse, run).await?;
+            sum += dead;
+            if dead < MOVED_AT_ONCE {
+                return Ok(sum);
+            }
+        }
+    }
+
+    /// For how long the file cannot be written by now; `None` while it can.
+    pub fn failing_for(&self) -> Option<Duration> {
+        self.0.queue.failing_for()
     }
 
     async fn ask<T: Send + 'static>(

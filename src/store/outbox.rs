@@ -1,5 +1,6 @@
 //! Events in one global order, and for each webhook endpoint what is still to be delivered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -314,35 +315,40 @@ pub(super) fn bring_near(connection: &Connection, endpoint: &str, now: i64, late
     Ok(())
 }
 
-/// Gives up everything at an endpoint that has waited since before `queued_before`; says how many.
+/// Gives up what has waited at an endpoint since before `queued_before`, at most `limit` of it; says how many.
 pub(super) fn give_up(
     connection: &Connection,
     endpoint: &str,
     queued_before: i64,
     error: &str,
+    limit: usize,
 ) -> rusqlite::Result<usize> {
-    let dead = connection
-        .prepare_cached(
-            "UPDATE deliveries SET state = 2, last_error = ?3
-             WHERE endpoint = ?1 AND state < 2 AND queued_at < ?2",
-        )?
-        .execute(params![endpoint, queued_before, error])?;
-    if dead > 0 {
-        free_lanes(connection)?;
-    }
-    Ok(dead)
+    let mut dead = connection.prepare_cached(
+        "UPDATE deliveries SET state = 2, last_error = ?3
+         WHERE endpoint = ?1 AND position IN (SELECT position FROM deliveries INDEXED BY deliveries_lane
+            WHERE endpoint = ?1 AND state < 2 AND queued_at < ?2 LIMIT ?4)
+         RETURNING endpoint, lane",
+    )?;
+    free_lanes(connection, dead.query_map(params![endpoint, queued_before, error, limit as i64], read_lane)?)
 }
 
-/// The same for every lane.
-fn free_lanes(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute(
-        "UPDATE deliveries SET state = 1 WHERE state = 0
-            AND NOT EXISTS (SELECT 1 FROM deliveries AS others INDEXED BY deliveries_lane
-                WHERE others.endpoint = deliveries.endpoint AND others.lane = deliveries.lane AND others.state < 2
-                AND (others.state = 1 OR others.position < deliveries.position))",
-        [],
-    )?;
-    Ok(())
+type Lane = (String, String);
+
+fn read_lane(row: &Row<'_>) -> rusqlite::Result<Lane> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+/// Frees the lane of each delivery that was put elsewhere; says how many deliveries these were.
+fn free_lanes(
+    connection: &Connection,
+    changed: impl Iterator<Item = rusqlite::Result<Lane>>,
+) -> rusqlite::Result<usize> {
+    let changed = changed.collect::<rusqlite::Result<Vec<Lane>>>()?;
+    let count = changed.len();
+    for (endpoint, lane) in changed.into_iter().collect::<BTreeSet<Lane>>() {
+        free_lane(connection, &endpoint, &lane)?;
+    }
+    Ok(count)
 }
 
 /// Puts up to `limit` dead letters of these endpoints back; says how many.
@@ -365,18 +371,15 @@ pub(super) fn replay(
         "UPDATE deliveries SET state = 0, attempts = 0, due_at = :now, queued_at = :now
          WHERE (endpoint, position) IN (SELECT endpoint, position FROM deliveries
             WHERE state = 2 AND endpoint IN (SELECT value FROM json_each(:names)) {events}
-            ORDER BY position LIMIT :limit)"
+            ORDER BY position LIMIT :limit)
+         RETURNING endpoint, lane"
     ))?;
-    let revived = revive.execute(named_params! {
-        ":now": now,
-        ":names": json_text(&names),
-        ":events": which.events.as_ref().map(json_text),
-        ":limit": limit as i64,
-    })?;
-    if revived > 0 {
-        free_lanes(connection)?;
-    }
-    Ok(revived)
+    let (names, events) = (json_text(&names), which.events.as_ref().map(json_text));
+    let revived = revive.query_map(
+        named_params! { ":now": now, ":names": names, ":events": events, ":limit": limit as i64 },
+        read_lane,
+    )?;
+    free_lanes(connection, revived)
 }
 
 fn json_text(texts: &impl serde::Serialize) -> String {

@@ -1,7 +1,9 @@
 //! The file itself: how it is opened, what its tables are, and how an older file becomes today's.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -111,6 +113,9 @@ const RECORDINGS: &str = "
 /// Another connection of this process may hold the file for a moment, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// For the check of the file at the start, which reads some hundred MB a second. A start is not held up for longer.
+const CHECKED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Why the store cannot be opened. Each text is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -158,12 +163,18 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) writer: Connection,
     pub(super) reader: Connection,
-    pub(super) lock: File,
+    pub(super) lock: Lock,
+}
+
+/// Keeps others away for as long as it lives.
+pub(super) struct Lock {
+    _beside: File,
+    _itself: Option<File>,
 }
 
 pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
-    let lock = lock(path)?;
     create_for_us_alone(path).map_err(|error| unavailable(path, &error))?;
+    let lock = lock(path)?;
     let mut writer = Connection::open(path).map_err(|error| told(path, &error))?;
     prepare(&mut writer, path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -172,19 +183,32 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { writer, reader, lock })
 }
 
-/// A lock file of its own: closing any other handle of the database file would release SQLite's own locks on it
-/// (POSIX advisory locks belong to the process, not to the handle).
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
+/// Two locks, because one file has many names. A lock file stands beside the file that a symbolic link leads to. The
+/// file itself is locked as well (`flock`, which SQLite's own locks do not meet), for hard links and bind mounts; elsewhere
+/// than on Unix such a lock would keep SQLite away too.
+fn lock(path: &Path) -> Result<Lock, OpenError> {
+    let real = path.canonicalize().map_err(|error| unavailable(path, &error))?;
+    let mut name = real.as_os_str().to_owned();
     name.push(".lock");
     let mut options = OpenOptions::new();
     options.create(true).write(true).truncate(false);
-    let file = options.open(PathBuf::from(name)).map_err(|error| unavailable(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(unavailable(path, &error)),
+    let beside = options.open(PathBuf::from(name)).map_err(|error| unavailable(path, &error))?;
+    try_lock(path, &beside)?;
+    let itself = cfg!(unix).then(|| File::open(&real)).transpose().map_err(|error| unavailable(path, &error))?;
+    // Closing any handle of the file would release SQLite's locks on it in this process (POSIX advisory locks belong to
+    // the process), so a handle that finds it locked is not closed.
+    let itself = itself.map(ManuallyDrop::new);
+    if let Some(itself) = &itself {
+        try_lock(path, itself)?;
     }
+    Ok(Lock { _beside: beside, _itself: itself.map(ManuallyDrop::into_inner) })
+}
+
+fn try_lock(path: &Path, file: &File) -> Result<(), OpenError> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse { path: path.to_owned() },
+        TryLockError::Error(error) => unavailable(path, &error),
+    })
 }
 
 /// The file holds phone numbers. SQLite gives its `-wal` and `-shm` the rights of the file itself.
@@ -211,7 +235,32 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     connection.set_prepared_statement_cache_capacity(64);
     migrate(connection, usize::try_from(found).unwrap_or(0)).map_err(told)?;
     // Reads the whole schema, so that a damaged one is told now and not at the first call.
-    connection.query_row("SELECT count(*) FROM calls WHERE position < 0", [], |_| Ok(())).map_err(told)
+    connection.query_row("SELECT count(*) FROM calls WHERE position < 0", [], |_| Ok(())).map_err(told)?;
+    check(connection, path)
+}
+
+/// Reads the whole file, so that damage inside of it is told now and not by the first call that meets it.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let interrupt = connection.get_interrupt_handle();
+    let (done, is_done) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if is_done.recv_timeout(CHECKED_WITHIN) == Err(mpsc::RecvTimeoutError::Timeout) {
+            interrupt.interrupt();
+        }
+    });
+    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    drop(done);
+    // It does nothing that could panic.
+    let _ = watch.join();
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(OpenError::Damaged { path: path.to_owned(), reason: found.replace('\n', ", ") }),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            info!("the store is large: as much of it as could be read in {CHECKED_WITHIN:?} is in order");
+            Ok(())
+        }
+        Err(error) => Err(told(path, &error)),
+    }
 }
 
 /// All steps in one transaction: a file is of the old version or of the new one, whatever happens.

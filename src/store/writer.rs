@@ -5,21 +5,23 @@
 //! durability is committed with `FULL`, which syncs the log, and with it every group before.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::schema::Lock;
 use super::{Retention, StoreError, retention};
 
 /// Large enough that a commit's cost is shared, small enough that readers see news within milliseconds.
 const GROUP: usize = 512;
+/// How often the log says that the file still cannot be written.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// One write, and whoever waits for it.
 pub(super) struct Job {
@@ -144,12 +146,25 @@ pub(super) struct Load {
     jobs: AtomicUsize,
     bytes: AtomicUsize,
     is_full_told: AtomicBool,
+    /// Since when the file cannot be written.
+    failing_since: Mutex<Option<Instant>>,
 }
 
 impl Load {
     pub(super) fn new(most_jobs: usize, most_bytes: usize) -> Self {
         let (jobs, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { most_jobs, most_bytes, jobs, bytes, is_full_told: AtomicBool::new(false) }
+        let (is_full_told, failing_since) = (AtomicBool::new(false), Mutex::new(None));
+        Self { most_jobs, most_bytes, jobs, bytes, is_full_told, failing_since }
+    }
+
+    fn failing_since(&self) -> Option<Instant> {
+        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_failing_since(&self, since: Option<Instant>) {
+        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        let failing_for = since.map_or(Duration::ZERO, |since| since.elapsed());
+        metrics::gauge!("patchcord_store_failing_seconds").set(failing_for.as_secs_f64());
     }
 
     fn reserve(&self, bytes: usize, share: usize) -> bool {
@@ -203,6 +218,11 @@ impl Queue {
         self.jobs.send(Message::Now(Box::new(run))).expect("the thread lives");
     }
 
+    /// For how long the file cannot be written.
+    pub(super) fn failing_for(&self) -> Option<Duration> {
+        self.load.failing_since().map(|since| since.elapsed())
+    }
+
     /// How many writes are not committed yet.
     pub(super) fn waiting(&self) -> usize {
         self.load.jobs.load(Ordering::Acquire)
@@ -223,13 +243,15 @@ pub(super) struct Writer {
     is_full_sync: bool,
     is_closed: bool,
     /// Held as long as the file is ours.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// The file cannot be written at present.
 struct Trouble {
     retry_at: Instant,
     reason: String,
+    /// When it was last logged.
+    told_at: Instant,
 }
 
 /// Why a group is not committed.
@@ -249,7 +271,7 @@ impl From<rusqlite::Error> for Failed {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        lock: File,
+        lock: Lock,
         load: Load,
         retry_every: Duration,
         retention: Retention,
@@ -268,7 +290,8 @@ impl Writer {
             retention,
             clean_at: Instant::now(),
             positions,
-            is_full_sync: false,
+            // As SQLite begins.
+            is_full_sync: true,
             is_closed: false,
             _lock: lock,
         };
@@ -287,6 +310,10 @@ impl Writer {
         }
         if !self.waiting.is_empty() {
             error!("{} records are lost: the store could not be written until the end", self.waiting.len());
+        }
+        // What stands in the log beside the file moves into it. Whoever copies the file then has all of it.
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            info!("the store's log stays beside it until the next start: {error}");
         }
     }
 
@@ -317,6 +344,9 @@ impl Writer {
         if self.trouble.as_ref().is_some_and(|trouble| Instant::now() < trouble.retry_at) {
             self.turn_away();
             return;
+        }
+        if self.trouble.is_some() && self.waiting.is_empty() && !self.is_closed {
+            return self.probe();
         }
         while !self.waiting.is_empty() {
             let mut group: Vec<Job> = self.waiting.drain(..self.waiting.len().min(GROUP)).collect();
@@ -366,8 +396,21 @@ impl Writer {
         Ok(transaction.commit()?)
     }
 
+    /// Writes what is there already, to see whether the file can be written again although nothing waits.
+    fn probe(&mut self) {
+        let rewrite = |connection: &Connection| {
+            let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            connection.pragma_update(None, "user_version", version)
+        };
+        match rewrite(&self.connection) {
+            Ok(()) => self.committed(Vec::new()),
+            Err(error) => self.put_back(Vec::new(), error.to_string()),
+        }
+    }
+
     fn committed(&mut self, group: Vec<Job>) {
         if self.trouble.take().is_some() {
+            self.load.set_failing_since(None);
             info!("the store can be written again; {} records that waited follow", group.len() + self.waiting.len());
         }
         let has_news = group.iter().any(|job| job.is_news);
@@ -386,14 +429,19 @@ impl Writer {
             self.waiting.push_front(job);
         }
         metrics::counter!("patchcord_store_failures_total").increment(1);
-        if self.trouble.as_ref().is_none_or(|trouble| trouble.reason != reason) {
+        let now = Instant::now();
+        self.load.set_failing_since(self.load.failing_since().or(Some(now)));
+        let told_at = self.trouble.as_ref().filter(|trouble| trouble.reason == reason).map(|trouble| trouble.told_at);
+        let told_at = told_at.filter(|told_at| now.saturating_duration_since(*told_at) < TOLD_EVERY);
+        if told_at.is_none() {
             error!(
-                "the store cannot be written: {reason}; calls go on, up to {} records are kept in memory and written \
-                 when it works again",
+                "the store cannot be written, for {:?} by now: {reason}; calls go on, up to {} records are kept in memory \
+                 and written when it works again",
+                self.load.failing_since().unwrap_or(now).elapsed(),
                 self.load.most_jobs
             );
         }
-        self.trouble = Some(Trouble { retry_at: Instant::now() + self.retry_every, reason });
+        self.trouble = Some(Trouble { retry_at: now + self.retry_every, reason, told_at: told_at.unwrap_or(now) });
         self.turn_away();
     }
 

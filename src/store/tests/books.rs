@@ -291,6 +291,48 @@ fn what_cannot_be_opened_is_told_in_one_line_that_says_what_to_do() {
     }
 }
 
+/// A page in the middle, which neither the schema nor the next call reads.
+#[tokio::test]
+async fn damage_inside_of_a_file_is_told_at_the_start() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for number in 1..=500 {
+        store.call_updated(ended(number));
+    }
+    store.close().await;
+    drop(store);
+    open(&folder).close().await;
+    let mut bytes = std::fs::read(folder.file()).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    std::fs::write(folder.file(), bytes).unwrap();
+    let error = Store::open(folder.options()).unwrap_err().to_string();
+    assert!(error.contains("is damaged") && error.contains("backup") && !error.contains('\n'), "{error}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_in_use_is_in_use_by_all_its_names() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let (symbolic, hard, beside) = (folder.0.join("symbolic.db"), folder.0.join("hard.db"), Folder::new());
+    std::os::unix::fs::symlink(folder.file(), &symbolic).unwrap();
+    std::os::unix::fs::symlink(&folder.0, beside.0.join("folder")).unwrap();
+    std::fs::hard_link(folder.file(), &hard).unwrap();
+    for name in [symbolic, hard, beside.0.join("folder/patchcord.db")] {
+        let opened = Store::open(StoreOptions { path: name.clone(), ..folder.options() });
+        assert!(matches!(opened, Err(OpenError::InUse { .. })), "{}", name.display());
+    }
+    began(&store, call(1), LONG).await.unwrap();
+    // A link that leads nowhere yet is a new store.
+    let new = beside.0.join("new.db");
+    std::os::unix::fs::symlink(beside.0.join("target.db"), &new).unwrap();
+    let other = Store::open(StoreOptions { path: new, ..folder.options() }).unwrap();
+    let target = StoreOptions { path: beside.0.join("target.db"), ..folder.options() };
+    assert!(matches!(Store::open(target), Err(OpenError::InUse { .. })));
+    other.close().await;
+}
+
 #[tokio::test]
 async fn a_file_belongs_to_one_service_and_to_one_user() {
     let folder = Folder::new();

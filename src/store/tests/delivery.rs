@@ -218,7 +218,7 @@ fn exactly_one_of_each_lane_is_next_after_anything_that_can_happen() {
                 outbox::settle(&connection, "a", delivery.position, &settlement).unwrap();
                 delivered += before - count(&connection, "deliveries");
             }
-            97 => drop(outbox::give_up(&connection, "a", now - 300, "old").unwrap()),
+            97 => drop(outbox::give_up(&connection, "a", now - 300, "old", 1000).unwrap()),
             98 => drop(outbox::replay(&connection, &Replay::default(), &[endpoint("a")], now, 100).unwrap()),
             _ => {
                 let dead = outbox::dead_letters(&connection, &letters(1)).unwrap();
@@ -236,4 +236,29 @@ fn exactly_one_of_each_lane_is_next_after_anything_that_can_happen() {
 
 fn count(connection: &Connection, what: &str) -> i64 {
     connection.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0)).unwrap()
+}
+
+/// Between two batches others write.
+#[tokio::test]
+async fn what_is_given_up_is_given_up_in_batches() {
+    let folder = Folder::new();
+    let store = Store::open(StoreOptions { endpoints: vec![endpoint("a")], ..folder.options() }).unwrap();
+    for number in 0..2500 {
+        store.event(event(&format!("call_{}", number % 7), number, "call.dtmf")).unwrap();
+    }
+    store.flush().await.unwrap();
+    let (asked, answered) = oneshot::channel();
+    on_writer(&store, move |connection| {
+        let dead = outbox::give_up(connection, "a", i64::MAX, "old", 10)?;
+        asked.send(dead).unwrap();
+        Ok(())
+    })
+    .await;
+    assert_eq!(answered.await, Ok(10));
+    assert_eq!(store.pending("a").await, Ok(2490));
+    assert_eq!(store.give_up("a", i64::MAX, "old").await, Ok(2490));
+    assert_eq!(store.pending("a").await, Ok(0));
+    assert_eq!(store.replay(Replay::default()).await, Ok(2500));
+    let (due, _) = store.due("a", i64::MAX, 100).await.unwrap();
+    assert_eq!(due.len(), 7, "one of each call is next");
 }

@@ -121,6 +121,28 @@ async fn closing_writes_all_that_waits() {
     store.close().await;
     assert_eq!(store.waiting(), 0);
     assert!(store.call("call_3000").await.unwrap().is_some());
+    let log = folder.0.join("patchcord.db-wal");
+    assert_eq!(log.metadata().map_or(0, |log| log.len()), 0, "a copy of the file alone is whole");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_known_until_it_can_although_nothing_waits() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    assert_eq!(store.failing_for(), None);
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", true)).await;
+    assert_eq!(store.idempotent("app", "k", [1; 32]).await, Err(StoreError::Unwritable));
+    assert_eq!(store.waiting(), 0);
+    assert!(store.failing_for().is_some());
+    on_writer(&store, |connection| connection.pragma_update(None, "query_only", false)).await;
+    // It is tried again every 5 ms here, with nobody asking.
+    tokio::time::timeout(LONG, async {
+        while store.failing_for().is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
