@@ -15,6 +15,7 @@ use crate::agent::AgentBook;
 use crate::agent::websocket::SocketOptions;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
+use crate::call::farewells::Farewells;
 use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::session::SessionOptions;
@@ -65,6 +66,7 @@ pub struct App {
     beating: JoinHandle<()>,
     recordings: Option<Recordings>,
     recovery: JoinHandle<()>,
+    farewells: JoinHandle<()>,
     deliveries: Events,
     store: Store,
     settings: CurrentSettings,
@@ -87,14 +89,7 @@ impl App {
         let deliveries = deliver_events(&config, &store)?;
         let graph = graph_client(&config)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
-        let recovery = Recovery {
-            store: store.clone(),
-            graph: graph.clone(),
-            numbers: settings.get().numbers.clone(),
-            recordings: recordings.clone(),
-            closed: Arc::new(closed),
-        };
-        let recovery = tokio::spawn(recovery.run());
+        let farewells = Farewells::new(store.clone(), graph.clone(), settings.clone());
         let pulse = Arc::new(Pulse::default());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
@@ -104,6 +99,7 @@ impl App {
             max_calls: config.calls.max_calls,
             session: session_options(&config, prompts.clone(), &pulse)?,
             graph,
+            farewells: farewells.clone(),
             workers,
             events: listeners.clone(),
             store: store.clone(),
@@ -112,12 +108,23 @@ impl App {
             .await
             .with_context(|| format!("http.listen = \"{}\" cannot be opened", config.http.listen))?;
         let address = listener.local_addr()?;
+        // Webhooks that come now wait until the server runs.
+        let recovery = Recovery {
+            store: store.clone(),
+            farewells: farewells.clone(),
+            recordings: recordings.clone(),
+            resumed: Arc::new(calls.take_over().await),
+            closed: Arc::new(closed),
+        };
+        let recovery = tokio::spawn(recovery.run());
+        let farewells = tokio::spawn(farewells.run());
         let (stop_streams, stopping) = watch::channel(false);
         let http_options = HttpOptions {
             settings: settings.clone(),
             calls: calls.clone(),
             health,
             forwarding: Forwarding::start(&store),
+            required_store: config.store.required.then(|| store.clone()),
             metrics,
             max_webhook_bytes: config.http.limits.max_webhook_bytes,
         };
@@ -147,6 +154,7 @@ impl App {
             beating,
             recordings,
             recovery,
+            farewells,
             deliveries,
             store,
             settings,
@@ -225,9 +233,11 @@ impl App {
         if let Some(recordings) = &self.recordings {
             recordings.stop(WRITTEN_WITHIN).await;
         }
-        // What it has not ended is ended by the next start.
-        self.recovery.abort();
-        let _ = self.recovery.await;
+        // What they have not ended, here or at Meta, is ended by the next start.
+        for task in [self.recovery, self.farewells] {
+            task.abort();
+            let _ = task.await;
+        }
         self.deliveries.stop(DELIVERED_WITHIN).await;
         self.store.close().await;
         let joined = tokio::task::spawn_blocking(move || self.workers.into_iter().all(|worker| worker.join().is_ok()));

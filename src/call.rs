@@ -12,6 +12,7 @@ pub mod decision;
 pub mod destination;
 pub mod end;
 pub mod event;
+pub mod farewells;
 pub mod input;
 mod line;
 pub mod recovery;

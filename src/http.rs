@@ -26,6 +26,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::call::registry::Calls;
 use crate::health::Health;
 use crate::settings::CurrentSettings;
+use crate::store::Store;
 use crate::telemetry;
 
 /// Where Meta's webhooks are taken; with a slash behind it as well, because people type one into Meta's dashboard.
@@ -45,6 +46,8 @@ pub struct HttpOptions {
     pub forwarding: Option<Forwarding>,
     /// Whether the loops run that calls live on.
     pub health: Health,
+    /// The store, where the service is not ready without one that can be written.
+    pub required_store: Option<Store>,
     /// Renders `/metrics`; None where another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
     /// Of all bodies of webhooks together.
@@ -89,6 +92,8 @@ async fn ready(State(options): State<Arc<HttpOptions>>) -> (StatusCode, &'static
         (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n")
     } else if !options.health.takes_calls(Instant::now()) {
         (StatusCode::SERVICE_UNAVAILABLE, "stuck: no media worker runs\n")
+    } else if options.required_store.as_ref().is_some_and(|store| store.failing_for().is_some()) {
+        (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written: the log says why\n")
     } else {
         (StatusCode::OK, "ready\n")
     }

@@ -2,19 +2,23 @@
 //!
 //! [`Store`] is a handle. One thread owns the connection that writes and commits what waits as a group; a second
 //! connection reads and never makes the writer wait. Nothing here makes a call wait for the disk, except
-//! [`Store::call_began`], which has a deadline. While the file cannot be written (a full disk), calls go on and
+//! [`Written::confirmed`], which has a deadline. While the file cannot be written (a full disk), calls go on and
 //! their records wait in memory, bounded by [`StoreOptions::most_waiting`].
 
 mod schema;
 mod writer;
 mod calls;
+mod arrivals;
+mod farewells;
 mod recordings;
 mod outbox;
 mod delivery_clock;
 mod keys;
 mod retention;
 
+pub use arrivals::{Arrival, Unanswered, WacidDigest, Written, wacid_digest};
 pub use calls::{CallFilter, CallRecord, CallState};
+pub use farewells::{Farewell, FarewellAction, FarewellBook, WaitingFarewell};
 pub use keys::Claim;
 pub use outbox::{
     DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
@@ -157,24 +161,6 @@ impl Store {
         }
     }
 
-    /// Notes that a call began; returns once that would survive a loss of power. After `deadline`, or while the
-    /// file cannot be written, an error: the call goes on, and its record is still written as soon as possible.
-    pub async fn call_began(&self, call: CallRecord, deadline: Duration) -> Result<(), StoreError> {
-        let (bytes, call) = (call.size_bytes(), Arc::new(call));
-        let saved = call.clone();
-        let (job, answer) =
-            Job::asking(bytes, InTrouble::KeepAndTell, move |connection| calls::save(connection, &saved));
-        let outcome = match self.save(job.durable(), &call) {
-            Ok(()) => tokio::time::timeout(deadline, answered(answer)).await.unwrap_or(Err(StoreError::TimedOut)),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &outcome {
-            metrics::counter!("patchcord_store_calls_unconfirmed_total").increment(1);
-            warn!("a call goes on without a record on disk: {error}");
-        }
-        outcome
-    }
-
     /// Writes what is known of a call by now. Never waits; what finds no room is counted and logged.
     pub fn call_updated(&self, call: CallRecord) {
         let (bytes, call) = (call.size_bytes(), Arc::new(call));
@@ -185,17 +171,19 @@ impl Store {
     }
 
     /// Writes the call's record with its end, and the event that tells of it: after a sudden end both are there or
-    /// neither. The first ending written stays. Never waits; what finds no room is counted and logged.
-    pub fn call_ended(&self, call: CallRecord, event: EventRecord) {
+    /// neither. The first ending written stays. The write is confirmed once it would survive a loss of power, and nobody
+    /// is told of the end before: after a loss of power the next process would tell of another.
+    pub fn call_ended(&self, call: CallRecord, event: EventRecord, deadline: Duration) -> Written {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
         let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));
         let (saved, endpoints, now) = (call.clone(), self.0.endpoints.clone(), self.delivery_ms());
-        let job = Job::new(bytes, move |connection| {
+        let (job, answer) = Job::asking(bytes, InTrouble::KeepAndTell, move |connection| {
             calls::save(connection, &saved)?;
+            arrivals::forget_offer(connection, &saved.call_id)?;
             outbox::add_event(connection, &event, &endpoints, now)
         });
-        // The queue has counted and told it.
-        let _ = self.save(job.news(), &call);
+        let sent = self.save(job.durable().news(), &call);
+        arrivals::confirmation(sent, answer, deadline, "the end of a call is told before it is on disk")
     }
 
     /// From now on the record is found, wherever it stands.
@@ -253,10 +241,11 @@ impl Store {
         self.ask(InTrouble::KeepAndTell, move |connection| keys::forget(connection, &key_id, &key)).await
     }
 
-    /// Calls that the process before left without an end, oldest first. Calls that began since are never among them.
-    pub async fn unfinished_calls(&self, limit: usize) -> Result<Vec<CallRecord>, StoreError> {
-        let up_to = self.0.unfinished_up_to;
-        self.read(move |connection| calls::unfinished(connection, up_to, limit)).await
+    /// Calls that the process before left without an end, oldest first, from the one behind `after` on. Calls that began
+    /// since are never among them.
+    pub async fn unfinished_calls(&self, after: Option<&str>, limit: usize) -> Result<Vec<CallRecord>, StoreError> {
+        let (after, up_to) = (after.map(str::to_owned), self.0.unfinished_up_to);
+        self.read(move |connection| calls::unfinished(connection, after.as_deref(), up_to, limit)).await
     }
 
     /// One call by our own id, also before its record is in the file.
@@ -441,6 +430,7 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result
 /// What the process before left half done.
 fn take_over(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<()> {
     keys::forget_unanswered(connection)?;
+    farewells::hurry(connection, now_ms())?;
     let dead = outbox::forget_other_endpoints(connection, endpoints)?;
     if dead > 0 {
         warn!("{dead} deliveries wait for endpoints that are no longer configured: they are dead letters now");

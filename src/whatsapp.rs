@@ -9,11 +9,14 @@ pub mod webhook;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One WhatsApp call, by Meta's name for it: `wacid.` and base64 text of no fixed length.
 ///
 /// The base64 holds the caller's phone number in the clear, so the id is personal data:
 /// `Debug` hides it and there is no `Display`. Ask for it by name with [`WaCallId::as_str`].
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct WaCallId(String);
 
 impl WaCallId {
@@ -35,6 +38,20 @@ impl WaCallId {
     }
 }
 
+impl TryFrom<String> for WaCallId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::parse(&text)
+    }
+}
+
+impl From<WaCallId> for String {
+    fn from(id: WaCallId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Debug for WaCallId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("WaCallId(hidden)")
@@ -44,7 +61,8 @@ impl fmt::Debug for WaCallId {
 /// One business number, by its id in the Graph API: decimal digits.
 ///
 /// It becomes part of a URL, so nothing but digits gets in. `Debug` hides it.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PhoneNumberId(String);
 
 impl PhoneNumberId {
@@ -66,6 +84,20 @@ impl PhoneNumberId {
     }
 }
 
+impl TryFrom<String> for PhoneNumberId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::parse(&text)
+    }
+}
+
+impl From<PhoneNumberId> for String {
+    fn from(id: PhoneNumberId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Debug for PhoneNumberId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("PhoneNumberId(hidden)")
@@ -78,7 +110,7 @@ impl fmt::Debug for PhoneNumberId {
 pub struct InvalidId;
 
 /// Who is at one end of a call, as far as Meta tells. Every part may be missing.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
     /// Phone number in digits, without `+`. Missing once the person goes by a username.
     pub wa_id: Option<String>,

@@ -1,5 +1,7 @@
-//! After a crash: calls that the last process left behind are ended at Meta, in the store and for the app.
+//! After a crash: calls that the last process left behind, and that cannot be answered any more, are ended at Meta, in
+//! the store and for the app.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,15 +11,13 @@ use tracing::{info, warn};
 
 use super::end::EndReason;
 use super::event::{CallEvent, CallId, Stages, ended_data};
-use super::route::Numbers;
+use super::farewells::Farewells;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
-use crate::store::{CallRecord, EventRecord, RecordingFilter, Store};
-use crate::whatsapp::graph::{GraphClient, NumberCredentials};
-use crate::whatsapp::{PhoneNumberId, WaCallId};
+use crate::store::{CallRecord, EventRecord, Farewell, FarewellAction, RecordingFilter, Store};
 
-/// Calls read at once. A crash leaves at most as many as could live.
+/// Calls and recordings read at once.
 const PAGE: usize = 1000;
-/// Meta is told of so many at once.
+/// So many are ended at once.
 const AT_ONCE: usize = 32;
 /// For the records to be written before the app learns of the ends.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
@@ -27,46 +27,59 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 pub struct Recovery {
     /// Where the calls stand.
     pub store: Store,
-    /// Tells Meta.
-    pub graph: GraphClient,
-    /// Whose tokens to use.
-    pub numbers: Numbers,
+    /// Tells Meta, also later.
+    pub farewells: Farewells,
     /// Where recordings are, if the folder can be used.
     pub recordings: Option<Recordings>,
+    /// Calls that are answered now, and so are not to be ended.
+    pub resumed: Arc<HashSet<String>>,
     /// Those that were closed at this start.
     pub closed: Arc<Vec<RecordingResult>>,
 }
 
 impl Recovery {
-    /// Ends each of them, once. A call that cannot be ended at Meta is ended here all the same: Meta gives up on it by
-    /// itself when no sound comes any more.
+    /// Ends each of them, once. The app does not wait for Meta to be told.
     pub async fn run(self) {
         for recording in self.closed.iter() {
             self.store.recording_finished(recording);
         }
-        let lost = match self.store.unfinished_calls(PAGE).await {
-            Ok(lost) => lost,
-            Err(error) => return warn!("calls of an earlier run cannot be read: {error}"),
-        };
-        if lost.is_empty() {
+        let mut ended = 0;
+        let mut last: Option<String> = None;
+        loop {
+            let lost = match self.store.unfinished_calls(last.as_deref(), PAGE).await {
+                Ok(lost) => lost,
+                Err(error) => return warn!("calls of an earlier run cannot be read: {error}"),
+            };
+            let Some(call) = lost.last() else { break };
+            last = Some(call.call_id.clone());
+            ended += self.end_all(lost).await;
+        }
+        if ended == 0 {
             return;
         }
-        info!("{} calls of an earlier run are ended", lost.len());
-        let mut ending = JoinSet::new();
-        for call in lost {
-            if ending.len() >= AT_ONCE {
-                ending.join_next().await;
-            }
-            ending.spawn(self.clone().end(call));
-        }
-        while ending.join_next().await.is_some() {}
+        info!("{ended} calls of an earlier run are ended");
         if tokio::time::timeout(WRITTEN_WITHIN, self.store.flush()).await.is_err() {
             warn!("the ends of calls of an earlier run are not written yet");
         }
     }
 
+    /// Says how many.
+    async fn end_all(&self, lost: Vec<CallRecord>) -> usize {
+        let lost = lost.into_iter().filter(|call| !self.resumed.contains(&call.call_id));
+        let (mut ending, mut count) = (JoinSet::new(), 0);
+        for call in lost {
+            if ending.len() >= AT_ONCE {
+                ending.join_next().await;
+            }
+            count += 1;
+            ending.spawn(self.clone().end(call));
+        }
+        while ending.join_next().await.is_some() {}
+        self.farewells.wake();
+        count
+    }
+
     async fn end(self, mut call: CallRecord) {
-        self.tell_meta(&call).await;
         let untold = self.untold_recordings(&call).await;
         let mut sequence = match self.store.last_sequence(&call.call_id).await {
             Ok(sequence) => sequence,
@@ -86,7 +99,9 @@ impl Recovery {
         let stages = Stages { ended: SystemTime::now().duration_since(call.began_at).ok(), ..Stages::default() };
         let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null));
         call.end(&reason, &stages, &Value::Null);
-        self.store.call_ended(call, told);
+        self.tell_meta(&call);
+        // The store counts and tells its trouble.
+        let _ = self.store.call_ended(call, told, WRITTEN_WITHIN).confirmed().await;
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
     }
@@ -113,18 +128,56 @@ impl Recovery {
         untold
     }
 
-    async fn tell_meta(&self, call: &CallRecord) {
-        let number = PhoneNumberId::parse(&call.phone_number_id).ok().and_then(|id| self.numbers.get(&id));
-        let wacid = call.wacid.as_deref().and_then(|wacid| WaCallId::parse(wacid).ok());
-        let (Some(number), Some(wacid)) = (number, wacid) else {
-            return warn!("call {} of an earlier run is of a number that is not configured any more", call.call_id);
-        };
-        let credentials = NumberCredentials {
-            phone_number_id: number.phone_number_id.clone(),
-            access_token: number.access_token.clone(),
-        };
-        if self.graph.terminate(&credentials, &wacid).await.is_err() {
-            warn!("Meta could not be told that call {} of an earlier run is over", call.call_id);
+    /// Stands in the store before the call's end does.
+    fn tell_meta(&self, call: &CallRecord) {
+        let Some(wacid) = call.wacid.clone() else { return };
+        self.farewells.leave(Farewell {
+            call_id: call.call_id.clone(),
+            wacid,
+            phone_number_id: call.phone_number_id.clone(),
+            // Meta may have an answer.
+            action: FarewellAction::Terminate,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::CurrentSettings;
+    use crate::store::tests::Folder;
+    use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+
+    /// More than are read at once, and one that is answered now.
+    #[tokio::test]
+    async fn every_call_that_was_left_behind_is_ended() {
+        const CALLS: usize = 2 * PAGE + 300;
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = Folder::new();
+        let store = Store::open(folder.options()).unwrap();
+        let mut last = String::new();
+        for number in 0..CALLS {
+            last = CallId::generate().as_str().to_owned();
+            let call = CallRecord::new(&last, "200000000000002", "reception", SystemTime::now());
+            store.call_updated(CallRecord { wacid: Some(format!("wacid.{number}")), ..call });
         }
+        store.close().await;
+        drop(store);
+
+        let store = Store::open(folder.options()).unwrap();
+        let http = graph::client_settings(reqwest::Client::builder()).build().unwrap();
+        let graph = GraphClient::new(http, GraphOptions::new("http://127.0.0.1:9".parse().unwrap(), "v26.0"));
+        let recovery = Recovery {
+            store: store.clone(),
+            farewells: Farewells::new(store.clone(), graph, CurrentSettings::default()),
+            recordings: None,
+            resumed: Arc::new(HashSet::from([last.clone()])),
+            closed: Arc::default(),
+        };
+        recovery.run().await;
+        let left = store.unfinished_calls(None, CALLS).await.unwrap();
+        assert_eq!(left.into_iter().map(|call| call.call_id).collect::<Vec<_>>(), [last]);
+        let book = store.farewells(10, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((book.waiting, book.due.len()), (CALLS - 1, 10), "Meta is to be told of each");
     }
 }

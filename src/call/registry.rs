@@ -4,6 +4,7 @@
 //! call nobody knows leaves a tombstone, so that its late `connect` is not answered.
 
 mod book;
+mod takeover;
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +21,15 @@ use super::command::{CallCommand, Refusal};
 use super::destination::stops_of;
 use super::end::{EndReason, Shortage};
 use super::event::{CallEvent, CallId};
+use super::farewells::Farewells;
+use super::route::Number;
 use super::session::asked::{Asked, Inbox};
-use super::session::{Session, SessionOptions};
+use super::session::{Session, SessionOptions, WRITTEN_WITHIN};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::agent::AgentBook;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
-use crate::store::{self, Store};
+use crate::store::{self, Store, Written};
 use crate::throttle::Throttle;
 use crate::whatsapp::clock::ClockSkew;
 use crate::whatsapp::graph::GraphClient;
@@ -53,6 +56,8 @@ pub struct CallsOptions {
     pub session: SessionOptions,
     /// To Meta.
     pub graph: GraphClient,
+    /// To Meta, of calls that are over.
+    pub farewells: Farewells,
     /// Where calls live.
     pub workers: Vec<WorkerHandle>,
     /// To whoever listens.
@@ -67,7 +72,7 @@ pub struct Calls(Arc<Shared>);
 
 struct Shared {
     options: CallsOptions,
-    /// Webhooks are acted on wherever the HTTP server lets go of its reply, also while it is being torn down.
+    /// Where sessions run.
     runtime: Handle,
     book: Mutex<Book>,
     clock: Mutex<ClockSkew>,
@@ -75,7 +80,7 @@ struct Shared {
     draining: AtomicBool,
     /// Told whenever a call has ended.
     ended: Notify,
-    /// How many notices were acted on. They are acted on after their webhook's reply.
+    /// How many notices were acted on.
     taken: watch::Sender<u64>,
 }
 
@@ -84,6 +89,18 @@ struct Shared {
 struct Warnings {
     stale: Throttle,
     skew: Throttle,
+}
+
+/// What a session begins with.
+struct Beginning {
+    id: CallId,
+    connect: Connect,
+    number: Arc<Number>,
+    worker: WorkerHandle,
+    received_at: Instant,
+    began_at: SystemTime,
+    /// Why it ends at once.
+    refusal: Option<EndReason>,
 }
 
 /// What became of one notice; the names are metric labels.
@@ -142,14 +159,18 @@ impl Calls {
     }
 
     /// Takes everything one webhook said, in its order. What its signer may not speak of is counted and passed over.
-    pub fn take(&self, notices: Vec<Notice>, signer: &Signer) {
+    /// Returns at once; Meta has its 200 when what it said is written.
+    pub fn take(&self, notices: Vec<Notice>, signer: &Signer) -> Vec<Written> {
         let received_at = Instant::now();
         notices.iter().filter_map(Notice::timestamp).for_each(|stamp| self.observe_clock(stamp, received_at));
+        let mut writes = Vec::new();
         for notice in notices {
-            let outcome = self.take_one(notice, signer, received_at);
+            let (outcome, written) = self.take_one(notice, signer, received_at);
+            writes.extend(written);
             metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
             self.0.taken.send_modify(|taken| *taken += 1);
         }
+        writes
     }
 
     /// Whether a notice is of a call that is answered here: somebody calls one of our numbers.
@@ -166,14 +187,14 @@ impl Calls {
         is_known && direction != Some(Direction::BusinessInitiated)
     }
 
-    fn take_one(&self, notice: Notice, signer: &Signer, received_at: Instant) -> Outcome {
-        match notice {
+    fn take_one(&self, notice: Notice, signer: &Signer, received_at: Instant) -> (Outcome, Option<Written>) {
+        let outcome = match notice {
             Notice::Connect(connect) if may_not_speak(signer, connect.phone_number_id.as_ref()) => Outcome::WrongSecret,
             Notice::Terminate(terminate) if may_not_speak(signer, terminate.phone_number_id.as_ref()) => {
                 Outcome::WrongSecret
             }
-            Notice::Connect(connect) => self.admit(*connect, received_at),
-            Notice::Terminate(terminate) => self.terminate(&terminate, signer),
+            Notice::Connect(connect) => return self.admit(*connect, received_at),
+            Notice::Terminate(terminate) => return self.terminate(&terminate, signer),
             Notice::Status(_) => {
                 debug!("a status of a business-initiated call, of which there are none yet");
                 Outcome::NotOurs
@@ -191,28 +212,30 @@ impl Calls {
                 warn!("a webhook entry cannot be read and is passed over: {why}");
                 Outcome::Malformed
             }
-        }
+        };
+        (outcome, None)
     }
 
-    fn admit(&self, connect: Connect, received_at: Instant) -> Outcome {
+    fn admit(&self, connect: Connect, received_at: Instant) -> (Outcome, Option<Written>) {
         if connect.direction == Direction::BusinessInitiated {
-            return Outcome::NotOurs;
+            return (Outcome::NotOurs, None);
         }
         let mut book = self.book();
         book.forget_old(received_at);
-        if book.live.contains_key(&connect.call_id) {
-            return Outcome::Duplicate;
+        if let Some(live) = book.live.get(&connect.call_id) {
+            // Its first webhook may have had no reply yet.
+            return (Outcome::Duplicate, Some(live.kept.clone()));
         }
-        if book.tombstones.contains_key(&connect.call_id) {
-            return Outcome::AlreadyTerminated;
+        if book.is_buried(&connect.call_id) {
+            return (Outcome::AlreadyTerminated, None);
         }
         if self.is_stale(&connect, received_at) {
-            return Outcome::Stale;
+            return (Outcome::Stale, None);
         }
         let settings = self.0.options.settings.get();
         let Some(number) = connect.phone_number_id.as_ref().and_then(|id| settings.numbers.get(id)) else {
             warn!("a call came for a number that is not configured; add it under [[whatsapp.numbers]]");
-            return Outcome::NotOurs;
+            return (Outcome::NotOurs, None);
         };
         let worker = placement::best(&self.0.options.workers, Instant::now());
         let refusal = if self.0.draining.load(Ordering::Relaxed) {
@@ -226,20 +249,34 @@ impl Calls {
         } else {
             None
         };
-        let id = CallId::generate();
+        let is_refused = refusal.is_some();
+        let began_at = store::whole_ms(SystemTime::now());
+        let arrival = Beginning { id: CallId::generate(), connect, number, worker, received_at, began_at, refusal };
+        let kept = self.begin(book, arrival, |session| session.begin(is_refused));
+        (Outcome::Admitted, Some(kept))
+    }
+
+    /// Starts the session of a new call. The book is held until the call stands in it, so that the same call is not
+    /// begun twice.
+    fn begin(
+        &self,
+        mut book: MutexGuard<'_, Book>,
+        beginning: Beginning,
+        first: impl FnOnce(&mut Session) -> Written,
+    ) -> Written {
+        let Beginning { id, connect, number, worker, received_at, began_at, refusal } = beginning;
         let (outside, inbox) = Inbox::new();
         let (stands, standing) = watch::channel(Standing::new());
-        let facts = Arc::new(facts(&id, &connect, &number.route.name, received_at));
-        let called = number.phone_number_id.clone();
-        let began_at = facts.began_at;
-        let live = Live { id: id.clone(), session: outside, number: called, facts, standing };
-        book.live.insert(connect.call_id.clone(), live);
-        book.by_id.insert(id.clone(), connect.call_id.clone());
+        let facts = Arc::new(facts(&id, &connect, &number.route.name, began_at, received_at));
+        let (called, wacid) = (number.phone_number_id.clone(), connect.call_id.clone());
+        let session = Session::new(id.clone(), connect, number, worker, &self.0.options, stands, received_at);
+        let mut session = session.begun_at(began_at);
+        let kept = first(&mut session);
+        let live = Live { id: id.clone(), session: outside, number: called, facts, standing, kept: kept.clone() };
+        book.live.insert(wacid.clone(), live);
+        book.by_id.insert(id, wacid.clone());
         metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
         drop(book);
-        let wacid = connect.call_id.clone();
-        let session = Session::new(id, connect, number, worker, &self.0.options, stands, received_at);
-        let session = session.begun_at(began_at);
         let calls = self.clone();
         let ended = self.0.runtime.spawn(session.run(inbox, refusal));
         self.0.runtime.spawn(async move {
@@ -247,9 +284,9 @@ impl Calls {
             if ended.await.is_err() {
                 metrics::counter!("patchcord_sessions_failed_total").increment(1);
             }
-            calls.bury(wacid);
+            calls.bury(&wacid);
         });
-        Outcome::Admitted
+        kept
     }
 
     /// A `connect` without a timestamp is taken as fresh.
@@ -291,30 +328,35 @@ impl Calls {
         self.0.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn terminate(&self, terminate: &Terminate, signer: &Signer) -> Outcome {
+    /// That the call is over is kept, so that its late `connect` is not answered by the next process either.
+    fn terminate(&self, terminate: &Terminate, signer: &Signer) -> (Outcome, Option<Written>) {
         let mut book = self.book();
-        let Some(live) = book.live.get(&terminate.call_id) else {
-            let known = book.tombstones.contains_key(&terminate.call_id);
-            book.bury(terminate.call_id.clone(), None, Instant::now());
-            return if known { Outcome::Duplicate } else { Outcome::AlreadyTerminated };
+        let outcome = match book.live.get(&terminate.call_id) {
+            Some(live) if may_not_speak(signer, Some(&live.number)) => return (Outcome::WrongSecret, None),
+            Some(live) => {
+                let input = Input::Terminated {
+                    failed: terminate.status == TerminateStatus::Failed,
+                    error: terminate.errors.first().and_then(|error| error.code),
+                };
+                match live.session.end(input) {
+                    true => Outcome::Delivered,
+                    // Another end came first; the call is on its way out.
+                    false => Outcome::Duplicate,
+                }
+            }
+            None => {
+                let is_known = book.is_buried(&terminate.call_id);
+                book.bury(&terminate.call_id, None, Instant::now());
+                if is_known { Outcome::Duplicate } else { Outcome::AlreadyTerminated }
+            }
         };
-        if may_not_speak(signer, Some(&live.number)) {
-            return Outcome::WrongSecret;
-        }
-        let input = Input::Terminated {
-            failed: terminate.status == TerminateStatus::Failed,
-            error: terminate.errors.first().and_then(|error| error.code),
-        };
-        match live.session.end(input) {
-            true => Outcome::Delivered,
-            // Another end came first; the call is on its way out.
-            false => Outcome::Duplicate,
-        }
+        drop(book);
+        (outcome, Some(self.0.options.store.call_terminated(terminate.call_id.as_str(), WRITTEN_WITHIN)))
     }
 
-    fn bury(&self, wacid: WaCallId) {
+    fn bury(&self, wacid: &WaCallId) {
         let mut book = self.book();
-        let id = book.live.remove(&wacid).map(|live| live.id);
+        let id = book.live.remove(wacid).map(|live| live.id);
         if let Some(id) = &id {
             book.by_id.remove(id);
             self.agents().left(id);
@@ -384,7 +426,7 @@ impl Calls {
         live.take(limit).map(Live::snapshot).collect()
     }
 
-    /// Waits until so many notices were acted on since the start. A webhook is answered before it is acted on.
+    /// Waits until so many notices were acted on since the start.
     pub async fn taken(&self, notices: u64) {
         // The sender lives as long as we do, so the wait ends only by its condition.
         let _ = self.0.taken.subscribe().wait_for(|taken| *taken >= notices).await;
@@ -453,7 +495,7 @@ fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {
     may_not
 }
 
-fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> CallFacts {
+fn facts(id: &CallId, connect: &Connect, route: &str, began_at: SystemTime, received_at: Instant) -> CallFacts {
     CallFacts {
         id: id.clone(),
         wacid: connect.call_id.as_str().to_owned(),
@@ -464,7 +506,7 @@ fn facts(id: &CallId, connect: &Connect, route: &str, received_at: Instant) -> C
         phone_number_id: connect.phone_number_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         display_phone_number: connect.display_phone_number.clone(),
         route: route.to_owned(),
-        began_at: store::whole_ms(SystemTime::now()),
+        began_at,
         received_at,
     }
 }

@@ -16,12 +16,13 @@ use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::Offer;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::decision::{NoDecision, Plan, Step};
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
+use super::farewells::Farewells;
 use super::registry::CallsOptions;
 use super::route::{Number, Stop};
 use super::snapshot::StandingSender;
@@ -33,7 +34,7 @@ use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
 use crate::settings::CurrentSettings;
-use crate::store::{CallRecord, Store};
+use crate::store::{Arrival, CallRecord, EventRecord, Farewell, FarewellAction, Store, Written};
 use crate::telemetry::shown;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
@@ -43,8 +44,9 @@ use asked::{Found, Inbox};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
-/// For the call's first record to be on the disk before accept leaves.
-const DURABLE_WITHIN: Duration = Duration::from_secs(1);
+/// For the call's first record to be on the disk before Meta has its 200 and before accept leaves, and for its end to be
+/// there before anybody is told.
+pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The dialling task keeps `agent_timeout` and knows what it waited for. The call's own deadline, so much later, is for a
 /// worker that does not report.
@@ -81,6 +83,7 @@ pub struct Session {
     worker: WorkerHandle,
     options: SessionOptions,
     graph: GraphClient,
+    farewells: Farewells,
     /// What may have changed since the call began.
     settings: CurrentSettings,
     events: broadcast::Sender<CallEvent>,
@@ -88,7 +91,11 @@ pub struct Session {
     /// What the store knows of the call.
     record: CallRecord,
     /// The call's first record on its way to the disk; accept waits for it.
-    durable: Option<JoinHandle<()>>,
+    kept: Written,
+    /// For the app that decides.
+    incoming: Option<EventRecord>,
+    /// An earlier process may have given Meta another answer.
+    is_resumed: bool,
     received_at: Instant,
     /// Ours, since the call began.
     standstills: Standstills,
@@ -147,11 +154,14 @@ impl Session {
             worker,
             options: options.session.clone(),
             graph: options.graph.clone(),
+            farewells: options.farewells.clone(),
             settings: options.settings.clone(),
             events: options.events.clone(),
             store: options.store.clone(),
             record,
-            durable: None,
+            kept: Written::already(),
+            incoming: None,
+            is_resumed: false,
             received_at,
             standstills: Standstills::of(&options.session.pulse, Instant::now()),
             stages: Stages::default(),
@@ -170,16 +180,38 @@ impl Session {
         self
     }
 
+    /// Writes the call's first record, its offer and its `call.incoming`, and tells of it. Returns at once; the webhook's
+    /// reply waits for the write, because what Meta has its 200 for must survive us.
+    pub(super) fn begin(&mut self, is_refused: bool) -> Written {
+        let event = self.incoming_event();
+        let incoming = EventRecord::of(&event);
+        let offer = (!is_refused).then(|| self.connect.to_stored());
+        let arrival = Arrival { call: self.record.clone(), offer, incoming: incoming.clone() };
+        self.kept = self.store.call_began(arrival, WRITTEN_WITHIN);
+        self.incoming = Some(incoming);
+        // Nobody need listen.
+        let _ = self.events.send(event);
+        self.kept.clone()
+    }
+
+    /// Goes on where the process before left the call, which had no answer yet.
+    pub(super) fn resume(&mut self, record: CallRecord, incoming: EventRecord, sequence: u64) {
+        info!("call {} of an earlier run is answered now", self.id);
+        self.client_state.clone_from(&record.client_state);
+        self.record = record;
+        self.incoming = Some(incoming);
+        self.sequence = sequence;
+        self.is_resumed = true;
+    }
+
     /// Runs the call to its end. With a refusal it ends before it begins: Meta is told at once.
     pub(super) async fn run(mut self, mut inbox: Inbox, refusal: Option<EndReason>) {
         let span = info_span!("call", call.id = %self.id);
         async move {
             let mut call = Call::new(self.call_options(), self.received_at);
-            self.keep_first_record();
-            let incoming = self.tell_incoming();
             match refusal {
                 Some(reason) => call.handle(Input::HangUp(reason), Instant::now()),
-                None => self.ask_for_decision(incoming),
+                None => self.ask_for_decision(),
             }
             let mut is_broken = false;
             loop {
@@ -195,12 +227,10 @@ impl Session {
                     }
                 }
             }
-            // Meta is being told; the outcome is the graph client's to log.
+            // Meta is being told once; what fails is told again when the call is gone here.
             while self.requests.join_next().await.is_some() {}
-            if let Some(durable) = self.durable.take() {
-                // Its trouble is the store's to tell.
-                let _ = durable.await;
-            }
+            // Its trouble is the store's to tell.
+            let _ = self.kept.confirmed().await;
         }
         .instrument(span)
         .await;
@@ -220,7 +250,8 @@ impl Session {
         if let Some(reason) = call.ended() {
             // A mistake while its seat was given back leaves the end untold.
             if self.record.ended_at.is_none() {
-                self.end(reason, &Value::Null);
+                let reason = reason.clone();
+                self.end(&reason, &Value::Null).await;
             }
             return ControlFlow::Break(());
         }
@@ -300,8 +331,8 @@ impl Session {
             Action::AnswerOffer => self.answer_offer().await,
             Action::PreAccept(answer) => self.pre_accept(answer),
             Action::Accept(answer) => self.accept(answer),
-            Action::Reject => self.tell_meta_the_end(Farewell::Reject),
-            Action::Terminate => self.tell_meta_the_end(Farewell::Terminate),
+            Action::Reject => self.tell_meta_the_end(FarewellAction::Reject),
+            Action::Terminate => self.tell_meta_the_end(FarewellAction::Terminate),
             Action::Dial { attempt } => self.dial(attempt, false).await,
             Action::DialBeside { attempt } => self.dial(attempt, true).await,
             Action::DropAgent { attempt, left } => {
@@ -317,15 +348,6 @@ impl Session {
             Action::Release(reason) => self.release(&reason).await,
             Action::Report(progress) => self.report(&progress),
         }
-    }
-
-    /// A call that is accepted is known to survive us: after a crash it is ended at Meta by the next start.
-    fn keep_first_record(&mut self) {
-        let (store, record) = (self.store.clone(), self.record.clone());
-        self.durable = Some(tokio::spawn(async move {
-            // The store counts and tells its trouble.
-            let _ = store.call_began(record, DURABLE_WITHIN).await;
-        }));
     }
 
     async fn answer_offer(&mut self) {
@@ -364,43 +386,42 @@ impl Session {
         self.stages.answered.get_or_insert(self.received_at.elapsed());
         self.stages.pre_accept_sent = Some(self.received_at.elapsed());
         let (graph, number, wacid) = self.graph_request();
+        let is_resumed = self.is_resumed;
         self.requests.spawn(async move {
             let result = graph.pre_accept(&number, &wacid, &answer).await;
-            Some(Input::PreAccepted(result.map(drop).map_err(|failure| trouble(&failure))))
+            Some(match result {
+                // It has the answer of the process before, whose media is gone.
+                Ok(done) if is_resumed && done.was_done_before => Input::HangUp(EndReason::ServiceLost),
+                Err(failure) if is_resumed && matches!(failure.kind, FailureKind::Refused(_)) => {
+                    Input::HangUp(EndReason::ServiceLost)
+                }
+                result => Input::PreAccepted(result.map(drop).map_err(|failure| trouble(&failure))),
+            })
         });
     }
 
     fn accept(&mut self, answer: Arc<str>) {
         let (graph, number, wacid) = self.graph_request();
         let tracker = CallbackData::parse(self.id.as_str()).ok();
-        let durable = self.durable.take();
+        let kept = self.kept.clone();
         self.requests.spawn(async move {
-            if let Some(durable) = durable {
-                // A disk that does not answer in time is told loudly by the store; the call goes on.
-                let _ = durable.await;
-            }
+            // A disk that does not answer in time is told loudly by the store; the call goes on.
+            let _ = kept.confirmed().await;
             let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
             Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
         });
     }
 
     /// Whatever else Graph was being asked is not asked any more, so that it cannot come after the end.
-    fn tell_meta_the_end(&mut self, farewell: Farewell) {
+    fn tell_meta_the_end(&mut self, action: FarewellAction) {
         self.requests.abort_all();
-        let (graph, number, wacid) = self.graph_request();
-        self.requests.spawn(
-            async move {
-                let result = match farewell {
-                    Farewell::Reject => graph.reject(&number, &wacid).await,
-                    Farewell::Terminate => graph.terminate(&number, &wacid).await,
-                };
-                if let Err(failure) = result {
-                    warn!("Meta could not be told that the call is over: {}", trouble(&failure));
-                }
-                None
-            }
-            .in_current_span(),
-        );
+        let saying = self.farewells.begin(Farewell {
+            call_id: self.id.as_str().to_owned(),
+            wacid: self.connect.call_id.as_str().to_owned(),
+            phone_number_id: self.number.phone_number_id.as_str().to_owned(),
+            action,
+        });
+        self.requests.spawn(saying.map(|()| None).in_current_span());
     }
 
     /// With the number's token of the moment: the one that the call began with may have been withdrawn.
@@ -491,11 +512,11 @@ impl Session {
         };
         self.stages.ended = Some(self.received_at.elapsed());
         self.close_recordings().await;
-        self.end(reason, &sound);
+        self.end(reason, &sound).await;
     }
 
     /// The books are closed, and all are told.
-    fn end(&mut self, reason: &EndReason, sound: &Value) {
+    async fn end(&mut self, reason: &EndReason, sound: &Value) {
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
         info!(
@@ -506,7 +527,7 @@ impl Session {
             shown(self.received_at.elapsed())
         );
         self.record.end(reason, &self.stages, sound);
-        self.tell_end(ended_data(reason, &self.stages, sound));
+        self.tell_end(ended_data(reason, &self.stages, sound)).await;
     }
 
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {
@@ -526,12 +547,6 @@ async fn answer_of<T>(reply: oneshot::Receiver<T>, mut standstills: Standstills)
         metrics::counter!("patchcord_worker_answers_missed_total").increment(1);
     }
     answer.ok()?.ok()
-}
-
-#[derive(Clone, Copy)]
-enum Farewell {
-    Reject,
-    Terminate,
 }
 
 fn trouble(failure: &GraphFailure) -> GraphTrouble {

@@ -14,6 +14,8 @@ pub struct Store {
     pub keep_calls: Duration,
     /// Events, delivered or given up, are deleted after this time.
     pub keep_events: Duration,
+    /// Whether the service is not ready while the file cannot be written.
+    pub required: bool,
 }
 
 impl Store {
@@ -25,7 +27,9 @@ impl Store {
         });
         let keep_calls = section.duration("keep_calls", 3660 * DAY).unwrap_or(30 * DAY);
         let keep_events = section.duration("keep_events", 3660 * DAY).unwrap_or(7 * DAY);
+        let required = section.flag("required").unwrap_or(false);
         section.end();
-        Self { path: path.unwrap_or_else(|| PathBuf::from("patchcord.db")), keep_calls, keep_events }
+        let path = path.unwrap_or_else(|| PathBuf::from("patchcord.db"));
+        Self { path, keep_calls, keep_events, required }
     }
 }

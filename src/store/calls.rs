@@ -216,7 +216,7 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
     written
 }
 
-const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
+pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
                        accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
 /// An id is made a moment before its call's beginning is noted, and the clock may be set between.
 const ID_SLACK: Duration = Duration::from_secs(60);
@@ -266,12 +266,19 @@ pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Op
     statement.query_row([call_id], read).optional()
 }
 
-/// Calls without an end among the first `up_to` positions, oldest first.
-pub(super) fn unfinished(connection: &Connection, up_to: i64, limit: usize) -> rusqlite::Result<Vec<CallRecord>> {
+/// Calls without an end among the first `up_to` positions and behind the call `after`, oldest first.
+pub(super) fn unfinished(
+    connection: &Connection,
+    after: Option<&str>,
+    up_to: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<CallRecord>> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM calls WHERE ended_at IS NULL AND position <= ?1 ORDER BY position LIMIT ?2"
+        "SELECT {COLUMNS} FROM calls WHERE ended_at IS NULL AND position <= ?2
+            AND position > coalesce((SELECT position FROM calls WHERE call_id = ?1), 0)
+         ORDER BY position LIMIT ?3"
     ))?;
-    statement.query_map(params![up_to, limit as i64], read)?.collect()
+    statement.query_map(params![after, up_to, limit as i64], read)?.collect()
 }
 
 pub(super) fn last_position(connection: &Connection) -> rusqlite::Result<i64> {
@@ -319,7 +326,7 @@ fn first_id(at: SystemTime) -> String {
     format!("call_{}", ulid::Ulid::from_parts(ms_of(at).unsigned_abs(), 0).to_string().to_lowercase())
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
     let time = |name| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(name)?.map(at_of));
     let json = |name| Ok::<_, rusqlite::Error>(serde_json::from_str(&row.get::<_, String>(name)?).unwrap_or_default());
     let recordings: Value = json("recordings")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::keys;
+use super::{arrivals, keys};
 
 /// Rows of each table in one go: a few milliseconds.
 const BATCH: i64 = 200;
@@ -46,8 +46,13 @@ pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64
             (SELECT key_id, key FROM idempotency_keys WHERE claimed_at < ?1 LIMIT ?2)",
         params![before(keys::KEPT), BATCH],
     )?;
+    let seen = transaction.execute(
+        "DELETE FROM seen_calls WHERE wacid_digest IN
+            (SELECT wacid_digest FROM seen_calls WHERE seen_at < ?1 LIMIT ?2)",
+        params![before(arrivals::SEEN_FOR), BATCH],
+    )?;
     transaction.commit()?;
-    Ok(calls + recordings + events + keys)
+    Ok(calls + recordings + events + keys + seen)
 }
 
 fn clean_events(connection: &Connection, before: i64) -> rusqlite::Result<usize> {

@@ -10,7 +10,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each step leads from the version of its index to the next. A step that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 4] = [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS];
+pub(super) const MIGRATIONS: [&str; 6] =
+    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, FAREWELLS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -108,6 +109,35 @@ const RECORDINGS: &str = "
     ) WITHOUT ROWID;
     CREATE INDEX recordings_of_call ON recordings (call_id, id);
     CREATE INDEX recordings_by_age ON recordings (began_at);
+";
+
+/// An offer stands here while its call has neither an answer nor an end. Meta's ids are digests: they hold the caller's
+/// number.
+const ARRIVALS: &str = "
+    CREATE TABLE offers (
+        call_id TEXT PRIMARY KEY,
+        wacid_digest BLOB NOT NULL,
+        offer TEXT NOT NULL
+    );
+    CREATE TABLE seen_calls (
+        wacid_digest BLOB PRIMARY KEY,
+        seen_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX seen_calls_by_age ON seen_calls (seen_at);
+";
+
+/// Ends of calls that Meta has not confirmed yet.
+const FAREWELLS: &str = "
+    CREATE TABLE farewells (
+        call_id TEXT PRIMARY KEY,
+        wacid TEXT NOT NULL,
+        phone_number_id TEXT NOT NULL,
+        action TEXT NOT NULL,
+        began_at INTEGER NOT NULL,
+        due_at INTEGER NOT NULL,
+        attempts INTEGER NOT NULL
+    );
+    CREATE INDEX farewells_due ON farewells (due_at);
 ";
 
 /// Another connection of this process may hold the file for a moment, such as a backup.

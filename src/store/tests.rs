@@ -1,5 +1,6 @@
 //! The store against a real file: what survives, what is refused, and what happens when the disk says no.
 
+mod arrivals;
 mod books;
 mod trouble;
 mod delivery;
@@ -60,6 +61,12 @@ fn time(seconds: u64) -> SystemTime {
 
 fn call(number: u64) -> CallRecord {
     CallRecord::new(format!("call_{number:04}"), "200000000000002", "reception", time(1_000_000 + number))
+}
+
+/// Its `call.incoming` stands before all others of the call.
+async fn began(store: &Store, call: CallRecord, within: Duration) -> Result<(), StoreError> {
+    let incoming = event(&call.call_id, 0, "call.incoming");
+    store.call_began(Arrival { call, offer: None, incoming }, within).confirmed().await
 }
 
 fn ended(number: u64) -> CallRecord {

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use super::schema::Lock;
 use super::{Retention, StoreError, retention};
+use crate::telemetry::shown;
 
 /// Large enough that a commit's cost is shared, small enough that readers see news within milliseconds.
 const GROUP: usize = 512;
@@ -435,9 +436,9 @@ impl Writer {
         let told_at = told_at.filter(|told_at| now.saturating_duration_since(*told_at) < TOLD_EVERY);
         if told_at.is_none() {
             error!(
-                "the store cannot be written, for {:?} by now: {reason}; calls go on, up to {} records are kept in memory \
+                "the store cannot be written, for {} by now: {reason}; calls go on, up to {} records are kept in memory \
                  and written when it works again",
-                self.load.failing_since().unwrap_or(now).elapsed(),
+                shown(self.load.failing_since().unwrap_or(now).elapsed()),
                 self.load.most_jobs
             );
         }

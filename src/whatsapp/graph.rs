@@ -131,6 +131,19 @@ pub struct GraphFailure {
     pub attempts: u32,
 }
 
+impl GraphFailure {
+    /// Whether the same request may be granted later, when Meta's trouble or the operator's has passed.
+    pub fn may_pass(&self) -> bool {
+        use super::error::MetaErrorClass as Class;
+        match &self.kind {
+            FailureKind::Unknown | FailureKind::Unreachable => true,
+            FailureKind::Refused(error) => {
+                retry::can_change(error) || matches!(error.meaning().class(), Class::Config | Class::Account)
+            }
+        }
+    }
+}
+
 /// What became of a failed request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FailureKind {

@@ -11,6 +11,8 @@ pub use subscription::{SubscriptionRefused, verify_subscription};
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::MetaError;
 use super::{Hidden, Party, PhoneNumberId, WaCallId, mend};
 
@@ -78,7 +80,7 @@ impl Notice {
 }
 
 /// `event: connect`. Media is being set up; it does not mean that anybody has picked up.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connect {
     /// The call.
     pub call_id: WaCallId,
@@ -155,7 +157,7 @@ pub struct CallStatus {
 }
 
 /// An SDP and what it is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Offer for a call to us, answer for a call by us.
     pub sdp_type: SdpType,
@@ -164,7 +166,7 @@ pub struct Session {
 }
 
 /// Which half of the SDP exchange this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SdpType {
     /// To be answered.
     Offer,
@@ -173,7 +175,7 @@ pub enum SdpType {
 }
 
 /// Who dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// A WhatsApp user calls the business.
     UserInitiated,
@@ -243,6 +245,18 @@ pub enum WebhookError {
     /// JSON, but without the list `entry`.
     #[error("the webhook has no list of entries")]
     NotAWebhook,
+}
+
+impl Connect {
+    /// As [`Connect::from_stored`] reads it: for the store alone, because all of it is personal.
+    pub fn to_stored(&self) -> String {
+        serde_json::to_string(self).expect("a connect is texts, numbers and names of variants")
+    }
+
+    /// Reads what [`Connect::to_stored`] wrote; `None` if it is something else.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
 }
 
 impl fmt::Debug for Connect {

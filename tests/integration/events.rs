@@ -26,7 +26,7 @@ use crate::program::Program;
 use crate::service::{DEADLINE, Folder, Talk, TestOptions};
 
 /// An app that takes events and acknowledges each.
-struct App {
+pub struct App {
     address: SocketAddr,
     received: mpsc::UnboundedReceiver<(HeaderMap, Value)>,
     /// Ids of the events so far: what was not acknowledged in time comes again.
@@ -35,7 +35,7 @@ struct App {
 }
 
 impl App {
-    async fn start() -> anyhow::Result<Self> {
+    pub async fn start() -> anyhow::Result<Self> {
         let (sender, received) = mpsc::unbounded_channel();
         let router = Router::new().route("/events", post(take)).with_state(sender);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -44,7 +44,7 @@ impl App {
         Ok(Self { address, received, known: BTreeSet::new(), server })
     }
 
-    fn options(&self) -> TestOptions {
+    pub fn options(&self) -> TestOptions {
         let events = format!(
             "[[events.webhooks]]\nurl = \"http://{}/events\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"",
             self.address
@@ -66,7 +66,7 @@ impl App {
     }
 
     /// All events up to the first of this kind, in the order in which they came.
-    async fn until(&mut self, kind: &str) -> anyhow::Result<Vec<Value>> {
+    pub async fn until(&mut self, kind: &str) -> anyhow::Result<Vec<Value>> {
         let mut events: Vec<Value> = Vec::new();
         while events.last().is_none_or(|event| event["type"] != kind) {
             events.push(self.next().await?);
@@ -90,7 +90,7 @@ async fn take(
     let _ = sender.send((headers, event));
 }
 
-fn has_no_gaps(events: &[Value]) {
+pub fn has_no_gaps(events: &[Value]) {
     let sequences: Vec<u64> = events.iter().filter_map(|event| event["sequence"].as_u64()).collect();
     assert_eq!(sequences, (1..=events.len() as u64).collect::<Vec<_>>(), "{events:#?}");
 }
@@ -130,7 +130,9 @@ async fn a_call_that_was_killed_is_ended_by_the_next_start_once() -> anyhow::Res
     assert_eq!(kinds.iter().filter(|kind| **kind == "call.ended").count(), 1);
     assert_eq!(kinds[kinds.len() - 2], "call.recording_finished", "{kinds:?}");
     assert_eq!(events[events.len() - 1]["data"]["reason"], "service_lost");
-    again.finish().await?;
+    // A clean stop writes what came of it.
+    again.signal("TERM")?;
+    again.ended().await?;
 
     // A third start finds nothing to end.
     let third = Program::start(&folder, &meta, &agent, app.options()).await?;
@@ -207,7 +209,9 @@ async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> a
     for recording in client.get("/v1/recordings").await?.body["recordings"].as_array().context("a list")? {
         assert!(recording["finished_at"].is_string(), "{recording}");
     }
-    again.finish().await?;
+    // A clean stop writes what came of it.
+    again.signal("TERM")?;
+    again.ended().await?;
 
     // A third start finds nothing to end, and has nothing new to tell.
     let third = Program::start(&folder, &meta, &agent, options).await?;

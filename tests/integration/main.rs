@@ -32,6 +32,7 @@ mod privacy;
 mod prompts;
 mod recording;
 mod reload;
+mod restarts;
 mod slow_clients;
 mod stalled_log;
 mod standstill;

@@ -1,7 +1,5 @@
 //! Meta's webhooks: forged, broken, doubled, late, and in any order.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use anyhow::Context;
@@ -9,7 +7,6 @@ use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{Call, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
 use crate::program::Program;
@@ -379,32 +376,4 @@ async fn a_connect_that_comes_again_after_the_end_is_ignored() -> anyhow::Result
     assert_eq!(service.actions(), ["pre_accept", "accept"]);
     assert_eq!(agent.sessions().len(), 1);
     Ok(())
-}
-
-/// A Graph API that looks, at the moment it is first spoken to, whether the webhook has its reply.
-#[tokio::test(flavor = "multi_thread")]
-async fn meta_has_its_200_before_it_is_asked_for_anything() -> anyhow::Result<()> {
-    let graph = TcpListener::bind("127.0.0.1:0").await?;
-    let options = TestOptions { graph_url: Some(format!("http://{}", graph.local_addr()?)), ..TestOptions::default() };
-    let service = TestService::start_with("prompt:goodbye", options).await?;
-    let call = service.unannounced(caller()).await?;
-    let body = call.connect_body();
-    let mut webhook = post_and_do_not_read(service.app.address, &body, &service.meta.signature(body.as_bytes()))?;
-    let (_asked, _) = graph.accept().await?;
-    let mut reply = [0; 12];
-    webhook.set_nonblocking(true)?;
-    webhook.read_exact(&mut reply).context("the reply was not there yet")?;
-    assert_eq!(&reply, b"HTTP/1.1 200");
-    Ok(())
-}
-
-fn post_and_do_not_read(service: SocketAddr, body: &str, signature: &str) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(service)?;
-    let length = body.len();
-    write!(
-        stream,
-        "POST /webhooks/whatsapp HTTP/1.1\r\nHost: {service}\r\nContent-Length: {length}\r\n\
-         X-Hub-Signature-256: {signature}\r\n\r\n{body}"
-    )?;
-    Ok(stream)
 }

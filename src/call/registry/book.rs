@@ -11,19 +11,20 @@ use crate::call::event::CallId;
 use crate::call::registry::has_ended;
 use crate::call::session::asked::Outside;
 use crate::call::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::store::{WacidDigest, Written, wacid_digest};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
-/// How long an ended call is remembered: longer than a `connect` can be fresh.
-const TOMBSTONE_FOR: Duration = Duration::from_secs(600);
-/// Tombstones at most; over it the oldest goes first.
-const TOMBSTONES: usize = 100_000;
+/// How long an ended call is remembered: longer than Meta repeats a webhook that had no answer.
+const TOMBSTONE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Tombstones at most, of some 200 bytes each; over it the oldest goes first.
+pub(super) const TOMBSTONES: usize = 100_000;
 
 #[derive(Default)]
 pub(super) struct Book {
     pub live: HashMap<WaCallId, Live>,
     /// In the order in which they began.
     pub by_id: BTreeMap<CallId, WaCallId>,
-    pub tombstones: HashMap<WaCallId, Instant>,
+    tombstones: HashSet<WacidDigest>,
     /// Calls that lived, as long as their tombstones stand.
     ended: HashSet<CallId>,
     /// The tombstones from the oldest on.
@@ -32,7 +33,7 @@ pub(super) struct Book {
 
 struct Burial {
     at: Instant,
-    wacid: WaCallId,
+    wacid: WacidDigest,
     /// None when the end came before the call.
     id: Option<CallId>,
 }
@@ -44,6 +45,8 @@ pub(super) struct Live {
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,
     pub standing: watch::Receiver<Standing>,
+    /// Its first record on the way to the disk.
+    pub kept: Written,
 }
 
 impl Live {
@@ -65,12 +68,27 @@ impl Book {
         self.live.values().filter(|live| live.number == *number).count()
     }
 
-    pub fn bury(&mut self, wacid: WaCallId, id: Option<CallId>, now: Instant) {
-        if self.tombstones.insert(wacid.clone(), now).is_none() {
-            self.ended.extend(id.clone());
+    pub fn is_buried(&self, wacid: &WaCallId) -> bool {
+        self.tombstones.contains(&wacid_digest(wacid.as_str()))
+    }
+
+    pub fn bury(&mut self, wacid: &WaCallId, id: Option<CallId>, now: Instant) {
+        let wacid = wacid_digest(wacid.as_str());
+        let is_new = self.tombstones.insert(wacid);
+        self.ended.extend(id.clone());
+        if is_new || id.is_some() {
             self.burials.push_back(Burial { at: now, wacid, id });
         }
         self.forget_old(now);
+    }
+
+    /// Calls that an earlier process has seen, the oldest first.
+    pub fn bury_seen(&mut self, seen: impl Iterator<Item = (WacidDigest, Instant)>) {
+        for (wacid, at) in seen {
+            if self.tombstones.insert(wacid) {
+                self.burials.push_back(Burial { at, wacid, id: None });
+            }
+        }
     }
 
     pub fn forget_old(&mut self, now: Instant) {

@@ -12,13 +12,12 @@ use crate::call::decision::{NoDecision, Plan, Step};
 use crate::call::end::EndReason;
 use crate::call::{Call, Input};
 use crate::pulse::Standstills;
-use crate::store::EventRecord;
 use crate::worker::Command;
 
 impl Session {
     /// Asks, if the route wants it: the call dials nobody before the answer, or before the time for it is up.
-    pub(super) fn ask_for_decision(&mut self, incoming: EventRecord) {
-        let Some(webhook) = self.number.route.decide.clone() else { return };
+    pub(super) fn ask_for_decision(&mut self) {
+        let (Some(webhook), Some(incoming)) = (self.number.route.decide.clone(), self.incoming.take()) else { return };
         let (http, settings) = (self.options.http.clone(), self.settings.get());
         self.deciding.spawn(async move { webhook.decide(&http, &incoming, &settings).await });
     }

@@ -6,7 +6,7 @@ use patchcord_media::quality::Level;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::Session;
+use super::{Session, WRITTEN_WITHIN};
 use crate::agent::shown_address;
 use crate::call::command::Owner;
 use crate::call::end::EndReason;
@@ -124,6 +124,7 @@ impl Session {
         match progress {
             Progress::PreAccepted => {
                 self.stages.pre_accepted = Some(self.received_at.elapsed());
+                self.store.call_answered(self.id.as_str());
                 self.tell("call.pre_accepted", json!({}));
             }
             Progress::MediaConnected => {
@@ -175,14 +176,16 @@ impl Session {
                 self.stages.accepted = Some(self.received_at.elapsed());
                 info!("call {} accepted after {}", self.id, shown(self.received_at.elapsed()));
                 self.record.accepted_at = Some(SystemTime::now());
+                // pre_accept's outcome may have been unknown.
+                self.store.call_answered(self.id.as_str());
                 self.store.call_updated(self.record.clone());
                 self.tell("call.accepted", json!({}));
             }
         }
     }
 
-    /// Gives the event as it was told.
-    pub(super) fn tell_incoming(&mut self) -> EventRecord {
+    /// The call's first event, which is written with its first record.
+    pub(super) fn incoming_event(&mut self) -> CallEvent {
         info!(route = self.number.route.name, "call {} comes in for route {:?}", self.id, self.number.route.name);
         let data = json!({
             "wacid": self.connect.call_id.as_str(),
@@ -190,7 +193,7 @@ impl Session {
             "from": self.record.from,
             "to": { "phone_number_id": self.number.phone_number_id.as_str() },
         });
-        self.tell_faces("call.incoming", data, None)
+        self.next_event("call.incoming", data, None)
     }
 
     pub(super) fn tell_silent(&mut self, silent: bool) {
@@ -205,7 +208,7 @@ impl Session {
     /// application's only if it wants all events.
     fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
         match owner {
-            Owner::Agent => drop(self.tell_faces(kind, others, Some(told))),
+            Owner::Agent => self.tell_faces(kind, others, Some(told)),
             Owner::App => {
                 let for_agent = self.agent_listens.then_some(others);
                 self.tell_faces(kind, told, for_agent);
@@ -218,24 +221,25 @@ impl Session {
         self.tell_faces(kind, data, for_agent);
     }
 
-    /// The last word, together with the record's end.
-    pub(super) fn tell_end(&mut self, data: Value) {
+    /// The last event, together with the record's end. Nobody hears of it before it is on disk; a disk that does not
+    /// answer holds it up for a second at most.
+    pub(super) async fn tell_end(&mut self, data: Value) {
         let for_agent = self.agent_listens.then(|| data.clone());
         let event = self.next_event("call.ended", data, for_agent);
-        self.store.call_ended(self.record.clone(), EventRecord::of(&event));
+        let written = self.store.call_ended(self.record.clone(), EventRecord::of(&event), WRITTEN_WITHIN);
+        // The store counts and tells its trouble.
+        let _ = written.confirmed().await;
         // Nobody need listen.
         let _ = self.events.send(event);
     }
 
-    /// One event with two faces: for the application, which it gives, and for the agent's socket.
-    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> EventRecord {
+    /// One event with two faces: for the application, and for the agent's socket.
+    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) {
         let event = self.next_event(kind, for_app, for_agent);
         // What finds no room is counted and told by the store.
-        let record = EventRecord::of(&event);
-        let _ = self.store.event(record.clone());
+        let _ = self.store.event(EventRecord::of(&event));
         // Nobody need listen.
         let _ = self.events.send(event);
-        record
     }
 
     fn next_event(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> CallEvent {

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
@@ -103,7 +104,8 @@ impl Played {
         let (standing, _) = watch::channel(Standing::new());
         let connect = connect();
         let number = Arc::new(number(&connect));
-        let session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
+        let mut session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
+        session.begin(false);
         let (outside, inbox) = Inbox::new();
         let session = tokio::spawn(session.run(inbox, None));
         let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
@@ -191,8 +193,11 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let long = Duration::from_secs(600);
     let http = graph::client_settings(reqwest::Client::builder()).build()?;
+    let graph = GraphClient::new(http.clone(), GraphOptions::new(graph_url.parse()?, "v26.0"));
+    let (store, settings) = (Store::open(folder.options())?, CurrentSettings::default());
     Ok(CallsOptions {
-        settings: CurrentSettings::default(),
+        farewells: Farewells::new(store.clone(), graph.clone(), settings.clone()),
+        settings,
         max_calls: 1,
         session: SessionOptions {
             // A call that does not end by what the test does ends by this, with another reason.
@@ -203,12 +208,12 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             max_buffer: long,
             prompts: PromptLibrary::load(Path::new("nowhere"))?,
             agents: AgentBook::default(),
-            http: http.clone(),
+            http,
             pulse: Arc::default(),
         },
-        graph: GraphClient::new(http, GraphOptions::new(graph_url.parse()?, "v26.0")),
+        graph,
         workers: Vec::new(),
         events: broadcast::channel(16).0,
-        store: Store::open(folder.options())?,
+        store,
     })
 }

@@ -6,9 +6,9 @@ use super::*;
 async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
     let folder = Folder::new();
     let store = open(&folder);
-    let began = CallRecord { wacid: Some("wacid.X".to_owned()), from: json!({ "wa_id": "1" }), ..call(1) };
-    store.call_began(began.clone(), LONG).await.unwrap();
-    assert_eq!(store.call("call_0001").await.unwrap(), Some(began));
+    let first = CallRecord { wacid: Some("wacid.X".to_owned()), from: json!({ "wa_id": "1" }), ..call(1) };
+    began(&store, first.clone(), LONG).await.unwrap();
+    assert_eq!(store.call("call_0001").await.unwrap(), Some(first));
     let all = CallRecord {
         wacid: Some("wacid.X".to_owned()),
         from: json!({ "wa_id": "1" }),
@@ -52,24 +52,24 @@ async fn calls_without_an_end_are_found_after_a_sudden_end_and_new_ones_are_not_
     let folder = Folder::new();
     let store = open(&folder);
     for number in 1..=5 {
-        store.call_began(call(number), LONG).await.unwrap();
+        began(&store, call(number), LONG).await.unwrap();
     }
     store.call_updated(ended(2));
-    assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
+    assert_eq!(store.unfinished_calls(None, 10).await.unwrap(), []);
     store.close().await;
     drop(store);
 
     let store = open(&folder);
-    store.call_began(call(6), LONG).await.unwrap();
+    began(&store, call(6), LONG).await.unwrap();
     let ids = |calls: Vec<CallRecord>| calls.into_iter().map(|call| call.call_id).collect::<Vec<_>>();
-    let unfinished = store.unfinished_calls(10).await.unwrap();
+    let unfinished = store.unfinished_calls(None, 10).await.unwrap();
     assert_eq!(ids(unfinished), ["call_0001", "call_0003", "call_0004", "call_0005"]);
-    assert_eq!(ids(store.unfinished_calls(2).await.unwrap()), ["call_0001", "call_0003"]);
+    assert_eq!(ids(store.unfinished_calls(None, 2).await.unwrap()), ["call_0001", "call_0003"]);
     for number in [1, 3, 4, 5] {
         store.call_updated(ended(number));
     }
     store.flush().await.unwrap();
-    assert_eq!(store.unfinished_calls(10).await.unwrap(), []);
+    assert_eq!(store.unfinished_calls(None, 10).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -341,7 +341,7 @@ async fn a_file_belongs_to_one_service_and_to_one_user() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        store.call_began(call(1), LONG).await.unwrap();
+        began(&store, call(1), LONG).await.unwrap();
         for name in ["patchcord.db", "patchcord.db-wal"] {
             let mode = std::fs::metadata(folder.0.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");

@@ -117,7 +117,7 @@ pub(super) fn is_done_before(action: Action, error: &MetaError) -> bool {
     let is_already = says(&["already"]);
     let is_rejected = is_already && says(&["reject"]);
     let is_over = is_already && says(&["terminat", "ended", "complet", "cancel", "fail", "hung up"]);
-    let is_gone = says(&["not found", "does not exist", "no longer", "has ended", "been terminated"]);
+    let is_gone = says(&["not found", "does not exist", "no longer", "has ended", "been terminated", "no call with"]);
     match action {
         Action::Connect => false,
         Action::PreAccept | Action::Accept => is_already && !is_over && !is_rejected && !is_gone,

@@ -268,6 +268,7 @@ fn which_refusals_mean_that_it_is_done() {
         ("The call has already completed or failed", &[Reject, Terminate]),
         ("Reject already in progress", &[Reject, Terminate]),
         ("Call not found", &[Reject, Terminate]),
+        ("There is no call with this call_id", &[Reject, Terminate]),
         ("Failed to terminate the call", &[]),
         ("Invalid parameter", &[]),
     ] {

@@ -12,6 +12,7 @@ use super::super::auth::Keys;
 use super::*;
 use crate::agent::AgentBook;
 use crate::call::event::CallId;
+use crate::call::farewells::Farewells;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::session::SessionOptions;
 use crate::config::api::ApiKey;
@@ -188,7 +189,9 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
     let store = Store::open(folder.options()).unwrap();
     let prompts = PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap();
     let settings = CurrentSettings::default();
+    let graph = GraphClient::new(reqwest::Client::new(), graph);
     let calls = Calls::new(CallsOptions {
+        farewells: Farewells::new(store.clone(), graph.clone(), settings.clone()),
         settings: settings.clone(),
         max_calls: 0,
         session: SessionOptions {
@@ -202,7 +205,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
             http: reqwest::Client::new(),
             agents: AgentBook::default(),
         },
-        graph: GraphClient::new(reqwest::Client::new(), graph),
+        graph,
         workers: Vec::new(),
         events: events.clone(),
         store: store.clone(),
