@@ -470,7 +470,6 @@ impl Peer {
         match refused {
             Refused::Unauthenticated => self.dropped.unauthenticated += 1,
             Refused::Replayed => self.dropped.replayed += 1,
-            Refused::TooManySenders => self.dropped.senders += 1,
             Refused::Malformed => self.dropped.malformed += 1,
         }
         None

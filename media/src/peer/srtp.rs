@@ -172,15 +172,63 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_ninth_sender_finds_no_place() {
-        let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
-        for ssrc in 0..12 {
-            let header = RtpHeader { ssrc, ..header(1) };
+    /// The packets of one sender after the other, as locked by `client`: who was let in.
+    fn heard(client: &mut Srtp, server: &mut Srtp, senders: &[(u32, u16)]) -> Vec<bool> {
+        let unlocked = senders.iter().map(|(ssrc, sequence)| {
+            let header = RtpHeader { ssrc: *ssrc, ..header(*sequence) };
             let locked = client.lock_rtp(header, b"sound").unwrap();
-            let unlocked = server.unlock_rtp(header, 12, &locked);
-            let expected = (ssrc >= 8).then_some(Refused::TooManySenders);
-            assert_eq!(unlocked.err(), expected);
+            server.unlock_rtp(header, 12, &locked).is_ok()
+        });
+        unlocked.collect()
+    }
+
+    #[test]
+    fn every_new_sender_is_heard_and_the_one_silent_for_longest_is_forgotten() {
+        for profile in PROFILES {
+            let (mut client, mut server) = both_ends(profile);
+            // Sender 1 goes on between all others, so it is never the one to be forgotten.
+            let senders: Vec<(u32, u16)> =
+                (1..100).flat_map(|number| [(1, number), (1 + u32::from(number), 1)]).collect();
+            assert!(heard(&mut client, &mut server, &senders).iter().all(|heard| *heard));
         }
+    }
+
+    #[test]
+    fn senders_that_take_turns_keep_their_numbers() {
+        let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
+        // Across the wrap of their sequence numbers, which a forgotten sender would not survive.
+        let turns: Vec<(u32, u16)> =
+            (65_000..66_000_u32).flat_map(|number| (0..8).map(move |ssrc| (ssrc, (number & 0xffff) as u16))).collect();
+        assert!(heard(&mut client, &mut server, &turns).iter().all(|heard| *heard));
+    }
+
+    #[test]
+    fn reports_keep_a_silent_sender_in_its_place() {
+        let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
+        let header = RtpHeader { ssrc: 9, ..header(1) };
+        let first = client.lock_rtp(header, b"sound").unwrap();
+        assert!(server.unlock_rtp(header, 12, &first).is_ok());
+        for other in 10..30 {
+            let report = client.lock_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).unwrap();
+            assert!(server.unlock_rtcp(&report).is_ok());
+            assert_eq!(heard(&mut client, &mut server, &[(other, 1)]), [true]);
+        }
+        assert_eq!(server.unlock_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
+    }
+
+    #[test]
+    fn forged_packets_take_nobodys_place() {
+        let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
+        let header = header(1);
+        let first = client.lock_rtp(header, b"sound").unwrap();
+        assert!(server.unlock_rtp(header, 12, &first).is_ok());
+        for ssrc in 100..1000 {
+            let forged = RtpHeader { ssrc, ..header };
+            let mut datagram = forged.to_bytes().to_vec();
+            datagram.extend([0; 40]);
+            assert_eq!(server.unlock_rtp(forged, 12, &datagram), Err(Refused::Unauthenticated));
+        }
+        assert_eq!(server.unlock_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
+        assert_eq!(heard(&mut client, &mut server, &[(100, 1)]), [true], "its forgeries are not held against it");
     }
 }

@@ -1,7 +1,9 @@
 //! Guard 3: a sender gets a place in memory only after a packet of it has authenticated.
 //!
 //! The SRTP context makes a record for every SSRC it is asked about, before it checks anything, and
-//! keeps it for ever: a million forged packets would cost 200 MB.
+//! keeps it for ever: a million forged packets would cost 200 MB. So each sender has a context of its
+//! own, strangers are tried on one that is thrown away, and of too many senders the one that has been
+//! silent for longest is forgotten.
 
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use rtc_srtp::protection_profile::ProtectionProfile;
 
 use super::srtp::SrtpKeys;
 
-/// A call has one sender; a restart of it may show another few.
+/// A call has one sender at a time; hold, resume and another device bring a few more.
 const MOST_SENDERS: usize = 8;
 /// After so many tries the scratch context and what it remembers are thrown away.
 const SCRATCH_TRIES: u32 = 32;
@@ -30,66 +32,64 @@ pub(super) enum Refused {
     Unauthenticated,
     /// It has been here before, or is too old to tell.
     Replayed,
-    /// There are too many senders already.
-    TooManySenders,
     /// It is too short.
     Malformed,
 }
 
 /// The inbound half of SRTP.
 pub(super) struct SsrcGuard {
-    context: Context,
-    rtp_senders: Vec<u32>,
-    rtcp_senders: Vec<u32>,
+    /// In the order in which they were last heard, by RTP or RTCP. A forgotten sender that comes back is a new one:
+    /// its rollover counter begins at zero again (RFC 3711 §3.3.1).
+    senders: Vec<Sender>,
     scratch: Scratch,
+}
+
+struct Sender {
+    ssrc: u32,
+    context: Context,
 }
 
 impl SsrcGuard {
     pub fn new(keys: &SrtpKeys, crypto: Arc<dyn RTCCryptoProvider>) -> Option<SsrcGuard> {
-        let context = Context::new(
-            &keys.keys.remote_master_key,
-            &keys.keys.remote_master_salt,
-            keys.profile,
-            Some(srtp_replay_protection(REPLAY_WINDOW)),
-            Some(srtcp_replay_protection(REPLAY_WINDOW)),
-            crypto.crypto(),
-        )
-        .ok()?;
-        Some(SsrcGuard {
-            context,
-            rtp_senders: Vec::with_capacity(1),
-            rtcp_senders: Vec::with_capacity(1),
-            scratch: Scratch { keys: keys.keys.clone(), profile: keys.profile, crypto, context: None, tries: 0 },
-        })
+        let mut scratch = Scratch { keys: keys.keys.clone(), profile: keys.profile, crypto, context: None, tries: 0 };
+        scratch.context()?;
+        Some(SsrcGuard { senders: Vec::with_capacity(1), scratch })
     }
 
     pub fn unlock_rtp(&mut self, header: &Header, datagram: &[u8]) -> Result<BytesMut, Refused> {
-        if !self.rtp_senders.contains(&header.ssrc) {
-            let scratch = self.scratch.context().ok_or(Refused::Unauthenticated)?;
-            scratch.decrypt_rtp_with_header(datagram, header).map_err(|error| refused(&error))?;
-            admit(&mut self.rtp_senders, header.ssrc)?;
-        }
-        self.context.decrypt_rtp_with_header(datagram, header).map_err(|error| refused(&error))
+        self.unlock(header.ssrc, |context| context.decrypt_rtp_with_header(datagram, header))
     }
 
     pub fn unlock_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
         let ssrc = datagram.get(4..8).ok_or(Refused::Malformed)?;
         let ssrc = u32::from_be_bytes([ssrc[0], ssrc[1], ssrc[2], ssrc[3]]);
-        if !self.rtcp_senders.contains(&ssrc) {
-            let scratch = self.scratch.context().ok_or(Refused::Unauthenticated)?;
-            scratch.decrypt_rtcp(datagram).map_err(|error| refused(&error))?;
-            admit(&mut self.rtcp_senders, ssrc)?;
-        }
-        self.context.decrypt_rtcp(datagram).map_err(|error| refused(&error))
+        self.unlock(ssrc, |context| context.decrypt_rtcp(datagram))
     }
-}
 
-fn admit(senders: &mut Vec<u32>, ssrc: u32) -> Result<(), Refused> {
-    if senders.len() >= MOST_SENDERS {
-        return Err(Refused::TooManySenders);
+    fn unlock(
+        &mut self,
+        ssrc: u32,
+        open: impl FnOnce(&mut Context) -> Result<BytesMut, Error>,
+    ) -> Result<BytesMut, Refused> {
+        let Some(index) = self.senders.iter().rposition(|sender| sender.ssrc == ssrc) else {
+            let scratch = self.scratch.context().ok_or(Refused::Unauthenticated)?;
+            let packet = open(scratch).map_err(|error| refused(&error))?;
+            self.admit(ssrc);
+            return Ok(packet);
+        };
+        let packet = open(&mut self.senders[index].context).map_err(|error| refused(&error))?;
+        self.senders[index..].rotate_left(1);
+        Ok(packet)
     }
-    senders.push(ssrc);
-    Ok(())
+
+    /// The context in which a stranger's packet has authenticated is its own from now on.
+    fn admit(&mut self, ssrc: u32) {
+        let Some(context) = self.scratch.context.take() else { return };
+        if self.senders.len() >= MOST_SENDERS {
+            self.senders.remove(0);
+        }
+        self.senders.push(Sender { ssrc, context });
+    }
 }
 
 fn refused(error: &Error) -> Refused {
@@ -120,8 +120,8 @@ impl Scratch {
                 &self.keys.remote_master_key,
                 &self.keys.remote_master_salt,
                 self.profile,
-                None,
-                None,
+                Some(srtp_replay_protection(REPLAY_WINDOW)),
+                Some(srtcp_replay_protection(REPLAY_WINDOW)),
                 self.crypto.crypto(),
             )
             .ok();

@@ -51,8 +51,6 @@ pub struct Dropped {
     pub unauthenticated: u64,
     /// Sound that has been here before.
     pub replayed: u64,
-    /// Sound of a ninth sender.
-    pub senders: u64,
     /// Neither STUN nor DTLS nor RTP, or too short.
     pub malformed: u64,
     /// Our own datagrams, when nobody fetched them.
