@@ -486,26 +486,25 @@ impl Worker {
     /// One datagram of a socket of `port`.
     fn receive(&self, port: usize, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
         let seated = self.ports.borrow().at(port, &from).cloned();
-        let leg = match seated {
-            Some(leg) => leg,
-            None => match self.newcomer(port, datagram) {
-                Some(leg) if self.ports.borrow_mut().take(port, from, leg.clone(), now) => leg,
-                Some(_) | None => {
-                    metrics::counter!("patchcord_datagrams_unknown_total").increment(1);
-                    return;
-                }
-            },
+        let Some(leg) = seated.or_else(|| self.seat_newcomer(port, from, datagram, now)) else {
+            metrics::counter!("patchcord_datagrams_unknown_total").increment(1);
+            return;
         };
         leg.receive(socket, from, datagram, now);
     }
 
-    /// A full-ICE caller may check from an address its offer did not list: its STUN request names our ufrag.
-    fn newcomer(&self, port: usize, datagram: &[u8]) -> Option<Rc<Leg>> {
+    /// A full-ICE caller may check from an address its offer did not list: its STUN request names our ufrag, which
+    /// anybody on the path can read, and is signed with our password, which only the caller knows.
+    fn seat_newcomer(&self, port: usize, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<Rc<Leg>> {
         // Anybody's bytes: a mistake in reading them would end every call of this worker.
         let ufrag = catch_unwind(|| patchcord_media::peer::stun_request_ufrag(datagram)).ok().flatten()?;
-        let legs = self.legs_by_ufrag.borrow();
-        let leg = legs.get(ufrag)?;
-        (leg.port() == port && leg.may_take_another_address()).then(|| leg.clone())
+        let leg = self.legs_by_ufrag.borrow().get(ufrag).cloned()?;
+        let may_sit = leg.port() == port && leg.may_take_another_address() && leg.is_authentic_stun(datagram);
+        if !may_sit || !self.ports.borrow_mut().take(port, from, leg.clone(), now) {
+            return None;
+        }
+        leg.takes_another_address();
+        Some(leg)
     }
 
     fn dial(&self, leg: &Rc<Leg>, who: Who, party: Party, dial: Dial) {

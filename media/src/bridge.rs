@@ -288,6 +288,11 @@ impl Bridge {
     }
 
     /// How much earlier in every 20 ms frames could leave without one being late, if that is worth it: a live agent's
+    /// Whether a STUN message from an address that is not known yet is the caller's (see [`Peer::is_authentic_stun`]).
+    pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
+        self.peer.is_authentic_stun(datagram)
+    }
+
     /// wait for nothing. Told once; whoever calls [`handle_timeout`](Self::handle_timeout) so much earlier from now on
     /// says so by [`move_earlier`](Self::move_earlier).
     pub fn poll_earlier(&mut self) -> Option<Duration> {

@@ -320,6 +320,12 @@ impl Peer {
         self.ice.ufrag()
     }
 
+    /// Whether a STUN message is signed with this session's passwords, which only the remote of the SDP exchange knows.
+    /// Changes nothing: the message is still to be [received](Self::receive).
+    pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
+        self.ice.is_authentic(datagram)
+    }
+
     /// When RTP or RTCP of the remote last came. Connectivity checks do not count: they go on when sound does not.
     pub fn sound_at(&self) -> Option<Instant> {
         self.sound_at

@@ -38,7 +38,8 @@ use crate::recordings::{RecordingSink, Recordings};
 use command::Asked;
 use seat::{Seat, Taken, Who};
 
-/// Addresses a caller may be seen at beside those of its offer; a caller has a few interfaces, not more.
+/// Addresses a caller may prove to be at beside those of its offer; a caller has a few interfaces, not more. One more is
+/// refused, as the peer refuses it.
 const MORE_ADDRESSES: u32 = 16;
 /// RFC 3711 §3.3.1: a first sequence number near the wrap, with its packet lost, would leave the two sides' rollover
 /// counters apart for good.
@@ -147,9 +148,17 @@ impl Leg {
     }
 
     pub(super) fn may_take_another_address(&self) -> bool {
-        let taken = self.more_addresses.get();
-        self.more_addresses.set(taken.saturating_add(1));
-        taken < MORE_ADDRESSES
+        self.more_addresses.get() < MORE_ADDRESSES
+    }
+
+    pub(super) fn takes_another_address(&self) {
+        self.more_addresses.set(self.more_addresses.get().saturating_add(1));
+    }
+
+    /// Whether a STUN request is the caller's. Anybody's bytes: a mistake in reading them must not end the call.
+    pub(super) fn is_authentic_stun(&self, datagram: &[u8]) -> bool {
+        let checked = catch_unwind(AssertUnwindSafe(|| self.bridge.borrow_mut().is_authentic_stun(datagram)));
+        checked.unwrap_or(false)
     }
 
     pub(super) fn receive(&self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {

@@ -1,7 +1,9 @@
 //! A worker on its own: who is seated where, and what it answers when there is no room.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -10,13 +12,15 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
-use patchcord_media::sdp::Offer;
+use patchcord_media::sdp::{Answer, Offer};
 use tokio::sync::{mpsc, oneshot};
 
 use super::leg::{About, Leg, Line};
 use super::load::LoadLimits;
+use super::ports::Ports;
 use super::sockets::PortSockets;
-use super::{Answer, Command, Report, Silence, WorkerHandle, WorkerOptions, placement, start};
+use super::tick::Tick;
+use super::{Command, Report, Silence, Worker, WorkerHandle, WorkerOptions, placement, start};
 use crate::agent::websocket::SocketOptions;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
@@ -27,6 +31,13 @@ use crate::whatsapp::webhook::{self, Notice};
 
 const CONNECT: &[u8] = include_bytes!("../../tests/fixtures/whatsapp/webhook-connect-user-initiated-2025-10.json");
 
+/// As configured by default.
+const SILENCE: Silence = Silence {
+    warn_after: Duration::from_secs(5),
+    consent_lost_after: Duration::from_secs(30),
+    end_after: Duration::from_secs(120),
+};
+
 /// A real offer: its relay's address is always the same.
 fn offer() -> Offer {
     let notices = webhook::parse(CONNECT).unwrap();
@@ -36,16 +47,20 @@ fn offer() -> Offer {
 
 /// A worker with so many UDP ports.
 fn worker(ports: u16) -> WorkerHandle {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port().min(65_000);
+    start(worker_options(first..=first + ports - 1), 0, 1).unwrap().0
+}
+
+fn worker_options(ports: RangeInclusive<u16>) -> WorkerOptions {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
     let roots = rustls::RootCertStore::empty();
-    let options = WorkerOptions {
+    WorkerOptions {
         identity: Arc::new(Identity::generate().unwrap()),
         addresses: vec![(loopback, loopback)],
-        ports: first..=first + ports - 1,
+        ports,
         allow_private: false,
-        silence: Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) },
+        silence: SILENCE,
         load: LoadLimits { lateness: Duration::from_secs(1), share: 1.0 },
         sockets: SocketOptions {
             tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
@@ -55,8 +70,7 @@ fn worker(ports: u16) -> WorkerHandle {
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,
         settings: CurrentSettings::default(),
-    };
-    start(options, 0, 1).unwrap().0
+    }
 }
 
 async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
@@ -65,7 +79,7 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let (reports, _) = mpsc::channel(1);
     let start = Box::default();
     let barge_in = BargeIn::Off;
-    let answer = Answer {
+    let answer = super::Answer {
         call: call.clone(),
         offer: offer(),
         start,
@@ -150,20 +164,82 @@ async fn until(holds: impl Fn(Instant) -> bool) {
     tokio::time::timeout(Duration::from_secs(60), look).await.unwrap();
 }
 
+#[tokio::test]
+async fn only_a_signed_check_takes_a_seat_at_another_address() -> anyhow::Result<()> {
+    let now = Instant::now();
+    let phone_at = SocketAddr::from(([203, 0, 113, 9], 4000));
+    let (mut phone, offer) = Peer::offer(&peer_options(vec![phone_at])?, now)?;
+    let (leg, answer, _told) = leg_for(&Offer::parse(&offer)?)?;
+    let answer = Answer::parse(&answer)?;
+    phone.accept_answer(&answer, now)?;
+    let check = loop {
+        phone.handle_timeout(phone.poll_timeout().unwrap());
+        if let Some(check) = phone.poll_transmit() {
+            break check.data.to_vec();
+        }
+    };
+    let mut forged = check.clone();
+    // Of the transaction's number: what is signed is no longer what was.
+    forged[10] ^= 1;
+
+    let worker = bare_worker()?;
+    let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    assert!(worker.ports.borrow_mut().place(&[], now).is_some_and(|placed| placed.port == 0));
+    worker.legs_by_ufrag.borrow_mut().insert(leg.ufrag(), Rc::new(leg));
+    let from = |number: u16| SocketAddr::from(([198, 51, 100, 1], 1000 + number));
+    let is_seated = |number: u16| worker.ports.borrow().at(0, &from(number)).is_some();
+    for number in 0..100 {
+        worker.receive(0, socket, from(number), &forged, now);
+        assert!(!is_seated(number), "{number}");
+    }
+    for number in 0..100 {
+        worker.receive(0, socket, from(number), &check, now);
+        worker.receive(0, socket, from(number), &forged, now);
+    }
+    assert_eq!((0..100).filter(|number| is_seated(*number)).count(), 16);
+    Ok(())
+}
+
+/// A worker without thread and sockets.
+fn bare_worker() -> anyhow::Result<Worker> {
+    Ok(Worker {
+        ports: RefCell::new(Ports::new(40_000..=40_009, 0, 1)),
+        sockets: RefCell::default(),
+        legs: RefCell::default(),
+        legs_by_ufrag: RefCell::default(),
+        agents: RefCell::default(),
+        tick: Tick::new(&Arc::default()),
+        options: worker_options(40_000..=40_009),
+        index: 0,
+        calls: Arc::default(),
+        is_overloaded: Arc::default(),
+        pulse: Arc::default(),
+    })
+}
+
+fn peer_options(addresses: Vec<SocketAddr>) -> anyhow::Result<PeerOptions> {
+    Ok(PeerOptions {
+        identity: Arc::new(Identity::generate()?),
+        addresses: addresses.into_iter().map(|socket| LocalAddress { socket, advertised: socket }).collect(),
+        allow_private: true,
+        ssrc: 1,
+        consent: Consent::default(),
+    })
+}
+
 /// A call that nobody has connected to.
 fn leg() -> anyhow::Result<(Leg, mpsc::Receiver<Report>)> {
-    let (now, offer, ssrc) = (Instant::now(), offer(), 1);
+    let (leg, _, told) = leg_for(&offer())?;
+    Ok((leg, told))
+}
+
+/// A call with this offer, and its answer.
+fn leg_for(offer: &Offer) -> anyhow::Result<(Leg, String, mpsc::Receiver<Report>)> {
+    let now = Instant::now();
     let sockets = PortSockets::open([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter())?;
-    let silence = Silence { warn_after: Duration::from_secs(5), end_after: Duration::from_secs(30) };
-    let addresses = sockets.addresses().map(|socket| LocalAddress { socket, advertised: socket }).collect();
-    let options = PeerOptions {
-        identity: Arc::new(Identity::generate()?),
-        addresses,
-        allow_private: false,
-        ssrc,
-        consent: Consent { warn_after: silence.warn_after, fail_after: silence.end_after },
-    };
-    let (peer, _) = Peer::answer(&options, &offer, now)?;
+    // Nothing is sent from there.
+    let options = peer_options(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 4002))])?;
+    let (peer, answer) = Peer::answer(&options, offer, now)?;
     let (reports, told) = mpsc::channel(1000);
     let about = About {
         call: CallId::generate(),
@@ -177,8 +253,8 @@ fn leg() -> anyhow::Result<(Leg, mpsc::Receiver<Report>)> {
         pulse: Arc::default(),
         worker: Weak::new(),
     };
-    let line = Line { sockets: Rc::new(sockets), port: 0, silence };
-    Ok((Leg::new(about, peer, &offer, ssrc, line, now), told))
+    let line = Line { sockets: Rc::new(sockets), port: 0, silence: SILENCE };
+    Ok((Leg::new(about, peer, offer, options.ssrc, line, now), answer, told))
 }
 
 #[tokio::test]

@@ -118,6 +118,11 @@ impl Ice {
         Ok(())
     }
 
+    /// Whether a STUN message is signed with this session's passwords.
+    pub fn is_authentic(&mut self, datagram: &[u8]) -> bool {
+        self.guard.as_mut().is_some_and(|guard| guard.authenticate(datagram).is_some())
+    }
+
     /// Takes a STUN message; `false` when it is refused.
     pub fn receive(&mut self, path: Path, datagram: &[u8], now: Instant, outbox: &mut Outbox) -> bool {
         let Some(message) = self.guard.as_mut().and_then(|guard| guard.admit(path.remote, datagram)) else {

@@ -12,7 +12,8 @@ use rtc_crypto::{HmacAlgorithm, Mac, RTCCryptoProvider};
 use super::PeerError;
 use super::stun::{StunKind, StunMessage};
 
-/// Addresses that the remote has proven to be at. A phone that changes networks needs a few.
+/// Addresses that the remote has proven to be at. A phone that changes networks needs a few. One more is refused, and no
+/// earlier one forgotten for it: the ICE agent cannot forget, and checks all of them.
 const MOST_ADDRESSES: usize = 16;
 
 /// Knows both sides' credentials and which addresses have shown that they know them too.
@@ -41,8 +42,20 @@ impl StunGuard {
         })
     }
 
-    /// Reads a message and checks its name and signature. `None`: drop it.
+    /// Reads a message, checks its name and signature, and notes its sender's address. `None`: drop it.
     pub fn admit<'a>(&mut self, from: SocketAddr, datagram: &'a [u8]) -> Option<StunMessage<'a>> {
+        let message = self.authenticate(datagram)?;
+        if !self.is_proven(from) {
+            if self.proven.len() >= MOST_ADDRESSES {
+                return None;
+            }
+            self.proven.push(from);
+        }
+        Some(message)
+    }
+
+    /// Reads a message and checks its name and signature. Changes nothing.
+    pub fn authenticate<'a>(&mut self, datagram: &'a [u8]) -> Option<StunMessage<'a>> {
         let message = StunMessage::parse(datagram)?;
         let integrity = message.integrity.as_ref()?;
         let mac = match message.kind {
@@ -51,12 +64,6 @@ impl StunGuard {
             StunKind::Success => &mut self.responses,
         };
         mac.verify(&[&integrity.header, integrity.attributes], integrity.tag).ok()?;
-        if !self.is_proven(from) {
-            if self.proven.len() >= MOST_ADDRESSES {
-                return None;
-            }
-            self.proven.push(from);
-        }
         Some(message)
     }
 
