@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::event::CallId;
 
-/// Addresses remembered at most: those of the configuration, and some that apps have named. One more is passed over.
+/// Addresses remembered at most: those of the configuration, and some that apps have named. For one more the one tried
+/// longest ago is forgotten.
 const ADDRESSES: usize = 10_000;
 
 /// All agents of this process. Cheap to clone. Addresses are without what is secret.
@@ -71,8 +72,30 @@ impl AgentBook {
 
 impl Entries {
     fn note(&mut self, address: &str, failure: Option<AgentFailure>) {
-        if self.outcomes.len() < ADDRESSES || self.outcomes.contains_key(address) {
-            self.outcomes.insert(address.to_owned(), AgentOutcome { at: SystemTime::now(), failure });
+        if self.outcomes.len() >= ADDRESSES && !self.outcomes.contains_key(address) {
+            let oldest = self.outcomes.iter().min_by_key(|(_, outcome)| outcome.at).map(|(address, _)| address.clone());
+            oldest.map(|oldest| self.outcomes.remove(&oldest));
         }
+        self.outcomes.insert(address.to_owned(), AgentOutcome { at: SystemTime::now(), failure });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::agent_failure::AgentFailureKind;
+
+    #[test]
+    fn one_address_too_many_is_remembered_and_the_one_tried_longest_ago_forgotten() {
+        let (book, call) = (AgentBook::default(), CallId::generate());
+        let long_ago = SystemTime::UNIX_EPOCH;
+        book.failed(&call, "first", AgentFailureKind::Refused.into());
+        book.entries().outcomes.entry("first".to_owned()).and_modify(|outcome| outcome.at = long_ago);
+        for number in 0..ADDRESSES {
+            book.failed(&call, &number.to_string(), AgentFailureKind::Refused.into());
+        }
+        assert_eq!(book.outcome("first"), None);
+        assert!((0..ADDRESSES).all(|number| book.outcome(&number.to_string()).is_some()));
+        assert_eq!(book.entries().outcomes.len(), ADDRESSES);
     }
 }
