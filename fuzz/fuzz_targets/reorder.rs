@@ -50,7 +50,7 @@ enum Payload {
 fuzz_target!(|steps: Vec<Step>| {
     let mut now = Instant::now();
     let mut reorder = Reorder::new(DEFAULT_WAIT);
-    let mut ear = Ear::deaf();
+    let mut ear = Ear::deaf(now);
     ear.take_pcm(SampleRate::Hz16000, now).expect("libopus opens a decoder");
     let (mut sequence, mut timestamp) = (0_u16, 0_u32);
     for step in steps {
@@ -76,7 +76,9 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             ear.hear(slot, now);
         }
-        ear.fill(now);
+        if reorder.poll_timeout().is_none() {
+            ear.fill(now);
+        }
         while let Some(sound) = ear.take() {
             assert_eq!(sound.len(), 640);
         }

@@ -225,7 +225,7 @@ impl Bridge {
             caller_ssrc: None,
             keys: KeyReader::new(KEY_TICKS_PER_MS),
             keys_out: KeySender::new(KEY_TICKS_PER_MS),
-            ear: Ear::deaf(),
+            ear: Ear::deaf(now),
             speech: None,
             recorder: None,
             is_protected: false,
@@ -268,7 +268,9 @@ impl Bridge {
         }
         if self.next_frame_at.is_some() {
             self.drain_reorder(now);
-            if !self.ear.is_mixed() {
+            // Behind a gap packets wait for what is about to be rebuilt.
+            let has_gap = self.agent_hears_caller() && self.reorder.poll_timeout().is_some();
+            if !self.ear.is_mixed() && !has_gap {
                 self.ear.fill(now);
             }
             self.send_due_frames(now);

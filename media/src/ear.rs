@@ -1,17 +1,22 @@
 //! Ear: the caller's sound on its way to the agent.
 //!
 //! Packet-driven: a packet that comes in order is heard in the same instant. A PCM agent gets continuous samples,
-//! 20 ms at a time, whatever the network or a muted phone does; an Opus agent gets the caller's packets as they are.
+//! 20 ms at a time, whatever the network or a muted phone does; an Opus agent gets the caller's packets as they are. While
+//! the caller sends nothing on purpose (DTX) both get silence, a frame when a frame is due.
 
+mod clock;
 mod mixed;
+mod opus;
 mod pcm;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::opus::{OpusError, SampleRate};
+use self::opus::OpusForm;
+use crate::allowance::Allowance;
+use crate::opus::{FRAME, OpusError, SampleRate};
 use crate::reorder::Slot;
 pub(crate) use mixed::MixedForm;
 use pcm::PcmForm;
@@ -25,47 +30,52 @@ pub struct Ear {
     form: Form,
     /// While a third party speaks to the agent.
     mixed: Option<Box<MixedForm>>,
-    queue: VecDeque<Bytes>,
-    dropped: u64,
+    queue: Queue,
 }
 
 #[derive(Debug)]
 enum Form {
     /// Nobody listens.
     Deaf,
-    Opus,
+    Opus(Box<OpusForm>),
     Pcm(Box<PcmForm>),
+}
+
+/// Frames or packets that wait for the agent.
+#[derive(Debug)]
+struct Queue {
+    frames: VecDeque<Bytes>,
+    /// A caller that sends faster than time passes is not heard faster.
+    allowance: Allowance,
+    dropped: u64,
 }
 
 impl Ear {
     /// Nobody listens yet.
-    pub fn deaf() -> Self {
-        Self { form: Form::Deaf, mixed: None, queue: VecDeque::new(), dropped: 0 }
+    pub fn deaf(now: Instant) -> Self {
+        let queue = Queue { frames: VecDeque::new(), allowance: Allowance::new(now), dropped: 0 };
+        Self { form: Form::Deaf, mixed: None, queue }
     }
 
     /// An agent that takes Opus packets begins to listen.
-    pub fn take_opus(&mut self) {
-        self.form = Form::Opus;
-        self.mixed = None;
-        self.queue.clear();
+    pub fn take_opus(&mut self, now: Instant) {
+        self.listen(Form::Opus(Box::new(OpusForm::new(now))));
     }
 
     /// An agent that takes 16-bit samples at this rate begins to listen.
     pub fn take_pcm(&mut self, rate: SampleRate, now: Instant) -> Result<(), OpusError> {
-        self.form = Form::Pcm(Box::new(PcmForm::new(rate, now)?));
-        self.mixed = None;
-        self.queue.clear();
+        self.listen(Form::Pcm(Box::new(PcmForm::new(rate, now)?)));
         Ok(())
     }
 
     /// An agent that listens takes samples at `rate` from now on, or Opus packets. Nothing changes if it does already.
     pub fn change_to(&mut self, rate: Option<SampleRate>, now: Instant) -> Result<(), OpusError> {
         match (&self.form, rate) {
-            (Form::Deaf, _) | (Form::Opus, None) => Ok(()),
+            (Form::Deaf, _) | (Form::Opus(_), None) => Ok(()),
             (Form::Pcm(pcm), Some(rate)) if pcm.rate() == rate => Ok(()),
             (_, Some(rate)) => self.take_pcm(rate, now),
             (Form::Pcm(_), None) => {
-                self.take_opus();
+                self.take_opus(now);
                 Ok(())
             }
         }
@@ -73,31 +83,31 @@ impl Ear {
 
     /// The caller can speak from now on; until then there was nothing to fill.
     pub fn start(&mut self, now: Instant) {
-        if let Form::Pcm(pcm) = &mut self.form {
-            pcm.start(now);
+        match &mut self.form {
+            Form::Deaf => {}
+            Form::Opus(opus) => opus.start(now),
+            Form::Pcm(pcm) => pcm.start(now),
         }
     }
 
     /// Nobody listens any more.
     pub fn deafen(&mut self) {
-        self.form = Form::Deaf;
-        self.mixed = None;
-        self.queue.clear();
+        self.listen(Form::Deaf);
     }
 
     /// Whether anything waits to be taken.
     pub fn has_sound(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.frames.is_empty()
     }
 
     /// The next 20 ms of samples in little-endian bytes, or the next Opus packet.
     pub fn take(&mut self) -> Option<Bytes> {
-        self.queue.pop_front()
+        self.queue.frames.pop_front()
     }
 
-    /// Frames and packets dropped because the agent read too slowly.
+    /// Frames and packets dropped because the agent read too slowly, or the caller sent too much.
     pub fn dropped(&self) -> u64 {
-        self.dropped
+        self.queue.dropped
     }
 
     /// Hears what comes next on the caller's line.
@@ -107,22 +117,18 @@ impl Ear {
     pub fn hear(&mut self, slot: Slot, now: Instant) {
         match &mut self.form {
             Form::Deaf => {}
-            Form::Opus => {
-                if let Slot::Packet { payload, .. } = slot {
-                    self.dropped += u64::from(push(&mut self.queue, payload));
-                }
-            }
+            Form::Opus(opus) => opus.hear(slot, now),
             Form::Pcm(pcm) => pcm.hear(slot, now),
         }
-        self.cut_frames();
+        self.hand_over(now);
     }
 
     /// Hears 20 ms of a mix at 16 kHz in place of the caller's line, until [`restart`](Self::restart).
-    pub fn hear_mix(&mut self, frame: &[i16]) {
+    pub fn hear_mix(&mut self, frame: &[i16], now: Instant) {
         let mixed = match (&mut self.mixed, &self.form) {
             (Some(mixed), _) => mixed,
             (None, Form::Deaf) => return,
-            (None, Form::Opus) => match MixedForm::opus() {
+            (None, Form::Opus(_)) => match MixedForm::opus() {
                 Ok(form) => self.mixed.insert(Box::new(form)),
                 // libopus refuses only when there is no memory; the agent hears nothing then.
                 Err(_) => return,
@@ -130,7 +136,7 @@ impl Ear {
             (None, Form::Pcm(pcm)) => self.mixed.insert(Box::new(MixedForm::pcm(pcm.rate()))),
         };
         if let Some(sound) = mixed.hear(frame) {
-            self.dropped += u64::from(push(&mut self.queue, sound));
+            self.queue.push(sound, FRAME, now);
         }
     }
 
@@ -142,39 +148,65 @@ impl Ear {
     /// Another sender begins, for a new SSRC. One whose numbers or clock jump is noticed without this.
     pub fn restart(&mut self, now: Instant) {
         self.mixed = None;
-        if let Form::Pcm(pcm) = &mut self.form {
-            pcm.restart(now);
+        match &mut self.form {
+            Form::Deaf => {}
+            Form::Opus(opus) => opus.restart(now),
+            Form::Pcm(pcm) => pcm.restart(now),
         }
-        self.cut_frames();
+        self.hand_over(now);
     }
 
-    /// To be called every 20 ms while sound is on: fills the pauses of a caller that sends nothing.
+    /// To be called every 20 ms while sound is on: fills the pauses of a caller that sends nothing. Not while packets wait
+    /// behind a gap: it is about to be rebuilt.
     pub fn fill(&mut self, now: Instant) {
-        if let Form::Pcm(pcm) = &mut self.form {
-            pcm.fill(now);
+        match &mut self.form {
+            Form::Deaf => {}
+            Form::Opus(opus) => opus.fill(now),
+            Form::Pcm(pcm) => pcm.fill(now),
         }
-        self.cut_frames();
+        self.hand_over(now);
     }
 
-    fn cut_frames(&mut self) {
-        if let Form::Pcm(pcm) = &mut self.form {
-            pcm.cut_frames(&mut self.queue, |queue, frame| {
-                let dropped = push(queue, frame);
-                self.dropped += u64::from(dropped);
-                dropped
-            });
+    fn listen(&mut self, form: Form) {
+        self.form = form;
+        self.mixed = None;
+        self.queue.frames.clear();
+    }
+
+    fn hand_over(&mut self, now: Instant) {
+        match &mut self.form {
+            Form::Deaf => {}
+            Form::Opus(opus) => opus.hand_over(&mut self.queue, now),
+            Form::Pcm(pcm) => pcm.hand_over(&mut self.queue, now),
         }
     }
 }
 
-/// The oldest goes if there is no room; says whether it had to.
-fn push(queue: &mut VecDeque<Bytes>, sound: Bytes) -> bool {
-    let is_full = queue.len() >= QUEUE_FRAMES;
-    if is_full {
-        queue.pop_front();
+impl Queue {
+    /// The oldest goes if there is no room; says whether something was dropped.
+    fn push(&mut self, sound: Bytes, duration: Duration, now: Instant) -> bool {
+        let is_full = self.frames.len() >= QUEUE_FRAMES;
+        let is_allowed = self.allowance.spend(duration, now);
+        if is_allowed {
+            if is_full {
+                self.frames.pop_front();
+            }
+            self.frames.push_back(sound);
+        }
+        let has_dropped = is_full || !is_allowed;
+        self.dropped += u64::from(has_dropped);
+        has_dropped
     }
-    queue.push_back(sound);
-    is_full
+}
+
+/// Whether a packet is of a pause, as far as it says so itself: by the sender's voice bit, or as what an encoder makes
+/// while it would rather send nothing (RFC 6716 §2.1.9, one or two bytes).
+fn is_pause(packet: &[u8], voice: Option<bool>) -> Option<bool> {
+    match voice {
+        _ if packet.len() <= 2 => Some(true),
+        Some(voice) => Some(!voice),
+        None => None,
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod rtp;
 pub mod rtcp;
 pub mod reorder;
 pub mod ear;
+mod allowance;
 pub mod speech;
 mod cut;
 pub mod dtmf;

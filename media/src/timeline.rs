@@ -1,7 +1,14 @@
 //! Timeline: the one unbroken RTP line towards a peer, whoever is talking.
 
+use std::time::Duration;
+
 /// RTP clock ticks in one 20 ms frame. Opus counts 48 000 a second at every sample rate (RFC 7587 §4.1).
 pub const TICKS_PER_FRAME: u32 = 960;
+
+/// How long so many RTP clock ticks of Opus last.
+pub(crate) fn duration_of(ticks: u32) -> Duration {
+    Duration::from_micros(u64::from(ticks) * 1000 / 48)
+}
 
 /// Hands out one [`Stamp`] per 20 ms frame.
 ///

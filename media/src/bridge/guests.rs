@@ -67,7 +67,7 @@ impl Bridge {
         }
         let mixed = mixer.tick(&mut self.frame, talking);
         match mixer.agent_hears() {
-            Some(frame) => self.ear.hear_mix(frame),
+            Some(frame) => self.ear.hear_mix(frame, now),
             None if self.ear.is_mixed() => self.ear.restart(now),
             None => {}
         }

@@ -62,7 +62,7 @@ impl Bridge {
             }
             PartySound::Opus => {
                 self.source.set_voice(voice, Profile::Eco)?;
-                self.ear.take_opus();
+                self.ear.take_opus(now);
             }
         }
         self.source.go_live();

@@ -66,6 +66,110 @@ fn a_pause_of_any_length_lasts_as_long_for_the_agent() {
     }
 }
 
+/// How a sender leaves out a pause (DTX).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// A few quiet packets, then one every 400 ms, as libopus does it.
+    Refreshed,
+    /// A few quiet packets, then nothing.
+    Silent,
+    /// The bytes that libopus makes and would rather not have sent.
+    Bytes,
+    /// Nothing, right after a word.
+    Abrupt,
+}
+
+#[test]
+fn a_live_agent_gets_a_frame_when_a_frame_is_due_while_the_caller_sends_dtx() {
+    for pause in [Pause::Refreshed, Pause::Silent, Pause::Bytes, Pause::Abrupt] {
+        for hears_opus in [false, true] {
+            for phase in [0, 1, 7, 13, 19] {
+                let mut call = if hears_opus { Call::opus() } else { Call::new() };
+                call.run(phase);
+                let words = speech(50);
+                let mut sequence = 0;
+                for round in 0..3u32 {
+                    // 1 s of speech, 3 s of pause.
+                    for frame in 0..200u32 {
+                        let in_pause = frame.checked_sub(50);
+                        let packet: Option<&[u8]> = match (in_pause, pause) {
+                            (None, _) => Some(&words[frame as usize]),
+                            (Some(_), Pause::Bytes) => Some(&SILENCE[..1]),
+                            (Some(_), Pause::Abrupt) => None,
+                            (Some(0..10), _) => Some(&SILENCE),
+                            (Some(since), Pause::Refreshed) if since % 20 == 10 => Some(&SILENCE),
+                            (Some(_), Pause::Refreshed | Pause::Silent) => None,
+                        };
+                        let before = call.frames.len();
+                        if let Some(packet) = packet {
+                            call.send(sequence, (round * 200 + frame) * 960, packet);
+                            sequence += 1;
+                        }
+                        // The encoder's voice bit comes with the second packet of a word or so.
+                        if in_pause.is_none() && frame >= 3 {
+                            assert!(call.frames.len() > before, "{pause:?}: a word waits");
+                        }
+                        call.run(20);
+                        let (given, line) = (call.given_ms(), u64::from(round * 200 + frame + 1) * 20);
+                        let behind = if pause == Pause::Abrupt { 80 } else { 20 };
+                        assert!(
+                            (line.saturating_sub(behind)..=line + 40).contains(&given),
+                            "{pause:?} {phase}: {given} of {line}"
+                        );
+                    }
+                }
+                let longest = if pause == Pause::Abrupt { 80 } else { 45 };
+                let gaps = call.frames.windows(2).map(|two| two[1] - two[0]);
+                assert!(gaps.max().is_some_and(|gap| gap <= longest), "{pause:?} {phase} {hears_opus}");
+                let burst = if pause == Pause::Abrupt { 5 } else { 2 };
+                let at_once = call.frames.chunk_by(|one, other| one == other).map(<[u64]>::len).max();
+                assert!(at_once <= Some(burst), "{pause:?} {phase} {hears_opus}: {at_once:?} frames at once");
+                assert!(call.largest_step < 9000, "{}", call.largest_step);
+            }
+        }
+    }
+}
+
+/// The network's delay is now longer, now shorter than it was when the pause began.
+#[test]
+fn a_late_packet_in_a_pause_adds_no_delay_and_leaves_no_hole() {
+    for late_ms in [15, 30, 55] {
+        let mut call = Call::new();
+        let words = speech(20);
+        for (index, packet) in words.iter().enumerate() {
+            call.send(index as u16, index as u32 * 960, packet);
+            call.run(20);
+        }
+        call.send(20, 20 * 960, &SILENCE);
+        for refresh in 1..50u32 {
+            let late = if refresh % 2 == 0 { 0 } else { late_ms };
+            let before = if refresh % 2 == 0 { late_ms } else { 0 };
+            call.run(400 + late - before);
+            call.send(20 + refresh as u16, (20 + 20 * refresh) * 960, &SILENCE);
+        }
+        let gaps = call.frames.windows(2).map(|two| two[1] - two[0]);
+        assert!(gaps.max().is_some_and(|gap| gap <= 45), "{late_ms} ms late");
+        assert!(call.given_ms().abs_diff(call.ms) <= 60, "{late_ms} ms late: {} of {}", call.given_ms(), call.ms);
+    }
+}
+
+#[test]
+fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
+    for hears_opus in [false, true] {
+        let mut call = if hears_opus { Call::opus() } else { Call::new() };
+        let words = speech(50);
+        for packet in 0..100_000u32 {
+            call.send((packet & 0xffff) as u16, packet * 960, &words[packet as usize % 50]);
+            if packet % 10 == 0 {
+                call.run(1);
+            }
+        }
+        // 10 s have passed.
+        assert!(call.given_ms() < 16_000, "{} ms", call.given_ms());
+        assert!(call.ear.dropped() > 90_000);
+    }
+}
+
 #[test]
 fn nothing_that_waited_before_the_first_packet_is_taken_back() {
     let mut call = Call::new();
@@ -217,6 +321,9 @@ impl Chance {
 struct Call {
     reorder: Reorder,
     ear: Ear,
+    hears_opus: bool,
+    /// When frames came, in ms.
+    frames: Vec<u64>,
     now: Instant,
     ms: u64,
     samples: u64,
@@ -228,12 +335,35 @@ struct Call {
 
 impl Call {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn opus() -> Self {
+        Self::with(true)
+    }
+
+    fn with(hears_opus: bool) -> Self {
         let now = Instant::now();
-        let mut ear = Ear::deaf();
-        ear.take_pcm(RATE, now).unwrap();
+        let mut ear = Ear::deaf(now);
+        match hears_opus {
+            true => ear.take_opus(now),
+            false => ear.take_pcm(RATE, now).unwrap(),
+        }
         ear.start(now);
         let reorder = Reorder::new(DEFAULT_WAIT);
-        Self { reorder, ear, now, ms: 0, samples: 0, keeps: true, heard: Vec::new(), last: 0, largest_step: 0 }
+        Self {
+            reorder,
+            ear,
+            hears_opus,
+            frames: Vec::new(),
+            now,
+            ms: 0,
+            samples: 0,
+            keeps: true,
+            heard: Vec::new(),
+            last: 0,
+            largest_step: 0,
+        }
     }
 
     fn send(&mut self, sequence: u16, timestamp: u32, packet: &[u8]) {
@@ -247,7 +377,9 @@ impl Call {
             self.ms += 1;
             if self.ms.is_multiple_of(20) {
                 self.drain();
-                self.ear.fill(self.now);
+                if self.reorder.poll_timeout().is_none() {
+                    self.ear.fill(self.now);
+                }
                 self.take();
             }
         }
@@ -262,8 +394,11 @@ impl Call {
 
     fn take(&mut self) {
         while let Some(frame) = self.ear.take() {
-            self.samples += frame.len() as u64 / 2;
+            self.samples += if self.hears_opus { 320 } else { frame.len() as u64 / 2 };
             if self.keeps {
+                self.frames.push(self.ms);
+            }
+            if self.keeps && !self.hears_opus {
                 for pair in frame.as_chunks::<2>().0 {
                     let sample = i16::from_le_bytes(*pair);
                     self.largest_step = self.largest_step.max(sample.abs_diff(self.last));
