@@ -8,6 +8,7 @@ mod party;
 mod playback;
 mod apart;
 mod guests;
+mod hearing;
 mod moment;
 mod recording;
 
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::allowance::Allowance;
 use crate::dtmf::{Key, KeyReader, KeySender};
 use crate::ear::Ear;
 use crate::gather::{Gather, Gathered};
@@ -25,8 +27,8 @@ use crate::mixer::{GuestId, Mixer};
 use crate::opus::{MAX_ENCODED_BYTES, Profile, SampleRate};
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
 use crate::recorder::Recorder;
-use crate::reorder::{DEFAULT_WAIT, Reorder, Slot};
-use crate::rtp::{RtpHeader, RtpPacket};
+use crate::reorder::{DEFAULT_WAIT, Reorder};
+use crate::rtp::RtpHeader;
 use crate::source::{Ended, MarkStatus, Source};
 use crate::speech::{SpeechDetector, SpeechEvent};
 use crate::timeline::{Stamp, Timeline};
@@ -55,9 +57,10 @@ pub struct BridgeOptions {
     pub opus_payload_type: u8,
     /// As negotiated, if it was.
     pub telephone_event_payload_type: Option<u8>,
-    /// Nothing from the caller for so long gives [`BridgeEvent::MediaSilent`].
+    /// No RTP and no RTCP from the caller for so long gives [`BridgeEvent::MediaSilent`].
     pub silence_warn_after: Duration,
-    /// Nothing from the caller for so long gives [`MediaFailure::Silent`].
+    /// No RTP and no RTCP from the caller for so long gives [`MediaFailure::Silent`], though it answers connectivity
+    /// checks. A caller that does not is given up by the peer's own [`Consent`](crate::peer::Consent).
     pub silence_end_after: Duration,
 }
 
@@ -99,7 +102,7 @@ impl PartySound {
 pub enum BridgeEvent {
     /// ICE and DTLS are done.
     MediaConnected,
-    /// Nothing comes from the caller (true), or something came again.
+    /// Nothing comes from the caller, or it leaves connectivity checks unanswered (true); or all is well again.
     MediaSilent(bool),
     /// Sound can flow no more. Comes once.
     MediaFailed(MediaFailure),
@@ -158,7 +161,9 @@ pub struct BridgeStats {
     pub lost: u64,
     /// Packets of the caller that came too late.
     pub late: u64,
-    /// Frames dropped because the agent read too slowly.
+    /// Packets of the caller beyond what real time and a burst allow.
+    pub excess: u64,
+    /// Frames dropped because the agent read too slowly, or the caller sent too much.
     pub dropped_for_agent: u64,
     /// Frames towards the caller left out because the worker was late.
     pub frames_skipped: u64,
@@ -170,9 +175,14 @@ pub struct BridgeStats {
 pub struct Bridge {
     peer: Peer,
     options: BridgeOptions,
+    /// Against a caller that sends faster than time passes.
+    intake: Allowance,
+    excess: u64,
     reorder: Reorder,
     /// Who speaks, by RTP.
     caller_ssrc: Option<u32>,
+    /// Who presses keys: a gateway may send them as another sender.
+    keys_ssrc: Option<u32>,
     keys: KeyReader,
     keys_out: KeySender,
     ear: Ear,
@@ -212,7 +222,11 @@ enum Playing {
 /// When something of the caller last came, while that matters.
 #[derive(Debug)]
 struct Liveness {
+    /// RTP or RTCP.
     heard_at: Instant,
+    /// Its answers to connectivity checks are overdue.
+    is_unanswered: bool,
+    /// As it was last told.
     is_silent: bool,
 }
 
@@ -221,8 +235,11 @@ impl Bridge {
     pub fn new(peer: Peer, options: BridgeOptions, now: Instant) -> Self {
         Self {
             peer,
+            intake: Allowance::new(now),
+            excess: 0,
             reorder: Reorder::new(DEFAULT_WAIT),
             caller_ssrc: None,
+            keys_ssrc: None,
             keys: KeyReader::new(KEY_TICKS_PER_MS),
             keys_out: KeySender::new(KEY_TICKS_PER_MS),
             ear: Ear::deaf(now),
@@ -240,7 +257,7 @@ impl Bridge {
             frames_skipped: 0,
             frame: Vec::with_capacity(MAX_ENCODED_BYTES),
             waiting: Vec::new(),
-            liveness: Liveness { heard_at: now, is_silent: false },
+            liveness: Liveness { heard_at: now, is_unanswered: false, is_silent: false },
             sealed: VecDeque::new(),
             events: VecDeque::new(),
             is_over: false,
@@ -254,11 +271,16 @@ impl Bridge {
         if self.peer.sound_at() == Some(now) {
             // A muted phone may pause its RTP; its reports say that it is there.
             self.liveness.heard_at = now;
-            self.be_silent(false);
+            self.tell_silence(now);
         }
         if let Some(packet) = packet {
             self.hear(packet, now);
         }
+    }
+
+    /// Whether a STUN message from an address that is not known yet is the caller's (see [`Peer::is_authentic_stun`]).
+    pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
+        self.peer.is_authentic_stun(datagram)
     }
 
     /// To be called every 10 to 20 ms: drives the peer's timers and sends the frame that is due.
@@ -275,8 +297,11 @@ impl Bridge {
             }
             self.send_due_frames(now);
             self.drive_keys(now);
-            self.watch_silence(now);
+            if now.saturating_duration_since(self.liveness.heard_at) >= self.options.silence_end_after {
+                self.fail(MediaFailure::Silent);
+            }
         }
+        self.tell_silence(now);
     }
 
     /// Nothing was read for `gap`, by no fault of the caller's: to be called before [`handle_timeout`](Self::handle_timeout),
@@ -290,11 +315,6 @@ impl Bridge {
     }
 
     /// How much earlier in every 20 ms frames could leave without one being late, if that is worth it: a live agent's
-    /// Whether a STUN message from an address that is not known yet is the caller's (see [`Peer::is_authentic_stun`]).
-    pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
-        self.peer.is_authentic_stun(datagram)
-    }
-
     /// wait for nothing. Told once; whoever calls [`handle_timeout`](Self::handle_timeout) so much earlier from now on
     /// says so by [`move_earlier`](Self::move_earlier).
     pub fn poll_earlier(&mut self) -> Option<Duration> {
@@ -340,6 +360,7 @@ impl Bridge {
             peer: self.peer.stats(),
             lost: reorder.lost,
             late: reorder.late,
+            excess: self.excess,
             dropped_for_agent: self.ear.dropped(),
             frames_skipped: self.frames_skipped,
             trimmed: self.source.trimmed(),
@@ -352,56 +373,6 @@ impl Bridge {
         self.next_frame_at = None;
         self.sealed.clear();
         self.peer.close(now);
-    }
-
-    fn hear(&mut self, packet: RtpPacket, now: Instant) {
-        if self.next_frame_at.is_none() {
-            // Nobody has answered the call yet.
-            return;
-        }
-        if packet.payload_type == self.options.opus_payload_type {
-            self.follow(packet.ssrc, now);
-            self.reorder.push(packet.sequence, packet.timestamp, packet.payload, now);
-        } else if Some(packet.payload_type) == self.options.telephone_event_payload_type {
-            self.reorder.skip(packet.sequence, now);
-            for key in self.keys.read(packet.timestamp, &packet.payload, now).into_iter().flatten() {
-                self.press(key, now);
-            }
-        } else {
-            self.reorder.skip(packet.sequence, now);
-        }
-        self.drain_reorder(now);
-    }
-
-    /// Another SSRC is another sender: nothing of the old line leads into the new one.
-    fn follow(&mut self, ssrc: u32, now: Instant) {
-        if self.caller_ssrc.replace(ssrc).is_some_and(|before| before != ssrc) {
-            self.reorder.reset();
-            self.keys.reset();
-            self.ear.restart(now);
-        }
-    }
-
-    fn drain_reorder(&mut self, now: Instant) {
-        while let Some(slot) = self.reorder.poll(now) {
-            self.hear_slot(slot, now);
-        }
-    }
-
-    /// Everybody who listens to the caller hears what comes next.
-    fn hear_slot(&mut self, slot: Slot, now: Instant) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.caller(&slot, now);
-        }
-        if let Some(event) = self.speech.as_mut().and_then(|speech| speech.hear(&slot)) {
-            self.events.push_back(BridgeEvent::Speech(event));
-        }
-        if let Some(mixer) = &mut self.mixer {
-            mixer.hear_caller(&slot);
-        }
-        if !self.ear.is_mixed() && self.agent_hears_caller() {
-            self.ear.hear(slot, now);
-        }
     }
 
     fn send_due_frames(&mut self, now: Instant) {
@@ -455,8 +426,8 @@ impl Bridge {
     fn take_peer_event(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Connected { .. } => self.events.push_back(BridgeEvent::MediaConnected),
-            PeerEvent::ConsentLost => self.be_silent(true),
-            PeerEvent::ConsentRegained => self.be_silent(false),
+            PeerEvent::ConsentLost => self.liveness.is_unanswered = true,
+            PeerEvent::ConsentRegained => self.liveness.is_unanswered = false,
             PeerEvent::Closed(reason) => self.fail(match reason {
                 CloseReason::ClosedByRemote => MediaFailure::ClosedByPeer,
                 CloseReason::ConsentExpired => MediaFailure::Silent,
@@ -466,22 +437,6 @@ impl Bridge {
                 CloseReason::FingerprintMismatch => MediaFailure::FingerprintMismatch,
                 CloseReason::HandshakeFailed => MediaFailure::HandshakeFailed,
             }),
-        }
-    }
-
-    fn watch_silence(&mut self, now: Instant) {
-        let silent_for = now.saturating_duration_since(self.liveness.heard_at);
-        if silent_for >= self.options.silence_end_after {
-            self.fail(MediaFailure::Silent);
-        } else if silent_for >= self.options.silence_warn_after {
-            self.be_silent(true);
-        }
-    }
-
-    fn be_silent(&mut self, silent: bool) {
-        if self.liveness.is_silent != silent {
-            self.liveness.is_silent = silent;
-            self.events.push_back(BridgeEvent::MediaSilent(silent));
         }
     }
 

@@ -16,6 +16,13 @@ pub const OVER_AFTER: Duration = Duration::from_millis(150);
 /// A sender that stamps events of an 8 kHz clock with its 48 kHz line still has 0.8 s of it.
 const STRAGGLER: Duration = Duration::from_secs(5);
 
+/// Packets of one press follow one another, and copies of its end, within this time: 20 to 50 ms and some jitter. Between
+/// two presses lie a pause of 40 ms at the least and the time until the second is known to be one.
+const FRESH: Duration = Duration::from_millis(60);
+
+/// The clock of the sound, which some senders stamp their events with whatever the events' own clock is.
+const LINE_TICKS_PER_MS: u32 = 48;
+
 /// The longest duration that fits into a packet. A longer press goes on in a new segment (RFC 4733 §2.5.1.3).
 const SEGMENT: u16 = u16::MAX;
 
@@ -43,33 +50,36 @@ pub struct Key {
 /// Gives each key once and in order, however often, late or seldom its packets come.
 ///
 /// A key is told at the first packet of its end; if no end arrives, at the first packet of the next key, or
-/// [`OVER_AFTER`] its last packet.
+/// [`OVER_AFTER`] its last packet. Senders that give each packet of one press a timestamp of its own are put up with: an
+/// event that begins before the last press of the same key has ended is that press.
 #[derive(Debug)]
 pub struct KeyReader {
     ticks_per_ms: u32,
-    /// The press that was told last. Its packets, and all older ones, say nothing new.
-    told: Option<Told>,
+    /// The timestamp of the press that was told last. Older packets say nothing new.
+    told_until: Option<u32>,
+    /// The last press of each key that was told.
+    told: [Option<Told>; DIGITS.len()],
     /// The press that goes on.
     pressed: Option<Press>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Told {
-    /// Of its latest segment.
-    timestamp: u32,
-    event: u8,
+    press: Press,
     /// No end of it came: it may still go on.
     is_open: bool,
 }
 
+/// A press as far as its packets have told; also what a single packet tells. Times are in ticks of the event's clock.
 #[derive(Debug, Clone, Copy)]
 struct Press {
-    /// Of its latest segment, in the event's clock. It names the press.
-    timestamp: u32,
     event: u8,
-    /// Ticks of the segments before this one.
+    began: u32,
+    /// Of its latest segment. It names the press.
+    timestamp: u32,
+    /// Duration of the segments before this one.
     before: u32,
-    /// Ticks of this segment.
+    /// Duration of this segment.
     duration: u16,
     updated_at: Instant,
 }
@@ -78,7 +88,7 @@ impl KeyReader {
     /// A reader of events whose clock, by their own `rtpmap`, makes so many ticks a millisecond: 8 for
     /// `telephone-event/8000`, 48 for `telephone-event/48000`.
     pub fn new(ticks_per_ms: u32) -> Self {
-        Self { ticks_per_ms: ticks_per_ms.max(1), told: None, pressed: None }
+        Self { ticks_per_ms: ticks_per_ms.max(1), told_until: None, told: [None; DIGITS.len()], pressed: None }
     }
 
     /// Reads one telephone-event payload; `timestamp` is that of its RTP header, the same for a whole press.
@@ -87,33 +97,22 @@ impl KeyReader {
     pub fn read(&mut self, timestamp: u32, payload: &[u8], now: Instant) -> [Option<Key>; 2] {
         let &[event, flags, high, low, ..] = payload else { return [None, None] };
         let is_end = flags & 0x80 != 0;
-        if usize::from(event) >= DIGITS.len() || self.is_told(timestamp, event, is_end) {
+        let duration = u16::from_be_bytes([high, low]);
+        let packet = Press { event, began: timestamp, timestamp, before: 0, duration, updated_at: now };
+        if let Some(press) = self.pressed.filter(|press| press.reaches(&packet, self.line_ticks())) {
+            return [self.take_in(press.and(&packet), is_end), None];
+        }
+        if usize::from(event) >= DIGITS.len() || self.is_told(&packet, is_end) {
             return [None, None];
         }
-        let duration = u16::from_be_bytes([high, low]);
-        let mut packet = Press { timestamp, event, before: 0, duration, updated_at: now };
         match self.pressed {
-            None => {}
-            Some(press) if press.timestamp == timestamp && press.event == event => {
-                packet.before = press.before;
-                packet.duration = duration.max(press.duration);
-            }
-            Some(press) if press.event == event && continues(press.timestamp, timestamp) => {
-                packet.before = press.before.saturating_add(SEGMENT.into());
-            }
-            // A straggler of an earlier segment.
-            Some(press) if press.before > 0 && press.event == event && continues(timestamp, press.timestamp) => {
-                return [None, None];
-            }
+            None => [self.take_in(packet, is_end), None],
+            Some(press) if press.meets(&packet, self.line_ticks()) => [self.take_in(press.and(&packet), is_end), None],
             // A straggler of a key that nothing was known of, and that the pressed one has followed.
-            Some(press) if is_older(timestamp, press.timestamp) => return [self.tell(packet, true), None],
-            Some(press) => {
-                // A new press tells that the one before is over, though no end of it came.
-                let before = self.tell(press, true);
-                return [before, self.take_in(packet, is_end)];
-            }
+            Some(press) if is_older(timestamp, press.timestamp) => [self.tell(packet, true), None],
+            // A new press tells that the one before is over, though no end of it came.
+            Some(press) => [self.tell(press, true), self.take_in(packet, is_end)],
         }
-        [self.take_in(packet, is_end), None]
     }
 
     /// The key whose end is lost, once its time is over.
@@ -128,10 +127,17 @@ impl KeyReader {
         self.pressed.map(|press| press.updated_at + OVER_AFTER)
     }
 
-    /// Forgets what was told and pressed, for a new SSRC.
-    pub fn reset(&mut self) {
-        self.told = None;
-        self.pressed = None;
+    /// Another sender begins, for a new SSRC: nothing told before counts any more. Gives the key that was pressed.
+    pub fn restart(&mut self) -> Option<Key> {
+        let pressed = self.pressed.take().and_then(|press| self.tell(press, true));
+        self.told_until = None;
+        self.told = [None; DIGITS.len()];
+        pressed
+    }
+
+    /// Ticks of the sound's clock in one of the events'.
+    fn line_ticks(&self) -> u32 {
+        (LINE_TICKS_PER_MS / self.ticks_per_ms).max(1)
     }
 
     fn take_in(&mut self, press: Press, is_end: bool) -> Option<Key> {
@@ -140,27 +146,87 @@ impl KeyReader {
     }
 
     fn tell(&mut self, press: Press, is_open: bool) -> Option<Key> {
-        self.told = Some(Told { timestamp: press.timestamp, event: press.event, is_open });
-        let ticks = press.before.saturating_add(press.duration.into());
-        let digit = *DIGITS.get(usize::from(press.event))?;
-        Some(Key { digit, duration_ms: ticks / self.ticks_per_ms })
+        let event = usize::from(press.event);
+        self.told_until = Some(press.timestamp);
+        *self.told.get_mut(event)? = Some(Told { press, is_open });
+        Some(Key { digit: *DIGITS.get(event)?, duration_ms: press.ticks() / self.ticks_per_ms })
     }
 
-    /// Whether the key of this packet was told before. A key told without its end may go on into its next segment.
-    fn is_told(&mut self, timestamp: u32, event: u8, is_end: bool) -> bool {
-        let straggler = STRAGGLER.as_millis() as u32 * self.ticks_per_ms;
-        let Some(told) = &mut self.told else { return false };
-        if told.is_open && told.event == event && continues(told.timestamp, timestamp) {
-            told.timestamp = timestamp;
+    /// Whether the key of this packet was told before. A key told without its end may still go on.
+    fn is_told(&mut self, packet: &Press, is_end: bool) -> bool {
+        let line_ticks = self.line_ticks();
+        if let Some(told) = self.told.get_mut(usize::from(packet.event)).and_then(Option::as_mut) {
+            if told.is_open && told.press.meets(packet, line_ticks) {
+                *told = Told { press: told.press.and(packet), is_open: !is_end };
+                return true;
+            }
+            if !told.is_open && told.press.covers(packet, is_end, line_ticks) {
+                told.press.updated_at = packet.updated_at;
+                return true;
+            }
         }
-        told.is_open &= !(is_end && told.timestamp == timestamp && told.event == event);
-        told.timestamp.wrapping_sub(timestamp) <= straggler
+        let straggler = STRAGGLER.as_millis() as u32 * self.ticks_per_ms;
+        self.told_until.is_some_and(|told| told.wrapping_sub(packet.timestamp) <= straggler)
     }
 }
 
-/// Whether a segment at `timestamp` is the one right after a full segment at `before`.
-fn continues(before: u32, timestamp: u32) -> bool {
-    timestamp.wrapping_sub(before) == u32::from(SEGMENT)
+impl Press {
+    fn ticks(&self) -> u32 {
+        self.before.saturating_add(self.duration.into())
+    }
+
+    /// Whether a packet is of this press while no end of it has come, though it may be older than all that is known of it.
+    fn meets(&self, packet: &Press, line_ticks: u32) -> bool {
+        let leads = self.began.wrapping_sub(packet.timestamp) <= u32::from(packet.duration);
+        self.reaches(packet, line_ticks) || (packet.event == self.event && leads)
+    }
+
+    /// Whether a packet touches what is known of this press, is its next segment (RFC 4733 §2.5.1.3), or has grown by as
+    /// much as it has moved.
+    fn reaches(&self, packet: &Press, line_ticks: u32) -> bool {
+        let known = self.timestamp.wrapping_sub(self.began).saturating_add(self.duration.into());
+        let step = packet.timestamp.wrapping_sub(self.timestamp);
+        let follows = packet.timestamp.wrapping_sub(self.began) <= known || step == u32::from(SEGMENT);
+        let grown = u32::from(packet.duration.saturating_sub(self.duration));
+        let grows = grown > 0 && step <= grown * line_ticks && self.is_fresh(packet);
+        packet.event == self.event && (follows || grows)
+    }
+
+    /// Whether a packet is of this press although an end of it has come: it begins before the press ended, or is a copy of
+    /// the end with a timestamp of its own.
+    fn covers(&self, packet: &Press, is_end: bool, line_ticks: u32) -> bool {
+        let is_within = packet.timestamp.wrapping_sub(self.began) < self.ticks();
+        let (step, duration) = (packet.timestamp.wrapping_sub(self.timestamp), u32::from(self.duration));
+        let is_same_end = packet.duration == self.duration && step < duration * line_ticks && self.is_fresh(packet);
+        is_within || (is_end && (step < duration || is_same_end))
+    }
+
+    fn is_fresh(&self, packet: &Press) -> bool {
+        packet.updated_at.saturating_duration_since(self.updated_at) < FRESH
+    }
+
+    /// This press with what one more packet tells of it.
+    fn and(&self, packet: &Press) -> Press {
+        let step = packet.timestamp.wrapping_sub(self.timestamp);
+        let is_later = !is_older(packet.timestamp, self.timestamp);
+        // Timestamps that move within a press leave its duration growing; a segment's begins anew.
+        let begins_anew = step >= u32::from(self.duration) && packet.duration <= self.duration;
+        let is_segment = is_later && step > 0 && (step == u32::from(SEGMENT) || begins_anew);
+        let is_earlier_segment = !is_later && self.before > 0;
+        let mut press = Press { updated_at: packet.updated_at, ..*self };
+        if is_segment {
+            press.before = self.before.saturating_add(step);
+            press.duration = packet.duration;
+        } else if !is_earlier_segment {
+            press.duration = self.duration.max(packet.duration);
+        }
+        if is_later {
+            press.timestamp = packet.timestamp;
+        } else if is_older(packet.timestamp, self.began) {
+            press.began = packet.timestamp;
+        }
+        press
+    }
 }
 
 fn is_older(timestamp: u32, than: u32) -> bool {

@@ -132,6 +132,11 @@ impl Recorder {
         self.write();
     }
 
+    /// Another sender speaks for the caller from now on: its timestamps have nothing to do with those before.
+    pub fn caller_restarts(&mut self) {
+        self.caller.restart();
+    }
+
     /// Both channels are silent until [`resume`](Self::resume). Time goes on.
     pub fn pause(&mut self) {
         self.paused = true;

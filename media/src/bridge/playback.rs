@@ -9,6 +9,7 @@ use crate::dtmf::{Key, KeyError, KeyPacket};
 use crate::gather::{Gather, GatherOptions};
 use crate::opus::SILENCE;
 use crate::prompt::{Prompt, Repeat};
+use crate::rtp::RtpPacket;
 use crate::timeline::Stamp;
 
 /// Why keys cannot be pressed towards the caller.
@@ -63,7 +64,17 @@ impl Bridge {
         self.gather.is_some()
     }
 
-    pub(super) fn press(&mut self, key: Key, now: Instant) {
+    /// Of one sender's timestamps those of another say nothing.
+    pub(super) fn hear_keys(&mut self, packet: &RtpPacket, now: Instant) {
+        let is_another = self.keys_ssrc.replace(packet.ssrc).is_some_and(|before| before != packet.ssrc);
+        let before = if is_another { self.keys.restart() } else { None };
+        let told = self.keys.read(packet.timestamp, &packet.payload, now);
+        for key in before.into_iter().chain(told.into_iter().flatten()) {
+            self.press(key, now);
+        }
+    }
+
+    fn press(&mut self, key: Key, now: Instant) {
         self.events.push_back(BridgeEvent::Dtmf(key));
         self.stop_prompt_of_gather(now);
         if let Some(gathered) = self.gather.as_mut().and_then(|gather| gather.press(key.digit, now)) {

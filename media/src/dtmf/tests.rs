@@ -68,6 +68,83 @@ fn a_long_press_told_too_early_is_not_told_again() {
 }
 
 #[test]
+fn an_event_that_begins_before_the_last_press_of_its_key_has_ended_is_that_press() {
+    let updates = |moves: u32| (0..5).map(move |index| (1000 + moves * index, false, 160 * (index as u16 + 1)));
+    let ends = |from: u32, moves: u32| (0..3).map(move |index| (1000 + from + moves * index, true, 960));
+    let presses: [Vec<(u32, bool, u16)>; 7] = [
+        // Each copy of the end has a timestamp of its own.
+        updates(0).chain(ends(0, 160)).collect(),
+        // So has each packet, and the end comes at its place.
+        updates(160).chain(ends(800, 160)).collect(),
+        // The packets are pieces of the press.
+        (0..5)
+            .map(|index| (1000 + 160 * index, false, 160))
+            .chain(ends(800, 0).map(|(at, end, _)| (at, end, 160)))
+            .collect(),
+        // Copies and updates in disorder.
+        [
+            (1160, false, 320),
+            (1000, false, 160),
+            (1480, false, 640),
+            (1320, false, 480),
+            (1800, true, 960),
+            (1640, false, 800),
+            (1960, true, 960),
+        ]
+        .to_vec(),
+        // The same two with the timestamps of the sound, of which six make one of the event's.
+        updates(0).chain(ends(0, 960)).collect(),
+        updates(960).chain(ends(4800, 960)).collect(),
+        // Nothing but copies of the end, the last one first.
+        ends(0, 160).collect::<Vec<_>>().into_iter().rev().collect(),
+    ];
+    for (index, press) in presses.iter().enumerate() {
+        let mut wire = Wire::new(8);
+        let mut told = Vec::new();
+        for (timestamp, end, duration) in press {
+            told.extend(wire.read(*timestamp, 8, *end, *duration));
+            wire.now += Duration::from_millis(20);
+        }
+        wire.now += OVER_AFTER;
+        told.extend(wire.reader.handle_timeout(wire.now));
+        assert_eq!(told.iter().map(|key| key.digit).collect::<String>(), "8", "{index}");
+        assert!((100..=140).contains(&told[0].duration_ms), "{index}: {} ms", told[0].duration_ms);
+        // Pressed again 60 ms after it was let go, or at once after its end.
+        let begin = match index {
+            0 | 2 => 1960,
+            4 | 5 => 1000 + 6 * 1440,
+            _ => 2440,
+        };
+        told.extend(wire.read(begin, 8, false, 160));
+        told.extend(wire.read(begin, 8, true, 800));
+        assert_eq!(told.len(), 2, "{index}: the same key again");
+    }
+}
+
+#[test]
+fn keys_that_overlap_are_two_keys() {
+    let mut wire = Wire::new(8);
+    assert_eq!(wire.read(1000, 5, false, 160), []);
+    assert_eq!(wire.read(1160, 5, false, 320), []);
+    assert_eq!(wire.read(1320, 6, false, 160), [key('5', 40)], "a second finger");
+    assert_eq!(wire.read(1320, 5, false, 480), []);
+    assert_eq!(wire.read(1480, 5, true, 640), []);
+    assert_eq!(wire.read(1320, 6, true, 800), [key('6', 100)]);
+    assert_eq!(wire.read(1640, 5, true, 640), [], "a copy of the end of 5, after 6");
+    assert_eq!(wire.read(1480, 6, true, 800), []);
+    assert_eq!(wire.read(2440, 5, true, 800), [key('5', 100)]);
+}
+
+#[test]
+fn another_sender_tells_the_key_that_was_pressed_and_its_own() {
+    let mut wire = Wire::new(8);
+    assert_eq!(wire.read(50_000, 5, false, 480), []);
+    assert_eq!(wire.reader.restart(), Some(key('5', 60)));
+    assert_eq!(wire.reader.restart(), None);
+    assert_eq!(wire.read(49_000, 5, true, 800), [key('5', 100)]);
+}
+
+#[test]
 fn a_clock_that_starts_anew_is_followed() {
     let mut wire = Wire::new(8);
     wire.read(1_000_000, 1, true, 800);

@@ -87,6 +87,12 @@ impl CallerLine {
         self.passed
     }
 
+    /// The next slot is another sender's, who is laid where its first packet comes in time.
+    pub(super) fn restart(&mut self) {
+        self.clock = None;
+        self.repeats_left = 0;
+    }
+
     /// Lays one slot down. `arrival` is where the master clock stands now, in ticks.
     pub(super) fn hear(&mut self, slot: &Slot, arrival: i64, tracks: &mut Tracks, stats: &mut RecorderStats) {
         self.passed = self.passed.max(tracks.open());
@@ -178,11 +184,7 @@ impl CallerLine {
 
     /// Which frame a packet belongs to.
     fn frame_of(&mut self, timestamp: u32, arrival: i64, tracks: &mut Tracks, stats: &mut RecorderStats) -> i64 {
-        let Some(clock) = &mut self.clock else {
-            let frame = nearest_frame(arrival).max(self.passed);
-            self.clock = Some(SenderClock::new(timestamp, frame * FRAME, arrival));
-            return frame;
-        };
+        let Some(clock) = &mut self.clock else { return self.begin_line(timestamp, arrival, tracks) };
         if let Some(position) = clock.follow(timestamp)
             && clock.is_believable(arrival, position, tracks.open())
         {
@@ -192,6 +194,11 @@ impl CallerLine {
             return if overlaps_a_little { self.passed } else { frame };
         }
         stats.restarts += 1;
+        self.begin_line(timestamp, arrival, tracks)
+    }
+
+    /// The line stands where a packet of it comes in time.
+    fn begin_line(&mut self, timestamp: u32, arrival: i64, tracks: &mut Tracks) -> i64 {
         let frame = nearest_frame(arrival).max(tracks.open());
         if frame + 10 < self.passed {
             tracks.forget_caller_from(frame);

@@ -273,6 +273,23 @@ fn a_caller_whose_rtp_starts_anew_stays_in_his_place() {
 }
 
 #[test]
+fn each_of_several_senders_stays_in_its_place_though_their_timestamps_look_like_one_line() {
+    for jump in [20_000u32, 20_000_u32.wrapping_neg()] {
+        let mut call = Call::begin();
+        for number in 0..200 {
+            call.agent(&packet(number, true));
+            if number > 0 && number % 20 == 0 {
+                call.caller_timestamp = call.caller_timestamp.wrapping_add(jump);
+                call.recorder.caller_restarts();
+            }
+            call.caller(&packet(number, true));
+        }
+        let file = call.finish();
+        assert_eq!(file.callers()[..200], (0..200).map(Some).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_clock_that_jumps_ahead_by_half_a_second_is_laid_down_anew() {
     let mut call = Call::begin();
     for number in 0..400 {

@@ -93,6 +93,52 @@ fn what_is_recorded_is_readable_and_as_long_as_the_call() {
     assert!(recorded.duration.abs_diff(expected) <= 2 * FRAME, "{:?}", recorded.duration);
 }
 
+/// Hold and resume, another device, a relay that changes: each comes with a sender of its own.
+#[test]
+fn every_sender_is_heard_and_so_is_one_that_comes_back() {
+    let twelve: Vec<u32> = (100..112).collect();
+    let in_turns: Vec<u32> = (0..12).map(|turn| 100 + turn % 2).collect();
+    for senders in [twelve, in_turns] {
+        let mut call = Call::connected(4);
+        call.start_sound();
+        call.attach_agent();
+        let mut chance = StdRng::seed_from_u64(4);
+        let mut lines = std::collections::HashMap::new();
+        for ssrc in senders {
+            let phone = lines.remove(&ssrc).unwrap_or_else(|| Phone::new(ssrc, chance.random(), chance.random()));
+            let before = std::mem::replace(&mut call.phone, phone);
+            lines.insert(before.ssrc, before);
+            let heard = call.heard_while_talking(20);
+            let loud = heard.chunks(320).filter(|frame| frame.iter().any(|sample| sample.unsigned_abs() > 1000));
+            assert!((17..=21).contains(&loud.count()), "sender {ssrc}");
+            assert!((19..=21).contains(&(heard.len() / 320)), "sender {ssrc}: {} frames", heard.len() / 320);
+        }
+    }
+}
+
+/// A gateway may send keys as another sender: their numbers are not the sound's.
+#[test]
+fn keys_of_another_sender_leave_the_sound_whole() {
+    let mut call = Call::connected(4);
+    call.start_sound();
+    call.attach_agent();
+    call.heard_while_talking(20);
+    let (sequence, mut heard) = (call.phone.sequence, Vec::new());
+    for index in 1..=20u16 {
+        let duration = (160 * index.min(5)).to_be_bytes();
+        let flags = if index >= 5 { 0x8a } else { 0x0a };
+        let header =
+            RtpHeader { payload_type: KEYS, marker: false, sequence: sequence + 3 * index, timestamp: 7, ssrc: 9 };
+        call.send_as(header, &[8, flags, duration[0], duration[1]]);
+        heard.extend(call.heard_while_talking(1));
+    }
+    assert!((19..=21).contains(&(heard.len() / 320)), "{} frames", heard.len() / 320);
+    assert!(heard.chunks(320).all(|frame| frame.iter().any(|sample| sample.unsigned_abs() > 1000)));
+    let keys = call.events(|event| matches!(event, BridgeEvent::Dtmf(_)));
+    assert!(matches!(keys[..], [BridgeEvent::Dtmf(key)] if key.digit == '8'), "{keys:?}");
+    assert_eq!(call.bridge().stats().lost, 0);
+}
+
 #[test]
 fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
     let mut call = Call::connected(5);
@@ -222,6 +268,73 @@ fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
     assert_eq!(call.bridge().take_for(Party::Agent).map(|frame| frame.len()), Some(1920));
 }
 
+/// Two hundred times as much as time allows, with every number right.
+#[test]
+fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
+    let mut call = Call::connected(6);
+    call.start_sound();
+    call.attach_agent();
+    let payload = call.phone.next_frame();
+    let mut frames = 0;
+    for _ in 0..2000 {
+        for _ in 0..10 {
+            call.phone.timestamp = call.phone.timestamp.wrapping_add(960);
+            call.send(OPUS, call.phone.timestamp, &payload);
+            call.network.run_for(Duration::from_micros(100));
+            frames += call.take_heard().len();
+        }
+    }
+    // 2 s have passed: 100 frames, and a burst.
+    assert!(frames <= 300, "{frames} frames");
+    assert!(call.bridge().stats().excess > 19_000);
+    call.network.run_for(Duration::from_secs(10));
+    while !call.take_heard().is_empty() {}
+    let heard = call.heard_while_talking(50);
+    let loud = heard.chunks(320).filter(|frame| frame.iter().any(|sample| sample.unsigned_abs() > 1000));
+    assert!(loud.count() > 40, "whoever comes to reason is heard again");
+}
+
+/// A muted phone behind a relay may send neither RTP nor RTCP for a long time; its side answers the checks all the while.
+#[test]
+fn a_caller_who_sends_nothing_is_given_up_only_after_two_minutes_while_its_side_answers() {
+    let silent = |call: &Call| call.events(|event| matches!(event, BridgeEvent::MediaSilent(_)));
+    let failed = |call: &Call| call.events(|event| matches!(event, BridgeEvent::MediaFailed(_)));
+    let mut call = Call::connected(2);
+    call.start_sound();
+    call.talk(50);
+    call.network.filter = Box::new(|datagram, _| datagram.to != network::address(RIGHT) || !datagram.is_rtcp());
+    call.network.run_for(Duration::from_secs(4));
+    assert_eq!(silent(&call), []);
+    call.network.run_for(Duration::from_secs(2));
+    assert_eq!(silent(&call), [BridgeEvent::MediaSilent(true)]);
+    call.network.run_for(Duration::from_secs(110));
+    assert_eq!(failed(&call), []);
+    // It takes 30 ms to come.
+    call.talk(3);
+    assert_eq!(silent(&call), [BridgeEvent::MediaSilent(true), BridgeEvent::MediaSilent(false)]);
+    call.network.run_for(Duration::from_secs(119));
+    assert_eq!(failed(&call), []);
+    call.network.run_for(Duration::from_secs(2));
+    assert_eq!(failed(&call), [BridgeEvent::MediaFailed(MediaFailure::Silent)]);
+}
+
+#[test]
+fn a_caller_whose_side_answers_no_check_is_given_up_after_thirty_seconds_though_its_sound_comes() {
+    for sends in [true, false] {
+        let mut call = Call::connected(2);
+        call.start_sound();
+        call.talk(50);
+        call.network.filter =
+            Box::new(move |datagram, _| datagram.to != network::address(RIGHT) || (sends && !datagram.is_stun()));
+        call.talk(28 * 50);
+        assert_eq!(call.events(|event| matches!(event, BridgeEvent::MediaFailed(_))), [], "{sends}");
+        assert_eq!(call.events(|event| matches!(event, BridgeEvent::MediaSilent(_))), [BridgeEvent::MediaSilent(true)]);
+        call.talk(3 * 50);
+        let failed = call.events(|event| matches!(event, BridgeEvent::MediaFailed(_)));
+        assert_eq!(failed, [BridgeEvent::MediaFailed(MediaFailure::Silent)], "{sends}");
+    }
+}
+
 /// A phone that offers, and the bridge that answers.
 struct Call {
     network: Network<PeerEnd, BridgeEnd>,
@@ -233,6 +346,7 @@ struct Call {
 /// What the phone sends.
 struct Phone {
     encoder: Encoder,
+    ssrc: u32,
     sequence: u16,
     timestamp: u32,
     said: usize,
@@ -262,16 +376,16 @@ impl Call {
                 opus_payload_type: OPUS,
                 telephone_event_payload_type: Some(KEYS),
                 silence_warn_after: Duration::from_secs(5),
-                silence_end_after: Duration::from_secs(30),
+                silence_end_after: Duration::from_secs(120),
             },
             now,
         );
         let right = BridgeEnd { bridge, next: now, events: Vec::new(), earlier: Duration::ZERO };
         let network = Network::new(PeerEnd::new(left), right, &[RIGHT], now, seed);
-        let encoder = || Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();
-        let phone = Phone { encoder: encoder(), sequence: 100, timestamp: 0, said: 0 };
+        let encoder = Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();
+        let phone = Phone::new(11, 100, 0);
         let prompts = Builtin::ALL.iter().map(|builtin| Prompt::builtin(*builtin).unwrap()).collect();
-        let mut call = Self { network, phone, prompts, encoder: encoder() };
+        let mut call = Self { network, phone, prompts, encoder };
         assert!(call.network.run_until(Duration::from_secs(5), |network| {
             network.left.peer.is_connected() && network.right.events.contains(&BridgeEvent::MediaConnected)
         }));
@@ -286,6 +400,10 @@ impl Call {
         &mut self.network.right.bridge
     }
 
+    fn events(&self, is_meant: impl Fn(&BridgeEvent) -> bool) -> Vec<BridgeEvent> {
+        self.network.right.events.iter().filter(|event| is_meant(event)).cloned().collect()
+    }
+
     /// The caller talks for so many frames.
     fn talk(&mut self, frames: usize) {
         for _ in 0..frames {
@@ -296,9 +414,33 @@ impl Call {
         }
     }
 
+    /// An agent that takes samples, and has said nothing yet.
+    fn attach_agent(&mut self) {
+        let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, self.network.now);
+        self.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+    }
+
+    /// What the agent hears while the caller talks for so many frames, at 16 kHz.
+    fn heard_while_talking(&mut self, frames: usize) -> Vec<i16> {
+        let mut heard = Vec::new();
+        for _ in 0..frames {
+            let payload = self.phone.next_frame();
+            self.send(OPUS, self.phone.timestamp, &payload);
+            self.network.run_for(FRAME);
+            heard.extend(self.take_heard().concat());
+        }
+        heard
+    }
+
+    /// The frames that wait for the agent.
+    fn take_heard(&mut self) -> Vec<Vec<i16>> {
+        let frames = std::iter::from_fn(|| self.bridge().take_for(Party::Agent));
+        frames.map(|frame| frame.chunks(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()).collect()
+    }
+
     /// One key: five packets while it is down, three of its end.
     fn press(&mut self, event: u8, press: u32) {
-        let timestamp = self.phone.timestamp + press;
+        let timestamp = self.phone.timestamp + press * 8 * 960;
         for index in 0..8u16 {
             let duration = (160 * (index + 1).min(5)).to_be_bytes();
             let flags = if index >= 5 { 0x8a } else { 0x0a };
@@ -309,7 +451,11 @@ impl Call {
 
     fn send(&mut self, payload_type: u8, timestamp: u32, payload: &[u8]) {
         self.phone.sequence = self.phone.sequence.wrapping_add(1);
-        let header = RtpHeader { payload_type, marker: false, sequence: self.phone.sequence, timestamp, ssrc: 11 };
+        let Phone { ssrc, sequence, .. } = self.phone;
+        self.send_as(RtpHeader { payload_type, marker: false, sequence, timestamp, ssrc }, payload);
+    }
+
+    fn send_as(&mut self, header: RtpHeader, payload: &[u8]) {
         let now = self.network.now;
         if let Some(transmit) = self.network.left.peer.send_rtp(header, payload, now) {
             self.network.send(Datagram { from: transmit.socket, to: transmit.to, data: transmit.data.to_vec() });
@@ -406,6 +552,11 @@ impl Call {
 }
 
 impl Phone {
+    fn new(ssrc: u32, sequence: u16, timestamp: u32) -> Self {
+        let encoder = Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();
+        Self { encoder, ssrc, sequence, timestamp, said: 0 }
+    }
+
     fn next_frame(&mut self) -> Vec<u8> {
         let from = self.said;
         self.said += 320;
