@@ -259,7 +259,11 @@ async fn start_workers(
         addresses: public_address::find(&config.media).await?,
         ports: config.media.ports.first..=config.media.ports.last,
         allow_private: config.media.allow_private,
-        silence: Silence { warn_after: config.calls.media_lost_warn, end_after: config.calls.media_lost_end },
+        silence: Silence {
+            warn_after: config.calls.media_lost_warn,
+            consent_lost_after: config.calls.media_lost_end,
+            end_after: config.calls.media_silent_end,
+        },
         load: LoadLimits {
             lateness: config.media.max_lateness,
             share: f64::from(config.media.max_load_percent) / 100.0,

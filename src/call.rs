@@ -43,7 +43,7 @@ const WAIT_FOR_TERMINATE: Duration = Duration::from_secs(2);
 pub struct CallOptions {
     /// From the webhook to accept. Meta gives up after 30 to 60 s.
     pub accept_timeout: Duration,
-    /// From pre_accept's reply to a finished DTLS handshake.
+    /// From pre_accept's reply to a finished DTLS handshake. Media has until `accept_timeout` if this is no shorter.
     pub media_timeout: Duration,
     /// From dialling an agent to its joining, for each agent anew.
     pub agent_timeout: Duration,
@@ -225,6 +225,9 @@ impl Call {
                 (Phase::Talking { end_at }, _) if now >= end_at => Some(EndReason::MaxDuration),
                 (_, Media::Closed { give_up_at }) if now >= give_up_at => {
                     Some(EndReason::MediaFailed(MediaFailure::ClosedByPeer))
+                }
+                (Phase::Ringing, Media::Connecting { .. }) if now >= self.accept_by => {
+                    Some(EndReason::MediaFailed(MediaFailure::NeverConnected))
                 }
                 (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _) if now >= self.accept_by => {
                     Some(EndReason::AcceptTimedOut)

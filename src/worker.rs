@@ -92,9 +92,11 @@ pub struct WorkerOptions {
 /// How long nothing may come from the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
-    /// Until a warning.
+    /// Until a warning, of either kind.
     pub warn_after: Duration,
-    /// Until the call's end.
+    /// No answer to our connectivity checks until the call's end: the caller is gone.
+    pub consent_lost_after: Duration,
+    /// No RTP and no RTCP until the call's end, though the checks are answered: a muted phone may pause for a while.
     pub end_after: Duration,
 }
 
@@ -423,7 +425,7 @@ impl Worker {
             ssrc: rand::random(),
             consent: Consent {
                 warn_after: self.options.silence.warn_after,
-                fail_after: self.options.silence.end_after,
+                fail_after: self.options.silence.consent_lost_after,
             },
         };
         let (peer, answer) =

@@ -57,7 +57,7 @@ const LATE_WORKER: Duration = Duration::from_secs(2);
 pub struct SessionOptions {
     /// From the webhook to accept.
     pub accept_timeout: Duration,
-    /// From pre_accept to connected media.
+    /// From pre_accept to connected media. Media has until `accept_timeout` if this is no shorter.
     pub media_timeout: Duration,
     /// From dialling an agent to its joining.
     pub agent_timeout: Duration,

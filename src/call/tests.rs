@@ -431,6 +431,41 @@ fn every_wait_has_its_deadline() {
     assert_eq!(ended_by(&mut too_long, 3600 * SECOND), Some(EndReason::MaxDuration));
 }
 
+/// The usual call, whose media has no deadline of its own.
+fn usual() -> Script {
+    let mut script = Script::new(&[Target::Agent]);
+    script.call.options.media_timeout = script.call.options.accept_timeout;
+    script.answered();
+    script.put(Input::AgentJoined { attempt: 0 });
+    script.put(Input::PreAccepted(Ok(())));
+    script
+}
+
+#[test]
+fn media_may_come_as_late_as_accept_may() {
+    for late in [11, 29] {
+        let mut script = usual();
+        assert_eq!(script.pass(late * SECOND), []);
+        assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())], "{late} s");
+    }
+}
+
+#[test]
+fn a_call_that_could_not_be_accepted_in_time_says_what_was_missing() {
+    let mut no_media = usual();
+    no_media.pass(30 * SECOND);
+    assert_eq!(no_media.call.ended(), Some(&EndReason::MediaFailed(MediaFailure::NeverConnected)));
+
+    let mut no_agent = Script::new(&[Target::Agent, Target::Agent, Target::Agent, Target::Agent]);
+    no_agent.answered();
+    no_agent.put(Input::PreAccepted(Ok(())));
+    no_agent.put(Input::MediaConnected);
+    for _ in 0..30 {
+        no_agent.pass(SECOND);
+    }
+    assert_eq!(no_agent.call.ended(), Some(&EndReason::AcceptTimedOut));
+}
+
 #[test]
 fn a_media_close_waits_for_metas_word_about_it() {
     let mut script = Script::talking(&[Target::Agent]);

@@ -96,6 +96,9 @@ fn the_contract_of_the_first_version_is_accepted() {
     assert_eq!(config.api.keys[0].scopes, [Scope::CallsWrite]);
     assert_eq!(config.media.advertise, Advertise::Configured(vec![IpAddr::from([203, 0, 113, 7])]));
     assert_eq!(config.calls.accept_timeout, Duration::from_secs(30));
+    assert_eq!(config.calls.media_timeout, Duration::from_secs(30));
+    assert_eq!(config.calls.media_lost_end, Duration::from_secs(30));
+    assert_eq!(config.calls.media_silent_end, Duration::from_secs(120));
     assert_eq!(config.calls.max_calls, 1000);
 }
 
@@ -166,6 +169,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("calls", "agent_timeout = \"0s\""),
         ("calls", "agent_idle_timeout = 20"),
         ("calls", "media_lost_end = \"3s\""),
+        ("calls", "media_silent_end = \"5s\""),
         ("calls", "max_calls = 0"),
         ("prompts", "dir = \"\""),
         ("api", "keys = [{ id = \"a b\", sha256 = \"confidential\", scopes = [\"call:write\"] }]"),
@@ -267,6 +271,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: calls.agent_timeout = "0s": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: calls.agent_idle_timeout = 20: give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: calls.media_lost_warn = "5s": the warning must come before media_lost_end
+    patchcord.toml: calls.media_lost_warn = "5s": the warning must come before media_silent_end
     patchcord.toml: calls.max_calls = 0: give a whole number from 1 to 1000000
     patchcord.toml: prompts.dir = "": give a path
     patchcord.toml: api.keys[0].id = "a b": an id has 1 to 64 letters, digits or hyphens

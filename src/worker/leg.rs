@@ -259,6 +259,7 @@ impl Leg {
             "packets_to_caller": stats.peer.packets_out,
             "lost": stats.lost,
             "late": stats.late,
+            "excess": stats.excess,
             "jitter_ms": milliseconds(stats.peer.jitter),
             "round_trip_ms": stats.peer.round_trip.map(milliseconds),
             "dropped_for_agent": stats.dropped_for_agent,
