@@ -1,6 +1,7 @@
 //! The caller's keys: told, gathered, and kept secret.
 
 use patchcord_simulator::call::CallerOptions;
+use patchcord_simulator::phone::voice::KeyPacket;
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::{Value, json};
 
@@ -43,6 +44,27 @@ async fn every_key_is_told_once_to_agent_and_app() -> anyhow::Result<()> {
     let told: Vec<Value> =
         talk.session.messages_of("dtmf").into_iter().map(|message| message["digit"].clone()).collect();
     assert_eq!(told, ["1", "9", "#"]);
+    Ok(())
+}
+
+/// Some gateways give each packet of a press, or each copy of its end, a timestamp of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_press_whose_timestamps_move_is_one_key() -> anyhow::Result<()> {
+    let (mut talk, _) = talk().await?;
+    for all in [false, true] {
+        let update = |index: u32| (if all { 160 * index } else { 0 }, 0x0a, 160 * (index as u16 + 1));
+        let end = |copy: u32| (160 * if all { 5 + copy } else { copy }, 0x8a, 960);
+        let packets = (0..5).map(update).chain((0..3).map(end)).map(|(timestamp_offset, flags, duration)| {
+            let [high, low] = u16::to_be_bytes(duration);
+            KeyPacket { timestamp_offset, payload: [8, flags, high, low] }
+        });
+        let packets: Vec<KeyPacket> = packets.collect();
+        talk.call.send_key_packets(&packets).await;
+        assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "8", "{all}");
+        // Sent behind the packets above, and so told after them.
+        talk.call.send_dtmf("5").await;
+        assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "5", "{all}");
+    }
     Ok(())
 }
 

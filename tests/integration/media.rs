@@ -1,6 +1,6 @@
 //! Sound over every kind of network, from every kind of phone, and for many calls at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchcord_simulator::agent::{Agent, AgentOptions};
@@ -13,8 +13,10 @@ use patchcord_simulator::speech::Speech;
 
 use crate::offers::replace_line;
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, SECOND, agent, caller, caller_hears_first, heard_voices, objections, quiet_caller, tone,
+    AGENT_HZ, CALLER_HZ, SECOND, agent, agent_hears_next, caller, caller_hears_first, heard_voices, objections,
+    quiet_caller, tone,
 };
+use crate::recording::{loud_seconds, path_of, recorded};
 use crate::service::{Talk, TestOptions, TestService};
 
 fn losing(share: f64) -> NetworkOptions {
@@ -75,6 +77,68 @@ async fn a_caller_who_vanishes_is_noticed_and_then_given_up() -> anyhow::Result<
     assert_eq!(session.wait_for_message("stop").await?["reason"], "media_lost");
     service.all_ended().await?;
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
+    Ok(())
+}
+
+/// A muted phone behind a relay may send neither RTP nor RTCP; its side answers the connectivity checks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_sends_nothing_is_given_up_later_than_one_who_is_gone() -> anyhow::Result<()> {
+    let limits = "media_lost_warn = \"1s\"\nmedia_lost_end = \"4s\"\nmedia_silent_end = \"8s\"".to_owned();
+    let options = TestOptions { calls: limits, ..TestOptions::default() };
+    let mut talk = Talk::start_with(caller(), agent(), options).await?;
+    let Talk { service, session, call, .. } = &mut talk;
+    session.hear_for(SECOND).await?;
+    let since = Instant::now();
+    let muted = Conditions { muted: true, ..Conditions::default() };
+    call.set_network(NetworkOptions { to_service: muted, ..NetworkOptions::default() }).await;
+    service.event("call.media_silent").await?;
+    let ended = service.end_of(call).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"media_lost".into(), &"caller".into()), "{ended}");
+    assert!(since.elapsed() >= Duration::from_secs(7), "after {:?}", since.elapsed());
+    Ok(())
+}
+
+/// Hold and resume, another device, a relay that changes: each comes with an SSRC of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sender_of_a_call_is_heard_and_recorded() -> anyhow::Result<()> {
+    let mut talk = Talk::start_with(caller(), AgentOptions::default(), recorded()).await?;
+    let Talk { service, session, call, .. } = &mut talk;
+    session.hear_for(SECOND).await?;
+    let in_turns = [1, 12, 1, 12, 0];
+    for (turn, sender) in (1..=12).chain(in_turns).enumerate() {
+        call.speak_as(sender).await;
+        let heard = agent_hears_next(session, SECOND / 2).await?;
+        // What was under way as another sender comes first.
+        assert_eq!(heard_voices(&heard[heard.len() / 5..]), [CALLER_HZ], "turn {turn}, {}", call.seen());
+    }
+    call.hang_up().await?;
+    let finished = service.event("call.recording_finished").await?.data;
+    let loud = loud_seconds(&std::fs::read(path_of(service, &finished))?);
+    let recorded = finished["duration_ms"].as_f64().unwrap_or_default() / 1000.0;
+    assert!(recorded > 8.0 && loud > 0.7 * recorded, "{loud} s of sound in {finished}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pauses_of_a_caller_with_dtx_last_as_long_for_the_agent() -> anyhow::Result<()> {
+    let mut pattern = tone(CALLER_HZ, 1000);
+    pattern.resize(3 * PHONE_RATE as usize, 0);
+    for encoding in ["pcm_s16le", "opus"] {
+        let caller = CallerOptions { speech: Speech::pcm(&pattern)?.looped(), dtx: true, ..quiet_caller() };
+        let route = if encoding == "opus" { "encoding = \"opus\"".to_owned() } else { String::new() };
+        let options = TestOptions { route, ..TestOptions::default() };
+        let mut talk = Talk::start_with(caller, AgentOptions::default(), options).await?;
+        let Talk { session, call, .. } = &mut talk;
+        session.hear_for(SECOND).await?;
+        let before = call.counts().await;
+        let heard = agent_hears_next(session, 9 * SECOND).await?;
+        let sent = call.counts().await.sent - before.sent;
+        let frames = heard.len() as u64 / 320;
+        assert!(sent < frames * 2 / 3, "{encoding}: {sent} packets in {frames} frames");
+        let loud = heard.chunks(320).filter(|frame| sound::rms(frame) > 300.0).count() as f64 / frames as f64;
+        assert!((0.25..0.42).contains(&loud), "{encoding}: {loud} of the time is sound, not a third");
+        assert_eq!(objections(call), [], "{}", call.seen());
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, objectio
 use crate::program::Program;
 use crate::service::{Folder, Talk, TestOptions, TestService};
 
-fn recorded() -> TestOptions {
+pub fn recorded() -> TestOptions {
     TestOptions { route: "record = true".to_owned(), ..TestOptions::default() }
 }
 
@@ -24,7 +24,7 @@ fn speaker() -> AgentOptions {
     AgentOptions { pace: Pace::Burst, ..agent() }
 }
 
-fn path_of(service: &TestService, finished: &Value) -> PathBuf {
+pub fn path_of(service: &TestService, finished: &Value) -> PathBuf {
     service.folder.0.join("recordings").join(finished["file_name"].as_str().unwrap_or_default())
 }
 
@@ -131,7 +131,7 @@ fn only_file(folder: &Folder) -> anyhow::Result<PathBuf> {
 }
 
 /// How many seconds of the file have sound in them, by the length of its packets.
-fn loud_seconds(bytes: &[u8]) -> f64 {
+pub fn loud_seconds(bytes: &[u8]) -> f64 {
     let mut reader = ogg::PacketReader::new(std::io::Cursor::new(bytes));
     let mut loud = 0;
     while let Ok(Some(packet)) = reader.read_packet() {

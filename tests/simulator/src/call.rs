@@ -16,6 +16,7 @@ use crate::phone::PhoneCounts;
 use crate::phone::ear::{self, HeardPacket};
 use crate::phone::offer::OfferQuirks;
 use crate::phone::shell::{Order, PhoneLine, now};
+use crate::phone::voice::KeyPacket;
 use crate::speech::Speech;
 
 pub(crate) use record::{CallRecord, CallState};
@@ -37,6 +38,8 @@ pub struct CallerOptions {
     pub deeplink_payload: Option<String>,
     /// What the caller says.
     pub speech: Speech,
+    /// Leave out its silences, as an Opus encoder with DTX does.
+    pub dtx: bool,
     /// Say it from media up on instead of from accept on.
     pub talk_before_accept: bool,
     /// How the offer differs from the usual one.
@@ -81,6 +84,7 @@ impl Default for CallerOptions {
             cta_payload: None,
             deeplink_payload: None,
             speech: Speech::silence(),
+            dtx: false,
             talk_before_accept: false,
             offer_quirks: OfferQuirks::default(),
             ipv6: false,
@@ -306,6 +310,17 @@ impl Call {
     /// Presses keys, one after the other, as RFC 4733 events. Unknown characters are skipped.
     pub async fn send_dtmf(&self, digits: &str) {
         self.live.line.order(Order::Dtmf(digits.to_owned())).await;
+    }
+
+    /// Sends these telephone-event packets in place of the next frames of sound, however wrong they are.
+    pub async fn send_key_packets(&self, packets: &[KeyPacket]) {
+        self.live.line.order(Order::KeyPackets(packets.to_vec())).await;
+    }
+
+    /// Goes on as another sender, with an SSRC, sequence numbers and timestamps of its own: 0 is the one of the offer.
+    /// A sender that comes back goes on where it stood.
+    pub async fn speak_as(&self, sender: usize) {
+        self.live.line.order(Order::SpeakAs(sender)).await;
     }
 
     /// Says something else from now on.

@@ -354,6 +354,7 @@ fn report(what: &str, sent: anyhow::Result<u16>) {
 fn phone_options(options: &CallerOptions, seed: u64) -> PhoneOptions {
     PhoneOptions {
         speech: options.speech.clone(),
+        dtx: options.dtx,
         talk_before_accept: options.talk_before_accept,
         quirks: options.offer_quirks.clone(),
         clock_drift_ppm: options.clock_drift_ppm,

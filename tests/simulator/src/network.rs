@@ -31,6 +31,8 @@ pub struct Conditions {
     pub jitter: Duration,
     /// Nothing arrives at all.
     pub blackhole: bool,
+    /// No RTP and RTCP arrives, as from a muted phone behind a relay; all else does.
+    pub muted: bool,
     /// The first so many DTLS datagrams are lost.
     pub drop_first_dtls: u32,
 }
@@ -157,6 +159,9 @@ impl<T: Clone + AsRef<[u8]>> Network<T> {
     }
 
     fn is_lost(&mut self, datagram: &[u8]) -> bool {
+        if self.conditions.muted && datagram.first().is_some_and(|byte| (128..192).contains(byte)) {
+            return true;
+        }
         let is_dtls = datagram.first().is_some_and(|byte| (20..64).contains(byte));
         if is_dtls && self.dtls_dropped < self.conditions.drop_first_dtls {
             self.dtls_dropped += 1;

@@ -9,7 +9,7 @@ pub mod offer;
 pub mod options;
 pub(crate) mod shell;
 mod stack;
-pub(crate) mod voice;
+pub mod voice;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use str0m::config::Fingerprint;
-use str0m::media::{MediaKind, Mid, Pt};
+use str0m::media::{MediaKind, Mid, Pt, Rid};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::{RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, IceCreds, Input, Output, Rtc};
@@ -31,7 +31,7 @@ use ear::HeardPacket;
 use echo::EchoWatch;
 use line::{LineWatch, RtpHead};
 use offer::OfferParts;
-use voice::{Voice, VoicePacket};
+use voice::{KeyPacket, Voice, VoicePacket};
 
 pub use options::PhoneOptions;
 
@@ -43,6 +43,9 @@ pub const TELEPHONE_EVENT: u8 = 126;
 pub const FRAME: Duration = Duration::from_millis(20);
 /// RTP timestamp units in one frame.
 pub const TICKS_PER_FRAME: u32 = 960;
+
+/// Senders that a phone may speak as.
+const MOST_SENDERS: usize = 64;
 
 /// SSRCs a phone listens to; a service that uses more has long been objected to.
 const MOST_SSRCS: usize = 8;
@@ -108,12 +111,21 @@ enum Standing {
     Gone,
 }
 
+/// An SSRC of a phone, and where its line stood when another took over.
+struct Sender {
+    ssrc: Ssrc,
+    line: (u64, u32),
+}
+
 /// One phone. See the module.
 pub struct Phone {
     rtc: Rtc,
     rtc_deadline: Instant,
     mid: Mid,
-    ssrc: Ssrc,
+    /// Of those this phone has spoken as, the one that speaks.
+    sender: usize,
+    senders: Vec<Sender>,
+    random: StdRng,
     offer: String,
     options: PhoneOptions,
     standing: Standing,
@@ -126,6 +138,11 @@ pub struct Phone {
     patience_until: Instant,
     counts: PhoneCounts,
     outputs: VecDeque<PhoneOutput>,
+}
+
+/// What str0m tells the senders of one media section apart by; it is not sent.
+fn name_of(sender: usize) -> Rid {
+    Rid::from(format!("s{sender}").as_str())
 }
 
 impl std::fmt::Debug for Phone {
@@ -158,7 +175,7 @@ impl Phone {
         direct.set_ice_lite(true);
         direct.set_ice_controlling(false);
         direct.declare_media(mid, MediaKind::Audio);
-        direct.declare_stream_tx(ssrc, None, mid, None);
+        direct.declare_stream_tx(ssrc, None, mid, Some(name_of(0)));
         let fingerprint: Vec<String> =
             direct.local_dtls_fingerprint().bytes.iter().map(|byte| format!("{byte:02X}")).collect();
         let offer = offer::offer_text(&OfferParts {
@@ -171,12 +188,15 @@ impl Phone {
             stream: &stream,
             quirks: &options.quirks,
         });
-        let voice = Voice::new(options.speech.clone(), options.clock_drift_ppm, sequence, timestamp);
+        let mut voice = Voice::new(options.speech.clone(), options.clock_drift_ppm, sequence, timestamp);
+        voice.set_dtx(options.dtx);
         let mut phone = Self {
             rtc,
             rtc_deadline: now,
             mid,
-            ssrc,
+            sender: 0,
+            senders: vec![Sender { ssrc, line: (0, 0) }],
+            random,
             offer,
             standing: Standing::Deaf,
             media_up: false,
@@ -200,10 +220,10 @@ impl Phone {
         &self.offer
     }
 
-    /// The RTP source of everything this phone sends.
+    /// The RTP source of what this phone sends.
     #[must_use]
     pub fn ssrc(&self) -> u32 {
-        *self.ssrc
+        *self.senders[self.sender].ssrc
     }
 
     /// What went through so far.
@@ -310,6 +330,26 @@ impl Phone {
         self.voice.press(digits);
     }
 
+    /// Sends these packets of a key in place of the next frames.
+    pub fn send_key_packets(&mut self, packets: &[KeyPacket]) {
+        self.voice.press_packets(packets);
+    }
+
+    /// Goes on as another sender, with numbers of its own; one that comes back goes on where it stood.
+    pub fn speak_as(&mut self, sender: usize) {
+        let sender = sender.min(MOST_SENDERS - 1);
+        while self.senders.len() <= sender {
+            let ssrc = Ssrc::from(self.random.random_range(1..u32::MAX));
+            let name = name_of(self.senders.len());
+            self.rtc.direct_api().declare_stream_tx(ssrc, None, self.mid, Some(name));
+            let line = (self.random.random_range(0..32_768), self.random.random());
+            self.senders.push(Sender { ssrc, line });
+        }
+        self.senders[self.sender].line = self.voice.line();
+        self.sender = sender;
+        self.voice.set_line(self.senders[sender].line);
+    }
+
     /// Says something else from the next frame on.
     pub fn say(&mut self, speech: Speech) {
         self.voice.say(speech);
@@ -346,7 +386,7 @@ impl Phone {
 
     fn write(&mut self, packet: VoicePacket, now: Instant) {
         let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_tx(&self.ssrc) else { return };
+        let Some(stream) = direct.stream_tx(&self.senders[self.sender].ssrc) else { return };
         if let Some(echo) = &mut self.echo {
             echo.said(packet.payload.len(), now);
         }

@@ -10,6 +10,8 @@ use crate::speech::Speech;
 pub struct PhoneOptions {
     /// What it says.
     pub speech: Speech,
+    /// Leave out its silences (DTX).
+    pub dtx: bool,
     /// Say it from the moment media is up instead of from accept on.
     pub talk_before_accept: bool,
     /// How its offer differs from the usual one.
@@ -40,6 +42,7 @@ impl Default for PhoneOptions {
     fn default() -> Self {
         Self {
             speech: Speech::silence(),
+            dtx: false,
             talk_before_accept: false,
             quirks: OfferQuirks::default(),
             clock_drift_ppm: 0,

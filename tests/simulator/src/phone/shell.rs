@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::network::{Network, NetworkOptions};
 use crate::phone::answer::Answer;
+use crate::phone::voice::KeyPacket;
 use crate::phone::{Phone, PhoneCounts, PhoneEvent, PhoneOutput};
 use crate::speech::Speech;
 
@@ -24,6 +25,8 @@ pub(crate) enum Order {
     LearnAnswer(Box<Answer>),
     Accepted,
     Dtmf(String),
+    KeyPackets(Vec<KeyPacket>),
+    SpeakAs(usize),
     Say(Speech),
     GoSilent,
     SpeakAgain,
@@ -123,6 +126,8 @@ impl<F: FnMut(PhoneEvent) + Send + 'static> Running<F> {
             Order::LearnAnswer(answer) => self.phone.learn_answer(&answer, now()),
             Order::Accepted => self.phone.accepted(now()),
             Order::Dtmf(digits) => self.phone.send_dtmf(&digits),
+            Order::KeyPackets(packets) => self.phone.send_key_packets(&packets),
+            Order::SpeakAs(sender) => self.phone.speak_as(sender),
             Order::Say(speech) => self.phone.say(speech),
             Order::GoSilent => self.phone.go_silent(),
             Order::SpeakAgain => self.phone.speak_again(now()),

@@ -9,11 +9,18 @@ use crate::speech::Speech;
 
 /// Digits that may wait; more are refused by dropping them (a person cannot press that fast).
 const MOST_DIGITS: usize = 64;
+/// Packets of presses that may wait; more are dropped.
+const MOST_KEY_PACKETS: usize = 256;
 /// Frames a digit lasts: 100 ms, and then as long a pause as people make between keys.
 const DIGIT_FRAMES: u16 = 5;
 const PAUSE_FRAMES: u16 = 3;
 /// RFC 4733 §2.5.1.4: the end of an event is sent three times.
 const END_PACKETS: usize = 3;
+/// DTX as libopus does it: after 200 ms of silence nothing is sent but a packet every 400 ms.
+const QUIET_BEFORE_DTX: u32 = 10;
+const DTX_REFRESH: u32 = 20;
+/// A packet of so few bytes is silence: up to about 10, with redundancy 20.
+const QUIET_BYTES: usize = 28;
 /// When the process slept, at most this much is caught up in one go; the rest of the time is skipped.
 const MOST_CATCH_UP: Duration = Duration::from_millis(500);
 
@@ -25,6 +32,15 @@ pub(crate) struct VoicePacket {
     pub(crate) sequence: u64,
     pub(crate) timestamp: u32,
     pub(crate) payload: Arc<[u8]>,
+}
+
+/// One telephone-event packet, sent in place of a frame of sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPacket {
+    /// Its RTP timestamp, counted from that of the first packet of the press.
+    pub timestamp_offset: u32,
+    /// RFC 4733 §2.3.
+    pub payload: [u8; 4],
 }
 
 /// The sending half of the phone: pure, driven by [`Voice::speak`].
@@ -39,6 +55,12 @@ pub(crate) struct Voice {
     marker_due: bool,
     digits: VecDeque<char>,
     pressing: Option<Pressing>,
+    /// Packets of a press as they were asked for, and its timestamp once the first has left.
+    key_packets: VecDeque<KeyPacket>,
+    key_timestamp: Option<u32>,
+    dtx: bool,
+    /// Frames of silence in a row.
+    quiet: u32,
 }
 
 #[derive(Debug)]
@@ -62,7 +84,28 @@ impl Voice {
             marker_due: true,
             digits: VecDeque::new(),
             pressing: None,
+            key_packets: VecDeque::new(),
+            key_timestamp: None,
+            dtx: false,
+            quiet: 0,
         }
+    }
+
+    /// Whether silence is left out.
+    pub(crate) fn set_dtx(&mut self, dtx: bool) {
+        self.dtx = dtx;
+    }
+
+    /// The next sequence number and timestamp.
+    pub(crate) fn line(&self) -> (u64, u32) {
+        (self.sequence, self.timestamp)
+    }
+
+    /// Goes on with other numbers, as another sender does.
+    pub(crate) fn set_line(&mut self, (sequence, timestamp): (u64, u32)) {
+        self.sequence = sequence;
+        self.timestamp = timestamp;
+        self.marker_due = true;
     }
 
     pub(crate) fn start(&mut self, now: Instant) {
@@ -86,6 +129,12 @@ impl Voice {
     pub(crate) fn press(&mut self, digits: &str) {
         let room = MOST_DIGITS.saturating_sub(self.digits.len());
         self.digits.extend(digits.chars().filter(|digit| event_of(*digit).is_some()).take(room));
+    }
+
+    /// Sends these in place of the next frames, whatever a phone would do.
+    pub(crate) fn press_packets(&mut self, packets: &[KeyPacket]) {
+        let room = MOST_KEY_PACKETS.saturating_sub(self.key_packets.len());
+        self.key_packets.extend(packets.iter().take(room));
     }
 
     /// The packets that are due by `now`, none if the next frame's time has not come.
@@ -120,6 +169,19 @@ impl Voice {
         {
             self.pressing = Some(Pressing { event, timestamp: self.timestamp, frames: 0 });
         }
+        if let Some(key) = self.key_packets.pop_front() {
+            let began = *self.key_timestamp.get_or_insert(self.timestamp);
+            let timestamp = began.wrapping_add(key.timestamp_offset);
+            self.packet(TELEPHONE_EVENT, began == self.timestamp, timestamp, key.payload.into(), packets);
+            self.timestamp = self.timestamp.wrapping_add(TICKS_PER_FRAME);
+            return;
+        }
+        self.key_timestamp = None;
+        if self.pressing.is_none() && self.leaves_out(&sound) {
+            self.marker_due = true;
+            self.timestamp = self.timestamp.wrapping_add(TICKS_PER_FRAME);
+            return;
+        }
         match self.pressing.take() {
             Some(pressing) if pressing.frames < DIGIT_FRAMES => self.digit_frame(&pressing, packets),
             pressing => {
@@ -132,6 +194,12 @@ impl Voice {
             }
         }
         self.timestamp = self.timestamp.wrapping_add(TICKS_PER_FRAME);
+    }
+
+    fn leaves_out(&mut self, sound: &[u8]) -> bool {
+        self.quiet = if sound.len() <= QUIET_BYTES { self.quiet + 1 } else { 0 };
+        let in_dtx = self.quiet.saturating_sub(QUIET_BEFORE_DTX);
+        self.dtx && !in_dtx.is_multiple_of(DTX_REFRESH)
     }
 
     /// RFC 4733: one timestamp for the whole event, a growing duration in 8000 Hz units, the end thrice.
@@ -209,6 +277,33 @@ mod tests {
         assert!(events[..7].iter().all(|packet| packet.timestamp == 0));
         assert_eq!((events[7].payload[0], events[7].timestamp), (11, 8 * 960));
         assert!(packets.windows(2).all(|two| two[1].sequence == two[0].sequence + 1));
+    }
+
+    #[test]
+    fn silence_is_left_out_but_for_a_packet_every_400_ms_and_the_timestamps_run_on() {
+        let start = Instant::now();
+        let mut voice = Voice::new(Speech::silence(), 0, 0, 0);
+        voice.set_dtx(true);
+        voice.start(start);
+        let packets: Vec<VoicePacket> =
+            (0..1400).flat_map(|ms| voice.speak(start + Duration::from_millis(ms))).collect();
+        let frames: Vec<u32> = packets.iter().map(|packet| packet.timestamp / 960).collect();
+        assert_eq!(frames, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 29, 49, 69]);
+        assert!(packets.windows(2).all(|two| two[1].sequence == two[0].sequence + 1));
+    }
+
+    #[test]
+    fn packets_of_a_press_are_sent_as_they_are_asked_for() {
+        let start = Instant::now();
+        let mut voice = Voice::new(Speech::silence(), 0, 0, 0);
+        voice.start(start);
+        voice.speak(start);
+        let asked = [(0, [8, 10, 0, 160]), (160, [8, 0x8a, 1, 64])];
+        voice.press_packets(&asked.map(|(timestamp_offset, payload)| KeyPacket { timestamp_offset, payload }));
+        let packets = voice.speak(start + Duration::from_millis(79));
+        let sent: Vec<_> = packets.iter().map(|packet| (packet.payload_type, packet.timestamp)).collect();
+        assert_eq!(sent, [(TELEPHONE_EVENT, 960), (TELEPHONE_EVENT, 1120), (OPUS, 2880)]);
+        assert_eq!(&*packets[1].payload, &asked[1].1);
     }
 
     #[test]
