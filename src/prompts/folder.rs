@@ -188,11 +188,12 @@ impl Folder {
             let code = warning.code();
             warn!(prompt = name, prompt.file = file, prompt.warning = code, "prompt {name:?} from {file}: {warning}");
         }
-        let known = Known { name: name.to_owned(), stamp, prompt: Some(prompt), problem: None };
-        let is_first = self.files.insert(file.clone(), known).is_none_or(|earlier| earlier.prompt.is_none());
+        let is_first = self.files.get(&file).is_none_or(|earlier| earlier.prompt.is_none());
         if is_first && self.built_in.contains_key(name) {
             info!(prompt = name, "{file} is used instead of the built-in prompt {name:?}");
         }
+        let known = Known { name: name.to_owned(), stamp, prompt: Some(prompt), problem: None };
+        self.files.insert(file, known);
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>,
             Some(span) => span.range.end = frame.range.end,
             None => {
                 work.spend_sound()?;
-                spans.push(Span::begin(frame, tag));
+                spans.push(Span::begin(&frame, tag));
             }
         }
     }
@@ -207,7 +207,7 @@ struct Span {
 
 impl Span {
     /// A frame with a tag is no sound.
-    fn begin(frame: Frame<'_>, tag: Option<Tag>) -> Self {
+    fn begin(frame: &Frame<'_>, tag: Option<Tag>) -> Self {
         let start = if tag.is_some() { frame.range.end } else { frame.range.start };
         Self { range: start..frame.range.end, header: frame.header, tag }
     }
