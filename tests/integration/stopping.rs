@@ -104,7 +104,7 @@ async fn a_program_ends_its_calls_at_the_second_signal_and_leaves_cleanly() -> a
         ringing.wait_until(Stage::MediaUp).await?;
 
         program.signal(signals[0])?;
-        program.line_with("stopping: 2 calls go on for up to 3600s").await?;
+        program.line_with("stopping: 2 calls go on for up to 1 h").await?;
         let late = meta.place_call(caller()).await?;
         late.wait_until(Stage::Ended).await?;
         assert_eq!(late.ended_by(), Some(EndedBy::Rejected));
