@@ -81,7 +81,7 @@ impl App {
         // A second service in one process finds the provider installed, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
-        descriptors::prepare(&config);
+        let descriptors = descriptors::prepare(&config);
         let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
         let (recordings, closed) = start_recordings(&config).await?;
@@ -139,7 +139,7 @@ impl App {
             stopping,
         };
         let router = http::router(http_options, api);
-        let http = Server::start(listener, router, &config.http);
+        let http = Server::start(listener, router, &config.http, descriptors.http);
         info!(http.address = %address, "patchcord is ready on http://{address}");
         let prompt_watch = tokio::spawn(prompts.clone().watch());
         let beating = tokio::spawn(async move { match pulse.keep().await {} });

@@ -57,15 +57,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what comes to the listener.
-    pub fn start(listener: TcpListener, router: Router, config: &Http) -> Self {
+    /// Serves what comes to the listener, with so many descriptors at most: the rest is for calls.
+    pub fn start(listener: TcpListener, router: Router, config: &Http, descriptors: usize) -> Self {
         let (stop, stopping) = watch::channel(false);
+        let crowd = CROWD.min(descriptors / 2);
+        let max_connections = config.limits.max_connections.min(descriptors - crowd);
+        let limits = Limits { max_connections, ..config.limits.clone() };
         let door = Door {
             listener,
             router: TowerToHyperService::new(router),
-            limits: Arc::new(config.limits.clone()),
-            connections: Connections::new(&config.limits, config.proxies.clone()),
-            crowd: Connections::of_any_address(CROWD),
+            connections: Connections::new(&limits, config.proxies.clone()),
+            crowd: Connections::of_any_address(crowd),
+            limits: Arc::new(limits),
             spare: spare_descriptor(),
             warned: None,
             stopping,

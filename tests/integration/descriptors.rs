@@ -1,12 +1,42 @@
 //! The service runs out of file descriptors for a while.
 
+use anyhow::Context;
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{Announce, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
+use tokio::net::TcpStream;
 
 use crate::people::{agent, caller};
 use crate::program::Program;
 use crate::service::{Folder, TestOptions};
+
+/// Clients that connect and wait take no descriptor that a call needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_leaves_calls_their_descriptors() -> anyhow::Result<()> {
+    const DESCRIPTORS: usize = 96;
+    let folder = Folder::new()?;
+    let meta = Meta::start(MetaOptions::default()).await?;
+    let agent = Agent::start(agent()).await?;
+    let options = TestOptions { http: "max_connections = 1000".to_owned(), ..TestOptions::default() };
+    let mut program = Program::start_with_descriptors(&folder, &meta, &agent, options, DESCRIPTORS).await?;
+    let address = program.url().strip_prefix("http://").context("an address")?.to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..2 * DESCRIPTORS {
+        idle.push(TcpStream::connect(&address).await?);
+    }
+    // One after the other has come in, so all before it have.
+    assert_eq!(reqwest::get(format!("{}/livez", program.url())).await?.status(), 200);
+    for _ in 0..3 {
+        let call = meta.place_call(caller()).await?;
+        call.wait_until(Stage::Accepted).await?;
+        call.hang_up().await?;
+        program.line_with(": the caller hung up").await?;
+    }
+    let log = program.finish().await?;
+    assert!(log.contains("96 open files are too few for 1000 calls"), "{log}");
+    assert!(!log.contains("no socket can be opened") && !log.contains("no more file descriptors"), "{log}");
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passing_lack_of_descriptors_costs_no_later_call() -> anyhow::Result<()> {

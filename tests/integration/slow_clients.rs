@@ -288,6 +288,7 @@ async fn status_of_unfinished(url: &str, request: &str) -> anyhow::Result<u16> {
     client.status().await
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn without_descriptors_the_probes_are_answered() -> anyhow::Result<()> {
     const DESCRIPTORS: usize = 96;
@@ -296,7 +297,8 @@ async fn without_descriptors_the_probes_are_answered() -> anyhow::Result<()> {
         let meta = Meta::start(MetaOptions::default()).await?;
         let agent = Agent::start(agent()).await?;
         let options = options(&[("max_connections", "1000")]);
-        let mut program = Program::start_with_descriptors(&folder, &meta, &agent, options, DESCRIPTORS).await?;
+        let mut program = Program::start(&folder, &meta, &agent, options).await?;
+        program.limit_files(Some(DESCRIPTORS as u64))?;
         let url = program.url().to_owned();
         let says = if is_busy { post(1000, "") + "abc" } else { "GET /livez".to_owned() };
         let mut clients = Vec::new();
