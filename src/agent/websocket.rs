@@ -392,9 +392,11 @@ impl Conversation<'_> {
         let (every, idle_timeout) = (self.options.ping_every(), self.options.idle_timeout);
         let mut ping = interval_at(tokio::time::Instant::now() + every, every);
         let mut standstills = Standstills::of(self.leg.pulse(), Instant::now());
+        // Each deadline is moved by every standstill.
+        let mut of_writes = standstills.clone();
         loop {
             let written = tokio::select! {
-                () = self.seat.mail() => standstills.timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
+                () = self.seat.mail() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
                 _ = ping.tick() => {
                     if let Some(gap) = standstills.next(Instant::now()) {
                         // What it said meanwhile is still to be read.
@@ -405,7 +407,7 @@ impl Conversation<'_> {
                         let cause = format!("nothing came for {} (calls.agent_idle_timeout)", shown(idle_timeout));
                         return lost(AgentFailureKind::Unresponsive.because(cause));
                     }
-                    standstills.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
+                    of_writes.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
                 }
             };
             match written {
