@@ -148,8 +148,8 @@ impl Door {
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return;
         }
-        self.connections.evict();
-        self.crowd.evict();
+        self.connections.evict(Instant::now());
+        self.crowd.evict(Instant::now());
         if self.spare.take().is_some() {
             return;
         }

@@ -11,6 +11,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::address::AddressRange;
 use crate::config::http::Limits;
 
+/// A client that has just connected is about to send its request, and is not sent away for that.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// All connections of one kind.
 pub(super) struct Connections {
     most: usize,
@@ -67,10 +70,10 @@ impl Connections {
         let is_proxy = self.proxies.iter().any(|range| range.contains(from));
         let home = home_of(from);
         let is_of_home = |connection: &Connection| connection.home == home && !connection.is_known();
-        if !is_proxy && open.count(is_of_home) >= self.most_of_an_address && !open.evict(is_of_home) {
+        if !is_proxy && open.count(is_of_home) >= self.most_of_an_address && !open.evict(is_of_home, now) {
             return Err(NoRoom::OfAddress);
         }
-        if open.connections.len() >= self.most && !open.evict(|_| true) {
+        if open.connections.len() >= self.most && !open.evict(|_| true, now) {
             return Err(NoRoom::InAll);
         }
         open.next_id += 1;
@@ -81,8 +84,8 @@ impl Connections {
     }
 
     /// Ends the one that has waited longest, if one waits.
-    pub(super) fn evict(&self) {
-        self.open().evict(|_| true);
+    pub(super) fn evict(&self, now: Instant) {
+        self.open().evict(|_| true, now);
     }
 
     /// Held for a moment only.
@@ -97,11 +100,12 @@ impl Open {
     }
 
     /// Strangers go first: a proxy may be about to send a webhook on a connection that it keeps open.
-    fn evict(&mut self, which: impl Fn(&Connection) -> bool) -> bool {
+    fn evict(&mut self, which: impl Fn(&Connection) -> bool, now: Instant) -> bool {
         let waiting =
             self.connections.iter().filter(|(_, connection)| which(connection)).filter_map(|(id, connection)| {
                 let state = connection.state();
-                state.waits.map(|wait| ((state.is_known, wait.since), *id))
+                let wait = state.waits.filter(|wait| wait.is_in_vain && now - wait.since >= GRACE)?;
+                Some(((state.is_known, wait.since), *id))
             });
         let Some((_, id)) = waiting.min() else { return false };
         if let Some(connection) = self.connections.remove(&id) {
@@ -163,13 +167,15 @@ struct State {
 struct Wait {
     since: Instant,
     until: Instant,
+    /// Whether the socket has been read and had nothing; `since` is then.
+    is_in_vain: bool,
     /// Whether the head has begun.
     has_begun: bool,
 }
 
 impl Connection {
     fn new(home: IpAddr, head_within: Duration, now: Instant) -> Self {
-        let waits = Some(Wait { since: now, until: now + head_within, has_begun: true });
+        let waits = Some(Wait { since: now, until: now + head_within, is_in_vain: false, has_begun: true });
         let state = State { waits, is_known: false, is_evicted: false };
         Self { home, state: Mutex::new(state), changed: Notify::new() }
     }
@@ -186,8 +192,15 @@ impl Connection {
 
     /// The answer is out, and the next request may begin for so long.
     pub(super) fn is_idle(&self, idle_timeout: Duration, now: Instant) {
-        self.state().waits = Some(Wait { since: now, until: now + idle_timeout, has_begun: false });
+        self.state().waits = Some(Wait { since: now, until: now + idle_timeout, is_in_vain: true, has_begun: false });
         self.changed.notify_one();
+    }
+
+    /// There was nothing to read.
+    pub(super) fn has_read_nothing(&self, now: Instant) {
+        if let Some(wait) = self.state().waits.as_mut().filter(|wait| !wait.is_in_vain) {
+            (wait.is_in_vain, wait.since) = (true, now);
+        }
     }
 
     /// Something has come. After a rest it is the beginning of a head.
@@ -246,13 +259,16 @@ mod tests {
         Connections::new(&limits, vec!["10.0.0.0/8".parse().unwrap()])
     }
 
+    /// A connection that has nothing to read since then.
     fn admit(connections: &Arc<Connections>, from: &str, now: Instant) -> Result<Seat, NoRoom> {
-        connections.admit(from.parse().unwrap(), HEAD, now)
+        let seat = connections.admit(from.parse().unwrap(), HEAD, now)?;
+        seat.connection.has_read_nothing(now);
+        Ok(seat)
     }
 
     /// A connection whose request is being answered.
     fn busy(connections: &Arc<Connections>, from: &str) -> Result<Seat, NoRoom> {
-        let seat = admit(connections, from, Instant::now())?;
+        let seat = admit(connections, from, Instant::now() + HEAD)?;
         seat.connection.is_busy();
         Ok(seat)
     }
@@ -280,6 +296,18 @@ mod tests {
         assert_eq!(busy(&connections, "192.0.2.7").map(drop), Err(NoRoom::InAll));
         drop(fifth);
         assert_eq!(busy(&connections, "192.0.2.7").map(drop), Ok(()));
+    }
+
+    #[test]
+    fn a_connection_that_has_just_come_is_heard_first() {
+        let (connections, start) = (connections(1, 1), Instant::now());
+        let admit = |at| connections.admit("192.0.2.1".parse().unwrap(), HEAD, at);
+        let first = admit(start).unwrap();
+        assert_eq!(admit(start + SECOND).map(drop), Err(NoRoom::OfAddress), "nobody has listened to the first");
+        first.connection.has_read_nothing(start + SECOND);
+        first.connection.has_read_nothing(start + 2 * SECOND);
+        assert_eq!(admit(start + SECOND + GRACE / 2).map(drop), Err(NoRoom::OfAddress));
+        assert_eq!(admit(start + SECOND + GRACE).map(drop), Ok(()));
     }
 
     #[test]

@@ -49,7 +49,9 @@ impl AsyncRead for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, into);
-        if into.filled().len() > before {
+        if read.is_pending() {
+            self.connection.has_read_nothing(Instant::now());
+        } else if into.filled().len() > before {
             self.connection.has_read(self.limits.head_timeout, Instant::now());
         }
         read
