@@ -127,6 +127,7 @@ impl App {
             required_store: config.store.required.then(|| store.clone()),
             metrics,
             max_webhook_bytes: config.http.limits.max_webhook_bytes,
+            proxies: config.http.proxies.clone(),
         };
         let api = ApiOptions {
             settings: settings.clone(),

@@ -2,6 +2,7 @@
 
 pub mod server;
 mod bodies;
+mod client_address;
 pub mod api;
 mod error;
 pub mod forward;
@@ -11,7 +12,7 @@ mod webhook;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::ApiOptions;
+use api::{ApiOptions, Keys};
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode};
@@ -23,7 +24,9 @@ use error::ApiError;
 use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::address::AddressRange;
 use crate::call::registry::Calls;
+use crate::config::api::Page;
 use crate::health::Health;
 use crate::settings::CurrentSettings;
 use crate::store::Store;
@@ -52,6 +55,8 @@ pub struct HttpOptions {
     pub metrics: Option<PrometheusHandle>,
     /// Of all bodies of webhooks together.
     pub max_webhook_bytes: usize,
+    /// Reverse proxies, whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<AddressRange>,
 }
 
 /// All routes.
@@ -59,14 +64,16 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     let bodies = Arc::new(Bodies::new(options.max_webhook_bytes));
     let webhook = get(webhook::verify).post(webhook::receive).fallback(stray::method_not_allowed);
     let webhook = webhook.layer(Extension(bodies));
+    let keys = Arc::new(Keys::new(options.settings.clone(), options.proxies.clone()));
+    let if_open = middleware::from_fn_with_state((keys.clone(), Page::Metrics), api::guard_page);
     Router::new()
         .route(WEBHOOK_PATH, webhook.clone())
         .route(&format!("{WEBHOOK_PATH}/"), webhook)
         .route("/livez", get(live))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics).layer(if_open))
         .with_state(Arc::new(options))
-        .merge(api::router(api))
+        .merge(api::router(api, &keys))
         .fallback(stray::nothing_here)
         .layer(middleware::from_fn(within_time))
 }

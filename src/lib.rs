@@ -24,4 +24,5 @@ pub mod demo;
 pub mod simulate;
 pub mod replay;
 pub mod telemetry;
+pub mod core_dumps;
 mod throttle;

@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
 use patchcord::telemetry::Logs;
-use patchcord::{demo, prompts, replay, simulate, telemetry};
+use patchcord::{core_dumps, demo, prompts, replay, simulate, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::error;
+use tracing::{error, warn};
 
 /// Puts WhatsApp calls through to voice bots.
 #[derive(Parser)]
@@ -84,8 +84,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             );
         }
         Command::Serve { config: path } => {
+            // Before any secret is read.
+            let core_dumps = core_dumps::turn_off();
             let config = load(&path)?;
             _logs = telemetry::start_logs(config.log.format, &config.log.filter)?;
+            if let Err(error) = core_dumps {
+                warn!("core dumps cannot be turned off, and one would hold secrets: {error}");
+            }
             runtime.block_on(serve(config, path))?;
         }
         Command::Replay(options) => {

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
-use crate::config::api::ApiKey;
+use crate::config::api::{ApiKey, Page};
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::outbound::Outbound;
@@ -36,6 +36,8 @@ pub struct Settings {
     pub numbers_with_routes: Vec<(String, String)>,
     /// Who may use the control API.
     pub api_keys: Vec<ApiKey>,
+    /// Pages that need a key.
+    pub closed_pages: Vec<Page>,
     /// Where callers of the API and decisions may lead us.
     pub outbound: Outbound,
 }
@@ -55,6 +57,7 @@ impl Settings {
                 .map(|number| (number.phone_number_id.as_str().to_owned(), number.route.clone()))
                 .collect(),
             api_keys: config.api.keys.clone(),
+            closed_pages: config.api.closed.clone(),
             outbound: Outbound::new(config.outbound.allow.iter().cloned()),
         })
     }

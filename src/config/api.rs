@@ -10,6 +10,42 @@ use super::read::Section;
 pub struct Api {
     /// Empty means that nobody may.
     pub keys: Vec<ApiKey>,
+    /// Pages that need a key; the others are anybody's.
+    pub closed: Vec<Page>,
+}
+
+/// What anybody may read, unless it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// `/metrics`
+    Metrics,
+    /// `/openapi.json`
+    OpenApi,
+}
+
+impl Page {
+    const ALL: [Self; 2] = [Self::Metrics, Self::OpenApi];
+
+    /// As in the configuration.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
+        }
+    }
+
+    /// What a key must allow for it when it is closed.
+    pub fn needs(self) -> Scope {
+        match self {
+            Self::Metrics => Scope::MetricsRead,
+            Self::OpenApi => Scope::CallsRead,
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|page| page.path() == text);
+        found.ok_or_else(|| format!("give some of {}", Self::ALL.map(Self::path).join(", ")))
+    }
 }
 
 /// One key, of which only the digest is known.
@@ -45,10 +81,13 @@ pub enum Scope {
     Admin,
     /// Name any host as an agent or an event's target.
     EgressAny,
+    /// Read `/metrics`, where it is closed.
+    MetricsRead,
 }
 
 impl Scope {
-    const ALL: [Self; 5] = [Self::CallsRead, Self::CallsWrite, Self::RecordingsRead, Self::Admin, Self::EgressAny];
+    const ALL: [Self; 6] =
+        [Self::CallsRead, Self::CallsWrite, Self::RecordingsRead, Self::Admin, Self::EgressAny, Self::MetricsRead];
 
     /// As in the configuration.
     pub fn name(self) -> &'static str {
@@ -58,6 +97,7 @@ impl Scope {
             Self::RecordingsRead => "recordings:read",
             Self::Admin => "admin",
             Self::EgressAny => "egress:any",
+            Self::MetricsRead => "metrics:read",
         }
     }
 
@@ -88,8 +128,9 @@ impl Api {
             }
             keys.push(key);
         }
+        let closed = section.list("closed", Page::parse).unwrap_or_default();
         section.end();
-        Self { keys }
+        Self { keys, closed }
     }
 }
 

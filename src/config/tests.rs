@@ -175,6 +175,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("api", "keys = [{ id = \"a b\", sha256 = \"confidential\", scopes = [\"call:write\"] }]"),
         ("api", "keys = [\"confidential\"]"),
         ("api", "keys = [{ id = \"a\", sha256 = \"0\", scopes = [], requests_per_second = 0 }]"),
+        ("api", "closed = [\"/livez\"]"),
         ("outbound", "allow = \"bots.example.com\""),
         ("outbound", "allow = [\"https://bots.example.com\"]"),
         ("outbound", "allow = [\"10.0.0.0/33\"]"),
@@ -280,6 +281,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: api.keys[0]: give a table, such as { id = "…" }
     patchcord.toml: api.keys[0].sha256: give the SHA-256 of the whole key as 64 hexadecimal digits, not the key
     patchcord.toml: api.keys[0].requests_per_second = 0: give a whole number from 1 to 100000
+    patchcord.toml: api.closed = ["/livez"]: give some of /metrics, /openapi.json
     patchcord.toml: outbound.allow = "bots.example.com": give a list, such as ["…"]
     patchcord.toml: outbound.allow = ["https://bots.example.com"]: "https://bots.example.com" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
     patchcord.toml: outbound.allow = ["10.0.0.0/33"]: "10.0.0.0/33" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"

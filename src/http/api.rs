@@ -1,6 +1,8 @@
 //! The control API: who may ask for what, and where each request leads.
 
 mod auth;
+mod bucket;
+mod guesses;
 mod idempotency;
 mod page;
 mod calls;
@@ -16,7 +18,7 @@ mod openapi;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use auth::Keys;
+pub(super) use auth::Keys;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -30,9 +32,10 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tracing::warn;
 
 use super::error::ApiError;
+use super::server::Connection;
 use crate::call::event::CallEvent;
 use crate::call::registry::Calls;
-use crate::config::api::Scope;
+use crate::config::api::{Page, Scope};
 use crate::prompts::PromptLibrary;
 use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
@@ -70,7 +73,6 @@ pub struct ApiOptions {
 /// What the handlers share.
 struct Api {
     options: ApiOptions,
-    keys: Keys,
     /// One upload after the other: each may be 64 MB.
     uploads: Semaphore,
     streams: Arc<Semaphore>,
@@ -110,13 +112,13 @@ fn doors() -> Vec<Door> {
 }
 
 /// The control API and its document.
-pub(super) fn router(options: ApiOptions) -> Router {
-    let keys = Keys::new(options.settings.clone());
+pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
     let streams = Arc::new(Semaphore::new(EVENT_STREAMS));
-    let api = Arc::new(Api { options, keys, uploads: Semaphore::new(1), streams });
+    let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams });
+    let if_open = middleware::from_fn_with_state((keys.clone(), Page::OpenApi), guard_page);
     let mut router = Router::new();
     for door in doors() {
-        let guard = middleware::from_fn_with_state((api.clone(), door.needs), guard);
+        let guard = middleware::from_fn_with_state((keys.clone(), door.needs), guard);
         let leads_to = match door.method {
             Method::POST => door.leads_to.route_layer(middleware::from_fn_with_state(api.clone(), idempotency::once)),
             _ => door.leads_to,
@@ -124,7 +126,7 @@ pub(super) fn router(options: ApiOptions) -> Router {
         router = router.route(door.path, leads_to.route_layer(guard));
     }
     router
-        .route("/openapi.json", routing::get(async || Json(openapi::document())))
+        .route("/openapi.json", routing::get(async || Json(openapi::document())).layer(if_open))
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(middleware::from_fn(tell_as_problem))
         .with_state(api)
@@ -132,17 +134,33 @@ pub(super) fn router(options: ApiOptions) -> Router {
 
 /// Lets in who has a key for it; who that is goes with the request.
 async fn guard(
-    State((api, needs)): State<(Arc<Api>, Scope)>,
+    State((keys, needs)): State<(Arc<Keys>, Scope)>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let admitted = api.keys.admit(header, needs, Instant::now(), SystemTime::now());
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let shown = keys.shown(request.headers(), connection.as_deref());
+    let admitted = keys.admit(&shown, needs, Instant::now(), SystemTime::now());
     let caller = admitted.inspect_err(|error| {
         metrics::counter!("patchcord_api_refused_total", "code" => error.code).increment(1);
     })?;
+    if let Some(connection) = connection {
+        connection.is_now_known();
+    }
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// The same of a page that anybody may read unless the configuration closes it.
+pub(super) async fn guard_page(
+    State((keys, page)): State<(Arc<Keys>, Page)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    match keys.is_closed(page) {
+        true => guard(State((keys, page.needs())), request, next).await,
+        false => Ok(next.run(request).await),
+    }
 }
 
 /// What is refused before a handler sees it, such as a body that is too long, is told like everything else.

@@ -8,6 +8,7 @@ mod past_calls;
 mod receiver;
 mod resuming;
 mod sounds;
+mod strangers;
 
 use std::time::Duration;
 

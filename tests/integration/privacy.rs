@@ -160,3 +160,14 @@ fn error_that_names_the_caller(call: &Call) -> String {
         call.wacid()
     )
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_leaves_no_core_dump() -> anyhow::Result<()> {
+    let (folder, meta) = (Folder::new()?, Meta::start(MetaOptions::default()).await?);
+    let agent = Agent::start(agent()).await?;
+    let program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.id()))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("a limit")?;
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    Ok(())
+}

@@ -112,6 +112,11 @@ impl Program {
         Ok(prlimit(pid, Resource::Nofile, Rlimit { current: limit.or(maximum), maximum })?)
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it answers HTTP, without a slash at the end.
     pub fn url(&self) -> &str {
         &self.url

@@ -1,21 +1,29 @@
 //! API keys: `Authorization: Bearer patchcord_<id>_<secret>`, what each allows, and how fast.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 
-use crate::config::api::{ApiKey, Scope};
+use super::bucket::Bucket;
+use super::guesses::{Guesser, Guesses};
+use crate::address::AddressRange;
+use crate::config::api::{ApiKey, Page, Scope};
+use crate::http::client_address::{client_address, home_of};
 use crate::http::error::ApiError;
+use crate::http::server::Connection;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 
 /// The keys of the settings of the moment.
-pub(super) struct Keys {
+pub(in crate::http) struct Keys {
     settings: CurrentSettings,
+    proxies: Vec<AddressRange>,
+    guesses: Guesses,
     /// Who has asked so far, by the key's id: never more than ids that were ever configured.
     callers: Mutex<HashMap<String, Arc<Caller>>>,
 }
@@ -28,22 +36,36 @@ pub(super) struct Caller {
     bucket: Mutex<Bucket>,
 }
 
-/// What a key has left of its rate.
-struct Bucket {
-    rate: f64,
-    left: f64,
-    at: Option<Instant>,
+/// What a request shows of who sends it.
+pub(super) struct Shown<'a> {
+    /// Its `Authorization`.
+    pub(super) authorization: Option<&'a str>,
+    /// None where a proxy does not say.
+    pub(super) from: Option<IpAddr>,
 }
 
 impl Keys {
-    pub(super) fn new(settings: CurrentSettings) -> Self {
-        Self { settings, callers: Mutex::default() }
+    pub(in crate::http) fn new(settings: CurrentSettings, proxies: Vec<AddressRange>) -> Self {
+        Self { settings, proxies, guesses: Guesses::default(), callers: Mutex::default() }
     }
 
-    /// Who asks, if the header holds a key that allows `scope`.
+    /// Whether a page is closed to those who have no key.
+    pub(super) fn is_closed(&self, page: Page) -> bool {
+        self.settings.get().closed_pages.contains(&page)
+    }
+
+    /// What a request that came over this connection shows.
+    pub(super) fn shown<'a>(&self, headers: &'a HeaderMap, connection: Option<&Connection>) -> Shown<'a> {
+        Shown {
+            authorization: headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()),
+            from: connection.and_then(|connection| client_address(connection.from, headers, &self.proxies)),
+        }
+    }
+
+    /// Who asks, if the request shows a key that allows `scope`.
     pub(super) fn admit(
         &self,
-        header: Option<&str>,
+        shown: &Shown<'_>,
         scope: Scope,
         now: Instant,
         today: SystemTime,
@@ -55,7 +77,7 @@ impl Keys {
                 "the API is closed because it has no keys: add one under [api] keys",
             ));
         }
-        let caller = self.find(header, today)?;
+        let caller = self.find(shown, now, today)?;
         caller.take_turn(now)?;
         match caller.may(scope) {
             true => Ok(caller),
@@ -70,17 +92,22 @@ impl Keys {
         }
     }
 
-    fn find(&self, header: Option<&str>, today: SystemTime) -> Result<Arc<Caller>, ApiError> {
-        let Some((scheme, token)) = header.and_then(|header| header.split_once(' ')) else {
+    fn find(&self, shown: &Shown<'_>, now: Instant, today: SystemTime) -> Result<Arc<Caller>, ApiError> {
+        let Some((scheme, token)) = shown.authorization.and_then(|header| header.split_once(' ')) else {
             return Err(unauthorized("key_missing", "send your API key as Authorization: Bearer patchcord_ID_SECRET"));
         };
         let token = token.trim();
         let id = token.strip_prefix("patchcord_").and_then(|rest| rest.split_once('_')).map_or("", |(id, _)| id);
         let settings = self.settings.get();
         let known = settings.api_keys.iter().find(|key| key.id == id);
+        let guesser = Guesser { from: shown.from.map(home_of), id: known.map(|key| key.id.clone()) };
+        self.guesses.look(&guesser, now).map_err(guessed_too_often)?;
         let is_right = |key: &&ApiKey| is_same(&Sha256::digest(token).into(), &key.sha256);
         // A wrong id and a wrong secret get the same answer.
-        let key = known.filter(|_| scheme.eq_ignore_ascii_case("bearer")).filter(is_right).ok_or_else(unknown)?;
+        let Some(key) = known.filter(|_| scheme.eq_ignore_ascii_case("bearer")).filter(is_right) else {
+            self.guesses.was_wrong(guesser, now);
+            return Err(unknown());
+        };
         match key.expires {
             Some(expires) if today >= expires => Err(unauthorized("key_expired", "this API key has expired")),
             Some(_) | None => Ok(self.caller(key)),
@@ -93,7 +120,8 @@ impl Keys {
         match callers.get(&key.id) {
             Some(caller) if caller.key == *key => caller.clone(),
             Some(_) | None => {
-                let bucket = Mutex::new(Bucket::new(key.requests_per_second));
+                let rate = f64::from(key.requests_per_second);
+                let bucket = Mutex::new(Bucket::new(rate, 2.0 * rate));
                 let caller = Arc::new(Caller { key: key.clone(), settings: self.settings.clone(), bucket });
                 callers.insert(key.id.clone(), caller.clone());
                 caller
@@ -141,29 +169,18 @@ impl Caller {
     }
 }
 
-impl Bucket {
-    fn new(requests_per_second: u32) -> Self {
-        let rate = f64::from(requests_per_second);
-        Self { rate, left: 2.0 * rate, at: None }
-    }
-
-    /// Takes one, or says how long to wait for it; never longer than a second.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let since = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.left = (self.left + since.as_secs_f64() * self.rate).min(2.0 * self.rate);
-        self.at = Some(now);
-        if self.left < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - self.left) / self.rate));
-        }
-        self.left -= 1.0;
-        Ok(())
-    }
-}
-
 /// Takes the same time wherever they differ.
 fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
     let difference = left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right));
     std::hint::black_box(difference) == 0
+}
+
+/// Whether the key is right is not looked at any more.
+fn guessed_too_often(wait: Duration) -> ApiError {
+    let detail = "too many wrong keys came from this address: try again later";
+    // Above zero, and a few seconds at most.
+    let seconds = HeaderValue::from(wait.as_secs() + 1);
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_keys", detail).with_header(RETRY_AFTER, seconds)
 }
 
 fn unknown() -> ApiError {
@@ -189,11 +206,15 @@ mod tests {
     }
 
     fn keys(scopes: &[Scope], expires: Option<SystemTime>) -> Keys {
-        Keys::new(CurrentSettings::new(settings(scopes, expires)))
+        Keys::new(CurrentSettings::new(settings(scopes, expires)), Vec::new())
+    }
+
+    fn shown(authorization: Option<&str>) -> Shown<'_> {
+        Shown { authorization, from: None }
     }
 
     fn code(keys: &Keys, header: Option<&str>, scope: Scope) -> Result<(), (u16, &'static str)> {
-        let admitted = keys.admit(header, scope, Instant::now(), SystemTime::now());
+        let admitted = keys.admit(&shown(header), scope, Instant::now(), SystemTime::now());
         admitted.map(drop).map_err(|error| (error.status.as_u16(), error.code))
     }
 
@@ -221,7 +242,7 @@ mod tests {
     #[test]
     fn without_keys_the_api_is_closed_and_expired_ones_open_nothing() {
         let bearer = format!("Bearer {KEY}");
-        let none = Keys::new(CurrentSettings::default());
+        let none = Keys::new(CurrentSettings::default(), Vec::new());
         assert_eq!(code(&none, Some(&bearer), Scope::CallsRead), Err((403, "api_closed")));
         let expired = keys(&[Scope::CallsRead], Some(SystemTime::now()));
         assert_eq!(code(&expired, Some(&bearer), Scope::CallsRead), Err((401, "key_expired")));
@@ -230,8 +251,9 @@ mod tests {
     #[test]
     fn a_key_that_is_read_anew_keeps_its_rate_and_one_that_is_gone_opens_nothing() {
         let current = CurrentSettings::new(settings(&[Scope::CallsWrite], None));
-        let (keys, now, bearer) = (Keys::new(current.clone()), Instant::now(), format!("Bearer {KEY}"));
-        let admit = |scope| keys.admit(Some(&bearer), scope, now, SystemTime::now());
+        let keys = Keys::new(current.clone(), Vec::new());
+        let (now, bearer) = (Instant::now(), format!("Bearer {KEY}"));
+        let admit = |scope| keys.admit(&shown(Some(&bearer)), scope, now, SystemTime::now());
         let caller = admit(Scope::CallsWrite).unwrap();
         while caller.take_turn(now).is_ok() {}
         current.replace(settings(&[Scope::CallsWrite], None));
@@ -246,12 +268,24 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_its_burst_and_then_its_rate() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(100);
-        assert_eq!((0..1000).filter(|_| bucket.take(start).is_ok()).count(), 200);
-        assert_eq!(bucket.take(start), Err(Duration::from_millis(10)));
-        let later = start + Duration::from_secs(1);
-        assert_eq!((0..1000).filter(|_| bucket.take(later).is_ok()).count(), 100);
+    fn who_guesses_is_refused_unseen_and_an_app_elsewhere_is_not() {
+        let (keys, now) = (keys(&[Scope::CallsRead], None), Instant::now());
+        let (right, wrong) = (format!("Bearer {KEY}"), format!("Bearer {KEY}0"));
+        let ask = |authorization: &str, from: Option<&str>| {
+            let from = from.map(|from| from.parse().unwrap());
+            let shown = Shown { authorization: Some(authorization), from };
+            keys.admit(&shown, Scope::CallsRead, now, SystemTime::now()).map(drop).map_err(|error| error.code)
+        };
+        let guesser = Some("2001:db8::1");
+        while ask(&wrong, guesser) == Err("key_unknown") {}
+        assert_eq!(ask(&wrong, guesser), Err("too_many_wrong_keys"));
+        assert_eq!(ask(&right, guesser), Err("too_many_wrong_keys"), "a guess that is right is not told from others");
+        assert_eq!(ask(&right, Some("2001:db8::2")), Err("too_many_wrong_keys"), "the same host");
+        assert_eq!(ask("Bearer patchcord_other_0", guesser), Err("key_unknown"), "another key");
+        assert_eq!(ask(&right, Some("192.0.2.1")), Ok(()));
+        for _ in 0..100 {
+            assert_eq!(ask(&wrong, None), Err("key_unknown"), "nobody knows who it is");
+        }
+        assert_eq!(ask(&right, None), Ok(()));
     }
 }

@@ -136,7 +136,8 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
         ("408", "`request_timeout`".to_owned()),
         (
             "429",
-            "`rate_limited`: the key's `requests_per_second` (100), or twice as many at once; see `Retry-After`"
+            "`rate_limited`: the key's `requests_per_second` (100), or twice as many at once; see \
+             `Retry-After`. `too_many_wrong_keys`: from this address"
                 .to_owned(),
         ),
     ] {

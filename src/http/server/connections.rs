@@ -1,7 +1,7 @@
 //! The connections of the moment: how many there may be, what each waits for, and which gives way.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::address::AddressRange;
 use crate::config::http::Limits;
+use crate::http::client_address::home_of;
 
 /// A client that has just connected is about to send its request, and is not sent away for that.
 const GRACE: Duration = Duration::from_millis(100);
@@ -78,7 +79,7 @@ impl Connections {
         }
         open.next_id += 1;
         let id = open.next_id;
-        let connection = Arc::new(Connection::new(home, head_within, now));
+        let connection = Arc::new(Connection::new(from, head_within, now));
         open.connections.insert(id, connection.clone());
         Ok(Seat { connections: self.clone(), id, connection })
     }
@@ -117,14 +118,6 @@ impl Open {
     }
 }
 
-/// Whom a connection is counted for: one address, or the /64 that one host of IPv6 chooses its addresses from.
-fn home_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-    }
-}
-
 /// The place of one connection, free again when it is dropped.
 pub(super) struct Seat {
     connections: Arc<Connections>,
@@ -146,6 +139,8 @@ impl Drop for Seat {
 
 /// One connection, as its handlers may look at it.
 pub(crate) struct Connection {
+    /// The other end: a client, or the proxy in front of it.
+    pub(crate) from: IpAddr,
     home: IpAddr,
     state: Mutex<State>,
     /// A wait has begun, or the connection is evicted.
@@ -174,10 +169,10 @@ struct Wait {
 }
 
 impl Connection {
-    fn new(home: IpAddr, head_within: Duration, now: Instant) -> Self {
+    fn new(from: IpAddr, head_within: Duration, now: Instant) -> Self {
         let waits = Some(Wait { since: now, until: now + head_within, is_in_vain: false, has_begun: true });
         let state = State { waits, is_known: false, is_evicted: false };
-        Self { home, state: Mutex::new(state), changed: Notify::new() }
+        Self { from, home: home_of(from), state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// The client has shown who it is, so it no longer counts for its address.

@@ -30,6 +30,8 @@ pub const RECORDINGS: &str = "patchcord_recordings_0";
 pub const ADMIN: &str = "patchcord_admin_0";
 /// May steer calls, and name any host.
 pub const OUTWARD: &str = "patchcord_outward_0";
+/// May read metrics where they are closed.
+pub const METRICS: &str = "patchcord_metrics_0";
 /// May do nothing that there is.
 pub const NOBODY: &str = "patchcord_nobody_0";
 
@@ -44,6 +46,7 @@ pub fn keys() -> String {
         (OUTWARD, "calls:write\", \"egress:any", ""),
         (RECORDINGS, "recordings:read", ""),
         (ADMIN, "admin", often),
+        (METRICS, "metrics:read", ""),
         (NOBODY, "egress:any", ""),
         ("patchcord_expired_0", "calls:write", ", expires = \"2020-01-01T00:00:00Z\""),
     ];
@@ -61,6 +64,8 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     key: String,
+    /// What a proxy adds.
+    forwarded_for: Option<&'static str>,
 }
 
 /// What came back. The body is null when it is no JSON.
@@ -101,7 +106,12 @@ impl Client {
     /// Of a service at this URL, without a slash at the end.
     pub fn at(url: &str, key: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be made");
-        Self { http, base: url.to_owned(), key: key.to_owned() }
+        Self { http, base: url.to_owned(), key: key.to_owned(), forwarded_for: None }
+    }
+
+    /// As a reverse proxy passes it on, with this `X-Forwarded-For`.
+    pub fn through_a_proxy(self, forwarded_for: &'static str) -> Self {
+        Self { forwarded_for: Some(forwarded_for), ..self }
     }
 
     pub async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
@@ -150,7 +160,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(client) = self.forwarded_for {
+            request = request.header("x-forwarded-for", client);
+        }
         match self.key.as_str() {
             "" => request,
             key => request.bearer_auth(key),

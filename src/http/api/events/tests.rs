@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::super::ApiOptions;
-use super::super::auth::Keys;
+use super::super::auth::{Keys, Shown};
 use super::*;
 use crate::agent::AgentBook;
 use crate::call::event::CallId;
@@ -178,7 +178,8 @@ pub(crate) fn caller() -> Arc<Caller> {
     let header = format!("Bearer {KEY}");
     let today = std::time::SystemTime::now();
     let settings = CurrentSettings::new(Settings { api_keys: vec![key], ..Settings::default() });
-    Keys::new(settings).admit(Some(&header), Scope::CallsWrite, Instant::now(), today).unwrap()
+    let shown = Shown { authorization: Some(&header), from: None };
+    Keys::new(settings, Vec::new()).admit(&shown, Scope::CallsWrite, Instant::now(), today).unwrap()
 }
 
 /// An API without calls, prompts and recordings.
@@ -211,7 +212,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         store: store.clone(),
     });
     let options = ApiOptions {
-        settings: settings.clone(),
+        settings,
         calls,
         store,
         events: events.clone(),
@@ -221,5 +222,5 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         stopping: watch::channel(false).1,
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
-    Arc::new(Api { options, keys: Keys::new(settings), uploads, streams })
+    Arc::new(Api { options, uploads, streams })
 }
