@@ -53,7 +53,7 @@ impl App {
     }
 
     /// The next event that has not come before.
-    async fn next(&mut self) -> anyhow::Result<Value> {
+    pub async fn next(&mut self) -> anyhow::Result<Value> {
         loop {
             let (headers, event) =
                 timeout(DEADLINE, self.received.recv()).await.context("no more events")?.context("the app is gone")?;

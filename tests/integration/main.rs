@@ -18,6 +18,7 @@ mod calls;
 mod deciding;
 #[cfg(target_os = "linux")]
 mod descriptors;
+mod drills;
 mod events;
 mod forwarding;
 mod graph;

@@ -1,0 +1,18 @@
+//! Drills: faults on purpose against the real program, each with its figure. The short ones run with every test;
+//! `make drills` runs them all, one after the other, and prints the figures.
+
+mod disk_full;
+mod kill_loop;
+
+/// Prints one row of the table.
+fn report(drill: &str, figure: &str) {
+    println!("drill  {drill:<28} {figure}");
+}
+
+/// The seed of a drill: DRILL_SEED, or drawn and printed.
+fn seed() -> u64 {
+    let given = std::env::var("DRILL_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("DRILL_SEED={seed}");
+    seed
+}
