@@ -27,7 +27,9 @@ const VIDEO_REFUSED: &str =
     "m=video 0 UDP/TLS/RTP/SAVPF 97\r\nc=IN IP4 127.0.0.1\r\na=mid:video\r\na=inactive\r\na=rtpmap:97 VP8/90000\r\n";
 const VIDEO_INACTIVE: &str =
     "m=video 9 UDP/TLS/RTP/SAVPF 97 98\r\nc=IN IP4 127.0.0.1\r\na=mid:video\r\na=inactive\r\na=rtpmap:97 VP8/90000\r\n";
-const OFFERS: [&str; 5] = [OFFER_2025, OFFER_2026, OFFER_IPV4, OFFER_OLD, OFFER_BUSINESS];
+/// Several fingerprints, other media on both sides of the audio, one direction, spaces at the ends of lines.
+const OFFER_UNUSUAL: &str = include_str!("../fixtures/sdp-offer-unusual.sdp");
+const OFFERS: [&str; 6] = [OFFER_2025, OFFER_2026, OFFER_IPV4, OFFER_OLD, OFFER_BUSINESS, OFFER_UNUSUAL];
 
 #[test]
 fn metas_offer_is_understood() {
@@ -58,6 +60,8 @@ fn every_offer_is_answered_with_what_it_asks_for() {
         assert_eq!(answer.bundle, offer.bundle);
         assert_eq!(answer.opus, offer.opus);
         assert_eq!(answer.telephone_event, offer.telephone_event);
+        assert_eq!(answer.direction, offer.direction.answered());
+        assert_eq!((&answer.refused_before, &answer.refused_behind), (&offer.refused_before, &offer.refused_behind));
         assert_eq!(answer.setup, Setup::Active);
         assert_eq!(answer.remote_candidates(), [address("198.51.100.10:40000")]);
         assert!(!answer.ice_lite);

@@ -230,6 +230,19 @@ fn a_name_cut_in_the_middle_of_an_emoji_does_not_cost_the_call() {
     }
 }
 
+#[test]
+fn the_webhooks_that_were_seen_with_half_an_emoji_are_read() {
+    for (name, read_as) in [("half-an-emoji-high.json", "Ana \u{fffd}"), ("half-an-emoji-low.json", "\u{fffd} Ana")] {
+        let body = fixture(name);
+        assert!(serde_json::from_slice::<Value>(&body).is_err(), "{name} is what a strict reader refuses");
+        let body = replaced(&replaced(&body, b"PNID", b"200000000000002"), b"NOW", b"1790963543");
+        let notices = parse(&body).unwrap();
+        let [Notice::Connect(connect)] = &notices[..] else { panic!("one connect") };
+        assert_eq!(connect.from.name.as_deref(), Some(read_as));
+        assert_eq!((connect.timestamp, connect.session.sdp.as_str()), (Some(1_790_963_543), "OFFER"));
+    }
+}
+
 /// The bad part is a message, an entry, a change or a call; the call beside it is read all the same.
 #[test]
 fn nothing_that_is_wrong_with_one_part_costs_another() {
