@@ -1,6 +1,8 @@
 //! Drills: faults on purpose against the real program, each with its figure. The short ones run with every test;
 //! `make drills` runs them all, one after the other, and prints the figures.
 
+#![expect(clippy::print_stdout, reason = "a drill's figure is its result")]
+
 mod disk_full;
 mod kill_loop;
 
