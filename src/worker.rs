@@ -49,6 +49,7 @@ use crate::prompts::PromptLibrary;
 use crate::pulse::{self, Pulse};
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::settings::CurrentSettings;
+use crate::telemetry::shown;
 use leg::seat::Who;
 use leg::{About, Leg, Line};
 use load::{Load, LoadLimits, Measured};
@@ -349,8 +350,9 @@ impl Worker {
         let share = share.unwrap_or_default() * 100.0;
         match is_overloaded {
             true => warn!(
-                "worker {index} is overloaded and takes no new calls: its tick is {lateness:?} late, and it takes \
-                 {share:.0} % of a core"
+                "worker {index} is overloaded and takes no new calls: its tick is {} late, and it takes \
+                 {share:.0} % of a core",
+                shown(lateness)
             ),
             false => info!("worker {index} takes calls again"),
         }

@@ -543,7 +543,7 @@ impl Session {
 async fn answer_of<T>(reply: oneshot::Receiver<T>, mut standstills: Standstills) -> Option<T> {
     let answer = standstills.timeout(ANSWERS_WITHIN, reply).await;
     if answer.is_err() {
-        error!("a worker does not answer within {ANSWERS_WITHIN:?}: it is stuck, and its calls are silent");
+        error!("a worker does not answer within {}: it is stuck, and its calls are silent", shown(ANSWERS_WITHIN));
         metrics::counter!("patchcord_worker_answers_missed_total").increment(1);
     }
     answer.ok()?.ok()

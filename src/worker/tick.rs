@@ -16,6 +16,7 @@ use tracing::warn;
 use super::leg::Leg;
 use super::slots::Slots;
 use crate::pulse::{Pulse, Standstills};
+use crate::telemetry::shown;
 
 const SLOTS: usize = 10;
 /// 20 ms divided by the number of slots.
@@ -100,7 +101,7 @@ impl Tick {
     /// What came meanwhile is read after this slot, so no call may be judged by that time.
     pub fn forgive_standstill(&self, now: Instant) {
         let Some(gap) = self.standstills.borrow_mut().next(now) else { return };
-        warn!("a worker stood still for {gap:?}: was the process stopped, or is the machine overloaded?");
+        warn!("a worker stood still for {}: was the process stopped, or is the machine overloaded?", shown(gap));
         metrics::counter!("patchcord_standstills_total").increment(1);
         self.slots.borrow().iter().flatten().for_each(|leg| leg.stood_still(gap, now));
     }
