@@ -18,6 +18,7 @@ pub mod recordings;
 pub mod outbound;
 pub mod public_address;
 pub mod address;
+pub mod cause;
 pub mod config;
 pub mod settings;
 pub mod demo;

@@ -61,14 +61,16 @@ async fn own_address(listen: IpAddr) -> Option<IpAddr> {
 }
 
 async fn ask_stun(listen: IpAddr, servers: &[String]) -> anyhow::Result<IpAddr> {
+    let mut failures = Vec::new();
     for server in servers {
-        if let Ok(address) = ask_one(listen, server).await {
-            return Ok(address);
+        match ask_one(listen, server).await {
+            Ok(address) => return Ok(address),
+            Err(error) => failures.push(format!("{server}: {error:#}")),
         }
     }
     bail!(
         "no STUN server of media.stun answered ({}): is UDP open? Or set media.advertise to the public address",
-        servers.join(", ")
+        failures.join("; ")
     )
 }
 
@@ -141,6 +143,14 @@ mod tests {
         reply[3] = attribute.len() as u8;
         reply.extend_from_slice(attribute);
         reply
+    }
+
+    #[tokio::test]
+    async fn stun_servers_that_do_not_help_are_each_named_with_the_cause() {
+        // No name has a label of more than 63 octets, and no IPv6 server helps an IPv4 socket.
+        let servers = [format!("{}:3478", "a".repeat(64)), "[::1]:3478".to_owned()];
+        let error = ask_stun(Ipv4Addr::LOCALHOST.into(), &servers).await.unwrap_err().to_string();
+        assert!(error.contains("a:3478: ") && error.contains("[::1]:3478: no address of this family"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use url::Url;
 use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use super::destination::stops_of;
 use super::route::Stop;
+use crate::cause::cause_of;
 use crate::events::SigningSecret;
 use crate::events::signature;
 use crate::outbound::Hosts;
@@ -71,8 +72,8 @@ pub enum NoDecision {
     #[error("it did not answer in time")]
     TimedOut,
     /// No connection, or it broke.
-    #[error("it could not be reached")]
-    Unreachable,
+    #[error("it could not be reached: {0}")]
+    Unreachable(String),
     /// It pointed elsewhere.
     #[error("it answered with HTTP {0}, and redirects are not followed")]
     Redirected(u16),
@@ -132,7 +133,7 @@ impl NoDecision {
     pub fn name(&self) -> &'static str {
         match self {
             Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
+            Self::Unreachable(_) => "unreachable",
             Self::Redirected(_) => "redirected",
             Self::Status(_) => "bad_status",
             Self::TooLarge => "too_large",
@@ -157,7 +158,10 @@ async fn plan(decision: Decision, settings: &Settings) -> Result<Plan, NoDecisio
 }
 
 fn unanswered(error: &reqwest::Error) -> NoDecision {
-    if error.is_timeout() { NoDecision::TimedOut } else { NoDecision::Unreachable }
+    match error.is_timeout() {
+        true => NoDecision::TimedOut,
+        false => NoDecision::Unreachable(cause_of(error)),
+    }
 }
 
 async fn read_body(response: &mut Response) -> Result<Vec<u8>, NoDecision> {

@@ -552,7 +552,7 @@ async fn answer_of<T>(reply: oneshot::Receiver<T>, mut standstills: Standstills)
 fn trouble(failure: &GraphFailure) -> GraphTrouble {
     match &failure.kind {
         FailureKind::Refused(error) => GraphTrouble::Refused(error.code),
-        FailureKind::Unknown => GraphTrouble::Unknown,
-        FailureKind::Unreachable => GraphTrouble::Unreachable,
+        FailureKind::Unknown(_) => GraphTrouble::Unknown,
+        FailureKind::Unreachable(_) => GraphTrouble::Unreachable,
     }
 }

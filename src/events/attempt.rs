@@ -6,6 +6,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AF
 use reqwest::{Client, Response, StatusCode};
 
 use super::{Webhook, signature};
+use crate::cause::cause_of;
 use crate::store::Delivery;
 
 /// An answer is read this far, so that its connection can be used again; what it says means nothing to us.
@@ -34,14 +35,14 @@ pub(super) async fn post(http: &Client, webhook: &Webhook, delivery: &Delivery, 
         .timeout(timeout);
     match request.send().await {
         Ok(response) => judge(response).await,
-        Err(error) if error.is_timeout() => failed("no answer in time"),
-        Err(error) if error.is_connect() => failed("no connection"),
-        Err(_) => failed("the connection broke"),
+        Err(error) if error.is_timeout() => failed("no answer in time".to_owned()),
+        Err(error) if error.is_connect() => failed(format!("no connection: {}", cause_of(&error))),
+        Err(error) => failed(format!("the connection broke: {}", cause_of(&error))),
     }
 }
 
-fn failed(error: &str) -> Outcome {
-    Outcome::Failed { error: error.to_owned(), retry_after: None }
+fn failed(error: String) -> Outcome {
+    Outcome::Failed { error, retry_after: None }
 }
 
 async fn judge(mut response: Response) -> Outcome {

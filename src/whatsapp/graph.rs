@@ -136,7 +136,7 @@ impl GraphFailure {
     pub fn may_pass(&self) -> bool {
         use super::error::MetaErrorClass as Class;
         match &self.kind {
-            FailureKind::Unknown | FailureKind::Unreachable => true,
+            FailureKind::Unknown(_) | FailureKind::Unreachable(_) => true,
             FailureKind::Refused(error) => {
                 retry::can_change(error) || matches!(error.meaning().class(), Class::Config | Class::Account)
             }
@@ -151,11 +151,11 @@ pub enum FailureKind {
     #[error("Meta refused: {0}")]
     Refused(MetaError),
     /// A try ended without a readable reply: it may have happened. Clean up as if it had.
-    #[error("Meta gave no readable reply")]
-    Unknown,
+    #[error("Meta gave no readable reply: {0}")]
+    Unknown(String),
     /// No try got through to Meta: it has not happened.
-    #[error("Meta could not be reached")]
-    Unreachable,
+    #[error("Meta could not be reached: {0}")]
+    Unreachable(String),
 }
 
 /// Meta's actions on a call, by Meta's names.
@@ -255,7 +255,8 @@ impl GraphClient {
         let (reply, attempts) = self.request(number, Action::Connect, &body).await.map_err(logged)?;
         let call_id = reply["calls"][0]["id"].as_str().and_then(|id| WaCallId::parse(id).ok());
         // A success without an id: somebody's phone may be ringing, and we cannot say which call it is.
-        call_id.ok_or_else(|| logged(GraphFailure { kind: FailureKind::Unknown, attempts }))
+        let kind = || FailureKind::Unknown("a success without the call's id".to_owned());
+        call_id.ok_or_else(|| logged(GraphFailure { kind: kind(), attempts }))
     }
 
     async fn act(&self, number: &NumberCredentials, action: Action, body: &Value) -> Result<Done, GraphFailure> {
@@ -303,7 +304,7 @@ impl GraphClient {
                 let wait = wait.min(self.options.budget);
                 self.paces().refused(&number.phone_number_id, error, wait, Instant::now());
             }
-            may_have_happened |= outcome == Outcome::Unknown;
+            may_have_happened |= matches!(outcome, Outcome::Unknown(_));
             match waits.before_next(action, &outcome, Instant::now()) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(GraphFailure { kind: final_kind(outcome, may_have_happened), attempts }),
@@ -331,8 +332,11 @@ fn final_kind(last: Outcome, may_have_happened: bool) -> FailureKind {
         Outcome::Refused { error, .. } if !may_have_happened || !retry::can_change(&error) => {
             FailureKind::Refused(error)
         }
-        Outcome::Unreachable if !may_have_happened => FailureKind::Unreachable,
-        _ => FailureKind::Unknown,
+        Outcome::Unreachable(cause) if !may_have_happened => FailureKind::Unreachable(cause),
+        Outcome::Unreachable(cause) | Outcome::Unknown(cause) => FailureKind::Unknown(cause),
+        Outcome::Refused { error, .. } => FailureKind::Unknown(error.to_string()),
+        // It is no failure.
+        Outcome::Success(_) => FailureKind::Unknown(String::new()),
     }
 }
 
@@ -367,7 +371,7 @@ fn logged(action: Action, failure: GraphFailure) -> GraphFailure {
             http.status = error.http_status,
             "Meta refused {action}: {error}"
         ),
-        FailureKind::Unknown | FailureKind::Unreachable => warn!(
+        FailureKind::Unknown(_) | FailureKind::Unreachable(_) => warn!(
             graph.action = action,
             graph.attempts = attempts,
             "{action} failed after {attempts} tries: {}",

@@ -24,7 +24,8 @@ impl Session {
 
     /// Does what can be done while the phone rings, and keeps the rest until the caller hears us.
     pub(super) fn decided(&mut self, call: &mut Call, outcome: Result<Result<Plan, NoDecision>, JoinError>) {
-        let plan = outcome.unwrap_or(Err(NoDecision::Unreachable)).unwrap_or_else(|error| {
+        let plan = outcome.unwrap_or_else(|_| Err(NoDecision::Unreachable("a mistake in Patchcord".to_owned())));
+        let plan = plan.unwrap_or_else(|error| {
             warn!("the decision webhook of the route {:?} decides nothing: {error}", self.number.route.name);
             Plan::default()
         });

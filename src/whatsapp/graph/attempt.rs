@@ -6,6 +6,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
+use crate::cause::cause_of;
 use crate::whatsapp::error::MetaError;
 use crate::whatsapp::mend;
 
@@ -23,18 +24,19 @@ pub(super) enum Outcome {
         /// Meta's wish about the next try.
         retry_after: Option<Duration>,
     },
-    /// The request was sent, or may have been, and no readable reply came.
-    Unknown,
-    /// The request was not sent.
-    Unreachable,
+    /// The request was sent, or may have been, and no readable reply came; the text says what did.
+    Unknown(String),
+    /// The request was not sent; the text says why.
+    Unreachable(String),
 }
 
 /// Sends the request and reads its reply, both within `timeout`.
 pub(super) async fn send(request: RequestBuilder, timeout: Duration) -> Outcome {
     match request.timeout(timeout).send().await {
         Ok(response) => read_reply(response).await,
-        Err(error) if error.is_connect() || error.is_builder() => Outcome::Unreachable,
-        Err(_) => Outcome::Unknown,
+        Err(error) if error.is_connect() || error.is_builder() => Outcome::Unreachable(cause_of(&error)),
+        Err(error) if error.is_timeout() => Outcome::Unknown("no answer in time".to_owned()),
+        Err(error) => Outcome::Unknown(cause_of(&error)),
     }
 }
 
@@ -45,12 +47,12 @@ async fn read_reply(mut response: Response) -> Outcome {
     if status.is_success() {
         return match reply {
             Some(reply) => judge_success(status, reply),
-            None => Outcome::Unknown,
+            None => unreadable(status),
         };
     }
     let reply = reply.unwrap_or(Value::Null);
     if is_gateway_trouble(status) && !reply["error"].is_object() {
-        return Outcome::Unknown;
+        return unreadable(status);
     }
     Outcome::Refused { error: error_of(status, &reply), retry_after }
 }
@@ -66,8 +68,12 @@ fn judge_success(status: StatusCode, reply: Value) -> Outcome {
     match (is_refused, reply.is_object()) {
         (true, _) => Outcome::Refused { error: error_of(status, &reply), retry_after: None },
         (false, true) => Outcome::Success(reply),
-        (false, false) => Outcome::Unknown,
+        (false, false) => unreadable(status),
     }
+}
+
+fn unreadable(status: StatusCode) -> Outcome {
+    Outcome::Unknown(format!("HTTP {} without a readable reply", status.as_u16()))
 }
 
 fn error_of(status: StatusCode, reply: &Value) -> MetaError {

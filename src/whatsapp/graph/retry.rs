@@ -38,9 +38,9 @@ impl<'a> Waits<'a> {
         let least = match last {
             Outcome::Success(_) => return None,
             Outcome::Refused { error, .. } if !can_change(error) => return None,
-            Outcome::Unknown if !action.may_follow_an_unknown_end() => return None,
+            Outcome::Unknown(_) if !action.may_follow_an_unknown_end() => return None,
             Outcome::Refused { retry_after: Some(wait), .. } => self.options.shortest_wait.max(*wait),
-            Outcome::Refused { .. } | Outcome::Unknown | Outcome::Unreachable => self.options.shortest_wait,
+            Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::Unreachable(_) => self.options.shortest_wait,
         };
         let time_left = self.deadline.saturating_duration_since(now).checked_sub(SHORTEST_ATTEMPT)?;
         let spread = time_left.checked_sub(least)?;
