@@ -100,15 +100,18 @@ impl Open {
         self.connections.values().filter(|connection| which(connection)).count()
     }
 
-    /// Strangers go first: a proxy may be about to send a webhook on a connection that it keeps open.
+    /// Strangers go first: a proxy may be about to send a webhook on a connection that it keeps open. While the first to go
+    /// has only just come, nobody goes.
     fn evict(&mut self, which: impl Fn(&Connection) -> bool, now: Instant) -> bool {
         let waiting =
             self.connections.iter().filter(|(_, connection)| which(connection)).filter_map(|(id, connection)| {
                 let state = connection.state();
-                let wait = state.waits.filter(|wait| wait.is_in_vain && now - wait.since >= GRACE)?;
-                Some(((state.is_known, wait.since), *id))
+                state.waits.map(|wait| (state.is_known, wait.since, *id, wait.gives_way_from))
             });
-        let Some((_, id)) = waiting.min() else { return false };
+        let Some((.., id, Some(from))) = waiting.min() else { return false };
+        if from > now {
+            return false;
+        }
         if let Some(connection) = self.connections.remove(&id) {
             connection.state().is_evicted = true;
             connection.changed.notify_one();
@@ -162,15 +165,15 @@ struct State {
 struct Wait {
     since: Instant,
     until: Instant,
-    /// Whether the socket has been read and had nothing; `since` is then.
-    is_in_vain: bool,
+    /// None before the socket has been read and had nothing.
+    gives_way_from: Option<Instant>,
     /// Whether the head has begun.
     has_begun: bool,
 }
 
 impl Connection {
     fn new(from: IpAddr, head_within: Duration, now: Instant) -> Self {
-        let waits = Some(Wait { since: now, until: now + head_within, is_in_vain: false, has_begun: true });
+        let waits = Some(Wait { since: now, until: now + head_within, gives_way_from: None, has_begun: true });
         let state = State { waits, is_known: false, is_evicted: false };
         Self { from, home: home_of(from), state: Mutex::new(state), changed: Notify::new() }
     }
@@ -187,14 +190,15 @@ impl Connection {
 
     /// The answer is out, and the next request may begin for so long.
     pub(super) fn is_idle(&self, idle_timeout: Duration, now: Instant) {
-        self.state().waits = Some(Wait { since: now, until: now + idle_timeout, is_in_vain: true, has_begun: false });
+        self.state().waits =
+            Some(Wait { since: now, until: now + idle_timeout, gives_way_from: Some(now), has_begun: false });
         self.changed.notify_one();
     }
 
     /// There was nothing to read.
     pub(super) fn has_read_nothing(&self, now: Instant) {
-        if let Some(wait) = self.state().waits.as_mut().filter(|wait| !wait.is_in_vain) {
-            (wait.is_in_vain, wait.since) = (true, now);
+        if let Some(wait) = self.state().waits.as_mut() {
+            wait.gives_way_from.get_or_insert(now + GRACE);
         }
     }
 
