@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo test lint bench quality fuzz interop interop-chromium interop-s3 fmt tools
+.PHONY: help demo test lint bench quality fuzz drills interop interop-chromium interop-s3 fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +45,9 @@ quality: tools ## speech quality of real calls, with and without loss, beside th
 
 fuzz: tools ## parsers of foreign bytes, fed with any bytes; SECONDS_EACH=60
 	@SECONDS_EACH=$(SECONDS_EACH) ./fuzz/run.sh
+
+drills: tools ## faults on purpose: kill -9, no descriptors, full disk, freezes, overload; as root, some minutes
+	@./tests/tools/drills.sh
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -1,5 +1,6 @@
-//! Drills: faults on purpose against the real program, each with its figure. The short ones run with every test;
-//! `make drills` runs them all, one after the other, and prints the figures.
+//! Drills: faults on purpose against the real program, each with its figure. `make drills` runs them one after the other
+//! and prints the figures; the short ones run with every test. A drill that is a scenario of a feature stands with that
+//! feature and reports here.
 
 #![expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 
@@ -7,7 +8,7 @@ mod disk_full;
 mod kill_loop;
 
 /// Prints one row of the table.
-fn report(drill: &str, figure: &str) {
+pub fn report(drill: &str, figure: &str) {
     println!("drill  {drill:<28} {figure}");
 }
 

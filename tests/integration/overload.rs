@@ -4,6 +4,7 @@ use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{EndedBy, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 
+use crate::drills::report;
 use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
 use crate::program::Program;
 use crate::service::{Folder, TestOptions};
@@ -32,5 +33,6 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     program.line_with("worker 0 takes calls again").await?;
     let next = meta.place_call(caller()).await?;
     next.wait_until(Stage::Accepted).await?;
+    report("overload", "the new call is rejected, the live one is heard without a gap; calls are taken again");
     Ok(())
 }

@@ -9,6 +9,7 @@ use patchcord_simulator::call::{Announce, Call, CallerOptions, EndedBy, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 use serde_json::Value;
 
+use crate::drills::report;
 use crate::events::{App, has_no_gaps};
 use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
 use crate::program::Program;
@@ -74,6 +75,7 @@ async fn a_call_that_meta_has_no_answer_to_is_answered_by_the_next_start() -> an
     assert_eq!(["pre_accept", "accept", "terminate"].map(|action| scene.asked(action, &call)), [2, 1, 0]);
     assert_eq!(objections(&call), [], "{}", call.seen());
     again.finish().await?;
+    report("Graph away at hang-up", "ended at Meta once Graph was back, and not again after a restart");
     Ok(())
 }
 
