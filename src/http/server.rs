@@ -27,7 +27,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
@@ -35,7 +35,7 @@ use tracing::warn;
 use super::error::ApiError;
 use crate::config::http::{Http, Limits};
 use connections::{Connections, NoRoom, Seat};
-use stream::{RequestBody, ResponseBody, TimedStream};
+use stream::{RequestBody, ResponseBody, TimedStream, UnreadBody};
 
 /// Taken for a moment when there is no room: enough for the probes, also while strangers knock.
 const CROWD: usize = 64;
@@ -203,7 +203,8 @@ async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     let connection = seat.connection();
-    let answer = |request| answer(&router, &connection, &limits, request);
+    let (leave_unread, unread_bodies) = mpsc::channel(1);
+    let answer = |request| answer(&router, &connection, &limits, &leave_unread, request);
     let stream = TokioIo::new(TimedStream::new(stream, seat, limits.clone()));
     let http = http1::Builder::new()
         .header_read_timeout(None)
@@ -211,14 +212,19 @@ async fn serve(
         .serve_connection(stream, service_fn(answer))
         .with_upgrades();
     let mut http = std::pin::pin!(http);
+    let mut discarding = std::pin::pin!(discard(unread_bodies));
     // Errors are the client's: it went away, or broke HTTP, and has its answer where there is one.
     tokio::select! {
         biased;
         () = connection.is_over() => {}
         _ = &mut http => {}
+        () = &mut discarding => {}
         () = is_true(&mut stopping) => {
             http.as_mut().graceful_shutdown();
-            let _ = http.await;
+            tokio::select! {
+                _ = http => {}
+                () = discarding => {}
+            }
         }
     }
 }
@@ -227,10 +233,11 @@ async fn serve(
 async fn serve_in_crowd(stream: TcpStream, seat: Seat, router: TowerToHyperService<Router>, limits: Arc<Limits>) {
     let connection = seat.connection();
     let stream = TokioIo::new(TimedStream::new(stream, seat, limits.clone()));
-    let (router, connection, limits) = (&router, &connection, &limits);
+    let (leave_unread, unread_bodies) = mpsc::channel(1);
+    let (router, connection, limits, leave_unread) = (&router, &connection, &limits, &leave_unread);
     let answer = |request: hyper::Request<Incoming>| async move {
         match PROBES.contains(&request.uri().path()) {
-            true => answer(router, connection, limits, request).await,
+            true => answer(router, connection, limits, leave_unread, request).await,
             false => Ok(no_room()),
         }
     };
@@ -244,7 +251,16 @@ async fn serve_in_crowd(stream: TcpStream, seat: Seat, router: TowerToHyperServi
         () = connection.is_over() => {}
         // Too late or not, nothing more is owed to it.
         _ = timeout(CROWD_WITHIN, http) => {}
+        () = discard(unread_bodies) => {}
     }
+}
+
+/// Reads what requests left of their bodies, for as long as the connection lasts.
+async fn discard(mut unread_bodies: mpsc::Receiver<UnreadBody>) {
+    while let Some(unread) = unread_bodies.recv().await {
+        unread.discard().await;
+    }
+    std::future::pending().await
 }
 
 /// One request, timed at both ends.
@@ -252,12 +268,21 @@ async fn answer(
     router: &TowerToHyperService<Router>,
     connection: &Arc<Connection>,
     limits: &Limits,
+    unread_bodies: &mpsc::Sender<UnreadBody>,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
     connection.is_busy();
-    let mut request: Request = request.map(|body| Body::new(RequestBody::new(body, limits.body_timeout)));
+    // Who waits for a 100 (Continue) sends no body when it reads another answer.
+    let is_asking = request.headers().contains_key(header::EXPECT);
+    let (head, body) = request.into_parts();
+    let (body, unread) = RequestBody::new(body, limits.body_timeout);
+    let mut request = Request::from_parts(head, Body::new(body));
     request.extensions_mut().insert(connection.clone());
     let response = router.call(request).await?;
+    if !is_asking {
+        // The last one is still being read: this client sends more than it should.
+        let _ = unread_bodies.try_send(unread);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // From now on the socket has rules of its own.
         return Ok(response);

@@ -1,5 +1,6 @@
 //! The bytes of one connection, with a deadline on everything that waits for the client.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +13,14 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::connections::{Connection, Seat};
 use crate::config::http::Limits;
+
+/// Of a body that is refused: the largest webhook that Meta sends and more. A longer one is cut off.
+const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
 /// A socket that tells its connection of what comes, and fails with `TimedOut` when the client does not read. It holds the connection's seat, so that a WebSocket,
 /// which goes on with it, is counted as well.
@@ -88,14 +93,45 @@ impl AsyncWrite for TimedStream {
 
 /// The body of a request, which fails when nothing of it comes for too long.
 pub(super) struct RequestBody {
-    body: Incoming,
+    /// None once it is dropped.
+    body: Option<Incoming>,
     timeout: Duration,
     deadline: Deadline,
+    /// Takes what is not read.
+    rest: Option<oneshot::Sender<Incoming>>,
+}
+
+/// What a request's handler did not read of its body.
+pub(super) struct UnreadBody {
+    rest: oneshot::Receiver<Incoming>,
+    timeout: Duration,
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, timeout: Duration) -> Self {
-        Self { body, timeout, deadline: Deadline::default() }
+    pub(super) fn new(body: Incoming, timeout: Duration) -> (Self, UnreadBody) {
+        let (sender, rest) = oneshot::channel();
+        let unread = UnreadBody { rest, timeout };
+        (Self { body: Some(body), timeout, deadline: Deadline::default(), rest: Some(sender) }, unread)
+    }
+}
+
+impl UnreadBody {
+    /// Reads it, within bounds, while the answer leaves. A client that is still sending would get a reset instead of the
+    /// answer if the socket were closed on unread bytes (RFC 9112 §9.6).
+    pub(super) async fn discard(mut self) {
+        // The handler has read it all, or has passed it on.
+        let Ok(mut rest) = self.rest.try_recv() else { return };
+        let mut bytes = 0;
+        let read = async {
+            while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut rest).poll_frame(context)).await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > DISCARDED_BYTES {
+                    break;
+                }
+            }
+        };
+        // A client that is slower than that has had its answer for long.
+        let _ = timeout(self.timeout, read).await;
     }
 }
 
@@ -108,7 +144,8 @@ impl HttpBody for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
             this.deadline.clear();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
@@ -117,11 +154,22 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(body), Some(rest)) = (self.body.take(), self.rest.take())
+            && !body.is_end_stream()
+        {
+            // Nobody waits for it when the request has been given up.
+            let _ = rest.send(body);
+        }
     }
 }
 
