@@ -260,7 +260,7 @@ async fn discard(mut unread_bodies: mpsc::Receiver<UnreadBody>) {
     while let Some(unread) = unread_bodies.recv().await {
         unread.discard().await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// One request, timed at both ends.

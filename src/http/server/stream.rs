@@ -250,15 +250,15 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let mut deadline = Deadline::default();
         let mut is_over = async |within| {
-            let poll = std::future::poll_fn(|context| Poll::Ready(deadline.poll_within(within, context)));
+            let poll = poll_fn(|context| Poll::Ready(deadline.poll_within(within, context)));
             poll.await.is_ready()
         };
         assert!(!is_over(hour).await);
         assert!(!is_over(Duration::ZERO).await, "it is still the same wait");
         deadline.clear();
-        std::future::poll_fn(|context| deadline.poll_within(Duration::ZERO, context)).await;
+        poll_fn(|context| deadline.poll_within(Duration::ZERO, context)).await;
         deadline.clear();
-        let poll = std::future::poll_fn(|context| Poll::Ready(deadline.poll_within(hour, context))).await;
+        let poll = poll_fn(|context| Poll::Ready(deadline.poll_within(hour, context))).await;
         assert_eq!(poll, Poll::Pending);
     }
 }
