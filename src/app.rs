@@ -15,10 +15,10 @@ use crate::agent::AgentBook;
 use crate::agent::websocket::SocketOptions;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
-use crate::call::farewells::Farewells;
 use crate::call::recovery::Recovery;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::session::SessionOptions;
+use crate::call::terminations::Terminations;
 use crate::config::events::FORWARD_ENDPOINT;
 use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
@@ -66,7 +66,7 @@ pub struct App {
     beating: JoinHandle<()>,
     recordings: Option<Recordings>,
     recovery: JoinHandle<()>,
-    farewells: JoinHandle<()>,
+    terminations: JoinHandle<()>,
     deliveries: Events,
     store: Store,
     settings: CurrentSettings,
@@ -89,7 +89,7 @@ impl App {
         let deliveries = deliver_events(&config, &store)?;
         let graph = graph_client(&config)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
-        let farewells = Farewells::new(store.clone(), graph.clone(), settings.clone());
+        let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
         let pulse = Arc::new(Pulse::default());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
@@ -99,7 +99,7 @@ impl App {
             max_calls: config.calls.max_calls,
             session: session_options(&config, prompts.clone(), &pulse)?,
             graph,
-            farewells: farewells.clone(),
+            terminations: terminations.clone(),
             workers,
             events: listeners.clone(),
             store: store.clone(),
@@ -111,13 +111,13 @@ impl App {
         // Webhooks that come now wait until the server runs.
         let recovery = Recovery {
             store: store.clone(),
-            farewells: farewells.clone(),
+            terminations: terminations.clone(),
             recordings: recordings.clone(),
             resumed: Arc::new(calls.take_over().await),
             closed: Arc::new(closed),
         };
         let recovery = tokio::spawn(recovery.run());
-        let farewells = tokio::spawn(farewells.run());
+        let terminations = tokio::spawn(terminations.run());
         let (stop_streams, stopping) = watch::channel(false);
         let http_options = HttpOptions {
             settings: settings.clone(),
@@ -155,7 +155,7 @@ impl App {
             beating,
             recordings,
             recovery,
-            farewells,
+            terminations,
             deliveries,
             store,
             settings,
@@ -235,7 +235,7 @@ impl App {
             recordings.stop(WRITTEN_WITHIN).await;
         }
         // What they have not ended, here or at Meta, is ended by the next start.
-        for task in [self.recovery, self.farewells] {
+        for task in [self.recovery, self.terminations] {
             task.abort();
             let _ = task.await;
         }

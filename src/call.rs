@@ -12,7 +12,7 @@ pub mod decision;
 pub mod destination;
 pub mod end;
 pub mod event;
-pub mod farewells;
+pub mod terminations;
 pub mod input;
 mod line;
 pub mod recovery;
@@ -319,7 +319,7 @@ impl Call {
 
     /// The one way out: Meta is told unless it was Meta that told us, and everything is released.
     fn end(&mut self, reason: EndReason) {
-        let farewell = match &self.state {
+        let termination = match &self.state {
             State::Ended(_) => return,
             _ if reason.is_metas_word() => None,
             State::Answering => Some(Action::Reject),
@@ -336,7 +336,7 @@ impl Call {
         };
         // What was not begun yet is not begun any more.
         self.actions.retain(|action| matches!(action, Action::Report(_)));
-        self.actions.extend(farewell);
+        self.actions.extend(termination);
         self.actions.push_back(Action::Release(reason.clone()));
         self.state = State::Ended(reason);
     }

@@ -9,7 +9,7 @@ mod schema;
 mod writer;
 mod calls;
 mod arrivals;
-mod farewells;
+mod terminations;
 mod recordings;
 mod outbox;
 mod delivery_clock;
@@ -18,7 +18,6 @@ mod retention;
 
 pub use arrivals::{Arrival, Unanswered, WacidDigest, Written, wacid_digest};
 pub use calls::{CallFilter, CallRecord, CallState};
-pub use farewells::{Farewell, FarewellAction, FarewellBook, WaitingFarewell};
 pub use keys::Claim;
 pub use outbox::{
     DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
@@ -27,6 +26,7 @@ pub use outbox::{
 pub use recordings::{FinishedRecording, RecordingFilter, RecordingRecord};
 pub use retention::Retention;
 pub use schema::OpenError;
+pub use terminations::{PendingTermination, Termination, TerminationAction, TerminationQueue};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -430,7 +430,7 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result
 /// What the process before left half done.
 fn take_over(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<()> {
     keys::forget_unanswered(connection)?;
-    farewells::hurry(connection, now_ms())?;
+    terminations::hurry(connection, now_ms())?;
     let dead = outbox::forget_other_endpoints(connection, endpoints)?;
     if dead > 0 {
         warn!("{dead} deliveries wait for endpoints that are no longer configured: they are dead letters now");

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 
 use super::end::EndReason;
 use super::event::{CallEvent, CallId, Stages, ended_data};
-use super::farewells::Farewells;
+use super::terminations::Terminations;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
-use crate::store::{CallRecord, EventRecord, Farewell, FarewellAction, RecordingFilter, Store};
+use crate::store::{CallRecord, EventRecord, RecordingFilter, Store, Termination, TerminationAction};
 
 /// Calls and recordings read at once.
 const PAGE: usize = 1000;
@@ -28,7 +28,7 @@ pub struct Recovery {
     /// Where the calls stand.
     pub store: Store,
     /// Tells Meta, also later.
-    pub farewells: Farewells,
+    pub terminations: Terminations,
     /// Where recordings are, if the folder can be used.
     pub recordings: Option<Recordings>,
     /// Calls that are answered now, and so are not to be ended.
@@ -75,7 +75,7 @@ impl Recovery {
             ending.spawn(self.clone().end(call));
         }
         while ending.join_next().await.is_some() {}
-        self.farewells.wake();
+        self.terminations.wake();
         count
     }
 
@@ -131,12 +131,12 @@ impl Recovery {
     /// Stands in the store before the call's end does.
     fn tell_meta(&self, call: &CallRecord) {
         let Some(wacid) = call.wacid.clone() else { return };
-        self.farewells.leave(Farewell {
+        self.terminations.leave(Termination {
             call_id: call.call_id.clone(),
             wacid,
             phone_number_id: call.phone_number_id.clone(),
             // Meta may have an answer.
-            action: FarewellAction::Terminate,
+            action: TerminationAction::Terminate,
         });
     }
 }
@@ -169,7 +169,7 @@ mod tests {
         let graph = GraphClient::new(http, GraphOptions::new("http://127.0.0.1:9".parse().unwrap(), "v26.0"));
         let recovery = Recovery {
             store: store.clone(),
-            farewells: Farewells::new(store.clone(), graph, CurrentSettings::default()),
+            terminations: Terminations::new(store.clone(), graph, CurrentSettings::default()),
             recordings: None,
             resumed: Arc::new(HashSet::from([last.clone()])),
             closed: Arc::default(),
@@ -177,7 +177,7 @@ mod tests {
         recovery.run().await;
         let left = store.unfinished_calls(None, CALLS).await.unwrap();
         assert_eq!(left.into_iter().map(|call| call.call_id).collect::<Vec<_>>(), [last]);
-        let book = store.farewells(10, Duration::from_secs(60)).await.unwrap();
+        let book = store.terminations(10, Duration::from_secs(60)).await.unwrap();
         assert_eq!((book.waiting, book.due.len()), (CALLS - 1, 10), "Meta is to be told of each");
     }
 }

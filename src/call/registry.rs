@@ -21,11 +21,11 @@ use super::command::{CallCommand, Refusal};
 use super::destination::stops_of;
 use super::end::{EndReason, Shortage};
 use super::event::{CallEvent, CallId};
-use super::farewells::Farewells;
 use super::route::Number;
 use super::session::asked::{Asked, Inbox};
 use super::session::{Session, SessionOptions, WRITTEN_WITHIN};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
+use super::terminations::Terminations;
 use crate::agent::AgentBook;
 use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
@@ -57,7 +57,7 @@ pub struct CallsOptions {
     /// To Meta.
     pub graph: GraphClient,
     /// To Meta, of calls that are over.
-    pub farewells: Farewells,
+    pub terminations: Terminations,
     /// Where calls live.
     pub workers: Vec<WorkerHandle>,
     /// To whoever listens.

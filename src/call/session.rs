@@ -22,10 +22,10 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::decision::{NoDecision, Plan, Step};
 use super::end::{EndReason, GraphTrouble};
 use super::event::{CallEvent, CallId, Stages, ended_data};
-use super::farewells::Farewells;
 use super::registry::CallsOptions;
 use super::route::{Number, Stop};
 use super::snapshot::StandingSender;
+use super::terminations::Terminations;
 use super::{Action, Call, CallOptions, Input};
 use crate::agent::AgentBook;
 use crate::agent::native::{StartCall, StartFrom, StartTo};
@@ -34,7 +34,7 @@ use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
 use crate::settings::CurrentSettings;
-use crate::store::{Arrival, CallRecord, EventRecord, Farewell, FarewellAction, Store, Written};
+use crate::store::{Arrival, CallRecord, EventRecord, Store, Termination, TerminationAction, Written};
 use crate::telemetry::shown;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
@@ -83,7 +83,7 @@ pub struct Session {
     worker: WorkerHandle,
     options: SessionOptions,
     graph: GraphClient,
-    farewells: Farewells,
+    terminations: Terminations,
     /// What may have changed since the call began.
     settings: CurrentSettings,
     events: broadcast::Sender<CallEvent>,
@@ -154,7 +154,7 @@ impl Session {
             worker,
             options: options.session.clone(),
             graph: options.graph.clone(),
-            farewells: options.farewells.clone(),
+            terminations: options.terminations.clone(),
             settings: options.settings.clone(),
             events: options.events.clone(),
             store: options.store.clone(),
@@ -331,8 +331,8 @@ impl Session {
             Action::AnswerOffer => self.answer_offer().await,
             Action::PreAccept(answer) => self.pre_accept(answer),
             Action::Accept(answer) => self.accept(answer),
-            Action::Reject => self.tell_meta_the_end(FarewellAction::Reject),
-            Action::Terminate => self.tell_meta_the_end(FarewellAction::Terminate),
+            Action::Reject => self.tell_meta_the_end(TerminationAction::Reject),
+            Action::Terminate => self.tell_meta_the_end(TerminationAction::Terminate),
             Action::Dial { attempt } => self.dial(attempt, false).await,
             Action::DialBeside { attempt } => self.dial(attempt, true).await,
             Action::DropAgent { attempt, left } => {
@@ -413,15 +413,15 @@ impl Session {
     }
 
     /// Whatever else Graph was being asked is not asked any more, so that it cannot come after the end.
-    fn tell_meta_the_end(&mut self, action: FarewellAction) {
+    fn tell_meta_the_end(&mut self, action: TerminationAction) {
         self.requests.abort_all();
-        let saying = self.farewells.begin(Farewell {
+        let attempt = self.terminations.begin(Termination {
             call_id: self.id.as_str().to_owned(),
             wacid: self.connect.call_id.as_str().to_owned(),
             phone_number_id: self.number.phone_number_id.as_str().to_owned(),
             action,
         });
-        self.requests.spawn(saying.map(|()| None).in_current_span());
+        self.requests.spawn(attempt.map(|()| None).in_current_span());
     }
 
     /// With the number's token of the moment: the one that the call began with may have been withdrawn.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::writer::{InTrouble, Job, Queue};
-use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, farewells, ms_of, now_ms, outbox};
+use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, now_ms, outbox, terminations};
 
 /// How long the store knows that a call was seen: longer than Meta repeats a webhook that had no answer.
 pub(super) const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -99,7 +99,7 @@ impl Store {
         let (digest, wacid, now) = (wacid_digest(wacid), wacid.to_owned(), now_ms());
         let (job, answer) = Job::asking(512, InTrouble::KeepAndTell, move |connection| {
             see(connection, &digest, now)?;
-            farewells::forget(connection, &wacid)?;
+            terminations::forget(connection, &wacid)?;
             connection.prepare_cached("DELETE FROM offers WHERE wacid_digest = ?1")?.execute([digest])?;
             Ok(())
         });

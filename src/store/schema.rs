@@ -11,7 +11,7 @@ use tracing::info;
 
 /// Each step leads from the version of its index to the next. A step that was released is never changed.
 pub(super) const MIGRATIONS: [&str; 6] =
-    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, FAREWELLS];
+    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, TERMINATIONS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -127,8 +127,8 @@ const ARRIVALS: &str = "
 ";
 
 /// Ends of calls that Meta has not confirmed yet.
-const FAREWELLS: &str = "
-    CREATE TABLE farewells (
+const TERMINATIONS: &str = "
+    CREATE TABLE terminations (
         call_id TEXT PRIMARY KEY,
         wacid TEXT NOT NULL,
         phone_number_id TEXT NOT NULL,
@@ -137,7 +137,7 @@ const FAREWELLS: &str = "
         due_at INTEGER NOT NULL,
         attempts INTEGER NOT NULL
     );
-    CREATE INDEX farewells_due ON farewells (due_at);
+    CREATE INDEX terminations_due ON terminations (due_at);
 ";
 
 /// Another connection of this process may hold the file for a moment, such as a backup.

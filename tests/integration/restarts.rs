@@ -215,7 +215,7 @@ async fn an_ending_that_meta_does_not_know_of_is_told_by_the_next_start() -> any
         call.wait_until(Stage::Accepted).await?;
         if is_killed {
             scene.agent.wait_for_session(1).await?.bye().await;
-            program.line_with("it is told again").await?;
+            program.line_with("; retrying").await?;
             program.finish().await?;
         } else {
             program.signal("TERM")?;

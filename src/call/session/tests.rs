@@ -196,7 +196,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
     let graph = GraphClient::new(http.clone(), GraphOptions::new(graph_url.parse()?, "v26.0"));
     let (store, settings) = (Store::open(folder.options())?, CurrentSettings::default());
     Ok(CallsOptions {
-        farewells: Farewells::new(store.clone(), graph.clone(), settings.clone()),
+        terminations: Terminations::new(store.clone(), graph.clone(), settings.clone()),
         settings,
         max_calls: 1,
         session: SessionOptions {

@@ -161,12 +161,12 @@ async fn unfinished_calls_come_in_pages() {
     assert_eq!(seen, ["call_0001", "call_0002", "call_0003", "call_0004", "call_0005"]);
 }
 
-fn farewell(number: u64) -> Farewell {
-    Farewell {
+fn termination(number: u64) -> Termination {
+    Termination {
         call_id: format!("call_{number:04}"),
         wacid: format!("{WACID}{number}"),
         phone_number_id: "200000000000002".to_owned(),
-        action: FarewellAction::Reject,
+        action: TerminationAction::Reject,
     }
 }
 
@@ -176,24 +176,24 @@ async fn an_ending_waits_until_meta_knows_of_it_and_is_due_at_once_for_the_next_
     let store = open(&folder);
     let (minute, later) = (Duration::from_secs(60), SystemTime::now() + Duration::from_secs(50));
     for number in 1..=4 {
-        store.farewell_began(farewell(number), later);
+        store.termination_began(termination(number), later);
     }
-    store.farewell_began(farewell(5), SystemTime::now() - minute);
-    store.farewell_began(Farewell { action: FarewellAction::Terminate, ..farewell(5) }, later);
+    store.termination_began(termination(5), SystemTime::now() - minute);
+    store.termination_began(Termination { action: TerminationAction::Terminate, ..termination(5) }, later);
     store.flush().await.unwrap();
-    let book = store.farewells(10, minute).await.unwrap();
-    assert!(book.due.len() == 1 && book.due[0].farewell == farewell(5), "the first word stays");
+    let book = store.terminations(10, minute).await.unwrap();
+    assert!(book.due.len() == 1 && book.due[0].termination == termination(5), "the first word stays");
     assert_eq!((book.waiting, book.next_due_at), (5, Some(whole_ms(later))));
-    assert_eq!(store.farewells(10, Duration::ZERO).await.unwrap().due.len(), 5, "due later than anything can be");
+    assert_eq!(store.terminations(10, Duration::ZERO).await.unwrap().due.len(), 5, "due later than anything can be");
 
-    store.farewell_done("call_0001");
-    store.call_terminated(&farewell(2).wacid, LONG).confirmed().await.unwrap();
-    store.farewell_failed("call_0005", later).await.unwrap();
-    assert!(store.farewells(10, minute).await.unwrap().due.is_empty());
+    store.termination_done("call_0001");
+    store.call_terminated(&termination(2).wacid, LONG).confirmed().await.unwrap();
+    store.termination_failed("call_0005", later).await.unwrap();
+    assert!(store.terminations(10, minute).await.unwrap().due.is_empty());
     store.close().await;
     drop(store);
-    let book = open(&folder).farewells(10, minute).await.unwrap();
-    let mut due: Vec<(String, u32)> = book.due.into_iter().map(|one| (one.farewell.call_id, one.attempts)).collect();
+    let book = open(&folder).terminations(10, minute).await.unwrap();
+    let mut due: Vec<(String, u32)> = book.due.into_iter().map(|one| (one.termination.call_id, one.attempts)).collect();
     due.sort();
     assert_eq!(due, [("call_0003".to_owned(), 0), ("call_0004".to_owned(), 0), ("call_0005".to_owned(), 1)]);
 }

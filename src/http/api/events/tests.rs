@@ -12,9 +12,9 @@ use super::super::auth::{Keys, Shown};
 use super::*;
 use crate::agent::AgentBook;
 use crate::call::event::CallId;
-use crate::call::farewells::Farewells;
 use crate::call::registry::{Calls, CallsOptions};
 use crate::call::session::SessionOptions;
+use crate::call::terminations::Terminations;
 use crate::config::api::ApiKey;
 use crate::prompts::PromptLibrary;
 use crate::settings::{CurrentSettings, Settings};
@@ -192,7 +192,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
     let settings = CurrentSettings::default();
     let graph = GraphClient::new(reqwest::Client::new(), graph);
     let calls = Calls::new(CallsOptions {
-        farewells: Farewells::new(store.clone(), graph.clone(), settings.clone()),
+        terminations: Terminations::new(store.clone(), graph.clone(), settings.clone()),
         settings: settings.clone(),
         max_calls: 0,
         session: SessionOptions {
