@@ -22,7 +22,7 @@ pub use book::{AgentBook, AgentOutcome};
 pub struct AgentOptions {
     /// `ws://` or `wss://`.
     pub url: Url,
-    /// Where that is, if it was settled before ([`Destination`](crate::outbound::Destination)): then nothing else is
+    /// Where that is, if it was settled before ([`Destination`](crate::egress::Destination)): then nothing else is
     /// connected to. Empty: wherever its name leads when it is dialled.
     pub addresses: Vec<SocketAddr>,
     /// Sent with the WebSocket request, such as `Authorization`.

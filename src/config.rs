@@ -27,7 +27,7 @@ use secrecy::SecretString;
 use toml::Table;
 use url::Url;
 
-use crate::outbound::Allowed;
+use crate::egress::Allowed;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
@@ -58,8 +58,8 @@ pub struct Config {
     pub recordings: Recordings,
     /// `[api]`
     pub api: Api,
-    /// `[outbound]`
-    pub outbound: Outbound,
+    /// `[egress]`
+    pub egress: Egress,
     /// `[store]`
     pub store: Store,
     /// `[events]`
@@ -138,7 +138,7 @@ pub struct Prompts {
 
 /// Where API callers and decisions may lead us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outbound {
+pub struct Egress {
     /// Hosts and ranges of addresses; nothing else may be named.
     pub allow: Vec<Allowed>,
 }
@@ -214,7 +214,9 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
     let recordings = Recordings::read(root.section("recordings"));
     let api = Api::read(root.section("api"));
-    let outbound = Outbound::read(root.section("outbound"));
+    // Its earlier name is still read.
+    let is_earlier = root.has("outbound") && !root.has("egress");
+    let egress = Egress::read(root.section(if is_earlier { "outbound" } else { "egress" }));
     let store = Store::read(root.section("store"));
     let events = Events::read(root.section("events"));
     let log = Log::read(root.section("log"));
@@ -229,7 +231,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         prompts,
         recordings,
         api,
-        outbound,
+        egress,
         store,
         events: events?,
         log,
@@ -323,7 +325,7 @@ impl Calls {
     }
 }
 
-impl Outbound {
+impl Egress {
     fn read(mut section: Section<'_, '_>) -> Self {
         let allow = section.list("allow", Allowed::parse).unwrap_or_default();
         section.end();

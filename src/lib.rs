@@ -15,7 +15,7 @@ pub mod store;
 pub mod events;
 pub mod prompts;
 pub mod recordings;
-pub mod outbound;
+pub mod egress;
 pub mod public_address;
 pub mod address;
 pub mod cause;

@@ -16,7 +16,7 @@ use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
 use crate::config::api::{ApiKey, Page};
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
-use crate::outbound::Outbound;
+use crate::egress::Egress;
 use crate::whatsapp::signature::AppSecrets;
 
 /// One reading of the configuration.
@@ -39,7 +39,7 @@ pub struct Settings {
     /// Pages that need a key.
     pub closed_pages: Vec<Page>,
     /// Where callers of the API and decisions may lead us.
-    pub outbound: Outbound,
+    pub egress: Egress,
 }
 
 impl Settings {
@@ -58,7 +58,7 @@ impl Settings {
                 .collect(),
             api_keys: config.api.keys.clone(),
             closed_pages: config.api.closed.clone(),
-            outbound: Outbound::new(config.outbound.allow.iter().cloned()),
+            egress: Egress::new(config.egress.allow.iter().cloned()),
         })
     }
 }

@@ -16,9 +16,9 @@ use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use super::destination::stops_of;
 use super::route::Stop;
 use crate::cause::cause_of;
+use crate::egress::Hosts;
 use crate::events::SigningSecret;
 use crate::events::signature;
-use crate::outbound::Hosts;
 use crate::settings::Settings;
 use crate::store::EventRecord;
 

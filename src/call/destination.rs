@@ -7,14 +7,14 @@ use patchcord_media::opus::{Profile, SampleRate};
 use super::command::{Destination, Refusal};
 use super::route::Stop;
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
-use crate::outbound::{self, Hosts, Use};
+use crate::egress::{self, Hosts, Use};
 use crate::settings::Settings;
 
 /// Whom a destination names. A URL's host is resolved here, which may take 3 s, and never again.
 pub async fn stops_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Result<Vec<Stop>, Refusal> {
     let mut stops = match (&to.route, &to.url) {
         (None, Some(url)) => {
-            let found = settings.outbound.check(url, Use::WebSocket, hosts).await;
+            let found = settings.egress.check(url, Use::WebSocket, hosts).await;
             let found = found.map_err(|refused| Refusal::new(refused.code(), format!("url: {refused}")))?;
             vec![Stop::Agent(agent_at(&found))]
         }
@@ -34,7 +34,7 @@ pub async fn stops_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Re
 }
 
 /// As a route has it that says no more than where its agent is.
-fn agent_at(found: &outbound::Destination) -> AgentOptions {
+fn agent_at(found: &egress::Destination) -> AgentOptions {
     AgentOptions {
         url: found.url().clone(),
         addresses: found.addresses().to_vec(),

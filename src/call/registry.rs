@@ -27,7 +27,7 @@ use super::session::{Session, SessionOptions, WRITTEN_WITHIN};
 use super::snapshot::{CallFacts, CallSnapshot, Standing};
 use super::terminations::Terminations;
 use crate::agent::AgentBook;
-use crate::outbound::Hosts;
+use crate::egress::Hosts;
 use crate::settings::CurrentSettings;
 use crate::store::{self, Store, Written};
 use crate::throttle::Throttle;

@@ -52,6 +52,18 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
 }
 
 #[test]
+fn the_section_egress_is_read_by_its_earlier_name_too() {
+    let allowed = |section| {
+        let text = with(section, "allow = [\"bots.example.com\"]");
+        Config::parse(&text, "patchcord.toml", &example_environment()).unwrap().egress.allow
+    };
+    assert_eq!(allowed("outbound"), allowed("egress"));
+    assert_eq!(allowed("egress").len(), 1);
+    let both = with("egress", "") + "\n[outbound]\n";
+    assert!(problems_of(&both).unwrap().contains("outbound"), "one of them would be passed over");
+}
+
+#[test]
 fn the_contract_of_the_first_version_is_accepted() {
     let digest = "ab".repeat(32);
     let text = format!(
@@ -176,9 +188,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("api", "keys = [\"confidential\"]"),
         ("api", "keys = [{ id = \"a\", sha256 = \"0\", scopes = [], requests_per_second = 0 }]"),
         ("api", "closed = [\"/livez\"]"),
-        ("outbound", "allow = \"bots.example.com\""),
-        ("outbound", "allow = [\"https://bots.example.com\"]"),
-        ("outbound", "allow = [\"10.0.0.0/33\"]"),
+        ("egress", "allow = \"bots.example.com\""),
+        ("egress", "allow = [\"https://bots.example.com\"]"),
+        ("egress", "allow = [\"10.0.0.0/33\"]"),
         ("store", "keep_calls = \"forever\""),
         ("store", "keep_events = \"0s\""),
         ("store", "required = \"yes\""),
@@ -282,9 +294,9 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: api.keys[0].sha256: give the SHA-256 of the whole key as 64 hexadecimal digits, not the key
     patchcord.toml: api.keys[0].requests_per_second = 0: give a whole number from 1 to 100000
     patchcord.toml: api.closed = ["/livez"]: give some of /metrics, /openapi.json
-    patchcord.toml: outbound.allow = "bots.example.com": give a list, such as ["…"]
-    patchcord.toml: outbound.allow = ["https://bots.example.com"]: "https://bots.example.com" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
-    patchcord.toml: outbound.allow = ["10.0.0.0/33"]: "10.0.0.0/33" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
+    patchcord.toml: egress.allow = "bots.example.com": give a list, such as ["…"]
+    patchcord.toml: egress.allow = ["https://bots.example.com"]: "https://bots.example.com" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
+    patchcord.toml: egress.allow = ["10.0.0.0/33"]: "10.0.0.0/33" is no host: give a host such as "bots.example.com" or "*.example.com", or a range such as "10.0.0.0/8"
     patchcord.toml: store.keep_calls = "forever": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: store.keep_events = "0s": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: store.required = "yes": give true or false
@@ -297,7 +309,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"
     patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
-    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, outbound, store, events, log
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, egress, store, events, log
     "#);
 }
 

@@ -144,7 +144,7 @@ async fn the_app_names_an_agent_by_its_url_where_the_operator_allows_it() -> any
     let answer = json!({"actions": [{"action": "accept", "url": elsewhere.url()}]});
     let app = App::that_says(Says::Json(answer)).await?;
     let options = app.options(&sales);
-    let more_routes = format!("{}\n[outbound]\nallow = [\"127.0.0.0/8\"]", options.more_routes);
+    let more_routes = format!("{}\n[egress]\nallow = [\"127.0.0.0/8\"]", options.more_routes);
     let service = TestService::start_with(&own.url(), TestOptions { more_routes, ..options }).await?;
     let call = accepted(&service).await?;
     assert_eq!(voices(&call).await?, [SECOND_AGENT_HZ]);

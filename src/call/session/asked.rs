@@ -13,7 +13,7 @@ use crate::call::end::EndReason;
 use crate::call::registry::has_ended;
 use crate::call::route::Stop;
 use crate::call::{AcceptWith, Call, Input, Request};
-use crate::outbound::Hosts;
+use crate::egress::Hosts;
 use crate::worker::Command;
 
 /// Whom one call may be put through to in all; an app that goes on for ever is mistaken.

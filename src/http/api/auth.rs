@@ -13,10 +13,10 @@ use super::bucket::Bucket;
 use super::guesses::{Guesser, Guesses};
 use crate::address::AddressRange;
 use crate::config::api::{ApiKey, Page, Scope};
+use crate::egress::Hosts;
 use crate::http::client_address::{client_address, home_of};
 use crate::http::error::ApiError;
 use crate::http::server::Connection;
-use crate::outbound::Hosts;
 use crate::settings::CurrentSettings;
 
 /// The keys of the settings of the moment.

@@ -24,8 +24,8 @@ use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
 use crate::call::event::CallId;
 use crate::call::registry::Calls;
 use crate::call::snapshot::{CallFacts, CallSnapshot};
+use crate::egress::Hosts;
 use crate::http::error::{ApiError, Problem};
-use crate::outbound::Hosts;
 use crate::store::{CallFilter, CallRecord, CallState};
 use view::CallView;
 

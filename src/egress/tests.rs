@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-fn outbound(allow: &[&str]) -> Outbound {
-    Outbound::new(allow.iter().map(|text| Allowed::parse(text).unwrap()))
+fn egress(allow: &[&str]) -> Egress {
+    Egress::new(allow.iter().map(|text| Allowed::parse(text).unwrap()))
 }
 
 /// The verdict on a URL whose host has these addresses.
@@ -20,7 +20,7 @@ async fn verdict(allow: &[&str], url: &str, hosts: Hosts, addresses: &[&str]) ->
     let resolve = async |_: &str, port| {
         Ok(addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port)).collect())
     };
-    outbound(allow).check_with(url, meant_for, hosts, resolve).await
+    egress(allow).check_with(url, meant_for, hosts, resolve).await
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn in_the_clear_only_inside_and_never_with_a_password() {
     }
     for url in ["file:///etc/passwd", "gopher://a.com", "ftp://a.com", "wss://a.com", "data:,x", "javascript:alert(1)"]
     {
-        let verdict = outbound(&allow).check(url, Use::Web, Hosts::Any).await;
+        let verdict = egress(&allow).check(url, Use::Web, Hosts::Any).await;
         assert_eq!(verdict.map(drop), Err(Refused::Scheme("https://")), "{url}");
     }
     let long = format!("https://a.com/{}", "x".repeat(MAX_URL_BYTES));
@@ -211,12 +211,12 @@ fn the_list_takes_hosts_and_ranges_and_nothing_else() {
 
 #[tokio::test]
 async fn real_names_are_resolved_and_looked_at() {
-    let verdict = outbound(&["localhost"]).check("wss://localhost:1", Use::WebSocket, Hosts::Listed).await;
+    let verdict = egress(&["localhost"]).check("wss://localhost:1", Use::WebSocket, Hosts::Listed).await;
     assert_eq!(verdict, Err(Refused::AddressNotAllowed));
-    let inside = outbound(&["localhost", "127.0.0.0/8", "::1"]);
+    let inside = egress(&["localhost", "127.0.0.0/8", "::1"]);
     let found = inside.check("ws://localhost:1/call", Use::WebSocket, Hosts::Listed).await.unwrap();
     assert!(found.addresses().iter().all(|address| address.ip().is_loopback() && address.port() == 1));
-    let nobody = outbound(&["*"]).check("https://nobody.invalid", Use::Web, Hosts::Listed).await;
+    let nobody = egress(&["*"]).check("https://nobody.invalid", Use::Web, Hosts::Listed).await;
     assert_eq!(nobody, Err(Refused::Unresolved));
 }
 
@@ -236,7 +236,7 @@ async fn a_name_is_looked_up_once_and_then_only_its_addresses_are_used() {
         lookups.set(lookups.get() + 1);
         Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))])
     };
-    let inside = outbound(&["rebind.invalid", "127.0.0.0/8"]);
+    let inside = egress(&["rebind.invalid", "127.0.0.0/8"]);
     let url = format!("http://rebind.invalid:{}/", server.port());
     let destination = inside.check_with(&url, Use::Web, Hosts::Listed, resolve).await.unwrap();
     assert_eq!((destination.addresses(), lookups.get()), (&[server][..], 1));

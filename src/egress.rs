@@ -24,7 +24,7 @@ const MAX_ADDRESSES: usize = 16;
 
 /// What may be connected to. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Outbound(Arc<[Allowed]>);
+pub struct Egress(Arc<[Allowed]>);
 
 /// One entry of the operator's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +80,10 @@ pub enum Refused {
     #[error("this would travel in the clear through the internet: give {0}")]
     InTheClear(&'static str),
     /// The operator's list does not have it.
-    #[error("this host is not on the list of the configuration: add it under [outbound] allow")]
+    #[error("this host is not on the list of the configuration: add it under [egress] allow")]
     HostNotAllowed,
     /// One of its addresses is not public.
-    #[error("this host is at an address that is not public: add its range under [outbound] allow")]
+    #[error("this host is at an address that is not public: add its range under [egress] allow")]
     AddressNotAllowed,
     /// There is no such name, or nobody said in time.
     #[error("this host's name cannot be resolved")]
@@ -127,7 +127,7 @@ impl Allowed {
     }
 }
 
-impl Outbound {
+impl Egress {
     /// Allows what the list has and nothing else.
     pub fn new(allow: impl IntoIterator<Item = Allowed>) -> Self {
         Self(allow.into_iter().collect())
