@@ -16,6 +16,7 @@ pub mod terminations;
 pub mod input;
 mod line;
 pub mod recovery;
+pub mod refusal;
 pub mod registry;
 pub mod route;
 pub mod session;
@@ -28,11 +29,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use action::{Action, Left, Progress};
-use command::Refusal;
 use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
 pub use line::Target;
 use line::{Hears, Line};
+use refusal::{Refusal, RefusalCode};
 
 /// How long a call whose media was closed by the other side waits for Meta's `terminate` webhook, which says
 /// who hung up and why. The DTLS close usually overtakes it.
@@ -174,7 +175,7 @@ impl Call {
     /// What the application asks for, done or refused. It may end the call.
     pub fn request(&mut self, request: Request, now: Instant) -> Result<(), Refusal> {
         if self.ended().is_some() {
-            return Err(Refusal::new("call_ended", "the call has ended"));
+            return Err(Refusal::new(RefusalCode::CallEnded, "the call has ended"));
         }
         let hears = self.hears();
         let done = match request {
@@ -197,7 +198,7 @@ impl Call {
             Request::Transfer { targets, warm } => {
                 if hears == Hears::NotYet {
                     let advice = "the caller hears nothing yet: wait until the call is accepted, or use connect";
-                    return Err(Refusal::new("call_not_accepted", advice));
+                    return Err(Refusal::new(RefusalCode::CallNotAccepted, advice));
                 }
                 self.line.transfer(targets, warm, now, &mut self.actions)?;
                 Ok(())
@@ -395,7 +396,7 @@ impl Call {
     fn still_ringing(&self) -> Result<(), Refusal> {
         match &self.state {
             State::Live(Live { phase: Phase::Accepting | Phase::Talking { .. }, .. }) => {
-                Err(Refusal::new("call_already_accepted", "the call is accepted already"))
+                Err(Refusal::new(RefusalCode::CallAlreadyAccepted, "the call is accepted already"))
             }
             State::Live(_) | State::Answering | State::Ended(_) => Ok(()),
         }

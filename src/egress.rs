@@ -14,6 +14,7 @@ use reqwest::redirect::Policy;
 use url::{Host, Url};
 
 use crate::address::{AddressRange, is_for_documentation, is_public};
+use crate::call::refusal::RefusalCode;
 
 /// For a name to be resolved.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
@@ -211,11 +212,11 @@ impl Destination {
 
 impl Refused {
     /// Stable, for programs.
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> RefusalCode {
         match self {
-            Self::NotAUrl | Self::Scheme(_) | Self::Credentials | Self::InTheClear(_) => "invalid_url",
-            Self::HostNotAllowed | Self::AddressNotAllowed => "url_not_allowed",
-            Self::Unresolved => "url_unresolved",
+            Self::NotAUrl | Self::Scheme(_) | Self::Credentials | Self::InTheClear(_) => RefusalCode::InvalidUrl,
+            Self::HostNotAllowed | Self::AddressNotAllowed => RefusalCode::UrlNotAllowed,
+            Self::Unresolved => RefusalCode::UrlUnresolved,
         }
     }
 }

@@ -40,9 +40,10 @@ use tracing::{error, info, warn};
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial, SocketOptions};
 use crate::call::agent_failure::AgentFailure;
-use crate::call::command::{CallCommand, Owner, Refusal};
+use crate::call::command::{CallCommand, Owner};
 use crate::call::end::{EndReason, MediaFailure, Shortage};
 use crate::call::event::{CallEvent, CallId};
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
 use crate::descriptors;
 use crate::prompts::PromptLibrary;
@@ -381,9 +382,11 @@ impl Worker {
             }
             Command::Perform { call, command, owner, reply } => {
                 let leg = self.legs.borrow().get(&call).cloned();
-                let done = leg.map_or(Err(Refusal::new("call_ended", "the call has ended")), |leg| {
-                    leg.contained(|| leg.perform(command, owner))
-                        .unwrap_or(Err(Refusal::new("internal_error", "the call ends by a mistake in the program")))
+                let done = leg.map_or(Err(Refusal::new(RefusalCode::CallEnded, "the call has ended")), |leg| {
+                    leg.contained(|| leg.perform(command, owner)).unwrap_or(Err(Refusal::new(
+                        RefusalCode::InternalError,
+                        "the call ends by a mistake in the program",
+                    )))
                 });
                 // Whoever asked may have gone.
                 let _ = reply.send(done);

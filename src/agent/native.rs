@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SoundFormat;
-use crate::call::command::{CallCommand, Refusal, SendDtmf};
+use crate::call::command::{CallCommand, SendDtmf};
 use crate::call::event::CallEvent;
+use crate::call::refusal::{Refusal, RefusalCode};
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "patchcord.v1";
@@ -221,7 +222,7 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
         "command" => FromAgent::Command {
             request_id: message.request_id.unwrap_or(Value::Null),
             command: serde_json::from_str(text)
-                .map_err(|error| Refusal::new("invalid_command", error.to_string()))
+                .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))
                 .and_then(checked),
         },
         _ => FromAgent::Unknown,
@@ -242,9 +243,13 @@ impl ToAgent {
     pub fn result(request_id: Value, outcome: Result<Value, Refusal>) -> Self {
         match outcome {
             Ok(data) => Self::Result { request_id, ok: true, data, code: None, message: None },
-            Err(Refusal { code, message }) => {
-                Self::Result { request_id, ok: false, data: Value::Null, code: Some(code), message: Some(message) }
-            }
+            Err(Refusal { code, message }) => Self::Result {
+                request_id,
+                ok: false,
+                data: Value::Null,
+                code: Some(code.name()),
+                message: Some(message),
+            },
         }
     }
 }
@@ -271,7 +276,7 @@ mod tests {
         let FromAgent::Command { command: Err(refusal), .. } = read(r#"{"type":"command","action":"fly"}"#) else {
             panic!("nobody can fly");
         };
-        assert_eq!(refusal.code, "invalid_command");
+        assert_eq!(refusal.code, RefusalCode::InvalidCommand);
     }
 
     #[test]

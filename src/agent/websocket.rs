@@ -31,7 +31,8 @@ use super::connect::{Connected, connect};
 use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
 use super::{AgentOptions, Encoding, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
-use crate::call::command::{CallCommand, Owner, Refusal};
+use crate::call::command::{CallCommand, Owner};
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::descriptors;
 use crate::pulse::Standstills;
 use crate::telemetry::shown;
@@ -370,13 +371,15 @@ impl Conversation<'_> {
     fn command(&self, request_id: Value, command: Result<CallCommand, Refusal>) {
         let outcome = match (self.seat.who(), self.party(), command) {
             (Who::Agent { .. }, Party::Agent, Ok(command)) if command.is_for_the_call() && !self.seat.may_ask() => {
-                Err(Refusal::new("too_many_commands", "wait for the results of the commands before"))
+                Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before"))
             }
             (Who::Agent { attempt }, Party::Agent, Ok(command)) if command.is_for_the_call() => {
                 return self.leg.report_of_agent(Report::Asked { attempt, request_id, command });
             }
             (Who::Agent { .. }, Party::Agent, Ok(command)) => self.leg.perform(command, Owner::Agent),
-            (_, _, Ok(_)) => Err(Refusal::new("not_allowed", "only the agent that has the caller gives commands")),
+            (_, _, Ok(_)) => {
+                Err(Refusal::new(RefusalCode::NotAllowed, "only the agent that has the caller gives commands"))
+            }
             (_, _, Err(refusal)) => Err(refusal),
         };
         self.seat.tell(&ToAgent::result(request_id, outcome));

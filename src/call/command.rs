@@ -7,6 +7,8 @@ use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::refusal::{Refusal, RefusalCode};
+
 /// Prompts in one list at most; a longer announcement is one file.
 const MAX_PROMPTS: usize = 32;
 /// Digits sent at once at most.
@@ -232,22 +234,6 @@ pub enum Owner {
     App,
 }
 
-/// Why a command was not done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Stable, for programs.
-    pub code: &'static str,
-    /// What to do about it.
-    pub message: String,
-}
-
-impl Refusal {
-    /// A refusal with its stable code and a sentence.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
 impl CallCommand {
     /// Whether the call's own course is to change. Everything else happens to its sound, on its worker.
     pub fn is_for_the_call(&self) -> bool {
@@ -352,7 +338,7 @@ impl Gather {
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal::new("invalid_command", message)
+    Refusal::new(RefusalCode::InvalidCommand, message)
 }
 
 fn is_key(key: char) -> bool {

@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
+use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
 use super::destination::stops_of;
+use super::refusal::Refusal;
 use super::route::Stop;
 use crate::cause::cause_of;
 use crate::egress::Hosts;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use patchcord_media::opus::{Profile, SampleRate};
 
-use super::command::{Destination, Refusal};
+use super::command::Destination;
+use super::refusal::{Refusal, RefusalCode};
 use super::route::Stop;
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
 use crate::egress::{self, Hosts, Use};
@@ -21,7 +22,7 @@ pub async fn stops_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Re
         (name, _) => {
             let name = name.as_deref().unwrap_or_default();
             let route = settings.routes.get(name);
-            let unknown = || Refusal::new("unknown_route", format!("there is no section [routes.{name}]"));
+            let unknown = || Refusal::new(RefusalCode::UnknownRoute, format!("there is no section [routes.{name}]"));
             route.ok_or_else(unknown)?.stops.clone()
         }
     };

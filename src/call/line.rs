@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::agent_failure::{AgentFailure, AgentFailureKind};
-use super::command::Refusal;
 use super::end::EndReason;
+use super::refusal::{Refusal, RefusalCode};
 use super::{Action, Left, Progress};
 
 /// Someone or something the caller can be put through to.
@@ -279,7 +279,7 @@ impl Line {
     /// Leaves the caller without an agent.
     pub fn park(&mut self, hears: Hears, actions: &mut Actions) -> Result<(), Refusal> {
         if self.state == State::Parked {
-            return Err(Refusal::new("no_agent", "no agent is on the line: connect one"));
+            return Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line: connect one"));
         }
         self.send_everybody_away(Left::Disconnected, actions);
         self.state = State::Parked;
@@ -301,9 +301,14 @@ impl Line {
             State::Joined { attempt } => attempt,
             State::Transferring { .. } | State::Consulting { .. } => {
                 let advice = "a transfer is under way: complete_transfer or cancel_transfer first";
-                return Err(Refusal::new("transfer_under_way", advice));
+                return Err(Refusal::new(RefusalCode::TransferUnderWay, advice));
             }
-            _ => return Err(Refusal::new("no_agent", "no agent is on the line to transfer from: use connect")),
+            _ => {
+                return Err(Refusal::new(
+                    RefusalCode::NoAgent,
+                    "no agent is on the line to transfer from: use connect",
+                ));
+            }
         };
         let is_to_agent = targets.first() == Some(&Target::Agent);
         let Some(to) = self.plan(targets) else { return Ok(()) };
@@ -360,7 +365,7 @@ impl Line {
 }
 
 fn no_transfer() -> Refusal {
-    Refusal::new("no_transfer", "no transfer is under way that this could be said of")
+    Refusal::new(RefusalCode::NoTransfer, "no transfer is under way that this could be said of")
 }
 
 /// The steps they are made of.

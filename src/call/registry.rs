@@ -17,10 +17,11 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::Input;
-use super::command::{CallCommand, Refusal};
+use super::command::CallCommand;
 use super::destination::stops_of;
 use super::end::{EndReason, Shortage};
 use super::event::{CallEvent, CallId};
+use super::refusal::{Refusal, RefusalCode};
 use super::route::Number;
 use super::session::asked::{Asked, Inbox};
 use super::session::{Session, SessionOptions, WRITTEN_WITHIN};
@@ -403,7 +404,10 @@ impl Calls {
             done.await.unwrap_or_else(|_| Err(has_ended()))
         };
         tokio::time::timeout(PERFORMED_WITHIN, answered).await.unwrap_or_else(|_| {
-            Err(Refusal::new("internal_error", "the call does not answer: it may still do what it was asked for"))
+            Err(Refusal::new(
+                RefusalCode::InternalError,
+                "the call does not answer: it may still do what it was asked for",
+            ))
         })
     }
 
@@ -481,7 +485,7 @@ impl Calls {
 }
 
 pub(super) fn has_ended() -> Refusal {
-    Refusal::new("call_ended", "the call has ended")
+    Refusal::new(RefusalCode::CallEnded, "the call has ended")
 }
 
 fn may_not_speak(signer: &Signer, number: Option<&PhoneNumberId>) -> bool {

@@ -51,7 +51,7 @@ impl Script {
 
     /// Asks for something and takes what is to be done, or why it is not.
     fn ask(&mut self, request: Request) -> Result<Vec<Action>, &'static str> {
-        self.call.request(request, self.now).map_err(|refusal| refusal.code)?;
+        self.call.request(request, self.now).map_err(|refusal| refusal.code.name())?;
         Ok(self.actions())
     }
 

@@ -61,10 +61,10 @@ async fn the_app_starts_pauses_resumes_and_stops_a_recording() -> anyhow::Result
     let Talk { service, call, .. } = &mut talk;
     let id = service.event("call.accepted").await?.call_id;
     let refused = service.app.calls().perform(&id, CallCommand::PauseRecording).await.unwrap_err();
-    assert_eq!(refused.code, "not_recording");
+    assert_eq!(refused.code.name(), "not_recording");
     let begun = asked(service, &id, CallCommand::StartRecording).await?;
     let again = service.app.calls().perform(&id, CallCommand::StartRecording).await.unwrap_err();
-    assert_eq!(again.code, "already_recording");
+    assert_eq!(again.code.name(), "already_recording");
     caller_hears_next(call, SECOND).await?;
     asked(service, &id, CallCommand::PauseRecording).await?;
     caller_hears_next(call, 2 * SECOND).await?;

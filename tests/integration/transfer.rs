@@ -56,7 +56,7 @@ impl Scene {
     }
 
     async fn asked(&self, command: CallCommand) -> Result<Value, &'static str> {
-        self.talk.service.app.calls().perform(&self.call, command).await.map_err(|refusal| refusal.code)
+        self.talk.service.app.calls().perform(&self.call, command).await.map_err(|refusal| refusal.code.name())
     }
 
     /// Who is heard by the caller in the second second from now.
@@ -305,7 +305,7 @@ async fn a_call_accepted_without_an_agent_is_the_applications_to_lead() -> anyho
     assert_eq!(kept, Ok(json!({})));
     assert_eq!(service.event("call.accepted").await?.client_state.as_deref(), Some("ticket 17"));
     let calls = service.app.calls();
-    assert_eq!(calls.perform(&id, accept).await.unwrap_err().code, "call_already_accepted");
+    assert_eq!(calls.perform(&id, accept).await.unwrap_err().code.name(), "call_already_accepted");
     assert_eq!(agent.connections(), 0, "nobody was dialled");
     call.wait_until(Stage::Accepted).await?;
     let connect = CallCommand::Connect(to_route("reception"));

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::call::command::Refusal;
 use crate::call::event::CallId;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::registry::has_ended;
 use crate::call::session::asked::Outside;
 use crate::call::snapshot::{CallFacts, CallSnapshot, Standing};
@@ -60,7 +60,7 @@ impl Book {
         match self.by_id.get(call).and_then(|wacid| self.live.get(wacid)) {
             Some(live) => Ok(live),
             None if self.ended.contains(call) => Err(has_ended()),
-            None => Err(Refusal::new("call_not_found", "no live call has this id")),
+            None => Err(Refusal::new(RefusalCode::CallNotFound, "no live call has this id")),
         }
     }
 

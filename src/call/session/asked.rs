@@ -7,9 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Session;
 use crate::agent::native::ToAgent;
-use crate::call::command::{Accept, CallCommand, Owner, Refusal, Reject, Transfer};
+use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
 use crate::call::destination::stops_of;
 use crate::call::end::EndReason;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::registry::has_ended;
 use crate::call::route::Stop;
 use crate::call::{AcceptWith, Call, Input, Request};
@@ -87,7 +88,8 @@ impl Session {
         if !command.is_for_the_call() {
             if call.state_name() == "answering" {
                 // Its worker does not know it yet.
-                let refusal = Refusal::new("call_not_accepted", "the call has just come: wait until it is accepted");
+                let refusal =
+                    Refusal::new(RefusalCode::CallNotAccepted, "the call has just come: wait until it is accepted");
                 let _ = reply.send(Err(refusal));
                 return;
             }
@@ -134,7 +136,7 @@ impl Session {
     ) -> Result<Value, Refusal> {
         if self.stops.len() + stops.len() > MAX_STOPS {
             let advice = format!("this call was put through {MAX_STOPS} times, which is enough");
-            return Err(Refusal::new("too_many_attempts", advice));
+            return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
         let targets: Vec<_> = stops.iter().map(Stop::target).collect();
         let request = match command {
@@ -151,7 +153,7 @@ impl Session {
             CallCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { targets, warm },
             CallCommand::CompleteTransfer => Request::CompleteTransfer,
             CallCommand::CancelTransfer => Request::CancelTransfer,
-            _ => return Err(Refusal::new("internal_error", "this is for the call's worker")),
+            _ => return Err(Refusal::new(RefusalCode::InternalError, "this is for the call's worker")),
         };
         let begins = !matches!(request, Request::Disconnect);
         call.request(request, Instant::now())?;

@@ -7,9 +7,10 @@ use tokio::task::JoinError;
 use tracing::{Instrument, warn};
 
 use super::{Session, answer_of};
-use crate::call::command::{CallCommand, Owner, Refusal};
+use crate::call::command::{CallCommand, Owner};
 use crate::call::decision::{NoDecision, Plan, Step};
 use crate::call::end::EndReason;
+use crate::call::refusal::Refusal;
 use crate::call::{Call, Input};
 use crate::pulse::Standstills;
 use crate::worker::Command;
@@ -77,6 +78,6 @@ impl Session {
 
 /// The app has no request that could be answered.
 fn tell(refusal: &Refusal) {
-    metrics::counter!("patchcord_decision_steps_refused_total", "code" => refusal.code).increment(1);
-    warn!("a step of the decision is not done: {}: {}", refusal.code, refusal.message);
+    metrics::counter!("patchcord_decision_steps_refused_total", "code" => refusal.code.name()).increment(1);
+    warn!("a step of the decision is not done: {}: {}", refusal.code.name(), refusal.message);
 }

@@ -20,8 +20,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::Caller;
 use super::page::PageQuery;
 use super::{Api, ApiOptions, read_object, stored};
-use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES, Refusal};
+use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
 use crate::call::event::CallId;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::registry::Calls;
 use crate::call::snapshot::{CallFacts, CallSnapshot};
 use crate::egress::Hosts;
@@ -217,12 +218,14 @@ pub(super) async fn perform(
     body: Map<String, Value>,
 ) -> Result<Value, Refusal> {
     if !ACTIONS.contains(&action) {
-        return Err(Refusal::new("unknown_action", format!("give one of {}", ACTIONS.join(", "))));
+        return Err(Refusal::new(RefusalCode::UnknownAction, format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
     let done = tokio::time::timeout(DONE_WITHIN, have_done(&options.calls, hosts, &id, action, body));
     match done.await.unwrap_or_else(|_| Err(no_answer())) {
-        Err(refusal) if refusal.code == "call_not_found" => Err(ended_long_ago(options, &id).await.unwrap_or(refusal)),
+        Err(refusal) if refusal.code == RefusalCode::CallNotFound => {
+            Err(ended_long_ago(options, &id).await.unwrap_or(refusal))
+        }
         done => done,
     }
 }
@@ -239,12 +242,12 @@ async fn have_done(
         Some(Value::String(text)) if text.len() <= MAX_CLIENT_STATE_BYTES => Some(text),
         Some(_) => {
             let advice = format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes");
-            return Err(Refusal::new("invalid_command", advice));
+            return Err(Refusal::new(RefusalCode::InvalidCommand, advice));
         }
     };
     body.insert("action".to_owned(), action.into());
     let command: CallCommand = serde_json::from_value(Value::Object(body))
-        .map_err(|error| Refusal::new("invalid_command", error.to_string()))?;
+        .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))?;
     let takes_time = matches!(
         command,
         CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
@@ -262,7 +265,7 @@ async fn have_done(
 /// Live calls are forgotten some minutes after their end; the store knows them longer.
 async fn ended_long_ago(options: &ApiOptions, id: &CallId) -> Option<Refusal> {
     let record = stored(options.store.call(id.as_str())).await.ok().flatten();
-    record.map(|_| Refusal::new("call_ended", "the call has ended"))
+    record.map(|_| Refusal::new(RefusalCode::CallEnded, "the call has ended"))
 }
 
 impl CallQuery {
@@ -324,27 +327,19 @@ fn invalid_filter(detail: &str) -> ApiError {
 }
 
 fn no_answer() -> Refusal {
-    Refusal::new("no_answer", "the call did not answer in time, and may still do it: see whether it lives")
+    Refusal::new(RefusalCode::NoAnswer, "the call did not answer in time, and may still do it: see whether it lives")
 }
 
 fn no_such_call() -> Refusal {
-    Refusal::new("call_not_found", "no call has this id, or its record is kept no longer")
+    Refusal::new(RefusalCode::CallNotFound, "no call has this id, or its record is kept no longer")
 }
 
 fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
-    let status = match refusal.code {
-        "call_not_found" | "unknown_action" => StatusCode::NOT_FOUND,
-        "invalid_command" | "unknown_prompt" | "unknown_route" | "unknown_guest" | "invalid_url"
-        | "url_not_allowed" | "url_unresolved" => StatusCode::UNPROCESSABLE_ENTITY,
-        "recording_unavailable" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
-        "internal_error" => StatusCode::INTERNAL_SERVER_ERROR,
-        "no_answer" => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::CONFLICT,
-    };
+    let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let state = match (status, refusal.code) {
-        (StatusCode::CONFLICT, "call_ended") => Some("ended"),
+        (StatusCode::CONFLICT, RefusalCode::CallEnded) => Some("ended"),
         (StatusCode::CONFLICT, _) => state,
         _ => None,
     };
-    ApiError { state, ..ApiError::new(status, refusal.code, refusal.message) }
+    ApiError { state, ..ApiError::new(status, refusal.code.name(), refusal.message) }
 }

@@ -31,8 +31,8 @@ use utoipa::IntoParams;
 use super::auth::Caller;
 use super::{Api, calls};
 use crate::agent::native::ToAgent;
-use crate::call::command::Refusal;
 use crate::call::event::CallEvent;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::store::{StoreError, StoredEvent};
@@ -260,7 +260,7 @@ impl Commands {
     /// None for what is no command; unknown types are for a later version.
     async fn answer(&self, text: &str) -> Option<ToAgent> {
         let Ok(mut message) = serde_json::from_str::<Map<String, Value>>(text) else {
-            let refusal = Refusal::new("invalid_command", "the message is not a JSON object");
+            let refusal = Refusal::new(RefusalCode::InvalidCommand, "the message is not a JSON object");
             return Some(ToAgent::result(Value::Null, Err(refusal)));
         };
         if message.get("type").and_then(Value::as_str) != Some("command") {
@@ -272,12 +272,14 @@ impl Commands {
 
     async fn perform(&self, mut message: Map<String, Value>) -> Result<Value, Refusal> {
         if !self.caller.may(Scope::CallsWrite) {
-            return Err(Refusal::new("missing_scope", "this key lacks the scope \"calls:write\""));
+            return Err(Refusal::new(RefusalCode::MissingScope, "this key lacks the scope \"calls:write\""));
         }
-        self.caller.take_turn(Instant::now()).map_err(|error| Refusal::new(error.code, error.detail))?;
+        self.caller.take_turn(Instant::now()).map_err(|error| {
+            Refusal::new(RefusalCode::of_name(error.code).unwrap_or(RefusalCode::InternalError), error.detail)
+        })?;
         let mut take = |key| match message.remove(key) {
             Some(Value::String(text)) => Ok(text),
-            _ => Err(Refusal::new("invalid_command", format!("{key}: give it as a text"))),
+            _ => Err(Refusal::new(RefusalCode::InvalidCommand, format!("{key}: give it as a text"))),
         };
         let (call_id, action) = (take("call_id")?, take("action")?);
         calls::perform(&self.api.options, self.caller.hosts(), &call_id, &action, message).await

@@ -20,8 +20,9 @@ use crate::agent::native::ToAgent;
 use crate::agent::websocket::Dial;
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
-    CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Refusal, Role, SendDtmf, SetRole,
+    CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Role, SendDtmf, SetRole,
 };
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
 use crate::worker::Report;
 
@@ -49,7 +50,7 @@ impl Leg {
     pub(crate) fn perform(self: &Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
         if !self.accepted.get() {
             return Err(Refusal::new(
-                "call_not_accepted",
+                RefusalCode::CallNotAccepted,
                 "the caller hears nothing yet: wait until the call is accepted",
             ));
         }
@@ -61,7 +62,9 @@ impl Leg {
             | CallCommand::Disconnect
             | CallCommand::Transfer(_)
             | CallCommand::CompleteTransfer
-            | CallCommand::CancelTransfer => Err(Refusal::new("internal_error", "this is for the call to decide")),
+            | CallCommand::CancelTransfer => {
+                Err(Refusal::new(RefusalCode::InternalError, "this is for the call to decide"))
+            }
             CallCommand::Hold(hold) => self.hold(&hold.prompts),
             CallCommand::Unhold => self.unhold(),
             CallCommand::Mute(Mute { party }) => self.mute(party, true),
@@ -109,7 +112,7 @@ impl Leg {
         }
         match self.bridge.borrow_mut().stop_playback(Instant::now()) {
             true => Ok(Value::Null),
-            false => Err(Refusal::new("nothing_plays", "no prompt is playing")),
+            false => Err(Refusal::new(RefusalCode::NothingPlays, "no prompt is playing")),
         }
     }
 
@@ -128,15 +131,17 @@ impl Leg {
     fn stop_gather(&self) -> Result<Value, Refusal> {
         match self.bridge.borrow_mut().stop_gather(Instant::now()) {
             true => Ok(Value::Null),
-            false => Err(Refusal::new("nothing_gathers", "no digits are being gathered")),
+            false => Err(Refusal::new(RefusalCode::NothingGathers, "no digits are being gathered")),
         }
     }
 
     fn send_dtmf(&self, digits: &str) -> Result<Value, Refusal> {
         match self.bridge.borrow_mut().send_digits(digits) {
             Ok(()) => Ok(Value::Null),
-            Err(error @ SendDigitsError::NotNegotiated) => Err(Refusal::new("dtmf_unsupported", error.to_string())),
-            Err(error @ SendDigitsError::Keys(_)) => Err(Refusal::new("invalid_command", error.to_string())),
+            Err(error @ SendDigitsError::NotNegotiated) => {
+                Err(Refusal::new(RefusalCode::DtmfUnsupported, error.to_string()))
+            }
+            Err(error @ SendDigitsError::Keys(_)) => Err(Refusal::new(RefusalCode::InvalidCommand, error.to_string())),
         }
     }
 
@@ -166,7 +171,7 @@ impl Leg {
     pub(crate) fn unhold(&self) -> Result<Value, Refusal> {
         match self.bridge.borrow_mut().unhold(Instant::now()) {
             true => Ok(Value::Null),
-            false => Err(Refusal::new("not_on_hold", "the caller is not on hold")),
+            false => Err(Refusal::new(RefusalCode::NotOnHold, "the caller is not on hold")),
         }
     }
 
@@ -183,7 +188,7 @@ impl Leg {
     fn has_agent(&self) -> Result<(), Refusal> {
         match &*self.agent.borrow() {
             Some(_) => Ok(()),
-            None => Err(Refusal::new("no_agent", "no agent is on the line")),
+            None => Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line")),
         }
     }
 
@@ -203,15 +208,18 @@ impl Leg {
 
     /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
-        let unavailable = || Refusal::new("shutting_down", "the service is stopping");
+        let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
         let worker = self.about.worker.upgrade().ok_or_else(unavailable)?;
         let route = worker.options.settings.get().routes.get(&invite.route);
         let agent = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
-            Refusal::new("unknown_route", format!("there is no route {:?} that leads to a WebSocket", invite.route))
+            Refusal::new(
+                RefusalCode::UnknownRoute,
+                format!("there is no route {:?} that leads to a WebSocket", invite.route),
+            )
         })?;
         let id = self.next_id() as GuestId;
         let invited = self.bridge.borrow_mut().invite(id, invite.role.into(), DEFAULT_MAX_BUFFER);
-        invited.map_err(|error| Refusal::new("too_many_guests", error.to_string()))?;
+        invited.map_err(|error| Refusal::new(RefusalCode::TooManyGuests, error.to_string()))?;
         worker.dial(self, Who::Guest(id), Party::Guest(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
         Ok(json!({ "guest_id": id }))
     }
@@ -226,7 +234,7 @@ impl Leg {
     fn prompts(&self, names: &[String]) -> Result<Vec<Prompt>, Refusal> {
         let find = |name: &String| {
             let found = self.about.prompts.get(name);
-            found.ok_or_else(|| Refusal::new("unknown_prompt", format!("there is no prompt named {name:?}")))
+            found.ok_or_else(|| Refusal::new(RefusalCode::UnknownPrompt, format!("there is no prompt named {name:?}")))
         };
         names.iter().map(find).collect()
     }
@@ -277,11 +285,11 @@ impl Leg {
 }
 
 fn no_such_guest(id: GuestId) -> Refusal {
-    Refusal::new("unknown_guest", format!("there is no third party {id}"))
+    Refusal::new(RefusalCode::UnknownGuest, format!("there is no third party {id}"))
 }
 
 fn no_sound(error: &OpusError) -> Refusal {
-    Refusal::new("internal_error", error.to_string())
+    Refusal::new(RefusalCode::InternalError, error.to_string())
 }
 
 impl From<Role> for mixer::Role {

@@ -4,16 +4,22 @@ use patchcord_media::bridge::Bridge;
 use serde_json::{Value, json};
 
 use super::Leg;
-use crate::call::command::Refusal;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::worker::Report;
 
 impl Leg {
     pub(super) fn start_recording(&self) -> Result<Value, Refusal> {
         let Some(recordings) = &self.about.recordings else {
-            return Err(Refusal::new("recording_unavailable", "the recordings folder cannot be used: see the log"));
+            return Err(Refusal::new(
+                RefusalCode::RecordingUnavailable,
+                "the recordings folder cannot be used: see the log",
+            ));
         };
         if !self.bridge.borrow_mut().start_recording(rand::random()) {
-            return Err(Refusal::new("already_recording", "the call is being recorded; stop that recording first"));
+            return Err(Refusal::new(
+                RefusalCode::AlreadyRecording,
+                "the call is being recorded; stop that recording first",
+            ));
         }
         let (sink, result) = recordings.start_recording(&self.about.call);
         let id = sink.id().clone();
@@ -59,5 +65,5 @@ impl Leg {
 }
 
 fn not_recording() -> Refusal {
-    Refusal::new("not_recording", "the call is not being recorded")
+    Refusal::new(RefusalCode::NotRecording, "the call is not being recorded")
 }

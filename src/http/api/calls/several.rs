@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::super::auth::Caller;
 use super::super::{Api, read_object};
 use super::{perform, problem};
-use crate::call::command::Refusal;
 use crate::call::decision::MAX_ACTIONS;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::http::error::{ApiError, Problem};
 
 /// Actions to do in their order.
@@ -80,12 +80,15 @@ pub(in crate::http::api) async fn act(
         let ok = done.is_ok();
         results.push(match done {
             // Nothing at all could be asked of it.
-            Err(refusal) if results.is_empty() && ["call_not_found", "call_ended"].contains(&refusal.code) => {
+            Err(refusal)
+                if results.is_empty()
+                    && [RefusalCode::CallNotFound, RefusalCode::CallEnded].contains(&refusal.code) =>
+            {
                 return Err(problem(refusal, None));
             }
             Ok(data) => ActionResult { action, ok, data, code: None, message: None },
             Err(refusal) => {
-                let (code, message) = (Some(refusal.code), Some(refusal.message));
+                let (code, message) = (Some(refusal.code.name()), Some(refusal.message));
                 ActionResult { action, ok, data: Value::Null, code, message }
             }
         });
@@ -100,7 +103,7 @@ pub(in crate::http::api) async fn act(
 type Action = (String, Map<String, Value>);
 
 fn read(actions: Option<Value>) -> Result<Vec<Action>, Refusal> {
-    let invalid = |advice: String| Refusal::new("invalid_command", advice);
+    let invalid = |advice: String| Refusal::new(RefusalCode::InvalidCommand, advice);
     let Some(Value::Array(actions)) = actions else {
         return Err(invalid("actions: give a list".to_owned()));
     };

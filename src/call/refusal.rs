@@ -1,0 +1,226 @@
+//! Refusals: why a command was not performed, by stable codes.
+
+/// Why a command was not performed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// What to do about it, for people.
+    pub message: String,
+}
+
+/// A stable code. Agents, the control API and decisions share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The command is malformed, or no call could do it.
+    InvalidCommand,
+    /// No such action exists.
+    UnknownAction,
+    /// No call has this id, or its record has expired.
+    CallNotFound,
+    /// The call is over.
+    CallEnded,
+    /// The action needs a call that is accepted.
+    CallNotAccepted,
+    /// The action needs a call that rings.
+    CallAlreadyAccepted,
+    /// The action needs an agent on the line.
+    NoAgent,
+    /// No transfer is under way.
+    NoTransfer,
+    /// Another transfer is under way.
+    TransferUnderWay,
+    /// The call has tried as many agents as one call may.
+    TooManyAttempts,
+    /// As many commands of this agent wait as may.
+    TooManyCommands,
+    /// As many participants are in the call as may be.
+    TooManyGuests,
+    /// Only the agent that has the caller gives commands.
+    NotAllowed,
+    /// The caller is not on hold.
+    NotOnHold,
+    /// No prompt is playing.
+    NothingPlays,
+    /// No digits are being gathered.
+    NothingGathers,
+    /// The caller's phone did not negotiate telephone-event.
+    DtmfUnsupported,
+    /// The call is being recorded.
+    AlreadyRecording,
+    /// The call is not being recorded.
+    NotRecording,
+    /// The recordings folder cannot be used.
+    RecordingUnavailable,
+    /// No prompt has this name.
+    UnknownPrompt,
+    /// No route has this name, or it does not lead to a WebSocket.
+    UnknownRoute,
+    /// No participant has this id.
+    UnknownGuest,
+    /// The URL is no address of an agent.
+    InvalidUrl,
+    /// `[egress] allow` does not list the host, or its address is private.
+    UrlNotAllowed,
+    /// The host of the URL has no address.
+    UrlUnresolved,
+    /// The API key lacks the scope.
+    MissingScope,
+    /// The API key is unknown, or is so since a reload.
+    KeyUnknown,
+    /// The API key has expired.
+    KeyExpired,
+    /// No API key is configured.
+    ApiClosed,
+    /// The API key has made too many requests.
+    RateLimited,
+    /// The service is stopping.
+    ShuttingDown,
+    /// The call did not answer in time and may still do it.
+    NoAnswer,
+    /// A bug in Patchcord: see the log.
+    InternalError,
+}
+
+impl Refusal {
+    /// A refusal with a sentence that says what to do.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl RefusalCode {
+    /// Every code, in the order of the documentation.
+    pub const ALL: &[Self] = &[
+        Self::InvalidCommand,
+        Self::UnknownAction,
+        Self::CallNotFound,
+        Self::CallEnded,
+        Self::CallNotAccepted,
+        Self::CallAlreadyAccepted,
+        Self::NoAgent,
+        Self::NoTransfer,
+        Self::TransferUnderWay,
+        Self::TooManyAttempts,
+        Self::TooManyCommands,
+        Self::TooManyGuests,
+        Self::NotAllowed,
+        Self::NotOnHold,
+        Self::NothingPlays,
+        Self::NothingGathers,
+        Self::DtmfUnsupported,
+        Self::AlreadyRecording,
+        Self::NotRecording,
+        Self::RecordingUnavailable,
+        Self::UnknownPrompt,
+        Self::UnknownRoute,
+        Self::UnknownGuest,
+        Self::InvalidUrl,
+        Self::UrlNotAllowed,
+        Self::UrlUnresolved,
+        Self::MissingScope,
+        Self::KeyUnknown,
+        Self::KeyExpired,
+        Self::ApiClosed,
+        Self::RateLimited,
+        Self::ShuttingDown,
+        Self::NoAnswer,
+        Self::InternalError,
+    ];
+
+    /// The name on the wire, in snake case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidCommand => "invalid_command",
+            Self::UnknownAction => "unknown_action",
+            Self::CallNotFound => "call_not_found",
+            Self::CallEnded => "call_ended",
+            Self::CallNotAccepted => "call_not_accepted",
+            Self::CallAlreadyAccepted => "call_already_accepted",
+            Self::NoAgent => "no_agent",
+            Self::NoTransfer => "no_transfer",
+            Self::TransferUnderWay => "transfer_under_way",
+            Self::TooManyAttempts => "too_many_attempts",
+            Self::TooManyCommands => "too_many_commands",
+            Self::TooManyGuests => "too_many_guests",
+            Self::NotAllowed => "not_allowed",
+            Self::NotOnHold => "not_on_hold",
+            Self::NothingPlays => "nothing_plays",
+            Self::NothingGathers => "nothing_gathers",
+            Self::DtmfUnsupported => "dtmf_unsupported",
+            Self::AlreadyRecording => "already_recording",
+            Self::NotRecording => "not_recording",
+            Self::RecordingUnavailable => "recording_unavailable",
+            Self::UnknownPrompt => "unknown_prompt",
+            Self::UnknownRoute => "unknown_route",
+            Self::UnknownGuest => "unknown_guest",
+            Self::InvalidUrl => "invalid_url",
+            Self::UrlNotAllowed => "url_not_allowed",
+            Self::UrlUnresolved => "url_unresolved",
+            Self::MissingScope => "missing_scope",
+            Self::KeyUnknown => "key_unknown",
+            Self::KeyExpired => "key_expired",
+            Self::ApiClosed => "api_closed",
+            Self::RateLimited => "rate_limited",
+            Self::ShuttingDown => "shutting_down",
+            Self::NoAnswer => "no_answer",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// The HTTP status of a response with this code.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::KeyUnknown | Self::KeyExpired => 401,
+            Self::MissingScope | Self::ApiClosed => 403,
+            Self::UnknownAction | Self::CallNotFound => 404,
+            Self::CallEnded
+            | Self::CallNotAccepted
+            | Self::CallAlreadyAccepted
+            | Self::NoAgent
+            | Self::NoTransfer
+            | Self::TransferUnderWay
+            | Self::TooManyAttempts
+            | Self::TooManyCommands
+            | Self::TooManyGuests
+            | Self::NotAllowed
+            | Self::NotOnHold
+            | Self::NothingPlays
+            | Self::NothingGathers
+            | Self::DtmfUnsupported
+            | Self::AlreadyRecording
+            | Self::NotRecording => 409,
+            Self::InvalidCommand
+            | Self::UnknownPrompt
+            | Self::UnknownRoute
+            | Self::UnknownGuest
+            | Self::InvalidUrl
+            | Self::UrlNotAllowed
+            | Self::UrlUnresolved => 422,
+            Self::RateLimited => 429,
+            Self::InternalError => 500,
+            Self::RecordingUnavailable | Self::ShuttingDown => 503,
+            Self::NoAnswer => 504,
+        }
+    }
+
+    /// The code of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_with_its_status() {
+        let page = include_str!("../../docs/api-and-events.md");
+        for code in RefusalCode::ALL {
+            let row = format!("| `{}` | {} |", code.name(), code.http_status());
+            assert!(page.contains(&row), "docs/api-and-events.md lacks the row {row}");
+            assert_eq!(RefusalCode::of_name(code.name()), Some(*code));
+        }
+    }
+}
