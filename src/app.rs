@@ -87,10 +87,10 @@ impl App {
         let (recordings, closed) = start_recordings(&config).await?;
         let store = open_store(&config).await?;
         let deliveries = deliver_events(&config, &store)?;
-        let graph = graph_client(&config)?;
+        let pulse = Arc::new(Pulse::default());
+        let graph = graph_client(&config, &pulse)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
         let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
-        let pulse = Arc::new(Pulse::default());
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
@@ -353,11 +353,12 @@ fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
     Ok(builder.with_platform_verifier().context("the system's certificates")?.with_no_client_auth())
 }
 
-fn graph_client(config: &Config) -> anyhow::Result<GraphClient> {
+fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClient> {
     let http = graph::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?;
     let mut options = GraphOptions::new(config.whatsapp.graph_url.clone(), &config.whatsapp.graph_version);
     options.budget = config.calls.graph_budget;
     options.jitter_seed = rand::random();
+    options.pulse = pulse.clone();
     Ok(GraphClient::new(http, options))
 }
 

@@ -22,6 +22,7 @@ use url::Url;
 
 use super::error::MetaError;
 use super::{PhoneNumberId, WaCallId};
+use crate::pulse::{Pulse, Standstills};
 use attempt::Outcome;
 use pace::Paces;
 use retry::Waits;
@@ -54,6 +55,8 @@ pub struct GraphOptions {
     pub longest_backoff: Duration,
     /// Seeds the chance that spreads the waits of many calls; tests set it.
     pub jitter_seed: u64,
+    /// Of the runtime that requests run on: a reply that we were too frozen to read does not use up the budget.
+    pub pulse: Arc<Pulse>,
 }
 
 impl GraphOptions {
@@ -68,6 +71,7 @@ impl GraphOptions {
             first_backoff: Duration::from_millis(200),
             longest_backoff: Duration::from_millis(1600),
             jitter_seed: rand::random(),
+            pulse: Arc::default(),
         }
     }
 }
@@ -281,6 +285,7 @@ impl GraphClient {
     ) -> Result<(Value, u32), GraphFailure> {
         let url = self.url(number);
         let mut waits = Waits::new(&self.options, &self.chance, Instant::now());
+        let mut standstills = Standstills::of(&self.options.pulse, Instant::now().into_std());
         let mut attempts = 0;
         let mut may_have_happened = false;
         loop {
@@ -305,6 +310,9 @@ impl GraphClient {
                 self.paces().refused(&number.phone_number_id, error, wait, Instant::now());
             }
             may_have_happened |= matches!(outcome, Outcome::Unknown(_));
+            if let Some(gap) = standstills.next(Instant::now().into_std()) {
+                waits.stood_still(gap, Instant::now());
+            }
             match waits.before_next(action, &outcome, Instant::now()) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(GraphFailure { kind: final_kind(outcome, may_have_happened), attempts }),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{Call, Stage};
-use patchcord_simulator::meta::{Meta, MetaOptions};
+use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 
 use crate::drills::report;
 use crate::people::{AGENT_HZ, CALLER_HZ, SECOND, agent, agent_hears_next, caller, caller_hears_next, heard_voices};
@@ -25,10 +25,13 @@ async fn calls_outlive_a_freeze_of_the_service() -> anyhow::Result<()> {
     for _ in 0..3 {
         let call = meta.place_call(caller()).await?;
         call.wait_until(Stage::Accepted).await?;
-        // The service has read Meta's reply: a freeze during a request to Graph is another matter.
         program.line_with("accepted after").await?;
         calls.push(call);
     }
+    // One more, for which Meta is just being asked. Its reply comes during the freeze.
+    meta.script("accept", vec![Reply::Delay(SECOND, Box::new(Reply::Ok))]);
+    calls.push(meta.place_call(caller()).await?);
+    meta.wait_for_request("accept", calls.len()).await?;
     program.signal("STOP")?;
     // The standstill itself.
     tokio::time::sleep(FROZEN).await;

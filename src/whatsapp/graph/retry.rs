@@ -27,6 +27,11 @@ impl<'a> Waits<'a> {
         Self { options, chance, deadline: now + options.budget, backoff: options.first_backoff }
     }
 
+    /// Nothing was read for `gap`, by our own fault: the budget ends that much later, at most as if it began now.
+    pub(super) fn stood_still(&mut self, gap: Duration, now: Instant) {
+        self.deadline = (self.deadline + gap).min(now + self.options.budget);
+    }
+
     /// How long the try that starts now may take.
     pub(super) fn attempt_timeout(&self, now: Instant) -> Duration {
         self.options.attempt_timeout.min(self.deadline.saturating_duration_since(now))
