@@ -1,5 +1,5 @@
 //! kill -9 at random moments of starting calls. Every call whose webhook was answered 200 is told to the app and ended,
-//! once, and none is left alive at Meta.
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
