@@ -5,22 +5,15 @@
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing
 //! after its end.
 
+pub mod input;
 pub mod action;
+mod agent_side;
 pub mod agent_failure;
-pub mod command;
-pub mod decision;
-pub mod destination;
 pub mod end;
 pub mod event;
-pub mod terminations;
-pub mod input;
-mod line;
-pub mod recovery;
-pub mod refusal;
-pub mod registry;
 pub mod route;
-pub mod session;
-pub mod snapshot;
+pub mod command;
+pub mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -29,11 +22,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use action::{Action, Left, Progress};
+pub use agent_side::Target;
+use agent_side::{AgentSide, Hears};
 use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
-pub use line::Target;
-use line::{Hears, Line};
 use refusal::{Refusal, RefusalCode};
+pub use route::AnswerWhen;
 
 /// How long a call whose media was closed by the other side waits for Meta's `terminate` webhook, which says
 /// who hung up and why. The DTLS close usually overtakes it.
@@ -58,24 +52,12 @@ pub struct CallOptions {
     pub targets: Vec<Target>,
 }
 
-/// When a call is accepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AnswerWhen {
-    /// Media and agent are there; the caller hears the phone's own ringing until then.
-    #[default]
-    AgentReady,
-    /// Media is there; the caller hears our ringback until the agent is.
-    AtOnce,
-    /// The application says so; nobody is dialled before.
-    OnCommand,
-}
-
 /// One WhatsApp call.
 #[derive(Debug)]
 pub struct Call {
     options: CallOptions,
     state: State,
-    line: Line,
+    agent_side: AgentSide,
     /// Whether the line may begin.
     decided: bool,
     accept_by: Instant,
@@ -129,7 +111,7 @@ impl Call {
     pub fn new(options: CallOptions, now: Instant) -> Self {
         Self {
             accept_by: now + options.accept_timeout,
-            line: Line::new(options.targets.clone(), options.agent_timeout),
+            agent_side: AgentSide::new(options.targets.clone(), options.agent_timeout),
             decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
@@ -155,14 +137,14 @@ impl Call {
             }
             Input::MediaFailed(failure) => self.media_failed(failure, now),
             Input::AgentJoined { attempt } => {
-                self.line.joined(attempt, &mut self.actions);
+                self.agent_side.joined(attempt, &mut self.actions);
                 Ok(())
             }
             Input::AgentFailed { attempt, failure } => {
-                self.line.failed(attempt, failure, hears, now, &mut self.actions)
+                self.agent_side.failed(attempt, failure, hears, now, &mut self.actions)
             }
-            Input::AgentHungUp { attempt } => self.line.hung_up(attempt, now, &mut self.actions),
-            Input::PromptFinished => match self.line.prompts_finished() {
+            Input::AgentHungUp { attempt } => self.agent_side.hung_up(attempt, now, &mut self.actions),
+            Input::PromptFinished => match self.agent_side.prompts_finished() {
                 Some(reason) if hears == Hears::Us => Err(reason),
                 Some(_) | None => Ok(()),
             },
@@ -188,11 +170,11 @@ impl Call {
                 Err(EndReason::RejectedByApi(why))
             }
             Request::Connect { targets } => {
-                self.line.connect(targets, hears, now, &mut self.actions);
+                self.agent_side.connect(targets, hears, now, &mut self.actions);
                 Ok(())
             }
             Request::Disconnect => {
-                self.line.park(hears, &mut self.actions)?;
+                self.agent_side.park(hears, &mut self.actions)?;
                 Ok(())
             }
             Request::Transfer { targets, warm } => {
@@ -200,15 +182,15 @@ impl Call {
                     let advice = "the caller hears nothing yet: wait until the call is accepted, or use connect";
                     return Err(Refusal::new(RefusalCode::CallNotAccepted, advice));
                 }
-                self.line.transfer(targets, warm, now, &mut self.actions)?;
+                self.agent_side.transfer(targets, warm, now, &mut self.actions)?;
                 Ok(())
             }
             Request::CompleteTransfer => {
-                self.line.complete_transfer(&mut self.actions)?;
+                self.agent_side.complete_transfer(&mut self.actions)?;
                 Ok(())
             }
             Request::CancelTransfer => {
-                self.line.cancel_transfer(&mut self.actions)?;
+                self.agent_side.cancel_transfer(&mut self.actions)?;
                 Ok(())
             }
         };
@@ -243,7 +225,7 @@ impl Call {
         };
         let line = match over {
             Some(reason) => Err(reason),
-            None => self.line.handle_timeout(hears, now, &mut self.actions),
+            None => self.agent_side.handle_timeout(hears, now, &mut self.actions),
         };
         self.go_on(line);
     }
@@ -260,7 +242,7 @@ impl Call {
                 Media::Connecting { give_up_at: None } | Media::Up => {}
             }
         }
-        self.line.stood_still(gap, now);
+        self.agent_side.stood_still(gap, now);
     }
 
     /// Whether its worker is overloaded: then it is no fault of the network's when media does not come up.
@@ -284,7 +266,7 @@ impl Call {
             Media::Closed { give_up_at } => Some(give_up_at),
             Media::Up => None,
         };
-        [Some(phase), media, self.line.poll_timeout()].into_iter().flatten().min()
+        [Some(phase), media, self.agent_side.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next thing to do, in order.
@@ -302,7 +284,7 @@ impl Call {
 
     /// Who is on the line, by attempt.
     pub fn agent(&self) -> Option<usize> {
-        self.line.agent()
+        self.agent_side.agent()
     }
 
     /// A word for people: `answering`, `ringing`, `accepting`, `talking`, `ended`.
@@ -346,7 +328,7 @@ impl Call {
         let State::Answering = self.state else { return Ok(()) };
         self.actions.push_back(Action::PreAccept(answer.clone()));
         if self.decided {
-            self.line.begin(Hears::NotYet, now, &mut self.actions)?;
+            self.agent_side.begin(Hears::NotYet, now, &mut self.actions)?;
         }
         self.state =
             State::Live(Live { answer, phase: Phase::PreAccepting, media: Media::Connecting { give_up_at: None } });
@@ -362,9 +344,9 @@ impl Call {
         self.options.answer = AnswerWhen::AtOnce;
         match with {
             AcceptWith::Route => {}
-            AcceptWith::Others(targets) => self.line.connect(targets, Hears::NotYet, now, &mut self.actions),
+            AcceptWith::Others(targets) => self.agent_side.connect(targets, Hears::NotYet, now, &mut self.actions),
             // Parked already is as good.
-            AcceptWith::Nobody => drop(self.line.park(Hears::NotYet, &mut self.actions)),
+            AcceptWith::Nobody => drop(self.agent_side.park(Hears::NotYet, &mut self.actions)),
         }
         self.decided = true;
         self.begin_line(now)
@@ -373,7 +355,7 @@ impl Call {
     /// The first agent is dialled as early as may be: in parallel with everything else.
     fn begin_line(&mut self, now: Instant) -> Result<(), EndReason> {
         match (&self.state, self.decided) {
-            (State::Live(_), true) => self.line.begin(self.hears(), now, &mut self.actions),
+            (State::Live(_), true) => self.agent_side.begin(self.hears(), now, &mut self.actions),
             _ => Ok(()),
         }
     }
@@ -437,7 +419,7 @@ impl Call {
             AnswerWhen::AtOnce => Action::PlayRingback,
             AnswerWhen::AgentReady | AnswerWhen::OnCommand => Action::PlayHold,
         };
-        self.actions.extend(self.line.sound(waiting));
+        self.actions.extend(self.agent_side.sound(waiting));
         Ok(())
     }
 
@@ -445,7 +427,7 @@ impl Call {
     fn accept_when_ready(&mut self) {
         let State::Live(live) = &mut self.state else { return };
         let agent_ready = match self.options.answer {
-            AnswerWhen::AgentReady => self.line.is_ready(),
+            AnswerWhen::AgentReady => self.agent_side.is_ready(),
             AnswerWhen::AtOnce => self.decided,
             AnswerWhen::OnCommand => false,
         };

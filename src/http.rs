@@ -25,7 +25,7 @@ use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::address::AddressRange;
-use crate::call::registry::Calls;
+use crate::calls::Calls;
 use crate::config::api::Page;
 use crate::health::Health;
 use crate::settings::CurrentSettings;

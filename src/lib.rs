@@ -5,6 +5,7 @@
 pub mod app;
 pub mod http;
 pub mod whatsapp;
+pub mod calls;
 pub mod call;
 pub mod worker;
 pub mod pulse;
@@ -21,6 +22,7 @@ pub mod address;
 pub mod cause;
 pub mod config;
 pub mod settings;
+pub mod routes;
 pub mod demo;
 pub mod simulate;
 pub mod replay;

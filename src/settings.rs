@@ -11,12 +11,12 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
-use crate::call::AnswerWhen;
-use crate::call::route::{BargeIn, Number, Numbers, Route, Routes, Stop};
+use crate::call::route::{AnswerWhen, BargeIn};
 use crate::config::api::{ApiKey, Page};
 use crate::config::route::AgentTarget;
 use crate::config::{self, Config};
 use crate::egress::Egress;
+use crate::routes::{Number, Numbers, Route, Routes, Stop};
 use crate::whatsapp::signature::AppSecrets;
 
 /// One reading of the configuration.

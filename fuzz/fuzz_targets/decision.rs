@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use patchcord::call::decision::read;
+use patchcord::calls::decision_webhook::read;
 
 fuzz_target!(|answer: &[u8]| {
     if let Ok(decision) = read(answer) {

@@ -1,128 +1,25 @@
-//! Routes: to whom the callers of a number are put through.
+//! What a route decides of its calls: when they are accepted, and what the caller's speech does.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use secrecy::SecretString;
-
-use super::decision::DecisionWebhook;
-use super::{AnswerWhen, Target};
-use crate::agent::AgentOptions;
-use crate::whatsapp::PhoneNumberId;
-
-/// One route: whom to try, in order.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The name in the configuration.
-    pub name: String,
-    /// The agent first, then the fallbacks.
-    pub stops: Vec<Stop>,
-    /// When its calls are accepted.
-    pub answer: AnswerWhen,
-    /// The prompt a caller hears until the first agent joins, where calls are accepted at once.
-    pub ringback: String,
-    /// The prompt a caller hears while another agent is found.
-    pub hold: String,
-    /// Whether its calls are recorded from accept on.
-    pub record: bool,
-    /// The app that is asked what becomes of each call.
-    pub decide: Option<Arc<DecisionWebhook>>,
-    /// Whether we listen for the caller's speech.
-    pub barge_in: BargeIn,
+/// When a call is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerWhen {
+    /// Media and agent are ready; the caller hears the phone's own ringing until then.
+    #[default]
+    AgentReady,
+    /// Media is ready; the caller hears our ringback until the agent joins.
+    AtOnce,
+    /// The application commands it; no agent is dialled before.
+    OnCommand,
 }
 
-/// What the caller's speech brings about by itself. Most agents tell by themselves when to be silent.
+/// What the caller's speech does by itself. Most agents decide themselves when to be silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BargeIn {
-    /// Nothing; nobody listens for it.
+    /// Nothing; speech is not detected.
     #[default]
     Off,
     /// `call.speech_started` and `call.speech_stopped`.
     Events,
-    /// The events, and what the agent still has to say is cleared.
+    /// The events, and the agent's queued audio is cleared.
     Clear,
-}
-
-/// One place a route can lead to.
-#[derive(Clone, Debug)]
-pub enum Stop {
-    /// An agent to dial.
-    Agent(AgentOptions),
-    /// Prompts by name, in their order.
-    Prompts {
-        /// At least one.
-        names: Vec<String>,
-        /// From the beginning again until the caller hangs up.
-        repeat: bool,
-    },
-}
-
-/// All routes by their names. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Routes(Arc<HashMap<String, Arc<Route>>>);
-
-impl Routes {
-    /// A repeated name is the last one's.
-    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
-        Self(Arc::new(routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect()))
-    }
-
-    /// The route of that name.
-    pub fn get(&self, name: &str) -> Option<Arc<Route>> {
-        self.0.get(name).cloned()
-    }
-}
-
-/// One business number.
-#[derive(Clone, Debug)]
-pub struct Number {
-    /// Meta's id.
-    pub phone_number_id: PhoneNumberId,
-    /// Authorises Graph requests for it.
-    pub access_token: SecretString,
-    /// Its live calls at most; one more is rejected at Meta at once.
-    pub max_calls: Option<usize>,
-    /// Where its callers go.
-    pub route: Arc<Route>,
-}
-
-/// All numbers of the service.
-#[derive(Clone, Debug, Default)]
-pub struct Numbers(HashMap<PhoneNumberId, Arc<Number>>);
-
-impl Numbers {
-    /// The numbers by their id; a repeated id is the last one's.
-    pub fn new(numbers: impl IntoIterator<Item = Number>) -> Self {
-        Self(numbers.into_iter().map(|number| (number.phone_number_id.clone(), Arc::new(number))).collect())
-    }
-
-    /// The number that was called, if it is ours.
-    pub fn get(&self, id: &PhoneNumberId) -> Option<Arc<Number>> {
-        self.0.get(id).cloned()
-    }
-}
-
-impl Route {
-    /// Whoever it leads to first, if that is an agent.
-    pub fn first_agent(&self) -> Option<&AgentOptions> {
-        match self.stops.first()? {
-            Stop::Agent(agent) => Some(agent),
-            Stop::Prompts { .. } => None,
-        }
-    }
-
-    /// The stops as the call's state machine counts them.
-    pub fn targets(&self) -> Vec<Target> {
-        self.stops.iter().map(Stop::target).collect()
-    }
-}
-
-impl Stop {
-    /// As the call's state machine counts it.
-    pub fn target(&self) -> Target {
-        match self {
-            Self::Agent(_) => Target::Agent,
-            Self::Prompts { .. } => Target::Prompts,
-        }
-    }
 }

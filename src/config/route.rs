@@ -10,7 +10,7 @@ use url::{Host, Url};
 use super::events::{app_url, signing_secret};
 use super::read::Section;
 use crate::address::is_public;
-use crate::call::decision::DecisionWebhook;
+use crate::routes::DecisionWebhook;
 
 /// How one route's calls reach an agent.
 #[derive(Debug, Clone)]

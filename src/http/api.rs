@@ -34,7 +34,7 @@ use tracing::warn;
 use super::error::ApiError;
 use super::server::Connection;
 use crate::call::event::CallEvent;
-use crate::call::registry::Calls;
+use crate::calls::Calls;
 use crate::config::api::{Page, Scope};
 use crate::prompts::PromptLibrary;
 use crate::recordings::Recordings;

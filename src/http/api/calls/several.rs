@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::super::auth::Caller;
 use super::super::{Api, read_object};
 use super::{perform, problem};
-use crate::call::decision::MAX_ACTIONS;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::calls::decision_webhook::MAX_ACTIONS;
 use crate::http::error::{ApiError, Problem};
 
 /// Actions to do in their order.

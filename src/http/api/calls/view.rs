@@ -7,7 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
-use crate::call::snapshot::CallSnapshot;
+use crate::calls::snapshot::CallSnapshot;
 use crate::store::CallRecord;
 use crate::whatsapp::webhook::Direction;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use patchcord_media::opus::{Profile, SampleRate};
 
-use super::command::Destination;
-use super::refusal::{Refusal, RefusalCode};
-use super::route::Stop;
 use crate::agent::{AgentOptions, Encoding, SoundFormat};
+use crate::call::command::Destination;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{self, Hosts, Use};
+use crate::routes::Stop;
 use crate::settings::Settings;
 
 /// Whom a destination names. A URL's host is resolved here, which may take 3 s, and never again.

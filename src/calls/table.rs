@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::registry::has_ended;
-use crate::call::session::asked::Outside;
-use crate::call::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::calls::has_ended;
+use crate::calls::session::commands::Outside;
+use crate::calls::snapshot::{CallFacts, CallSnapshot, Standing};
 use crate::store::{WacidDigest, Written, wacid_digest};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 

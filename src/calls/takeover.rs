@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::warn;
 
-use super::book::TOMBSTONES;
+use super::table::TOMBSTONES;
 use super::{Beginning, Calls};
 use crate::call::event::CallId;
 use crate::store::{StoreError, Unanswered, WacidDigest, Written};

@@ -3,7 +3,13 @@
 //! Meta's webhooks are doubled, batched and unordered. A `connect` is admitted once by its wacid; a `terminate` for a
 //! call nobody knows leaves a tombstone, so that its late `connect` is not answered.
 
-mod book;
+mod table;
+pub mod snapshot;
+pub mod session;
+pub mod destination;
+pub mod decision_webhook;
+pub mod terminations;
+pub mod recovery;
 mod takeover;
 
 use std::ops::Bound;
@@ -16,19 +22,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::Input;
-use super::command::CallCommand;
-use super::destination::stops_of;
-use super::end::{EndReason, Shortage};
-use super::event::{CallEvent, CallId};
-use super::refusal::{Refusal, RefusalCode};
-use super::route::Number;
-use super::session::asked::{Asked, Inbox};
-use super::session::{Session, SessionOptions, WRITTEN_WITHIN};
-use super::snapshot::{CallFacts, CallSnapshot, Standing};
-use super::terminations::Terminations;
 use crate::agent::AgentBook;
+use crate::call::Input;
+use crate::call::command::CallCommand;
+use crate::call::end::{EndReason, Shortage};
+use crate::call::event::{CallEvent, CallId};
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::Hosts;
+use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{self, Store, Written};
 use crate::throttle::Throttle;
@@ -38,7 +39,12 @@ use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::{WorkerHandle, placement};
-use book::{Book, Live};
+use destination::stops_of;
+use session::commands::{Asked, Inbox};
+use session::{Session, SessionOptions, WRITTEN_WITHIN};
+use snapshot::{CallFacts, CallSnapshot, Standing};
+use table::{Book, Live};
+use terminations::Terminations;
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
 const STALE_AFTER_S: i64 = 60;

@@ -4,22 +4,20 @@
 //! commands or with nothing. Whatever goes wrong costs the call at most the route's `decide_timeout`: then the route
 //! stands as it is configured. Nothing is tried twice, because the caller waits.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use url::Url;
 
-use super::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
 use super::destination::stops_of;
-use super::refusal::Refusal;
-use super::route::Stop;
+use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
+use crate::call::refusal::Refusal;
 use crate::cause::cause_of;
 use crate::egress::Hosts;
-use crate::events::SigningSecret;
 use crate::events::signature;
+use crate::routes::{DecisionWebhook, Stop};
 use crate::settings::Settings;
 use crate::store::EventRecord;
 
@@ -27,17 +25,6 @@ use crate::store::EventRecord;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Commands in one answer at most.
 pub const MAX_ACTIONS: usize = 16;
-
-/// Whom to ask.
-#[derive(Clone, Debug)]
-pub struct DecisionWebhook {
-    /// Where it is.
-    pub url: Url,
-    /// Signs what is posted.
-    pub secret: SigningSecret,
-    /// For the whole exchange.
-    pub timeout: Duration,
-}
 
 /// What the app wants. Without commands the route stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

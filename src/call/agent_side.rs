@@ -1,4 +1,4 @@
-//! Line: to whom a caller is put through, who is next, and whom the call is being transferred to. Pure.
+//! The agent side of a call: who has the caller, who is tried next, and to whom the call is being transferred. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub(super) enum Hears {
 
 /// The agent's side of one call.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct AgentSide {
     agent_timeout: Duration,
     /// Everybody who was ever to be tried, by attempt. The route's are the first.
     targets: Vec<Planned>,
@@ -79,14 +79,14 @@ enum State {
 /// What it does is said here; a reason is the call's end.
 type Actions = VecDeque<Action>;
 
-impl Line {
+impl AgentSide {
     /// Nobody is tried before [`begin`](Self::begin).
     pub fn new(targets: Vec<Target>, agent_timeout: Duration) -> Self {
-        let mut line =
+        let mut side =
             Self { agent_timeout, targets: Vec::new(), state: State::Planned { first: None }, last_failure: None };
-        let first = line.plan(targets);
-        line.state = State::Planned { first };
-        line
+        let first = side.plan(targets);
+        side.state = State::Planned { first };
+        side
     }
 
     /// Whether somebody, or a prompt, is there to talk with the caller.
@@ -259,7 +259,7 @@ impl Line {
 }
 
 /// What the application asks for.
-impl Line {
+impl AgentSide {
     /// Puts the caller through to others, from now on and in their order; whoever is there leaves.
     pub fn connect(&mut self, targets: Vec<Target>, hears: Hears, now: Instant, actions: &mut Actions) {
         let first = self.plan(targets);
@@ -369,7 +369,7 @@ fn no_transfer() -> Refusal {
 }
 
 /// The steps they are made of.
-impl Line {
+impl AgentSide {
     /// Notes whom to try; says who is the first.
     fn plan(&mut self, targets: Vec<Target>) -> Option<usize> {
         let first = self.targets.len();

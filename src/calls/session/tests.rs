@@ -10,12 +10,13 @@ use tokio::task::JoinHandle;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
-use super::asked::{Asked, Outside};
+use super::commands::{Asked, Outside};
 use super::*;
 use crate::call::AnswerWhen;
 use crate::call::command::CallCommand;
-use crate::call::route::{BargeIn, Route};
-use crate::call::snapshot::Standing;
+use crate::call::route::BargeIn;
+use crate::calls::snapshot::Standing;
+use crate::routes::Route;
 use crate::store::tests::Folder;
 use crate::whatsapp::graph::{self, GraphOptions};
 use crate::whatsapp::webhook::{self, Notice};

@@ -1,8 +1,8 @@
 //! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
 
-pub(super) mod asked;
-mod deciding;
-mod telling;
+pub(super) mod commands;
+mod decision;
+mod events;
 #[cfg(test)]
 mod tests;
 
@@ -19,20 +19,20 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::decision::{NoDecision, Plan, Step};
-use super::end::{EndReason, GraphTrouble};
-use super::event::{CallEvent, CallId, Stages, ended_data};
-use super::registry::CallsOptions;
-use super::route::{Number, Stop};
+use super::CallsOptions;
+use super::decision_webhook::{NoDecision, Plan, Step};
 use super::snapshot::StandingSender;
 use super::terminations::Terminations;
-use super::{Action, Call, CallOptions, Input};
 use crate::agent::AgentBook;
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
+use crate::call::end::{EndReason, GraphTrouble};
+use crate::call::event::{CallEvent, CallId, Stages, ended_data};
+use crate::call::{Action, Call, CallOptions, Input};
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
+use crate::routes::{Number, Stop};
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, Termination, TerminationAction, Written};
 use crate::telemetry::shown;
@@ -40,7 +40,7 @@ use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
 use crate::worker::{ANSWERS_WITHIN, Answer, Command, Report, WorkerHandle};
-use asked::{Found, Inbox};
+use commands::{Found, Inbox};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
@@ -139,7 +139,7 @@ impl Session {
             CallRecord::new(id.as_str(), number.phone_number_id.as_str(), &number.route.name, SystemTime::now());
         record.wacid = Some(connect.call_id.as_str().to_owned());
         record.display_phone_number = connect.display_phone_number.clone();
-        record.from = telling::from_json(&connect);
+        record.from = events::from_json(&connect);
         Self {
             id,
             connect,

@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::Session;
 use crate::agent::native::ToAgent;
 use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
-use crate::call::destination::stops_of;
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::registry::has_ended;
-use crate::call::route::Stop;
 use crate::call::{AcceptWith, Call, Input, Request};
+use crate::calls::destination::stops_of;
+use crate::calls::has_ended;
 use crate::egress::Hosts;
+use crate::routes::Stop;
 use crate::worker::Command;
 
 /// Whom one call may be put through to in all; an app that goes on for ever is mistaken.

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::end::EndReason;
-use super::event::{CallEvent, CallId, Stages, ended_data};
 use super::terminations::Terminations;
+use crate::call::end::EndReason;
+use crate::call::event::{CallEvent, CallId, Stages, ended_data};
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::store::{CallRecord, EventRecord, RecordingFilter, Store, Termination, TerminationAction};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::event::{CallId, Stages};
+use crate::call::event::{CallId, Stages};
 use crate::whatsapp::webhook::Direction;
 
 /// What never changes while a call lives.
@@ -40,7 +40,7 @@ pub struct CallFacts {
 /// How a call stands.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// As [`Call::state_name`](super::Call::state_name) says.
+    /// As [`Call::state_name`](crate::call::Call::state_name) says.
     pub state: &'static str,
     /// When each stage was reached.
     pub stages: Stages,

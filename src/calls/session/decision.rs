@@ -8,10 +8,10 @@ use tracing::{Instrument, warn};
 
 use super::{Session, answer_of};
 use crate::call::command::{CallCommand, Owner};
-use crate::call::decision::{NoDecision, Plan, Step};
 use crate::call::end::EndReason;
 use crate::call::refusal::Refusal;
 use crate::call::{Call, Input};
+use crate::calls::decision_webhook::{NoDecision, Plan, Step};
 use crate::pulse::Standstills;
 use crate::worker::Command;
 
