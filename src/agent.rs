@@ -2,7 +2,7 @@
 //!
 //! An agent lives on the worker that owns the call, so that no frame crosses threads.
 
-mod book;
+mod status;
 pub mod native;
 mod upgrade;
 mod connect;
@@ -15,7 +15,7 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
-pub use book::{AgentBook, AgentOutcome};
+pub use status::{AgentOutcome, AgentStatus};
 
 /// How a route reaches its agent and what sound it speaks.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::AgentBook;
+use crate::agent::AgentStatus;
 use crate::agent::websocket::SocketOptions;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
@@ -370,7 +370,7 @@ fn session_options(config: &Config, prompts: PromptLibrary, pulse: &Arc<Pulse>) 
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
-        agents: AgentBook::default(),
+        agents: AgentStatus::default(),
         pulse: pulse.clone(),
         http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
     })

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use crate::agent::AgentBook;
+use crate::agent::AgentStatus;
 use crate::call::Input;
 use crate::call::command::CallCommand;
 use crate::call::end::{EndReason, Shortage};
@@ -40,10 +40,10 @@ use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateS
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::{WorkerHandle, placement};
 use destination::stops_of;
-use session::commands::{Asked, Inbox};
+use session::commands::{AppCommand, Inbox};
 use session::{Session, SessionOptions, WRITTEN_WITHIN};
-use snapshot::{CallFacts, CallSnapshot, Standing};
-use table::{Book, Live};
+use snapshot::{CallFacts, CallSnapshot, CallStatus};
+use table::{CallTable, LiveCall};
 use terminations::Terminations;
 
 /// A `connect` older than this is a late retry: Meta has given the call up.
@@ -81,7 +81,7 @@ struct Shared {
     options: CallsOptions,
     /// Where sessions run.
     runtime: Handle,
-    book: Mutex<Book>,
+    table: Mutex<CallTable>,
     clock: Mutex<ClockSkew>,
     warnings: Warnings,
     draining: AtomicBool,
@@ -99,7 +99,7 @@ struct Warnings {
 }
 
 /// What a session begins with.
-struct Beginning {
+struct NewCall {
     id: CallId,
     connect: Connect,
     number: Arc<Number>,
@@ -155,7 +155,7 @@ impl Calls {
         let shared = Shared {
             options,
             runtime: Handle::current(),
-            book: Mutex::default(),
+            table: Mutex::default(),
             clock: Mutex::new(ClockSkew::new(unix_s(), Instant::now())),
             warnings: Warnings::default(),
             draining: AtomicBool::new(false),
@@ -227,13 +227,13 @@ impl Calls {
         if connect.direction == Direction::BusinessInitiated {
             return (Outcome::NotOurs, None);
         }
-        let mut book = self.book();
-        book.forget_old(received_at);
-        if let Some(live) = book.live.get(&connect.call_id) {
+        let mut table = self.table();
+        table.forget_old(received_at);
+        if let Some(live) = table.live.get(&connect.call_id) {
             // Its first webhook may have had no reply yet.
-            return (Outcome::Duplicate, Some(live.kept.clone()));
+            return (Outcome::Duplicate, Some(live.first_record.clone()));
         }
-        if book.is_buried(&connect.call_id) {
+        if table.is_buried(&connect.call_id) {
             return (Outcome::AlreadyTerminated, None);
         }
         if self.is_stale(&connect, received_at) {
@@ -247,9 +247,9 @@ impl Calls {
         let worker = placement::best(&self.0.options.workers, Instant::now());
         let refusal = if self.0.draining.load(Ordering::Relaxed) {
             Some(EndReason::ShuttingDown)
-        } else if book.live.len() >= self.0.options.max_calls {
+        } else if table.live.len() >= self.0.options.max_calls {
             Some(EndReason::Overloaded(Shortage::Calls))
-        } else if number.max_calls.is_some_and(|most| book.count_of(&number.phone_number_id) >= most) {
+        } else if number.max_calls.is_some_and(|most| table.count_of(&number.phone_number_id) >= most) {
             Some(EndReason::NumberOverloaded)
         } else if worker.is_overloaded() {
             Some(EndReason::Overloaded(Shortage::Load))
@@ -258,32 +258,39 @@ impl Calls {
         };
         let is_refused = refusal.is_some();
         let began_at = store::whole_ms(SystemTime::now());
-        let arrival = Beginning { id: CallId::generate(), connect, number, worker, received_at, began_at, refusal };
-        let kept = self.begin(book, arrival, |session| session.begin(is_refused));
-        (Outcome::Admitted, Some(kept))
+        let new_call = NewCall { id: CallId::generate(), connect, number, worker, received_at, began_at, refusal };
+        let first_record = self.begin(table, new_call, |session| session.begin(is_refused));
+        (Outcome::Admitted, Some(first_record))
     }
 
-    /// Starts the session of a new call. The book is held until the call stands in it, so that the same call is not
+    /// Starts the session of a new call. The table is held until the call stands in it, so that the same call is not
     /// begun twice.
     fn begin(
         &self,
-        mut book: MutexGuard<'_, Book>,
-        beginning: Beginning,
+        mut table: MutexGuard<'_, CallTable>,
+        new_call: NewCall,
         first: impl FnOnce(&mut Session) -> Written,
     ) -> Written {
-        let Beginning { id, connect, number, worker, received_at, began_at, refusal } = beginning;
-        let (outside, inbox) = Inbox::new();
-        let (stands, standing) = watch::channel(Standing::new());
+        let NewCall { id, connect, number, worker, received_at, began_at, refusal } = new_call;
+        let (handle, inbox) = Inbox::new();
+        let (status_sender, status) = watch::channel(CallStatus::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, began_at, received_at));
         let (called, wacid) = (number.phone_number_id.clone(), connect.call_id.clone());
         let session = Session::new(id.clone(), connect, number, worker, &self.0.options, stands, received_at);
         let mut session = session.begun_at(began_at);
-        let kept = first(&mut session);
-        let live = Live { id: id.clone(), session: outside, number: called, facts, standing, kept: kept.clone() };
-        book.live.insert(wacid.clone(), live);
-        book.by_id.insert(id, wacid.clone());
-        metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
-        drop(book);
+        let first_record = first(&mut session);
+        let live = LiveCall {
+            id: id.clone(),
+            session: handle,
+            number: called,
+            facts,
+            status,
+            first_record: first_record.clone(),
+        };
+        table.live.insert(wacid.clone(), live);
+        table.by_id.insert(id, wacid.clone());
+        metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);
+        drop(table);
         let calls = self.clone();
         let ended = self.0.runtime.spawn(session.run(inbox, refusal));
         self.0.runtime.spawn(async move {
@@ -293,7 +300,7 @@ impl Calls {
             }
             calls.bury(&wacid);
         });
-        kept
+        first_record
     }
 
     /// A `connect` without a timestamp is taken as fresh.
@@ -337,8 +344,8 @@ impl Calls {
 
     /// That the call is over is kept, so that its late `connect` is not answered by the next process either.
     fn terminate(&self, terminate: &Terminate, signer: &Signer) -> (Outcome, Option<Written>) {
-        let mut book = self.book();
-        let outcome = match book.live.get(&terminate.call_id) {
+        let mut table = self.table();
+        let outcome = match table.live.get(&terminate.call_id) {
             Some(live) if may_not_speak(signer, Some(&live.number)) => return (Outcome::WrongSecret, None),
             Some(live) => {
                 let input = Input::Terminated {
@@ -352,25 +359,25 @@ impl Calls {
                 }
             }
             None => {
-                let is_known = book.is_buried(&terminate.call_id);
-                book.bury(&terminate.call_id, None, Instant::now());
+                let is_known = table.is_buried(&terminate.call_id);
+                table.bury(&terminate.call_id, None, Instant::now());
                 if is_known { Outcome::Duplicate } else { Outcome::AlreadyTerminated }
             }
         };
-        drop(book);
+        drop(table);
         (outcome, Some(self.0.options.store.call_terminated(terminate.call_id.as_str(), WRITTEN_WITHIN)))
     }
 
     fn bury(&self, wacid: &WaCallId) {
-        let mut book = self.book();
-        let id = book.live.remove(wacid).map(|live| live.id);
+        let mut table = self.table();
+        let id = table.live.remove(wacid).map(|live| live.id);
         if let Some(id) = &id {
-            book.by_id.remove(id);
+            table.by_id.remove(id);
             self.agents().left(id);
         }
-        metrics::gauge!("patchcord_calls_active").set(book.live.len() as f64);
-        book.bury(wacid, id, Instant::now());
-        drop(book);
+        metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);
+        table.bury(wacid, id, Instant::now());
+        drop(table);
         self.0.ended.notify_waiters();
     }
 
@@ -399,14 +406,14 @@ impl Calls {
         hosts: Hosts,
     ) -> Result<Value, Refusal> {
         command.check()?;
-        let session = self.book().live(call)?.session.clone();
+        let session = self.table().live(call)?.session.clone();
         let stops = match command.destination() {
             Some(to) => stops_of(to, &self.0.options.settings.get(), hosts).await?,
             None => Vec::new(),
         };
         let (reply, done) = oneshot::channel();
         let answered = async {
-            session.ask(Asked { command, stops, client_state, reply }).await?;
+            session.command(AppCommand { command, stops, client_state, reply }).await?;
             done.await.unwrap_or_else(|_| Err(has_ended()))
         };
         tokio::time::timeout(PERFORMED_WITHIN, answered).await.unwrap_or_else(|_| {
@@ -419,7 +426,7 @@ impl Calls {
 
     /// How a live call stands, without asking it. None for one that has ended, or never was.
     pub fn get(&self, call: &CallId) -> Option<CallSnapshot> {
-        self.book().live(call).ok().map(Live::snapshot)
+        self.table().live(call).ok().map(LiveCall::snapshot)
     }
 
     /// At most `limit` live calls that are wanted, the newest first, from the one before `before` on.
@@ -430,10 +437,10 @@ impl Calls {
         is_wanted: impl Fn(&CallFacts) -> bool,
     ) -> Vec<CallSnapshot> {
         let up_to = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let book = self.book();
-        let calls = book.by_id.range::<CallId, _>((Bound::Unbounded, up_to)).rev();
-        let live = calls.filter_map(|(_, wacid)| book.live.get(wacid)).filter(|live| is_wanted(&live.facts));
-        live.take(limit).map(Live::snapshot).collect()
+        let table = self.table();
+        let calls = table.by_id.range::<CallId, _>((Bound::Unbounded, up_to)).rev();
+        let live = calls.filter_map(|(_, wacid)| table.live.get(wacid)).filter(|live| is_wanted(&live.facts));
+        live.take(limit).map(LiveCall::snapshot).collect()
     }
 
     /// Waits until so many notices were acted on since the start.
@@ -443,13 +450,13 @@ impl Calls {
     }
 
     /// How agents were last reached, and which calls they are in.
-    pub fn agents(&self) -> &AgentBook {
+    pub fn agents(&self) -> &AgentStatus {
         &self.0.options.session.agents
     }
 
     /// How many calls live.
     pub fn count(&self) -> usize {
-        self.book().live.len()
+        self.table().live.len()
     }
 
     /// Whether new calls are refused because the service is stopping.
@@ -464,7 +471,7 @@ impl Calls {
 
     /// Ends all calls; they are gone when [`Calls::all_ended`] returns.
     pub fn hang_up_all(&self, reason: &EndReason) {
-        for live in self.book().live.values() {
+        for live in self.table().live.values() {
             // Another end may have come first, which is as good.
             live.session.end(Input::HangUp(reason.clone()));
         }
@@ -484,9 +491,9 @@ impl Calls {
         }
     }
 
-    /// The book is held for a few look-ups only, and what is behind it stays valid at every step.
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The table is held for a few look-ups only, and what is behind it stays valid at every step.
+    fn table(&self) -> MutexGuard<'_, CallTable> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -177,7 +177,7 @@ mod tests {
         recovery.run().await;
         let left = store.unfinished_calls(None, CALLS).await.unwrap();
         assert_eq!(left.into_iter().map(|call| call.call_id).collect::<Vec<_>>(), [last]);
-        let book = store.terminations(10, Duration::from_secs(60)).await.unwrap();
-        assert_eq!((book.waiting, book.due.len()), (CALLS - 1, 10), "Meta is to be told of each");
+        let queue = store.terminations(10, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((queue.waiting, queue.due.len()), (CALLS - 1, 10), "Meta is to be told of each");
     }
 }

@@ -1,4 +1,4 @@
-//! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the outside.
+//! A session performs what one call decides: it owns the [`Call`], asks Graph and the worker, and tells the handle.
 
 pub(super) mod commands;
 mod decision;
@@ -21,9 +21,9 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use super::CallsOptions;
 use super::decision_webhook::{NoDecision, Plan, Step};
-use super::snapshot::StandingSender;
+use super::snapshot::StatusSender;
 use super::terminations::Terminations;
-use crate::agent::AgentBook;
+use crate::agent::AgentStatus;
 use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::call::end::{EndReason, GraphTrouble};
@@ -40,7 +40,7 @@ use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
 use crate::worker::{ANSWERS_WITHIN, Answer, Command, Report, WorkerHandle};
-use commands::{Found, Inbox};
+use commands::{AgentCommand, Inbox};
 
 /// Reports of the worker waiting for the session.
 const REPORTS: usize = 256;
@@ -68,7 +68,7 @@ pub struct SessionOptions {
     /// Prompts by name.
     pub prompts: PromptLibrary,
     /// What comes of putting callers through.
-    pub agents: AgentBook,
+    pub agents: AgentStatus,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
     pub http: reqwest::Client,
     /// Of the runtime that sessions run on.
@@ -91,7 +91,7 @@ pub struct Session {
     /// What the store knows of the call.
     record: CallRecord,
     /// The call's first record on its way to the disk; accept waits for it.
-    kept: Written,
+    first_record: Written,
     /// For the app that decides.
     incoming: Option<EventRecord>,
     /// An earlier process may have given Meta another answer.
@@ -101,17 +101,17 @@ pub struct Session {
     standstills: Standstills,
     stages: Stages,
     /// For whoever looks at the call.
-    standing: StandingSender,
+    status: StatusSender,
     sequence: u64,
     /// What the worker and Graph are busy with; each gives one input at the most.
     requests: JoinSet<Option<Input>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     /// The app is asked what becomes of the call; at most one.
-    deciding: JoinSet<Result<Plan, NoDecision>>,
+    decision: JoinSet<Result<Plan, NoDecision>>,
     /// What the app decided, for when the caller hears us.
-    for_later: Vec<Step>,
+    postponed: Vec<Step>,
     /// Commands of agents that name a destination; a socket waits for its answers, so there are few.
-    finding: JoinSet<Found>,
+    resolving: JoinSet<AgentCommand>,
     /// Whom the call's line counts by attempt: the route's stops, then those that were asked for.
     stops: Vec<Stop>,
     /// The application's own word for the call.
@@ -132,7 +132,7 @@ impl Session {
         number: Arc<Number>,
         worker: WorkerHandle,
         options: &CallsOptions,
-        standing: StandingSender,
+        status: StatusSender,
         received_at: Instant,
     ) -> Self {
         let mut record =
@@ -143,9 +143,9 @@ impl Session {
         Self {
             id,
             connect,
-            deciding: JoinSet::new(),
-            for_later: Vec::new(),
-            finding: JoinSet::new(),
+            decision: JoinSet::new(),
+            postponed: Vec::new(),
+            resolving: JoinSet::new(),
             stops: number.route.stops.clone(),
             client_state: None,
             agent_listens: false,
@@ -159,13 +159,13 @@ impl Session {
             events: options.events.clone(),
             store: options.store.clone(),
             record,
-            kept: Written::already(),
+            first_record: Written::already(),
             incoming: None,
             is_resumed: false,
             received_at,
             standstills: Standstills::of(&options.session.pulse, Instant::now()),
             stages: Stages::default(),
-            standing,
+            status,
             sequence: 0,
             requests: JoinSet::new(),
             reports: mpsc::channel(REPORTS),
@@ -187,11 +187,11 @@ impl Session {
         let incoming = EventRecord::of(&event);
         let offer = (!is_refused).then(|| self.connect.to_stored());
         let arrival = Arrival { call: self.record.clone(), offer, incoming: incoming.clone() };
-        self.kept = self.store.call_began(arrival, WRITTEN_WITHIN);
+        self.first_record = self.store.call_began(arrival, WRITTEN_WITHIN);
         self.incoming = Some(incoming);
         // Nobody need listen.
         let _ = self.events.send(event);
-        self.kept.clone()
+        self.first_record.clone()
     }
 
     /// Goes on where the process before left the call, which had no answer yet.
@@ -211,7 +211,7 @@ impl Session {
             let mut call = Call::new(self.call_options(), self.received_at);
             match refusal {
                 Some(reason) => call.handle(Input::HangUp(reason), Instant::now()),
-                None => self.ask_for_decision(),
+                None => self.request_decision(),
             }
             let mut is_broken = false;
             loop {
@@ -230,7 +230,7 @@ impl Session {
             // Meta is being told once; what fails is told again when the call is gone here.
             while self.requests.join_next().await.is_some() {}
             // Its trouble is the store's to tell.
-            let _ = self.kept.confirmed().await;
+            let _ = self.first_record.confirmed().await;
         }
         .instrument(span)
         .await;
@@ -238,15 +238,15 @@ impl Session {
 
     /// Performs what the call decided and waits for what comes next.
     async fn step(&mut self, call: &mut Call, inbox: &mut Inbox) -> ControlFlow<()> {
-        self.standing.send_modify(|standing| {
-            standing.state = call.state_name();
-            standing.agent = call.agent();
-            standing.client_state.clone_from(&self.client_state);
+        self.status.send_modify(|status| {
+            status.state = call.state_name();
+            status.agent = call.agent();
+            status.client_state.clone_from(&self.client_state);
         });
         while let Some(action) = call.poll_action() {
             self.perform(action).await;
         }
-        self.tell_agent().await;
+        self.send_agent_events().await;
         if let Some(reason) = call.ended() {
             // A mistake while its seat was given back leaves the end untold.
             if self.record.ended_at.is_none() {
@@ -255,8 +255,8 @@ impl Session {
             }
             return ControlFlow::Break(());
         }
-        match call.state_name() == "talking" && !self.for_later.is_empty() {
-            true => self.do_what_waited(call).await,
+        match call.state_name() == "talking" && !self.postponed.is_empty() {
+            true => self.run_postponed(call).await,
             false => self.wait(call, inbox).await,
         }
         ControlFlow::Continue(())
@@ -276,10 +276,10 @@ impl Session {
         let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
         tokio::select! {
             Some(ending) = inbox.endings.recv() => call.handle(ending, Instant::now()),
-            Some(asked) = inbox.asked.recv() => self.ask(call, asked).await,
+            Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(report) = self.reports.1.recv() => match report {
                 Report::Asked { attempt, request_id, command } => {
-                    self.agent_asks(call, attempt, request_id, command).await;
+                    self.agent_command(call, attempt, request_id, command).await;
                 }
                 report => {
                     if let Some(input) = self.read_report(report) {
@@ -292,9 +292,9 @@ impl Session {
                     call.handle(input, Instant::now());
                 }
             }
-            Some(outcome) = self.deciding.join_next() => self.decided(call, outcome),
-            Some(Ok(found)) = self.finding.join_next() => self.answer_agent(call, found).await,
-            Some(done) = self.recordings.join_next() => self.tell_recording(done.ok().flatten()),
+            Some(outcome) = self.decision.join_next() => self.decided(call, outcome),
+            Some(Ok(command)) = self.resolving.join_next() => self.run_agent_command(call, command).await,
+            Some(done) = self.recordings.join_next() => self.recording_finished(done.ok().flatten()),
             () = tokio::time::sleep_until(deadline.into()) => {
                 let now = Instant::now();
                 if !self.forgive_standstill(call, now) {
@@ -331,8 +331,8 @@ impl Session {
             Action::AnswerOffer => self.answer_offer().await,
             Action::PreAccept(answer) => self.pre_accept(answer),
             Action::Accept(answer) => self.accept(answer),
-            Action::Reject => self.tell_meta_the_end(TerminationAction::Reject),
-            Action::Terminate => self.tell_meta_the_end(TerminationAction::Terminate),
+            Action::Reject => self.end_at_meta(TerminationAction::Reject),
+            Action::Terminate => self.end_at_meta(TerminationAction::Terminate),
             Action::Dial { attempt } => self.dial(attempt, false).await,
             Action::DialBeside { attempt } => self.dial(attempt, true).await,
             Action::DropAgent { attempt, left } => {
@@ -403,17 +403,17 @@ impl Session {
     fn accept(&mut self, answer: Arc<str>) {
         let (graph, number, wacid) = self.graph_request();
         let tracker = CallbackData::parse(self.id.as_str()).ok();
-        let kept = self.kept.clone();
+        let first_record = self.first_record.clone();
         self.requests.spawn(async move {
             // A disk that does not answer in time is told loudly by the store; the call goes on.
-            let _ = kept.confirmed().await;
+            let _ = first_record.confirmed().await;
             let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
             Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
         });
     }
 
     /// Whatever else Graph was being asked is not asked any more, so that it cannot come after the end.
-    fn tell_meta_the_end(&mut self, action: TerminationAction) {
+    fn end_at_meta(&mut self, action: TerminationAction) {
         self.requests.abort_all();
         let attempt = self.terminations.begin(Termination {
             call_id: self.id.as_str().to_owned(),
@@ -527,7 +527,7 @@ impl Session {
             shown(self.received_at.elapsed())
         );
         self.record.end(reason, &self.stages, sound);
-        self.tell_end(ended_data(reason, &self.stages, sound)).await;
+        self.emit_end(ended_data(reason, &self.stages, sound)).await;
     }
 
     fn read_request(&mut self, done: Result<Option<Input>, tokio::task::JoinError>) -> Option<Input> {

@@ -1,4 +1,4 @@
-//! A live call as the outside may look at it: what never changes, and how it stands now.
+//! A live call as the handle may look at it: what never changes, and how it stands now.
 //!
 //! The session is the one that writes; whoever reads never waits for it.
 
@@ -39,7 +39,7 @@ pub struct CallFacts {
 
 /// How a call stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct CallStatus {
     /// As [`Call::state_name`](crate::call::Call::state_name) says.
     pub state: &'static str,
     /// When each stage was reached.
@@ -52,14 +52,14 @@ pub struct Standing {
     pub recordings: Vec<String>,
 }
 
-impl Standing {
+impl CallStatus {
     /// Of a call that has just come.
     pub fn new() -> Self {
         Self { state: "answering", stages: Stages::default(), agent: None, client_state: None, recordings: Vec::new() }
     }
 }
 
-impl Default for Standing {
+impl Default for CallStatus {
     fn default() -> Self {
         Self::new()
     }
@@ -71,7 +71,7 @@ pub struct CallSnapshot {
     /// What never changes.
     pub facts: Arc<CallFacts>,
     /// How it stood.
-    pub standing: Standing,
+    pub status: CallStatus,
 }
 
 impl CallSnapshot {
@@ -82,9 +82,9 @@ impl CallSnapshot {
 
     /// From accept until now.
     pub fn talked(&self) -> Option<Duration> {
-        self.standing.stages.accepted.map(|accepted| self.duration().saturating_sub(accepted))
+        self.status.stages.accepted.map(|accepted| self.duration().saturating_sub(accepted))
     }
 }
 
-/// The session's end of a standing.
-pub type StandingSender = watch::Sender<Standing>;
+/// The session's end of a status.
+pub type StatusSender = watch::Sender<CallStatus>;

@@ -1,4 +1,4 @@
-//! Book: who lives, who has ended, and who was over before it began.
+//! CallTable: who lives, who has ended, and who was over before it began.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::calls::has_ended;
-use crate::calls::session::commands::Outside;
-use crate::calls::snapshot::{CallFacts, CallSnapshot, Standing};
+use crate::calls::session::commands::SessionHandle;
+use crate::calls::snapshot::{CallFacts, CallSnapshot, CallStatus};
 use crate::store::{WacidDigest, Written, wacid_digest};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
@@ -20,8 +20,8 @@ const TOMBSTONE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) const TOMBSTONES: usize = 100_000;
 
 #[derive(Default)]
-pub(super) struct Book {
-    pub live: HashMap<WaCallId, Live>,
+pub(super) struct CallTable {
+    pub live: HashMap<WaCallId, LiveCall>,
     /// In the order in which they began.
     pub by_id: BTreeMap<CallId, WaCallId>,
     tombstones: HashSet<WacidDigest>,
@@ -38,25 +38,25 @@ struct Burial {
     id: Option<CallId>,
 }
 
-pub(super) struct Live {
+pub(super) struct LiveCall {
     pub id: CallId,
-    pub session: Outside,
+    pub session: SessionHandle,
     /// The number that was called.
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,
-    pub standing: watch::Receiver<Standing>,
+    pub status: watch::Receiver<CallStatus>,
     /// Its first record on the way to the disk.
-    pub kept: Written,
+    pub first_record: Written,
 }
 
-impl Live {
+impl LiveCall {
     pub fn snapshot(&self) -> CallSnapshot {
-        CallSnapshot { facts: self.facts.clone(), standing: self.standing.borrow().clone() }
+        CallSnapshot { facts: self.facts.clone(), status: self.status.borrow().clone() }
     }
 }
 
-impl Book {
-    pub fn live(&self, call: &CallId) -> Result<&Live, Refusal> {
+impl CallTable {
+    pub fn live(&self, call: &CallId) -> Result<&LiveCall, Refusal> {
         match self.by_id.get(call).and_then(|wacid| self.live.get(wacid)) {
             Some(live) => Ok(live),
             None if self.ended.contains(call) => Err(has_ended()),

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use tracing::warn;
 
 use super::table::TOMBSTONES;
-use super::{Beginning, Calls};
+use super::{Calls, NewCall};
 use crate::call::event::CallId;
 use crate::store::{StoreError, Unanswered, WacidDigest, Written};
 use crate::whatsapp::webhook::Connect;
@@ -32,7 +32,7 @@ impl Calls {
     fn remember(&self, seen: Vec<(WacidDigest, SystemTime)>, now: Instant) {
         let oldest_first = seen.into_iter().rev();
         let buried = oldest_first.filter_map(|(wacid, seen_at)| Some((wacid, instant_of(seen_at, now)?)));
-        self.book().bury_seen(buried);
+        self.table().bury_seen(buried);
     }
 
     /// False for a call that cannot be answered any more: it is too old, or of a number that is not configured.
@@ -50,8 +50,8 @@ impl Calls {
             return false;
         }
         let worker = placement::best(&self.0.options.workers, now);
-        let beginning = Beginning { id, connect, number, worker, received_at, began_at, refusal: None };
-        self.begin(self.book(), beginning, |session| {
+        let new_call = NewCall { id, connect, number, worker, received_at, began_at, refusal: None };
+        self.begin(self.table(), new_call, |session| {
             session.resume(record, incoming, sequence);
             Written::already()
         });

@@ -79,7 +79,7 @@ impl Terminations {
     pub async fn run(self) {
         loop {
             let wait = match self.0.store.terminations(AT_ONCE, LONGEST_WAIT.max(FIRST_TRY)).await {
-                Ok(book) => self.send_all(book).await,
+                Ok(queue) => self.send_all(queue).await,
                 Err(error) => {
                     warn!("pending terminations cannot be read: {error}");
                     AFTER_READ_ERROR
@@ -93,17 +93,17 @@ impl Terminations {
     }
 
     /// Sends all that are due; gives the time until the next look.
-    async fn send_all(&self, book: TerminationQueue) -> Duration {
-        let age = book.oldest.and_then(|oldest| oldest.elapsed().ok()).unwrap_or_default();
-        metrics::gauge!("patchcord_terminates_waiting").set(book.waiting as f64);
+    async fn send_all(&self, queue: TerminationQueue) -> Duration {
+        let age = queue.oldest.and_then(|oldest| oldest.elapsed().ok()).unwrap_or_default();
+        metrics::gauge!("patchcord_terminates_waiting").set(queue.waiting as f64);
         metrics::gauge!("patchcord_terminates_oldest_seconds").set(age.as_secs_f64());
-        if book.due.is_empty() {
-            let next = book.next_due_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        if queue.due.is_empty() {
+            let next = queue.next_due_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
             // A new one wakes us, or is due only after the session's attempt.
             return next.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
         }
         let mut sending = JoinSet::new();
-        for waiting in book.due {
+        for waiting in queue.due {
             let terminations = self.clone();
             sending.spawn(async move { terminations.send(waiting).await });
         }

@@ -20,19 +20,19 @@ use crate::worker::Command;
 /// Whom one call may be put through to in all; an app that goes on for ever is mistaken.
 const MAX_STOPS: usize = 1000;
 
-/// What comes to a session from outside.
+/// What comes to a session from handle.
 pub struct Inbox {
     /// The end, from Meta or because the service stops. The first one counts, whatever waits among the commands.
     pub endings: mpsc::Receiver<Input>,
     /// The application's commands; one that finds no room waits.
-    pub asked: mpsc::Receiver<Asked>,
+    pub commands: mpsc::Receiver<AppCommand>,
 }
 
 /// The other side of an [`Inbox`].
 #[derive(Clone)]
-pub struct Outside {
+pub struct SessionHandle {
     endings: mpsc::Sender<Input>,
-    asked: mpsc::Sender<Asked>,
+    commands: mpsc::Sender<AppCommand>,
 }
 
 /// Commands waiting for one call, which takes them at once.
@@ -40,27 +40,27 @@ const COMMANDS: usize = 64;
 
 impl Inbox {
     /// Empty, with its other side.
-    pub fn new() -> (Outside, Self) {
-        let (endings, ended) = mpsc::channel(1);
-        let (asked, commands) = mpsc::channel(COMMANDS);
-        (Outside { endings, asked }, Self { endings: ended, asked: commands })
+    pub fn new() -> (SessionHandle, Self) {
+        let (send_ending, endings) = mpsc::channel(1);
+        let (send_command, commands) = mpsc::channel(COMMANDS);
+        (SessionHandle { endings: send_ending, commands: send_command }, Self { endings, commands })
     }
 }
 
-impl Outside {
+impl SessionHandle {
     /// Ends the call. False when an earlier end is on its way, or the call is over.
     pub fn end(&self, ending: Input) -> bool {
         self.endings.try_send(ending).is_ok()
     }
 
-    /// Asks for something, when there is room. An error means that the call is over.
-    pub async fn ask(&self, asked: Asked) -> Result<(), Refusal> {
-        self.asked.send(asked).await.map_err(|_| has_ended())
+    /// Passes a command on, when there is room. An error means that the call is over.
+    pub async fn command(&self, command: AppCommand) -> Result<(), Refusal> {
+        self.commands.send(command).await.map_err(|_| has_ended())
     }
 }
 
 /// One command of the application, already checked.
-pub struct Asked {
+pub struct AppCommand {
     /// What to do.
     pub command: CallCommand,
     /// To whom the command leads, where it does.
@@ -72,7 +72,7 @@ pub struct Asked {
 }
 
 /// A command of the agent of `attempt`, and to whom it leads.
-pub(super) struct Found {
+pub(super) struct AgentCommand {
     attempt: usize,
     request_id: Value,
     command: CallCommand,
@@ -80,8 +80,8 @@ pub(super) struct Found {
 }
 
 impl Session {
-    pub(super) async fn ask(&mut self, call: &mut Call, asked: Asked) {
-        let Asked { command, stops, client_state, reply } = asked;
+    pub(super) async fn app_command(&mut self, call: &mut Call, command: AppCommand) {
+        let AppCommand { command, stops, client_state, reply } = command;
         if let Some(client_state) = client_state {
             self.keep_client_state(client_state);
         }
@@ -101,7 +101,7 @@ impl Session {
         let _ = reply.send(self.request(call, command, stops, EndReason::HungUpByApi));
     }
 
-    pub(super) async fn agent_asks(
+    pub(super) async fn agent_command(
         &mut self,
         call: &mut Call,
         attempt: usize,
@@ -109,19 +109,21 @@ impl Session {
         command: CallCommand,
     ) {
         let Some(to) = command.destination().cloned() else {
-            return self.answer_agent(call, Found { attempt, request_id, command, stops: Ok(Vec::new()) }).await;
+            return self
+                .run_agent_command(call, AgentCommand { attempt, request_id, command, stops: Ok(Vec::new()) })
+                .await;
         };
         let settings = self.settings.get();
         // A name takes its time to be resolved, and the call goes on.
-        self.finding.spawn(async move {
+        self.resolving.spawn(async move {
             let stops = stops_of(&to, &settings, Hosts::Listed).await;
-            Found { attempt, request_id, command, stops }
+            AgentCommand { attempt, request_id, command, stops }
         });
     }
 
     /// Does what an agent asks for, once it is known to whom it leads.
-    pub(super) async fn answer_agent(&mut self, call: &mut Call, found: Found) {
-        let Found { attempt, request_id, command, stops } = found;
+    pub(super) async fn run_agent_command(&mut self, call: &mut Call, command: AgentCommand) {
+        let AgentCommand { attempt, request_id, command, stops } = command;
         let done = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
         let answer = ToAgent::result(request_id, done);
         self.command(Command::AnswerAgent { call: self.id.clone(), attempt, answer }).await;

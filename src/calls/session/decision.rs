@@ -17,10 +17,10 @@ use crate::worker::Command;
 
 impl Session {
     /// Asks, if the route wants it: the call dials nobody before the answer, or before the time for it is up.
-    pub(super) fn ask_for_decision(&mut self) {
+    pub(super) fn request_decision(&mut self) {
         let (Some(webhook), Some(incoming)) = (self.number.route.decide.clone(), self.incoming.take()) else { return };
         let (http, settings) = (self.options.http.clone(), self.settings.get());
-        self.deciding.spawn(async move { webhook.decide(&http, &incoming, &settings).await });
+        self.decision.spawn(async move { webhook.decide(&http, &incoming, &settings).await });
     }
 
     /// Does what can be done while the phone rings, and keeps the rest until the caller hears us.
@@ -40,15 +40,15 @@ impl Session {
                 | CallCommand::Hangup
                 | CallCommand::Connect(_)
                 | CallCommand::Disconnect => self.take_step(call, step),
-                _ => self.for_later.push(step),
+                _ => self.postponed.push(step),
             }
         }
         call.handle(Input::Decided, Instant::now());
     }
 
     /// To be called once the caller hears us.
-    pub(super) async fn do_what_waited(&mut self, call: &mut Call) {
-        for step in std::mem::take(&mut self.for_later) {
+    pub(super) async fn run_postponed(&mut self, call: &mut Call) {
+        for step in std::mem::take(&mut self.postponed) {
             if step.command.is_for_the_call() {
                 self.take_step(call, step);
                 continue;

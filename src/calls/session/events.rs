@@ -1,4 +1,4 @@
-//! What the outside learns of a call: events to the store and to whoever listens, and lines of the log.
+//! What the handle learns of a call: events to the store and to whoever listens, and lines of the log.
 
 use std::time::{Duration, SystemTime};
 
@@ -33,22 +33,22 @@ impl Session {
         let deadline = tokio::time::Instant::now() + RECORDING_CLOSED_WITHIN;
         while !self.recordings.is_empty() {
             match tokio::time::timeout_at(deadline, self.recordings.join_next()).await {
-                Ok(Some(done)) => self.tell_recording(done.ok().flatten()),
+                Ok(Some(done)) => self.recording_finished(done.ok().flatten()),
                 Ok(None) | Err(_) => break,
             }
         }
         for id in std::mem::take(&mut self.recording) {
             warn!(recording.id = %id, "recording {id} is not written yet: the disk does not answer");
             let data = json!({ "recording_id": id, "complete": false, "problem": "the disk does not answer" });
-            self.tell("call.recording_finished", data);
+            self.emit("call.recording_finished", data);
         }
     }
 
-    pub(super) fn tell_recording(&mut self, result: Option<RecordingResult>) {
+    pub(super) fn recording_finished(&mut self, result: Option<RecordingResult>) {
         if let Some(result) = result {
             self.recording.retain(|id| *id != result.id);
             self.store.recording_finished(&result);
-            self.tell("call.recording_finished", json!(result));
+            self.emit("call.recording_finished", json!(result));
         }
     }
 
@@ -68,20 +68,20 @@ impl Session {
             Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
             Report::AgentHungUp { attempt } => return Some(Input::AgentHungUp { attempt }),
             Report::PromptsFinished => return Some(Input::PromptFinished),
-            Report::MediaSilent(silent) => self.tell_silent(silent),
+            Report::MediaSilent(silent) => self.media_silent(silent),
             Report::Dtmf { digit, duration_ms } => {
                 // The agent has a message of its own for it.
-                self.tell_faces("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }), None);
+                self.emit_faces("call.dtmf", json!({ "digit": digit, "duration_ms": duration_ms }), None);
             }
             Report::EventsWanted => self.agent_listens = true,
             // The call is over, or this would not be read here.
             Report::Asked { .. } => {}
-            Report::GuestJoined { guest } => self.tell("call.guest_joined", json!({ "guest_id": guest })),
+            Report::GuestJoined { guest } => self.emit("call.guest_joined", json!({ "guest_id": guest })),
             Report::GuestLeft { guest, reason, detail } => {
                 if let Some(detail) = &detail {
                     info!("a third party of call {} is gone: {detail}", self.id);
                 }
-                self.tell(
+                self.emit(
                     "call.guest_left",
                     json!({ "guest_id": guest, "reason": reason, "detail": detail.as_deref() }),
                 );
@@ -90,16 +90,16 @@ impl Session {
                 if quality.level == Level::Poor {
                     info!("call {} sounds poor", self.id);
                 }
-                self.tell("call.quality", quality_json(&quality));
+                self.emit("call.quality", quality_json(&quality));
             }
             Report::Speech { started } => {
                 let kind = if started { "call.speech_started" } else { "call.speech_stopped" };
-                self.tell_faces(kind, json!({}), Some(json!({})));
+                self.emit_faces(kind, json!({}), Some(json!({})));
             }
             Report::RecordingStarted { id, result } => {
                 self.store.recording_began(id.as_str(), self.id.as_str());
-                self.standing.send_modify(|standing| standing.recordings.push(id.as_str().to_owned()));
-                self.tell("call.recording_started", json!({ "recording_id": id }));
+                self.status.send_modify(|status| status.recordings.push(id.as_str().to_owned()));
+                self.emit("call.recording_started", json!({ "recording_id": id }));
                 self.record.recordings.push(id.as_str().to_owned());
                 self.store.call_updated(self.record.clone());
                 self.recording.push(id);
@@ -107,14 +107,14 @@ impl Session {
             }
             Report::PlaybackFinished { id, owner, completed } => {
                 let data = json!({ "playback_id": id, "completed": completed });
-                self.tell_owner(owner, "call.playback_finished", data.clone(), data);
+                self.emit_for_owner(owner, "call.playback_finished", data.clone(), data);
             }
             Report::Gathered { id, owner, protected, gathered } => {
                 let reason = gathered.end.name();
                 let told = json!({ "gather_id": id, "digits": gathered.digits, "reason": reason });
                 let masked = json!({ "gather_id": id, "digits": null, "reason": reason });
                 let others = if protected { masked } else { told.clone() };
-                self.tell_owner(owner, "call.gather_finished", told, others);
+                self.emit_for_owner(owner, "call.gather_finished", told, others);
             }
         }
         None
@@ -125,11 +125,11 @@ impl Session {
             Progress::PreAccepted => {
                 self.stages.pre_accepted = Some(self.received_at.elapsed());
                 self.store.call_answered(self.id.as_str());
-                self.tell("call.pre_accepted", json!({}));
+                self.emit("call.pre_accepted", json!({}));
             }
             Progress::MediaConnected => {
                 info!("media of call {} is up after {}", self.id, shown(self.received_at.elapsed()));
-                self.tell("call.media_connected", json!({}));
+                self.emit("call.media_connected", json!({}));
             }
             Progress::AgentJoined { attempt } => {
                 info!(
@@ -141,7 +141,7 @@ impl Session {
                 if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
                     self.options.agents.joined(&self.id, shown_address(&agent.url));
                 }
-                self.tell("call.agent_joined", json!({ "attempt": attempt }));
+                self.emit("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
                 warn!(
@@ -154,14 +154,14 @@ impl Session {
                     self.options.agents.failed(&self.id, &shown_address(&agent.url), failure.clone());
                 }
                 let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
-                self.tell("call.agent_lost", json!({ "attempt": attempt, "failure": failure, "detail": detail }));
+                self.emit("call.agent_lost", json!({ "attempt": attempt, "failure": failure, "detail": detail }));
             }
             Progress::AgentLeft { attempt, left } => {
-                self.tell("call.agent_left", json!({ "attempt": attempt, "reason": left.name() }));
+                self.emit("call.agent_left", json!({ "attempt": attempt, "reason": left.name() }));
             }
             Progress::Transferred { from, to } => {
                 info!(agent.attempt = *to, "call {} is transferred", self.id);
-                self.tell("call.transferred", json!({ "completed": true, "from_attempt": from, "to_attempt": to }));
+                self.emit("call.transferred", json!({ "completed": true, "from_attempt": from, "to_attempt": to }));
             }
             Progress::TransferFailed { from, to, failure } => {
                 let reason = failure.as_ref().map_or("cancelled", |failure| failure.kind.name());
@@ -170,7 +170,7 @@ impl Session {
                 let data = json!({
                     "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason, "detail": detail,
                 });
-                self.tell("call.transferred", data);
+                self.emit("call.transferred", data);
             }
             Progress::Accepted => {
                 self.stages.accepted = Some(self.received_at.elapsed());
@@ -179,7 +179,7 @@ impl Session {
                 // pre_accept's outcome may have been unknown.
                 self.store.call_answered(self.id.as_str());
                 self.store.call_updated(self.record.clone());
-                self.tell("call.accepted", json!({}));
+                self.emit("call.accepted", json!({}));
             }
         }
     }
@@ -196,34 +196,34 @@ impl Session {
         self.next_event("call.incoming", data, None)
     }
 
-    pub(super) fn tell_silent(&mut self, silent: bool) {
+    pub(super) fn media_silent(&mut self, silent: bool) {
         match silent {
             true => warn!("nothing comes from the caller of call {}", self.id),
             false => info!("the caller of call {} is back", self.id),
         }
-        self.tell(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
+        self.emit(if silent { "call.media_silent" } else { "call.media_back" }, json!({}));
     }
 
     /// What a command brought is told to who gave it, and to the other without secrets; the agent learns of the
     /// application's only if it wants all events.
-    fn tell_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
+    fn emit_for_owner(&mut self, owner: Owner, kind: &'static str, told: Value, others: Value) {
         match owner {
-            Owner::Agent => self.tell_faces(kind, others, Some(told)),
+            Owner::Agent => self.emit_faces(kind, others, Some(told)),
             Owner::App => {
                 let for_agent = self.agent_listens.then_some(others);
-                self.tell_faces(kind, told, for_agent);
+                self.emit_faces(kind, told, for_agent);
             }
         }
     }
 
-    pub(super) fn tell(&mut self, kind: &'static str, data: Value) {
+    pub(super) fn emit(&mut self, kind: &'static str, data: Value) {
         let for_agent = self.agent_listens.then(|| data.clone());
-        self.tell_faces(kind, data, for_agent);
+        self.emit_faces(kind, data, for_agent);
     }
 
     /// The last event, together with the record's end. Nobody hears of it before it is on disk; a disk that does not
     /// answer holds it up for a second at most.
-    pub(super) async fn tell_end(&mut self, data: Value) {
+    pub(super) async fn emit_end(&mut self, data: Value) {
         let for_agent = self.agent_listens.then(|| data.clone());
         let event = self.next_event("call.ended", data, for_agent);
         let written = self.store.call_ended(self.record.clone(), EventRecord::of(&event), WRITTEN_WITHIN);
@@ -234,7 +234,7 @@ impl Session {
     }
 
     /// One event with two faces: for the application, and for the agent's socket.
-    fn tell_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) {
+    fn emit_faces(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) {
         let event = self.next_event(kind, for_app, for_agent);
         // What finds no room is counted and told by the store.
         let _ = self.store.event(EventRecord::of(&event));
@@ -245,7 +245,7 @@ impl Session {
     fn next_event(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> CallEvent {
         self.sequence += 1;
         // First, so that whoever is told and then looks sees no less.
-        self.standing.send_modify(|standing| standing.stages = self.stages);
+        self.status.send_modify(|status| status.stages = self.stages);
         let event = CallEvent::new(self.id.clone(), self.sequence, kind, self.client_state.clone(), for_app);
         if let Some(data) = for_agent {
             self.for_agent.push(CallEvent { data, ..event.clone() });
@@ -254,7 +254,7 @@ impl Session {
     }
 
     /// The agent's socket is told what it is to know.
-    pub(super) async fn tell_agent(&mut self) {
+    pub(super) async fn send_agent_events(&mut self) {
         for event in std::mem::take(&mut self.for_agent) {
             self.command(Command::TellAgent { call: self.id.clone(), event: Box::new(event) }).await;
         }

@@ -10,12 +10,12 @@ use tokio::task::JoinHandle;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
-use super::commands::{Asked, Outside};
+use super::commands::{AppCommand, SessionHandle};
 use super::*;
 use crate::call::AnswerWhen;
 use crate::call::command::CallCommand;
 use crate::call::route::BargeIn;
-use crate::calls::snapshot::Standing;
+use crate::calls::snapshot::CallStatus;
 use crate::routes::Route;
 use crate::store::tests::Folder;
 use crate::whatsapp::graph::{self, GraphOptions};
@@ -68,14 +68,14 @@ async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
     // The session cannot run before we wait.
     loop {
         let (reply, done) = oneshot::channel();
-        let asked =
-            Asked { command: CallCommand::Hold(Default::default()), stops: Vec::new(), client_state: None, reply };
-        let Some(Ok(())) = played.outside.ask(asked).now_or_never() else { break };
+        let hold =
+            AppCommand { command: CallCommand::Hold(Default::default()), stops: Vec::new(), client_state: None, reply };
+        let Some(Ok(())) = played.handle.command(hold).now_or_never() else { break };
         replies.push(done);
     }
     assert!(replies.len() > 10);
-    assert!(played.outside.end(Input::Terminated { failed: false, error: None }));
-    assert!(!played.outside.end(Input::HangUp(EndReason::ShuttingDown)), "one end is enough");
+    assert!(played.handle.end(Input::Terminated { failed: false, error: None }));
+    assert!(!played.handle.end(Input::HangUp(EndReason::ShuttingDown)), "one end is enough");
     played.released("caller_gave_up").await.send(json!({})).expect("the session waits for its figures");
     assert_eq!(played.ended().await?["reason"], "caller_gave_up");
     Ok(())
@@ -89,7 +89,7 @@ struct Played {
     session: JoinHandle<()>,
     /// A worker that never answers.
     _answer: Answer,
-    outside: Outside,
+    handle: SessionHandle,
     /// A Meta that never answers.
     _meta: TcpListener,
     _folder: Folder,
@@ -102,16 +102,16 @@ impl Played {
         let (worker, mut commands) = WorkerHandle::played();
         let options = options(&folder, &format!("http://{}", meta.local_addr()?))?;
         let events = options.events.subscribe();
-        let (standing, _) = watch::channel(Standing::new());
+        let (status, _) = watch::channel(CallStatus::new());
         let connect = connect();
         let number = Arc::new(number(&connect));
-        let mut session = Session::new(CallId::generate(), connect, number, worker, &options, standing, Instant::now());
+        let mut session = Session::new(CallId::generate(), connect, number, worker, &options, status, Instant::now());
         session.begin(false);
-        let (outside, inbox) = Inbox::new();
+        let (handle, inbox) = Inbox::new();
         let session = tokio::spawn(session.run(inbox, None));
         let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
         let reports = answer.reports.clone();
-        Ok(Self { reports, commands, events, session, outside, _answer: answer, _meta: meta, _folder: folder })
+        Ok(Self { reports, commands, events, session, handle, _answer: answer, _meta: meta, _folder: folder })
     }
 
     /// Gives the worker's side of its release.
@@ -208,7 +208,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             max_duration: long,
             max_buffer: long,
             prompts: PromptLibrary::load(Path::new("nowhere"))?,
-            agents: AgentBook::default(),
+            agents: AgentStatus::default(),
             http,
             pulse: Arc::default(),
         },

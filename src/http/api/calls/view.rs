@@ -85,7 +85,7 @@ pub(super) struct NumberView {
 /// The word for how a live call stands.
 pub(super) fn state_of(live: &CallSnapshot) -> &'static str {
     // Its end is told when its record has it.
-    if live.standing.state == "ended" { ENDING } else { live.standing.state }
+    if live.status.state == "ended" { ENDING } else { live.status.state }
 }
 
 /// Whether all that can be said of it is known without a look at its record.
@@ -106,7 +106,7 @@ impl CallView {
     }
 
     fn of_live(live: &CallSnapshot) -> Self {
-        let (facts, stages) = (&live.facts, live.standing.stages.to_json());
+        let (facts, stages) = (&live.facts, live.status.stages.to_json());
         Self {
             id: facts.id.to_string(),
             wacid: Some(facts.wacid.clone()),
@@ -121,15 +121,15 @@ impl CallView {
                 display_phone_number: facts.display_phone_number.clone(),
             },
             route: facts.route.clone(),
-            client_state: live.standing.client_state.clone(),
-            agent_attempt: live.standing.agent,
+            client_state: live.status.client_state.clone(),
+            agent_attempt: live.status.agent,
             began_at: rfc3339(facts.began_at),
             accepted_at: accepted_at(facts.began_at, &stages).map(rfc3339),
             ended_at: None,
             duration_ms: live.duration().as_millis() as u64,
             talked_ms: live.talked().map(|talked| talked.as_millis() as u64),
             stages,
-            recordings: live.standing.recordings.clone(),
+            recordings: live.status.recordings.clone(),
             reason: None,
             fault: None,
             hung_up_by: None,

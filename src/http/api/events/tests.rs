@@ -10,7 +10,7 @@ use url::Url;
 use super::super::ApiOptions;
 use super::super::auth::{Keys, Shown};
 use super::*;
-use crate::agent::AgentBook;
+use crate::agent::AgentStatus;
 use crate::call::event::CallId;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
@@ -204,7 +204,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: prompts.clone(),
             http: reqwest::Client::new(),
-            agents: AgentBook::default(),
+            agents: AgentStatus::default(),
         },
         graph,
         workers: Vec::new(),

@@ -13,7 +13,7 @@ const ADDRESSES: usize = 10_000;
 
 /// All agents of this process. Cheap to clone. Addresses are without what is secret.
 #[derive(Clone, Default)]
-pub struct AgentBook(Arc<Mutex<Entries>>);
+pub struct AgentStatus(Arc<Mutex<Entries>>);
 
 #[derive(Default)]
 struct Entries {
@@ -31,7 +31,7 @@ pub struct AgentOutcome {
     pub failure: Option<AgentFailure>,
 }
 
-impl AgentBook {
+impl AgentStatus {
     /// The agent at this address is in the call now.
     pub fn joined(&self, call: &CallId, address: String) {
         let mut entries = self.entries();
@@ -87,15 +87,15 @@ mod tests {
 
     #[test]
     fn one_address_too_many_is_remembered_and_the_one_tried_longest_ago_forgotten() {
-        let (book, call) = (AgentBook::default(), CallId::generate());
+        let (status, call) = (AgentStatus::default(), CallId::generate());
         let long_ago = SystemTime::UNIX_EPOCH;
-        book.failed(&call, "first", AgentFailureKind::Refused.into());
-        book.entries().outcomes.entry("first".to_owned()).and_modify(|outcome| outcome.at = long_ago);
+        status.failed(&call, "first", AgentFailureKind::Refused.into());
+        status.entries().outcomes.entry("first".to_owned()).and_modify(|outcome| outcome.at = long_ago);
         for number in 0..ADDRESSES {
-            book.failed(&call, &number.to_string(), AgentFailureKind::Refused.into());
+            status.failed(&call, &number.to_string(), AgentFailureKind::Refused.into());
         }
-        assert_eq!(book.outcome("first"), None);
-        assert!((0..ADDRESSES).all(|number| book.outcome(&number.to_string()).is_some()));
-        assert_eq!(book.entries().outcomes.len(), ADDRESSES);
+        assert_eq!(status.outcome("first"), None);
+        assert!((0..ADDRESSES).all(|number| status.outcome(&number.to_string()).is_some()));
+        assert_eq!(status.entries().outcomes.len(), ADDRESSES);
     }
 }
