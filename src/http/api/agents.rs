@@ -76,11 +76,11 @@ pub(super) async fn list(
 }
 
 fn view(api: &Api, url: String, routes: Vec<String>) -> AgentView {
-    let (calls, book) = (&api.options.calls, api.options.calls.agents());
+    let (calls, agents) = (&api.options.calls, api.options.calls.agents());
     // A call may have sent it away since.
-    let is_there = |call| calls.get(call).is_some_and(|call| call.standing.agent.is_some());
-    let live_calls = book.calls_with(&url).iter().filter(|call| is_there(call)).count();
-    let last_outcome = book.outcome(&url).map(|AgentOutcome { at, failure }| OutcomeView {
+    let is_there = |call| calls.get(call).is_some_and(|call| call.status.agent.is_some());
+    let live_calls = agents.calls_with(&url).iter().filter(|call| is_there(call)).count();
+    let last_outcome = agents.outcome(&url).map(|AgentOutcome { at, failure }| OutcomeView {
         outcome: failure.as_ref().map_or("joined", |failure| failure.kind.name()),
         detail: failure.and_then(|failure| failure.detail).map(|detail| detail.to_string()),
         at: rfc3339(at),
