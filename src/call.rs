@@ -1,9 +1,9 @@
 //! The call: a pure state machine from Meta's offer to the one ending.
 //!
-//! Inputs and time go in through [`Call::handle`] and [`Call::handle_timeout`]; what is to be done comes out of
-//! [`Call::poll_action`]. It never waits, reads no clock and does no work itself, so a ten-minute call is tested in
-//! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing
-//! after its end.
+//! Inputs and time enter through [`Call::handle`] and [`Call::handle_timeout`]; actions leave through
+//! [`Call::poll_action`]. The call never waits, reads no clock and does no I/O, so a test runs ten minutes in
+//! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing after
+//! its end.
 
 pub mod input;
 pub mod action;
@@ -11,6 +11,7 @@ mod agent_side;
 pub mod agent_failure;
 pub mod end;
 pub mod event;
+pub mod attempt;
 pub mod route;
 pub mod command;
 pub mod refusal;
@@ -18,38 +19,40 @@ pub mod refusal;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use action::{Action, Left, Progress};
-pub use agent_side::Target;
-use agent_side::{AgentSide, Hears};
+pub use action::{Action, LeaveReason, Progress};
+pub use agent_side::AttemptKind;
+use agent_side::{AgentSide, CallerHears};
+pub use attempt::Attempt;
 use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
 use refusal::{Refusal, RefusalCode};
 pub use route::AnswerWhen;
 
-/// How long a call whose media was closed by the other side waits for Meta's `terminate` webhook, which says
-/// who hung up and why. The DTLS close usually overtakes it.
+/// How long a call waits for Meta's `terminate` webhook after the other side closed the media. The webhook says who hung
+/// up and why; the DTLS close usually overtakes it.
 const WAIT_FOR_TERMINATE: Duration = Duration::from_secs(2);
 
-/// The deadlines of one call and whom it may be put through to.
+/// The deadlines of one call, and what its route decides.
 #[derive(Clone, Debug)]
 pub struct CallOptions {
     /// From the webhook to accept. Meta gives up after 30 to 60 s.
     pub accept_timeout: Duration,
-    /// From pre_accept's reply to a finished DTLS handshake. Media has until `accept_timeout` if this is no shorter.
+    /// From pre_accept's reply to the end of the DTLS handshake. `accept_timeout` is the deadline if it is no longer.
     pub media_timeout: Duration,
-    /// From dialling an agent to its joining, for each agent anew.
+    /// From dialling an agent until it joins; for each agent.
     pub agent_timeout: Duration,
-    /// From accept to the end we put to every call.
+    /// From accept until we end the call.
     pub max_duration: Duration,
     /// When the call is accepted.
     pub answer: AnswerWhen,
-    /// Whether nobody is dialled before [`Input::Decided`].
+    /// Whether no agent is dialled before [`Input::Decided`].
     pub awaits_decision: bool,
-    /// The route's agent first, then its fallbacks in order.
-    pub targets: Vec<Target>,
+    /// The route's agent, then its fallbacks in their order.
+    pub attempts: Vec<AttemptKind>,
 }
 
 /// One WhatsApp call.
@@ -58,7 +61,7 @@ pub struct Call {
     options: CallOptions,
     state: State,
     agent_side: AgentSide,
-    /// Whether the line may begin.
+    /// Whether the first agent may be dialled.
     decided: bool,
     accept_by: Instant,
     is_under_load: bool,
@@ -67,9 +70,9 @@ pub struct Call {
 
 #[derive(Debug)]
 enum State {
-    /// A worker is making our answer.
+    /// A worker makes our SDP answer.
     Answering,
-    /// Meta is being given our answer; media and agent connect in parallel.
+    /// Meta gets our answer; media and agent connect in parallel.
     Live(Live),
     Ended(EndReason),
 }
@@ -83,35 +86,35 @@ struct Live {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// pre_accept is on its way.
+    /// pre_accept is sent.
     PreAccepting,
-    /// The phone rings until both sides are ready.
+    /// The phone rings until media and agent are ready.
     Ringing,
-    /// accept is on its way.
+    /// accept is sent.
     Accepting,
-    /// The caller hears us.
+    /// accept is confirmed: the caller hears us.
     Talking { end_at: Instant },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Media {
-    /// Without a deadline of its own until Meta has our answer.
+    /// The deadline starts when Meta has our answer.
     Connecting {
         give_up_at: Option<Instant>,
     },
     Up,
-    /// Closed by the other side; Meta's webhook should follow.
+    /// Closed by the other side; Meta's `terminate` should follow.
     Closed {
         give_up_at: Instant,
     },
 }
 
 impl Call {
-    /// A call as its `connect` webhook announces it.
+    /// A call that has just been offered.
     pub fn new(options: CallOptions, now: Instant) -> Self {
         Self {
             accept_by: now + options.accept_timeout,
-            agent_side: AgentSide::new(options.targets.clone(), options.agent_timeout),
+            agent_side: AgentSide::new(options.attempts.clone(), options.agent_timeout),
             decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
@@ -120,88 +123,88 @@ impl Call {
         }
     }
 
-    /// Takes one input. After the end nothing is done any more.
+    /// Takes one input; ignored after the end.
     pub fn handle(&mut self, input: Input, now: Instant) {
         if self.ended().is_some() {
             return;
         }
         let hears = self.hears();
-        let line = match input {
+        let flow = match input {
             Input::Answered(Ok(answer)) => self.answered(answer, now),
-            Input::Answered(Err(reason)) | Input::HangUp(reason) => Err(reason),
+            Input::Answered(Err(reason)) | Input::HangUp(reason) => ControlFlow::Break(reason),
             Input::PreAccepted(result) => self.pre_accepted(result, now),
             Input::Accepted(result) => self.accepted(result, now),
             Input::MediaConnected => {
                 self.media_connected();
-                Ok(())
+                ControlFlow::Continue(())
             }
             Input::MediaFailed(failure) => self.media_failed(failure, now),
             Input::AgentJoined { attempt } => {
                 self.agent_side.joined(attempt, &mut self.actions);
-                Ok(())
+                ControlFlow::Continue(())
             }
             Input::AgentFailed { attempt, failure } => {
                 self.agent_side.failed(attempt, failure, hears, now, &mut self.actions)
             }
             Input::AgentHungUp { attempt } => self.agent_side.hung_up(attempt, now, &mut self.actions),
             Input::PromptFinished => match self.agent_side.prompts_finished() {
-                Some(reason) if hears == Hears::Us => Err(reason),
-                Some(_) | None => Ok(()),
+                Some(reason) if hears == CallerHears::Us => ControlFlow::Break(reason),
+                Some(_) | None => ControlFlow::Continue(()),
             },
             Input::Decided => self.decide(now),
-            Input::Terminated { failed, error } => Err(self.reason_of_terminate(failed, error)),
+            Input::Terminated { failed, error } => ControlFlow::Break(self.reason_of_terminate(failed, error)),
         };
-        self.go_on(line);
+        self.proceed(flow);
     }
 
-    /// What the application asks for, done or refused. It may end the call.
+    /// Carries out or refuses a request of the application. It may end the call.
     pub fn request(&mut self, request: Request, now: Instant) -> Result<(), Refusal> {
         if self.ended().is_some() {
             return Err(Refusal::new(RefusalCode::CallEnded, "the call has ended"));
         }
         let hears = self.hears();
-        let done = match request {
+        let flow = match request {
             Request::Accept { with } => {
                 self.still_ringing()?;
                 self.accept_with(with, now)
             }
             Request::Reject { why } => {
                 self.still_ringing()?;
-                Err(EndReason::RejectedByApi(why))
+                ControlFlow::Break(EndReason::RejectedByApi(why))
             }
-            Request::Connect { targets } => {
-                self.agent_side.connect(targets, hears, now, &mut self.actions);
-                Ok(())
+            Request::Connect { attempts } => {
+                self.agent_side.connect(attempts, hears, now, &mut self.actions);
+                ControlFlow::Continue(())
             }
             Request::Disconnect => {
                 self.agent_side.park(hears, &mut self.actions)?;
-                Ok(())
+                ControlFlow::Continue(())
             }
-            Request::Transfer { targets, warm } => {
-                if hears == Hears::NotYet {
+            Request::Transfer { attempts, warm } => {
+                if hears == CallerHears::Ringing {
                     let advice = "the caller hears nothing yet: wait until the call is accepted, or use connect";
                     return Err(Refusal::new(RefusalCode::CallNotAccepted, advice));
                 }
-                self.agent_side.transfer(targets, warm, now, &mut self.actions)?;
-                Ok(())
+                self.agent_side.transfer(attempts, warm, now, &mut self.actions)?;
+                ControlFlow::Continue(())
             }
             Request::CompleteTransfer => {
                 self.agent_side.complete_transfer(&mut self.actions)?;
-                Ok(())
+                ControlFlow::Continue(())
             }
             Request::CancelTransfer => {
                 self.agent_side.cancel_transfer(&mut self.actions)?;
-                Ok(())
+                ControlFlow::Continue(())
             }
         };
-        self.go_on(done);
+        self.proceed(flow);
         Ok(())
     }
 
-    /// To be called when [`Call::poll_timeout`] has come.
+    /// Call this when the time of [`Call::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         let hears = self.hears();
-        let over = match &self.state {
+        let expired = match &self.state {
             State::Answering if now >= self.accept_by => Some(EndReason::AcceptTimedOut),
             State::Answering => None,
             State::Live(live) => match (live.phase, live.media) {
@@ -223,16 +226,16 @@ impl Call {
             },
             State::Ended(_) => return,
         };
-        let line = match over {
-            Some(reason) => Err(reason),
+        let flow = match expired {
+            Some(reason) => ControlFlow::Break(reason),
             None => self.agent_side.handle_timeout(hears, now, &mut self.actions),
         };
-        self.go_on(line);
+        self.proceed(flow);
     }
 
-    /// Nothing was read or done for `gap`, by our own fault: to be called before [`Call::handle_timeout`], so that nobody
-    /// is given up whose word is still to be read. Each deadline is that much later, at most as if it were set now.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    /// The process was frozen for `gap` and read no input. Moves each deadline by it, at most to what it would be if it
+    /// were set now. Call this before [`Call::handle_timeout`].
+    pub fn extend_deadlines(&mut self, gap: Duration, now: Instant) {
         let later = |at: Instant, within: Duration| (at + gap).min(now + within);
         self.accept_by = later(self.accept_by, self.options.accept_timeout);
         if let State::Live(live) = &mut self.state {
@@ -242,15 +245,15 @@ impl Call {
                 Media::Connecting { give_up_at: None } | Media::Up => {}
             }
         }
-        self.agent_side.stood_still(gap, now);
+        self.agent_side.extend_deadlines(gap, now);
     }
 
-    /// Whether its worker is overloaded: then it is no fault of the network's when media does not come up.
+    /// Whether the worker is overloaded: then media that does not come up is our fault, not the network's.
     pub fn set_under_load(&mut self, is_under_load: bool) {
         self.is_under_load = is_under_load;
     }
 
-    /// When [`Call::handle_timeout`] wants to be called, if nothing else happens before.
+    /// When [`Call::handle_timeout`] is due; None after the end.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let live = match &self.state {
             State::Answering => return Some(self.accept_by),
@@ -269,12 +272,12 @@ impl Call {
         [Some(phase), media, self.agent_side.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// The next thing to do, in order.
+    /// The next action, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// Why the call ended, once it has.
+    /// Why the call ended; None while it lives.
     pub fn ended(&self) -> Option<&EndReason> {
         match &self.state {
             State::Ended(reason) => Some(reason),
@@ -282,12 +285,12 @@ impl Call {
         }
     }
 
-    /// Who is on the line, by attempt.
-    pub fn agent(&self) -> Option<usize> {
+    /// The agent that has the caller.
+    pub fn agent(&self) -> Option<Attempt> {
         self.agent_side.agent()
     }
 
-    /// A word for people: `answering`, `ringing`, `accepting`, `talking`, `ended`.
+    /// The state as the API shows it: `answering`, `ringing`, `accepting`, `talking`, `ended`.
     pub fn state_name(&self) -> &'static str {
         match &self.state {
             State::Answering => "answering",
@@ -300,13 +303,13 @@ impl Call {
         }
     }
 
-    /// The one way out: Meta is told unless it was Meta that told us, and everything is released.
+    /// The only exit: ends the call at Meta, unless Meta ended it, and releases everything.
     fn end(&mut self, reason: EndReason) {
         let termination = match &self.state {
             State::Ended(_) => return,
             _ if reason.is_metas_word() => None,
             State::Answering => Some(Action::Reject),
-            // Meta has no answer of ours, so for it the call was never answered.
+            // Meta has no answer of ours, so it takes a reject.
             State::Live(_)
                 if matches!(
                     reason,
@@ -317,61 +320,63 @@ impl Call {
             }
             State::Live(_) => Some(Action::Terminate),
         };
-        // What was not begun yet is not begun any more.
+        // Actions that are not performed yet are dropped; reports stay.
         self.actions.retain(|action| matches!(action, Action::Report(_)));
         self.actions.extend(termination);
         self.actions.push_back(Action::Release(reason.clone()));
         self.state = State::Ended(reason);
     }
 
-    fn answered(&mut self, answer: Arc<str>, now: Instant) -> Result<(), EndReason> {
-        let State::Answering = self.state else { return Ok(()) };
+    fn answered(&mut self, answer: Arc<str>, now: Instant) -> ControlFlow<EndReason> {
+        let State::Answering = self.state else { return ControlFlow::Continue(()) };
         self.actions.push_back(Action::PreAccept(answer.clone()));
         if self.decided {
-            self.agent_side.begin(Hears::NotYet, now, &mut self.actions)?;
+            self.agent_side.begin(CallerHears::Ringing, now, &mut self.actions)?;
         }
         self.state =
             State::Live(Live { answer, phase: Phase::PreAccepting, media: Media::Connecting { give_up_at: None } });
-        Ok(())
+        ControlFlow::Continue(())
     }
 
-    fn decide(&mut self, now: Instant) -> Result<(), EndReason> {
+    fn decide(&mut self, now: Instant) -> ControlFlow<EndReason> {
         self.decided |= self.options.answer != AnswerWhen::OnCommand;
-        self.begin_line(now)
+        self.begin_agent_side(now)
     }
 
-    fn accept_with(&mut self, with: AcceptWith, now: Instant) -> Result<(), EndReason> {
+    fn accept_with(&mut self, with: AcceptWith, now: Instant) -> ControlFlow<EndReason> {
         self.options.answer = AnswerWhen::AtOnce;
         match with {
             AcceptWith::Route => {}
-            AcceptWith::Others(targets) => self.agent_side.connect(targets, Hears::NotYet, now, &mut self.actions),
-            // Parked already is as good.
-            AcceptWith::Nobody => drop(self.agent_side.park(Hears::NotYet, &mut self.actions)),
+            AcceptWith::Others(attempts) => {
+                self.agent_side.connect(attempts, CallerHears::Ringing, now, &mut self.actions)
+            }
+            // It may be parked already.
+            AcceptWith::Nobody => drop(self.agent_side.park(CallerHears::Ringing, &mut self.actions)),
         }
         self.decided = true;
-        self.begin_line(now)
+        self.begin_agent_side(now)
     }
 
-    /// The first agent is dialled as early as may be: in parallel with everything else.
-    fn begin_line(&mut self, now: Instant) -> Result<(), EndReason> {
+    /// Dials the first agent as early as possible: in parallel with pre_accept and media.
+    fn begin_agent_side(&mut self, now: Instant) -> ControlFlow<EndReason> {
         match (&self.state, self.decided) {
             (State::Live(_), true) => self.agent_side.begin(self.hears(), now, &mut self.actions),
-            _ => Ok(()),
+            (State::Live(_), false) | (State::Answering | State::Ended(_), _) => ControlFlow::Continue(()),
         }
     }
 
-    /// What follows from any input.
-    fn go_on(&mut self, done: Result<(), EndReason>) {
-        match done {
-            Ok(()) => self.accept_when_ready(),
-            Err(reason) => self.end(reason),
+    /// What follows every input: the end, or accept if all is ready.
+    fn proceed(&mut self, flow: ControlFlow<EndReason>) {
+        match flow {
+            ControlFlow::Continue(()) => self.accept_when_ready(),
+            ControlFlow::Break(reason) => self.end(reason),
         }
     }
 
-    fn hears(&self) -> Hears {
+    fn hears(&self) -> CallerHears {
         match &self.state {
-            State::Live(Live { phase: Phase::Talking { .. }, .. }) => Hears::Us,
-            State::Live(_) | State::Answering | State::Ended(_) => Hears::NotYet,
+            State::Live(Live { phase: Phase::Talking { .. }, .. }) => CallerHears::Us,
+            State::Live(_) | State::Answering | State::Ended(_) => CallerHears::Ringing,
         }
     }
 
@@ -384,13 +389,13 @@ impl Call {
         }
     }
 
-    fn pre_accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> Result<(), EndReason> {
-        let State::Live(live) = &mut self.state else { return Ok(()) };
+    fn pre_accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> ControlFlow<EndReason> {
+        let State::Live(live) = &mut self.state else { return ControlFlow::Continue(()) };
         if live.phase != Phase::PreAccepting {
-            return Ok(());
+            return ControlFlow::Continue(());
         }
         match result {
-            // An unknown outcome is told by the media: it comes up only if Meta took our answer.
+            // Media shows an unknown outcome: it comes up only if Meta took our answer.
             Ok(()) | Err(GraphTrouble::Unknown) => {
                 live.phase = Phase::Ringing;
                 if let Media::Connecting { give_up_at } = &mut live.media {
@@ -399,31 +404,33 @@ impl Call {
                 if result.is_ok() {
                     self.actions.push_back(Action::Report(Progress::PreAccepted));
                 }
-                Ok(())
+                ControlFlow::Continue(())
             }
-            Err(trouble) => Err(EndReason::PreAcceptFailed(trouble)),
+            Err(trouble) => ControlFlow::Break(EndReason::PreAcceptFailed(trouble)),
         }
     }
 
-    fn accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> Result<(), EndReason> {
-        let State::Live(live) = &mut self.state else { return Ok(()) };
+    fn accepted(&mut self, result: Result<(), GraphTrouble>, now: Instant) -> ControlFlow<EndReason> {
+        let State::Live(live) = &mut self.state else { return ControlFlow::Continue(()) };
         if live.phase != Phase::Accepting {
-            return Ok(());
+            return ControlFlow::Continue(());
         }
-        result.map_err(EndReason::AcceptFailed)?;
+        if let Err(trouble) = result {
+            return ControlFlow::Break(EndReason::AcceptFailed(trouble));
+        }
         live.phase = Phase::Talking { end_at: now + self.options.max_duration };
         self.actions.push_back(Action::Report(Progress::Accepted));
         self.actions.push_back(Action::StartSound);
-        // What a caller hears while nobody is on the line.
+        // What the caller hears until an agent joins.
         let waiting = match self.options.answer {
             AnswerWhen::AtOnce => Action::PlayRingback,
             AnswerWhen::AgentReady | AnswerWhen::OnCommand => Action::PlayHold,
         };
         self.actions.extend(self.agent_side.sound(waiting));
-        Ok(())
+        ControlFlow::Continue(())
     }
 
-    /// Both sides ready: the caller's wait is over.
+    /// Sends accept once media and agent are ready.
     fn accept_when_ready(&mut self) {
         let State::Live(live) = &mut self.state else { return };
         let agent_ready = match self.options.answer {
@@ -445,15 +452,15 @@ impl Call {
         }
     }
 
-    fn media_failed(&mut self, failure: MediaFailure, now: Instant) -> Result<(), EndReason> {
-        let State::Live(live) = &mut self.state else { return Ok(()) };
+    fn media_failed(&mut self, failure: MediaFailure, now: Instant) -> ControlFlow<EndReason> {
+        let State::Live(live) = &mut self.state else { return ControlFlow::Continue(()) };
         match (failure, live.media) {
             (MediaFailure::ClosedByPeer, Media::Connecting { .. } | Media::Up) => {
                 live.media = Media::Closed { give_up_at: now + WAIT_FOR_TERMINATE };
-                Ok(())
+                ControlFlow::Continue(())
             }
-            (MediaFailure::ClosedByPeer, Media::Closed { .. }) => Ok(()),
-            (failure, _) => Err(EndReason::MediaFailed(failure)),
+            (MediaFailure::ClosedByPeer, Media::Closed { .. }) => ControlFlow::Continue(()),
+            (failure, _) => ControlFlow::Break(EndReason::MediaFailed(failure)),
         }
     }
 

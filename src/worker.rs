@@ -39,6 +39,7 @@ use tracing::{error, info, warn};
 
 use crate::agent::native::{StartCall, ToAgent};
 use crate::agent::websocket::{self, Dial, SocketOptions};
+use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CallCommand, Owner};
 use crate::call::end::{EndReason, MediaFailure, Shortage};
@@ -108,15 +109,15 @@ pub enum Command {
     /// Answer an offer; the call lives on this worker from then on.
     Answer(Answer),
     /// Connect an agent to the call.
-    Dial { call: CallId, attempt: usize, dial: Box<Dial> },
+    Dial { call: CallId, attempt: Attempt, dial: Box<Dial> },
     /// Connect an agent that is to take over from the one on the line.
-    DialBeside { call: CallId, attempt: usize, dial: Box<Dial> },
+    DialBeside { call: CallId, attempt: Attempt, dial: Box<Dial> },
     /// The agent that was dialled beside another has the caller from now on.
-    Promote { call: CallId, attempt: usize },
+    Promote { call: CallId, attempt: Attempt },
     /// The caller hears hold music and the agents are among themselves, or it is over.
     Hold { call: CallId, held: bool },
     /// Leave the agent of `attempt`.
-    DropAgent { call: CallId, attempt: usize, reason: &'static str },
+    DropAgent { call: CallId, attempt: Attempt, reason: &'static str },
     /// Meta accepted: start the RTP line.
     StartSound { call: CallId },
     /// Play prompts in place of an agent, until they end or one joins.
@@ -124,7 +125,7 @@ pub enum Command {
     /// Do what the application asks; the reply is its ids, or why not.
     Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
     /// What came of an agent's command.
-    AnswerAgent { call: CallId, attempt: usize, answer: ToAgent },
+    AnswerAgent { call: CallId, attempt: Attempt, answer: ToAgent },
     /// Tell the agent what happened.
     TellAgent { call: CallId, event: Box<CallEvent> },
     /// The call is over. The reply is its sound in figures.
@@ -164,13 +165,13 @@ pub enum Report {
     /// The call's sound stands still by a mistake of ours.
     Broken,
     /// The agent of `attempt` is listening.
-    AgentJoined { attempt: usize },
+    AgentJoined { attempt: Attempt },
     /// The agent of `attempt` could not be reached, or is gone.
-    AgentFailed { attempt: usize, failure: AgentFailure },
+    AgentFailed { attempt: Attempt, failure: AgentFailure },
     /// The agent of `attempt` hung up.
-    AgentHungUp { attempt: usize },
+    AgentHungUp { attempt: Attempt },
     /// The agent of `attempt` asks for something that the call decides; it is answered.
-    Asked { attempt: usize, request_id: Value, command: CallCommand },
+    Asked { attempt: Attempt, request_id: Value, command: CallCommand },
     /// The agent wants all events of the call on its socket.
     EventsWanted,
     /// The prompts that stood in for an agent were played to their end.

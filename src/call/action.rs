@@ -1,51 +1,52 @@
-//! What comes out of a call: what the shell is to do, and what it is to tell.
+//! Actions: what a call tells the shell to do and to report.
 
 use std::sync::Arc;
 
 use super::agent_failure::AgentFailure;
+use super::attempt::Attempt;
 use super::end::EndReason;
 
-/// What the shell is to do, in this order.
+/// One thing that the shell does. Actions are performed in their order.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Have a worker answer the offer; reply with [`Input::Answered`](super::Input::Answered).
     AnswerOffer,
-    /// Tell Meta; reply with [`Input::PreAccepted`](super::Input::PreAccepted).
+    /// Send pre_accept with this answer; reply with [`Input::PreAccepted`](super::Input::PreAccepted).
     PreAccept(Arc<str>),
-    /// Tell Meta, with the very bytes of pre_accept; reply with [`Input::Accepted`](super::Input::Accepted).
+    /// Send accept with the same bytes as pre_accept; reply with [`Input::Accepted`](super::Input::Accepted).
     Accept(Arc<str>),
-    /// Tell Meta that we decline: it has no answer of ours.
+    /// Decline the call at Meta, which has no answer of ours.
     Reject,
-    /// Tell Meta that the call is over: it has our answer.
+    /// End the call at Meta, which has our answer.
     Terminate,
-    /// Dial `targets[attempt]`.
-    Dial { attempt: usize },
-    /// Dial `targets[attempt]` while the agent on the line keeps its seat.
-    DialBeside { attempt: usize },
-    /// Leave the agent of `attempt`, dialling or joined.
-    DropAgent { attempt: usize, left: Left },
-    /// The agent that was dialled beside another has the caller from now on.
-    Promote { attempt: usize },
-    /// The caller hears hold music, and the agents are among themselves.
+    /// Dial the agent of this attempt.
+    Dial { attempt: Attempt },
+    /// Dial the agent of this attempt while the present one stays.
+    DialBeside { attempt: Attempt },
+    /// Disconnect the agent of this attempt, dialled or joined.
+    DropAgent { attempt: Attempt, reason: LeaveReason },
+    /// Give the caller to the agent that was dialled beside another.
+    Promote { attempt: Attempt },
+    /// Put the caller on hold; agents hear each other.
     Hold,
     /// Caller and agent hear each other again.
     Unhold,
-    /// Meta has accepted: start the RTP line and tell the agent that it is heard.
+    /// Start RTP, as Meta confirmed accept, and tell the agent that the caller hears it.
     StartSound,
-    /// Play the prompts of `targets[attempt]`; reply with [`Input::PromptFinished`](super::Input::PromptFinished) when they have ended.
-    PlayPrompts { attempt: usize },
+    /// Play the prompts of this attempt; reply with [`Input::PromptFinished`](super::Input::PromptFinished).
+    PlayPrompts { attempt: Attempt },
     /// Play ringback until the first agent joins.
     PlayRingback,
     /// Play hold music until another agent joins.
     PlayHold,
     /// Close the peer, the agent's socket and everything the call holds.
     Release(EndReason),
-    /// Tell the outside.
+    /// Publish progress.
     Report(Progress),
 }
 
-/// What the outside may know of a living call; the end comes as [`Action::Release`].
+/// Progress of a live call, for events, log and metrics; its end is [`Action::Release`].
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -53,38 +54,38 @@ pub enum Progress {
     PreAccepted,
     /// ICE and DTLS are done.
     MediaConnected,
-    /// Who joined, by its place among the targets.
-    AgentJoined { attempt: usize },
-    /// Who was refused, not reached or lost.
-    AgentFailed { attempt: usize, failure: AgentFailure },
-    /// Who left without having failed.
-    AgentLeft { attempt: usize, left: Left },
-    /// Whose caller it is now; the first agent may have been gone.
-    Transferred { from: Option<usize>, to: usize },
-    /// Whose caller it is again, and why; no failure means that somebody wanted it so.
-    TransferFailed { from: usize, to: usize, failure: Option<AgentFailure> },
+    /// An agent joined.
+    AgentJoined { attempt: Attempt },
+    /// An agent refused, could not be reached, or was lost.
+    AgentFailed { attempt: Attempt, failure: AgentFailure },
+    /// An agent left without a failure.
+    AgentLeft { attempt: Attempt, reason: LeaveReason },
+    /// Another agent has the caller; None if the first agent was lost before.
+    Transferred { from: Option<Attempt>, to: Attempt },
+    /// The first agent has the caller again. None means that the transfer was cancelled, or the second agent hung up.
+    TransferFailed { from: Attempt, to: Attempt, failure: Option<AgentFailure> },
     /// Meta confirmed accept.
     Accepted,
 }
 
-/// Why an agent left that did not fail.
+/// Why an agent was disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Another takes its place, because it failed.
+pub enum LeaveReason {
+    /// It failed, and another takes its place.
     Failed,
-    /// Another takes its place, because the application wants it.
+    /// The application connected another.
     Replaced,
-    /// The application wants nobody in its place.
+    /// The application disconnected it.
     Disconnected,
-    /// It has handed the caller over.
+    /// It handed the caller over.
     Transferred,
-    /// It was not handed the caller after all.
+    /// The transfer to it was cancelled.
     Cancelled,
-    /// It said goodbye.
+    /// It hung up.
     HungUp,
 }
 
-impl Left {
+impl LeaveReason {
     /// The stable name in events and for the agent.
     pub fn name(self) -> &'static str {
         match self {

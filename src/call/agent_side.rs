@@ -1,28 +1,29 @@
-//! The agent side of a call: who has the caller, who is tried next, and to whom the call is being transferred. Pure.
+//! AgentSide: which agent has the caller, which is tried next, and to which the call is being transferred.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::agent_failure::{AgentFailure, AgentFailureKind};
 use super::end::EndReason;
 use super::refusal::{Refusal, RefusalCode};
-use super::{Action, Left, Progress};
+use super::{Action, Attempt, LeaveReason, Progress};
 
-/// Someone or something the caller can be put through to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// An agent that is dialled and joins.
+/// What an attempt puts the caller through to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptKind {
+    /// An agent, which is dialled and joins.
     Agent,
-    /// Prompts of the route; when they have ended, the call ends.
+    /// Prompts; the call ends after them.
     Prompts,
 }
 
-/// Whether the caller hears us, and what it hears while it waits.
+/// What the caller hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hears {
-    /// The phone's own ringing.
-    NotYet,
-    /// Us.
+pub(super) enum CallerHears {
+    /// The phone's own ringing: accept is not confirmed yet.
+    Ringing,
+    /// Our audio.
     Us,
 }
 
@@ -30,72 +31,72 @@ pub(super) enum Hears {
 #[derive(Debug)]
 pub(super) struct AgentSide {
     agent_timeout: Duration,
-    /// Everybody who was ever to be tried, by attempt. The route's are the first.
-    targets: Vec<Planned>,
+    /// Every attempt planned so far, by its number; the route's come first.
+    attempts: Vec<Planned>,
     state: State,
-    /// Why the last agent failed; it becomes the reason of the end when nobody is left.
+    /// Why the last agent failed; the end reason when no attempt is left.
     last_failure: Option<AgentFailure>,
 }
 
 #[derive(Debug)]
 struct Planned {
-    target: Target,
-    /// Who is tried if this one fails.
-    next: Option<usize>,
+    kind: AttemptKind,
+    /// The attempt that follows if this one fails.
+    next: Option<Attempt>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Not begun; who will be the first. None leaves the call without an agent.
+    /// Not begun. Without a first attempt the call cannot begin.
     Planned {
-        first: Option<usize>,
+        first: Option<Attempt>,
     },
-    /// Nobody; the application decides who comes.
+    /// No agent; the application decides which one comes.
     Parked,
     Dialling {
-        attempt: usize,
+        attempt: Attempt,
         give_up_at: Instant,
     },
     Joined {
-        attempt: usize,
+        attempt: Attempt,
     },
     Prompts {
-        attempt: usize,
+        attempt: Attempt,
     },
-    /// `to` is dialled while `from`, if it is still there, keeps its seat and the caller is on hold.
+    /// `to` is dialled while `from`, if it is still connected, waits and the caller is on hold.
     Transferring {
-        from: Option<usize>,
-        to: usize,
+        from: Option<Attempt>,
+        to: Attempt,
         warm: bool,
         give_up_at: Instant,
     },
-    /// `from` and `to` talk with each other while the caller is on hold.
+    /// `from` and `to` talk to each other while the caller is on hold.
     Consulting {
-        from: usize,
-        to: usize,
+        from: Attempt,
+        to: Attempt,
     },
 }
 
-/// What it does is said here; a reason is the call's end.
+/// Where the methods below append what is to be done. `Break` ends the call with that reason.
 type Actions = VecDeque<Action>;
 
 impl AgentSide {
-    /// Nobody is tried before [`begin`](Self::begin).
-    pub fn new(targets: Vec<Target>, agent_timeout: Duration) -> Self {
+    /// Dials no agent before [`begin`](Self::begin).
+    pub fn new(attempts: Vec<AttemptKind>, agent_timeout: Duration) -> Self {
         let mut side =
-            Self { agent_timeout, targets: Vec::new(), state: State::Planned { first: None }, last_failure: None };
-        let first = side.plan(targets);
+            Self { agent_timeout, attempts: Vec::new(), state: State::Planned { first: None }, last_failure: None };
+        let first = side.plan(attempts);
         side.state = State::Planned { first };
         side
     }
 
-    /// Whether somebody, or a prompt, is there to talk with the caller.
+    /// Whether an agent or prompts are ready for the caller.
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Joined { .. } | State::Prompts { .. })
     }
 
-    /// Who is on the line.
-    pub fn agent(&self) -> Option<usize> {
+    /// The agent that has the caller.
+    pub fn agent(&self) -> Option<Attempt> {
         match self.state {
             State::Joined { attempt } => Some(attempt),
             State::Transferring { from, .. } => from,
@@ -104,17 +105,17 @@ impl AgentSide {
         }
     }
 
-    /// Tries the first. An error is the call's end: nobody is there to be tried.
-    pub fn begin(&mut self, hears: Hears, now: Instant, actions: &mut Actions) -> Result<(), EndReason> {
-        let State::Planned { first } = self.state else { return Ok(()) };
+    /// Starts the first attempt.
+    pub fn begin(&mut self, hears: CallerHears, now: Instant, actions: &mut Actions) -> ControlFlow<EndReason> {
+        let State::Planned { first } = self.state else { return ControlFlow::Continue(()) };
         let Some(first) = first else {
-            return Err(EndReason::NoAgent(AgentFailureKind::NotConfigured.into()));
+            return ControlFlow::Break(EndReason::NoAgent(AgentFailureKind::NotConfigured.into()));
         };
         self.put_through(first, hears, now, actions);
-        Ok(())
+        ControlFlow::Continue(())
     }
 
-    /// What the caller hears from accept on, if it must be said.
+    /// What to play from accept on: the prompts, or `waiting` while no agent has joined.
     pub fn sound(&self, waiting: Action) -> Option<Action> {
         match self.state {
             State::Planned { .. } | State::Parked | State::Dialling { .. } => Some(waiting),
@@ -123,7 +124,7 @@ impl AgentSide {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => Some(give_up_at),
@@ -135,8 +136,8 @@ impl AgentSide {
         }
     }
 
-    /// Nothing was read for `gap`: whoever is dialled has that much longer, at most as if it were dialled now.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    /// Moves the deadline of an agent that is dialled by `gap`, at most to what it would be if it were dialled now.
+    pub fn extend_deadlines(&mut self, gap: Duration, now: Instant) {
         match &mut self.state {
             State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => {
                 *give_up_at = (*give_up_at + gap).min(now + self.agent_timeout);
@@ -149,20 +150,25 @@ impl AgentSide {
         }
     }
 
-    /// An agent that has not answered in time is given up.
-    pub fn handle_timeout(&mut self, hears: Hears, now: Instant, actions: &mut Actions) -> Result<(), EndReason> {
+    /// Gives up an agent that has not answered in time.
+    pub fn handle_timeout(
+        &mut self,
+        hears: CallerHears,
+        now: Instant,
+        actions: &mut Actions,
+    ) -> ControlFlow<EndReason> {
         match self.state {
             State::Dialling { attempt, give_up_at } | State::Transferring { to: attempt, give_up_at, .. }
                 if now >= give_up_at =>
             {
                 self.failed(attempt, AgentFailureKind::NoAnswer.into(), hears, now, actions)
             }
-            _ => Ok(()),
+            _ => ControlFlow::Continue(()),
         }
     }
 
-    /// The agent dialled as `joined` is listening. Late words of earlier agents are for nobody.
-    pub fn joined(&mut self, joined: usize, actions: &mut Actions) {
+    /// The agent of the attempt `joined` is listening. Late reports of earlier agents are ignored.
+    pub fn joined(&mut self, joined: Attempt, actions: &mut Actions) {
         match self.state {
             State::Dialling { attempt, .. } if attempt == joined => {
                 self.state = State::Joined { attempt };
@@ -173,7 +179,7 @@ impl AgentSide {
                 match from {
                     Some(from) if warm => self.state = State::Consulting { from, to },
                     Some(from) => {
-                        self.let_go(from, Left::Transferred, actions);
+                        self.let_go(from, LeaveReason::Transferred, actions);
                         self.hand_over(Some(from), to, actions);
                     }
                     None => self.hand_over(None, to, actions),
@@ -183,23 +189,23 @@ impl AgentSide {
         }
     }
 
-    /// The agent dialled as `failed` could not be reached, or is gone.
+    /// The agent of the attempt `failed` could not be reached, or is lost.
     pub fn failed(
         &mut self,
-        failed: usize,
+        failed: Attempt,
         failure: AgentFailure,
-        hears: Hears,
+        hears: CallerHears,
         now: Instant,
         actions: &mut Actions,
-    ) -> Result<(), EndReason> {
+    ) -> ControlFlow<EndReason> {
         let was_joined = match self.state {
             State::Dialling { attempt, .. } if attempt == failed => false,
             State::Joined { attempt } if attempt == failed => true,
             State::Transferring { from, to, .. } if to == failed || from == Some(failed) => from == Some(failed),
             State::Consulting { from, to } if from == failed || to == failed => true,
-            _ => return Ok(()),
+            _ => return ControlFlow::Continue(()),
         };
-        actions.push_back(Action::DropAgent { attempt: failed, left: Left::Failed });
+        actions.push_back(Action::DropAgent { attempt: failed, reason: LeaveReason::Failed });
         actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure: failure.clone() }));
         match self.state {
             State::Transferring { from: Some(from), .. } if from == failed => self.lose_first(actions),
@@ -207,92 +213,92 @@ impl AgentSide {
             State::Consulting { from, to } if from == failed => self.hand_over(Some(from), to, actions),
             State::Consulting { from, to } => self.give_back(from, to, Some(failure), actions),
             _ => {
-                let Some(next) = self.targets[failed].next else {
-                    return Err(match was_joined {
+                let Some(next) = self.planned(failed).next else {
+                    return ControlFlow::Break(match was_joined {
                         true => EndReason::AgentLost(failure),
                         false => EndReason::NoAgent(failure),
                     });
                 };
                 self.last_failure = Some(failure);
                 self.put_through(next, hears, now, actions);
-                if was_joined && hears == Hears::Us && matches!(self.state, State::Dialling { .. }) {
+                if was_joined && hears == CallerHears::Us && matches!(self.state, State::Dialling { .. }) {
                     actions.push_back(Action::PlayHold);
                 }
             }
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
-    /// The agent of `attempt` said goodbye.
-    pub fn hung_up(&mut self, left: usize, now: Instant, actions: &mut Actions) -> Result<(), EndReason> {
+    /// The agent of the attempt `left` hung up.
+    pub fn hung_up(&mut self, left: Attempt, now: Instant, actions: &mut Actions) -> ControlFlow<EndReason> {
         match self.state {
             State::Dialling { attempt, .. } | State::Joined { attempt } if attempt == left => {
-                Err(EndReason::AgentHungUp)
+                ControlFlow::Break(EndReason::AgentHungUp)
             }
             State::Transferring { from, .. } if from == Some(left) => {
-                self.let_go(left, Left::HungUp, actions);
+                self.let_go(left, LeaveReason::HungUp, actions);
                 self.lose_first(actions);
-                Ok(())
+                ControlFlow::Continue(())
             }
             State::Transferring { to, .. } if to == left => {
-                self.failed(left, AgentFailureKind::Refused.into(), Hears::Us, now, actions)
+                self.failed(left, AgentFailureKind::Refused.into(), CallerHears::Us, now, actions)
             }
             State::Consulting { from, to } if from == left => {
-                self.let_go(from, Left::HungUp, actions);
+                self.let_go(from, LeaveReason::HungUp, actions);
                 self.hand_over(Some(from), to, actions);
-                Ok(())
+                ControlFlow::Continue(())
             }
             State::Consulting { from, to } if to == left => {
-                self.let_go(to, Left::HungUp, actions);
+                self.let_go(to, LeaveReason::HungUp, actions);
                 self.give_back(from, to, None, actions);
-                Ok(())
+                ControlFlow::Continue(())
             }
-            _ => Ok(()),
+            _ => ControlFlow::Continue(()),
         }
     }
 
-    /// Why the call ends when the prompts that stood in for an agent have ended; None if none stand in.
+    /// The reason of the end that follows the last prompt; None while no prompt has the caller.
     pub fn prompts_finished(&self) -> Option<EndReason> {
         let State::Prompts { .. } = self.state else { return None };
         Some(self.last_failure.clone().map_or(EndReason::PromptFinished, EndReason::AgentLost))
     }
 }
 
-/// What the application asks for.
+/// The application's commands.
 impl AgentSide {
-    /// Puts the caller through to others, from now on and in their order; whoever is there leaves.
-    pub fn connect(&mut self, targets: Vec<Target>, hears: Hears, now: Instant, actions: &mut Actions) {
-        let first = self.plan(targets);
+    /// Puts the caller through to others, in their order; the present agents leave.
+    pub fn connect(&mut self, attempts: Vec<AttemptKind>, hears: CallerHears, now: Instant, actions: &mut Actions) {
+        let first = self.plan(attempts);
         if let State::Planned { .. } = self.state {
             self.state = State::Planned { first };
             return;
         }
         let Some(first) = first else { return };
-        self.send_everybody_away(Left::Replaced, actions);
+        self.drop_all(LeaveReason::Replaced, actions);
         self.last_failure = None;
         self.put_through(first, hears, now, actions);
-        if hears == Hears::Us && matches!(self.state, State::Dialling { .. }) {
+        if hears == CallerHears::Us && matches!(self.state, State::Dialling { .. }) {
             actions.push_back(Action::PlayHold);
         }
     }
 
     /// Leaves the caller without an agent.
-    pub fn park(&mut self, hears: Hears, actions: &mut Actions) -> Result<(), Refusal> {
+    pub fn park(&mut self, hears: CallerHears, actions: &mut Actions) -> Result<(), Refusal> {
         if self.state == State::Parked {
             return Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line: connect one"));
         }
-        self.send_everybody_away(Left::Disconnected, actions);
+        self.drop_all(LeaveReason::Disconnected, actions);
         self.state = State::Parked;
-        if hears == Hears::Us {
+        if hears == CallerHears::Us {
             actions.push_back(Action::PlayHold);
         }
         Ok(())
     }
 
-    /// Brings another agent in while the caller is on hold; cold, it takes over as soon as it is there.
+    /// Dials another agent while the caller is on hold. A cold transfer hands the caller over as soon as it joins.
     pub fn transfer(
         &mut self,
-        targets: Vec<Target>,
+        attempts: Vec<AttemptKind>,
         warm: bool,
         now: Instant,
         actions: &mut Actions,
@@ -310,16 +316,16 @@ impl AgentSide {
                 ));
             }
         };
-        let is_to_agent = targets.first() == Some(&Target::Agent);
-        let Some(to) = self.plan(targets) else { return Ok(()) };
+        let is_to_agent = attempts.first() == Some(&AttemptKind::Agent);
+        let Some(to) = self.plan(attempts) else { return Ok(()) };
         match is_to_agent {
             true => {
                 actions.push_back(Action::Hold);
                 self.dial_beside(Some(from), to, warm, now, actions);
             }
             false => {
-                self.let_go(from, Left::Transferred, actions);
-                // The prompts are what was wanted, whoever failed before.
+                self.let_go(from, LeaveReason::Transferred, actions);
+                // The prompts are wanted, whichever agent failed before.
                 self.last_failure = None;
                 self.state = State::Prompts { attempt: to };
                 actions.push_back(Action::PlayPrompts { attempt: to });
@@ -329,16 +335,16 @@ impl AgentSide {
         Ok(())
     }
 
-    /// The first agent leaves and the second takes the caller.
+    /// The first agent leaves and the second gets the caller.
     pub fn complete_transfer(&mut self, actions: &mut Actions) -> Result<(), Refusal> {
         match self.state {
             State::Consulting { from, to } => {
-                self.let_go(from, Left::Transferred, actions);
+                self.let_go(from, LeaveReason::Transferred, actions);
                 self.hand_over(Some(from), to, actions);
                 Ok(())
             }
             State::Transferring { from, to, warm: true, give_up_at } => {
-                // It takes over as soon as it is there.
+                // The second agent gets the caller as soon as it joins.
                 self.state = State::Transferring { from, to, warm: false, give_up_at };
                 Ok(())
             }
@@ -350,12 +356,12 @@ impl AgentSide {
     pub fn cancel_transfer(&mut self, actions: &mut Actions) -> Result<(), Refusal> {
         match self.state {
             State::Consulting { from, to } => {
-                self.let_go(to, Left::Cancelled, actions);
+                self.let_go(to, LeaveReason::Cancelled, actions);
                 self.give_back(from, to, None, actions);
                 Ok(())
             }
             State::Transferring { from: Some(from), to, .. } => {
-                actions.push_back(Action::DropAgent { attempt: to, left: Left::Cancelled });
+                actions.push_back(Action::DropAgent { attempt: to, reason: LeaveReason::Cancelled });
                 self.give_back(from, to, None, actions);
                 Ok(())
             }
@@ -365,50 +371,54 @@ impl AgentSide {
 }
 
 fn no_transfer() -> Refusal {
-    Refusal::new(RefusalCode::NoTransfer, "no transfer is under way that this could be said of")
+    Refusal::new(RefusalCode::NoTransfer, "no transfer is under way that this applies to")
 }
 
-/// The steps they are made of.
+/// The steps of both.
 impl AgentSide {
-    /// Notes whom to try; says who is the first.
-    fn plan(&mut self, targets: Vec<Target>) -> Option<usize> {
-        let first = self.targets.len();
-        let last = (first + targets.len()).checked_sub(1)?;
-        let planned = |(index, target)| Planned { target, next: (index < last).then_some(index + 1) };
-        self.targets.extend((first..).zip(targets).map(planned));
-        (self.targets.len() > first).then_some(first)
+    /// Appends attempts and returns the first of them.
+    fn plan(&mut self, attempts: Vec<AttemptKind>) -> Option<Attempt> {
+        let first = self.attempts.len();
+        let last = (first + attempts.len()).checked_sub(1)?;
+        let planned = |(index, kind)| Planned { kind, next: (index < last).then(|| Attempt::new(index + 1)) };
+        self.attempts.extend((first..).zip(attempts).map(planned));
+        (self.attempts.len() > first).then(|| Attempt::new(first))
     }
 
-    fn put_through(&mut self, attempt: usize, hears: Hears, now: Instant, actions: &mut Actions) {
-        match self.targets[attempt].target {
-            Target::Agent => {
+    fn planned(&self, attempt: Attempt) -> &Planned {
+        &self.attempts[attempt.number()]
+    }
+
+    fn put_through(&mut self, attempt: Attempt, hears: CallerHears, now: Instant, actions: &mut Actions) {
+        match self.planned(attempt).kind {
+            AttemptKind::Agent => {
                 actions.push_back(Action::Dial { attempt });
                 self.state = State::Dialling { attempt, give_up_at: now + self.agent_timeout };
             }
-            Target::Prompts => {
+            AttemptKind::Prompts => {
                 self.state = State::Prompts { attempt };
-                if hears == Hears::Us {
+                if hears == CallerHears::Us {
                     actions.push_back(Action::PlayPrompts { attempt });
                 }
             }
         }
     }
 
-    fn dial_beside(&mut self, from: Option<usize>, to: usize, warm: bool, now: Instant, actions: &mut Actions) {
+    fn dial_beside(&mut self, from: Option<Attempt>, to: Attempt, warm: bool, now: Instant, actions: &mut Actions) {
         actions.push_back(Action::DialBeside { attempt: to });
         self.state = State::Transferring { from, to, warm, give_up_at: now + self.agent_timeout };
     }
 
-    /// The next of those that the transfer may lead to; if there is none, the first agent has the caller again.
-    fn try_next(&mut self, from: usize, failed: usize, failure: AgentFailure, now: Instant, actions: &mut Actions) {
+    /// Dials the next target of the transfer; if there is none, the first agent gets the caller back.
+    fn try_next(&mut self, from: Attempt, failed: Attempt, failure: AgentFailure, now: Instant, actions: &mut Actions) {
         let State::Transferring { warm, .. } = self.state else { return };
-        match self.targets[failed].next.filter(|next| self.targets[*next].target == Target::Agent) {
+        match self.planned(failed).next.filter(|next| self.planned(*next).kind == AttemptKind::Agent) {
             Some(next) => self.dial_beside(Some(from), next, warm, now, actions),
             None => self.give_back(from, failed, Some(failure), actions),
         }
     }
 
-    /// The first agent is gone while the second is dialled: the caller waits for the second.
+    /// The first agent is lost while the second is dialled: the caller waits for the second.
     fn lose_first(&mut self, actions: &mut Actions) {
         if let State::Transferring { to, give_up_at, .. } = self.state {
             self.state = State::Transferring { from: None, to, warm: false, give_up_at };
@@ -416,25 +426,25 @@ impl AgentSide {
         }
     }
 
-    /// The first agent has left; the second takes the caller.
-    fn hand_over(&mut self, from: Option<usize>, to: usize, actions: &mut Actions) {
+    /// The second agent gets the caller.
+    fn hand_over(&mut self, from: Option<Attempt>, to: Attempt, actions: &mut Actions) {
         self.state = State::Joined { attempt: to };
         actions.push_back(Action::Promote { attempt: to });
         actions.push_back(Action::Report(Progress::Transferred { from, to }));
     }
 
-    fn give_back(&mut self, from: usize, to: usize, failure: Option<AgentFailure>, actions: &mut Actions) {
+    fn give_back(&mut self, from: Attempt, to: Attempt, failure: Option<AgentFailure>, actions: &mut Actions) {
         self.state = State::Joined { attempt: from };
         actions.push_back(Action::Unhold);
         actions.push_back(Action::Report(Progress::TransferFailed { from, to, failure }));
     }
 
-    fn let_go(&mut self, attempt: usize, left: Left, actions: &mut Actions) {
-        actions.push_back(Action::DropAgent { attempt, left });
-        actions.push_back(Action::Report(Progress::AgentLeft { attempt, left }));
+    fn let_go(&mut self, attempt: Attempt, reason: LeaveReason, actions: &mut Actions) {
+        actions.push_back(Action::DropAgent { attempt, reason });
+        actions.push_back(Action::Report(Progress::AgentLeft { attempt, reason }));
     }
 
-    fn send_everybody_away(&mut self, left: Left, actions: &mut Actions) {
+    fn drop_all(&mut self, reason: LeaveReason, actions: &mut Actions) {
         let (joined, dialled) = match self.state {
             State::Dialling { attempt, .. } => ([None, None], Some(attempt)),
             State::Joined { attempt } => ([Some(attempt), None], None),
@@ -443,9 +453,9 @@ impl AgentSide {
             State::Planned { .. } | State::Parked | State::Prompts { .. } => ([None, None], None),
         };
         for attempt in joined.into_iter().flatten() {
-            self.let_go(attempt, left, actions);
+            self.let_go(attempt, reason, actions);
         }
-        // Nobody was told that it came, so nobody is told that it left.
-        actions.extend(dialled.map(|attempt| Action::DropAgent { attempt, left }));
+        // No event announced it, so none says that it left.
+        actions.extend(dialled.map(|attempt| Action::DropAgent { attempt, reason }));
     }
 }

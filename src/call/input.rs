@@ -1,68 +1,68 @@
-//! What goes into a call: news of the world, and what the application asks of its course.
+//! Inputs of a call: what happened, and the requests of the application.
 
 use std::sync::Arc;
 
-use super::Target;
 use super::agent_failure::AgentFailure;
 use super::end::{EndReason, GraphTrouble, MediaFailure};
+use super::{Attempt, AttemptKind};
 
-/// What the world tells the call.
+/// Something that happened.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The worker made our SDP answer, or could not.
+    /// The worker made our SDP answer, or failed to.
     Answered(Result<Arc<str>, EndReason>),
-    /// The last word of Graph, all retries done.
+    /// The outcome of pre_accept after all retries.
     PreAccepted(Result<(), GraphTrouble>),
-    /// The last word of Graph, all retries done.
+    /// The outcome of accept after all retries.
     Accepted(Result<(), GraphTrouble>),
-    /// ICE and DTLS are done: sound can flow.
+    /// ICE and DTLS are done: media can flow.
     MediaConnected,
-    /// Sound can flow no more, or never could.
+    /// Media stopped, or never came up.
     MediaFailed(MediaFailure),
-    /// The agent dialled as `attempt` is listening.
-    AgentJoined { attempt: usize },
-    /// The agent dialled as `attempt` could not be reached, or is gone.
-    AgentFailed { attempt: usize, failure: AgentFailure },
+    /// The agent of `attempt` is listening.
+    AgentJoined { attempt: Attempt },
+    /// The agent of `attempt` could not be reached, or is lost.
+    AgentFailed { attempt: Attempt, failure: AgentFailure },
     /// The agent of `attempt` hung up.
-    AgentHungUp { attempt: usize },
-    /// The prompt that stood in for an agent was heard to its end.
+    AgentHungUp { attempt: Attempt },
+    /// The prompts played to their end.
     PromptFinished,
     /// Meta's `terminate` webhook. `error` is the first Meta error code of a failed call.
     Terminated { failed: bool, error: Option<i64> },
-    /// What the application had to decide is decided.
+    /// The application's decision is carried out, or failed.
     Decided,
-    /// Someone on our side ends the call: the API, a drain, a shutdown.
+    /// Our side ends the call: an API command, a drain, a shutdown.
     HangUp(EndReason),
 }
 
-/// What the application asks of the call's course. Whom it names is tried in that order, as further attempts.
+/// A request of the application. Its attempts are tried in their order.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Accept as soon as sound can flow: with the route's agents, with others, or with nobody.
+    /// Accept as soon as media can flow.
     Accept { with: AcceptWith },
-    /// Decline a call that was not accepted. The words are the application's own.
+    /// Decline a call that was not accepted, in the application's words.
     Reject { why: String },
-    /// Put the caller through to others from now on.
-    Connect { targets: Vec<Target> },
+    /// Put the caller through to other agents.
+    Connect { attempts: Vec<AttemptKind> },
     /// Leave the caller without an agent.
     Disconnect,
-    /// Hand the caller over; warm, both agents talk first.
-    Transfer { targets: Vec<Target>, warm: bool },
+    /// Hand the caller over. In a warm transfer both agents talk first.
+    Transfer { attempts: Vec<AttemptKind>, warm: bool },
     /// The first agent leaves.
     CompleteTransfer,
     /// The second agent leaves.
     CancelTransfer,
 }
 
-/// Who is on the line of a call that the application accepts.
+/// Which agents get a call that the application accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptWith {
-    /// As the route says.
+    /// Those of the route.
     Route,
-    /// Others than the route says.
-    Others(Vec<Target>),
-    /// Nobody: the application plays, gathers and connects.
+    /// These.
+    Others(Vec<AttemptKind>),
+    /// None: the application plays, gathers and connects.
     Nobody,
 }

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::agent_failure::AgentFailureKind;
 use super::end::{EndReason, GraphTrouble, MediaFailure, Shortage};
-use super::{AcceptWith, Action, AnswerWhen, Call, CallOptions, Input, Left, Progress, Request, Target};
+use super::{
+    AcceptWith, Action, AnswerWhen, Attempt, AttemptKind, Call, CallOptions, Input, LeaveReason, Progress, Request,
+};
 
 /// A call and a clock that only the test moves.
 struct Script {
@@ -16,11 +18,11 @@ struct Script {
 }
 
 impl Script {
-    fn new(targets: &[Target]) -> Self {
-        Self::answering(AnswerWhen::AgentReady, targets)
+    fn new(attempts: &[AttemptKind]) -> Self {
+        Self::answering(AnswerWhen::AgentReady, attempts)
     }
 
-    fn answering(answer: AnswerWhen, targets: &[Target]) -> Self {
+    fn answering(answer: AnswerWhen, attempts: &[AttemptKind]) -> Self {
         let now = Instant::now();
         let options = CallOptions {
             accept_timeout: Duration::from_secs(30),
@@ -29,18 +31,18 @@ impl Script {
             max_duration: Duration::from_secs(3600),
             answer,
             awaits_decision: false,
-            targets: targets.to_vec(),
+            attempts: attempts.to_vec(),
         };
         Self { call: Call::new(options, now), now }
     }
 
     /// One agent, answered and talking.
-    fn talking(targets: &[Target]) -> Self {
-        let mut script = Self::new(targets);
+    fn talking(attempts: &[AttemptKind]) -> Self {
+        let mut script = Self::new(attempts);
         script.answered();
         script.put(Input::PreAccepted(Ok(())));
         script.put(Input::MediaConnected);
-        script.put(Input::AgentJoined { attempt: 0 });
+        script.put(Input::AgentJoined { attempt: nth(0) });
         script.put(Input::Accepted(Ok(())));
         script
     }
@@ -70,7 +72,7 @@ impl Script {
     /// The process is frozen for so long and notices it.
     fn stand_still(&mut self, gap: Duration) {
         self.now += gap;
-        self.call.stood_still(gap, self.now);
+        self.call.extend_deadlines(gap, self.now);
     }
 
     fn actions(&mut self) -> Vec<Action> {
@@ -83,33 +85,38 @@ fn answer() -> Arc<str> {
 }
 
 fn transfer(warm: bool) -> Request {
-    Request::Transfer { targets: vec![Target::Agent], warm }
+    Request::Transfer { attempts: vec![AttemptKind::Agent], warm }
 }
 
-fn dropped(attempt: usize, left: Left) -> Action {
-    Action::DropAgent { attempt, left }
+fn nth(number: usize) -> Attempt {
+    Attempt::new(number)
+}
+
+fn dropped(attempt: Attempt, reason: LeaveReason) -> Action {
+    Action::DropAgent { attempt, reason }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn at_once_means_that_the_caller_waits_with_us() {
-    let mut script = Script::answering(AnswerWhen::AtOnce, &[Target::Agent, Target::Agent, Target::Prompts]);
+    let mut script =
+        Script::answering(AnswerWhen::AtOnce, &[AttemptKind::Agent, AttemptKind::Agent, AttemptKind::Prompts]);
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
     // The ringback goes on while the next agent is tried.
-    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Refused.into() };
+    let refused = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Refused.into() };
     assert_eq!(
         script.put(refused),
-        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
+        [Action::DropAgent { attempt: nth(0), reason: LeaveReason::Failed }, Action::Dial { attempt: nth(1) }]
     );
-    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
-    let lost = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Disconnected.into() };
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), []);
+    let lost = Input::AgentFailed { attempt: nth(1), failure: AgentFailureKind::Disconnected.into() };
     assert_eq!(
         script.put(lost),
-        [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::PlayPrompts { attempt: 2 }]
+        [Action::DropAgent { attempt: nth(1), reason: LeaveReason::Failed }, Action::PlayPrompts { attempt: nth(2) }]
     );
 }
 
@@ -118,10 +125,10 @@ fn media_that_does_not_come_up_under_load_is_our_own_fault() {
     for (under_load, reason) in
         [(true, EndReason::Overloaded(Shortage::Load)), (false, EndReason::MediaFailed(MediaFailure::NeverConnected))]
     {
-        let mut script = Script::new(&[Target::Agent]);
+        let mut script = Script::new(&[AttemptKind::Agent]);
         script.answered();
         script.put(Input::PreAccepted(Ok(())));
-        script.put(Input::AgentJoined { attempt: 0 });
+        script.put(Input::AgentJoined { attempt: nth(0) });
         script.call.set_under_load(under_load);
         script.pass(10 * SECOND);
         assert_eq!(script.call.ended(), Some(&reason));
@@ -131,13 +138,13 @@ fn media_that_does_not_come_up_under_load_is_our_own_fault() {
 #[test]
 fn a_standstill_of_our_own_ends_nobodys_time() {
     let gap = 60 * SECOND;
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.stand_still(gap);
     assert_eq!(script.pass(SECOND), []);
     // What is read now counts as ever.
-    script.put(Input::AgentJoined { attempt: 0 });
+    script.put(Input::AgentJoined { attempt: nth(0) });
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
 
     // Whoever has said nothing has what was left of its time, and no longer.
@@ -145,10 +152,10 @@ fn a_standstill_of_our_own_ends_nobodys_time() {
         (true, false, 10, EndReason::MediaFailed(MediaFailure::NeverConnected)),
         (false, true, 8, EndReason::NoAgent(AgentFailureKind::NoAnswer.into())),
     ] {
-        let mut script = Script::new(&[Target::Agent]);
+        let mut script = Script::new(&[AttemptKind::Agent]);
         script.answered();
         script.put(Input::PreAccepted(Ok(())));
-        joined.then(|| script.put(Input::AgentJoined { attempt: 0 }));
+        joined.then(|| script.put(Input::AgentJoined { attempt: nth(0) }));
         connected.then(|| script.put(Input::MediaConnected));
         script.pass(SECOND);
         script.stand_still(gap);
@@ -161,10 +168,10 @@ fn a_standstill_of_our_own_ends_nobodys_time() {
 
 #[test]
 fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     assert_eq!(script.actions(), [Action::AnswerOffer]);
-    assert_eq!(script.answered(), [Action::PreAccept(answer()), Action::Dial { attempt: 0 }]);
-    assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), []);
+    assert_eq!(script.answered(), [Action::PreAccept(answer()), Action::Dial { attempt: nth(0) }]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(0) }), []);
     assert_eq!(script.put(Input::PreAccepted(Ok(()))), []);
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound]);
@@ -176,7 +183,7 @@ fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
 
 #[test]
 fn a_caller_who_hangs_up_while_ringing_frees_the_agent_and_meta_is_not_told() {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.answered();
     let ended = script.put(Input::Terminated { failed: false, error: None });
     assert_eq!(ended, [Action::Release(EndReason::CallerGaveUp)]);
@@ -185,26 +192,29 @@ fn a_caller_who_hangs_up_while_ringing_frees_the_agent_and_meta_is_not_told() {
 
 #[test]
 fn metas_error_code_becomes_the_reason() {
-    let mut script = Script::talking(&[Target::Agent]);
+    let mut script = Script::talking(&[AttemptKind::Agent]);
     let ended = script.put(Input::Terminated { failed: true, error: Some(138_021) });
     assert_eq!(ended, [Action::Release(EndReason::EndedByMeta { code: Some(138_021) })]);
 }
 
 #[test]
 fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
-    let mut script = Script::new(&[Target::Agent, Target::Agent, Target::Prompts]);
+    let mut script = Script::new(&[AttemptKind::Agent, AttemptKind::Agent, AttemptKind::Prompts]);
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
     let refused = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::Refused.into() };
     assert_eq!(
-        script.put(refused(0)),
-        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }]
+        script.put(refused(nth(0))),
+        [Action::DropAgent { attempt: nth(0), reason: LeaveReason::Failed }, Action::Dial { attempt: nth(1) }]
     );
-    assert_eq!(script.put(Input::AgentJoined { attempt: 0 }), [], "the first agent is out");
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(0) }), [], "the first agent is out");
     let no_answer = script.pass(8 * SECOND);
-    assert_eq!(no_answer, [Action::DropAgent { attempt: 1, left: Left::Failed }, Action::Accept(answer())]);
-    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompts { attempt: 2 }]);
+    assert_eq!(
+        no_answer,
+        [Action::DropAgent { attempt: nth(1), reason: LeaveReason::Failed }, Action::Accept(answer())]
+    );
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayPrompts { attempt: nth(2) }]);
     assert_eq!(
         script.put(Input::PromptFinished),
         [Action::Terminate, Action::Release(EndReason::AgentLost(AgentFailureKind::NoAnswer.into()))]
@@ -213,9 +223,9 @@ fn an_agent_that_refuses_gives_way_to_the_next_and_then_to_the_prompt() {
 
 #[test]
 fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.answered();
-    let refused = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Refused.into() };
+    let refused = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Refused.into() };
     assert_eq!(
         script.put(refused),
         [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailureKind::Refused.into()))]
@@ -224,74 +234,88 @@ fn when_nobody_takes_the_call_it_is_terminated_because_meta_has_our_answer() {
 
 #[test]
 fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
-    let mut script = Script::talking(&[Target::Agent, Target::Agent]);
-    let lost = Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Disconnected.into() };
+    let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Agent]);
+    let lost = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Disconnected.into() };
     assert_eq!(
         script.put(lost),
-        [Action::DropAgent { attempt: 0, left: Left::Failed }, Action::Dial { attempt: 1 }, Action::PlayHold]
+        [
+            Action::DropAgent { attempt: nth(0), reason: LeaveReason::Failed },
+            Action::Dial { attempt: nth(1) },
+            Action::PlayHold
+        ]
     );
-    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), []);
     assert_eq!(
-        script.put(Input::AgentHungUp { attempt: 1 }),
+        script.put(Input::AgentHungUp { attempt: nth(1) }),
         [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
     );
 }
 
 #[test]
 fn a_cold_transfer_hands_the_caller_over_as_soon_as_the_second_agent_is_there() {
-    let mut script = Script::talking(&[Target::Agent]);
-    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
+    let mut script = Script::talking(&[AttemptKind::Agent]);
+    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: nth(1) }]));
     assert_eq!(script.ask(transfer(false)), Err("transfer_under_way"));
     assert_eq!(script.ask(Request::CompleteTransfer), Err("no_transfer"));
     assert_eq!(
-        script.put(Input::AgentJoined { attempt: 1 }),
-        [dropped(0, Left::Transferred), Action::Promote { attempt: 1 }]
+        script.put(Input::AgentJoined { attempt: nth(1) }),
+        [dropped(nth(0), LeaveReason::Transferred), Action::Promote { attempt: nth(1) }]
     );
-    assert_eq!(script.put(Input::AgentHungUp { attempt: 0 }), [], "its goodbye comes late");
+    assert_eq!(script.put(Input::AgentHungUp { attempt: nth(0) }), [], "its goodbye comes late");
     assert_eq!(
-        script.put(Input::AgentHungUp { attempt: 1 }),
+        script.put(Input::AgentHungUp { attempt: nth(1) }),
         [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
     );
 }
 
 #[test]
 fn a_transfer_that_nobody_takes_gives_the_caller_back() {
-    let mut script = Script::talking(&[Target::Agent]);
-    let to_two = Request::Transfer { targets: vec![Target::Agent, Target::Agent, Target::Prompts], warm: false };
-    assert_eq!(script.ask(to_two), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
-    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Refused.into() };
-    assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::DialBeside { attempt: 2 }]);
-    assert_eq!(script.pass(8 * SECOND), [dropped(2, Left::Failed), Action::Unhold]);
-    assert_eq!(script.call.agent(), Some(0));
-    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 4 }]));
-    assert_eq!(script.ask(Request::CancelTransfer), Ok(vec![dropped(4, Left::Cancelled), Action::Unhold]));
+    let mut script = Script::talking(&[AttemptKind::Agent]);
+    let to_two =
+        Request::Transfer { attempts: vec![AttemptKind::Agent, AttemptKind::Agent, AttemptKind::Prompts], warm: false };
+    assert_eq!(script.ask(to_two), Ok(vec![Action::Hold, Action::DialBeside { attempt: nth(1) }]));
+    let refused = Input::AgentFailed { attempt: nth(1), failure: AgentFailureKind::Refused.into() };
+    assert_eq!(script.put(refused), [dropped(nth(1), LeaveReason::Failed), Action::DialBeside { attempt: nth(2) }]);
+    assert_eq!(script.pass(8 * SECOND), [dropped(nth(2), LeaveReason::Failed), Action::Unhold]);
+    assert_eq!(script.call.agent(), Some(nth(0)));
+    assert_eq!(script.ask(transfer(false)), Ok(vec![Action::Hold, Action::DialBeside { attempt: nth(4) }]));
+    assert_eq!(script.ask(Request::CancelTransfer), Ok(vec![dropped(nth(4), LeaveReason::Cancelled), Action::Unhold]));
 }
 
 #[test]
 fn in_a_warm_transfer_the_agents_talk_until_one_of_them_leaves() {
     let consulting = || {
-        let mut script = Script::talking(&[Target::Agent]);
-        assert_eq!(script.ask(transfer(true)), Ok(vec![Action::Hold, Action::DialBeside { attempt: 1 }]));
-        assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), []);
+        let mut script = Script::talking(&[AttemptKind::Agent]);
+        assert_eq!(script.ask(transfer(true)), Ok(vec![Action::Hold, Action::DialBeside { attempt: nth(1) }]));
+        assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), []);
         script
     };
-    let promoted = |left| vec![dropped(0, left), Action::Promote { attempt: 1 }];
-    assert_eq!(consulting().ask(Request::CompleteTransfer), Ok(promoted(Left::Transferred)));
-    assert_eq!(consulting().put(Input::AgentHungUp { attempt: 0 }), promoted(Left::HungUp));
+    let promoted = |left| vec![dropped(nth(0), left), Action::Promote { attempt: nth(1) }];
+    assert_eq!(consulting().ask(Request::CompleteTransfer), Ok(promoted(LeaveReason::Transferred)));
+    assert_eq!(consulting().put(Input::AgentHungUp { attempt: nth(0) }), promoted(LeaveReason::HungUp));
     let lost = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::Disconnected.into() };
-    assert_eq!(consulting().put(lost(0)), promoted(Left::Failed));
-    assert_eq!(consulting().put(lost(1)), [dropped(1, Left::Failed), Action::Unhold]);
-    assert_eq!(consulting().put(Input::AgentHungUp { attempt: 1 }), [dropped(1, Left::HungUp), Action::Unhold]);
-    assert_eq!(consulting().ask(Request::CancelTransfer), Ok(vec![dropped(1, Left::Cancelled), Action::Unhold]));
+    assert_eq!(consulting().put(lost(nth(0))), promoted(LeaveReason::Failed));
+    assert_eq!(consulting().put(lost(nth(1))), [dropped(nth(1), LeaveReason::Failed), Action::Unhold]);
+    assert_eq!(
+        consulting().put(Input::AgentHungUp { attempt: nth(1) }),
+        [dropped(nth(1), LeaveReason::HungUp), Action::Unhold]
+    );
+    assert_eq!(
+        consulting().ask(Request::CancelTransfer),
+        Ok(vec![dropped(nth(1), LeaveReason::Cancelled), Action::Unhold])
+    );
 }
 
 #[test]
 fn prompts_that_a_transfer_led_to_are_nobodys_failure() {
-    let mut script = Script::talking(&[Target::Agent, Target::Agent]);
-    script.put(Input::AgentFailed { attempt: 0, failure: AgentFailureKind::Disconnected.into() });
-    script.put(Input::AgentJoined { attempt: 1 });
-    let to_prompts = Request::Transfer { targets: vec![Target::Prompts], warm: false };
-    assert_eq!(script.ask(to_prompts), Ok(vec![dropped(1, Left::Transferred), Action::PlayPrompts { attempt: 2 }]));
+    let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Agent]);
+    script.put(Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Disconnected.into() });
+    script.put(Input::AgentJoined { attempt: nth(1) });
+    let to_prompts = Request::Transfer { attempts: vec![AttemptKind::Prompts], warm: false };
+    assert_eq!(
+        script.ask(to_prompts),
+        Ok(vec![dropped(nth(1), LeaveReason::Transferred), Action::PlayPrompts { attempt: nth(2) }])
+    );
     assert_eq!(
         script.put(Input::PromptFinished),
         [Action::Terminate, Action::Release(EndReason::PromptFinished)],
@@ -301,14 +325,17 @@ fn prompts_that_a_transfer_led_to_are_nobodys_failure() {
 
 #[test]
 fn a_first_agent_that_leaves_in_a_transfer_leaves_the_caller_waiting_for_the_second() {
-    let mut script = Script::talking(&[Target::Agent]);
+    let mut script = Script::talking(&[AttemptKind::Agent]);
     script.ask(transfer(true)).unwrap();
-    assert_eq!(script.put(Input::AgentHungUp { attempt: 0 }), [dropped(0, Left::HungUp), Action::PlayHold]);
-    assert_eq!(script.put(Input::AgentJoined { attempt: 1 }), [Action::Promote { attempt: 1 }]);
+    assert_eq!(
+        script.put(Input::AgentHungUp { attempt: nth(0) }),
+        [dropped(nth(0), LeaveReason::HungUp), Action::PlayHold]
+    );
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), [Action::Promote { attempt: nth(1) }]);
 
-    let mut alone = Script::talking(&[Target::Agent]);
+    let mut alone = Script::talking(&[AttemptKind::Agent]);
     alone.ask(transfer(false)).unwrap();
-    alone.put(Input::AgentHungUp { attempt: 0 });
+    alone.put(Input::AgentHungUp { attempt: nth(0) });
     assert_eq!(
         alone.pass(8 * SECOND),
         [Action::Terminate, Action::Release(EndReason::NoAgent(AgentFailureKind::NoAnswer.into()))]
@@ -317,25 +344,28 @@ fn a_first_agent_that_leaves_in_a_transfer_leaves_the_caller_waiting_for_the_sec
 
 #[test]
 fn the_application_takes_an_agent_away_and_brings_another() {
-    let mut script = Script::talking(&[Target::Agent]);
-    assert_eq!(script.ask(Request::Disconnect), Ok(vec![dropped(0, Left::Disconnected), Action::PlayHold]));
+    let mut script = Script::talking(&[AttemptKind::Agent]);
+    assert_eq!(script.ask(Request::Disconnect), Ok(vec![dropped(nth(0), LeaveReason::Disconnected), Action::PlayHold]));
     assert_eq!(script.ask(Request::Disconnect), Err("no_agent"));
     assert_eq!(script.ask(transfer(false)), Err("no_agent"));
-    let connect = || Request::Connect { targets: vec![Target::Agent, Target::Prompts] };
-    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 1 }, Action::PlayHold]));
-    let refused = Input::AgentFailed { attempt: 1, failure: AgentFailureKind::Refused.into() };
-    assert_eq!(script.put(refused), [dropped(1, Left::Failed), Action::PlayPrompts { attempt: 2 }]);
-    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: 3 }, Action::PlayHold]));
+    let connect = || Request::Connect { attempts: vec![AttemptKind::Agent, AttemptKind::Prompts] };
+    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: nth(1) }, Action::PlayHold]));
+    let refused = Input::AgentFailed { attempt: nth(1), failure: AgentFailureKind::Refused.into() };
+    assert_eq!(script.put(refused), [dropped(nth(1), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(2) }]);
+    assert_eq!(script.ask(connect()), Ok(vec![Action::Dial { attempt: nth(3) }, Action::PlayHold]));
     assert_eq!(script.put(Input::PromptFinished), [], "the prompts have given way");
-    assert_eq!(script.put(Input::AgentJoined { attempt: 3 }), []);
-    let to_prompts = Request::Transfer { targets: vec![Target::Prompts], warm: false };
-    assert_eq!(script.ask(to_prompts), Ok(vec![dropped(3, Left::Transferred), Action::PlayPrompts { attempt: 5 }]));
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(3) }), []);
+    let to_prompts = Request::Transfer { attempts: vec![AttemptKind::Prompts], warm: false };
+    assert_eq!(
+        script.ask(to_prompts),
+        Ok(vec![dropped(nth(3), LeaveReason::Transferred), Action::PlayPrompts { attempt: nth(5) }])
+    );
 }
 
 #[test]
 fn on_command_means_that_nobody_is_dialled_before_the_application_says_so() {
     let ringing = || {
-        let mut script = Script::answering(AnswerWhen::OnCommand, &[Target::Agent]);
+        let mut script = Script::answering(AnswerWhen::OnCommand, &[AttemptKind::Agent]);
         assert_eq!(script.answered(), [Action::AnswerOffer, Action::PreAccept(answer())]);
         script.put(Input::PreAccepted(Ok(())));
         assert_eq!(script.put(Input::MediaConnected), []);
@@ -344,12 +374,12 @@ fn on_command_means_that_nobody_is_dialled_before_the_application_says_so() {
     let accept = |with| Request::Accept { with };
     let accepted = || Action::Accept(answer());
     let mut by_route = ringing();
-    assert_eq!(by_route.ask(accept(AcceptWith::Route)), Ok(vec![Action::Dial { attempt: 0 }, accepted()]));
+    assert_eq!(by_route.ask(accept(AcceptWith::Route)), Ok(vec![Action::Dial { attempt: nth(0) }, accepted()]));
     assert_eq!(by_route.put(Input::Accepted(Ok(()))), [Action::StartSound, Action::PlayRingback]);
     assert_eq!(by_route.ask(accept(AcceptWith::Route)), Err("call_already_accepted"));
     assert_eq!(by_route.ask(Request::Reject { why: String::new() }), Err("call_already_accepted"));
 
-    let others = AcceptWith::Others(vec![Target::Prompts]);
+    let others = AcceptWith::Others(vec![AttemptKind::Prompts]);
     assert_eq!(ringing().ask(accept(others)), Ok(vec![accepted()]));
     assert_eq!(ringing().ask(accept(AcceptWith::Nobody)), Ok(vec![accepted()]));
     let rejected = EndReason::RejectedByApi("closed today".to_owned());
@@ -364,17 +394,17 @@ fn on_command_means_that_nobody_is_dialled_before_the_application_says_so() {
 
 #[test]
 fn a_call_that_awaits_a_decision_is_answered_and_dials_nobody_before_it() {
-    let options = CallOptions { awaits_decision: true, ..Script::new(&[Target::Agent]).call.options };
+    let options = CallOptions { awaits_decision: true, ..Script::new(&[AttemptKind::Agent]).call.options };
     let now = Instant::now();
     let mut script = Script { call: Call::new(options, now), now };
     assert_eq!(script.answered(), [Action::AnswerOffer, Action::PreAccept(answer())]);
-    assert_eq!(script.put(Input::Decided), [Action::Dial { attempt: 0 }]);
+    assert_eq!(script.put(Input::Decided), [Action::Dial { attempt: nth(0) }]);
     assert_eq!(script.put(Input::Decided), []);
 }
 
 #[test]
 fn an_offer_that_cannot_be_answered_is_rejected() {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.actions();
     let refused = EndReason::OfferRefused("no audio".into());
     assert_eq!(script.put(Input::Answered(Err(refused.clone()))), [Action::Reject, Action::Release(refused)]);
@@ -382,7 +412,7 @@ fn an_offer_that_cannot_be_answered_is_rejected() {
 
 #[test]
 fn a_refused_answer_is_rejected_and_an_unknown_outcome_waits_for_the_media() {
-    let mut refused = Script::new(&[Target::Agent]);
+    let mut refused = Script::new(&[AttemptKind::Agent]);
     refused.answered();
     let reason = EndReason::PreAcceptFailed(GraphTrouble::Refused(Some(138_008)));
     assert_eq!(
@@ -390,20 +420,20 @@ fn a_refused_answer_is_rejected_and_an_unknown_outcome_waits_for_the_media() {
         [Action::Reject, Action::Release(reason)]
     );
 
-    let mut unknown = Script::new(&[Target::Agent]);
+    let mut unknown = Script::new(&[AttemptKind::Agent]);
     unknown.answered();
-    unknown.put(Input::AgentJoined { attempt: 0 });
+    unknown.put(Input::AgentJoined { attempt: nth(0) });
     assert_eq!(unknown.put(Input::PreAccepted(Err(GraphTrouble::Unknown))), []);
     assert_eq!(unknown.put(Input::MediaConnected), [Action::Accept(answer())]);
 }
 
 #[test]
 fn a_failed_accept_rolls_everything_back() {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
-    script.put(Input::AgentJoined { attempt: 0 });
+    script.put(Input::AgentJoined { attempt: nth(0) });
     assert_eq!(
         script.put(Input::Accepted(Err(GraphTrouble::Unknown))),
         [Action::Terminate, Action::Release(EndReason::AcceptFailed(GraphTrouble::Unknown))]
@@ -416,27 +446,27 @@ fn every_wait_has_its_deadline() {
         script.pass(time);
         script.call.ended().cloned()
     };
-    let mut no_answer = Script::new(&[Target::Agent]);
+    let mut no_answer = Script::new(&[AttemptKind::Agent]);
     assert_eq!(ended_by(&mut no_answer, 30 * SECOND), Some(EndReason::AcceptTimedOut));
 
-    let mut no_media = Script::new(&[Target::Agent]);
+    let mut no_media = Script::new(&[AttemptKind::Agent]);
     no_media.answered();
-    no_media.put(Input::AgentJoined { attempt: 0 });
+    no_media.put(Input::AgentJoined { attempt: nth(0) });
     no_media.pass(3 * SECOND);
     no_media.put(Input::PreAccepted(Ok(())));
     assert_eq!(ended_by(&mut no_media, 9 * SECOND), None, "the media's time begins with pre_accept's reply");
     assert_eq!(ended_by(&mut no_media, SECOND), Some(EndReason::MediaFailed(MediaFailure::NeverConnected)));
 
-    let mut too_long = Script::talking(&[Target::Agent]);
+    let mut too_long = Script::talking(&[AttemptKind::Agent]);
     assert_eq!(ended_by(&mut too_long, 3600 * SECOND), Some(EndReason::MaxDuration));
 }
 
 /// The usual call, whose media has no deadline of its own.
 fn usual() -> Script {
-    let mut script = Script::new(&[Target::Agent]);
+    let mut script = Script::new(&[AttemptKind::Agent]);
     script.call.options.media_timeout = script.call.options.accept_timeout;
     script.answered();
-    script.put(Input::AgentJoined { attempt: 0 });
+    script.put(Input::AgentJoined { attempt: nth(0) });
     script.put(Input::PreAccepted(Ok(())));
     script
 }
@@ -456,7 +486,7 @@ fn a_call_that_could_not_be_accepted_in_time_says_what_was_missing() {
     no_media.pass(30 * SECOND);
     assert_eq!(no_media.call.ended(), Some(&EndReason::MediaFailed(MediaFailure::NeverConnected)));
 
-    let mut no_agent = Script::new(&[Target::Agent, Target::Agent, Target::Agent, Target::Agent]);
+    let mut no_agent = Script::new(&[AttemptKind::Agent, AttemptKind::Agent, AttemptKind::Agent, AttemptKind::Agent]);
     no_agent.answered();
     no_agent.put(Input::PreAccepted(Ok(())));
     no_agent.put(Input::MediaConnected);
@@ -468,7 +498,7 @@ fn a_call_that_could_not_be_accepted_in_time_says_what_was_missing() {
 
 #[test]
 fn a_media_close_waits_for_metas_word_about_it() {
-    let mut script = Script::talking(&[Target::Agent]);
+    let mut script = Script::talking(&[AttemptKind::Agent]);
     assert_eq!(script.put(Input::MediaFailed(MediaFailure::ClosedByPeer)), []);
     script.pass(SECOND);
     assert_eq!(
@@ -476,7 +506,7 @@ fn a_media_close_waits_for_metas_word_about_it() {
         [Action::Release(EndReason::CallerHungUp)]
     );
 
-    let mut silent = Script::talking(&[Target::Agent]);
+    let mut silent = Script::talking(&[AttemptKind::Agent]);
     silent.put(Input::MediaFailed(MediaFailure::ClosedByPeer));
     assert_eq!(
         silent.pass(2 * SECOND),
@@ -485,7 +515,7 @@ fn a_media_close_waits_for_metas_word_about_it() {
 }
 
 fn any_input() -> impl Strategy<Value = Input> {
-    let attempt = 0usize..3;
+    let attempt = (0usize..3).prop_map(nth);
     let trouble = prop_oneof![
         Just(GraphTrouble::Unknown),
         Just(GraphTrouble::Unreachable),
@@ -529,9 +559,9 @@ fn any_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         with.prop_map(|with| Request::Accept { with }),
         Just(Request::Reject { why: String::new() }),
-        any_targets().prop_map(|targets| Request::Connect { targets }),
+        any_targets().prop_map(|attempts| Request::Connect { attempts }),
         Just(Request::Disconnect),
-        (any_targets(), any::<bool>()).prop_map(|(targets, warm)| Request::Transfer { targets, warm }),
+        (any_targets(), any::<bool>()).prop_map(|(attempts, warm)| Request::Transfer { attempts, warm }),
         Just(Request::CompleteTransfer),
         Just(Request::CancelTransfer),
     ]
@@ -541,8 +571,8 @@ fn any_answer() -> impl Strategy<Value = AnswerWhen> {
     prop_oneof![Just(AnswerWhen::AgentReady), Just(AnswerWhen::AtOnce), Just(AnswerWhen::OnCommand)]
 }
 
-fn any_targets() -> impl Strategy<Value = Vec<Target>> {
-    prop::collection::vec(prop_oneof![3 => Just(Target::Agent), 1 => Just(Target::Prompts)], 0..4)
+fn any_targets() -> impl Strategy<Value = Vec<AttemptKind>> {
+    prop::collection::vec(prop_oneof![3 => Just(AttemptKind::Agent), 1 => Just(AttemptKind::Prompts)], 0..4)
 }
 
 proptest! {
@@ -551,10 +581,10 @@ proptest! {
     #[test]
     fn a_call_is_accepted_at_most_once_ends_once_and_rests_after_it(
         answer in any_answer(),
-        targets in any_targets(),
+        attempts in any_targets(),
         steps in prop::collection::vec((any_step(), prop::option::weighted(0.2, any_request())), 0..40),
     ) {
-        let mut script = Script::answering(answer, &targets);
+        let mut script = Script::answering(answer, &attempts);
         let mut done = Vec::new();
         for ((time, input), request) in steps {
             script.now += time;
@@ -604,13 +634,13 @@ proptest! {
 
     #[test]
     fn any_order_of_the_good_news_leads_to_one_conversation(order in Just(vec![0, 1, 2]).prop_shuffle(), doubled in any::<bool>()) {
-        let mut script = Script::new(&[Target::Agent]);
+        let mut script = Script::new(&[AttemptKind::Agent]);
         let mut done = script.answered();
         for news in order {
             let input = match news {
                 0 => Input::PreAccepted(Ok(())),
                 1 => Input::MediaConnected,
-                _ => Input::AgentJoined { attempt: 0 },
+                _ => Input::AgentJoined { attempt: nth(0) },
             };
             if doubled {
                 done.extend(script.put(input.clone()));
@@ -621,7 +651,7 @@ proptest! {
         prop_assert_eq!(done, [
             Action::AnswerOffer,
             Action::PreAccept(answer()),
-            Action::Dial { attempt: 0 },
+            Action::Dial { attempt: nth(0) },
             Action::Accept(answer()),
             Action::StartSound,
         ]);

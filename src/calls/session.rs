@@ -28,7 +28,7 @@ use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
 use crate::call::end::{EndReason, GraphTrouble};
 use crate::call::event::{CallEvent, CallId, Stages, ended_data};
-use crate::call::{Action, Call, CallOptions, Input};
+use crate::call::{Action, Attempt, Call, CallOptions, Input};
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
@@ -309,7 +309,7 @@ impl Session {
     fn forgive_standstill(&mut self, call: &mut Call, now: Instant) -> bool {
         let gap = self.standstills.next(now);
         if let Some(gap) = gap {
-            call.stood_still(gap, now);
+            call.extend_deadlines(gap, now);
         }
         gap.is_some()
     }
@@ -335,8 +335,8 @@ impl Session {
             Action::Terminate => self.end_at_meta(TerminationAction::Terminate),
             Action::Dial { attempt } => self.dial(attempt, false).await,
             Action::DialBeside { attempt } => self.dial(attempt, true).await,
-            Action::DropAgent { attempt, left } => {
-                self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: left.name() }).await;
+            Action::DropAgent { attempt, reason } => {
+                self.command(Command::DropAgent { call: self.id.clone(), attempt, reason: reason.name() }).await;
             }
             Action::Promote { attempt } => self.command(Command::Promote { call: self.id.clone(), attempt }).await,
             Action::Hold => self.command(Command::Hold { call: self.id.clone(), held: true }).await,
@@ -435,8 +435,8 @@ impl Session {
         (self.graph.clone(), credentials, self.connect.call_id.clone())
     }
 
-    async fn dial(&mut self, attempt: usize, beside: bool) {
-        let Some(Stop::Agent(agent)) = self.stops.get(attempt) else { return };
+    async fn dial(&mut self, attempt: Attempt, beside: bool) {
+        let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) else { return };
         let dial = Box::new(Dial { agent: agent.clone(), max_buffer: self.options.max_buffer });
         let call = self.id.clone();
         self.command(match beside {
@@ -467,8 +467,8 @@ impl Session {
         }
     }
 
-    async fn play_prompts(&mut self, attempt: usize) {
-        let Some(Stop::Prompts { names, repeat }) = self.stops.get(attempt) else { return };
+    async fn play_prompts(&mut self, attempt: Attempt) {
+        let Some(Stop::Prompts { names, repeat }) = self.stops.get(attempt.number()) else { return };
         let prompts: Vec<Prompt> = names.iter().filter_map(|name| self.prompt(name)).collect();
         let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
         match prompts.is_empty() {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::call::Attempt;
 use crate::call::event::{CallId, Stages};
 use crate::whatsapp::webhook::Direction;
 
@@ -45,7 +46,7 @@ pub struct CallStatus {
     /// When each stage was reached.
     pub stages: Stages,
     /// Whose agent is on the line, by attempt.
-    pub agent: Option<usize>,
+    pub agent: Option<Attempt>,
     /// What the application keeps with the call.
     pub client_state: Option<String>,
     /// Ids of its recordings, the first one first.

@@ -29,6 +29,7 @@ use tracing::error;
 use super::sockets::PortSockets;
 use super::{Report, Silence, Worker};
 use crate::agent::native::{StartCall, ToAgent};
+use crate::call::Attempt;
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -375,7 +376,7 @@ impl Leg {
     }
 
     /// Tells an agent to leave and silences it at once. `attempt` None means whoever is there.
-    pub(super) fn drop_agent(&self, attempt: Option<usize>, reason: &'static str) {
+    pub(super) fn drop_agent(&self, attempt: Option<Attempt>, reason: &'static str) {
         let is_meant = |taken: &mut Taken| attempt.is_none_or(|attempt| taken.seat.who() == Who::Agent { attempt });
         for place in [&self.agent, &self.successor] {
             if let Some(taken) = place.borrow_mut().take_if(is_meant) {
@@ -387,7 +388,7 @@ impl Leg {
     }
 
     /// The agent that was to take over does so; an earlier one has left.
-    pub(super) fn promote(&self, attempt: usize) {
+    pub(super) fn promote(&self, attempt: Attempt) {
         let is_meant = |taken: &mut Taken| taken.seat.who() == Who::Agent { attempt };
         let Some(taken) = self.successor.borrow_mut().take_if(is_meant) else { return };
         let before = (taken.seat.party(), taken.seat.sound());
@@ -404,7 +405,7 @@ impl Leg {
     }
 
     /// Answers the command of an agent.
-    pub(super) fn answer_agent(&self, attempt: usize, message: &ToAgent) {
+    pub(super) fn answer_agent(&self, attempt: Attempt, message: &ToAgent) {
         let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
         let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
         if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {

@@ -10,7 +10,7 @@ use crate::agent::native::ToAgent;
 use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::{AcceptWith, Call, Input, Request};
+use crate::call::{AcceptWith, Attempt, Call, Input, Request};
 use crate::calls::destination::stops_of;
 use crate::calls::has_ended;
 use crate::egress::Hosts;
@@ -73,7 +73,7 @@ pub struct AppCommand {
 
 /// A command of the agent of `attempt`, and to whom it leads.
 pub(super) struct AgentCommand {
-    attempt: usize,
+    attempt: Attempt,
     request_id: Value,
     command: CallCommand,
     stops: Result<Vec<Stop>, Refusal>,
@@ -104,7 +104,7 @@ impl Session {
     pub(super) async fn agent_command(
         &mut self,
         call: &mut Call,
-        attempt: usize,
+        attempt: Attempt,
         request_id: Value,
         command: CallCommand,
     ) {

@@ -133,40 +133,45 @@ impl Session {
             }
             Progress::AgentJoined { attempt } => {
                 info!(
-                    agent.attempt = attempt,
+                    agent.attempt = attempt.number(),
                     "agent joined call {} after {}",
                     self.id,
                     shown(self.received_at.elapsed())
                 );
-                if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
+                if let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) {
                     self.options.agents.joined(&self.id, shown_address(&agent.url));
                 }
                 self.emit("call.agent_joined", json!({ "attempt": attempt }));
             }
             Progress::AgentFailed { attempt, failure } => {
                 warn!(
-                    agent.attempt = attempt,
+                    agent.attempt = attempt.number(),
                     agent.failure = failure.kind.name(),
                     "the agent of call {} {failure}",
                     self.id
                 );
-                if let Some(Stop::Agent(agent)) = self.stops.get(*attempt) {
+                if let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) {
                     self.options.agents.failed(&self.id, &shown_address(&agent.url), failure.clone());
                 }
                 let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
                 self.emit("call.agent_lost", json!({ "attempt": attempt, "failure": failure, "detail": detail }));
             }
-            Progress::AgentLeft { attempt, left } => {
-                self.emit("call.agent_left", json!({ "attempt": attempt, "reason": left.name() }));
+            Progress::AgentLeft { attempt, reason } => {
+                self.emit("call.agent_left", json!({ "attempt": attempt, "reason": reason.name() }));
             }
             Progress::Transferred { from, to } => {
-                info!(agent.attempt = *to, "call {} is transferred", self.id);
+                info!(agent.attempt = to.number(), "call {} is transferred", self.id);
                 self.emit("call.transferred", json!({ "completed": true, "from_attempt": from, "to_attempt": to }));
             }
             Progress::TransferFailed { from, to, failure } => {
                 let reason = failure.as_ref().map_or("cancelled", |failure| failure.kind.name());
                 let detail = failure.as_ref().and_then(|failure| failure.detail.as_deref());
-                info!(agent.attempt = *to, "the transfer of call {} failed: {}", self.id, detail.unwrap_or(reason));
+                info!(
+                    agent.attempt = to.number(),
+                    "the transfer of call {} failed: {}",
+                    self.id,
+                    detail.unwrap_or(reason)
+                );
                 let data = json!({
                     "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason, "detail": detail,
                 });

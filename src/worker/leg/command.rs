@@ -18,6 +18,7 @@ use super::Leg;
 use super::seat::Who;
 use crate::agent::native::ToAgent;
 use crate::agent::websocket::Dial;
+use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
     CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Role, SendDtmf, SetRole,
@@ -193,7 +194,7 @@ impl Leg {
     }
 
     /// Seats and dials an agent that is to take over from the one on the line.
-    pub(crate) fn dial_beside(self: &Rc<Self>, attempt: usize, dial: Dial) {
+    pub(crate) fn dial_beside(self: &Rc<Self>, attempt: Attempt, dial: Dial) {
         let Some(worker) = self.about.worker.upgrade() else { return };
         let id = self.next_id() as GuestId;
         match self.bridge.borrow_mut().invite(id, mixer::Role::Join, dial.max_buffer) {

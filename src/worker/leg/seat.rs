@@ -10,6 +10,7 @@ use patchcord_media::source::{MAX_MARK_BYTES, MAX_MARKS};
 use tokio::sync::{Notify, oneshot};
 
 use crate::agent::native::ToAgent;
+use crate::call::Attempt;
 
 /// Messages waiting for a task, and what they hold together: all marks at once and more. Nobody is listened to while
 /// half of either waits; what is told all the same, such as events, pushes the oldest out.
@@ -23,7 +24,7 @@ const ASKING_AT_MOST: u32 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Who {
     /// The agent dialled as this attempt.
-    Agent { attempt: usize },
+    Agent { attempt: Attempt },
     /// A third party.
     Guest(GuestId),
 }
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn messages_are_bounded_in_number_and_the_oldest_goes() {
-        let seat = Seat::new(Who::Agent { attempt: 0 }, Party::Agent);
+        let seat = Seat::new(Who::Agent { attempt: Attempt::new(0) }, Party::Agent);
         for number in 0..MESSAGES + 3 {
             told(&seat, &json!(number));
         }
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn messages_are_bounded_by_what_they_hold() {
-        let seat = Seat::new(Who::Agent { attempt: 0 }, Party::Agent);
+        let seat = Seat::new(Who::Agent { attempt: Attempt::new(0) }, Party::Agent);
         let half = "x".repeat(MESSAGE_BYTES / 2);
         for number in 0..3 {
             told(&seat, &json!([number, half]));

@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
+use crate::call::Attempt;
 use crate::calls::snapshot::CallSnapshot;
 use crate::store::CallRecord;
 use crate::whatsapp::webhook::Direction;
@@ -122,7 +123,7 @@ impl CallView {
             },
             route: facts.route.clone(),
             client_state: live.status.client_state.clone(),
-            agent_attempt: live.status.agent,
+            agent_attempt: live.status.agent.map(Attempt::number),
             began_at: rfc3339(facts.began_at),
             accepted_at: accepted_at(facts.began_at, &stages).map(rfc3339),
             ended_at: None,
