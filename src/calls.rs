@@ -276,7 +276,7 @@ impl Calls {
         let (status_sender, status) = watch::channel(CallStatus::new());
         let facts = Arc::new(facts(&id, &connect, &number.route.name, began_at, received_at));
         let (called, wacid) = (number.phone_number_id.clone(), connect.call_id.clone());
-        let session = Session::new(id.clone(), connect, number, worker, &self.0.options, stands, received_at);
+        let session = Session::new(id.clone(), connect, number, worker, &self.0.options, status_sender, received_at);
         let mut session = session.begun_at(began_at);
         let first_record = first(&mut session);
         let live = LiveCall {

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::agent::AgentOptions;
-use crate::call::Target;
+use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
 use crate::whatsapp::PhoneNumberId;
@@ -113,18 +113,18 @@ impl Route {
         }
     }
 
-    /// The stops as the call's state machine counts them.
-    pub fn targets(&self) -> Vec<Target> {
-        self.stops.iter().map(Stop::target).collect()
+    /// What the attempts at its stops do.
+    pub fn attempts(&self) -> Vec<AttemptKind> {
+        self.stops.iter().map(Stop::attempt_kind).collect()
     }
 }
 
 impl Stop {
-    /// As the call's state machine counts it.
-    pub fn target(&self) -> Target {
+    /// What an attempt at it does.
+    pub fn attempt_kind(&self) -> AttemptKind {
         match self {
-            Self::Agent(_) => Target::Agent,
-            Self::Prompts { .. } => Target::Prompts,
+            Self::Agent(_) => AttemptKind::Agent,
+            Self::Prompts { .. } => AttemptKind::Prompts,
         }
     }
 }

@@ -322,7 +322,7 @@ impl Session {
             max_duration: self.options.max_duration,
             answer: self.number.route.answer,
             awaits_decision: self.number.route.decide.is_some(),
-            targets: self.number.route.targets(),
+            attempts: self.number.route.attempts(),
         }
     }
 

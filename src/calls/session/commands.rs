@@ -140,19 +140,19 @@ impl Session {
             let advice = format!("this call was put through {MAX_STOPS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
-        let targets: Vec<_> = stops.iter().map(Stop::target).collect();
+        let attempts: Vec<_> = stops.iter().map(Stop::attempt_kind).collect();
         let request = match command {
             CallCommand::Hangup => {
                 call.handle(Input::HangUp(hung_up), Instant::now());
                 return Ok(json!({}));
             }
             CallCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
-            CallCommand::Accept(_) if targets.is_empty() => Request::Accept { with: AcceptWith::Route },
-            CallCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(targets) },
+            CallCommand::Accept(_) if attempts.is_empty() => Request::Accept { with: AcceptWith::Route },
+            CallCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(attempts) },
             CallCommand::Reject(Reject { reason }) => Request::Reject { why: reason },
-            CallCommand::Connect(_) => Request::Connect { targets },
+            CallCommand::Connect(_) => Request::Connect { attempts },
             CallCommand::Disconnect => Request::Disconnect,
-            CallCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { targets, warm },
+            CallCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { attempts, warm },
             CallCommand::CompleteTransfer => Request::CompleteTransfer,
             CallCommand::CancelTransfer => Request::CancelTransfer,
             _ => return Err(Refusal::new(RefusalCode::InternalError, "this is for the call's worker")),
