@@ -3,6 +3,7 @@
 //! An agent lives on the worker that owns the call, so that no frame crosses threads.
 
 mod status;
+pub mod notice;
 pub mod native;
 mod upgrade;
 mod connect;

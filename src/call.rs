@@ -12,6 +12,7 @@ pub mod agent_failure;
 pub mod end;
 pub mod event;
 pub mod attempt;
+pub mod description;
 pub mod route;
 pub mod command;
 pub mod refusal;

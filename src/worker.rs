@@ -37,11 +37,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::agent::native::{StartCall, ToAgent};
+use crate::agent::notice::Notice;
 use crate::agent::websocket::{self, Dial, SocketOptions};
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CallCommand, Owner};
+use crate::call::description::CallDescription;
 use crate::call::end::{EndReason, MediaFailure, Shortage};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -124,8 +125,8 @@ pub enum Command {
     StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
     /// Do what the application asks; the reply is its ids, or why not.
     Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
-    /// What came of an agent's command.
-    AnswerAgent { call: CallId, attempt: Attempt, answer: ToAgent },
+    /// Answer the command of an agent.
+    AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal> },
     /// Tell the agent what happened.
     TellAgent { call: CallId, event: Box<CallEvent> },
     /// The call is over. The reply is its sound in figures.
@@ -139,7 +140,7 @@ pub struct Answer {
     /// What Meta offers.
     pub offer: Offer,
     /// What agents are told of the call.
-    pub start: Box<StartCall>,
+    pub description: Box<CallDescription>,
     /// Whether we listen for the caller's speech.
     pub barge_in: BargeIn,
     /// Whether the call is recorded from accept on.
@@ -371,8 +372,8 @@ impl Worker {
             // Whoever was to be on hold, or was, may have left.
             Command::Hold { call, held: true } => self.with_leg(&call, |leg| drop(leg.hold(&[]))),
             Command::Hold { call, held: false } => self.with_leg(&call, |leg| drop(leg.unhold())),
-            Command::AnswerAgent { call, attempt, answer } => {
-                self.with_leg(&call, |leg| leg.answer_agent(attempt, &answer));
+            Command::AnswerAgent { call, attempt, request_id, outcome } => {
+                self.with_leg(&call, |leg| leg.answer_agent(attempt, request_id, outcome));
             }
             Command::DropAgent { call, attempt, reason } => {
                 self.with_leg(&call, |leg| leg.drop_agent(Some(attempt), reason));
@@ -393,7 +394,7 @@ impl Worker {
                 let _ = reply.send(done);
             }
             Command::TellAgent { call, event } => {
-                self.with_leg(&call, |leg| leg.tell_agent(&ToAgent::Event { event }));
+                self.with_leg(&call, |leg| leg.tell_agent(Notice::Event(event)));
             }
             Command::Release { call, reason, reply } => self.release(&call, reason, reply),
         }
@@ -408,11 +409,11 @@ impl Worker {
     }
 
     fn answer(self: &Rc<Self>, answer: Answer) {
-        let Answer { call, offer, start, barge_in, record, hold, reports, reply } = answer;
+        let Answer { call, offer, description, barge_in, record, hold, reports, reply } = answer;
         let worker = Rc::downgrade(self);
         let WorkerOptions { prompts, recordings, .. } = self.options.clone();
         let pulse = self.pulse.clone();
-        let about = About { call, start, barge_in, record, hold, prompts, recordings, reports, pulse, worker };
+        let about = About { call, description, barge_in, record, hold, prompts, recordings, reports, pulse, worker };
         // Nobody but this call has touched what a mistake leaves half done.
         let answered = catch_unwind(AssertUnwindSafe(|| self.seat(about, &offer)));
         let answered = answered.unwrap_or(Err(EndReason::InternalError));

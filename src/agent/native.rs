@@ -1,11 +1,16 @@
 //! The native dialect `patchcord.v1`: the JSON text messages of an agent's WebSocket.
 
+use std::collections::BTreeMap;
+
+use patchcord_media::source::{Cleared, MarkStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SoundFormat;
+use super::notice::{Notice, Start};
 use crate::call::command::{CallCommand, SendDtmf};
-use crate::call::event::CallEvent;
+use crate::call::description::{CallDescription, CallDirection};
+use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
 
 /// The WebSocket subprotocol.
@@ -25,137 +30,73 @@ pub enum CloseCode {
     TooSlow = 4008,
 }
 
-/// What an agent needs to know before any sound.
-#[derive(Clone, Debug, Serialize)]
-pub struct Start {
-    /// Of this protocol.
-    pub version: u32,
-    /// Whose sound it is.
-    #[serde(flatten)]
-    pub call: StartCall,
-    /// Of this connection.
-    pub stream_id: String,
-    /// The sound both ways, until `ready` changes it.
-    pub audio: Audio,
-    /// How much sound of the agent we queue before we stop reading its socket.
-    pub max_buffer_ms: u64,
-    /// The route's `parameters`.
-    pub parameters: Value,
-}
-
-/// What every agent of a call is told of it.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct StartCall {
-    /// Our id.
-    pub call_id: String,
-    /// Meta's id.
-    pub wacid: String,
-    /// `user_initiated` or `business_initiated`.
-    pub direction: &'static str,
-    /// The WhatsApp user.
-    pub from: StartFrom,
-    /// The business number.
-    pub to: StartTo,
-}
-
-/// Who calls.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct StartFrom {
-    /// The phone number in digits; absent when the user hides it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wa_id: Option<String>,
-    /// The business-scoped user id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_id: Option<String>,
-    /// The profile name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-/// Who is called.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct StartTo {
-    /// Meta's id of the number.
-    pub phone_number_id: String,
-    /// The number in digits, where Meta gave it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub display_phone_number: Option<String>,
-}
-
-/// The sound on the socket.
-#[derive(Clone, Debug, Serialize)]
-pub struct Audio {
-    /// `pcm_s16le` or `opus`.
-    pub encoding: &'static str,
-    /// In Hz.
-    pub sample_rate: u32,
-    /// Always 1.
-    pub channels: u8,
-    /// How long our binary messages are.
-    pub frame_ms: u32,
-}
-
-impl From<SoundFormat> for Audio {
-    fn from(format: SoundFormat) -> Self {
-        Self { encoding: format.encoding.name(), sample_rate: format.sample_rate.hz(), channels: 1, frame_ms: 20 }
-    }
-}
-
 /// A text message to the agent.
-#[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ToAgent {
-    /// The first message.
-    Start(Box<Start>),
-    /// The caller now hears the agent.
+enum ToAgent<'a> {
+    Start(StartMessage<'a>),
     Accepted,
-    /// A key the caller pressed; without the digit when it is none of the agent's business.
     Dtmf { digit: Option<char>, duration_ms: u32 },
-    /// A mark's sound was played, or thrown away.
-    Mark { name: String, status: MarkStatus },
-    /// The receipt of `clear`.
+    Mark { name: &'a str, status: &'static str },
     Cleared { played_ms: u64, dropped_ms: u64 },
-    /// The queue is full: we stop reading.
     Xoff { queued_ms: u64 },
-    /// There is room again.
     Xon { queued_ms: u64 },
-    /// What happened on the call.
-    Event { event: Box<CallEvent> },
-    /// The answer to a `command`: its ids, or why it was not done.
-    Result {
-        request_id: Value,
-        ok: bool,
-        #[serde(skip_serializing_if = "Value::is_null")]
-        data: Value,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        code: Option<&'static str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    },
-    /// Something the agent sent was not understood; the call goes on.
-    Error { code: &'static str, message: String },
-    /// The call is over for this agent.
+    Event { event: &'a CallEvent },
+    Result(CommandResult<'a>),
+    Error { code: &'static str, message: &'a str },
     Stop { reason: &'static str },
 }
 
-/// What became of a mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MarkStatus {
-    /// The sound before it left for the caller.
-    Played,
-    /// The sound before it was cleared.
-    Cleared,
+#[derive(Serialize)]
+struct StartMessage<'a> {
+    version: u32,
+    call_id: &'a CallId,
+    wacid: &'a str,
+    direction: &'static str,
+    from: FromUser<'a>,
+    to: ToNumber<'a>,
+    stream_id: &'a str,
+    audio: Audio,
+    max_buffer_ms: u64,
+    parameters: &'a BTreeMap<String, String>,
 }
 
-impl From<patchcord_media::source::MarkStatus> for MarkStatus {
-    fn from(status: patchcord_media::source::MarkStatus) -> Self {
-        match status {
-            patchcord_media::source::MarkStatus::Played => Self::Played,
-            patchcord_media::source::MarkStatus::Cleared => Self::Cleared,
-        }
-    }
+#[derive(Serialize)]
+struct FromUser<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wa_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ToNumber<'a> {
+    phone_number_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_phone_number: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Audio {
+    encoding: &'static str,
+    sample_rate: u32,
+    channels: u8,
+    frame_ms: u32,
+}
+
+/// The answer to a `command`: its ids, or why it was refused.
+#[derive(Serialize)]
+struct CommandResult<'a> {
+    request_id: &'a Value,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
 }
 
 /// A text message from the agent.
@@ -233,23 +174,89 @@ fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
     command.check().map(|()| command)
 }
 
-impl ToAgent {
-    /// As it goes over the socket.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("strings and numbers always serialise")
-    }
+/// A notice as the text of a message.
+pub fn write(notice: &Notice) -> String {
+    to_json(&ToAgent::new(notice))
+}
 
-    /// The answer to the command of that id.
-    pub fn result(request_id: Value, outcome: Result<Value, Refusal>) -> Self {
-        match outcome {
-            Ok(data) => Self::Result { request_id, ok: true, data, code: None, message: None },
-            Err(Refusal { code, message }) => Self::Result {
-                request_id,
-                ok: false,
-                data: Value::Null,
-                code: Some(code.name()),
-                message: Some(message),
+/// The `result` message that answers a command.
+pub fn write_result(request_id: &Value, outcome: &Result<Value, Refusal>) -> String {
+    to_json(&ToAgent::Result(CommandResult::new(request_id, outcome)))
+}
+
+fn to_json(message: &ToAgent<'_>) -> String {
+    serde_json::to_string(message).expect("strings and numbers always serialise")
+}
+
+impl<'a> ToAgent<'a> {
+    fn new(notice: &'a Notice) -> Self {
+        match notice {
+            Notice::Start(start) => Self::Start(StartMessage::new(start)),
+            Notice::Accepted => Self::Accepted,
+            Notice::Dtmf { digit, duration_ms } => Self::Dtmf { digit: *digit, duration_ms: *duration_ms },
+            Notice::Mark { name, status } => Self::Mark {
+                name,
+                status: match status {
+                    MarkStatus::Played => "played",
+                    MarkStatus::Cleared => "cleared",
+                },
             },
+            Notice::Cleared(Cleared { played_ms, dropped_ms }) => {
+                Self::Cleared { played_ms: *played_ms, dropped_ms: *dropped_ms }
+            }
+            Notice::Xoff { queued_ms } => Self::Xoff { queued_ms: *queued_ms },
+            Notice::Xon { queued_ms } => Self::Xon { queued_ms: *queued_ms },
+            Notice::Event(event) => Self::Event { event },
+            Notice::CommandResult { request_id, outcome } => Self::Result(CommandResult::new(request_id, outcome)),
+            Notice::Error { code, message } => Self::Error { code: code.name(), message },
+            Notice::Stop { reason } => Self::Stop { reason },
+        }
+    }
+}
+
+impl<'a> StartMessage<'a> {
+    fn new(start: &'a Start) -> Self {
+        let CallDescription { wacid, direction, user, number } = &start.call;
+        Self {
+            version: 1,
+            call_id: &start.call_id,
+            wacid,
+            direction: match direction {
+                CallDirection::UserInitiated => "user_initiated",
+                CallDirection::BusinessInitiated => "business_initiated",
+            },
+            from: FromUser {
+                wa_id: user.wa_id.as_deref(),
+                user_id: user.user_id.as_deref(),
+                name: user.name.as_deref(),
+            },
+            to: ToNumber {
+                phone_number_id: &number.phone_number_id,
+                display_phone_number: number.display_phone_number.as_deref(),
+            },
+            stream_id: &start.stream_id,
+            audio: Audio {
+                encoding: start.format.encoding.name(),
+                sample_rate: start.format.sample_rate.hz(),
+                channels: 1,
+                frame_ms: 20,
+            },
+            max_buffer_ms: start.max_buffer.as_millis() as u64,
+            parameters: &start.parameters,
+        }
+    }
+}
+
+impl<'a> CommandResult<'a> {
+    fn new(request_id: &'a Value, outcome: &'a Result<Value, Refusal>) -> Self {
+        match outcome {
+            Ok(data) => {
+                let data = Some(data).filter(|data| !data.is_null());
+                Self { request_id, ok: true, data, code: None, message: None }
+            }
+            Err(Refusal { code, message }) => {
+                Self { request_id, ok: false, data: None, code: Some(code.name()), message: Some(message) }
+            }
         }
     }
 }
@@ -289,15 +296,19 @@ mod tests {
 
     #[test]
     fn messages_are_written_as_the_protocol_says() {
-        let written = |message| serde_json::to_string(&message).unwrap();
-        assert_eq!(written(ToAgent::Accepted), r#"{"type":"accepted"}"#);
+        assert_eq!(write(&Notice::Accepted), r#"{"type":"accepted"}"#);
         assert_eq!(
-            written(ToAgent::Mark { name: "a".into(), status: MarkStatus::Played }),
+            write(&Notice::Mark { name: "a".into(), status: MarkStatus::Played }),
             r#"{"type":"mark","name":"a","status":"played"}"#
         );
         assert_eq!(
-            written(ToAgent::Cleared { played_ms: 40, dropped_ms: 60 }),
+            write(&Notice::Cleared(Cleared { played_ms: 40, dropped_ms: 60 })),
             r#"{"type":"cleared","played_ms":40,"dropped_ms":60}"#
+        );
+        assert_eq!(write_result(&7.into(), &Ok(Value::Null)), r#"{"type":"result","request_id":7,"ok":true}"#);
+        assert_eq!(
+            write_result(&Value::Null, &Err(Refusal::new(RefusalCode::NoAgent, "none"))),
+            r#"{"type":"result","request_id":null,"ok":false,"code":"no_agent","message":"none"}"#
         );
     }
 }

@@ -28,7 +28,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tracing::debug;
 
 use super::connect::{Connected, connect};
-use super::native::{self, CloseCode, FromAgent, Start, ToAgent};
+use super::native::{self, CloseCode, FromAgent};
+use super::notice::{ErrorCode, Notice, Start};
 use super::{AgentOptions, Encoding, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CallCommand, Owner};
@@ -161,7 +162,7 @@ impl Conversation<'_> {
     async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
         let (mut sink, mut stream) = socket.split();
         self.attach(self.dial.agent.format);
-        let start = ToAgent::Start(Box::new(self.start())).to_json();
+        let start = native::write(&Notice::Start(Box::new(self.start())));
         let ending = match sink.send(Message::text(start)).await {
             Err(error) => ending_of(&error),
             Ok(()) => {
@@ -180,12 +181,12 @@ impl Conversation<'_> {
 
     fn start(&self) -> Start {
         Start {
-            version: 1,
-            call: self.leg.start(),
+            call_id: self.leg.call().clone(),
+            call: self.leg.description().clone(),
             stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
-            audio: self.dial.agent.format.into(),
-            max_buffer_ms: self.dial.max_buffer.as_millis() as u64,
-            parameters: serde_json::json!(self.dial.agent.parameters),
+            format: self.dial.agent.format,
+            max_buffer: self.dial.max_buffer,
+            parameters: self.dial.agent.parameters.clone(),
         }
     }
 
@@ -202,7 +203,7 @@ impl Conversation<'_> {
                 (name, code)
             }
         };
-        let stopped = ToAgent::Stop { reason: stop }.to_json();
+        let stopped = native::write(&Notice::Stop { reason: stop });
         let say = async {
             sink.send(Message::text(stopped)).await?;
             tokio::time::sleep(STOP_GRACE).await;
@@ -262,7 +263,7 @@ impl Conversation<'_> {
         let (party, max_buffer) = (self.party(), self.dial.max_buffer);
         let attached = self.leg.with_bridge(|bridge| bridge.attach(party, sound, max_buffer, Instant::now()));
         if let Err(error) = attached {
-            self.complain("sound_unavailable", error.to_string());
+            self.complain(ErrorCode::SoundUnavailable, error.to_string());
         }
     }
 
@@ -275,9 +276,12 @@ impl Conversation<'_> {
             Ok(dropped) => {
                 let dropped_ms = dropped.as_millis();
                 let why = "wait until what you have said is played before you change its form again";
-                self.complain("sound_dropped", format!("{dropped_ms} ms of your sound were thrown away: {why}"));
+                self.complain(
+                    ErrorCode::SoundDropped,
+                    format!("{dropped_ms} ms of your sound were thrown away: {why}"),
+                );
             }
-            Err(error) => self.complain("sound_unavailable", error.to_string()),
+            Err(error) => self.complain(ErrorCode::SoundUnavailable, error.to_string()),
         }
     }
 
@@ -306,7 +310,7 @@ impl Conversation<'_> {
                 Message::Text(message) => match native::parse(message.as_str()) {
                     Ok(FromAgent::Bye) => return Ending::HungUp,
                     Ok(message) => self.obey(message),
-                    Err(mistake) => self.complain("bad_message", mistake),
+                    Err(mistake) => self.complain(ErrorCode::BadMessage, mistake),
                 },
                 Message::Close(frame) => return ending_of_close(frame.as_ref()),
                 // tungstenite answers pings by itself.
@@ -328,9 +332,9 @@ impl Conversation<'_> {
         let was_full = self.is_full();
         match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound, heard_at.get())) {
             // The leg tells `xon` when there is room again.
-            Ok(Room::Full) if !was_full => self.seat.tell(&ToAgent::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Full) if !was_full => self.seat.tell(Notice::Xoff { queued_ms: self.queued_ms() }),
             Ok(Room::Free | Room::Full) => {}
-            Err(mistake) => self.complain("bad_sound", mistake.to_string()),
+            Err(mistake) => self.complain(ErrorCode::BadSound, mistake.to_string()),
         }
     }
 
@@ -354,12 +358,12 @@ impl Conversation<'_> {
             }
             FromAgent::Mark { name } => {
                 if let Err(mistake) = self.leg.with_bridge(|bridge| bridge.mark(self.party(), name)) {
-                    self.complain("too_many_marks", mistake.to_string());
+                    self.complain(ErrorCode::TooManyMarks, mistake.to_string());
                 }
             }
             FromAgent::Clear => {
                 let cleared = self.leg.with_bridge(|bridge| bridge.clear(self.party()));
-                self.seat.tell(&ToAgent::Cleared { played_ms: cleared.played_ms, dropped_ms: cleared.dropped_ms });
+                self.seat.tell(Notice::Cleared(cleared));
             }
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause(self.party())),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume(self.party())),
@@ -382,12 +386,12 @@ impl Conversation<'_> {
             }
             (_, _, Err(refusal)) => Err(refusal),
         };
-        self.seat.tell(&ToAgent::result(request_id, outcome));
+        self.seat.tell(Notice::CommandResult { request_id, outcome });
     }
 
-    fn complain(&self, code: &'static str, message: String) {
-        metrics::counter!("patchcord_agent_mistakes_total", "code" => code).increment(1);
-        self.seat.tell(&ToAgent::Error { code, message });
+    fn complain(&self, code: ErrorCode, message: String) {
+        metrics::counter!("patchcord_agent_mistakes_total", "code" => code.name()).increment(1);
+        self.seat.tell(Notice::Error { code, message });
     }
 
     /// Everything the agent is sent. Ends only when the agent does not listen any more.
@@ -425,8 +429,8 @@ impl Conversation<'_> {
     }
 
     async fn deliver(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), tungstenite::Error> {
-        while let Some(message) = self.seat.next_message() {
-            sink.feed(Message::text(message)).await?;
+        while let Some(notice) = self.seat.next_notice() {
+            sink.feed(Message::text(native::write(&notice))).await?;
         }
         while let Some(frame) = self.leg.sound_for(self.party()) {
             sink.feed(Message::Binary(frame)).await?;

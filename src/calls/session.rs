@@ -24,8 +24,8 @@ use super::decision_webhook::{NoDecision, Plan, Step};
 use super::snapshot::StatusSender;
 use super::terminations::Terminations;
 use crate::agent::AgentStatus;
-use crate::agent::native::{StartCall, StartFrom, StartTo};
 use crate::agent::websocket::Dial;
+use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::end::{EndReason, GraphTrouble};
 use crate::call::event::{CallEvent, CallId, Stages, ended_data};
 use crate::call::{Action, Attempt, Call, CallOptions, Input};
@@ -363,7 +363,7 @@ impl Session {
         let answer = Answer {
             call: self.id.clone(),
             offer,
-            start: Box::new(self.start()),
+            description: Box::new(self.description()),
             barge_in: self.number.route.barge_in,
             record: self.number.route.record,
             hold: self.number.route.hold.clone(),
@@ -446,21 +446,19 @@ impl Session {
         .await;
     }
 
-    /// What every agent is told of the call.
-    fn start(&self) -> StartCall {
-        StartCall {
-            call_id: self.id.to_string(),
+    fn description(&self) -> CallDescription {
+        CallDescription {
             wacid: self.connect.call_id.as_str().to_owned(),
             direction: match self.connect.direction {
-                Direction::UserInitiated => "user_initiated",
-                Direction::BusinessInitiated => "business_initiated",
+                Direction::UserInitiated => CallDirection::UserInitiated,
+                Direction::BusinessInitiated => CallDirection::BusinessInitiated,
             },
-            from: StartFrom {
+            user: WhatsAppUser {
                 wa_id: self.connect.from.wa_id.clone(),
                 user_id: self.connect.from.user_id.clone(),
                 name: self.connect.from.name.clone(),
             },
-            to: StartTo {
+            number: BusinessNumber {
                 phone_number_id: self.number.phone_number_id.as_str().to_owned(),
                 display_phone_number: self.connect.display_phone_number.clone(),
             },

@@ -23,15 +23,18 @@ use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::{Quality, QualityMeter};
 use patchcord_media::sdp::Offer;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use super::sockets::PortSockets;
 use super::{Report, Silence, Worker};
-use crate::agent::native::{StartCall, ToAgent};
+use crate::agent::notice::{ErrorCode, Notice};
 use crate::call::Attempt;
+use crate::call::description::CallDescription;
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
+use crate::call::refusal::Refusal;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
@@ -75,7 +78,7 @@ pub struct Leg {
 /// What the control plane says of a call.
 pub(super) struct About {
     pub call: CallId,
-    pub start: Box<StartCall>,
+    pub description: Box<CallDescription>,
     pub barge_in: BargeIn,
     pub record: bool,
     /// The prompt of a caller on hold.
@@ -233,7 +236,7 @@ impl Leg {
         self.bridge.borrow_mut().start_sound(now);
         self.quality.replace(Some(QualityMeter::new(now)));
         self.accepted.set(true);
-        self.tell_agent(&ToAgent::Accepted);
+        self.tell_agent(Notice::Accepted);
         self.settle();
     }
 
@@ -252,10 +255,10 @@ impl Leg {
     }
 
     /// The call's sound in figures, for its end.
-    pub(super) fn figures(&self) -> serde_json::Value {
+    pub(super) fn figures(&self) -> Value {
         let stats = self.bridge.borrow().stats();
         let worst = self.quality.borrow().as_ref().and_then(QualityMeter::worst);
-        serde_json::json!({
+        json!({
             "packets_from_caller": stats.peer.packets_in,
             "packets_to_caller": stats.peer.packets_out,
             "lost": stats.lost,
@@ -295,12 +298,12 @@ impl Leg {
                 BridgeEvent::Room(party) => {
                     let queued_ms = bridge.queued(party).as_millis() as u64;
                     self.with_seat(party, |seat| {
-                        seat.tell(&ToAgent::Xon { queued_ms });
+                        seat.tell(Notice::Xon { queued_ms });
                         seat.has_room();
                     });
                 }
                 BridgeEvent::Mark { party, name, status } => {
-                    self.with_seat(party, |seat| seat.tell(&ToAgent::Mark { name, status: status.into() }));
+                    self.with_seat(party, |seat| seat.tell(Notice::Mark { name, status }));
                 }
                 BridgeEvent::Dtmf(key) => self.key_pressed(key),
                 BridgeEvent::Speech(event) => self.caller_speaks(event, &mut bridge),
@@ -351,9 +354,9 @@ impl Leg {
 
 /// The side of agents and third parties, used by their tasks on the same thread.
 impl Leg {
-    /// What everybody is told first.
-    pub(crate) fn start(&self) -> StartCall {
-        (*self.about.start).clone()
+    /// What every agent is told first.
+    pub(crate) fn description(&self) -> &CallDescription {
+        &self.about.description
     }
 
     /// Seats somebody; an earlier agent, or one that was to take over, must have left. Gives the seat, and the word to
@@ -364,7 +367,7 @@ impl Leg {
         let is_successor = matches!((who, party), (Who::Agent { .. }, Party::Guest(_)));
         if self.accepted.get() && !is_successor {
             // It is written after `start`, with which every conversation begins.
-            seat.tell(&ToAgent::Accepted);
+            seat.tell(Notice::Accepted);
         }
         let taken = Taken { seat: seat.clone(), leave };
         match who {
@@ -396,21 +399,21 @@ impl Leg {
         if let (Party::Guest(id), Some(sound)) = before {
             let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
             if let Err(error) = promoted {
-                taken.seat.tell(&ToAgent::Error { code: "sound_unavailable", message: error.to_string() });
+                taken.seat.tell(Notice::Error { code: ErrorCode::SoundUnavailable, message: error.to_string() });
             }
         }
-        taken.seat.tell(&ToAgent::Accepted);
+        taken.seat.tell(Notice::Accepted);
         self.agent.replace(Some(taken));
         self.settle();
     }
 
     /// Answers the command of an agent.
-    pub(super) fn answer_agent(&self, attempt: Attempt, message: &ToAgent) {
+    pub(super) fn answer_agent(&self, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal>) {
         let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
         let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
         if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {
             taken.seat.answered();
-            taken.seat.tell(message);
+            taken.seat.tell(Notice::CommandResult { request_id, outcome });
         }
     }
 
@@ -445,8 +448,8 @@ impl Leg {
         &self.about.pulse
     }
 
-    pub(crate) fn tell_agent(&self, message: &ToAgent) {
-        self.with_agent(|seat| seat.tell(message));
+    pub(crate) fn tell_agent(&self, notice: Notice) {
+        self.with_agent(|seat| seat.tell(notice));
     }
 
     /// The next 20 ms, or Opus packet, that a party has not heard.
@@ -460,8 +463,8 @@ impl Leg {
 }
 
 /// As events and records say it.
-pub(crate) fn quality_json(quality: &Quality) -> serde_json::Value {
-    serde_json::json!({
+pub(crate) fn quality_json(quality: &Quality) -> Value {
+    json!({
         "level": quality.level.name(),
         "mean_opinion_score": tenths(quality.mean_opinion_score),
         "loss_from_caller_percent": quality.loss_from_caller.map(tenths),

@@ -77,12 +77,12 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let call = CallId::generate();
     let (reply, answered) = oneshot::channel();
     let (reports, _) = mpsc::channel(1);
-    let start = Box::default();
+    let description = Box::default();
     let barge_in = BargeIn::Off;
     let answer = super::Answer {
         call: call.clone(),
         offer: offer(),
-        start,
+        description,
         barge_in,
         record: false,
         hold: "hold".to_owned(),
@@ -243,7 +243,7 @@ fn leg_for(offer: &Offer) -> anyhow::Result<(Leg, String, mpsc::Receiver<Report>
     let (reports, told) = mpsc::channel(1000);
     let about = About {
         call: CallId::generate(),
-        start: Box::default(),
+        description: Box::default(),
         barge_in: BargeIn::Off,
         record: false,
         hold: String::new(),

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Session;
-use crate::agent::native::ToAgent;
 use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -124,9 +123,8 @@ impl Session {
     /// Does what an agent asks for, once it is known to whom it leads.
     pub(super) async fn run_agent_command(&mut self, call: &mut Call, command: AgentCommand) {
         let AgentCommand { attempt, request_id, command, stops } = command;
-        let done = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
-        let answer = ToAgent::result(request_id, done);
-        self.command(Command::AnswerAgent { call: self.id.clone(), attempt, answer }).await;
+        let outcome = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
+        self.command(Command::AnswerAgent { call: self.id.clone(), attempt, request_id, outcome }).await;
     }
 
     pub(super) fn request(

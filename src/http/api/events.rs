@@ -30,7 +30,7 @@ use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::{Api, calls};
-use crate::agent::native::ToAgent;
+use crate::agent::native;
 use crate::call::event::CallEvent;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::config::api::Scope;
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         self.heard_at = Instant::now();
         match message {
             Message::Text(text) => match self.commands.answer(&text).await {
-                Some(answer) => self.send(&answer).await,
+                Some(answer) => self.send_message(Message::text(answer)).await,
                 None => Ok(()),
             },
             Message::Close(_) => Err("the reader closed it"),
@@ -258,16 +258,16 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 
 impl Commands {
     /// None for what is no command; unknown types are for a later version.
-    async fn answer(&self, text: &str) -> Option<ToAgent> {
+    async fn answer(&self, text: &str) -> Option<String> {
         let Ok(mut message) = serde_json::from_str::<Map<String, Value>>(text) else {
             let refusal = Refusal::new(RefusalCode::InvalidCommand, "the message is not a JSON object");
-            return Some(ToAgent::result(Value::Null, Err(refusal)));
+            return Some(native::write_result(&Value::Null, &Err(refusal)));
         };
         if message.get("type").and_then(Value::as_str) != Some("command") {
             return None;
         }
         let request_id = message.remove("request_id").unwrap_or_default();
-        Some(ToAgent::result(request_id, self.perform(message).await))
+        Some(native::write_result(&request_id, &self.perform(message).await))
     }
 
     async fn perform(&self, mut message: Map<String, Value>) -> Result<Value, Refusal> {

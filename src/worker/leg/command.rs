@@ -10,13 +10,13 @@ use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::{self, GuestId};
 use patchcord_media::opus::OpusError;
 use patchcord_media::prompt::{Prompt, Repeat};
-use patchcord_media::source::{Cleared, DEFAULT_MAX_BUFFER};
+use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use patchcord_media::speech::SpeechEvent;
 use serde_json::{Value, json};
 
 use super::Leg;
 use super::seat::Who;
-use crate::agent::native::ToAgent;
+use crate::agent::notice::Notice;
 use crate::agent::websocket::Dial;
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailureKind;
@@ -268,7 +268,7 @@ impl Leg {
             let is_for_owner = asked.gather.is_some_and(|gather| gather.owner == owner);
             (!is_protected || is_for_owner).then_some(digit)
         };
-        self.tell_agent(&ToAgent::Dtmf { digit: told(Owner::Agent), duration_ms });
+        self.tell_agent(Notice::Dtmf { digit: told(Owner::Agent), duration_ms });
         self.report(Report::Dtmf { digit: told(Owner::App), duration_ms });
     }
 
@@ -278,8 +278,8 @@ impl Leg {
         // On hold the agent is not what the caller interrupts.
         let interrupts = started && self.about.barge_in == BargeIn::Clear && !bridge.is_held();
         if interrupts && bridge.queued(Party::Agent) > Duration::ZERO {
-            let Cleared { played_ms, dropped_ms } = bridge.clear(Party::Agent);
-            self.tell_agent(&ToAgent::Cleared { played_ms, dropped_ms });
+            let cleared = bridge.clear(Party::Agent);
+            self.tell_agent(Notice::Cleared(cleared));
         }
         self.report(Report::Speech { started });
     }

@@ -1,21 +1,14 @@
-//! A seat: whoever talks on a socket about one call, and the messages that wait for its task.
+//! A seat: whoever talks on a socket about one call, and the notices that wait for its task.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::mixer::GuestId;
-use patchcord_media::source::{MAX_MARK_BYTES, MAX_MARKS};
 use tokio::sync::{Notify, oneshot};
 
-use crate::agent::native::ToAgent;
+use crate::agent::notice::{Notice, NoticeQueue};
 use crate::call::Attempt;
-
-/// Messages waiting for a task, and what they hold together: all marks at once and more. Nobody is listened to while
-/// half of either waits; what is told all the same, such as events, pushes the oldest out.
-const MESSAGES: usize = 2 * MAX_MARKS;
-const MESSAGE_BYTES: usize = 4 * MAX_MARK_BYTES;
 
 /// Commands of one agent that wait for the call's answer; one more is refused.
 const ASKING_AT_MOST: u32 = 16;
@@ -38,12 +31,10 @@ pub(crate) struct Seat {
     /// Its commands that the call has not answered yet.
     asking: Cell<u32>,
     listens: Cell<bool>,
-    /// As JSON, so that what they hold is known.
-    messages: RefCell<VecDeque<String>>,
-    message_bytes: Cell<usize>,
-    /// Something waits for the task: sound in the bridge, or a message here.
+    notices: RefCell<NoticeQueue>,
+    /// Something waits for the task: sound in the bridge, or a notice here.
     mail: Notify,
-    /// Its queue of sound, or ours of messages, has room again.
+    /// Its queue of sound, or ours of notices, has room again.
     room: Notify,
 }
 
@@ -61,8 +52,7 @@ impl Seat {
             sound: Cell::new(None),
             asking: Cell::new(0),
             listens: Cell::new(false),
-            messages: RefCell::default(),
-            message_bytes: Cell::default(),
+            notices: RefCell::default(),
             mail: Notify::new(),
             room: Notify::new(),
         }
@@ -109,16 +99,8 @@ impl Seat {
         !self.listens.replace(true)
     }
 
-    pub(crate) fn tell(&self, message: &ToAgent) {
-        let message = message.to_json();
-        while self.messages.borrow().len() >= MESSAGES || self.message_bytes.get() + message.len() > MESSAGE_BYTES {
-            if self.next_message().is_none() {
-                break;
-            }
-            metrics::counter!("patchcord_agent_messages_dropped_total").increment(1);
-        }
-        self.message_bytes.set(self.message_bytes.get() + message.len());
-        self.messages.borrow_mut().push_back(message);
+    pub(crate) fn tell(&self, notice: Notice) {
+        self.notices.borrow_mut().push(notice);
         self.mail.notify_one();
     }
 
@@ -130,17 +112,16 @@ impl Seat {
         self.room.notify_one();
     }
 
-    /// The oldest message that waits, as JSON.
-    pub(crate) fn next_message(&self) -> Option<String> {
-        let message = self.messages.borrow_mut().pop_front()?;
-        self.message_bytes.set(self.message_bytes.get() - message.len());
+    /// The oldest notice that waits.
+    pub(crate) fn next_notice(&self) -> Option<Notice> {
+        let notice = self.notices.borrow_mut().pop()?;
         self.room.notify_one();
-        Some(message)
+        Some(notice)
     }
 
     /// Whether it is to read before it says more, since that may need an answer.
     pub(crate) fn is_to_read_first(&self) -> bool {
-        self.messages.borrow().len() > MESSAGES / 2 || self.message_bytes.get() > MESSAGE_BYTES / 2
+        self.notices.borrow().is_half_full()
     }
 
     /// Waits until something may be waiting for the task.
@@ -151,48 +132,5 @@ impl Seat {
     /// Waits until a queue may have room.
     pub(crate) async fn room(&self) {
         self.room.notified().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn told(seat: &Seat, request_id: &Value) {
-        seat.tell(&ToAgent::result(request_id.clone(), Ok(Value::Null)));
-    }
-
-    #[test]
-    fn messages_are_bounded_in_number_and_the_oldest_goes() {
-        let seat = Seat::new(Who::Agent { attempt: Attempt::new(0) }, Party::Agent);
-        for number in 0..MESSAGES + 3 {
-            told(&seat, &json!(number));
-        }
-        let first: Value = serde_json::from_str(&seat.next_message().unwrap()).unwrap();
-        assert_eq!(first["request_id"], 3);
-        assert_eq!(std::iter::from_fn(|| seat.next_message()).count(), MESSAGES - 1);
-    }
-
-    #[test]
-    fn messages_are_bounded_by_what_they_hold() {
-        let seat = Seat::new(Who::Agent { attempt: Attempt::new(0) }, Party::Agent);
-        let half = "x".repeat(MESSAGE_BYTES / 2);
-        for number in 0..3 {
-            told(&seat, &json!([number, half]));
-        }
-        told(&seat, &json!("short"));
-        // Two halves and what stands around them are too much already.
-        let waiting: Vec<Value> =
-            std::iter::from_fn(|| seat.next_message()).map(|message| serde_json::from_str(&message).unwrap()).collect();
-        assert_eq!(
-            waiting.iter().map(|message| &message["request_id"][0]).collect::<Vec<_>>(),
-            [&json!(2), &Value::Null]
-        );
-        // One alone is taken whatever it holds, and leaves no debt.
-        told(&seat, &json!("x".repeat(MESSAGE_BYTES)));
-        assert!(seat.next_message().is_some());
-        assert_eq!(seat.message_bytes.get(), 0);
     }
 }

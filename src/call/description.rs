@@ -1,0 +1,44 @@
+//! The facts of a call that its agents are told when it begins.
+
+/// Who calls whom.
+#[derive(Clone, Debug, Default)]
+pub struct CallDescription {
+    /// Meta's id. It contains the user's phone number.
+    pub wacid: String,
+    /// Who placed the call.
+    pub direction: CallDirection,
+    /// The person on WhatsApp.
+    pub user: WhatsAppUser,
+    /// The business number of the call.
+    pub number: BusinessNumber,
+}
+
+/// Who placed a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallDirection {
+    /// The WhatsApp user.
+    #[default]
+    UserInitiated,
+    /// The business.
+    BusinessInitiated,
+}
+
+/// The person on WhatsApp, as far as Meta names them.
+#[derive(Clone, Debug, Default)]
+pub struct WhatsAppUser {
+    /// The phone number in digits; None if the user hides it.
+    pub wa_id: Option<String>,
+    /// The business-scoped user id.
+    pub user_id: Option<String>,
+    /// The profile name.
+    pub name: Option<String>,
+}
+
+/// A business number.
+#[derive(Clone, Debug, Default)]
+pub struct BusinessNumber {
+    /// Meta's id of the number.
+    pub phone_number_id: String,
+    /// The number in digits, where Meta gave it.
+    pub display_phone_number: Option<String>,
+}
