@@ -2,12 +2,10 @@
 //!
 //! An agent lives on the worker that owns the call, so that no frame crosses threads.
 
-mod status;
 pub mod notice;
-pub mod native;
-mod upgrade;
-mod connect;
+pub mod dialect;
 pub mod websocket;
+mod status;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +14,7 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
+pub use dialect::DialectName;
 pub use status::{AgentOutcome, AgentStatus};
 
 /// How a route reaches its agent and what sound it speaks.
@@ -28,7 +27,9 @@ pub struct AgentOptions {
     pub addresses: Vec<SocketAddr>,
     /// Sent with the WebSocket request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
-    /// The sound on the socket until the agent's `ready` changes it.
+    /// The protocol on the WebSocket.
+    pub dialect: DialectName,
+    /// The sound on the socket until the agent changes it; the dialect may know better.
     pub format: SoundFormat,
     /// How PCM is encoded for the caller.
     pub profile: Profile,

@@ -112,6 +112,7 @@ fn read_route(name: &str, route: &config::route::Route) -> Route {
             url: url.clone(),
             addresses: Vec::new(),
             headers: route.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            dialect: route.dialect,
             format: SoundFormat {
                 encoding: match route.encoding {
                     config::route::Encoding::PcmS16le => Encoding::PcmS16le,

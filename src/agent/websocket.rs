@@ -1,10 +1,13 @@
-//! An agent on a WebSocket that we dial: the task that carries its sound and messages.
+//! An agent on a WebSocket that we dial, in any dialect: the task that carries its sound and messages.
 //!
 //! The task runs on the worker that owns the call. Its reading and writing halves go on independently, so that an
 //! agent that does not read can still be heard, and one that talks too much still hears. Only one that leaves half a
 //! megabyte of answers unread is not listened to until it reads them.
 
-use std::cell::Cell;
+mod connect;
+mod upgrade;
+
+use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -18,7 +21,7 @@ use patchcord_media::bridge::{Party, PartySound};
 use patchcord_media::source::Room;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
@@ -27,8 +30,7 @@ use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tracing::debug;
 
-use super::connect::{Connected, connect};
-use super::native::{self, CloseCode, FromAgent};
+use super::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
 use super::notice::{ErrorCode, Notice, Start};
 use super::{AgentOptions, Encoding, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
@@ -40,6 +42,7 @@ use crate::telemetry::shown;
 use crate::worker::Report;
 use crate::worker::leg::Leg;
 use crate::worker::leg::seat::{Seat, Who};
+use connect::{Connected, connect};
 
 /// A whole minute of speech at the highest rate may come as one message; a larger one is a mistake.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
@@ -93,7 +96,7 @@ enum Ending {
     Dismissed(&'static str),
     /// The agent said `bye` or closed normally.
     HungUp,
-    Failed(AgentFailure, CloseCode),
+    Failed(AgentFailure, Closing),
 }
 
 /// Starts the task of an agent or a third party on this thread, among `agents`. It ends when its socket does, or when
@@ -108,13 +111,25 @@ pub(crate) fn spawn(
     let (seat, mut dismissed) = leg.seat(who, party);
     let talked = leg.clone();
     let standstills = Standstills::of(leg.pulse(), Instant::now());
+    let dialled_at = Instant::now();
     let talk = async move {
+        let dialect = dial.agent.dialect.translator();
+        let (tls, limit) = (options.tls.clone(), options.connect_timeout);
         let connected = tokio::select! {
             biased;
             _ = &mut dismissed => return,
-            connected = connect(&dial.agent, options.tls.clone(), options.connect_timeout, standstills) => connected,
+            connected = connect(&dial.agent, dialect.subprotocols(), tls, limit, standstills) => connected,
         };
-        let conversation = Conversation { leg: &leg, seat: &seat, dial: &dial, options: &options };
+        let conversation = Conversation {
+            leg: &leg,
+            seat: &seat,
+            dial: &dial,
+            options: &options,
+            dialect: RefCell::new(dialect),
+            dialled_at,
+            has_joined: Cell::new(false),
+            joining: Notify::new(),
+        };
         match connected {
             Ok(connected) => {
                 descriptors::shortage_is_over();
@@ -155,59 +170,91 @@ struct Conversation<'a> {
     seat: &'a Seat,
     dial: &'a Dial,
     options: &'a SocketOptions,
+    /// Borrowed between two awaits only.
+    dialect: RefCell<Box<dyn Dialect>>,
+    dialled_at: Instant,
+    has_joined: Cell<bool>,
+    joining: Notify,
 }
 
 impl Conversation<'_> {
     /// Talks until someone leaves.
     async fn hold(&self, socket: Socket, mut dismissed: oneshot::Receiver<&'static str>) {
         let (mut sink, mut stream) = socket.split();
-        self.attach(self.dial.agent.format);
-        let start = native::write(&Notice::Start(Box::new(self.start())));
-        let ending = match sink.send(Message::text(start)).await {
+        let format = self.dialect.borrow().format(self.dial.agent.format);
+        self.attach(format);
+        let ending = match self.send(&mut sink, Notice::Start(Box::new(self.start(format)))).await {
             Err(error) => ending_of(&error),
             Ok(()) => {
-                self.joined();
+                if self.dialect.borrow().joins() == Joins::WhenOpen {
+                    self.join();
+                }
                 let heard_at = Cell::new(Instant::now());
                 tokio::select! {
                     biased;
                     reason = &mut dismissed => Ending::Dismissed(reason.unwrap_or("shutting_down")),
                     ending = self.read(&mut stream, &heard_at) => ending,
                     ending = self.write(&mut sink, &heard_at) => ending,
+                    ending = self.fail_to_join() => ending,
                 }
             }
         };
         self.part(ending, sink, stream).await;
     }
 
-    fn start(&self) -> Start {
+    /// Ends only if the agent has not joined within the time for connecting.
+    async fn fail_to_join(&self) -> Ending {
+        let limit = self.options.connect_timeout;
+        let remaining = limit.saturating_sub(self.dialled_at.elapsed());
+        let mut standstills = Standstills::of(self.leg.pulse(), Instant::now());
+        match standstills.timeout(remaining, self.joining.notified()).await {
+            Ok(()) => pending().await,
+            Err(_) => lost(AgentFailureKind::NoAnswer.because(format!("it was not ready within {}", shown(limit)))),
+        }
+    }
+
+    async fn send(&self, sink: &mut SplitSink<Socket, Message>, notice: Notice) -> Result<(), tungstenite::Error> {
+        let mut outbox = Vec::new();
+        self.dialect.borrow_mut().write_notice(&notice, &mut outbox);
+        for message in outbox {
+            sink.feed(message).await?;
+        }
+        sink.flush().await
+    }
+
+    fn start(&self, format: SoundFormat) -> Start {
         Start {
             call_id: self.leg.call().clone(),
             call: self.leg.description().clone(),
             stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
-            format: self.dial.agent.format,
+            format,
             max_buffer: self.dial.max_buffer,
             parameters: self.dial.agent.parameters.clone(),
         }
     }
 
     async fn part(&self, ending: Ending, mut sink: SplitSink<Socket, Message>, mut stream: SplitStream<Socket>) {
-        let (stop, code) = match ending {
-            Ending::Dismissed(reason) => (reason, CloseCode::Normal),
+        let (reason, closing) = match ending {
+            Ending::Dismissed(reason) => (reason, Closing::Normal),
+            Ending::HungUp if !self.has_joined.get() => {
+                self.failed(AgentFailureKind::Refused.because("it hung up before it was ready"));
+                ("agent_hung_up", Closing::Normal)
+            }
             Ending::HungUp => {
                 self.hung_up();
-                (self.own_end(), CloseCode::Normal)
+                (self.own_end(), Closing::Normal)
             }
-            Ending::Failed(failure, code) => {
+            Ending::Failed(failure, closing) => {
                 let name = failure.kind.name();
                 self.failed(failure);
-                (name, code)
+                (name, closing)
             }
         };
-        let stopped = native::write(&Notice::Stop { reason: stop });
+        let code = self.dialect.borrow().close_code(closing);
         let say = async {
-            sink.send(Message::text(stopped)).await?;
+            self.send(&mut sink, Notice::Stop { reason }).await?;
             tokio::time::sleep(STOP_GRACE).await;
-            let close = CloseFrame { code: (code as u16).into(), reason: stop.into() };
+            let close = CloseFrame { code: code.into(), reason: reason.into() };
             sink.send(Message::Close(Some(close))).await?;
             pending().await
         };
@@ -224,7 +271,11 @@ impl Conversation<'_> {
         }
     }
 
-    fn joined(&self) {
+    fn join(&self) {
+        if self.has_joined.replace(true) {
+            return;
+        }
+        self.joining.notify_one();
         self.leg.report_of_agent(match self.seat.who() {
             Who::Agent { attempt } => Report::AgentJoined { attempt },
             Who::Guest(guest) => Report::GuestJoined { guest },
@@ -305,16 +356,19 @@ impl Conversation<'_> {
                 self.seat.room().await;
             }
             heard_at.set(Instant::now());
-            match message {
-                Message::Binary(sound) => self.say(sound, heard_at).await,
-                Message::Text(message) => match native::parse(message.as_str()) {
-                    Ok(FromAgent::Bye) => return Ending::HungUp,
-                    Ok(message) => self.obey(message),
-                    Err(mistake) => self.complain(ErrorCode::BadMessage, mistake),
-                },
+            let incoming = match message {
+                Message::Binary(bytes) => Incoming::Binary(bytes),
+                Message::Text(text) => Incoming::Text(text),
                 Message::Close(frame) => return ending_of_close(frame.as_ref()),
                 // tungstenite answers pings by itself.
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            };
+            let read = self.dialect.borrow_mut().read(incoming);
+            match read {
+                Ok(FromAgent::Bye) => return Ending::HungUp,
+                Ok(FromAgent::Sound(sound)) => self.say(sound, heard_at).await,
+                Ok(message) => self.obey(message),
+                Err(mistake) => self.complain(ErrorCode::BadMessage, mistake),
             }
         }
     }
@@ -348,8 +402,9 @@ impl Conversation<'_> {
 
     fn obey(&self, message: FromAgent) {
         match message {
-            FromAgent::Ready { audio, events } => {
-                if let Some(format) = audio {
+            FromAgent::Ready { format, events } => {
+                self.join();
+                if let Some(format) = format {
                     self.change_sound(format);
                 }
                 if events && matches!(self.seat.who(), Who::Agent { .. }) && self.seat.listens() {
@@ -368,7 +423,7 @@ impl Conversation<'_> {
             FromAgent::Pause => self.leg.with_bridge(|bridge| bridge.pause(self.party())),
             FromAgent::Resume => self.leg.with_bridge(|bridge| bridge.resume(self.party())),
             FromAgent::Command { request_id, command } => self.command(request_id, command),
-            FromAgent::Bye | FromAgent::Unknown => {}
+            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Nothing => {}
         }
     }
 
@@ -401,9 +456,11 @@ impl Conversation<'_> {
         let mut standstills = Standstills::of(self.leg.pulse(), Instant::now());
         // Each deadline is moved by every standstill.
         let mut of_writes = standstills.clone();
+        // For a frame or two, and used again for every one.
+        let mut outbox = Vec::with_capacity(2);
         loop {
             let written = tokio::select! {
-                () = self.seat.mail() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink)).await,
+                () = self.seat.mail() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
                 _ = ping.tick() => {
                     if let Some(gap) = standstills.next(Instant::now()) {
                         // What it said meanwhile is still to be read.
@@ -420,7 +477,7 @@ impl Conversation<'_> {
             match written {
                 Err(_) => {
                     let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
-                    return Ending::Failed(AgentFailureKind::TooSlow.because(cause), CloseCode::TooSlow);
+                    return Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow);
                 }
                 Ok(Err(error)) => return ending_of(&error),
                 Ok(Ok(())) => {}
@@ -428,12 +485,22 @@ impl Conversation<'_> {
         }
     }
 
-    async fn deliver(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), tungstenite::Error> {
+    async fn deliver(
+        &self,
+        sink: &mut SplitSink<Socket, Message>,
+        outbox: &mut Vec<Message>,
+    ) -> Result<(), tungstenite::Error> {
         while let Some(notice) = self.seat.next_notice() {
-            sink.feed(Message::text(native::write(&notice))).await?;
+            self.dialect.borrow_mut().write_notice(&notice, outbox);
+            for message in outbox.drain(..) {
+                sink.feed(message).await?;
+            }
         }
-        while let Some(frame) = self.leg.sound_for(self.party()) {
-            sink.feed(Message::Binary(frame)).await?;
+        while let Some(sound) = self.leg.sound_for(self.party()) {
+            self.dialect.borrow_mut().write_sound(sound, outbox);
+            for message in outbox.drain(..) {
+                sink.feed(message).await?;
+            }
         }
         sink.flush().await
     }
@@ -445,7 +512,7 @@ async fn read_out(stream: &mut SplitStream<Socket>) {
 }
 
 fn lost(failure: AgentFailure) -> Ending {
-    Ending::Failed(failure, CloseCode::Normal)
+    Ending::Failed(failure, Closing::Normal)
 }
 
 fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
@@ -485,7 +552,7 @@ fn close_name(code: u16) -> Option<&'static str> {
 fn ending_of(error: &tungstenite::Error) -> Ending {
     match error {
         tungstenite::Error::Capacity(_) => {
-            Ending::Failed(AgentFailureKind::ProtocolError.because(error), CloseCode::TooLarge)
+            Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::TooLarge)
         }
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))

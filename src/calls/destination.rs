@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use patchcord_media::opus::{Profile, SampleRate};
 
-use crate::agent::{AgentOptions, Encoding, SoundFormat};
+use crate::agent::{AgentOptions, DialectName, Encoding, SoundFormat};
 use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{self, Hosts, Use};
@@ -40,6 +40,7 @@ fn agent_at(found: &egress::Destination) -> AgentOptions {
         url: found.url().clone(),
         addresses: found.addresses().to_vec(),
         headers: Vec::new(),
+        dialect: DialectName::Native,
         format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
         profile: Profile::Eco,
         parameters: BTreeMap::new(),

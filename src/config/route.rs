@@ -10,6 +10,7 @@ use url::{Host, Url};
 use super::events::{app_url, signing_secret};
 use super::read::Section;
 use crate::address::is_public;
+use crate::agent::DialectName;
 use crate::routes::DecisionWebhook;
 
 /// How one route's calls reach an agent.
@@ -20,7 +21,7 @@ pub struct Route {
     /// Tried in this order when the agent refuses or is lost; empty means to hang up.
     pub fallback: Vec<AgentTarget>,
     /// What the agent's WebSocket speaks.
-    pub dialect: Dialect,
+    pub dialect: DialectName,
     /// Hz towards and from the agent: 8000, 16000, 24000 or 48000; always 48000 for Opus.
     pub sample_rate: u32,
     /// The form of the sound towards and from the agent.
@@ -54,13 +55,6 @@ pub enum AgentTarget {
     WebSocket(Url),
     /// Prompts by name, in their order; then we hang up.
     Prompts(Vec<String>),
-}
-
-/// What an agent's WebSocket speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// `patchcord.v1`.
-    Native,
 }
 
 /// The form of the sound on an agent's WebSocket.
@@ -114,7 +108,7 @@ impl Route {
         {
             section.note("fallback", None, "nothing after a prompt is ever reached: put the prompt last");
         }
-        let dialect = section.text("dialect", read_dialect).unwrap_or(Dialect::Native);
+        let dialect = section.text("dialect", read_dialect).unwrap_or_default();
         let encoding = section.text("encoding", read_encoding).unwrap_or(Encoding::PcmS16le);
         let sample_rate = read_sample_rate(&mut section, encoding);
         let answer = section.text("answer", read_answer).unwrap_or(Answer::WhenAgentReady);
@@ -229,11 +223,8 @@ fn prompt_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-fn read_dialect(text: &str) -> Result<Dialect, String> {
-    match text {
-        "native" => Ok(Dialect::Native),
-        _ => Err("this dialect is not built yet; use \"native\"".to_owned()),
-    }
+fn read_dialect(text: &str) -> Result<DialectName, String> {
+    DialectName::of_name(text).ok_or_else(|| "this dialect is not built yet; use \"native\"".to_owned())
 }
 
 fn read_encoding(text: &str) -> Result<Encoding, String> {

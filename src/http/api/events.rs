@@ -30,7 +30,7 @@ use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::{Api, calls};
-use crate::agent::native;
+use crate::agent::dialect::native;
 use crate::call::event::CallEvent;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::config::api::Scope;

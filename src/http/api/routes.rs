@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::page::PageQuery;
 use crate::agent::shown_address;
-use crate::config::route::{AgentTarget, Answer, BargeIn, Dialect, Encoding, Profile, Route};
+use crate::config::route::{AgentTarget, Answer, BargeIn, Encoding, Profile, Route};
 use crate::http::error::{ApiError, Problem};
 
 /// Routes, by name.
@@ -94,9 +94,7 @@ fn view(name: &str, route: &Route, phone_number_ids: Vec<String>) -> RouteView {
         phone_number_ids,
         agent: target(&route.agent),
         fallback: route.fallback.iter().map(target).collect(),
-        dialect: match route.dialect {
-            Dialect::Native => "native",
-        },
+        dialect: route.dialect.name(),
         encoding: match route.encoding {
             Encoding::PcmS16le => "pcm_s16le",
             Encoding::Opus => "opus",

@@ -14,8 +14,8 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{MaybeTlsStream, tungstenite};
 use url::Url;
 
-use super::AgentOptions;
 use super::upgrade::{Refused, Upgrade};
+use crate::agent::AgentOptions;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::pulse::Standstills;
 use crate::telemetry::shown;
@@ -63,21 +63,23 @@ pub(super) enum Step {
 /// Connects to an agent. Redirects are not followed. Our own standstills do not count against it.
 pub(super) async fn connect(
     agent: &AgentOptions,
+    subprotocols: &'static [&'static str],
     tls: Arc<rustls::ClientConfig>,
     limit: Duration,
     mut standstills: Standstills,
 ) -> Result<Connected, ConnectError> {
     let step = Cell::new(Step::Name);
-    let connected = standstills.timeout(limit, take_steps(agent, tls, &step)).await;
+    let connected = standstills.timeout(limit, take_steps(agent, subprotocols, tls, &step)).await;
     connected.unwrap_or_else(|_| Err(ConnectError::TimedOut { step: step.get(), limit }))
 }
 
 async fn take_steps(
     agent: &AgentOptions,
+    subprotocols: &'static [&'static str],
     tls: Arc<rustls::ClientConfig>,
     step: &Cell<Step>,
 ) -> Result<Connected, ConnectError> {
-    let upgrade = Upgrade::new(agent)?;
+    let upgrade = Upgrade::new(agent, subprotocols)?;
     let addresses = addresses_of(agent).await.map_err(ConnectError::Name)?;
     step.set(Step::Tcp);
     let stream = open(&addresses).await.map_err(ConnectError::Tcp)?;

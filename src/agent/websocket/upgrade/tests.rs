@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use patchcord_media::opus::{Profile, SampleRate};
 use proptest::prelude::*;
 
-use super::super::{Encoding, SoundFormat};
 use super::*;
+use crate::agent::{DialectName, Encoding, SoundFormat};
 
-const LIST: &str = include_str!("../../../tests/fixtures/agent-upgrade/list.txt");
-const TWO_LINES: &str = include_str!("../../../tests/fixtures/agent-upgrade/two-lines.txt");
+const LIST: &str = include_str!("../../../../tests/fixtures/agent-upgrade/list.txt");
+const TWO_LINES: &str = include_str!("../../../../tests/fixtures/agent-upgrade/two-lines.txt");
 const PLAIN: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n";
 
 fn upgrade() -> Upgrade {
@@ -17,11 +17,12 @@ fn upgrade() -> Upgrade {
         url: "ws://127.0.0.1:9000/call?token=secret".parse().unwrap(),
         addresses: Vec::new(),
         headers: vec![("Authorization".to_owned(), "Bearer secret".into())],
+        dialect: DialectName::Native,
         format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
         profile: Profile::Eco,
         parameters: BTreeMap::new(),
     };
-    Upgrade::new(&agent).unwrap()
+    Upgrade::new(&agent, &["patchcord.v1"]).unwrap()
 }
 
 /// What an answer means in which ACCEPT stands for the right key.

@@ -12,13 +12,13 @@ use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_reques
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{AgentOptions, native};
+use crate::agent::AgentOptions;
 
 /// What an answer's head may have; servers behind a proxy that sets cookies send 2 kB.
 pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 const HEADERS_AT_MOST: usize = 100;
 
-const SUBPROTOCOL: &str = "sec-websocket-protocol";
+const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 /// The first two bytes of a TLS alert and of a TLS handshake message (RFC 8446 §5.1).
 const TLS_RECORDS: [&[u8]; 2] = [&[0x15, 0x03], &[0x16, 0x03]];
 
@@ -26,6 +26,8 @@ const TLS_RECORDS: [&[u8]; 2] = [&[0x15, 0x03], &[0x16, 0x03]];
 pub(super) struct Upgrade {
     request: Vec<u8>,
     accept_key: String,
+    /// As offered.
+    subprotocols: &'static [&'static str],
 }
 
 /// Why an answer opens no WebSocket. The texts hold nothing of what the server wrote.
@@ -52,9 +54,9 @@ pub(super) enum Refused {
 }
 
 impl Upgrade {
-    pub(super) fn new(agent: &AgentOptions) -> Result<Self, tungstenite::Error> {
-        let (request, key) = generate_request(request(agent)?)?;
-        Ok(Self { request, accept_key: derive_accept_key(key.as_bytes()) })
+    pub(super) fn new(agent: &AgentOptions, subprotocols: &'static [&'static str]) -> Result<Self, tungstenite::Error> {
+        let (request, key) = generate_request(request(agent, subprotocols)?)?;
+        Ok(Self { request, accept_key: derive_accept_key(key.as_bytes()), subprotocols })
     }
 
     /// To be sent as it is.
@@ -95,7 +97,8 @@ impl Upgrade {
             return Err(Refused::WrongAccept);
         }
         // A server may go on without one.
-        if answer.values(SUBPROTOCOL).any(|value| value != native::SUBPROTOCOL.as_bytes()) {
+        let is_offered = |value: &[u8]| self.subprotocols.iter().any(|offered| value == offered.as_bytes());
+        if !answer.values(SUBPROTOCOLS).all(is_offered) {
             return Err(Refused::OtherSubprotocol);
         }
         if answer.values("sec-websocket-extensions").any(|value| !value.is_empty()) {
@@ -105,10 +108,12 @@ impl Upgrade {
     }
 }
 
-fn request(agent: &AgentOptions) -> Result<Request, tungstenite::Error> {
+fn request(agent: &AgentOptions, subprotocols: &[&str]) -> Result<Request, tungstenite::Error> {
     let mut request = agent.url.as_str().into_client_request()?;
     let headers = request.headers_mut();
-    headers.insert(SUBPROTOCOL, HeaderValue::from_static(native::SUBPROTOCOL));
+    if !subprotocols.is_empty() {
+        headers.insert(SUBPROTOCOLS, HeaderValue::from_str(&subprotocols.join(", "))?);
+    }
     for (name, value) in &agent.headers {
         let mut value = HeaderValue::from_str(value.expose_secret())?;
         value.set_sensitive(true);

@@ -1,33 +1,64 @@
-//! The native dialect `patchcord.v1`: the JSON text messages of an agent's WebSocket.
+//! The native dialect `patchcord.v1`: JSON in text messages, sound in binary ones.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use patchcord_media::source::{Cleared, MarkStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::SoundFormat;
-use super::notice::{Notice, Start};
+use super::{Closing, Dialect, FromAgent, Incoming, Joins};
+use crate::agent::SoundFormat;
+use crate::agent::notice::{Notice, Start};
 use crate::call::command::{CallCommand, SendDtmf};
 use crate::call::description::{CallDescription, CallDirection};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
 
-/// The WebSocket subprotocol.
-pub const SUBPROTOCOL: &str = "patchcord.v1";
+const SUBPROTOCOL: &str = "patchcord.v1";
 /// The largest text message an agent may send. Control messages are short; more is a mistake.
-pub const TEXT_LIMIT_BYTES: usize = 64 * 1024;
+const TEXT_LIMIT_BYTES: usize = 64 * 1024;
 
-/// Why we close an agent's socket: RFC 6455 close codes, and ours from 4000 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub enum CloseCode {
-    /// The call is over or goes on without this agent.
-    Normal = 1000,
-    /// A message was larger than we take.
-    TooLarge = 1009,
-    /// The agent read so slowly that its queue was full for seconds.
-    TooSlow = 4008,
+/// The translator, which needs no state.
+pub(super) struct Native;
+
+impl Dialect for Native {
+    fn subprotocols(&self) -> &'static [&'static str] {
+        &[SUBPROTOCOL]
+    }
+
+    fn format(&self, configured: SoundFormat) -> SoundFormat {
+        configured
+    }
+
+    fn joins(&self) -> Joins {
+        Joins::WhenOpen
+    }
+
+    fn read(&mut self, message: Incoming) -> Result<FromAgent, String> {
+        match message {
+            Incoming::Text(text) => parse(&text),
+            Incoming::Binary(sound) => Ok(FromAgent::Sound(sound)),
+        }
+    }
+
+    fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
+        outbox.push(Message::text(to_json(&ToAgent::new(notice))));
+    }
+
+    fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
+        outbox.push(Message::Binary(sound));
+    }
+
+    /// RFC 6455 §7.4.1, and ours from 4000 on.
+    fn close_code(&self, closing: Closing) -> u16 {
+        match closing {
+            Closing::Normal => 1000,
+            Closing::TooLarge => 1009,
+            Closing::TooSlow => 4008,
+        }
+    }
 }
 
 /// A text message to the agent.
@@ -99,30 +130,8 @@ struct CommandResult<'a> {
     message: Option<&'a str>,
 }
 
-/// A text message from the agent.
-#[expect(missing_docs, reason = "each variant's line says what its fields are")]
-#[derive(Debug, PartialEq)]
-pub enum FromAgent {
-    /// May change the sound, and ask for all events of the call.
-    Ready { audio: Option<SoundFormat>, events: bool },
-    /// Tell me when all sound sent so far was heard.
-    Mark { name: String },
-    /// Throw away what the caller has not heard.
-    Clear,
-    /// Be silent, keep the queue.
-    Pause,
-    /// Go on.
-    Resume,
-    /// Hang up.
-    Bye,
-    /// A verb of the control API.
-    Command { request_id: Value, command: Result<CallCommand, Refusal> },
-    /// A type of a later version, to be ignored.
-    Unknown,
-}
-
 /// Reads one text message. The error is a sentence for the agent's developer.
-pub fn parse(text: &str) -> Result<FromAgent, String> {
+fn parse(text: &str) -> Result<FromAgent, String> {
     #[derive(Deserialize)]
     struct Message {
         #[serde(rename = "type")]
@@ -149,7 +158,7 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
             let format = |audio: AudioChoice| {
                 SoundFormat::new(audio.encoding.as_deref().unwrap_or("pcm_s16le"), audio.sample_rate.unwrap_or(16_000))
             };
-            FromAgent::Ready { audio: message.audio.map(format).transpose()?, events: message.events }
+            FromAgent::Ready { format: message.audio.map(format).transpose()?, events: message.events }
         }
         "mark" => FromAgent::Mark { name: message.name.ok_or("a mark needs a \"name\"")? },
         "clear" => FromAgent::Clear,
@@ -166,17 +175,12 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
                 .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))
                 .and_then(checked),
         },
-        _ => FromAgent::Unknown,
+        _ => FromAgent::Nothing,
     })
 }
 
 fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
     command.check().map(|()| command)
-}
-
-/// A notice as the text of a message.
-pub fn write(notice: &Notice) -> String {
-    to_json(&ToAgent::new(notice))
 }
 
 /// The `result` message that answers a command.
@@ -268,14 +272,14 @@ mod tests {
     #[test]
     fn messages_are_read_as_the_protocol_says() {
         let read = |text| parse(text).unwrap();
-        assert_eq!(read(r#"{"type":"ready"}"#), FromAgent::Ready { audio: None, events: false });
+        assert_eq!(read(r#"{"type":"ready"}"#), FromAgent::Ready { format: None, events: false });
         assert_eq!(
             read(r#"{"type":"ready","audio":{"encoding":"pcm_s16le","sample_rate":24000},"events":true}"#),
-            FromAgent::Ready { audio: Some(SoundFormat::new("pcm_s16le", 24_000).unwrap()), events: true }
+            FromAgent::Ready { format: Some(SoundFormat::new("pcm_s16le", 24_000).unwrap()), events: true }
         );
         assert_eq!(read(r#"{"type":"mark","name":"a"}"#), FromAgent::Mark { name: "a".into() });
         assert_eq!(read(r#"{"type":"bye","why":"done"}"#), FromAgent::Bye);
-        assert_eq!(read(r#"{"type":"of a later version"}"#), FromAgent::Unknown);
+        assert_eq!(read(r#"{"type":"of a later version"}"#), FromAgent::Nothing);
         assert_eq!(
             read(r#"{"type":"command","request_id":7,"action":"stop_playback"}"#),
             FromAgent::Command { request_id: 7.into(), command: Ok(CallCommand::StopPlayback) }
@@ -296,6 +300,7 @@ mod tests {
 
     #[test]
     fn messages_are_written_as_the_protocol_says() {
+        let write = |notice: &Notice| to_json(&ToAgent::new(notice));
         assert_eq!(write(&Notice::Accepted), r#"{"type":"accepted"}"#);
         assert_eq!(
             write(&Notice::Mark { name: "a".into(), status: MarkStatus::Played }),
