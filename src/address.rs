@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use url::{Host, Url};
+
 /// IPv4 addresses that cannot be reached from everywhere.
 ///
 /// Source: IANA, "IPv4 Special-Purpose Address Registry", all that is not globally reachable there, and "IPv4 Multicast
@@ -77,6 +79,24 @@ const EMBEDDING: [(AddressRange, usize); 4] = [
     // 6to4; RFC 3056 §2.
     (range_v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), 1),
 ];
+
+/// Whether a URL leads to this machine or a private network: by a private address, or by a name that only such a network
+/// knows (RFC 6761, RFC 6762, RFC 8375, and names without a dot).
+pub(crate) fn is_nearby(url: &Url) -> bool {
+    match url.host() {
+        None => false,
+        Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            let last = name.rsplit('.').next().unwrap_or(name);
+            !name.contains('.')
+                || ["localhost", "local", "internal", "lan", "test"].contains(&last)
+                || name.ends_with(".home.arpa")
+                || name.ends_with(".svc")
+        }
+    }
+}
 
 /// Whether an address can be reached from anywhere, and is nobody's but its owner's: no cloud's metadata service either.
 ///

@@ -5,6 +5,7 @@
 pub mod notice;
 pub mod dialect;
 pub mod websocket;
+mod target;
 mod status;
 
 use std::collections::BTreeMap;
@@ -16,13 +17,14 @@ use url::Url;
 
 pub use dialect::DialectName;
 pub use status::{AgentOutcome, AgentStatus};
+pub use target::{AgentTarget, prompt_name};
 
 /// How a route reaches its agent and what sound it speaks.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// `ws://` or `wss://`.
     pub url: Url,
-    /// Where that is, if it was settled before ([`Destination`](crate::egress::Destination)): then nothing else is
+    /// Where that is, if it was settled before ([`CheckedUrl`](crate::egress::CheckedUrl)): then nothing else is
     /// connected to. Empty: wherever its name leads when it is dialled.
     pub addresses: Vec<SocketAddr>,
     /// Sent with the WebSocket request, such as `Authorization`.
@@ -81,11 +83,16 @@ impl SoundFormat {
 }
 
 impl Encoding {
-    /// Its name on the wire.
+    /// The stable name in the configuration, the API and the native protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::PcmS16le => "pcm_s16le",
             Self::Opus => "opus",
         }
+    }
+
+    /// The encoding of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::PcmS16le, Self::Opus].into_iter().find(|encoding| encoding.name() == name)
     }
 }

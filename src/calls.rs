@@ -39,7 +39,7 @@ use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 use crate::worker::{WorkerHandle, placement};
-use destination::stops_of;
+use destination::targets_of;
 use session::commands::{AppCommand, Inbox};
 use session::{Session, SessionOptions, WRITTEN_WITHIN};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
@@ -407,13 +407,13 @@ impl Calls {
     ) -> Result<Value, Refusal> {
         command.check()?;
         let session = self.table().live(call)?.session.clone();
-        let stops = match command.destination() {
-            Some(to) => stops_of(to, &self.0.options.settings.get(), hosts).await?,
+        let targets = match command.destination() {
+            Some(to) => targets_of(to, &self.0.options.settings.get(), hosts).await?,
             None => Vec::new(),
         };
         let (reply, done) = oneshot::channel();
         let answered = async {
-            session.command(AppCommand { command, stops, client_state, reply }).await?;
+            session.command(AppCommand { command, targets, client_state, reply }).await?;
             done.await.unwrap_or_else(|_| Err(has_ended()))
         };
         tokio::time::timeout(PERFORMED_WITHIN, answered).await.unwrap_or_else(|_| {

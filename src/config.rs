@@ -12,7 +12,7 @@ mod problem;
 mod read;
 pub mod recordings;
 pub mod restart;
-pub mod route;
+mod route;
 pub mod store;
 
 pub use environment::Environment;
@@ -21,13 +21,16 @@ pub use problem::{ConfigErrors, Problem};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use toml::Table;
 use url::Url;
 
+use crate::address::is_nearby;
 use crate::egress::Allowed;
+use crate::routes::Route;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
@@ -36,7 +39,6 @@ use media::Media;
 use problem::nearest;
 use read::{Notes, Section};
 use recordings::Recordings;
-use route::Route;
 use store::Store;
 
 /// The whole configuration, checked.
@@ -49,7 +51,7 @@ pub struct Config {
     /// `[whatsapp]`
     pub whatsapp: WhatsApp,
     /// `[routes.NAME]`
-    pub routes: BTreeMap<String, Route>,
+    pub routes: BTreeMap<String, Arc<Route>>,
     /// `[calls]`
     pub calls: Calls,
     /// `[prompts]`
@@ -203,8 +205,13 @@ fn read(text: &str, file_name: &str, environment: &Environment) -> (Result<Confi
 fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let http = Http::read(root.section("http"));
     let media = Media::read(root.section("media"));
-    let routes: Vec<(String, Option<Route>)> =
-        root.named_sections("routes").into_iter().map(|(name, section)| (name, Route::read(section))).collect();
+    let sections = root.named_sections("routes").into_iter();
+    let routes: Vec<(String, Option<Route>)> = sections
+        .map(|(name, section)| {
+            let route = route::read(&name, section);
+            (name, route)
+        })
+        .collect();
     let route_names: Vec<&str> = routes.iter().map(|(name, _)| name.as_str()).collect();
     for name in route_names.iter().filter(|name| !is_route_name(name)) {
         root.note(&format!("routes.{name}"), None, "a route's name has 1 to 64 letters, digits, '_' or '-'");
@@ -221,7 +228,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let events = Events::read(root.section("events"));
     let log = Log::read(root.section("log"));
     root.end();
-    let routes = routes.into_iter().map(|(name, route)| Some((name, route?))).collect::<Option<_>>()?;
+    let routes = routes.into_iter().map(|(name, route)| Some((name, Arc::new(route?)))).collect::<Option<_>>()?;
     Some(Config {
         http,
         media,
@@ -356,7 +363,7 @@ const GRAPH_URL: &str = "https://graph.facebook.com";
 /// The access token travels there, so clear text is for this machine and private networks only.
 fn graph_url(text: &str) -> Result<Url, String> {
     let url = web_url(text, GRAPH_URL)?;
-    if url.scheme() == "http" && !route::is_nearby(&url) {
+    if url.scheme() == "http" && !is_nearby(&url) {
         return Err("http:// would carry the access token in the clear: use https://".to_owned());
     }
     Ok(url)

@@ -60,7 +60,7 @@ pub enum Hosts {
 
 /// A URL that may be connected to, at these addresses and no others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
+pub struct CheckedUrl {
     url: Url,
     addresses: Vec<SocketAddr>,
 }
@@ -135,7 +135,7 @@ impl Egress {
     }
 
     /// Looks at a URL that somebody named, and resolves its host once, within 3 s.
-    pub async fn check(&self, text: &str, meant_for: Use, hosts: Hosts) -> Result<Destination, Refused> {
+    pub async fn check(&self, text: &str, meant_for: Use, hosts: Hosts) -> Result<CheckedUrl, Refused> {
         self.check_with(text, meant_for, hosts, async |name, port| {
             Ok(tokio::net::lookup_host((name, port)).await?.collect())
         })
@@ -148,7 +148,7 @@ impl Egress {
         meant_for: Use,
         hosts: Hosts,
         resolve: impl AsyncFnOnce(&str, u16) -> io::Result<Vec<SocketAddr>>,
-    ) -> Result<Destination, Refused> {
+    ) -> Result<CheckedUrl, Refused> {
         let url = parse(text, meant_for)?;
         let host = url.host().ok_or(Refused::NotAUrl)?;
         if hosts == Hosts::Listed && !self.0.iter().any(|allowed| allowed.takes_host(&host)) {
@@ -164,7 +164,7 @@ impl Egress {
             }
         };
         self.judge(&addresses, &url, meant_for)?;
-        Ok(Destination { url, addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() })
+        Ok(CheckedUrl { url, addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() })
     }
 
     /// One bad address spoils them all: a name that leads inside as well as outside is not to be trusted with either.
@@ -188,7 +188,7 @@ impl Egress {
     }
 }
 
-impl Destination {
+impl CheckedUrl {
     /// As it was named.
     pub fn url(&self) -> &Url {
         &self.url

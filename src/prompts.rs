@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-use crate::config::route::{AgentTarget, Route};
+use crate::routes::Route;
 use background::Background;
 use folder::{Folder, Readers};
 
@@ -202,14 +202,9 @@ impl PromptLibrary {
 }
 
 /// Refuses routes that lead to a prompt which is not there, with what to do about it.
-pub fn check_routes(routes: &BTreeMap<String, Route>, prompts: &PromptLibrary) -> anyhow::Result<()> {
+pub fn check_routes(routes: &BTreeMap<String, Arc<Route>>, prompts: &PromptLibrary) -> anyhow::Result<()> {
     for (name, route) in routes {
-        let targets = std::iter::once(&route.agent).chain(&route.fallback);
-        let played = targets.flat_map(|target| match target {
-            AgentTarget::Prompts(names) => names.as_slice(),
-            AgentTarget::WebSocket(_) => &[],
-        });
-        for prompt in played.chain([&route.ringback, &route.hold]) {
+        for prompt in route.prompts() {
             if prompts.get(prompt).is_none() {
                 let known: Vec<String> = prompts.list().into_iter().map(|prompt| prompt.name).collect();
                 anyhow::bail!(

@@ -1,37 +1,53 @@
-//! Routes and numbers: to whom the callers of a number are put through.
+//! Routes and numbers: where the callers of a business number are put through to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchcord_media::opus::Profile;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::agent::AgentOptions;
+use crate::agent::{AgentOptions, AgentTarget, DialectName, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
 use crate::whatsapp::PhoneNumberId;
 
-/// One route: whom to try, in order.
+/// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// The name in the configuration.
     pub name: String,
-    /// The agent first, then the fallbacks.
-    pub stops: Vec<Stop>,
+    /// The agent first, then the fallbacks in their order.
+    pub targets: Vec<AgentTarget>,
+    /// What its agents have in common, as configured; each of `targets` holds it already.
+    pub agents: AgentDefaults,
     /// When its calls are accepted.
     pub answer: AnswerWhen,
     /// The prompt a caller hears until the first agent joins, where calls are accepted at once.
     pub ringback: String,
-    /// The prompt a caller hears while another agent is found.
+    /// The prompt a caller hears on hold, and while another agent is dialled.
     pub hold: String,
     /// Whether its calls are recorded from accept on.
     pub record: bool,
-    /// The app that is asked what becomes of each call.
-    pub decide: Option<Arc<DecisionWebhook>>,
-    /// Whether we listen for the caller's speech.
+    /// Whether the caller's speech is detected, and what it does.
     pub barge_in: BargeIn,
+    /// The app that decides what happens to each call.
+    pub decide: Option<Arc<DecisionWebhook>>,
+}
+
+/// What the agents of a route have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentDefaults {
+    /// The protocol on the WebSocket.
+    pub dialect: DialectName,
+    /// The sound on the WebSocket.
+    pub format: SoundFormat,
+    /// How audio is encoded for the caller.
+    pub profile: Profile,
+    /// Whether prompts repeat until the caller hangs up.
+    pub repeat: bool,
 }
 
 /// The app that decides what happens to a route's calls.
@@ -45,44 +61,18 @@ pub struct DecisionWebhook {
     pub timeout: Duration,
 }
 
-/// One place a route can lead to.
-#[derive(Clone, Debug)]
-pub enum Stop {
-    /// An agent to dial.
-    Agent(AgentOptions),
-    /// Prompts by name, in their order.
-    Prompts {
-        /// At least one.
-        names: Vec<String>,
-        /// From the beginning again until the caller hangs up.
-        repeat: bool,
-    },
-}
-
-/// All routes by their names. Cheap to clone.
+/// All routes, sorted by name. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Routes(Arc<HashMap<String, Arc<Route>>>);
-
-impl Routes {
-    /// A repeated name is the last one's.
-    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
-        Self(Arc::new(routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect()))
-    }
-
-    /// The route of that name.
-    pub fn get(&self, name: &str) -> Option<Arc<Route>> {
-        self.0.get(name).cloned()
-    }
-}
+pub struct Routes(Arc<BTreeMap<String, Arc<Route>>>);
 
 /// One business number.
 #[derive(Clone, Debug)]
 pub struct Number {
     /// Meta's id.
     pub phone_number_id: PhoneNumberId,
-    /// Authorises Graph requests for it.
+    /// Authorises Graph requests for the number.
     pub access_token: SecretString,
-    /// Its live calls at most; one more is rejected at Meta at once.
+    /// The most live calls it may have; one more is rejected at Meta at once.
     pub max_calls: Option<usize>,
     /// Where its callers go.
     pub route: Arc<Route>,
@@ -90,41 +80,70 @@ pub struct Number {
 
 /// All numbers of the service.
 #[derive(Clone, Debug, Default)]
-pub struct Numbers(HashMap<PhoneNumberId, Arc<Number>>);
-
-impl Numbers {
-    /// The numbers by their id; a repeated id is the last one's.
-    pub fn new(numbers: impl IntoIterator<Item = Number>) -> Self {
-        Self(numbers.into_iter().map(|number| (number.phone_number_id.clone(), Arc::new(number))).collect())
-    }
-
-    /// The number that was called, if it is ours.
-    pub fn get(&self, id: &PhoneNumberId) -> Option<Arc<Number>> {
-        self.0.get(id).cloned()
-    }
+pub struct Numbers {
+    by_id: HashMap<PhoneNumberId, Arc<Number>>,
+    /// In the order of the configuration.
+    ids: Vec<PhoneNumberId>,
 }
 
 impl Route {
-    /// Whoever it leads to first, if that is an agent.
+    /// The first target, if it is a WebSocket.
     pub fn first_agent(&self) -> Option<&AgentOptions> {
-        match self.stops.first()? {
-            Stop::Agent(agent) => Some(agent),
-            Stop::Prompts { .. } => None,
+        match self.targets.first()? {
+            AgentTarget::WebSocket(agent) => Some(agent),
+            AgentTarget::Prompts { .. } => None,
         }
     }
 
-    /// What the attempts at its stops do.
+    /// What the attempts at its targets do.
     pub fn attempts(&self) -> Vec<AttemptKind> {
-        self.stops.iter().map(Stop::attempt_kind).collect()
+        self.targets.iter().map(AgentTarget::attempt_kind).collect()
+    }
+
+    /// Every prompt that it names.
+    pub fn prompts(&self) -> impl Iterator<Item = &String> {
+        self.targets.iter().flat_map(AgentTarget::prompts).chain([&self.ringback, &self.hold])
     }
 }
 
-impl Stop {
-    /// What an attempt at it does.
-    pub fn attempt_kind(&self) -> AttemptKind {
-        match self {
-            Self::Agent(_) => AttemptKind::Agent,
-            Self::Prompts { .. } => AttemptKind::Prompts,
+impl Routes {
+    /// Of two routes with one name the last one counts.
+    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
+        Self(Arc::new(routes.into_iter().map(|route| (route.name.clone(), route)).collect()))
+    }
+
+    /// The route of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Route>> {
+        self.0.get(name).cloned()
+    }
+
+    /// All of them, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.values()
+    }
+}
+
+impl Numbers {
+    /// Of two numbers with one id the last one counts.
+    pub fn new(numbers: impl IntoIterator<Item = Number>) -> Self {
+        let mut all = Self::default();
+        for number in numbers {
+            let id = number.phone_number_id.clone();
+            if all.by_id.insert(id.clone(), Arc::new(number)).is_none() {
+                all.ids.push(id);
+            }
         }
+        all
+    }
+
+    /// The number of this id, if it is ours.
+    pub fn get(&self, id: &PhoneNumberId) -> Option<Arc<Number>> {
+        self.by_id.get(id).cloned()
+    }
+
+    /// The ids of the numbers whose callers take this route.
+    pub fn ids_on(&self, route: &str) -> Vec<String> {
+        let takes_it = |id: &&PhoneNumberId| self.by_id.get(*id).is_some_and(|number| number.route.name == route);
+        self.ids.iter().filter(takes_it).map(|id| id.as_str().to_owned()).collect()
     }
 }

@@ -12,6 +12,24 @@ pub enum AnswerWhen {
     OnCommand,
 }
 
+impl AnswerWhen {
+    const ALL: [Self; 3] = [Self::AgentReady, Self::AtOnce, Self::OnCommand];
+
+    /// The stable name in the configuration and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AgentReady => "when_agent_ready",
+            Self::AtOnce => "at_once",
+            Self::OnCommand => "on_command",
+        }
+    }
+
+    /// The value of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|answer| answer.name() == name)
+    }
+}
+
 /// What the caller's speech does by itself. Most agents decide themselves when to be silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BargeIn {
@@ -22,4 +40,22 @@ pub enum BargeIn {
     Events,
     /// The events, and the agent's queued audio is cleared.
     Clear,
+}
+
+impl BargeIn {
+    const ALL: [Self; 3] = [Self::Off, Self::Events, Self::Clear];
+
+    /// The stable name in the configuration and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Events => "events",
+            Self::Clear => "clear",
+        }
+    }
+
+    /// The value of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|barge_in| barge_in.name() == name)
+    }
 }

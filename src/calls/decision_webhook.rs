@@ -11,13 +11,14 @@ use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::destination::stops_of;
+use super::destination::targets_of;
+use crate::agent::AgentTarget;
 use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
 use crate::call::refusal::Refusal;
 use crate::cause::cause_of;
 use crate::egress::Hosts;
 use crate::events::signature;
-use crate::routes::{DecisionWebhook, Stop};
+use crate::routes::DecisionWebhook;
 use crate::settings::Settings;
 use crate::store::EventRecord;
 
@@ -50,7 +51,7 @@ pub struct Step {
     /// What to do.
     pub command: CallCommand,
     /// Empty where it leads to nobody.
-    pub stops: Vec<Stop>,
+    pub targets: Vec<AgentTarget>,
 }
 
 /// Why there is no decision. The texts are for the operator.
@@ -135,12 +136,12 @@ impl NoDecision {
 async fn plan(decision: Decision, settings: &Settings) -> Result<Plan, NoDecision> {
     let mut steps = Vec::with_capacity(decision.commands.len());
     for (index, command) in decision.commands.into_iter().enumerate() {
-        let stops = match command.destination() {
-            Some(to) => stops_of(to, settings, Hosts::Listed).await,
+        let targets = match command.destination() {
+            Some(to) => targets_of(to, settings, Hosts::Listed).await,
             None => Ok(Vec::new()),
         };
         let nowhere = |refusal: Refusal| NoDecision::NoDestination(format!("actions[{index}]: {}", refusal.message));
-        steps.push(Step { stops: stops.map_err(nowhere)?, command });
+        steps.push(Step { targets: targets.map_err(nowhere)?, command });
     }
     Ok(Plan { steps, client_state: decision.client_state })
 }

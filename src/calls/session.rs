@@ -24,6 +24,7 @@ use super::decision_webhook::{NoDecision, Plan, Step};
 use super::snapshot::StatusSender;
 use super::terminations::Terminations;
 use crate::agent::AgentStatus;
+use crate::agent::AgentTarget;
 use crate::agent::websocket::Dial;
 use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::end::{EndReason, GraphTrouble};
@@ -32,7 +33,7 @@ use crate::call::{Action, Attempt, Call, CallOptions, Input};
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::recordings::{RecordingId, RecordingResult};
-use crate::routes::{Number, Stop};
+use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, Termination, TerminationAction, Written};
 use crate::telemetry::shown;
@@ -112,8 +113,8 @@ pub struct Session {
     postponed: Vec<Step>,
     /// Commands of agents that name a destination; a socket waits for its answers, so there are few.
     resolving: JoinSet<AgentCommand>,
-    /// Whom the call's line counts by attempt: the route's stops, then those that were asked for.
-    stops: Vec<Stop>,
+    /// Whom the call's line counts by attempt: the route's targets, then those that were asked for.
+    targets: Vec<AgentTarget>,
     /// The application's own word for the call.
     client_state: Option<String>,
     /// The agent's socket is told every event.
@@ -146,7 +147,7 @@ impl Session {
             decision: JoinSet::new(),
             postponed: Vec::new(),
             resolving: JoinSet::new(),
-            stops: number.route.stops.clone(),
+            targets: number.route.targets.clone(),
             client_state: None,
             agent_listens: false,
             for_agent: Vec::new(),
@@ -436,7 +437,7 @@ impl Session {
     }
 
     async fn dial(&mut self, attempt: Attempt, beside: bool) {
-        let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) else { return };
+        let Some(AgentTarget::WebSocket(agent)) = self.targets.get(attempt.number()) else { return };
         let dial = Box::new(Dial { agent: agent.clone(), max_buffer: self.options.max_buffer });
         let call = self.id.clone();
         self.command(match beside {
@@ -466,7 +467,7 @@ impl Session {
     }
 
     async fn play_prompts(&mut self, attempt: Attempt) {
-        let Some(Stop::Prompts { names, repeat }) = self.stops.get(attempt.number()) else { return };
+        let Some(AgentTarget::Prompts { names, repeat }) = self.targets.get(attempt.number()) else { return };
         let prompts: Vec<Prompt> = names.iter().filter_map(|name| self.prompt(name)).collect();
         let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
         match prompts.is_empty() {

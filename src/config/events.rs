@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::read::Section;
-use super::route::is_nearby;
+use crate::address::is_nearby;
 use crate::events::{SigningSecret, Webhook};
 use crate::store::{FORWARD, Kinds};
 

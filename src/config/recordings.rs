@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::read::Section;
-use super::route::is_nearby;
+use crate::address::is_nearby;
 
 /// Enough for a day of records and events, and for what a container's disk needs to go on.
 const USUAL_MIN_FREE_BYTES: u64 = 200_000_000;

@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 
 use super::api::Scope;
 use super::media::Advertise;
-use super::route::AgentTarget;
 use super::*;
+use crate::agent::AgentTarget;
 
 #[test]
 fn the_example_is_a_start() {
@@ -16,7 +16,7 @@ fn the_example_is_a_start() {
     assert_eq!(config.media.advertise, Advertise::Bound);
     assert_eq!(config.whatsapp.numbers[0].route, "reception");
     assert_eq!(config.whatsapp.numbers[0].access_token.expose_secret(), "graph token");
-    assert_eq!(config.routes["reception"].fallback, [AgentTarget::Prompts(vec!["goodbye".to_owned()])]);
+    assert_eq!(shown(&config.routes["reception"].targets[1..]), ["prompt:goodbye"]);
 }
 
 #[test]
@@ -47,8 +47,8 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.media.max_lateness, long.media.max_lateness);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
     assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
-    let (short, long) = (&short.routes["reception"], &long.routes["reception"]);
-    assert_eq!((short.encoding, short.sample_rate, short.profile), (long.encoding, long.sample_rate, long.profile));
+    let (short, long) = (short.routes["reception"].agents, long.routes["reception"].agents);
+    assert_eq!((short.format, short.profile), (long.format, long.profile));
 }
 
 #[test]
@@ -455,9 +455,10 @@ fn the_environment_sets_any_key() {
     let tokens: Vec<&str> = config.whatsapp.numbers.iter().map(|number| number.access_token.expose_secret()).collect();
     assert_eq!(tokens, ["first", "second"]);
     let route = &config.routes["Front-Desk"];
-    assert_eq!((route.sample_rate, route.fallback.len()), (24000, 2));
-    assert_eq!(route.parameters["language"], "pl");
-    assert_eq!(config.routes["night"].agent, AgentTarget::Prompts(vec!["goodbye".to_owned()]));
+    assert_eq!((route.agents.format.sample_rate.hz(), route.targets.len()), (24000, 3));
+    let Some(AgentTarget::WebSocket(agent)) = route.targets.first() else { panic!("{:?}", route.targets) };
+    assert_eq!((agent.format, agent.parameters["language"].as_str()), (route.agents.format, "pl"));
+    assert_eq!(shown(&config.routes["night"].targets), ["prompt:goodbye"]);
     assert_eq!(config.calls.max_calls, 5);
 }
 
@@ -577,6 +578,10 @@ fn with(section: &str, lines: &str) -> String {
         text += &format!("[{section}]\n{lines}\n");
     }
     text
+}
+
+fn shown(targets: &[AgentTarget]) -> Vec<String> {
+    targets.iter().map(AgentTarget::shown).collect()
 }
 
 /// The example with every commented-out key switched on.

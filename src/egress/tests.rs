@@ -15,7 +15,7 @@ fn egress(allow: &[&str]) -> Egress {
 }
 
 /// The verdict on a URL whose host has these addresses.
-async fn verdict(allow: &[&str], url: &str, hosts: Hosts, addresses: &[&str]) -> Result<Destination, Refused> {
+async fn verdict(allow: &[&str], url: &str, hosts: Hosts, addresses: &[&str]) -> Result<CheckedUrl, Refused> {
     let meant_for = if url.starts_with("ws") { Use::WebSocket } else { Use::Web };
     let resolve = async |_: &str, port| {
         Ok(addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port)).collect())

@@ -211,7 +211,7 @@ fn routes_lead_to_prompts_that_are_there() {
     );
 }
 
-fn routes(prompt: &str) -> BTreeMap<String, Route> {
+fn routes(prompt: &str) -> BTreeMap<String, Arc<Route>> {
     let config = format!(
         r#"
         [whatsapp]

@@ -6,22 +6,22 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Session;
+use crate::agent::AgentTarget;
 use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{AcceptWith, Attempt, Call, Input, Request};
-use crate::calls::destination::stops_of;
+use crate::calls::destination::targets_of;
 use crate::calls::has_ended;
 use crate::egress::Hosts;
-use crate::routes::Stop;
 use crate::worker::Command;
 
 /// Whom one call may be put through to in all; an app that goes on for ever is mistaken.
-const MAX_STOPS: usize = 1000;
+const MAX_ATTEMPTS: usize = 1000;
 
 /// What comes to a session from handle.
 pub struct Inbox {
-    /// The end, from Meta or because the service stops. The first one counts, whatever waits among the commands.
+    /// The end, from Meta or because the service targets. The first one counts, whatever waits among the commands.
     pub endings: mpsc::Receiver<Input>,
     /// The application's commands; one that finds no room waits.
     pub commands: mpsc::Receiver<AppCommand>,
@@ -63,7 +63,7 @@ pub struct AppCommand {
     /// What to do.
     pub command: CallCommand,
     /// To whom the command leads, where it does.
-    pub stops: Vec<Stop>,
+    pub targets: Vec<AgentTarget>,
     /// Kept with the call from now on, if given.
     pub client_state: Option<String>,
     /// The ids of what was begun, null for what is done, or why not.
@@ -75,12 +75,12 @@ pub(super) struct AgentCommand {
     attempt: Attempt,
     request_id: Value,
     command: CallCommand,
-    stops: Result<Vec<Stop>, Refusal>,
+    targets: Result<Vec<AgentTarget>, Refusal>,
 }
 
 impl Session {
     pub(super) async fn app_command(&mut self, call: &mut Call, command: AppCommand) {
-        let AppCommand { command, stops, client_state, reply } = command;
+        let AppCommand { command, targets, client_state, reply } = command;
         if let Some(client_state) = client_state {
             self.keep_client_state(client_state);
         }
@@ -97,7 +97,7 @@ impl Session {
             return;
         }
         // Whoever asked may have gone.
-        let _ = reply.send(self.request(call, command, stops, EndReason::HungUpByApi));
+        let _ = reply.send(self.request(call, command, targets, EndReason::HungUpByApi));
     }
 
     pub(super) async fn agent_command(
@@ -109,21 +109,21 @@ impl Session {
     ) {
         let Some(to) = command.destination().cloned() else {
             return self
-                .run_agent_command(call, AgentCommand { attempt, request_id, command, stops: Ok(Vec::new()) })
+                .run_agent_command(call, AgentCommand { attempt, request_id, command, targets: Ok(Vec::new()) })
                 .await;
         };
         let settings = self.settings.get();
         // A name takes its time to be resolved, and the call goes on.
         self.resolving.spawn(async move {
-            let stops = stops_of(&to, &settings, Hosts::Listed).await;
-            AgentCommand { attempt, request_id, command, stops }
+            let targets = targets_of(&to, &settings, Hosts::Listed).await;
+            AgentCommand { attempt, request_id, command, targets }
         });
     }
 
     /// Does what an agent asks for, once it is known to whom it leads.
     pub(super) async fn run_agent_command(&mut self, call: &mut Call, command: AgentCommand) {
-        let AgentCommand { attempt, request_id, command, stops } = command;
-        let outcome = stops.and_then(|stops| self.request(call, command, stops, EndReason::AgentHungUp));
+        let AgentCommand { attempt, request_id, command, targets } = command;
+        let outcome = targets.and_then(|targets| self.request(call, command, targets, EndReason::AgentHungUp));
         self.command(Command::AnswerAgent { call: self.id.clone(), attempt, request_id, outcome }).await;
     }
 
@@ -131,14 +131,14 @@ impl Session {
         &mut self,
         call: &mut Call,
         command: CallCommand,
-        stops: Vec<Stop>,
+        targets: Vec<AgentTarget>,
         hung_up: EndReason,
     ) -> Result<Value, Refusal> {
-        if self.stops.len() + stops.len() > MAX_STOPS {
-            let advice = format!("this call was put through {MAX_STOPS} times, which is enough");
+        if self.targets.len() + targets.len() > MAX_ATTEMPTS {
+            let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
-        let attempts: Vec<_> = stops.iter().map(Stop::attempt_kind).collect();
+        let attempts: Vec<_> = targets.iter().map(AgentTarget::attempt_kind).collect();
         let request = match command {
             CallCommand::Hangup => {
                 call.handle(Input::HangUp(hung_up), Instant::now());
@@ -158,7 +158,7 @@ impl Session {
         let begins = !matches!(request, Request::Disconnect);
         call.request(request, Instant::now())?;
         // The line counts them on from those it had.
-        self.stops.extend(stops);
+        self.targets.extend(targets);
         Ok(if begins { json!({}) } else { Value::Null })
     }
 

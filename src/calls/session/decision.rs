@@ -70,7 +70,7 @@ impl Session {
     }
 
     fn take_step(&mut self, call: &mut Call, step: Step) {
-        if let Err(refusal) = self.request(call, step.command, step.stops, EndReason::HungUpByApi) {
+        if let Err(refusal) = self.request(call, step.command, step.targets, EndReason::HungUpByApi) {
             tell(&refusal);
         }
     }

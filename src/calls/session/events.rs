@@ -7,13 +7,11 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Session, WRITTEN_WITHIN};
-use crate::agent::shown_address;
 use crate::call::command::Owner;
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::call::{Input, Progress};
 use crate::recordings::RecordingResult;
-use crate::routes::Stop;
 use crate::store::EventRecord;
 use crate::telemetry::shown;
 use crate::whatsapp::webhook::Connect;
@@ -138,8 +136,8 @@ impl Session {
                     self.id,
                     shown(self.received_at.elapsed())
                 );
-                if let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) {
-                    self.options.agents.joined(&self.id, shown_address(&agent.url));
+                if let Some(target) = self.targets.get(attempt.number()) {
+                    self.options.agents.joined(&self.id, target.shown());
                 }
                 self.emit("call.agent_joined", json!({ "attempt": attempt }));
             }
@@ -150,8 +148,8 @@ impl Session {
                     "the agent of call {} {failure}",
                     self.id
                 );
-                if let Some(Stop::Agent(agent)) = self.stops.get(attempt.number()) {
-                    self.options.agents.failed(&self.id, &shown_address(&agent.url), failure.clone());
+                if let Some(target) = self.targets.get(attempt.number()) {
+                    self.options.agents.failed(&self.id, &target.shown(), failure.clone());
                 }
                 let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
                 self.emit("call.agent_lost", json!({ "attempt": attempt, "failure": failure, "detail": detail }));

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use patchcord_media::opus::{Profile, SampleRate};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,11 +13,12 @@ use tracing::{Metadata, Subscriber, span};
 
 use super::commands::{AppCommand, SessionHandle};
 use super::*;
+use crate::agent::{DialectName, Encoding, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::command::CallCommand;
 use crate::call::route::BargeIn;
 use crate::calls::snapshot::CallStatus;
-use crate::routes::Route;
+use crate::routes::{AgentDefaults, Route};
 use crate::store::tests::Folder;
 use crate::whatsapp::graph::{self, GraphOptions};
 use crate::whatsapp::webhook::{self, Notice};
@@ -68,8 +70,12 @@ async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
     // The session cannot run before we wait.
     loop {
         let (reply, done) = oneshot::channel();
-        let hold =
-            AppCommand { command: CallCommand::Hold(Default::default()), stops: Vec::new(), client_state: None, reply };
+        let hold = AppCommand {
+            command: CallCommand::Hold(Default::default()),
+            targets: Vec::new(),
+            client_state: None,
+            reply,
+        };
         let Some(Ok(())) = played.handle.command(hold).now_or_never() else { break };
         replies.push(done);
     }
@@ -174,7 +180,13 @@ fn connect() -> Connect {
 fn number(connect: &Connect) -> Number {
     let route = Route {
         name: "reception".to_owned(),
-        stops: vec![Stop::Prompts { names: vec!["goodbye".to_owned()], repeat: true }],
+        targets: vec![AgentTarget::Prompts { names: vec!["goodbye".to_owned()], repeat: true }],
+        agents: AgentDefaults {
+            dialect: DialectName::Native,
+            format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
+            profile: Profile::Eco,
+            repeat: true,
+        },
         answer: AnswerWhen::AgentReady,
         ringback: String::new(),
         hold: String::new(),

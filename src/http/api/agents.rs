@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::page::PageQuery;
 use super::{Api, rfc3339};
-use crate::agent::{AgentOutcome, shown_address};
-use crate::config::route::AgentTarget;
+use crate::agent::AgentOutcome;
+use crate::call::AttemptKind;
 use crate::http::error::{ApiError, Problem};
 
 /// Agents, by their addresses.
@@ -60,22 +60,24 @@ pub(super) async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<AgentPage>, ApiError> {
     let page = query.read("the address of an agent", |text| Some(text.to_owned()))?;
-    let mut agents: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, route) in &api.options.settings.get().configured_routes {
-        for target in std::iter::once(&route.agent).chain(&route.fallback) {
-            let AgentTarget::WebSocket(url) = target else { continue };
-            let routes = agents.entry(shown_address(url)).or_default();
-            if !routes.contains(name) {
-                routes.push(name.clone());
+    let mut agents: BTreeMap<String, (&'static str, Vec<String>)> = BTreeMap::new();
+    for route in api.options.settings.get().routes.iter() {
+        for target in route.targets.iter().filter(|target| target.attempt_kind() == AttemptKind::Agent) {
+            let (_, routes) = agents.entry(target.shown()).or_insert_with(|| (target.kind(), Vec::new()));
+            if !routes.contains(&route.name) {
+                routes.push(route.name.clone());
             }
         }
     }
     let found = agents.into_iter().filter(|(url, _)| page.after.as_ref().is_none_or(|after| url > after));
     let (found, next) = page.cut(found.collect(), |(url, _)| url.clone());
-    Ok(Json(AgentPage { agents: found.into_iter().map(|(url, routes)| view(&api, url, routes)).collect(), next }))
+    Ok(Json(AgentPage {
+        agents: found.into_iter().map(|(url, (kind, routes))| view(&api, kind, url, routes)).collect(),
+        next,
+    }))
 }
 
-fn view(api: &Api, url: String, routes: Vec<String>) -> AgentView {
+fn view(api: &Api, kind: &'static str, url: String, routes: Vec<String>) -> AgentView {
     let (calls, agents) = (&api.options.calls, api.options.calls.agents());
     // A call may have sent it away since.
     let is_there = |call| calls.get(call).is_some_and(|call| call.status.agent.is_some());
@@ -85,5 +87,5 @@ fn view(api: &Api, url: String, routes: Vec<String>) -> AgentView {
         detail: failure.and_then(|failure| failure.detail).map(|detail| detail.to_string()),
         at: rfc3339(at),
     });
-    AgentView { kind: "websocket", url, routes, live_calls, last_outcome }
+    AgentView { kind, url, routes, live_calls, last_outcome }
 }

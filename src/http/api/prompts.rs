@@ -18,9 +18,9 @@ use super::Api;
 use super::auth::Caller;
 use super::openapi::Sound;
 use super::page::PageQuery;
-use crate::config::route::{AgentTarget, Route};
 use crate::http::error::{ApiError, Problem};
 use crate::prompts::{EXTENSIONS, PromptInfo, PutError};
+use crate::routes::Route;
 
 /// Leaves room in a file's name for its extension.
 const MAX_NAME: usize = 128;
@@ -161,9 +161,9 @@ pub(super) async fn remove(
     }
     let is_built_in_too = patchcord_media::prompt::Builtin::ALL.iter().any(|builtin| builtin.name() == name);
     let settings = api.options.settings.get();
-    if let Some((route, _)) =
-        settings.configured_routes.iter().find(|(_, route)| plays(route, &name) && !is_built_in_too)
-    {
+    let plays_it = |route: &&Arc<Route>| !is_built_in_too && route.prompts().any(|prompt| *prompt == name);
+    if let Some(route) = settings.routes.iter().find(plays_it) {
+        let route = &route.name;
         return Err(conflict(
             "prompt_in_use",
             format!("the route {route:?} leads to {name:?}: change the route first"),
@@ -226,15 +226,6 @@ async fn read_body(request: Request) -> Result<Bytes, ApiError> {
         }
         _ => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", "the body broke off"),
     })
-}
-
-fn plays(route: &Route, name: &str) -> bool {
-    let targets = std::iter::once(&route.agent).chain(&route.fallback);
-    let mut prompts = targets.flat_map(|target| match target {
-        AgentTarget::Prompts(names) => names.as_slice(),
-        AgentTarget::WebSocket(_) => &[],
-    });
-    route.ringback == name || route.hold == name || prompts.any(|prompt| prompt == name)
 }
 
 fn invalid_name() -> ApiError {

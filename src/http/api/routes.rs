@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use patchcord_media::opus::Profile;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::page::PageQuery;
-use crate::agent::shown_address;
-use crate::config::route::{AgentTarget, Answer, BargeIn, Encoding, Profile, Route};
+use crate::agent::AgentTarget;
 use crate::http::error::{ApiError, Problem};
+use crate::routes::Route;
 
 /// Routes, by name.
 #[derive(Serialize, ToSchema)]
@@ -77,53 +78,41 @@ pub(super) async fn list(
 ) -> Result<Json<RoutePage>, ApiError> {
     let page = query.read("the name of a route", |text| Some(text.to_owned()))?;
     let settings = api.options.settings.get();
-    let numbers = &settings.numbers_with_routes;
-    let behind =
-        settings.configured_routes.iter().filter(|(name, _)| page.after.as_ref().is_none_or(|after| *name > after));
-    let (found, next) = page.cut(behind.take(page.to_find()).collect(), |(name, _)| (*name).clone());
-    let routes = found.into_iter().map(|(name, route)| {
-        let ids = numbers.iter().filter(|(_, route)| route == name).map(|(id, _)| id.clone()).collect();
-        view(name, route, ids)
-    });
+    let behind = settings.routes.iter().filter(|route| page.after.as_ref().is_none_or(|after| route.name > *after));
+    let (found, next) = page.cut(behind.take(page.to_find()).collect(), |route| route.name.clone());
+    let routes = found.into_iter().filter_map(|route| view(route, settings.numbers.ids_on(&route.name)));
     Ok(Json(RoutePage { routes: routes.collect(), next }))
 }
 
-fn view(name: &str, route: &Route, phone_number_ids: Vec<String>) -> RouteView {
-    RouteView {
-        name: name.to_owned(),
+/// None for a route without targets, which the configuration does not admit.
+fn view(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteView> {
+    let (agent, fallback) = route.targets.split_first()?;
+    Some(RouteView {
+        name: route.name.clone(),
         phone_number_ids,
-        agent: target(&route.agent),
-        fallback: route.fallback.iter().map(target).collect(),
-        dialect: route.dialect.name(),
-        encoding: match route.encoding {
-            Encoding::PcmS16le => "pcm_s16le",
-            Encoding::Opus => "opus",
-        },
-        sample_rate: route.sample_rate,
-        answer: match route.answer {
-            Answer::WhenAgentReady => "when_agent_ready",
-            Answer::AtOnce => "at_once",
-            Answer::OnCommand => "on_command",
-        },
+        agent: target(agent),
+        fallback: fallback.iter().map(target).collect(),
+        dialect: route.agents.dialect.name(),
+        encoding: route.agents.format.encoding.name(),
+        sample_rate: route.agents.format.sample_rate.hz(),
+        answer: route.answer.name(),
         ringback: route.ringback.clone(),
         hold: route.hold.clone(),
-        repeat: route.repeat,
+        repeat: route.agents.repeat,
         record: route.record,
-        barge_in: match route.barge_in {
-            BargeIn::Off => "off",
-            BargeIn::Events => "events",
-            BargeIn::Clear => "clear",
-        },
-        profile: match route.profile {
+        barge_in: route.barge_in.name(),
+        profile: match route.agents.profile {
             Profile::Eco => "eco",
             Profile::Hq => "hq",
+            // No configuration asks for it.
+            Profile::Prompt => "prompt",
         },
-    }
+    })
 }
 
 fn target(target: &AgentTarget) -> TargetView {
     match target {
-        AgentTarget::WebSocket(url) => TargetView::Websocket { url: shown_address(url) },
-        AgentTarget::Prompts(names) => TargetView::Prompts { prompts: names.clone() },
+        AgentTarget::WebSocket(_) => TargetView::Websocket { url: target.shown() },
+        AgentTarget::Prompts { names, .. } => TargetView::Prompts { prompts: names.clone() },
     }
 }

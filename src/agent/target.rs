@@ -1,0 +1,123 @@
+//! AgentTarget: where a call may be put through to, and the one table of ways to reach an agent.
+
+use std::collections::BTreeMap;
+
+use patchcord_media::opus::{Profile, SampleRate};
+use url::Url;
+
+use super::{AgentOptions, DialectName, Encoding, SoundFormat, shown_address};
+use crate::address::is_nearby;
+use crate::call::AttemptKind;
+
+/// Where a call may be put through to. A new way to reach agents is a variant here.
+#[derive(Clone, Debug)]
+pub enum AgentTarget {
+    /// An agent behind a WebSocket.
+    WebSocket(AgentOptions),
+    /// Prompts; the call ends after them.
+    Prompts {
+        /// In the order they are played; at least one.
+        names: Vec<String>,
+        /// Whether they repeat until the caller hangs up.
+        repeat: bool,
+    },
+}
+
+impl AgentTarget {
+    /// The forms that [`parse`](Self::parse) takes, as advice.
+    pub const FORMS: &str = "give ws://, wss:// or prompt:NAME";
+
+    /// Reads `ws://…`, `wss://…`, `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
+        match scheme {
+            "ws" | "wss" => websocket_url(text).map(|url| Self::WebSocket(AgentOptions::at(url))),
+            "prompt" => {
+                let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
+                Ok(Self::Prompts { names, repeat: false })
+            }
+            "audiosocket" | "sip" | "sips" | "browser" => {
+                Err(format!("{scheme}: is not built yet; use ws://, wss:// or prompt:NAME"))
+            }
+            _ => Err(Self::FORMS.to_owned()),
+        }
+    }
+
+    /// The stable name of how it is reached.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::WebSocket(_) => "websocket",
+            Self::Prompts { .. } => "prompts",
+        }
+    }
+
+    /// The target without secrets, for logs, events and the API.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::WebSocket(agent) => shown_address(&agent.url),
+            Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
+        }
+    }
+
+    /// The prompts that it plays, by name.
+    pub fn prompts(&self) -> &[String] {
+        match self {
+            Self::WebSocket(_) => &[],
+            Self::Prompts { names, .. } => names,
+        }
+    }
+
+    /// What an attempt at it does.
+    pub fn attempt_kind(&self) -> AttemptKind {
+        match self {
+            Self::WebSocket(_) => AttemptKind::Agent,
+            Self::Prompts { .. } => AttemptKind::Prompts,
+        }
+    }
+
+    /// Passes these on in the agent's `start` too.
+    pub fn add_parameters(&mut self, parameters: &BTreeMap<String, String>) {
+        match self {
+            Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
+            Self::Prompts { .. } => {}
+        }
+    }
+}
+
+impl AgentOptions {
+    /// An agent at this address with the defaults of a route.
+    pub fn at(url: Url) -> Self {
+        Self {
+            url,
+            addresses: Vec::new(),
+            headers: Vec::new(),
+            dialect: DialectName::Native,
+            format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
+            profile: Profile::Eco,
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+/// Reads the name of a prompt. The error says what a name may hold.
+pub fn prompt_name(name: &str) -> Result<String, String> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !is_plain {
+        return Err("a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+fn websocket_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("this is no address: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a password in an address ends in logs: put it into headers.Authorization".to_owned());
+    }
+    if url.fragment().is_some() {
+        return Err("a WebSocket's address has no part after #".to_owned());
+    }
+    if url.scheme() == "ws" && !is_nearby(&url) {
+        return Err("ws:// would carry the call's sound in the clear through the internet: use wss://".to_owned());
+    }
+    Ok(url)
+}
