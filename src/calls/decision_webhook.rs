@@ -18,6 +18,7 @@ use crate::call::refusal::Refusal;
 use crate::cause::cause_of;
 use crate::egress::Hosts;
 use crate::events::signature;
+use crate::pulse::Standstills;
 use crate::routes::DecisionWebhook;
 use crate::settings::Settings;
 use crate::store::EventRecord;
@@ -85,13 +86,20 @@ pub enum NoDecision {
 
 impl DecisionWebhook {
     /// Asks what becomes of the call that this `call.incoming` tells of. `http` follows no redirects
-    /// ([`client_settings`](crate::events::client_settings)). One destination that may not be led to spoils all.
-    pub async fn decide(&self, http: &Client, incoming: &EventRecord, settings: &Settings) -> Result<Plan, NoDecision> {
+    /// ([`client_settings`](crate::events::client_settings)). One destination that may not be led to spoils all. A
+    /// standstill of ours extends the deadline: the answer may wait unread in our socket.
+    pub async fn decide(
+        &self,
+        http: &Client,
+        incoming: &EventRecord,
+        settings: &Settings,
+        mut standstills: Standstills,
+    ) -> Result<Plan, NoDecision> {
         let deciding = async {
             let decision = read(&self.exchange(http, incoming).await?)?;
             plan(decision, settings).await
         };
-        let planned = tokio::time::timeout(self.timeout, deciding).await.unwrap_or(Err(NoDecision::TimedOut));
+        let planned = standstills.timeout(self.timeout, deciding).await.unwrap_or(Err(NoDecision::TimedOut));
         let outcome = match &planned {
             Ok(plan) if plan.steps.is_empty() => "route",
             Ok(_) => "decided",

@@ -19,6 +19,7 @@ use url::Url;
 
 use super::*;
 use crate::events::{SigningSecret, client_settings};
+use crate::pulse::Pulse;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const LONG: Duration = Duration::from_secs(60);
@@ -36,12 +37,18 @@ fn incoming() -> EventRecord {
 
 /// What comes of asking this address.
 async fn ask(url: &str, timeout: Duration) -> Result<Decision, NoDecision> {
+    ask_while(url, timeout, &Arc::default()).await
+}
+
+/// The same, on a loop with this pulse.
+async fn ask_while(url: &str, timeout: Duration, pulse: &Arc<Pulse>) -> Result<Decision, NoDecision> {
     // A second test in one process finds the provider installed, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let http = client_settings(Client::builder()).no_proxy().build().unwrap();
     let secret = SigningSecret::parse(SECRET).unwrap();
     let webhook = DecisionWebhook { url: Url::parse(url).unwrap(), secret, timeout };
-    let plan = webhook.decide(&http, &incoming(), &Settings::default()).await?;
+    let standstills = Standstills::of(pulse, Instant::now());
+    let plan = webhook.decide(&http, &incoming(), &Settings::default(), standstills).await?;
     let commands = plan.steps.into_iter().map(|step| step.command).collect();
     Ok(Decision { commands, client_state: plan.client_state })
 }
@@ -173,6 +180,31 @@ async fn one_that_hangs_or_drips_costs_no_more_than_the_timeout() {
         assert!(asked_at.elapsed() >= timeout);
         server.abort();
     }
+}
+
+/// Our loop freezes for longer than the whole timeout while the app answers.
+#[tokio::test]
+async fn an_answer_that_comes_while_we_are_frozen_still_counts() {
+    let (pulse, timeout) = (Arc::new(Pulse::default()), Duration::from_millis(500));
+    pulse.beat(Instant::now());
+    let (asked, mut is_asked) = mpsc::unbounded_channel();
+    let app = async move || {
+        asked.send(()).unwrap();
+        // The app freezes with us, and answers when the timeout is long over.
+        tokio::time::sleep(timeout / 2).await;
+        r#"{"client_state": "customer 7"}"#
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/calls", listener.local_addr().unwrap());
+    let app = Router::new().route("/calls", post(app));
+    let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let freeze = async {
+        is_asked.recv().await.unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+    };
+    let (decided, ()) = tokio::join!(ask_while(&url, timeout, &pulse), freeze);
+    assert_eq!(decided.unwrap().client_state.as_deref(), Some("customer 7"));
+    server.abort();
 }
 
 #[tokio::test]

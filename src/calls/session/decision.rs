@@ -20,7 +20,8 @@ impl Session {
     pub(super) fn request_decision(&mut self) {
         let (Some(webhook), Some(incoming)) = (self.number.route.decide.clone(), self.incoming.take()) else { return };
         let (http, settings) = (self.options.http.clone(), self.settings.get());
-        self.decision.spawn(async move { webhook.decide(&http, &incoming, &settings).await });
+        let standstills = Standstills::of(&self.options.pulse, Instant::now());
+        self.decision.spawn(async move { webhook.decide(&http, &incoming, &settings, standstills).await });
     }
 
     /// Does what can be done while the phone rings, and keeps the rest until the caller hears us.
