@@ -314,7 +314,9 @@ impl Call {
             State::Live(_)
                 if matches!(
                     reason,
-                    EndReason::PreAcceptFailed(GraphTrouble::Refused(_) | GraphTrouble::Unreachable)
+                    EndReason::PreAcceptFailed(
+                        GraphTrouble::Refused(_) | GraphTrouble::Unreachable | GraphTrouble::NoSockets
+                    )
                 ) =>
             {
                 Some(Action::Reject)

@@ -2,11 +2,21 @@
 
 use std::error::Error;
 
-/// What stands at the root of the error, such as "Connection refused (os error 111)". What stands above it are the library's
-/// own words, which name the URL, and its path and query may be secret.
+use crate::descriptors;
+
+/// Our own shortage of sockets, or the root of the error, such as "Connection refused (os error 111)". The library's own
+/// words above the root name the URL, whose path and query may be secret.
 pub fn cause_of(error: &reqwest::Error) -> String {
+    if let Some(shortage) = shortage_of(error) {
+        return shortage;
+    }
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.last().map_or_else(|| "it failed".to_owned(), ToString::to_string)
+}
+
+/// Why no connection was opened, where that was for lack of sockets on this machine.
+pub fn shortage_of(error: &reqwest::Error) -> Option<String> {
+    if error.is_connect() { descriptors::shortage_behind(error) } else { None }
 }
 
 #[cfg(test)]

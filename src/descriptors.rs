@@ -2,6 +2,8 @@
 //!
 //! A call without a descriptor for its port or its agent is lost, and a client that connects a thousand times is not.
 
+use std::error::Error;
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -70,6 +72,22 @@ pub fn tell_shortage(error: &io::Error) {
 /// A socket was opened; the next shortage is told anew.
 pub fn shortage_is_over() {
     IS_TOLD.store(false, Ordering::Relaxed);
+}
+
+/// The shortage behind a connection that failed, with its remedy; None where the other end or the network is at fault.
+///
+/// A resolver that cannot open its own files says that the name has no address, so the error is not the only witness.
+pub fn shortage_behind(error: &(dyn Error + 'static)) -> Option<String> {
+    let errors = std::iter::successors(Some(error), |error| (*error).source());
+    let named = errors.filter_map(|error| error.downcast_ref::<io::Error>()).find(|error| is_shortage(error));
+    match named {
+        Some(error) => Some(explained(error)),
+        None => File::open("/dev/null").err().filter(is_shortage).map(|error| explained(&error)),
+    }
+}
+
+fn explained(error: &io::Error) -> String {
+    format!("this machine gives no more sockets: {error}; {}", advice(error))
 }
 
 /// Whether the system has no more sockets, rather than nobody at the other end.
@@ -144,5 +162,17 @@ mod tests {
         assert!(advice(rustix::io::Errno::NFILE).contains("fs.file-max"));
         assert!(advice(rustix::io::Errno::ADDRNOTAVAIL).contains("media.listen"));
         assert!(is_shortage(&rustix::io::Errno::MFILE.into()) && !is_shortage(&rustix::io::Errno::CONNREFUSED.into()));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("error sending request")]
+    struct Sending(#[source] io::Error);
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_shortage_is_found_below_the_words_of_a_library() {
+        let shortage = shortage_behind(&Sending(rustix::io::Errno::MFILE.into())).unwrap();
+        assert!(shortage.contains("Too many open files") && shortage.contains("nofile"), "{shortage}");
+        assert_eq!(shortage_behind(&Sending(rustix::io::Errno::CONNREFUSED.into())), None);
     }
 }

@@ -89,6 +89,8 @@ pub enum GraphTrouble {
     Unknown,
     /// No connection to Graph.
     Unreachable,
+    /// No socket for a connection to Graph: our own shortage.
+    NoSockets,
 }
 
 /// Why sound cannot flow.
@@ -159,6 +161,7 @@ impl EndReason {
             Self::PreAcceptFailed(trouble) | Self::AcceptFailed(trouble) => match trouble {
                 GraphTrouble::Refused(Some(0 | 10 | 33 | 190 | 138_000 | 131_044 | 131_055)) => Fault::Operator,
                 GraphTrouble::Refused(Some(100 | 138_008)) => Fault::Patchcord,
+                GraphTrouble::NoSockets => Fault::Operator,
                 GraphTrouble::Refused(_) | GraphTrouble::Unknown | GraphTrouble::Unreachable => Fault::Meta,
             },
             Self::MediaFailed(MediaFailure::NeverConnected) => Fault::Operator,
@@ -271,6 +274,7 @@ impl fmt::Display for GraphTrouble {
             Self::Refused(None) => write!(f, "Meta refused"),
             Self::Unknown => write!(f, "Meta did not answer in time"),
             Self::Unreachable => write!(f, "Meta could not be reached"),
+            Self::NoSockets => write!(f, "the system gives no more sockets (nofile)"),
         }
     }
 }

@@ -519,6 +519,7 @@ fn any_input() -> impl Strategy<Value = Input> {
     let trouble = prop_oneof![
         Just(GraphTrouble::Unknown),
         Just(GraphTrouble::Unreachable),
+        Just(GraphTrouble::NoSockets),
         Just(GraphTrouble::Refused(Some(100)))
     ];
     let media = prop_oneof![

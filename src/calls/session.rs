@@ -553,5 +553,6 @@ fn trouble(failure: &GraphFailure) -> GraphTrouble {
         FailureKind::Refused(error) => GraphTrouble::Refused(error.code),
         FailureKind::Unknown(_) => GraphTrouble::Unknown,
         FailureKind::Unreachable(_) => GraphTrouble::Unreachable,
+        FailureKind::NoSockets(_) => GraphTrouble::NoSockets,
     }
 }

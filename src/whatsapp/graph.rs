@@ -140,7 +140,7 @@ impl GraphFailure {
     pub fn may_pass(&self) -> bool {
         use super::error::MetaErrorClass as Class;
         match &self.kind {
-            FailureKind::Unknown(_) | FailureKind::Unreachable(_) => true,
+            FailureKind::Unknown(_) | FailureKind::Unreachable(_) | FailureKind::NoSockets(_) => true,
             FailureKind::Refused(error) => {
                 retry::can_change(error) || matches!(error.meaning().class(), Class::Config | Class::Account)
             }
@@ -160,6 +160,9 @@ pub enum FailureKind {
     /// No try got through to Meta: it has not happened.
     #[error("Meta could not be reached: {0}")]
     Unreachable(String),
+    /// No try could be made for lack of sockets on this machine: it has not happened.
+    #[error("Meta was not asked: {0}")]
+    NoSockets(String),
 }
 
 /// Meta's actions on a call, by Meta's names.
@@ -341,7 +344,10 @@ fn final_kind(last: Outcome, may_have_happened: bool) -> FailureKind {
             FailureKind::Refused(error)
         }
         Outcome::Unreachable(cause) if !may_have_happened => FailureKind::Unreachable(cause),
-        Outcome::Unreachable(cause) | Outcome::Unknown(cause) => FailureKind::Unknown(cause),
+        Outcome::NoSockets(cause) if !may_have_happened => FailureKind::NoSockets(cause),
+        Outcome::Unreachable(cause) | Outcome::NoSockets(cause) | Outcome::Unknown(cause) => {
+            FailureKind::Unknown(cause)
+        }
         Outcome::Refused { error, .. } => FailureKind::Unknown(error.to_string()),
         // It is no failure.
         Outcome::Success(_) => FailureKind::Unknown(String::new()),
@@ -379,7 +385,7 @@ fn logged(action: Action, failure: GraphFailure) -> GraphFailure {
             http.status = error.http_status,
             "Meta refused {action}: {error}"
         ),
-        FailureKind::Unknown(_) | FailureKind::Unreachable(_) => warn!(
+        FailureKind::Unknown(_) | FailureKind::Unreachable(_) | FailureKind::NoSockets(_) => warn!(
             graph.action = action,
             graph.attempts = attempts,
             "{action} failed after {attempts} tries: {}",

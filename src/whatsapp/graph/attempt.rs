@@ -6,7 +6,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
-use crate::cause::cause_of;
+use crate::cause::{cause_of, shortage_of};
 use crate::whatsapp::error::MetaError;
 use crate::whatsapp::mend;
 
@@ -28,13 +28,18 @@ pub(super) enum Outcome {
     Unknown(String),
     /// The request was not sent; the text says why.
     Unreachable(String),
+    /// The request was not sent because this machine has no more sockets; the text names the limit.
+    NoSockets(String),
 }
 
 /// Sends the request and reads its reply, both within `timeout`.
 pub(super) async fn send(request: RequestBuilder, timeout: Duration) -> Outcome {
     match request.timeout(timeout).send().await {
         Ok(response) => read_reply(response).await,
-        Err(error) if error.is_connect() || error.is_builder() => Outcome::Unreachable(cause_of(&error)),
+        Err(error) if error.is_connect() || error.is_builder() => match shortage_of(&error) {
+            Some(shortage) => Outcome::NoSockets(shortage),
+            None => Outcome::Unreachable(cause_of(&error)),
+        },
         Err(error) if error.is_timeout() => Outcome::Unknown("no answer in time".to_owned()),
         Err(error) => Outcome::Unknown(cause_of(&error)),
     }

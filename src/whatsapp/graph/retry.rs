@@ -45,7 +45,9 @@ impl<'a> Waits<'a> {
             Outcome::Refused { error, .. } if !can_change(error) => return None,
             Outcome::Unknown(_) if !action.may_follow_an_unknown_end() => return None,
             Outcome::Refused { retry_after: Some(wait), .. } => self.options.shortest_wait.max(*wait),
-            Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::Unreachable(_) => self.options.shortest_wait,
+            Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::Unreachable(_) | Outcome::NoSockets(_) => {
+                self.options.shortest_wait
+            }
         };
         let time_left = self.deadline.saturating_duration_since(now).checked_sub(SHORTEST_ATTEMPT)?;
         let spread = time_left.checked_sub(least)?;
