@@ -124,7 +124,8 @@ impl App {
             calls: calls.clone(),
             health,
             forwarding: Forwarding::start(&store),
-            required_store: config.store.required.then(|| store.clone()),
+            store: store.clone(),
+            is_store_required: config.store.required,
             metrics,
             max_webhook_bytes: config.http.limits.max_webhook_bytes,
             proxies: config.http.proxies.clone(),
@@ -322,6 +323,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
     options.endpoints = webhooks(config).iter().map(Webhook::endpoint).collect();
     options.retention.calls = config.store.keep_calls;
     options.retention.events = config.store.keep_events;
+    options.min_free_bytes = config.store.min_free_bytes;
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await.context("the store")??)
 }
 

@@ -251,6 +251,8 @@ impl Calls {
             Some(EndReason::Overloaded(Shortage::Calls))
         } else if number.max_calls.is_some_and(|most| table.count_of(&number.phone_number_id) >= most) {
             Some(EndReason::NumberOverloaded)
+        } else if self.0.options.store.is_low() {
+            Some(EndReason::Overloaded(Shortage::Disk))
         } else if worker.is_overloaded() {
             Some(EndReason::Overloaded(Shortage::Load))
         } else {

@@ -49,8 +49,10 @@ pub struct HttpOptions {
     pub forwarding: Option<Forwarding>,
     /// Whether the loops run that calls live on.
     pub health: Health,
-    /// The store, where the service is not ready without one that can be written.
-    pub required_store: Option<Store>,
+    /// While its disk is low no new call is taken.
+    pub store: Store,
+    /// Whether the service is ready only while the store can be written.
+    pub is_store_required: bool,
     /// Renders `/metrics`; None where another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
     /// Of all bodies of webhooks together.
@@ -99,7 +101,9 @@ async fn ready(State(options): State<Arc<HttpOptions>>) -> (StatusCode, &'static
         (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n")
     } else if !options.health.takes_calls(Instant::now()) {
         (StatusCode::SERVICE_UNAVAILABLE, "stuck: no media worker runs\n")
-    } else if options.required_store.as_ref().is_some_and(|store| store.failing_for().is_some()) {
+    } else if options.store.is_low() {
+        (StatusCode::SERVICE_UNAVAILABLE, "low disk: less than store.min_free is left, no new calls are taken\n")
+    } else if options.is_store_required && options.store.failing_for().is_some() {
         (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written: the log says why\n")
     } else {
         (StatusCode::OK, "ready\n")

@@ -16,6 +16,7 @@ pub mod store;
 pub mod events;
 pub mod prompts;
 pub mod recordings;
+pub mod free_space;
 pub mod egress;
 pub mod public_address;
 pub mod address;

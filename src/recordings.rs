@@ -7,7 +7,6 @@
 mod file;
 mod id;
 mod recovery;
-mod room;
 pub mod upload;
 mod writer;
 
@@ -25,9 +24,9 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::call::event::CallId;
+use crate::free_space::{FreeBytes, FreeSpace};
 use file::{OpenFile, Outcome};
 pub use id::RecordingId;
-use room::{FreeBytes, Room};
 use upload::Archive;
 use writer::{Begin, Message, Writer};
 
@@ -131,7 +130,7 @@ impl Recordings {
     ///
     /// Must be called inside of a tokio runtime. Files that another living process writes are left alone.
     pub async fn start(options: RecordingsOptions) -> anyhow::Result<(Self, Vec<RecordingResult>)> {
-        Self::start_on(options, Arc::new(file::create), Arc::new(room::free_bytes)).await
+        Self::start_on(options, Arc::new(file::create), FreeBytes::default()).await
     }
 
     /// [`start`](Self::start) with other ways to make a file and to find what is free, so that tests can have a bad disk.
@@ -149,8 +148,8 @@ impl Recordings {
         .await?
         .with_context(|| format!("the recordings folder {} cannot be used", options.dir.display()))?;
         let signals = Arc::new(Signals::default());
-        let room = || Room::new(options.dir.clone(), options.min_free_bytes, free_bytes.clone());
-        let writers = (0..WRITERS).map(|index| Writer::start(index, (&open, room()), is_uploading, &signals));
+        let space = || FreeSpace::new(options.dir.clone(), options.min_free_bytes, free_bytes.clone());
+        let writers = (0..WRITERS).map(|index| Writer::start(index, (&open, space()), is_uploading, &signals));
         let writers = writers.collect::<io::Result<Vec<_>>>().context("no thread could be started")?;
         let background = tokio::spawn(upload::keep_house(options.clone(), signals.clone()));
         let shared = Shared {

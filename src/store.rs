@@ -37,6 +37,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
+use crate::free_space::{FreeBytes, FreeSpace};
 use calls::Unwritten;
 use delivery_clock::DeliveryClock;
 use writer::{InTrouble, Job, Load, Queue, Writer};
@@ -59,6 +60,10 @@ pub struct StoreOptions {
     pub retry_every: Duration,
     /// What is deleted when.
     pub retention: Retention,
+    /// While less is free on the file's disk, the store is low; 0 for no floor.
+    pub min_free_bytes: u64,
+    /// How that is found.
+    pub free_bytes: FreeBytes,
 }
 
 impl StoreOptions {
@@ -71,6 +76,8 @@ impl StoreOptions {
             most_waiting_bytes: 64 << 20,
             retry_every: Duration::from_secs(1),
             retention: Retention::default(),
+            min_free_bytes: 0,
+            free_bytes: FreeBytes::default(),
         }
     }
 }
@@ -120,8 +127,9 @@ struct Shared {
 impl Store {
     /// Opens or creates the file, brings it to today's schema and starts the thread. Blocks; call it at the start.
     pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        let StoreOptions { path, endpoints, most_waiting, most_waiting_bytes, retry_every, retention } = options;
+        let StoreOptions { path, endpoints, most_waiting, most_waiting_bytes, retry_every, retention, .. } = options;
         let schema::Opened { writer: connection, reader, lock } = schema::open(&path)?;
+        let disk = FreeSpace::new(path.clone(), options.min_free_bytes, options.free_bytes);
         let endpoints: Arc<[Endpoint]> = endpoints.into();
         let unavailable =
             |error: rusqlite::Error| OpenError::Unavailable { path: path.clone(), reason: error.to_string() };
@@ -130,7 +138,7 @@ impl Store {
         let last = retention::last_position(&connection).map_err(unavailable)?;
         let positions = watch::Sender::new(last);
         let load = Load::new(most_waiting, most_waiting_bytes);
-        let (writer, queue) = Writer::new(connection, lock, load, retry_every, retention, positions.clone());
+        let (writer, queue) = Writer::new((connection, lock), load, disk, retry_every, retention, positions.clone());
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run())
@@ -386,6 +394,11 @@ impl Store {
     /// For how long the file cannot be written by now; `None` while it can.
     pub fn failing_for(&self) -> Option<Duration> {
         self.0.queue.failing_for()
+    }
+
+    /// Whether less than the floor is free on the file's disk. What is written uses up the rest.
+    pub fn is_low(&self) -> bool {
+        self.0.queue.is_low()
     }
 
     async fn ask<T: Send + 'static>(

@@ -61,6 +61,8 @@ pub enum Shortage {
     Sockets,
     /// The media workers have all that they can do.
     Load,
+    /// The store's disk has less free space than `store.min_free`.
+    Disk,
 }
 
 /// Whose fault an ending is.
@@ -263,6 +265,7 @@ impl fmt::Display for Shortage {
             Self::Ports => "media.ports has no free port for another call from this address",
             Self::Sockets => "the system gives no more sockets",
             Self::Load => "the media workers are overloaded",
+            Self::Disk => "less than store.min_free is left on the store's disk",
         })
     }
 }

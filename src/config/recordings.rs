@@ -98,7 +98,7 @@ impl Recordings {
 }
 
 /// A whole number and its unit.
-fn size_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn size_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let unit = match text[digits.len()..].trim_start() {
         "MB" => Some(1_000_000),

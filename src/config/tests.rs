@@ -194,6 +194,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("store", "keep_calls = \"forever\""),
         ("store", "keep_events = \"0s\""),
         ("store", "required = \"yes\""),
+        ("store", "min_free = \"1 TB\""),
         ("events", "give_up_after = \"90d\""),
         ("events", "webhooks = [{ url = \"https://a.example.com\" }]"),
         ("events", "webhooks = [{ url = \"http://a.example.com\", secret = { env = \"EVENTS_SECRET\" } }]"),
@@ -300,6 +301,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: store.keep_calls = "forever": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: store.keep_events = "0s": give a time above zero with its unit, such as "30s" or "4h"
     patchcord.toml: store.required = "yes": give true or false
+    patchcord.toml: store.min_free = "1 TB": give a size such as "200 MB" or "2 GB"
     patchcord.toml: events.give_up_after = "90d": give at most "30days"
     patchcord.toml: events.webhooks[0].secret: it is missing; it signs what is sent: give { env = "EVENTS_SECRET" }
     patchcord.toml: events.webhooks[0].url = "http://a.example.com": http:// would carry events in the clear through the internet: use https://

@@ -51,7 +51,7 @@ async fn a_finished_recording_has_its_name_and_its_facts() {
 async fn a_full_disk_ends_the_recording_and_says_so() {
     let folder = Folder::new();
     let open: OpenFile = Arc::new(|_| File::options().write(true).open("/dev/full"));
-    let (recordings, _) = Recordings::start_on(folder.options(), open, Arc::new(room::free_bytes)).await.unwrap();
+    let (recordings, _) = Recordings::start_on(folder.options(), open, FreeBytes::default()).await.unwrap();
     let (sink, result) = recordings.start_recording(&CallId::generate());
     record(&sink, 500);
     sink.finish(FRAME * 500);
@@ -68,7 +68,7 @@ async fn below_the_floor_what_runs_stops_whole_and_nothing_begins() {
     let free = Arc::new(std::sync::atomic::AtomicU64::new(1000));
     let left = free.clone();
     let options = RecordingsOptions { min_free_bytes: 1000, ..folder.options() };
-    let free_bytes: FreeBytes = Arc::new(move |_| Ok(left.load(Ordering::Relaxed)));
+    let free_bytes = FreeBytes::from_fn(move |_| Ok(left.load(Ordering::Relaxed)));
     let (recordings, _) = Recordings::start_on(options, Arc::new(file::create), free_bytes).await.unwrap();
     let (running, told) = recordings.start_recording(&CallId::generate());
     let bytes = record(&running, 100);
@@ -120,7 +120,7 @@ async fn a_stuck_disk_holds_nobody_up_and_costs_whole_pages() {
     let (mut disk, end) = io::pipe().unwrap();
     let end = File::from(std::os::fd::OwnedFd::from(end));
     let open: OpenFile = Arc::new(move |_| end.try_clone());
-    let (recordings, _) = Recordings::start_on(folder.options(), open, Arc::new(room::free_bytes)).await.unwrap();
+    let (recordings, _) = Recordings::start_on(folder.options(), open, FreeBytes::default()).await.unwrap();
     let (sink, result) = recordings.start_recording(&CallId::generate());
     let page = Bytes::from(vec![0; 16 * 1024]);
     // A pipe takes 64 kB at most, one page is in the writer's hands, and the queue has its bound.

@@ -1,7 +1,7 @@
 //! A thread that writes the files of many recordings, so that a slow disk is nobody else's trouble.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::file::{Closed, GrowingFile, OpenFile, Outcome, explain};
-use super::room::Room;
 use super::{Queue, RecordingId, RecordingResult, Signals};
 use crate::call::event::CallId;
+use crate::free_space::FreeSpace;
 
 /// What a writer is told. The channel has no bound of its own: each sink keeps to its share of pages.
 pub(super) enum Message {
@@ -41,7 +41,7 @@ pub(super) struct Writer {
 
 struct Work {
     open: OpenFile,
-    room: Room,
+    space: FreeSpace,
     mark_for_upload: bool,
     signals: Arc<Signals>,
     recordings: HashMap<RecordingId, Recording>,
@@ -64,13 +64,13 @@ enum State {
 impl Writer {
     pub(super) fn start(
         index: usize,
-        disk: (&OpenFile, Room),
+        disk: (&OpenFile, FreeSpace),
         mark_for_upload: bool,
         signals: &Arc<Signals>,
     ) -> io::Result<Self> {
         let (sender, messages) = mpsc::channel();
-        let (open, room) = (disk.0.clone(), disk.1);
-        let mut work = Work { open, room, mark_for_upload, signals: signals.clone(), recordings: HashMap::new() };
+        let (open, space) = (disk.0.clone(), disk.1);
+        let mut work = Work { open, space, mark_for_upload, signals: signals.clone(), recordings: HashMap::new() };
         let thread = std::thread::Builder::new().name(format!("recordings-{index}"));
         let thread = thread.spawn(move || work.run(&messages))?;
         Ok(Self { sender, thread: Mutex::new(Some(thread)) })
@@ -102,7 +102,7 @@ impl Work {
     }
 
     fn begin(&mut self, begin: Begin) {
-        let room = self.room.check(Instant::now());
+        let room = check_room(&mut self.space);
         let state = match room.and_then(|()| GrowingFile::create(begin.path.clone(), &self.open)) {
             Ok(file) => State::Growing(file),
             Err(error) => broken(&begin, None, &error),
@@ -113,7 +113,7 @@ impl Work {
     fn write(&mut self, id: &RecordingId, pages: &[u8]) {
         let Some(recording) = self.recordings.get_mut(id) else { return };
         if let State::Growing(file) = &mut recording.state
-            && let Err(error) = self.room.check(Instant::now()).and_then(|()| file.write(pages))
+            && let Err(error) = check_room(&mut self.space).and_then(|()| file.write(pages))
         {
             let nothing = State::Broken { file: None, problem: String::new() };
             let State::Growing(file) = std::mem::replace(&mut recording.state, nothing) else { return };
@@ -149,6 +149,14 @@ impl Work {
             self.signals.wake.notify_one();
         }
         reply(begin, closed, problem);
+    }
+}
+
+/// Below the floor nothing is recorded, so that the rest of the disk, such as the store, can still be written.
+fn check_room(space: &mut FreeSpace) -> io::Result<()> {
+    match space.is_low(Instant::now()) {
+        true => Err(io::Error::new(ErrorKind::StorageFull, "less than recordings.min_free is left on the disk")),
+        false => Ok(()),
     }
 }
 

@@ -17,7 +17,9 @@ use tracing::{error, info, warn};
 
 use super::schema::Lock;
 use super::{Retention, StoreError, retention};
+use crate::free_space::FreeSpace;
 use crate::telemetry::shown;
+use crate::throttle::Throttle;
 
 /// Large enough that a commit's cost is shared, small enough that readers see news within milliseconds.
 const GROUP: usize = 512;
@@ -149,13 +151,16 @@ pub(super) struct Load {
     is_full_told: AtomicBool,
     /// Since when the file cannot be written.
     failing_since: Mutex<Option<Instant>>,
+    /// Whether the disk has less free space than it must.
+    is_low: AtomicBool,
 }
 
 impl Load {
     pub(super) fn new(most_jobs: usize, most_bytes: usize) -> Self {
         let (jobs, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (is_full_told, failing_since) = (AtomicBool::new(false), Mutex::new(None));
-        Self { most_jobs, most_bytes, jobs, bytes, is_full_told, failing_since }
+        let is_low = AtomicBool::new(false);
+        Self { most_jobs, most_bytes, jobs, bytes, is_full_told, failing_since, is_low }
     }
 
     fn failing_since(&self) -> Option<Instant> {
@@ -224,6 +229,10 @@ impl Queue {
         self.load.failing_since().map(|since| since.elapsed())
     }
 
+    pub(super) fn is_low(&self) -> bool {
+        self.load.is_low.load(Ordering::Acquire)
+    }
+
     /// How many writes are not committed yet.
     pub(super) fn waiting(&self) -> usize {
         self.load.jobs.load(Ordering::Acquire)
@@ -235,6 +244,8 @@ pub(super) struct Writer {
     connection: Connection,
     jobs: Receiver<Message>,
     load: Arc<Load>,
+    disk: FreeSpace,
+    low_disk_line: Throttle,
     waiting: VecDeque<Job>,
     trouble: Option<Trouble>,
     retry_every: Duration,
@@ -271,9 +282,9 @@ impl From<rusqlite::Error> for Failed {
 
 impl Writer {
     pub(super) fn new(
-        connection: Connection,
-        lock: Lock,
+        (connection, lock): (Connection, Lock),
         load: Load,
+        disk: FreeSpace,
         retry_every: Duration,
         retention: Retention,
         positions: watch::Sender<i64>,
@@ -281,10 +292,12 @@ impl Writer {
         let (sender, jobs) = mpsc::channel();
         let load = Arc::new(load);
         let queue = Queue { jobs: sender, load: load.clone() };
-        let writer = Self {
+        let mut writer = Self {
             connection,
             jobs,
             load,
+            disk,
+            low_disk_line: Throttle::default(),
             waiting: VecDeque::new(),
             trouble: None,
             retry_every,
@@ -296,6 +309,8 @@ impl Writer {
             is_closed: false,
             _lock: lock,
         };
+        // A service that starts on a low disk takes no call first.
+        writer.watch_disk();
         (writer, queue)
     }
 
@@ -303,6 +318,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         while !self.is_closed {
             self.collect();
+            self.watch_disk();
             if self.is_closed {
                 self.trouble = self.trouble.map(|trouble| Trouble { retry_at: Instant::now(), ..trouble });
             }
@@ -321,6 +337,7 @@ impl Writer {
     /// Waits for something to do, and takes a group of what is there.
     fn collect(&mut self) {
         let wake_at = self.trouble.as_ref().map_or(self.clean_at, |trouble| trouble.retry_at);
+        let wake_at = self.disk.look_at().map_or(wake_at, |look_at| wake_at.min(look_at));
         match self.jobs.recv_timeout(wake_at.saturating_duration_since(Instant::now())) {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
@@ -338,6 +355,23 @@ impl Writer {
             Message::Close => self.is_closed = true,
             #[cfg(test)]
             Message::Now(run) => run(&self.connection),
+        }
+    }
+
+    fn watch_disk(&mut self) {
+        let now = Instant::now();
+        let is_low = self.disk.is_low(now);
+        if self.load.is_low.swap(is_low, Ordering::AcqRel) == is_low {
+            return;
+        }
+        metrics::gauge!("patchcord_store_disk_low").set(if is_low { 1.0 } else { 0.0 });
+        match (is_low, self.low_disk_line.admit(now)) {
+            (true, Some(_)) => error!(
+                "less than store.min_free is left on the store's disk: new calls are rejected until there is room; live \
+                 calls go on"
+            ),
+            (false, _) => info!("the store's disk has room again: new calls are taken"),
+            (true, None) => {}
         }
     }
 

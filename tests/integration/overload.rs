@@ -7,7 +7,7 @@ use patchcord_simulator::meta::{Meta, MetaOptions};
 use crate::drills::report;
 use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
 use crate::program::Program;
-use crate::service::{Folder, TestOptions};
+use crate::service::{Folder, TestOptions, TestService};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> anyhow::Result<()> {
@@ -34,5 +34,24 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     let next = meta.place_call(caller()).await?;
     next.wait_until(Stage::Accepted).await?;
     report("overload", "the new call is rejected, the live one is heard without a gap; calls are taken again");
+    Ok(())
+}
+
+/// No disk has that much room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_store_runs_out_of_disk_rejects_new_calls_by_name() -> anyhow::Result<()> {
+    let agent = Agent::start(agent()).await?;
+    // Among the keys of [store].
+    let options = TestOptions { events: "min_free = \"1000000 GB\"".to_owned(), ..TestOptions::default() };
+    let mut service = TestService::start_with(&agent.url(), options).await?;
+    let readiness = service.get("/readyz").await?;
+    assert_eq!((readiness.status, readiness.body.contains("store.min_free")), (503, true), "{readiness:?}");
+    assert_eq!(service.get("/livez").await?.status, 200);
+    let rejected = service.call(caller()).await?;
+    let ended = service.end_of(&rejected).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"overloaded".into(), &"operator".into()));
+    assert!(ended["detail"].to_string().contains("less than store.min_free is left"), "{ended}");
+    rejected.wait_until(Stage::Ended).await?;
+    assert_eq!(rejected.ended_by(), Some(EndedBy::Rejected), "{}", rejected.seen());
     Ok(())
 }

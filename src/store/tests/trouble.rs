@@ -166,3 +166,23 @@ async fn a_write_that_panics_is_refused_and_those_beside_it_are_written() {
     assert_eq!(store.events_after(0, 10).await.unwrap().len(), 3);
     assert_eq!(store.waiting(), 0);
 }
+
+#[tokio::test]
+async fn a_disk_below_the_floor_is_seen_within_a_second_and_still_written() {
+    let folder = Folder::new();
+    let free = Arc::new(AtomicU64::new(999));
+    let left = free.clone();
+    let free_bytes = FreeBytes::from_fn(move |_| Ok(left.load(Ordering::Relaxed)));
+    let options = StoreOptions { min_free_bytes: 1000, free_bytes, ..folder.options() };
+    let store = Store::open(options).unwrap();
+    assert!(store.is_low(), "already when it is opened");
+    assert_eq!(began(&store, call(1), LONG).await, Ok(()));
+    for free_now in [1000, 999] {
+        free.store(free_now, Ordering::Relaxed);
+        // The thread looks once a second, whether it writes or not.
+        while store.is_low() != (free_now < 1000) {
+            tokio::task::yield_now().await;
+        }
+    }
+    store.close().await;
+}

@@ -1,21 +1,23 @@
-//! A full disk, on a tmpfs of a few megabytes: calls are accepted and heard, and what happens once there is room again is
-//! told. Mounting needs root.
+//! A full disk, on a tmpfs of a few megabytes. Below `store.min_free` new calls are rejected; without that floor calls are
+//! accepted and heard. Events follow once there is room again. Mounting needs root.
 
 use std::path::Path;
 use std::process::Command;
 
 use patchcord_simulator::agent::Agent;
-use patchcord_simulator::call::Stage;
+use patchcord_simulator::call::{EndedBy, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 
 use super::report;
 use crate::events::App;
 use crate::people::{SECOND, agent, caller, caller_hears_next, objections};
 use crate::program::Program;
-use crate::service::Folder;
+use crate::service::{Folder, TestOptions};
 
 /// Enough for the store at rest, and soon full.
-const SIZE: &str = "size=16m";
+const SIZE_MB: usize = 16;
+/// What the floor leaves to calls that live already.
+const MIN_FREE_MB: usize = 8;
 /// Calls while the disk is full.
 const CALLS: usize = 5;
 
@@ -23,7 +25,8 @@ struct Tmpfs<'a>(&'a Path);
 
 impl<'a> Tmpfs<'a> {
     fn mount(at: &'a Path) -> anyhow::Result<Self> {
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(at).status()?;
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={SIZE_MB}m"), "tmpfs"]).arg(at).status()?;
         anyhow::ensure!(status.success(), "mount -t tmpfs needs root: {status}");
         Ok(Self(at))
     }
@@ -36,6 +39,11 @@ impl<'a> Tmpfs<'a> {
             while file.write_all(&piece).is_ok() {}
         }
         Ok(())
+    }
+
+    /// Takes so many megabytes.
+    fn take(&self, megabytes: usize) -> std::io::Result<()> {
+        std::fs::write(self.0.join("filler"), vec![0_u8; megabytes << 20])
     }
 
     fn free(&self) -> std::io::Result<()> {
@@ -52,12 +60,54 @@ impl Drop for Tmpfs<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "mounts a tmpfs as root: make drills"]
+async fn below_the_floor_new_calls_are_rejected_and_live_ones_go_on() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let disk = Tmpfs::mount(&folder.0)?;
+    let mut app = App::start().await?;
+    let (meta, agent) = (Meta::start(MetaOptions::default()).await?, Agent::start(agent()).await?);
+    let options = with_floor(&app, MIN_FREE_MB);
+    let mut program = Program::start(&folder, &meta, &agent, options).await?;
+    let live = meta.place_call(caller()).await?;
+    live.wait_until(Stage::Accepted).await?;
+    disk.take(SIZE_MB - MIN_FREE_MB)?;
+    program.line_with("less than store.min_free is left").await?;
+    for _ in 0..CALLS {
+        let rejected = meta.place_call(caller()).await?;
+        rejected.wait_until(Stage::Ended).await?;
+        assert_eq!(rejected.ended_by(), Some(EndedBy::Rejected), "{}", rejected.seen());
+        let events = app.until("call.ended").await?;
+        let detail = &events[events.len() - 1]["data"]["detail"];
+        assert!(detail.to_string().contains("store.min_free"), "{detail}");
+    }
+    caller_hears_next(&live, SECOND).await?;
+    assert_eq!(objections(&live), [], "{}", live.seen());
+    live.hang_up().await?;
+    app.until("call.ended").await?;
+    disk.free()?;
+    program.line_with("the store's disk has room again").await?;
+    let call = meta.place_call(caller()).await?;
+    call.wait_until(Stage::Accepted).await?;
+    let log = program.finish().await?;
+    assert_eq!(log.matches("less than store.min_free is left on the store's disk: new calls").count(), 1, "{log}");
+    report("disk nearly full", &format!("{CALLS} of {CALLS} new calls rejected and told, 1 live call untouched"));
+    Ok(())
+}
+
+/// The app's events, and a floor of the store's disk.
+fn with_floor(app: &App, megabytes: usize) -> TestOptions {
+    let options = app.options();
+    // Among the keys of [store].
+    TestOptions { events: format!("min_free = \"{megabytes} MB\"\n{}", options.events), ..options }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "mounts a tmpfs as root: make drills"]
 async fn no_call_is_harmed_by_a_full_disk() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let disk = Tmpfs::mount(&folder.0)?;
     let mut app = App::start().await?;
     let (meta, agent) = (Meta::start(MetaOptions::default()).await?, Agent::start(agent()).await?);
-    let program = Program::start(&folder, &meta, &agent, app.options()).await?;
+    let program = Program::start(&folder, &meta, &agent, with_floor(&app, 0)).await?;
     disk.fill()?;
     for _ in 0..CALLS {
         let call = meta.place_call(caller()).await?;
