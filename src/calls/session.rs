@@ -93,6 +93,8 @@ pub struct Session {
     record: CallRecord,
     /// The call's first record on its way to the disk; accept waits for it.
     first_record: Written,
+    /// Events that wait for it before listeners get them; None once it is on the disk or its deadline has passed.
+    held: Option<Vec<CallEvent>>,
     /// For the app that decides.
     incoming: Option<EventRecord>,
     /// An earlier process may have given Meta another answer.
@@ -161,6 +163,7 @@ impl Session {
             store: options.store.clone(),
             record,
             first_record: Written::already(),
+            held: None,
             incoming: None,
             is_resumed: false,
             received_at,
@@ -190,8 +193,7 @@ impl Session {
         let arrival = Arrival { call: self.record.clone(), offer, incoming: incoming.clone() };
         self.first_record = self.store.call_began(arrival, WRITTEN_WITHIN);
         self.incoming = Some(incoming);
-        // Nobody need listen.
-        let _ = self.events.send(event);
+        self.held = Some(vec![event]);
         self.first_record.clone()
     }
 
@@ -275,7 +277,9 @@ impl Session {
     async fn wait(&mut self, call: &mut Call, inbox: &mut Inbox) {
         self.forgive_standstill(call, Instant::now());
         let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.options.accept_timeout);
+        let first_record = self.first_record.clone();
         tokio::select! {
+            _ = first_record.confirmed(), if self.held.is_some() => self.publish_held(),
             Some(ending) = inbox.endings.recv() => call.handle(ending, Instant::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(report) = self.reports.1.recv() => match report {

@@ -243,15 +243,19 @@ async fn metas_200_waits_for_the_store_a_second_and_the_call_does_not() -> anyho
     let agent = Agent::start(agent()).await?;
     // Among the keys of [store].
     let options = TestOptions { events: "required = true".to_owned(), ..TestOptions::default() };
-    let service = TestService::start_with(&agent.url(), options).await?;
+    let mut service = TestService::start_with(&agent.url(), options).await?;
     let call = service.unannounced(caller()).await?;
     let holder = rusqlite::Connection::open(service.folder.0.join("patchcord.db"))?;
     assert_eq!(service.get("/readyz").await?.status, 200);
     holder.execute_batch("BEGIN IMMEDIATE")?;
     let began_at = Instant::now();
-    assert_eq!(call.send_connect().await?, 200);
-    let waited = began_at.elapsed();
-    assert!(waited >= Duration::from_millis(950), "Meta had its 200 after {waited:?}");
+    let answered = async { (call.send_connect().await, began_at.elapsed()) };
+    let told = async { (service.event("call.incoming").await, began_at.elapsed()) };
+    let ((status, answered_after), (incoming, told_after)) = tokio::join!(answered, told);
+    assert_eq!((status?, incoming?.sequence), (200, 1));
+    for waited in [answered_after, told_after] {
+        assert!(waited >= Duration::from_millis(950), "Meta had its 200, and listeners their event, after {waited:?}");
+    }
     call.wait_until(Stage::Accepted).await?;
     assert_eq!(heard_voices(&caller_hears_next(&call, SECOND).await?), [AGENT_HZ]);
     // SQLite itself tries for two seconds.

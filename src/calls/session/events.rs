@@ -232,8 +232,24 @@ impl Session {
         let written = self.store.call_ended(self.record.clone(), EventRecord::of(&event), WRITTEN_WITHIN);
         // The store counts and tells its trouble.
         let _ = written.confirmed().await;
-        // Nobody need listen.
-        let _ = self.events.send(event);
+        self.publish_held();
+        self.publish(event);
+    }
+
+    /// Listeners get events in their order, and none before the call's first record is on disk: a listener that was told
+    /// of a call finds it after a crash.
+    fn publish(&mut self, event: CallEvent) {
+        match &mut self.held {
+            Some(held) => held.push(event),
+            // Nobody need listen.
+            None => drop(self.events.send(event)),
+        }
+    }
+
+    pub(super) fn publish_held(&mut self) {
+        for event in self.held.take().unwrap_or_default() {
+            self.publish(event);
+        }
     }
 
     /// One event with two faces: for the application, and for the agent's socket.
@@ -241,8 +257,7 @@ impl Session {
         let event = self.next_event(kind, for_app, for_agent);
         // What finds no room is counted and told by the store.
         let _ = self.store.event(EventRecord::of(&event));
-        // Nobody need listen.
-        let _ = self.events.send(event);
+        self.publish(event);
     }
 
     fn next_event(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> CallEvent {
