@@ -137,6 +137,7 @@ impl Wake for Blocking {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 async fn a_worker_that_is_stuck_has_no_pulse_until_it_goes_on() {
     let (stuck, other) = (worker(1), worker(1));
     let (go_on, word) = std::sync::mpsc::channel();
@@ -151,7 +152,9 @@ async fn a_worker_that_is_stuck_has_no_pulse_until_it_goes_on() {
     until(|now| placement::best(&workers, now).calls() == 1).await;
     go_on.send(()).unwrap();
     until(|now| !stuck.is_late(now)).await;
-    assert!(stuck.pulse().stood_still(Instant::now()) > Duration::from_secs(1));
+    let stood_still = stuck.pulse().stood_still(Instant::now());
+    assert!(stood_still > Duration::from_secs(1));
+    println!("drill  {:<28} stuck for {stood_still:.1?}: the next call got another worker", "stuck media worker");
 }
 
 /// Waits until this holds.

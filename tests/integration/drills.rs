@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 
+mod damaged_store;
 mod disk_full;
 mod kill_loop;
 

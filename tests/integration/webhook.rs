@@ -8,6 +8,7 @@ use patchcord_simulator::call::{Call, CallerOptions, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 use serde_json::{Value, json};
 
+use crate::drills::report;
 use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections};
 use crate::program::Program;
 use crate::service::{Folder, Talk, TestOptions, TestService, counter, signature};
@@ -229,6 +230,7 @@ async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> any
     service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
     service.taken(3).await?;
     assert_eq!(service.app.calls().count(), 1);
+    report("clock 90 s fast", "1 call lost, then Meta's clock is used: 1 of 1 accepted, a stale one still refused");
     Ok(())
 }
 

@@ -3,8 +3,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p target
-"${CARGO:-cargo}" test --locked -p patchcord --test integration -- --include-ignored --nocapture --test-threads=1 \
-    drills:: descriptors:: standstill:: overload:: slow_clients:: stalled_log:: restarts:: 2>&1 |
+drills() {
+    "${CARGO:-cargo}" test --locked -p patchcord "$@" 2>&1
+}
+{
+    drills --test integration -- --include-ignored --nocapture --test-threads=1 \
+        drills:: descriptors:: standstill:: overload:: slow_clients:: stalled_log:: restarts:: \
+        webhook::a_fast_clock
+    drills --lib -- --nocapture --test-threads=1 worker::tests::a_worker_that_is_stuck
+} |
     tee target/drills.log |
     sed -u -E 's/^test .* \.\.\. (drill |DRILL_SEED)/\1/' |
     grep --line-buffered -E "^drill |^DRILL_SEED|FAILED|panicked|^test result|^error"
