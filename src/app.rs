@@ -170,14 +170,9 @@ impl App {
         self.events.subscribe()
     }
 
-    /// The live calls.
-    pub fn calls(&self) -> &Calls {
-        &self.calls
-    }
-
-    /// What outlives the process.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// Waits until no call lives, and Meta has been told once of each end.
+    pub async fn all_ended(&self) {
+        self.calls.all_ended().await;
     }
 
     /// Takes on what a configuration says of numbers, secrets, routes and API keys; live calls go on as they began. An
@@ -211,12 +206,12 @@ impl App {
             info!("stopping: {live} calls go on for up to {}", telemetry::shown(drain_timeout));
         }
         tokio::select! {
-            () = self.calls.all_ended() => {}
+            () = self.all_ended() => {}
             () = tokio::time::sleep(drain_timeout) => {}
             () = hurry => {}
         }
         self.calls.hang_up_all(&EndReason::ShuttingDown);
-        if tokio::time::timeout(FAREWELL, self.calls.all_ended()).await.is_err() {
+        if tokio::time::timeout(FAREWELL, self.all_ended()).await.is_err() {
             warn!("{} calls could not be ended in time", self.calls.count());
         }
         self.stop_streams.send_replace(true);

@@ -87,8 +87,6 @@ struct Shared {
     draining: AtomicBool,
     /// Told whenever a call has ended.
     ended: Notify,
-    /// How many notices were acted on.
-    taken: watch::Sender<u64>,
 }
 
 /// Warnings that webhooks could cause at will.
@@ -160,7 +158,6 @@ impl Calls {
             warnings: Warnings::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
-            taken: watch::Sender::new(0),
         };
         Self(Arc::new(shared))
     }
@@ -175,7 +172,6 @@ impl Calls {
             let (outcome, written) = self.take_one(notice, signer, received_at);
             writes.extend(written);
             metrics::counter!("patchcord_webhook_events_total", "outcome" => outcome.name()).increment(1);
-            self.0.taken.send_modify(|taken| *taken += 1);
         }
         writes
     }
@@ -383,24 +379,10 @@ impl Calls {
         self.0.ended.notify_waiters();
     }
 
-    /// Has a live call do what the application asks. Gives the ids of what was begun, null for what is done, or why it
-    /// was not.
-    pub async fn perform(&self, call: &CallId, command: CallCommand) -> Result<Value, Refusal> {
-        self.perform_keeping(call, command, None).await
-    }
-
-    /// The same; `client_state`, if given, is kept with the call from then on.
-    pub async fn perform_keeping(
-        &self,
-        call: &CallId,
-        command: CallCommand,
-        client_state: Option<String>,
-    ) -> Result<Value, Refusal> {
-        self.perform_reaching(call, command, client_state, Hosts::Listed).await
-    }
-
-    /// The same; the command's URL may name one of `hosts`.
-    pub async fn perform_reaching(
+    /// Has a live call perform a command of the application. Gives the ids of what was begun, null for what is done, or
+    /// why it was refused. `client_state`, if given, is kept with the call from then on; the command's URL may name one
+    /// of `hosts`.
+    pub async fn perform(
         &self,
         call: &CallId,
         command: CallCommand,
@@ -443,12 +425,6 @@ impl Calls {
         let calls = table.by_id.range::<CallId, _>((Bound::Unbounded, up_to)).rev();
         let live = calls.filter_map(|(_, wacid)| table.live.get(wacid)).filter(|live| is_wanted(&live.facts));
         live.take(limit).map(LiveCall::snapshot).collect()
-    }
-
-    /// Waits until so many notices were acted on since the start.
-    pub async fn taken(&self, notices: u64) {
-        // The sender lives as long as we do, so the wait ends only by its condition.
-        let _ = self.0.taken.subscribe().wait_for(|taken| *taken >= notices).await;
     }
 
     /// How agents were last reached, and which calls they are in.

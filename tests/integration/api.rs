@@ -73,7 +73,8 @@ async fn without_a_key_nothing_opens() -> anyhow::Result<()> {
     let answer = reader.act("call_01k0000000000000000000000", "hangup", json!({})).await?;
     answer.is_problem(403, "missing_scope");
     assert_eq!(answer.body["scope"], "calls:write");
-    let closed = TestService::start("prompt:goodbye").await?;
+    let no_keys = TestOptions { api: "keys = []".to_owned(), ..TestOptions::default() };
+    let closed = TestService::start_with("prompt:goodbye", no_keys).await?;
     Client::new(&closed, READER).get("/v1/calls").await?.is_problem(403, "api_closed");
     Ok(())
 }

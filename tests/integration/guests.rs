@@ -1,10 +1,9 @@
 //! Third parties: who listens, whispers or joins, and music under the voice.
 
-use patchcord::call::command::{CallCommand, Dismiss, Invite, Play, Role, SetRole};
 use patchcord::call::event::CallId;
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Pace};
 use patchcord_simulator::sound::{self, PHONE_RATE};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next, agent_with_voice, caller,
@@ -32,9 +31,9 @@ impl Supervised {
         Ok(Self { talk, call, supervisor })
     }
 
-    async fn invite(&mut self, role: Role) -> anyhow::Result<(u32, AgentSession)> {
-        let invite = CallCommand::Invite(Invite { route: "supervisor".to_owned(), role });
-        let invited = asked(&self.talk.service, &self.call, invite).await?;
+    async fn invite(&mut self, role: &str) -> anyhow::Result<(u32, AgentSession)> {
+        let invite = json!({ "route": "supervisor", "role": role });
+        let invited = act(&self.talk.service, &self.call, "invite", invite).await?;
         let joined = self.talk.service.event("call.guest_joined").await?;
         assert_eq!(joined.data["guest_id"], invited["guest_id"]);
         let session = self.supervisor.wait_for_session(1).await?;
@@ -54,33 +53,35 @@ impl Supervised {
     }
 }
 
-async fn asked(service: &TestService, call: &CallId, command: CallCommand) -> anyhow::Result<Value> {
-    service.app.calls().perform(call, command).await.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))
+async fn act(service: &TestService, call: &CallId, action: &str, body: Value) -> anyhow::Result<Value> {
+    service.act(call, action, body).await.map_err(anyhow::Error::msg)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_listens_whispers_joins_and_leaves() -> anyhow::Result<()> {
     let mut scene = Supervised::start().await?;
-    let (guest_id, supervisor) = scene.invite(Role::Listen).await?;
+    let (guest_id, supervisor) = scene.invite("listen").await?;
     let [by_caller, by_agent, by_supervisor] = scene.who_hears_whom(&supervisor).await?;
     assert_eq!(by_caller, [AGENT_HZ], "a listener is not heard");
     assert_eq!(by_agent, [CALLER_HZ], "a listener is not heard");
     assert_eq!(by_supervisor, [CALLER_HZ, AGENT_HZ]);
 
     supervisor.say(&tone(SECOND_AGENT_HZ, 60_000)).await;
-    asked(&scene.talk.service, &scene.call, CallCommand::SetRole(SetRole { guest_id, role: Role::Whisper })).await?;
+    let role = json!({ "guest_id": guest_id, "role": "whisper" });
+    act(&scene.talk.service, &scene.call, "set_role", role).await?;
     let [by_caller, by_agent, by_supervisor] = scene.who_hears_whom(&supervisor).await?;
     assert_eq!(by_caller, [AGENT_HZ], "a whisper is for the agent");
     assert_eq!(by_agent, [CALLER_HZ, SECOND_AGENT_HZ]);
     assert_eq!(by_supervisor, [CALLER_HZ, AGENT_HZ], "nobody hears himself");
 
-    asked(&scene.talk.service, &scene.call, CallCommand::SetRole(SetRole { guest_id, role: Role::Join })).await?;
+    let role = json!({ "guest_id": guest_id, "role": "join" });
+    act(&scene.talk.service, &scene.call, "set_role", role).await?;
     let [by_caller, by_agent, by_supervisor] = scene.who_hears_whom(&supervisor).await?;
     assert_eq!(by_caller, [AGENT_HZ, SECOND_AGENT_HZ]);
     assert_eq!(by_agent, [CALLER_HZ, SECOND_AGENT_HZ]);
     assert_eq!(by_supervisor, [CALLER_HZ, AGENT_HZ]);
 
-    asked(&scene.talk.service, &scene.call, CallCommand::Dismiss(Dismiss { guest_id })).await?;
+    act(&scene.talk.service, &scene.call, "dismiss", json!({ "guest_id": guest_id })).await?;
     assert_eq!(supervisor.wait_for_message("stop").await?["reason"], "dismissed");
     let Talk { session, call, .. } = &scene.talk;
     let (by_caller, by_agent) =
@@ -94,7 +95,7 @@ async fn a_supervisor_listens_whispers_joins_and_leaves() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_vanishes_is_told_and_the_call_goes_on() -> anyhow::Result<()> {
     let mut scene = Supervised::start().await?;
-    let (guest_id, supervisor) = scene.invite(Role::Join).await?;
+    let (guest_id, supervisor) = scene.invite("join").await?;
     supervisor.reset().await;
     let left = scene.talk.service.event("call.guest_left").await?;
     assert_eq!((&left.data["guest_id"], &left.data["reason"]), (&guest_id.into(), &"disconnected".into()));
@@ -102,9 +103,9 @@ async fn a_supervisor_who_vanishes_is_told_and_the_call_goes_on() -> anyhow::Res
         heard_voices(&caller_hears_next(&scene.talk.call, 4 * SECOND).await?[3 * PHONE_RATE as usize..]),
         [AGENT_HZ]
     );
-    let unknown = CallCommand::Invite(Invite { route: "nobody".to_owned(), role: Role::Listen });
-    let refused = scene.talk.service.app.calls().perform(&scene.call, unknown).await.unwrap_err();
-    assert_eq!(refused.code.name(), "unknown_route");
+    let unknown = json!({ "route": "nobody", "role": "listen" });
+    let refused = scene.talk.service.act(&scene.call, "invite", unknown).await;
+    assert_eq!(refused, Err("unknown_route".to_owned()));
     Ok(())
 }
 
@@ -113,15 +114,15 @@ async fn music_plays_under_the_voice_until_it_is_stopped() -> anyhow::Result<()>
     let mut talk = Talk::start_with(caller(), speech_synthesis(), TestOptions::default()).await?;
     let id = talk.service.event("call.accepted").await?.call_id;
     let Talk { service, session, call, .. } = &talk;
-    let music = Play { prompts: vec!["hold".to_owned()], repeat: true, under_voice: true };
-    asked(service, &id, CallCommand::Play(music)).await?;
+    let music = json!({ "prompts": ["hold"], "loop": true, "under_voice": true });
+    act(service, &id, "play", music).await?;
     let is_music =
         |heard: &[i16]| [HOLD_NOTE_HZ, 329.63, 392.0].iter().any(|note| sound::hears(heard, PHONE_RATE, *note));
     assert!(is_music(&caller_hears_next(call, 3 * SECOND).await?));
     session.say(&tone(AGENT_HZ, 6000)).await;
     assert_eq!(heard_voices(&caller_hears_next(call, 3 * SECOND).await?), [AGENT_HZ]);
     assert!(is_music(&caller_hears_next(call, 7 * SECOND).await?[4 * PHONE_RATE as usize..]));
-    asked(service, &id, CallCommand::StopPlayback).await?;
+    act(service, &id, "stop_playback", Value::Null).await?;
     let after = caller_hears_next(call, 4 * SECOND).await?;
     assert!(sound::rms(&after[3 * PHONE_RATE as usize..]) < 10.0, "silence");
     assert_eq!(objections(call), [], "{}", call.seen());

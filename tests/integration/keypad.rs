@@ -5,21 +5,10 @@ use patchcord_simulator::phone::voice::KeyPacket;
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::{Value, json};
 
-use patchcord::call::command::{CallCommand, SendDtmf};
 use patchcord::call::event::CallId;
 
 use crate::people::{GOODBYE_NOTES_HZ, SECOND, quiet_caller};
-use crate::service::{Talk, TestOptions, TestService};
-
-fn gather(text: Value) -> CallCommand {
-    let mut command = text;
-    command["action"] = "gather".into();
-    serde_json::from_value(command).expect("a gather")
-}
-
-async fn asked(service: &TestService, call: &CallId, command: CallCommand) -> anyhow::Result<Value> {
-    service.app.calls().perform(call, command).await.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))
-}
+use crate::service::{Talk, TestOptions};
 
 /// A call with an agent that says nothing.
 async fn talk() -> anyhow::Result<(Talk, CallId)> {
@@ -31,6 +20,10 @@ async fn talk() -> anyhow::Result<(Talk, CallId)> {
     .await?;
     let id = talk.service.event("call.accepted").await?.call_id;
     Ok((talk, id))
+}
+
+async fn act(talk: &Talk, call: &CallId, action: &str, body: Value) -> anyhow::Result<Value> {
+    talk.service.act(call, action, body).await.map_err(anyhow::Error::msg)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,13 +64,13 @@ async fn a_press_whose_timestamps_move_is_one_key() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_key_stops_the_prompt_and_the_terminator_ends_the_gather() -> anyhow::Result<()> {
     let (mut talk, id) = talk().await?;
-    let begun = asked(&talk.service, &id, gather(json!({ "prompts": ["hold"], "max_digits": 8 }))).await?;
+    let begun = act(&talk, &id, "gather", json!({ "prompts": ["hold"], "max_digits": 8 })).await?;
     talk.call.send_dtmf("42#").await;
     let finished = talk.service.event("call.gather_finished").await?;
     assert_eq!(finished.data["gather_id"], begun["gather_id"]);
     assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"42".into(), &"terminator".into()));
-    let refused = talk.service.app.calls().perform(&id, CallCommand::StopPlayback).await.unwrap_err();
-    assert_eq!(refused.code.name(), "nothing_plays", "the key has stopped the prompt");
+    let refused = talk.service.act(&id, "stop_playback", Value::Null).await;
+    assert_eq!(refused, Err("nothing_plays".to_owned()), "the key has stopped the prompt");
     Ok(())
 }
 
@@ -85,7 +78,7 @@ async fn the_first_key_stops_the_prompt_and_the_terminator_ends_the_gather() -> 
 async fn without_keys_the_time_for_the_first_one_ends_it_after_the_prompt() -> anyhow::Result<()> {
     let (mut talk, id) = talk().await?;
     let waiting = json!({ "prompts": ["goodbye"], "first_digit_timeout_ms": 200 });
-    asked(&talk.service, &id, gather(waiting)).await?;
+    act(&talk, &id, "gather", waiting).await?;
     let finished = talk.service.event("call.gather_finished").await?;
     assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"".into(), &"first_digit_timeout".into()));
     let heard = talk.call.heard()?;
@@ -96,7 +89,7 @@ async fn without_keys_the_time_for_the_first_one_ends_it_after_the_prompt() -> a
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_keys_are_told_to_their_owner_alone() -> anyhow::Result<()> {
     let (mut talk, id) = talk().await?;
-    asked(&talk.service, &id, gather(json!({ "max_digits": 4, "protected": true }))).await?;
+    act(&talk, &id, "gather", json!({ "max_digits": 4, "protected": true })).await?;
     talk.call.send_dtmf("4711").await;
     assert_eq!(talk.service.event("call.gather_finished").await?.data["digits"], "4711");
     talk.session.wait_for_nth_message("dtmf", 4).await?;
@@ -120,10 +113,10 @@ async fn protected_keys_are_told_to_their_owner_alone() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_protection_nobody_learns_a_key() -> anyhow::Result<()> {
     let (mut talk, id) = talk().await?;
-    asked(&talk.service, &id, CallCommand::Protect).await?;
+    act(&talk, &id, "protect", Value::Null).await?;
     talk.call.send_dtmf("5").await;
     assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], Value::Null);
-    asked(&talk.service, &id, CallCommand::Unprotect).await?;
+    act(&talk, &id, "unprotect", Value::Null).await?;
     talk.call.send_dtmf("6").await;
     assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "6");
     Ok(())
@@ -132,7 +125,7 @@ async fn under_protection_nobody_learns_a_key() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_and_app_may_press_keys_towards_the_caller() -> anyhow::Result<()> {
     let (talk, id) = talk().await?;
-    asked(&talk.service, &id, CallCommand::SendDtmf(SendDtmf { digits: "12#".to_owned() })).await?;
+    act(&talk, &id, "send_dtmf", json!({ "digits": "12#" })).await?;
     talk.session.send(&json!({ "type": "dtmf", "digits": "9" })).await;
     assert_eq!(talk.session.wait_for_message("result").await?["ok"], true);
     // Each key takes 160 ms.
@@ -144,10 +137,10 @@ async fn agent_and_app_may_press_keys_towards_the_caller() -> anyhow::Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_gather_ends_the_first() -> anyhow::Result<()> {
     let (mut talk, id) = talk().await?;
-    let first = asked(&talk.service, &id, gather(json!({}))).await?;
+    let first = act(&talk, &id, "gather", json!({})).await?;
     talk.call.send_dtmf("7").await;
     talk.service.event("call.dtmf").await?;
-    asked(&talk.service, &id, gather(json!({}))).await?;
+    act(&talk, &id, "gather", json!({})).await?;
     let finished = talk.service.event("call.gather_finished").await?;
     assert_eq!(finished.data["gather_id"], first["gather_id"]);
     assert_eq!((&finished.data["digits"], &finished.data["reason"]), (&"7".into(), &"stopped".into()));

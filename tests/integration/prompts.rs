@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use patchcord::call::command::{CallCommand, Play};
 use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, Pace};
 use patchcord_simulator::call::Stage;
 use patchcord_simulator::sound::{self, PHONE_RATE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next,
@@ -100,20 +99,13 @@ async fn the_app_may_loop_music_and_stop_it_at_once() -> anyhow::Result<()> {
     let mut talk = Talk::start(agent()).await?;
     let Talk { service, call, .. } = &mut talk;
     let id = service.event("call.accepted").await?.call_id;
-    let music = Play { prompts: vec!["hold".to_owned()], repeat: true, under_voice: false };
-    let begun = service
-        .app
-        .calls()
-        .perform(&id, CallCommand::Play(music))
-        .await
-        .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+    let music = json!({ "prompts": ["hold"], "loop": true });
+    let begun = service.act(&id, "play", music).await.map_err(anyhow::Error::msg)?;
     assert!(sound::hears(&caller_hears_next(call, 4 * SECOND).await?, PHONE_RATE, HOLD_NOTE_HZ));
-    let stopped = service.app.calls().perform(&id, CallCommand::StopPlayback).await;
-    assert!(stopped.is_ok(), "{stopped:?}");
+    assert_eq!(service.act(&id, "stop_playback", Value::Null).await, Ok(Value::Null));
     let event = service.event("call.playback_finished").await?;
     assert_eq!((&event.data["playback_id"], &event.data["completed"]), (&begun["playback_id"], &false.into()));
-    let again = service.app.calls().perform(&id, CallCommand::StopPlayback).await.unwrap_err();
-    assert_eq!(again.code.name(), "nothing_plays");
+    assert_eq!(service.act(&id, "stop_playback", Value::Null).await, Err("nothing_plays".to_owned()));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use patchcord::app::App;
-use patchcord::call::event::CallEvent;
+use patchcord::call::event::{CallEvent, CallId};
 use patchcord::config::{Config, Environment};
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession};
 use patchcord_simulator::call::{Announce, Call, CallerOptions, Stage};
@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
+use crate::api::client::{Client, WRITER, keys};
 use crate::{log_watch, people};
 
 /// The longest any single step of a scenario may take.
@@ -75,7 +76,7 @@ pub struct TestOptions {
     pub accept_takes: Duration,
     /// Another Graph API than Meta's.
     pub graph_url: Option<String>,
-    /// Keys of `[api]`.
+    /// Keys of `[api]`, instead of the usual API keys.
     pub api: String,
     /// Keys of `[http]`.
     pub http: String,
@@ -283,14 +284,30 @@ impl TestService {
         self.actions().iter().filter(|asked| *asked == action).count()
     }
 
-    /// Waits until so many notices of webhooks were acted on since the start: that comes after the reply.
-    pub async fn taken(&self, notices: u64) -> anyhow::Result<()> {
-        timeout(DEADLINE, self.app.calls().taken(notices)).await.context("notices were not acted on")
+    /// Asks a call for something over the control API. Gives the ids of what has begun, null for what is done, or the
+    /// code of the refusal.
+    pub async fn act(&self, call: &CallId, action: &str, body: Value) -> Result<Value, String> {
+        let answer = Client::new(self, WRITER).act(call.as_str(), action, body).await;
+        let mut answer = answer.map_err(|error| format!("{error:#}"))?;
+        match answer.status {
+            200 => Ok(Value::Null),
+            202 => {
+                answer.body.as_object_mut().and_then(|begun| begun.remove("call_id"));
+                Ok(answer.body)
+            }
+            _ => Err(answer.body["code"].as_str().unwrap_or_default().to_owned()),
+        }
     }
 
-    /// Waits until no call lives.
+    /// How many calls live.
+    pub async fn live_calls(&self) -> anyhow::Result<usize> {
+        let answer = Client::new(self, WRITER).get("/v1/calls?state=live").await?;
+        Ok(answer.body["calls"].as_array().context("a list of calls")?.len())
+    }
+
+    /// Waits until no call lives and Meta has been told of every end.
     pub async fn all_ended(&self) -> anyhow::Result<()> {
-        timeout(DEADLINE, self.app.calls().all_ended()).await.context("calls still live")
+        timeout(DEADLINE, self.app.all_ended()).await.context("calls still live")
     }
 }
 
@@ -380,7 +397,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         folder = folder.display(),
         events = options.events,
         prompts = folder.join("prompts").display(),
-        api = options.api,
+        api = if options.api.is_empty() { keys() } else { options.api.clone() },
         http = options.http,
     ))
 }

@@ -1,6 +1,5 @@
 //! Hold, mute and transfer, and calls whose course the application decides.
 
-use patchcord::call::command::{Accept, CallCommand, Destination, Hold, Mute, MuteParty, Reject, Transfer};
 use patchcord::call::event::CallId;
 use patchcord_simulator::agent::{Agent, AgentAudio, AgentOptions, AgentSession, Encoding, Pace};
 use patchcord_simulator::call::{Call, EndedBy, Stage};
@@ -49,14 +48,23 @@ impl Scene {
     /// The agents talk with each other, and the caller is on hold.
     async fn consulting() -> anyhow::Result<(Self, AgentSession)> {
         let mut scene = Self::start().await?;
-        assert_eq!(scene.asked(transfer_to("second", true)).await, Ok(json!({})));
+        assert_eq!(scene.transfer_to("second", true).await, Ok(json!({})));
         let second = scene.second.wait_for_session(1).await?;
         scene.talk.service.event("call.agent_joined").await?;
         Ok((scene, second))
     }
 
-    async fn asked(&self, command: CallCommand) -> Result<Value, &'static str> {
-        self.talk.service.app.calls().perform(&self.call, command).await.map_err(|refusal| refusal.code.name())
+    async fn act(&self, action: &str, body: Value) -> Result<Value, String> {
+        self.talk.service.act(&self.call, action, body).await
+    }
+
+    /// An action that needs nothing but its name.
+    async fn ask(&self, action: &str) -> Result<Value, String> {
+        self.act(action, Value::Null).await
+    }
+
+    async fn transfer_to(&self, route: &str, warm: bool) -> Result<Value, String> {
+        self.act("transfer", json!({ "route": route, "warm": warm })).await
     }
 
     /// Who is heard by the caller in the second second from now.
@@ -79,12 +87,9 @@ async fn hears_hold_music(call: &Call) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_route(route: &str) -> Destination {
-    Destination { route: Some(route.to_owned()), ..Destination::default() }
-}
-
-fn transfer_to(route: &str, warm: bool) -> CallCommand {
-    CallCommand::Transfer(Transfer { to: to_route(route), warm })
+/// A refusal with this code.
+fn refused(code: &str) -> Result<Value, String> {
+    Err(code.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +98,7 @@ async fn a_transfer_hands_the_caller_over_in_the_same_line() -> anyhow::Result<(
         let first = AgentOptions { audio: Some(AgentAudio { encoding: first, sample_rate: 16_000 }), ..agent() };
         let agents = [first, agent_with_voice(SECOND_AGENT_HZ)];
         let mut scene = Scene::with(agents, &format!("encoding = \"{encoding}\"")).await?;
-        assert_eq!(scene.asked(transfer_to("second", false)).await, Ok(json!({})));
+        assert_eq!(scene.transfer_to("second", false).await, Ok(json!({})));
         let told = scene.talk.service.event("call.transferred").await?;
         assert_eq!(told.data, json!({ "completed": true, "from_attempt": 0, "to_attempt": 1 }));
         let second = scene.second.wait_for_session(1).await?;
@@ -109,7 +114,7 @@ async fn a_transfer_hands_the_caller_over_in_the_same_line() -> anyhow::Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_nobody_takes_gives_the_caller_back_to_the_first_agent() -> anyhow::Result<()> {
     let mut scene = Scene::start().await?;
-    assert_eq!(scene.asked(transfer_to("nobody", false)).await, Ok(json!({})));
+    assert_eq!(scene.transfer_to("nobody", false).await, Ok(json!({})));
     let told = scene.talk.service.event("call.transferred").await?;
     let data = &told.data;
     assert_eq!((&data["completed"], &data["reason"]), (&false.into(), &"refused".into()), "{data}");
@@ -117,8 +122,8 @@ async fn a_transfer_that_nobody_takes_gives_the_caller_back_to_the_first_agent()
     assert!(data["detail"].as_str().is_some_and(|detail| detail.contains("Connection refused")), "{data}");
     assert_eq!(heard_voices(&scene.caller_hears().await?), [AGENT_HZ]);
     assert_eq!(agent_hears(&scene.talk.session).await?, [CALLER_HZ]);
-    assert_eq!(scene.asked(transfer_to("nowhere", false)).await, Err("unknown_route"));
-    assert_eq!(scene.asked(CallCommand::CompleteTransfer).await, Err("no_transfer"));
+    assert_eq!(scene.transfer_to("nowhere", false).await, refused("unknown_route"));
+    assert_eq!(scene.ask("complete_transfer").await, refused("no_transfer"));
     assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
     Ok(())
 }
@@ -131,7 +136,7 @@ async fn in_a_warm_transfer_the_agents_talk_first_and_the_caller_hears_music() -
     assert_eq!(first_hears, [SECOND_AGENT_HZ]);
     assert_eq!(second_hears, [AGENT_HZ]);
 
-    assert_eq!(scene.asked(CallCommand::CompleteTransfer).await, Ok(json!({})));
+    assert_eq!(scene.ask("complete_transfer").await, Ok(json!({})));
     second.wait_for_message("accepted").await?;
     assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
     assert_eq!(scene.talk.service.event("call.transferred").await?.data["completed"], true);
@@ -146,7 +151,7 @@ async fn unheld_in_a_warm_transfer_all_three_talk_until_one_agent_leaves() -> an
     for completes in [true, false] {
         let (mut scene, second) = Scene::consulting().await?;
         hears_hold_music(&scene.talk.call).await?;
-        assert_eq!(scene.asked(CallCommand::Unhold).await, Ok(Value::Null));
+        assert_eq!(scene.ask("unhold").await, Ok(Value::Null));
         let first = scene.talk.session.clone();
         let (caller, by_first, by_second) =
             tokio::try_join!(scene.caller_hears(), agent_hears(&first), agent_hears(&second))?;
@@ -155,10 +160,10 @@ async fn unheld_in_a_warm_transfer_all_three_talk_until_one_agent_leaves() -> an
         assert_eq!(by_second, [CALLER_HZ, AGENT_HZ], "nobody hears himself");
 
         let (end, stays, leaves, reason) = match completes {
-            true => (CallCommand::CompleteTransfer, &second, &first, "transferred"),
-            false => (CallCommand::CancelTransfer, &first, &second, "transfer_cancelled"),
+            true => ("complete_transfer", &second, &first, "transferred"),
+            false => ("cancel_transfer", &first, &second, "transfer_cancelled"),
         };
-        assert_eq!(scene.asked(end).await, Ok(json!({})));
+        assert_eq!(scene.ask(end).await, Ok(json!({})));
         assert_eq!(leaves.wait_for_message("stop").await?["reason"], reason);
         let left = scene.talk.service.event("call.agent_left").await?.data;
         assert_eq!(left, json!({ "attempt": u8::from(!completes), "reason": reason }));
@@ -166,7 +171,7 @@ async fn unheld_in_a_warm_transfer_all_three_talk_until_one_agent_leaves() -> an
         let (caller, by_agent) = tokio::try_join!(scene.caller_hears(), agent_hears(stays))?;
         assert_eq!(heard_voices(&caller), [if completes { SECOND_AGENT_HZ } else { AGENT_HZ }]);
         assert_eq!(by_agent, [CALLER_HZ]);
-        assert_eq!(scene.asked(CallCommand::CancelTransfer).await, Err("no_transfer"));
+        assert_eq!(scene.ask("cancel_transfer").await, refused("no_transfer"));
         assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
     }
     Ok(())
@@ -177,10 +182,10 @@ async fn transferred_to_prompts_the_caller_hears_them_to_their_end_and_the_call_
     for held in [false, true] {
         let mut scene = Scene::start().await?;
         if held {
-            assert_eq!(scene.asked(CallCommand::Hold(Hold::default())).await, Ok(Value::Null));
+            assert_eq!(scene.ask("hold").await, Ok(Value::Null));
         }
         // With prompts there is nothing to talk over first.
-        assert_eq!(scene.asked(transfer_to("closing", held)).await, Ok(json!({})));
+        assert_eq!(scene.transfer_to("closing", held).await, Ok(json!({})));
         assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
         let ended = scene.talk.service.end_of(&scene.talk.call).await?;
         assert_eq!((&ended["reason"], &ended["fault"]), (&"prompt_finished".into(), &"nobody".into()), "{ended}");
@@ -206,20 +211,19 @@ async fn transferred_to_prompts_the_caller_hears_them_to_their_end_and_the_call_
 #[tokio::test(flavor = "multi_thread")]
 async fn on_hold_the_caller_hears_music_and_the_agent_nothing() -> anyhow::Result<()> {
     let scene = Scene::start().await?;
-    assert_eq!(scene.asked(CallCommand::Unhold).await, Err("not_on_hold"));
-    assert_eq!(scene.asked(CallCommand::Hold(Hold::default())).await, Ok(Value::Null));
+    assert_eq!(scene.ask("unhold").await, refused("not_on_hold"));
+    assert_eq!(scene.ask("hold").await, Ok(Value::Null));
     let ((), agent) = tokio::try_join!(hears_hold_music(&scene.talk.call), agent_hears(&scene.talk.session))?;
     assert_eq!(agent, [0.0; 0]);
-    assert_eq!(scene.asked(CallCommand::Unhold).await, Ok(Value::Null));
+    assert_eq!(scene.ask("unhold").await, Ok(Value::Null));
     let (caller, agent) = tokio::try_join!(scene.caller_hears(), agent_hears(&scene.talk.session))?;
     assert_eq!((heard_voices(&caller), agent), (vec![AGENT_HZ], vec![CALLER_HZ]));
 
-    for (party, heard) in [(MuteParty::Agent, (vec![], vec![CALLER_HZ])), (MuteParty::Caller, (vec![AGENT_HZ], vec![]))]
-    {
-        assert_eq!(scene.asked(CallCommand::Mute(Mute { party })).await, Ok(Value::Null));
+    for (party, heard) in [("agent", (vec![], vec![CALLER_HZ])), ("caller", (vec![AGENT_HZ], vec![]))] {
+        assert_eq!(scene.act("mute", json!({ "party": party })).await, Ok(Value::Null));
         let (caller, agent) = tokio::try_join!(scene.caller_hears(), agent_hears(&scene.talk.session))?;
         assert_eq!((heard_voices(&caller), agent), heard, "{party:?}");
-        assert_eq!(scene.asked(CallCommand::Unmute(Mute { party })).await, Ok(Value::Null));
+        assert_eq!(scene.act("unmute", json!({ "party": party })).await, Ok(Value::Null));
     }
     let (caller, agent) = tokio::try_join!(scene.caller_hears(), agent_hears(&scene.talk.session))?;
     assert_eq!((heard_voices(&caller), agent), (vec![AGENT_HZ], vec![CALLER_HZ]));
@@ -230,13 +234,13 @@ async fn on_hold_the_caller_hears_music_and_the_agent_nothing() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn the_application_takes_the_agent_away_and_connects_another() -> anyhow::Result<()> {
     let mut scene = Scene::start().await?;
-    assert_eq!(scene.asked(CallCommand::Disconnect).await, Ok(Value::Null));
+    assert_eq!(scene.ask("disconnect").await, Ok(Value::Null));
     assert_eq!(scene.talk.service.event("call.agent_left").await?.data["reason"], "disconnected");
     assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "disconnected");
     hears_hold_music(&scene.talk.call).await?;
-    assert_eq!(scene.asked(CallCommand::Hold(Hold::default())).await, Err("no_agent"));
-    assert_eq!(scene.asked(transfer_to("second", false)).await, Err("no_agent"));
-    assert_eq!(scene.asked(CallCommand::Connect(to_route("second"))).await, Ok(json!({})));
+    assert_eq!(scene.ask("hold").await, refused("no_agent"));
+    assert_eq!(scene.transfer_to("second", false).await, refused("no_agent"));
+    assert_eq!(scene.act("connect", json!({ "route": "second" })).await, Ok(json!({})));
     scene.talk.service.event("call.agent_joined").await?;
     assert_eq!(heard_voices(&scene.caller_hears().await?), [SECOND_AGENT_HZ]);
     assert_eq!(objections(&scene.talk.call), [], "{}", scene.talk.call.seen());
@@ -299,21 +303,18 @@ async fn ringing() -> anyhow::Result<(TestService, Agent, Call, CallId)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_accepted_without_an_agent_is_the_applications_to_lead() -> anyhow::Result<()> {
     let (mut service, agent, call, id) = ringing().await?;
-    let accept = CallCommand::Accept(Accept { without_agent: true, ..Accept::default() });
-    let calls = service.app.calls();
-    let kept = calls.perform_keeping(&id, accept.clone(), Some("ticket 17".to_owned())).await;
-    assert_eq!(kept, Ok(json!({})));
+    let accept = json!({ "without_agent": true });
+    let keeping = json!({ "without_agent": true, "client_state": "ticket 17" });
+    assert_eq!(service.act(&id, "accept", keeping).await, Ok(json!({})));
     assert_eq!(service.event("call.accepted").await?.client_state.as_deref(), Some("ticket 17"));
-    let calls = service.app.calls();
-    assert_eq!(calls.perform(&id, accept).await.unwrap_err().code.name(), "call_already_accepted");
+    assert_eq!(service.act(&id, "accept", accept).await, refused("call_already_accepted"));
     assert_eq!(agent.connections(), 0, "nobody was dialled");
     call.wait_until(Stage::Accepted).await?;
-    let connect = CallCommand::Connect(to_route("reception"));
-    assert_eq!(calls.perform(&id, connect).await, Ok(json!({})));
+    assert_eq!(service.act(&id, "connect", json!({ "route": "reception" })).await, Ok(json!({})));
     assert_eq!(heard_voices(&caller_hears_next(&call, 3 * SECOND).await?[2 * PHONE_RATE as usize..]), [AGENT_HZ]);
     let joined = service.event("call.agent_joined").await?;
     assert_eq!((joined.data["attempt"].as_u64(), joined.client_state.as_deref()), (Some(1), Some("ticket 17")));
-    assert_eq!(service.app.calls().perform(&id, CallCommand::Hangup).await, Ok(json!({})));
+    assert_eq!(service.act(&id, "hangup", Value::Null).await, Ok(json!({})));
     let ended = service.event("call.ended").await?;
     assert_eq!((&ended.data["reason"], ended.client_state.as_deref()), (&"hung_up_by_api".into(), Some("ticket 17")));
     assert_eq!(objections(&call), [], "{}", call.seen());
@@ -323,14 +324,12 @@ async fn a_call_accepted_without_an_agent_is_the_applications_to_lead() -> anyho
 #[tokio::test(flavor = "multi_thread")]
 async fn the_application_accepts_with_the_routes_agent_or_rejects() -> anyhow::Result<()> {
     let (mut service, _agent, call, id) = ringing().await?;
-    let accept = CallCommand::Accept(Accept::default());
-    assert_eq!(service.app.calls().perform(&id, accept).await, Ok(json!({})));
+    assert_eq!(service.act(&id, "accept", Value::Null).await, Ok(json!({})));
     service.event("call.agent_joined").await?;
     assert_eq!(heard_voices(&caller_hears_next(&call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
 
     let (mut service, agent, call, id) = ringing().await?;
-    let reject = CallCommand::Reject(Reject { reason: "closed today".to_owned() });
-    assert_eq!(service.app.calls().perform(&id, reject).await, Ok(json!({})));
+    assert_eq!(service.act(&id, "reject", json!({ "reason": "closed today" })).await, Ok(json!({})));
     let ended = service.end_of(&call).await?;
     assert_eq!((&ended["reason"], &ended["detail"]), (&"rejected_by_api".into(), &"closed today".into()));
     assert_eq!((&ended["hung_up_by"], agent.connections()), (&"app".into(), 0));

@@ -54,7 +54,7 @@ async fn only_meta_can_make_a_call_begin() -> anyhow::Result<()> {
         let refused = service.post(body.clone(), forged).await?;
         assert_eq!(refused.status, 401, "{forged:?}");
         assert_eq!(refused.content_type, "application/problem+json");
-        assert_eq!(service.app.calls().count(), 0, "{forged:?}");
+        assert_eq!(service.live_calls().await?, 0, "{forged:?}");
     }
     assert_eq!(service.actions(), [] as [&str; 0]);
     assert!(counter(r#"patchcord_webhooks_total{outcome="bad_signature"}"#) >= before + forged.len() as u64);
@@ -217,8 +217,7 @@ async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> any
     let service = TestService::start(&bot.url()).await?;
     let late = || CallerOptions { timestamp_offset_s: -90, ..caller() };
     service.call(late()).await?;
-    service.taken(1).await?;
-    assert_eq!(service.app.calls().count(), 0, "one late webhook alone is a late webhook");
+    assert_eq!(service.live_calls().await?, 0, "one late webhook alone is a late webhook");
 
     // Another moment: six seconds of somebody else's call later.
     let elsewhere = Talk::start(agent()).await?;
@@ -228,8 +227,7 @@ async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> any
     call.wait_until(Stage::Accepted).await?;
     // What Meta repeats after an outage is still too old.
     service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
-    service.taken(3).await?;
-    assert_eq!(service.app.calls().count(), 1);
+    assert_eq!(service.live_calls().await?, 1);
     report("clock 90 s fast", "1 call lost, then Meta's clock is used: 1 of 1 accepted, a stale one still refused");
     Ok(())
 }
@@ -247,10 +245,9 @@ async fn news_of_kinds_that_nobody_knows_is_taken_and_counted() -> anyhow::Resul
         assert_eq!(service.post_signed(body.to_string()).await?.status, 200, "{body}");
     }
     assert_eq!(service.post_signed(value(json!({"messages": []}), "messages").to_string()).await?.status, 200);
-    service.taken(4).await?;
     assert!(counter(unknown) >= unknown_before + 3, "{} of 3", counter(unknown) - unknown_before);
     assert!(counter(not_ours) > not_ours_before);
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     Ok(())
 }
 
@@ -290,8 +287,7 @@ async fn a_batch_with_the_end_before_the_beginning_is_no_call() -> anyhow::Resul
     let entries = [entry(call.terminate_body())?, entry(call.connect_body())?];
     let batch = json!({"object": "whatsapp_business_account", "entry": entries});
     assert_eq!(service.post_signed(batch.to_string()).await?.status, 200);
-    service.taken(2).await?;
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), [] as [&str; 0]);
     Ok(())
 }
@@ -303,10 +299,8 @@ async fn a_connect_after_its_terminate_is_not_answered() -> anyhow::Result<()> {
     let late = r#"patchcord_webhook_events_total{outcome="already_terminated"}"#;
     let before = counter(late);
     assert_eq!(service.post_signed(call.terminate_body()).await?.status, 200);
-    service.taken(1).await?;
     assert_eq!(call.send_connect().await?, 200);
-    service.taken(2).await?;
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), [] as [&str; 0]);
     assert!(counter(late) >= before + 2);
     Ok(())
@@ -321,8 +315,7 @@ async fn ten_connects_at_once_are_one_call() -> anyhow::Result<()> {
     for status in futures_util::future::join_all(posts).await {
         assert_eq!(status?, 200);
     }
-    service.taken(10).await?;
-    assert_eq!(service.app.calls().count(), 1);
+    assert_eq!(service.live_calls().await?, 1);
     call.wait_until(Stage::Accepted).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     call.hang_up().await?;
@@ -340,8 +333,7 @@ async fn a_connect_of_five_minutes_ago_is_too_late() -> anyhow::Result<()> {
     let stale = r#"patchcord_webhook_events_total{outcome="stale"}"#;
     let before = counter(stale);
     service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
-    service.taken(1).await?;
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), [] as [&str; 0]);
     assert!(counter(stale) > before);
     // A few seconds are nothing: Meta's clock and ours differ, and webhooks take their time.
@@ -355,8 +347,7 @@ async fn a_call_to_a_number_that_is_not_configured_is_left_alone() -> anyhow::Re
     let options = TestOptions { phone_number_id: Some("999".to_owned()), ..TestOptions::default() };
     let service = TestService::start_with("prompt:goodbye", options).await?;
     service.call(caller()).await?;
-    service.taken(1).await?;
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), [] as [&str; 0]);
     Ok(())
 }
@@ -373,8 +364,7 @@ async fn a_connect_that_comes_again_after_the_end_is_ignored() -> anyhow::Result
     service.all_ended().await?;
     assert_eq!(call.send_connect().await?, 200);
     assert_eq!(service.post_signed(call.terminate_body()).await?.status, 200);
-    service.taken(5).await?;
-    assert_eq!(service.app.calls().count(), 0);
+    assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), ["pre_accept", "accept"]);
     assert_eq!(agent.sessions().len(), 1);
     Ok(())

@@ -252,7 +252,7 @@ async fn have_done(
         command,
         CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
     );
-    let mut begun = match calls.perform_reaching(id, command, client_state, hosts).await? {
+    let mut begun = match calls.perform(id, command, client_state, hosts).await? {
         Value::Null if takes_time => json!({}),
         answer => answer,
     };
