@@ -1,8 +1,8 @@
 //! The GET by which Meta makes sure that a webhook address is ours.
 
-use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 /// Gives the challenge to answer with, as the whole body, if the request knows our verify token.
 ///
@@ -49,17 +49,10 @@ pub enum SubscriptionRefused {
     Challenge,
 }
 
-/// Compares in constant time, whatever the lengths, by comparing keyed digests of both.
+/// Compares in constant time, whatever the lengths, by comparing digests of both. No token is ever right where none is
+/// configured.
 fn is_same(claimed: &str, expected: &str) -> bool {
-    if expected.is_empty() {
-        return false;
-    }
-    let digest = |text: &str| {
-        let mut mac = Hmac::<Sha256>::new_from_slice(expected.as_bytes()).expect("HMAC takes a key of any length");
-        mac.update(text.as_bytes());
-        mac
-    };
-    digest(claimed).verify_slice(&digest(expected).finalize().into_bytes()).is_ok()
+    !expected.is_empty() && Sha256::digest(claimed).ct_eq(&Sha256::digest(expected)).into()
 }
 
 #[cfg(test)]
