@@ -24,7 +24,9 @@ pub mod cause;
 pub mod config;
 pub mod settings;
 pub mod routes;
+#[cfg(feature = "simulator")]
 pub mod demo;
+#[cfg(feature = "simulator")]
 pub mod simulate;
 pub mod replay;
 pub mod telemetry;

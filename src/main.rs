@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
 use patchcord::telemetry::Logs;
-use patchcord::{core_dumps, demo, prompts, replay, simulate, telemetry};
+use patchcord::{core_dumps, prompts, replay, telemetry};
+#[cfg(feature = "simulator")]
+use patchcord::{demo, simulate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, warn};
 
@@ -36,10 +38,19 @@ enum Command {
     },
     /// Have a running service send the events again that its webhooks did not take.
     Replay(replay::ReplayOptions),
-    /// Make one simulated WhatsApp call end to end on this machine and show it living.
+    /// Make one simulated WhatsApp call end to end on this machine and show its progress.
+    #[cfg(feature = "simulator")]
     Demo(demo::DemoOptions),
     /// Run a fake Meta and phone, to place calls into an agent of your own with one HTTP request.
+    #[cfg(feature = "simulator")]
     Simulate(simulate::SimulateOptions),
+    /// The commands of the simulator, in a build without it.
+    #[cfg(not(feature = "simulator"))]
+    #[command(name = "demo", alias = "simulate", hide = true)]
+    NotBuilt {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _options: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -97,8 +108,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let listen = load(&options.config)?.http.listen;
             println!("{} dead letters are tried again", runtime.block_on(replay::run(options, listen))?);
         }
+        #[cfg(feature = "simulator")]
         Command::Demo(options) => return runtime.block_on(demo::run(options)),
+        #[cfg(feature = "simulator")]
         Command::Simulate(options) => runtime.block_on(simulate::run(options))?,
+        #[cfg(not(feature = "simulator"))]
+        Command::NotBuilt { .. } => {
+            anyhow::bail!("this build has no simulator: build it with --features simulator, which is the default")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
