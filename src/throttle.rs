@@ -1,4 +1,6 @@
-//! Throttle: a log line that anybody could cause at will is written once a minute, and says how many it stands for.
+//! Throttle: a log line that a stranger can cause at will is written once a minute, with the number it stands for.
+//!
+//! No crate, because it is a dozen lines, and a `tracing` layer would not put the number into the next line.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
-//! The way of log lines to standard error: a bounded queue and a thread that writes.
+//! Log lines on their way to standard error: a bounded queue and a thread that writes.
 //!
-//! Logging never waits. A reader of standard error that stops costs lines, which are counted, and nothing else.
+//! Logging never blocks. When standard error is not read, lines are lost and counted, and nothing else suffers.
+//!
+//! No crate, because `tracing-appender` bounds the number of lines but not their bytes.
 
 use std::io::{self, Write};
 use std::sync::Arc;

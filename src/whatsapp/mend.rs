@@ -1,7 +1,10 @@
-//! JSON of Meta's that is almost JSON: what is wrong is replaced where it stands, and costs nothing else.
+//! Repairs almost-JSON from Meta: an invalid part is replaced where it stands, and the rest of the body is read.
 //!
-//! Meta's own senders cut names and texts in the middle of an emoji: half of a surrogate pair is left as an escape, or
-//! half of a UTF-8 sequence. A strict reader refuses the whole body for it, with every call and message in it.
+//! Meta truncates names and texts in the middle of an emoji: half of a surrogate pair is left as an escape, or half of a
+//! UTF-8 sequence. A strict parser refuses the whole body for it, with every call and message in it.
+//!
+//! No crate, because lenient parsers (`json5`, repairers of model output) guess at structure; this one only ever replaces
+//! single values, and leaves valid JSON as it is.
 
 use serde_json::Value;
 

@@ -3,6 +3,7 @@
 //!
 //! The WebSocket library's own check wants `Connection: Upgrade` alone, where the RFC asks for that token in a list, and
 //! refuses a server that selects no subprotocol. So only its request is used.
+//! No crate, because this is one check, and other clients bring it with a socket of their own.
 
 use httparse::{Header, ParserConfig, Status};
 use secrecy::ExposeSecret;

@@ -1,4 +1,6 @@
-//! How often something may be done: so many times at once after a rest, and then at a rate.
+//! A token bucket: a burst after a rest, then a steady rate.
+//!
+//! No crate, because `governor` brings a clock of its own, and this is twenty lines that take time as an argument.
 
 use std::time::{Duration, Instant};
 
