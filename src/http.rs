@@ -32,32 +32,32 @@ use crate::settings::CurrentSettings;
 use crate::store::Store;
 use crate::telemetry;
 
-/// Where Meta's webhooks are taken; with a slash behind it as well, because people type one into Meta's dashboard.
+/// The webhook's path. A trailing slash is accepted too, because people type one into Meta's dashboard.
 const WEBHOOK_PATH: &str = "/webhooks/whatsapp";
-/// Meta itself gives up on us after about 20 s.
+/// Meta waits for a response for about 20 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// A prompt of 64 MB, over a slow line.
+/// Long enough for a prompt of 64 MB over a slow line.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the handlers need.
+/// What the handlers share.
 pub struct HttpOptions {
-    /// Whose webhooks are believed.
+    /// App secrets, the verify token and API keys, as currently configured.
     pub settings: CurrentSettings,
-    /// Where webhooks go.
+    /// Receives the notices of webhooks.
     pub calls: Calls,
-    /// Where webhooks go that are not about calls of ours; None where nobody wants them.
+    /// Receives webhooks about anything but our calls; None where no URL is configured.
     pub forwarding: Option<Forwarding>,
-    /// Whether the loops run that calls live on.
+    /// Whether the control plane and the media workers are running.
     pub health: Health,
-    /// While its disk is low no new call is taken.
+    /// No new call is taken while its disk is low.
     pub store: Store,
     /// Whether the service is ready only while the store can be written.
     pub is_store_required: bool,
-    /// Renders `/metrics`; None where another recorder was installed first.
+    /// Renders `/metrics`; None if another recorder was installed first.
     pub metrics: Option<PrometheusHandle>,
-    /// Of all bodies of webhooks together.
+    /// Bound of all webhook bodies in memory together.
     pub max_webhook_bytes: usize,
-    /// Reverse proxies, whose `X-Forwarded-For` is believed.
+    /// Reverse proxies whose `X-Forwarded-For` is trusted.
     pub proxies: Vec<AddressRange>,
 }
 
@@ -80,7 +80,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
         .layer(middleware::from_fn(within_time))
 }
 
-/// Nobody who sends a request byte by byte holds a handler for long.
+/// A client that sends its request byte by byte does not occupy a handler for long.
 async fn within_time(request: Request, next: Next) -> Result<Response, ApiError> {
     let within = if request.method() == Method::PUT { UPLOAD_TIMEOUT } else { REQUEST_TIMEOUT };
     tokio::time::timeout(within, next.run(request)).await.map_err(|_| {
@@ -88,7 +88,7 @@ async fn within_time(request: Request, next: Next) -> Result<Response, ApiError>
     })
 }
 
-/// A restarter asks this: only what a restart mends may fail here.
+/// The liveness probe: it fails only for what a restart repairs.
 async fn live(State(options): State<Arc<HttpOptions>>) -> (StatusCode, String) {
     match options.health.stuck(Instant::now()) {
         None => (StatusCode::OK, "alive\n".to_owned()),
@@ -111,9 +111,9 @@ async fn ready(State(options): State<Arc<HttpOptions>>) -> (StatusCode, &'static
 }
 
 async fn metrics(State(options): State<Arc<HttpOptions>>) -> String {
-    // Counted where frames are encoded, which knows no metrics.
+    // Counted by the media package, which has no metrics.
     metrics::counter!("patchcord_opus_encodes_total").absolute(patchcord_media::opus::encodes());
-    // Counted while a line is logged, perhaps before there are metrics.
+    // Counted by the logger, possibly before metrics exist.
     metrics::counter!("patchcord_log_lines_lost_total").absolute(telemetry::lines_lost());
     options.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
 }

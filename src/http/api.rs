@@ -1,4 +1,4 @@
-//! The control API: who may ask for what, and where each request leads.
+//! The control API: its routes, and the scope that each needs.
 
 mod auth;
 mod bucket;
@@ -41,44 +41,44 @@ use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
 use crate::store::{Store, StoreError};
 
-/// Bodies that are not sound.
+/// Of every request body but an uploaded prompt.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
-/// Sockets of `/v1/events` at once; one more is refused.
+/// Open sockets of `/v1/events`; one more is refused.
 const EVENT_STREAMS: usize = 64;
-/// For a look into the store.
+/// Deadline of one read from the store.
 const LOOKED_WITHIN: Duration = Duration::from_secs(2);
-/// What a rejected request says of itself at most.
+/// The longest text of a rejection.
 const REJECTION_BYTES: usize = 4096;
 
-/// What the control API looks at and steers.
+/// What the control API reads and controls.
 pub struct ApiOptions {
-    /// Who may use it, and the routes, as they are at the moment.
+    /// API keys and routes, as currently configured.
     pub settings: CurrentSettings,
     /// The live calls.
     pub calls: Calls,
-    /// The calls that were, and all events.
+    /// Past calls, and all events.
     pub store: Store,
-    /// Where their events come from.
+    /// The source of live events.
     pub events: broadcast::Sender<CallEvent>,
-    /// The prompts as they are.
+    /// The current prompts.
     pub prompts: PromptLibrary,
-    /// None where the folder cannot be used.
+    /// None if the folder cannot be used.
     pub recordings: Option<Recordings>,
-    /// The webhooks that get events, by their names.
+    /// Names of the webhooks that receive events.
     pub webhooks: Vec<String>,
-    /// True when the service stops: then no socket is held any longer.
+    /// True once the service stops: open sockets close then.
     pub stopping: watch::Receiver<bool>,
 }
 
 /// What the handlers share.
 struct Api {
     options: ApiOptions,
-    /// One upload after the other: each may be 64 MB.
+    /// One upload at a time: each may be 64 MB.
     uploads: Semaphore,
     streams: Arc<Semaphore>,
 }
 
-/// One way in.
+/// One route.
 struct Door {
     method: Method,
     path: &'static str,
@@ -86,7 +86,7 @@ struct Door {
     leads_to: MethodRouter<Arc<Api>>,
 }
 
-/// Everything that needs a key. The document has each of them, no more and no less.
+/// Every route that needs a key. The OpenAPI document describes exactly these.
 fn doors() -> Vec<Door> {
     use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
     use routing::{delete, get, post, put};
@@ -132,7 +132,7 @@ pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
         .with_state(api)
 }
 
-/// Lets in who has a key for it; who that is goes with the request.
+/// Admits a request whose key has the scope, and attaches the caller to it.
 async fn guard(
     State((keys, needs)): State<(Arc<Keys>, Scope)>,
     mut request: Request,
@@ -151,7 +151,7 @@ async fn guard(
     Ok(next.run(request).await)
 }
 
-/// The same of a page that anybody may read unless the configuration closes it.
+/// The same for a page that is public unless the configuration closes it.
 pub(super) async fn guard_page(
     State((keys, page)): State<(Arc<Keys>, Page)>,
     request: Request,
@@ -163,7 +163,7 @@ pub(super) async fn guard_page(
     }
 }
 
-/// What is refused before a handler sees it, such as a body that is too long, is told like everything else.
+/// Gives rejections from before a handler, such as an oversized body, the same format as every other error.
 async fn tell_as_problem(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -175,7 +175,7 @@ async fn tell_as_problem(request: Request, next: Next) -> Response {
     let allow = response.headers().get(header::ALLOW).cloned();
     let text = to_bytes(response.into_body(), REJECTION_BYTES).await.unwrap_or_default();
     let (code, usual) = match status {
-        StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
+        StatusCode::NOT_FOUND => ("not_found", "nothing is served at this path"),
         StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path does not take this method"),
         StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "the body is too long"),
         _ => ("bad_request", "the request cannot be read"),
@@ -188,7 +188,7 @@ async fn tell_as_problem(request: Request, next: Next) -> Response {
     }
 }
 
-/// What the store says, if it says it in time.
+/// A read from the store, with a deadline.
 async fn stored<T>(look: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiError> {
     let error = match tokio::time::timeout(LOOKED_WITHIN, look).await {
         Ok(Ok(found)) => return Ok(found),
@@ -199,7 +199,7 @@ async fn stored<T>(look: impl Future<Output = Result<T, StoreError>>) -> Result<
     Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", format!("{error}: try again later")))
 }
 
-/// The JSON object of a body; none is as good as `{}`.
+/// The JSON object of a body. An empty body counts as `{}`.
 fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if body.is_empty() {
         return Ok(Map::new());
@@ -209,12 +209,12 @@ fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     })
 }
 
-/// Milliseconds, UTC.
+/// UTC, with milliseconds.
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// A name of digits and letters is one in every header.
+/// A name of digits and letters is valid in every header.
 fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

@@ -1,4 +1,4 @@
-//! Bodies of webhooks on their way in: bounded each, and all together.
+//! Webhook bodies in memory: bounded each, and in sum.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,19 +13,19 @@ use super::error::ApiError;
 
 /// Meta sends up to 3 MB.
 pub(super) const MOST_BYTES: usize = 3 * 1024 * 1024;
-/// A call's offer takes some 5 KB. So much of each body is bounded by the number of connections alone, so that a few large
-/// bodies keep no call out.
+/// A call's webhook has some 5 KB. This much of each body is bounded by the number of connections alone, so that a few large
+/// bodies do not keep calls out.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 
-/// The memory for all bodies.
+/// The memory budget of all bodies.
 pub(super) struct Bodies {
     free: Arc<Semaphore>,
 }
 
-/// A whole body, with its share of the memory.
+/// A complete body, with its share of the budget.
 pub(super) struct HeldBody {
     pub(super) bytes: Bytes,
-    /// Given back with the body.
+    /// Returned when the body is dropped.
     _share: Option<OwnedSemaphorePermit>,
 }
 
@@ -41,7 +41,7 @@ impl Bodies {
         }
         let (mut bytes, mut share) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            // What is neither data nor an error are trailers, which say nothing to us.
+            // Trailers, which are ignored.
             let Ok(data) = frame.map_err(|error| unreadable(&error))?.into_data() else { continue };
             if bytes.len() + data.len() > MOST_BYTES {
                 return Err(too_large());
@@ -57,7 +57,7 @@ impl Bodies {
         if more == 0 {
             return Ok(());
         }
-        // A body of 3 MB is within 32 bits.
+        // A body of 3 MB fits into 32 bits.
         let more = self.free.clone().try_acquire_many_owned(more as u32).map_err(|_| no_memory())?;
         match share {
             Some(share) => share.merge(more),
@@ -80,8 +80,10 @@ fn unreadable(error: &axum::Error) -> ApiError {
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .is_some_and(|source| source.kind() == std::io::ErrorKind::TimedOut);
     match is_late {
-        true => ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not go on in time"),
-        false => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", "the body did not come whole"),
+        true => {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the rest of the body did not arrive in time")
+        }
+        false => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", "the body is incomplete"),
     }
 }
 
@@ -89,7 +91,7 @@ fn unreadable(error: &axum::Error) -> ApiError {
 mod tests {
     use super::*;
 
-    /// A body in parts of 16 KiB, as they come from a socket.
+    /// A body in chunks of 16 KiB, as a socket delivers them.
     fn body(length: usize) -> Body {
         let parts: Vec<_> = vec![b' '; length].chunks(16 * 1024).map(Bytes::copy_from_slice).collect();
         Body::from_stream(futures_util::stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)))

@@ -1,4 +1,4 @@
-//! Who asks, where a reverse proxy stands in front.
+//! The client's address, also behind a reverse proxy.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,10 +8,10 @@ use crate::address::AddressRange;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client's address: the other end of the connection, or, if that is a proxy of ours, the last one in
-/// `X-Forwarded-For` that is none. None where a proxy names no client, or something that is no address.
+/// The client's address: the remote end of the connection or, if that is one of our proxies, the last address in
+/// `X-Forwarded-For` that is not a proxy. None if a proxy names no client, or no valid address.
 ///
-/// What stands further left was written by the client, who may write anything.
+/// Entries further left are written by the client and prove nothing.
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, proxies: &[AddressRange]) -> Option<IpAddr> {
     let is_proxy = |address: IpAddr| proxies.iter().any(|range| range.contains(address));
     if !is_proxy(peer) {
@@ -27,11 +27,11 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, proxies: &[Addre
             }
         }
     }
-    // All of them are on our own networks, and so is the client.
+    // Every entry is on our own networks, so the client is too.
     client
 }
 
-/// Whom an address is counted for: itself, or the /64 that one host of IPv6 chooses its addresses from.
+/// The unit that limits count: an IPv4 address, or the /64 that one IPv6 host chooses its addresses from.
 pub(super) fn home_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -39,7 +39,7 @@ pub(super) fn home_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Some proxies write the port as well.
+/// Some proxies append the port.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));

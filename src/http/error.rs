@@ -1,4 +1,4 @@
-//! What an HTTP client is told when something cannot be done: RFC 9457 problem details.
+//! Errors as HTTP clients get them: RFC 9457 problem details.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -6,32 +6,32 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// One refusal: a stable code for programs and a sentence for people.
+/// One error: a stable code for programs and a sentence for people.
 #[derive(Debug)]
 pub struct ApiError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// Stable, snake_case.
+    /// Stable, in snake case.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,
     /// How the call stands that this is about.
     pub state: Option<&'static str>,
-    /// What the API key lacks.
+    /// The scope that the API key lacks.
     pub scope: Option<&'static str>,
-    /// One header that belongs to the status.
+    /// A header that belongs to the status.
     pub header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
-/// Why something was not done (RFC 9457).
+/// Why a request failed (RFC 9457).
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Always `about:blank`: the code says which problem it is.
+    /// Always `about:blank`: `code` identifies the problem.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
     title: &'static str,
-    /// As the response's.
+    /// The status of the response.
     status: u16,
     /// Stable, for programs.
     #[schema(example = "call_not_found")]

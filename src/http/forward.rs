@@ -1,8 +1,8 @@
-//! Forwarding: webhooks of Meta's that are not about calls of ours go on to the app that they are for.
+//! Forwarding: Meta's webhooks about anything but our calls go on to the app they are meant for.
 //!
-//! The whole body goes, byte for byte and with Meta's signature, also when it tells of a call of ours as well: cut in
-//! two, neither half would be signed any more. Meta has its 200 only when the body is in the store, so nothing is lost
-//! when the process ends; while it cannot be stored, Meta is asked to come again, which it does for days.
+//! The whole body is forwarded, byte for byte and with Meta's signature, even if it also contains one of our calls: split in
+//! two, neither half would match the signature. Meta gets its 200 once the body is in the store, so nothing is lost when the
+//! process ends. While it cannot be stored, Meta gets 503 and retries for days.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use tracing::{error, info};
 
 use crate::store::{Forward, Store, StoreError};
 
-/// For a body to be stored. Meta waits for about 20 s; a call in the same body waits as long for its answer.
+/// Deadline for storing a body. Meta waits for about 20 s, and a call in the same body waits for this reply.
 const STORED_WITHIN: Duration = Duration::from_secs(1);
-/// What the app needs to read the body and to know that Meta sent it.
+/// Headers that the app needs to read the body and to verify that Meta sent it.
 const HEADERS: [&str; 4] = ["content-type", "user-agent", "x-hub-signature", "x-hub-signature-256"];
 
-/// The way to the app. What waits there is bounded by the store.
+/// The path to the app. The store bounds what waits.
 pub struct Forwarding {
     store: Store,
     is_failing: AtomicBool,
 }
 
 impl Forwarding {
-    /// None where no endpoint takes forwarded webhooks.
+    /// None if no endpoint takes forwarded webhooks.
     pub fn start(store: &Store) -> Option<Self> {
         store.forwards().then(|| Self { store: store.clone(), is_failing: AtomicBool::new(false) })
     }
 
-    /// Keeps a webhook, whose signature is right, until the app has it. The same body again is the same webhook.
+    /// Keeps a webhook with a valid signature until the app has it. The same body again is the same webhook.
     pub(super) async fn take(&self, headers: &HeaderMap, body: Bytes) -> Result<(), StoreError> {
         let id = format!("fwd_{}", hex(&Sha256::digest(&body)[..16]));
         let headers = HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), text(headers, name)?)));

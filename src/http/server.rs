@@ -1,8 +1,8 @@
 //! The HTTP server: hyper behind deadlines, and a bounded number of connections.
 //!
-//! A connection that only waits (a head that is half there, or no request at all) gives way to a new one when there is no
-//! room, the longest wait first. When every connection is busy, a few more are taken all the same, for a moment: they
-//! answer the probes of an orchestrator, and everybody else with 503.
+//! When all places are taken, a connection that only waits (for the rest of a head, or for any request) gives way to a new
+//! one, the longest wait first. When every connection is busy, a few more are accepted for a moment: they get answers to an
+//! orchestrator's probes, and 503 for everything else.
 
 mod connections;
 mod stream;
@@ -37,17 +37,17 @@ use crate::config::http::{Http, Limits};
 use connections::{Connections, NoRoom, Seat};
 use stream::{RequestBody, ResponseBody, TimedStream, UnreadBody};
 
-/// Taken for a moment when there is no room: enough for the probes, also while strangers knock.
+/// Extra connections accepted when there is no room: enough for the probes during a flood.
 const CROWD: usize = 64;
-/// For one of these to ask and to be answered.
+/// Deadline of one such connection, request and response together.
 const CROWD_WITHIN: Duration = Duration::from_secs(2);
-/// What is answered whatever else is going on: a restart by an orchestrator that hears nothing would end all calls.
+/// Always answered: an orchestrator that gets no answer restarts the service, which would end all calls.
 const PROBES: [&str; 2] = ["/livez", "/readyz"];
-/// Until the next try when there are no descriptors, unless a connection ends before.
+/// Between two attempts to accept while there are no descriptors, unless a connection ends earlier.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// A flood is one line of the log in so long.
+/// A flood is logged once in this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Of one connection, each way. A head of more than twice as much is refused with 431.
+/// Buffer of one connection in each direction. A head of more than twice this size gets 431.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A running server.
@@ -57,7 +57,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what comes to the listener, with so many descriptors at most: the rest is for calls.
+    /// Serves the listener with at most `descriptors` connections: the other descriptors are for calls.
     pub fn start(listener: TcpListener, router: Router, config: &Http, descriptors: usize) -> Self {
         let (stop, stopping) = watch::channel(false);
         let crowd = CROWD.min(descriptors / 2);
@@ -76,25 +76,25 @@ impl Server {
         Self { stop, task: tokio::spawn(door.run()) }
     }
 
-    /// Takes no more requests and waits for those under way; false when they were cut after this time.
+    /// Takes no more requests and waits for those in progress; false if they were cut off after this time.
     pub async fn stop(mut self, within: Duration) -> bool {
         self.stop.send_replace(true);
         let is_done = timeout(within, &mut self.task).await.is_ok();
-        // The connections belong to the task and end with it.
+        // The task owns the connections and ends them.
         self.task.abort();
         is_done
     }
 }
 
-/// Where connections come in.
+/// Accepts connections.
 struct Door {
     listener: TcpListener,
     router: TowerToHyperService<Router>,
     limits: Arc<Limits>,
     connections: Arc<Connections>,
-    /// Those for whom there is no room.
+    /// Connections beyond the limit.
     crowd: Arc<Connections>,
-    /// Given up when there is no other descriptor, so that a probe can be heard.
+    /// Closed when there is no other descriptor, so that a probe can be accepted.
     spare: Option<File>,
     warned: Option<Instant>,
     stopping: watch::Receiver<bool>,
@@ -118,13 +118,13 @@ impl Door {
     }
 
     fn take(&mut self, stream: TcpStream, from: SocketAddr, open: &mut JoinSet<()>) {
-        // A failure leaves the default, which is only slower.
+        // On failure the default stays, which is only slower.
         let _ = stream.set_nodelay(true);
         self.spare = self.spare.take().or_else(spare_descriptor);
         let from = from.ip().to_canonical();
         let admitted = match self.spare {
             Some(_) => self.connections.admit(from, self.limits.head_timeout, Instant::now()),
-            // This connection has the last descriptor and is not to keep it.
+            // This connection has the last descriptor and must not keep it.
             None => Err(NoRoom::Descriptors),
         };
         match admitted {
@@ -144,7 +144,7 @@ impl Door {
     /// After a failed accept.
     async fn recover(&mut self, error: &io::Error, open: &mut JoinSet<()>) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        // The client has given up, and the next one is as good as any.
+        // The client has gone; accept the next one.
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return;
         }
@@ -154,17 +154,17 @@ impl Door {
             return;
         }
         self.warn(NoRoom::Descriptors);
-        // A connection that ends leaves its descriptor.
+        // A connection that ends frees its descriptor.
         let ended = async {
             if open.join_next().await.is_none() {
                 std::future::pending::<()>().await;
             }
         };
-        // Either way it is time to try again.
+        // In both cases accept can be tried again.
         let _ = timeout(BACK_OFF, ended).await;
     }
 
-    /// Counts, and says it once a minute.
+    /// Counts each refusal and logs once a minute.
     fn warn(&mut self, why: NoRoom) {
         metrics::counter!("patchcord_http_refused_total", "reason" => why.label()).increment(1);
         let now = Instant::now();
@@ -173,24 +173,26 @@ impl Door {
         }
         self.warned = Some(now);
         match why {
-            NoRoom::InAll => warn!("http.max_connections = {} are busy: more are refused", self.limits.max_connections),
+            NoRoom::InAll => {
+                warn!("all http.max_connections = {} are busy: refusing more", self.limits.max_connections)
+            }
             NoRoom::OfAddress => warn!(
-                "one address has http.max_connections_per_address = {} busy connections: more are refused; if it is a \
+                "one address has http.max_connections_per_address = {} busy connections: refusing more; if it is a \
                  proxy, name it in http.proxies",
                 self.limits.max_connections_per_address
             ),
-            NoRoom::Descriptors => warn!("there are no more file descriptors for HTTP: raise their limit (nofile)"),
+            NoRoom::Descriptors => warn!("no file descriptors are left for HTTP: raise the limit nofile"),
         }
     }
 }
 
-/// `/dev/null`, whose place another file can take.
+/// `/dev/null`: closing it frees a descriptor.
 fn spare_descriptor() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
 async fn is_true(value: &mut watch::Receiver<bool>) {
-    // A dropped sender is a stop as well.
+    // A dropped sender means stop too.
     let _ = value.wait_for(|is_true| *is_true).await;
 }
 
@@ -213,7 +215,7 @@ async fn serve(
         .with_upgrades();
     let mut http = std::pin::pin!(http);
     let mut discarding = std::pin::pin!(discard(unread_bodies));
-    // Errors are the client's: it went away, or broke HTTP, and has its answer where there is one.
+    // An error is the client's: it left, or broke HTTP and already has its response.
     tokio::select! {
         biased;
         () = connection.is_over() => {}
@@ -229,7 +231,7 @@ async fn serve(
     }
 }
 
-/// One request of a client for whom there is no room.
+/// One request on a connection beyond the limit.
 async fn serve_in_crowd(stream: TcpStream, seat: Seat, router: TowerToHyperService<Router>, limits: Arc<Limits>) {
     let connection = seat.connection();
     let stream = TokioIo::new(TimedStream::new(stream, seat, limits.clone()));
@@ -249,13 +251,13 @@ async fn serve_in_crowd(stream: TcpStream, seat: Seat, router: TowerToHyperServi
     tokio::select! {
         biased;
         () = connection.is_over() => {}
-        // Too late or not, nothing more is owed to it.
+        // Answered or not, the connection is closed now.
         _ = timeout(CROWD_WITHIN, http) => {}
         () = discard(unread_bodies) => {}
     }
 }
 
-/// Reads what requests left of their bodies, for as long as the connection lasts.
+/// Drains unread request bodies for as long as the connection lasts.
 async fn discard(mut unread_bodies: mpsc::Receiver<UnreadBody>) {
     while let Some(unread) = unread_bodies.recv().await {
         unread.discard().await;
@@ -263,7 +265,7 @@ async fn discard(mut unread_bodies: mpsc::Receiver<UnreadBody>) {
     std::future::pending::<()>().await;
 }
 
-/// One request, timed at both ends.
+/// One request with deadlines for its body and its response.
 async fn answer(
     router: &TowerToHyperService<Router>,
     connection: &Arc<Connection>,
@@ -272,7 +274,7 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
     connection.is_busy();
-    // Who waits for a 100 (Continue) sends no body when it reads another answer.
+    // A client that waits for 100 Continue sends no body after any other response.
     let is_asking = request.headers().contains_key(header::EXPECT);
     let (head, body) = request.into_parts();
     let (body, unread) = RequestBody::new(body, limits.body_timeout);
@@ -280,11 +282,11 @@ async fn answer(
     request.extensions_mut().insert(connection.clone());
     let response = router.call(request).await?;
     if !is_asking {
-        // The last one is still being read: this client sends more than it should.
+        // The previous body is still being drained: this client sends too much.
         let _ = unread_bodies.try_send(unread);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // From now on the socket has rules of its own.
+        // From now on the WebSocket has deadlines of its own.
         return Ok(response);
     }
     Ok(response.map(|body| Body::new(ResponseBody::new(body, connection.clone(), limits.idle_timeout))))

@@ -1,5 +1,5 @@
-//! Requests of Meta's that miss the webhook: another path, or a method that it does not take. A wrong address in Meta's
-//! dashboard shows up in the log.
+//! Requests from Meta that miss the webhook by path or method. A wrong address in Meta's
+//! dashboard appears in the log.
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -15,21 +15,21 @@ use crate::whatsapp::signature::SIGNATURE_HEADER;
 
 static WARNING: LazyLock<Throttle> = LazyLock::new(Throttle::default);
 
-/// There is nothing at this path. One warning a minute names what was asked if it looks like Meta's.
+/// 404. If the request looks like Meta's, a warning names the path, at most once a minute.
 pub(super) async fn nothing_here(request: Request) -> ApiError {
     if is_metas(&request) {
         warn(&request);
     }
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path")
 }
 
-/// The webhook takes GET and POST alone.
+/// 405: the webhook takes only GET and POST.
 pub(super) async fn method_not_allowed(request: Request) -> ApiError {
     warn(&request);
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the webhook takes GET and POST")
 }
 
-/// A signature, Meta's check of an address, or a path under the webhook's.
+/// Looks like Meta's: a signature, a subscription check, or a path below the webhook's.
 fn is_metas(request: &Request) -> bool {
     let is_check = request.uri().query().is_some_and(|query| query.contains("hub."));
     let is_below = request.uri().path().starts_with("/webhook");
@@ -44,17 +44,17 @@ fn warn(request: &Request) {
         http.method = method,
         http.path = path,
         webhooks.held_back = held_back,
-        "{method} {path} was asked for, where no webhook is taken: Meta's webhook is GET and POST {WEBHOOK_PATH}"
+        "{method} {path} is not the webhook's address: in Meta's dashboard enter {WEBHOOK_PATH} (GET and POST)"
     );
 }
 
-/// Methods may be any word.
+/// A method may be any token.
 fn shown_method(method: &Method) -> &str {
     let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
     if known.contains(method) { method.as_str() } else { "another method" }
 }
 
-/// A path as a log line may hold it: without a query, and without anything that could be a token, an id or a number.
+/// The path for a log line: without a query, and without anything that could be a token, an id or a number.
 fn shown_path(path: &str) -> String {
     const LONGEST_SEGMENT: usize = 24;
     const MOST_SEGMENTS: usize = 6;

@@ -15,7 +15,7 @@ use crate::store::Written;
 use crate::whatsapp::signature::SIGNATURE_HEADER;
 use crate::whatsapp::webhook;
 
-/// Meta asks whether this address is ours: the challenge goes back as it came.
+/// Meta's subscription check: the challenge is returned unchanged.
 pub(super) async fn verify(
     State(options): State<Arc<HttpOptions>>,
     RawQuery(query): RawQuery,
@@ -27,8 +27,8 @@ pub(super) async fn verify(
     })
 }
 
-/// Verifies the raw bytes, reads them, lets the calls act at once, and answers 200 when what Meta said is kept: what has
-/// its 200 does not come again. The store has deadlines of its own, after which Meta has its 200 all the same.
+/// Verifies the raw bytes, parses them, hands the notices to the calls at once, and answers 200 when they are on disk, because
+/// Meta does not repeat what was answered 200. The store's deadlines bound the wait: Meta gets its 200 after them too.
 pub(super) async fn receive(
     State(options): State<Arc<HttpOptions>>,
     Extension(bodies): Extension<Arc<Bodies>>,
@@ -46,11 +46,11 @@ pub(super) async fn receive(
     }
     let notices = webhook::parse(&held.bytes).map_err(|error| {
         count("unreadable");
-        warn!("a correctly signed webhook cannot be read: {error}");
+        warn!("cannot parse a correctly signed webhook: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "unreadable_webhook", error.to_string())
     })?;
     let is_foreign = notices.iter().any(|notice| !options.calls.owns(notice));
-    // From here on the calls act, whatever becomes of the reply.
+    // From here on the calls act, whether or not the reply arrives.
     let writes = options.calls.take(notices, &signer);
     if let Some(forwarding) = options.forwarding.as_ref().filter(|_| is_foreign) {
         forwarding.take(&head.headers, held.bytes.clone()).await.map_err(|error| {
@@ -58,9 +58,9 @@ pub(super) async fn receive(
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_forwarded", error.to_string())
         })?;
     }
-    // Room for other webhooks.
+    // Frees the memory budget for other webhooks.
     drop(held);
-    // Their trouble is the store's to tell; the calls go on.
+    // The store logs its own errors; the calls go on.
     join_all(writes.iter().map(Written::confirmed)).await;
     count("ok");
     Ok(REPLY)
@@ -70,5 +70,5 @@ fn count(outcome: &'static str) {
     metrics::counter!("patchcord_webhooks_total", "outcome" => outcome).increment(1);
 }
 
-/// What Meta reads; it looks at the status alone.
+/// Meta looks only at the status.
 const REPLY: &str = "ok\n";

@@ -319,7 +319,7 @@ async fn without_descriptors_the_probes_are_answered() -> anyhow::Result<()> {
         for _ in 0..DESCRIPTORS {
             clients.push(Raw::say(&url, &says).await?);
         }
-        program.line_with("there are no more file descriptors").await?;
+        program.line_with("no file descriptors are left").await?;
         assert_eq!(ask(&url, "/livez").await?, 200);
         if is_busy {
             // It is not their end that has made room.

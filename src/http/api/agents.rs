@@ -1,4 +1,4 @@
-//! `/v1/agents`: whom callers are put through to, and whether they were there when they were last called.
+//! `/v1/agents`: the agents of all routes, and the outcome of the last attempt to reach each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,43 +14,43 @@ use crate::agent::AgentOutcome;
 use crate::call::AttemptKind;
 use crate::http::error::{ApiError, Problem};
 
-/// Agents, by their addresses.
+/// Agents, sorted by address.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AgentPage {
     agents: Vec<AgentView>,
-    /// Ask for `after` this address to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
 }
 
-/// One agent of the configuration.
+/// One configured agent.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AgentView {
     /// `websocket`
     #[serde(rename = "type")]
     kind: &'static str,
-    /// Without credentials and query.
+    /// The URL without credentials and query.
     url: String,
-    /// The routes that lead to it, first or as a fallback.
+    /// The routes that name it, as agent or fallback.
     routes: Vec<String>,
-    /// How many calls it is in.
+    /// Number of calls it is in.
     live_calls: usize,
-    /// What came of the last try; null if there was none since the start.
+    /// The last attempt; null if there was none since the start.
     last_outcome: Option<OutcomeView>,
 }
 
-/// What came of a try.
+/// The outcome of one attempt.
 #[derive(Serialize, ToSchema)]
 pub(super) struct OutcomeView {
     /// `joined`, or how it failed: `refused`, `no_answer`, `disconnected`, `unresponsive`, `protocol_error`, `too_slow`.
     outcome: &'static str,
-    /// The cause in words where it failed and one is known, such as an HTTP status or an error of the system; otherwise
+    /// The cause of a failure, such as an HTTP status or a system error, where one is known; otherwise
     /// null.
     detail: Option<String>,
     /// RFC 3339, UTC.
     at: String,
 }
 
-/// The agents
+/// List the agents
 #[utoipa::path(get, path = "/v1/agents", tag = "routes", params(PageQuery), responses(
     (status = 200, description = "A page of the agents, by address", body = AgentPage),
     (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
@@ -79,7 +79,7 @@ pub(super) async fn list(
 
 fn view(api: &Api, kind: &'static str, url: String, routes: Vec<String>) -> AgentView {
     let (calls, agents) = (&api.options.calls, api.options.calls.agents());
-    // A call may have sent it away since.
+    // A call may have dropped it since.
     let is_there = |call| calls.get(call).is_some_and(|call| call.status.agent.is_some());
     let live_calls = agents.calls_with(&url).iter().filter(|call| is_there(call)).count();
     let last_outcome = agents.outcome(&url).map(|AgentOutcome { at, failure }| OutcomeView {

@@ -1,4 +1,4 @@
-//! API keys: `Authorization: Bearer patchcord_<id>_<secret>`, what each allows, and how fast.
+//! API keys: `Authorization: Bearer patchcord_<id>_<secret>`, with the scopes and the rate of each.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,28 +20,28 @@ use crate::http::error::ApiError;
 use crate::http::server::Connection;
 use crate::settings::CurrentSettings;
 
-/// The keys of the settings of the moment.
+/// The currently configured keys.
 pub(in crate::http) struct Keys {
     settings: CurrentSettings,
     proxies: Vec<AddressRange>,
     guesses: Guesses,
-    /// Who has asked so far, by the key's id: never more than ids that were ever configured.
+    /// Callers so far, by key id: no more than ids that were ever configured.
     callers: Mutex<HashMap<String, Arc<Caller>>>,
 }
 
-/// Who asks: one key, known to be right.
+/// An authenticated caller: one valid key.
 pub(super) struct Caller {
     key: ApiKey,
-    /// Whether it still is one.
+    /// To see whether the key is still configured.
     settings: CurrentSettings,
     bucket: Mutex<Bucket>,
 }
 
-/// What a request shows of who sends it.
+/// The credentials and the origin of a request.
 pub(super) struct Shown<'a> {
-    /// Its `Authorization`.
+    /// The `Authorization` header.
     pub(super) authorization: Option<&'a str>,
-    /// None where a proxy does not say.
+    /// The client's address; None if a proxy does not name it.
     pub(super) from: Option<IpAddr>,
 }
 
@@ -50,12 +50,12 @@ impl Keys {
         Self { settings, proxies, guesses: Guesses::default(), callers: Mutex::default() }
     }
 
-    /// Whether a page is closed to those who have no key.
+    /// Whether a page needs a key.
     pub(super) fn is_closed(&self, page: Page) -> bool {
         self.settings.get().closed_pages.contains(&page)
     }
 
-    /// What a request that came over this connection shows.
+    /// Reads both from a request on this connection.
     pub(super) fn shown<'a>(&self, headers: &'a HeaderMap, connection: Option<&Connection>) -> Shown<'a> {
         Shown {
             authorization: headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()),
@@ -63,7 +63,7 @@ impl Keys {
         }
     }
 
-    /// Who asks, if the request shows a key that allows `scope`.
+    /// The caller, if the request has a key with `scope`.
     pub(super) fn admit(
         &self,
         shown: &Shown<'_>,
@@ -104,7 +104,7 @@ impl Keys {
         let guesser = Guesser { from: shown.from.map(home_of), id: known.map(|key| key.id.clone()) };
         self.guesses.look(&guesser, now).map_err(guessed_too_often)?;
         let is_right = |key: &&ApiKey| Sha256::digest(token).ct_eq(&key.sha256).into();
-        // A wrong id and a wrong secret get the same answer.
+        // A wrong id and a wrong secret get the same response.
         let Some(key) = known.filter(|_| scheme.eq_ignore_ascii_case("bearer")).filter(is_right) else {
             self.guesses.was_wrong(guesser, now);
             return Err(unknown());
@@ -115,7 +115,7 @@ impl Keys {
         }
     }
 
-    /// A key that is read anew unchanged keeps its rate.
+    /// A key that is unchanged by a reload keeps its rate.
     fn caller(&self, key: &ApiKey) -> Arc<Caller> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         match callers.get(&key.id) {
@@ -137,23 +137,23 @@ impl Caller {
         &self.key.id
     }
 
-    /// Which hosts it may name as an agent's.
+    /// The hosts that its agent URLs may name.
     pub(super) fn hosts(&self) -> Hosts {
         if self.may(Scope::EgressAny) { Hosts::Any } else { Hosts::Listed }
     }
 
-    /// Whoever may steer calls may look at them.
+    /// `calls:write` includes `calls:read`.
     pub(super) fn may(&self, scope: Scope) -> bool {
         let has = |scope| self.key.scopes.contains(&scope);
         has(scope) || (scope == Scope::CallsRead && has(Scope::CallsWrite))
     }
 
-    /// Whether the key has not been taken out of the configuration, or changed, since it was let in.
+    /// Whether the key is still configured and unchanged.
     pub(super) fn is_known(&self) -> bool {
         self.settings.get().api_keys.contains(&self.key)
     }
 
-    /// Counts one request, or says when there is room for it.
+    /// Counts one request, or refuses it because of the key's rate.
     pub(super) fn take_turn(&self, now: Instant) -> Result<(), ApiError> {
         if !self.is_known() {
             return Err(unknown());
@@ -170,10 +170,10 @@ impl Caller {
     }
 }
 
-/// Whether the key is right is not looked at any more.
+/// Refuses without checking the key.
 fn guessed_too_often(wait: Duration) -> ApiError {
-    let detail = "too many wrong keys came from this address: try again later";
-    // Above zero, and a few seconds at most.
+    let detail = "too many wrong keys from this address: try again later";
+    // At least one second, and a few at most.
     let seconds = HeaderValue::from(wait.as_secs() + 1);
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_keys", detail).with_header(RETRY_AFTER, seconds)
 }
@@ -274,7 +274,7 @@ mod tests {
         let guesser = Some("2001:db8::1");
         while ask(&wrong, guesser) == Err("key_unknown") {}
         assert_eq!(ask(&wrong, guesser), Err("too_many_wrong_keys"));
-        assert_eq!(ask(&right, guesser), Err("too_many_wrong_keys"), "a guess that is right is not told from others");
+        assert_eq!(ask(&right, guesser), Err("too_many_wrong_keys"), "a right guess is not distinguished from others");
         assert_eq!(ask(&right, Some("2001:db8::2")), Err("too_many_wrong_keys"), "the same host");
         assert_eq!(ask("Bearer patchcord_other_0", guesser), Err("key_unknown"), "another key");
         assert_eq!(ask(&right, Some("192.0.2.1")), Ok(()));

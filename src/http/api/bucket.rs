@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What is left of a rate.
+/// The bucket and its rate.
 pub(super) struct Bucket {
     per_second: f64,
     most: f64,
@@ -13,19 +13,19 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Full.
+    /// A full bucket.
     pub(super) fn new(per_second: f64, most: f64) -> Self {
         Self { per_second, most, left: most, at: None }
     }
 
-    /// Takes one, or says how long to wait for it.
+    /// Takes one token, or gives the time until there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.look(now)?;
         self.left -= 1.0;
         Ok(())
     }
 
-    /// Whether there is one to be taken, or how long to wait for it.
+    /// The same without taking it.
     pub(super) fn look(&mut self, now: Instant) -> Result<(), Duration> {
         let since = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.left = (self.left + since.as_secs_f64() * self.per_second).min(self.most);
@@ -36,7 +36,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// How many are left, as of the last look.
+    /// Tokens left at the last look.
     pub(super) fn left(&self) -> f64 {
         self.left
     }

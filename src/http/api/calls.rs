@@ -1,4 +1,4 @@
-//! `/v1/calls`: which calls there are and were, how they stand, and what they are asked to do.
+//! `/v1/calls`: live and past calls, and the actions on live ones.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -30,10 +30,10 @@ use crate::http::error::{ApiError, Problem};
 use crate::store::{CallFilter, CallRecord, CallState};
 use view::CallView;
 
-/// For a call's worker to do what it is asked.
+/// Deadline for a call to perform an action.
 const DONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a call can be asked to do: the names of [`CallCommand`].
+/// The actions of a call: the names of [`CallCommand`].
 pub(super) const ACTIONS: [&str; 26] = [
     "accept",
     "reject",
@@ -63,47 +63,47 @@ pub(super) const ACTIONS: [&str; 26] = [
     "dismiss",
 ];
 
-/// Which calls.
+/// Filters of the list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct CallQuery {
-    /// `live` or `ended`; both without it.
+    /// `live` or `ended`; both if omitted.
     #[param(inline, value_type = Option<StateName>)]
     state: Option<String>,
-    /// Only this business number's, by Meta's id.
+    /// Only calls to this business number, by Meta's id.
     phone_number_id: Option<String>,
-    /// Only this route's.
+    /// Only calls of this route.
     route: Option<String>,
-    /// Only calls that began then or later: RFC 3339, UTC.
+    /// Only calls that began at this time or later: RFC 3339, UTC.
     #[param(example = "2026-01-31T08:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
     since: Option<String>,
-    /// Only calls that began before: RFC 3339, UTC.
+    /// Only calls that began before this time: RFC 3339, UTC.
     #[param(example = "2026-02-01T08:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
     until: Option<String>,
 }
 
-/// Whether a call lives.
+/// Whether a call is live.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "it stands in the document only")]
+#[expect(dead_code, reason = "used by the OpenAPI document only")]
 enum StateName {
     Live,
     Ended,
 }
 
-/// Live and past calls, the newest first.
+/// Live and past calls, newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CallPage {
     calls: Vec<CallView>,
-    /// Ask for `after` this id to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
 }
 
-/// What was begun.
+/// The action has begun; ids of what it began.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Begun {
     call_id: String,
-    /// Of `play`, unless it plays under the voice.
+    /// Of `play`, unless `under_voice` is set.
     playback_id: Option<u64>,
     /// Of `gather`.
     gather_id: Option<u64>,
@@ -113,9 +113,9 @@ pub(super) struct Begun {
     guest_id: Option<u32>,
 }
 
-/// Live and past calls
+/// List live and past calls
 ///
-/// One list, the newest first. Records of ended calls are kept for `store.keep_calls`.
+/// One list, newest first. Records of ended calls are kept for `store.keep_calls`.
 #[utoipa::path(get, path = "/v1/calls", tag = "calls", params(PageQuery, CallQuery), responses(
     (status = 200, description = "A page of the calls", body = CallPage),
     (status = 400, description = "`invalid_page`, `invalid_filter`, `bad_request`", body = Problem, content_type = "application/problem+json"),
@@ -135,9 +135,9 @@ pub(super) async fn list(
             api.options.calls.list(page.after.as_ref(), page.to_find(), |facts| is_wanted(facts, &filter))
         }
     };
-    // Read after the live ones, so that a call which ends in between is in one of both at least.
+    // Read after the live ones, so that a call that ends in between is in at least one of the two.
     let records = match filter.state {
-        // Whoever steers live calls does not wait for the disk.
+        // A client that controls live calls does not wait for the disk.
         Some(CallState::Live) if live.iter().all(view::is_complete) => Vec::new(),
         Some(CallState::Live) => stored(api.options.store.calls(filter.clone())).await.unwrap_or_default(),
         Some(CallState::Ended) | None => stored(api.options.store.calls(filter.clone())).await?,
@@ -146,17 +146,17 @@ pub(super) async fn list(
     Ok(Json(CallPage { calls, next }))
 }
 
-/// One call
+/// Get one call
 ///
-/// As it stands while it lives, and its record afterwards, in one shape.
+/// Its present state while it is live, its record afterwards, in one shape.
 #[utoipa::path(get, path = "/v1/calls/{call_id}", tag = "calls", params(("call_id" = String, Path)), responses(
     (status = 200, description = "The call", body = CallView),
-    (status = 404, description = "`call_not_found`: it never was, or its record is kept no longer", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "`call_not_found`: no such call, or its record has expired", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`store_unavailable`: past calls cannot be read", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String>) -> Result<Json<CallView>, ApiError> {
     let id = CallId::parse(&call_id).ok_or_else(|| problem(no_such_call(), None))?;
-    // First, so that a call which ends in between has its record by then.
+    // Before the record, so that a call that ends in between has its record by then.
     let live = api.options.calls.get(&id);
     if live.as_ref().is_some_and(view::is_complete) {
         return CallView::of(None, live).map(Json).ok_or_else(|| problem(no_such_call(), None));
@@ -169,10 +169,10 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
     CallView::of(record, live).map(Json).ok_or_else(|| problem(no_such_call(), None))
 }
 
-/// Ask a live call to do something
+/// Perform an action on a live call
 ///
-/// The body is a JSON object with what the action needs; none is as good as `{}`. With every action a `client_state` may
-/// come: a text of up to 4096 bytes that is kept with the call and repeated in its events. What was begun is told by
+/// The body is a JSON object with the action's fields; an empty body counts as `{}`. Every action accepts `client_state`,
+/// a text of up to 4096 bytes that is kept with the call and repeated in its events. The outcome of what was begun arrives in
 /// events: `call.playback_finished`, `call.gather_finished`, `call.recording_finished`, `call.guest_joined`,
 /// `call.accepted`, `call.agent_joined`, `call.transferred`, `call.ended`.
 #[utoipa::path(post, path = "/v1/calls/{call_id}/actions/{action}", tag = "calls",
@@ -188,7 +188,7 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
         (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "`no_answer`: the call did not answer in time, and may still do it", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`no_answer`: the call did not answer in time and may still perform it", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn act(
     State(api): State<Arc<Api>>,
@@ -208,7 +208,7 @@ pub(super) async fn act(
     }
 }
 
-/// Does what both the REST actions and the commands of `/v1/events` ask for. Gives null for what is done, and the ids
+/// Performs an action of the REST API or a command of `/v1/events`. Gives null for what is done, and the ids
 /// of what was begun.
 pub(super) async fn perform(
     options: &ApiOptions,
@@ -262,7 +262,7 @@ async fn have_done(
     Ok(begun)
 }
 
-/// Live calls are forgotten some minutes after their end; the store knows them longer.
+/// The call table forgets ended calls after a while; the store keeps them longer.
 async fn ended_long_ago(options: &ApiOptions, id: &CallId) -> Option<Refusal> {
     let record = stored(options.store.call(id.as_str())).await.ok().flatten();
     record.map(|_| Refusal::new(RefusalCode::CallEnded, "the call has ended"))
@@ -291,7 +291,7 @@ impl CallQuery {
     }
 }
 
-/// Of a live call what the store would say of its record.
+/// Whether the filter takes a live call, as the store decides it for records.
 fn is_wanted(facts: &CallFacts, filter: &CallFilter) -> bool {
     let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
     let began = |wanted: fn(&SystemTime, &SystemTime) -> bool, time: Option<SystemTime>| {
@@ -303,7 +303,7 @@ fn is_wanted(facts: &CallFacts, filter: &CallFilter) -> bool {
         && began(SystemTime::lt, filter.began_before)
 }
 
-/// Each call once, the newest first.
+/// Merges both lists: each call once, newest first.
 fn together(live: Vec<CallSnapshot>, records: Vec<CallRecord>, wanted: Option<CallState>) -> Vec<CallView> {
     type Known = (Option<CallRecord>, Option<CallSnapshot>);
     let mut calls: BTreeMap<String, Known> = BTreeMap::new();
@@ -315,7 +315,7 @@ fn together(live: Vec<CallSnapshot>, records: Vec<CallRecord>, wanted: Option<Ca
         let known = calls.entry(call.facts.id.to_string()).or_default();
         known.1 = Some(call);
     }
-    // Among live ones, what is over needs a record that says that it is not yet.
+    // Among live calls, one that is ending needs a record without an end.
     let is_live =
         |(record, live): &Known| live.as_ref().is_some_and(|live| view::is_complete(live) || record.is_some());
     calls.retain(|_, known| wanted != Some(CallState::Live) || is_live(known));
@@ -327,11 +327,11 @@ fn invalid_filter(detail: &str) -> ApiError {
 }
 
 fn no_answer() -> Refusal {
-    Refusal::new(RefusalCode::NoAnswer, "the call did not answer in time, and may still do it: see whether it lives")
+    Refusal::new(RefusalCode::NoAnswer, "the call did not answer in time and may still do it: look at its state")
 }
 
 fn no_such_call() -> Refusal {
-    Refusal::new(RefusalCode::CallNotFound, "no call has this id, or its record is kept no longer")
+    Refusal::new(RefusalCode::CallNotFound, "no call has this id, or its record has expired")
 }
 
 fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {

@@ -1,4 +1,4 @@
-//! `/v1/dead_letters`: events that a webhook did not take in time, and their way back.
+//! `/v1/dead_letters`: events that a webhook did not acknowledge in time, and their replay.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -21,36 +21,36 @@ use super::{Api, read_object, rfc3339, stored};
 use crate::http::error::{ApiError, Problem};
 use crate::store::{DeadLetter, DeadLetterFilter, Replay};
 
-/// Events named in one request at most.
+/// The most event ids in one request.
 const MOST_EVENTS: usize = 1000;
 
-/// Dead letters, the oldest first.
+/// Dead letters, oldest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeadLetterPage {
     dead_letters: Vec<DeadLetterView>,
-    /// Ask for `after` this to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
 }
 
-/// One event that one webhook did not take.
+/// One event that one webhook did not acknowledge.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeadLetterView {
     /// The webhook's name.
     webhook: String,
     event_id: String,
-    /// Such as `call.ended`.
+    /// The event's type, such as `call.ended`.
     #[serde(rename = "type")]
     kind: String,
-    /// Null for a webhook of Meta's that was to be forwarded.
+    /// Null for a forwarded webhook of Meta's.
     call_id: Option<String>,
-    /// When it was first to be delivered: RFC 3339, UTC.
+    /// When it was first due: RFC 3339, UTC.
     queued_at: String,
     attempts: u32,
-    /// What went wrong at last, for people.
+    /// The last error, for people.
     error: String,
 }
 
-/// Whose dead letters.
+/// Filter of the list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeadLetterQuery {
@@ -58,7 +58,7 @@ pub(super) struct DeadLetterQuery {
     webhook: Option<String>,
 }
 
-/// Which dead letters are tried again; all of them without a word.
+/// Which dead letters to replay; all of them if empty.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ReplayRequest {
     /// Only this webhook's, by its name.
@@ -68,16 +68,16 @@ pub(super) struct ReplayRequest {
     event_ids: Option<Vec<String>>,
 }
 
-/// What is on its way again.
+/// What is being delivered again.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Replayed {
-    /// How many deliveries.
+    /// Number of deliveries.
     replayed: usize,
 }
 
-/// Events that were given up
+/// List dead letters
 ///
-/// An event becomes a dead letter of a webhook that has not taken it for `events.give_up_after`, or that is no longer
+/// An event becomes a dead letter of a webhook that has not acknowledged it within `events.give_up_after`, or is no longer
 /// configured.
 #[utoipa::path(get, path = "/v1/dead_letters", tag = "events", params(PageQuery, DeadLetterQuery), responses(
     (status = 200, description = "A page of the dead letters", body = DeadLetterPage),
@@ -95,15 +95,15 @@ pub(super) async fn list(
     Ok(Json(DeadLetterPage { dead_letters: letters.into_iter().map(view).collect(), next }))
 }
 
-/// Try dead letters again
+/// Replay dead letters
 ///
-/// They are delivered as if they had just happened, each call's in their order, behind what waits already.
+/// They are delivered like new events, in order for each call, after those that already wait.
 #[utoipa::path(post, path = "/v1/dead_letters/replay", tag = "events", request_body = ReplayRequest, responses(
-    (status = 202, description = "They are on their way", body = Replayed),
+    (status = 202, description = "Queued for delivery", body = Replayed),
     (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "`invalid_replay`, `unknown_webhook`", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "`store_unavailable`: not all of them may be on their way", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "`store_unavailable`: some of them may not be queued", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn replay(
     State(api): State<Arc<Api>>,
@@ -122,7 +122,7 @@ pub(super) async fn replay(
     }
     let which = Replay { endpoint: request.webhook, events: request.event_ids };
     let replayed = stored(api.options.store.replay(which)).await?;
-    info!(api.key = caller.id(), "{replayed} dead letters are tried again with the key {}", caller.id());
+    info!(api.key = caller.id(), "{replayed} dead letters replayed with the key {}", caller.id());
     Ok((StatusCode::ACCEPTED, Json(Replayed { replayed })))
 }
 
@@ -138,7 +138,7 @@ fn view(letter: DeadLetter) -> DeadLetterView {
     }
 }
 
-/// The place of a letter in the list as one word: a name may hold anything.
+/// A letter's position in the list as one token: a webhook's name may contain any character.
 fn place(letter: &DeadLetter) -> String {
     URL_SAFE_NO_PAD.encode(format!("{} {}", letter.position, letter.endpoint))
 }

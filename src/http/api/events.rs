@@ -1,4 +1,4 @@
-//! `/v1/events`: a WebSocket with all events of all calls, from now or from an earlier event on, which also takes
+//! `/v1/events`: a WebSocket with all events of all calls, from now on or from an earlier event on, that also takes
 //! commands.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
@@ -38,40 +38,40 @@ use crate::http::error::{ApiError, Problem};
 use crate::store::{StoreError, StoredEvent};
 use past::{Past, Told};
 
-/// One command; a longer message ends the socket.
+/// The longest command; a longer message closes the socket.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// Whoever does not read for so long is cut.
+/// A reader that does not read for this long is disconnected.
 const SENT_WITHIN: Duration = Duration::from_secs(10);
-/// For the reader's half of the close.
+/// For the reader's part of the closing handshake.
 const CLOSED_WITHIN: Duration = Duration::from_millis(500);
-/// Keeps proxies from closing a socket on which nothing happens.
+/// Keeps proxies from closing an idle socket.
 const PING_EVERY: Duration = Duration::from_secs(20);
-/// Two pings without any word.
+/// Two unanswered pings.
 const SILENT_FOR: Duration = Duration::from_secs(50);
-/// The reader missed events, so it must look at the calls anew.
+/// Close code: the reader missed events and must read the calls again.
 const TOO_SLOW: u16 = 4008;
 
-/// From where on.
+/// Where the stream begins.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventQuery {
-    /// The id of the last event that was read: those after it come first, also those of a time when nobody listened.
-    /// Without it there are only those from now on.
+    /// The id of the last event that was read: the events after it are sent first, including those that nobody was
+    /// connected for. Without it the stream begins now.
     #[param(example = "evt_01k0000000000000000000000a", pattern = "^evt_[0-9a-hjkmnp-tv-z]{26}$")]
     after: Option<String>,
 }
 
-/// Events as they happen
+/// Stream events
 ///
-/// A WebSocket. Each event is a text frame with the same JSON as everywhere, each call's in their order. Whoever reads
-/// so slowly that events would be missed is closed with 4008; whoever was cut off opens it again with `after`. A text
+/// A WebSocket. Each event is a text frame with the usual JSON, in order for each call. A reader that is so slow that it
+/// would miss events is closed with 4008; after a disconnect, open the stream again with `after`. A text
 /// frame
-/// `{"type":"command","request_id":…,"call_id":"call_…","action":"play",…}` does what the action of this name does and
+/// `{"type":"command","request_id":…,"call_id":"call_…","action":"play",…}` performs the action of this name and
 /// is answered by `{"type":"result","request_id":…,"ok":…,"data"|"code","message"}`; it needs the scope `calls:write`.
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses(
-    (status = 101, description = "The events follow"),
+    (status = 101, description = "Events follow"),
     (status = 400, description = "`not_a_websocket`, `invalid_after`, `bad_request`", body = Problem, content_type = "application/problem+json"),
-    (status = 410, description = "`event_not_kept`: the event of `after` is too old, or never was", body = Problem, content_type = "application/problem+json"),
+    (status = 410, description = "`event_not_kept`: the event of `after` has expired or does not exist", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`too_many_streams`, `store_unavailable`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn open(
@@ -92,17 +92,17 @@ pub(super) async fn open(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
-    // It ends with its socket, or when the service stops: `App::stop` waits until nobody holds `stopping`.
+    // Ends with its socket, or when the service stops: `App::stop` waits until every clone of `stopping` is dropped.
     tokio::spawn(async move {
         let _place = place;
         let Ok(upgraded) = upgrade.await else { return };
-        info!(api.key = caller.id(), "events are read with the key {}", caller.id());
+        info!(api.key = caller.id(), "event stream opened with the key {}", caller.id());
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let why = EventStream::new(socket, past, events, stopping, Commands { api, caller }).run().await;
-        info!("events are read no longer: {why}");
+        info!("event stream closed: {why}");
     });
     Ok(response)
 }
@@ -111,7 +111,7 @@ pub(super) async fn open(
 struct EventStream<S> {
     sink: SplitSink<WebSocketStream<S>, Message>,
     source: SplitStream<WebSocketStream<S>>,
-    /// As long as the reader is behind.
+    /// Stored events still to be sent; None once the reader has caught up.
     past: Option<Past>,
     told: Told,
     events: broadcast::Receiver<CallEvent>,
@@ -120,7 +120,7 @@ struct EventStream<S> {
     heard_at: Instant,
 }
 
-/// What a reader may ask for.
+/// Executes a reader's commands.
 struct Commands {
     api: Arc<Api>,
     caller: Arc<Caller>,
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         Self { sink, source, past, told: Told::default(), events, stopping, commands, heard_at: Instant::now() }
     }
 
-    /// Serves until one side has had enough; says which.
+    /// Serves until the stream ends; gives the reason.
     async fn run(mut self) -> &'static str {
         let mut pings = tokio::time::interval(PING_EVERY);
         loop {
@@ -193,24 +193,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
                 Some(answer) => self.send_message(Message::text(answer)).await,
                 None => Ok(()),
             },
-            Message::Close(_) => Err("the reader closed it"),
+            Message::Close(_) => Err("the reader closed the socket"),
             Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
 
     async fn ping(&mut self) -> Result<(), &'static str> {
         if self.heard_at.elapsed() > SILENT_FOR {
-            return Err("the reader answers no ping");
+            return Err("the reader answered no ping");
         }
         if !self.commands.caller.is_known() {
-            return self.close(CloseCode::Policy.into(), "the key is gone", "its key is not known any more").await;
+            return self.close(CloseCode::Policy.into(), "the key is gone", "its key is no longer configured").await;
         }
         self.send_message(Message::Ping(bytes::Bytes::new())).await
     }
 
-    /// What has happened up to here is still told.
+    /// Sends the events up to now, then closes.
     async fn say_goodbye(&mut self) -> Result<(), &'static str> {
-        // Whoever is behind opens this again after the next start.
+        // A reader that is behind reconnects after the next start.
         while self.past.is_none()
             && let Ok(event) = self.events.try_recv()
         {
@@ -222,9 +222,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     async fn close(&mut self, code: u16, reason: &'static str, why: &'static str) -> Result<(), &'static str> {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
         self.send_message(Message::Close(Some(frame))).await?;
-        // A reader in the middle of a word would see a broken connection instead of the code (RFC 6455 §7.1.1).
+        // A reader that is still sending would see a broken connection instead of the code (RFC 6455 §7.1.1).
         let parting = async { while let Some(Ok(_)) = self.source.next().await {} };
-        // One that does not answer is left without it.
+        // A reader that does not answer is disconnected.
         let _ = tokio::time::timeout(CLOSED_WITHIN, parting).await;
         Err(why)
     }
@@ -243,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     }
 }
 
-/// Only asked while there is a past.
+/// Called only while there is a past.
 async fn read(past: &Option<Past>) -> Result<Vec<StoredEvent>, StoreError> {
     match past {
         Some(past) => past.read().await,
@@ -251,13 +251,13 @@ async fn read(past: &Option<Past>) -> Result<Vec<StoredEvent>, StoreError> {
     }
 }
 
-/// A sender that is gone is a stop as well.
+/// A dropped sender means stop too.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 impl Commands {
-    /// None for what is no command; unknown types are for a later version.
+    /// None for anything but a command: unknown types belong to later versions.
     async fn answer(&self, text: &str) -> Option<String> {
         let Ok(mut message) = serde_json::from_str::<Map<String, Value>>(text) else {
             let refusal = Refusal::new(RefusalCode::InvalidCommand, "the message is not a JSON object");

@@ -1,7 +1,7 @@
-//! Wrong API keys: who sends them is slowed, and stands in the log.
+//! Wrong API keys: guessing is slowed and logged.
 //!
-//! Counted for an address and the id of the key together: neither somebody else behind the same address nor another key
-//! is slowed with them.
+//! Counted per address and key id: neither another client behind the same address nor another key
+//! is affected.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,23 +12,23 @@ use tracing::warn;
 
 use super::bucket::Bucket;
 
-/// Wrong keys at once: an app that was left with an old key notices by its answers.
+/// Wrong keys in one burst: an app with an outdated key notices from its responses.
 const AT_ONCE: f64 = 20.0;
 /// One more after every five seconds. A key has 256 bits, so this is about the log and the load.
 const PER_SECOND: f64 = 0.2;
-/// Addresses and ids that are remembered. The one that has been good for longest is forgotten first.
+/// Pairs of address and id that are remembered. The one that has recovered most is forgotten first.
 const REMEMBERED: usize = 1024;
 
-/// The wrong keys of late.
+/// Recent wrong keys.
 #[derive(Default)]
 pub(super) struct Guesses {
     guesses: Mutex<HashMap<Guesser, Guessed>>,
 }
 
-/// Who sends keys: an address, and the id that a configured key has; none for all other ids together.
+/// A source of keys: an address and the id of a configured key; None stands for all other ids together.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Guesser {
-    /// None where a proxy does not say: all of these together are logged, and not slowed.
+    /// None if a proxy names no client: these are logged together and never refused.
     pub(super) from: Option<IpAddr>,
     pub(super) id: Option<String>,
 }
@@ -39,7 +39,7 @@ struct Guessed {
 }
 
 impl Guesses {
-    /// Whether a key may be looked at, or how long to wait with it.
+    /// Whether a key may be checked, or how long the client must wait.
     pub(super) fn look(&self, guesser: &Guesser, now: Instant) -> Result<(), Duration> {
         if guesser.from.is_none() {
             return Ok(());
@@ -48,24 +48,24 @@ impl Guesses {
         guesses.get_mut(guesser).map_or(Ok(()), |guessed| guessed.bucket.look(now))
     }
 
-    /// The key was wrong. The first one is told in the log, and the one from which on they are refused.
+    /// Counts a wrong key. The first one is logged, and the one from which on keys are refused.
     pub(super) fn was_wrong(&self, guesser: Guesser, now: Instant) {
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         if !guesses.contains_key(&guesser) {
             forget(&mut guesses, now);
             let from = shown(guesser.from);
-            warn!(http.client = %from, api.key = guesser.id, "a wrong API key came from {from}");
+            warn!(http.client = %from, api.key = guesser.id, "wrong API key from {from}");
         }
         let (from, id) = (shown(guesser.from), guesser.id.clone());
         let new = || Guessed { bucket: Bucket::new(PER_SECOND, AT_ONCE), is_refused: false };
         let guessed = guesses.entry(guesser).or_insert_with(new);
-        // There may be none where nobody is slowed.
+        // Absent if the source is never refused.
         let _ = guessed.bucket.take(now);
         let is_refused = guessed.bucket.look(now).is_err();
         if is_refused && !guessed.is_refused {
-            warn!(http.client = %from, api.key = id, "many wrong API keys come from {from}");
+            warn!(http.client = %from, api.key = id, "refusing API keys from {from}: too many wrong ones");
         }
-        // Said again only after a rest.
+        // Logged again only after a pause.
         guessed.is_refused |= is_refused;
     }
 }
@@ -74,10 +74,10 @@ fn shown(from: Option<IpAddr>) -> String {
     from.map_or("a client that the proxy does not name".to_owned(), |from| from.to_string())
 }
 
-/// Makes room for one more: those that are as good as new go, or the best one.
+/// Makes room for one more: forgets all that have recovered fully, or else the one that has recovered most.
 fn forget(guesses: &mut HashMap<Guesser, Guessed>, now: Instant) {
     guesses.retain(|_, guessed| {
-        // Only to bring it up to date.
+        // Only to refill it.
         let _ = guessed.bucket.look(now);
         guessed.bucket.left() < AT_ONCE
     });

@@ -1,7 +1,7 @@
-//! `Idempotency-Key`: a POST that is sent twice is done once, and answered twice alike.
+//! `Idempotency-Key`: a POST that is sent twice is performed once, and gets the same response twice.
 //!
-//! Answers are remembered for 24 h, for each API key by itself. What is begun is done to its end also when whoever
-//! asked has gone, so that asking again finds the answer.
+//! Responses are kept for 24 h, separately for each API key. A request that has begun is completed even if its client
+//! disconnects, so that a retry finds the response.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use super::auth::Caller;
 use crate::http::error::ApiError;
 use crate::store::{Claim, Store, StoreError};
 
-/// What a client sends.
+/// The request header.
 pub(super) const HEADER: &str = "idempotency-key";
-/// `true` on an answer that was given before; `unknown` where the store could not be asked.
+/// Response header: `true` on a repeated response; `unknown` if the store could not be asked.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// A key is a word of the client's, not a document.
+/// The longest key.
 const MAX_KEY: usize = 255;
-/// For the store to say what it knows of a key, and to take note of an answer. The API goes on without it.
+/// Deadline for the store to look up a key or to keep a response. The API goes on without it.
 const STORED_WITHIN: Duration = Duration::from_secs(2);
-/// An answer of ours is short.
+/// Our responses are shorter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// One key of one API key.
@@ -39,7 +39,7 @@ struct Key {
     text: String,
 }
 
-/// Stands behind the guard: who asks is known.
+/// Runs after the guard: the caller is authenticated.
 pub(super) async fn once(State(api): State<Arc<Api>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let caller = request.extensions().get::<Arc<Caller>>().cloned();
     let (Some(text), Some(caller)) = (read_key(request.headers())?, caller) else { return Ok(next.run(request).await) };
@@ -54,17 +54,17 @@ pub(super) async fn once(State(api): State<Arc<Api>>, request: Request, next: Ne
         Ok(Claim::Conflict) => Err(ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency_key_reused",
-            "this Idempotency-Key came with another request before: take a new one for each request",
+            "this Idempotency-Key was used for another request: use a new one for each request",
         )),
         Ok(Claim::InProgress) => Err(ApiError::new(
             StatusCode::CONFLICT,
             "request_in_progress",
-            "the request with this Idempotency-Key is not answered yet: ask again in a second",
+            "the request with this Idempotency-Key is still in progress: try again in a second",
         )
         .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))),
-        // Calls can be steered whatever becomes of the disk.
+        // Calls must be controllable even if the disk fails.
         Err(error) => {
-            warn!("a request is done without its Idempotency-Key: {error}");
+            warn!("performing a request without its Idempotency-Key: {error}");
             let mut response = key.answer(request, next).await?;
             response.headers_mut().insert(REPLAYED, HeaderValue::from_static("unknown"));
             Ok(response)
@@ -78,11 +78,11 @@ impl Key {
         tokio::time::timeout(STORED_WITHIN, claim).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
-    /// Does it and takes note of the answer, also when nobody waits for it any more.
+    /// Performs the request and keeps the response, even if the client has disconnected.
     async fn answer(self, request: Request, next: Next) -> Result<Response, ApiError> {
         let answered = tokio::spawn(async move {
-            // Whatever a POST asks for has a deadline of its own. What fails inside may be half done, so it is answered
-            // alike when it comes again, and not done twice.
+            // Every POST has a deadline of its own. One that panics may be half done, so a retry gets the same
+            // response and does not perform it twice.
             let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
             let (parts, body) = answer.unwrap_or_else(|_| failed_inside().into_response()).into_parts();
             let body = to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
@@ -96,23 +96,23 @@ impl Key {
         let (id, text) = (self.caller.id(), self.text.as_str());
         let noted = async {
             match status {
-                // It was not done, and may be later.
+                // It was not performed, and a retry may succeed.
                 StatusCode::SERVICE_UNAVAILABLE => self.store.forget(id, text).await,
                 _ => self.store.remember(id, text, status.as_u16(), body).await,
             }
         };
         let noted = tokio::time::timeout(STORED_WITHIN, noted).await.unwrap_or(Err(StoreError::TimedOut));
         if let Err(error) = noted {
-            warn!("an answer is not remembered yet: {error}");
+            warn!("the response for an Idempotency-Key is not stored yet: {error}");
         }
     }
 }
 
 fn failed_inside() -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the request failed inside: see the log")
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "internal error: see the log")
 }
 
-/// None without one.
+/// None without the header.
 fn read_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let mut keys = headers.get_all(HEADER).iter();
     let Some(key) = keys.next() else { return Ok(None) };
@@ -127,13 +127,13 @@ fn read_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     })
 }
 
-/// The request as it was, with a word for all that it asks for.
+/// Reads the body; gives the request and a digest of method, path and body.
 async fn digest(request: Request) -> Result<(Request, [u8; 32]), Response> {
     let (parts, body) = request.into_parts();
     let whole = Request::from_parts(parts.clone(), body);
     let body = Bytes::from_request(whole, &()).await.map_err(IntoResponse::into_response)?;
     let mut digest = Sha256::new();
-    // No method and no path holds a zero.
+    // Neither a method nor a path contains a zero byte.
     for part in [parts.method.as_str().as_bytes(), &[0], parts.uri.to_string().as_bytes(), &[0], &body] {
         digest.update(part);
     }
@@ -159,7 +159,7 @@ mod tests {
     use crate::http::api::events::tests::caller;
     use crate::store::tests::Folder;
 
-    /// A mistake of ours must not leave the key in progress for a day.
+    /// A panic must not leave the key in progress for a day.
     #[tokio::test]
     async fn a_request_that_panics_is_answered_and_answered_alike_again() {
         let folder = Folder::new();

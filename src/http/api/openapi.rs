@@ -1,4 +1,4 @@
-//! `/openapi.json`: the control API described by itself.
+//! `/openapi.json`: the description of the control API, generated from its handlers.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -20,7 +20,7 @@ use crate::http::error::Problem;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchcord", description = "Steers live WhatsApp calls, their prompts and recordings."),
+    info(title = "Patchcord", description = "Controls live WhatsApp calls, their prompts and recordings."),
     paths(
         calls::list, calls::read, calls::act, calls::several::act, prompts::list, prompts::upload, prompts::remove,
         recordings::list, recordings::download, recordings::remove, routes::list, agents::list, events::open,
@@ -35,18 +35,18 @@ use crate::http::error::Problem;
 )]
 struct Document;
 
-/// The whole document.
+/// The complete document.
 pub(super) fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// What a call can be asked to do.
+/// The name of an action.
 pub(super) struct ActionName;
 
-/// What an action needs; which of these is said by the action.
+/// The fields of an action; the action determines which schema applies.
 pub(super) struct ActionBody;
 
-/// A file as its bytes.
+/// The bytes of a file.
 pub(super) struct Sound;
 
 impl PartialSchema for Sound {
@@ -91,7 +91,7 @@ impl PartialSchema for ActionBody {
             "Dismiss",
         ];
         let nothing = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
-        let nothing = nothing.description(Some("Of the other actions: nothing"));
+        let nothing = nothing.description(Some("All other actions have no fields"));
         let schema = bodies.into_iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(name)));
         schema.item(nothing).into()
     }
@@ -103,13 +103,13 @@ impl ToSchema for ActionBody {
     }
 }
 
-/// What holds for every path: a key, and what is said without a good one.
+/// Adds to every path its scope and the errors of a missing or wrong key.
 struct EveryDoor;
 
 impl Modify for EveryDoor {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
-        let scheme = scheme.description(Some("`patchcord_<id>_<secret>`, an API key of the configuration")).build();
+        let scheme = scheme.description(Some("A configured API key: `patchcord_<id>_<secret>`")).build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("key", SecurityScheme::Http(scheme));
         for door in doors() {
@@ -132,12 +132,12 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
     operation.description = Some(format!("{said}Needs a key with the scope `{scope}`."));
     for (status, codes) in [
         ("401", "`key_missing`, `key_unknown`, `key_expired`".to_owned()),
-        ("403", format!("`missing_scope`: the key lacks `{scope}`; `api_closed`: there are no keys")),
+        ("403", format!("`missing_scope`: the key lacks `{scope}`; `api_closed`: no key is configured")),
         ("408", "`request_timeout`".to_owned()),
         (
             "429",
             "`rate_limited`: the key's `requests_per_second` (100), or twice as many at once; see \
-             `Retry-After`. `too_many_wrong_keys`: from this address"
+             `Retry-After`. `too_many_wrong_keys`: too many wrong keys from this address"
                 .to_owned(),
         ),
     ] {
@@ -145,14 +145,14 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
     }
 }
 
-/// What every POST takes.
+/// Adds `Idempotency-Key`, which every POST takes.
 fn say_idempotency(operation: &mut Operation) {
-    // None is as good as `{}`.
+    // An empty body counts as `{}`.
     if let Some(RefOr::T(body)) = &mut operation.request_body {
         body.required = Some(Required::False);
     }
     let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
-    let said = "With it the request is done once: sent again within 24 h it gets the same answer, with the header \
+    let said = "Makes retries safe: the same request within 24 h gets the same response, with the header \
                 `idempotency-replayed: true`";
     let header = ParameterBuilder::new()
         .name(idempotency::HEADER)
@@ -162,12 +162,12 @@ fn say_idempotency(operation: &mut Operation) {
         .schema(Some(text.pattern(Some("^[!-~]+$"))));
     operation.parameters.get_or_insert_default().push(header.build().into());
     say_problem(operation, "400", "`invalid_idempotency_key`");
-    say_problem(operation, "409", "`request_in_progress`: the first one with this key is not answered yet");
-    say_problem(operation, "422", "`idempotency_key_reused`: this key came with another request");
+    say_problem(operation, "409", "`request_in_progress`: the first request with this key is not finished");
+    say_problem(operation, "422", "`idempotency_key_reused`: this key was used for another request");
     say_problem(operation, "500", "`internal_error`");
 }
 
-/// Adds codes to what is said of a status already.
+/// Adds codes to the description of a status.
 fn say_problem(operation: &mut Operation, status: &str, codes: &str) {
     if let Some(RefOr::T(known)) = operation.responses.responses.get_mut(status) {
         known.description = format!("{}; {codes}", known.description);

@@ -1,4 +1,4 @@
-//! `/v1/prompts`: the prompts as they are, and files put into their folder or taken out of it.
+//! `/v1/prompts`: list, upload and delete prompts.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -22,45 +22,45 @@ use crate::http::error::{ApiError, Problem};
 use crate::prompts::{EXTENSIONS, PromptInfo, PutError};
 use crate::routes::Route;
 
-/// Leaves room in a file's name for its extension.
+/// The longest name, which leaves room for the extension in a file name.
 const MAX_NAME: usize = 128;
 
-/// Prompts, by name.
+/// Prompts, sorted by name.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PromptPage {
     prompts: Vec<PromptView>,
-    /// Ask for `after` this name to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
-    /// Files of the folder that are not used as they are; on every page.
+    /// Files in the folder that cannot be used; on every page.
     problems: Vec<ProblemView>,
 }
 
 /// One prompt.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PromptView {
-    /// What `play` and `prompt:NAME` call it.
+    /// The name for `play` and `prompt:NAME`.
     name: String,
-    /// How long it plays once.
+    /// The length of one playback.
     duration_ms: u64,
-    /// One of the tones that need no file.
+    /// Whether it is one of the built-in tones, which need no file.
     built_in: bool,
-    /// The file it comes from, by its name in the folder.
+    /// The name of its file in the folder.
     file: Option<String>,
-    /// What a caller may not hear as the file's author expects; the log has it too.
+    /// Reasons why it may not sound as its author expects; they are logged too.
     warnings: Vec<WarningView>,
 }
 
-/// Something odd about a prompt that is used all the same.
+/// A problem of a prompt that is used nevertheless.
 #[derive(Serialize, ToSchema)]
 pub(super) struct WarningView {
     /// `silent`, `opposite_phase` (channels that cancel each other when mixed), `breaks_off`, `damaged` or
     /// `sound_left_out` (one of several in a file); more may come.
     code: &'static str,
-    /// What is odd and what to do.
+    /// The problem and what to do about it.
     sentence: String,
 }
 
-/// A file that is not used as it is.
+/// A file that cannot be used.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ProblemView {
     file: String,
@@ -68,16 +68,16 @@ pub(super) struct ProblemView {
     sentence: String,
 }
 
-/// How an upload is named.
+/// The format of an upload.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UploadQuery {
-    /// `wav`, `flac`, `opus`, `ogg` or `mp3`; without it the content type says so. How the file is read depends on
-    /// its content alone.
+    /// `wav`, `flac`, `opus`, `ogg` or `mp3`; by default derived from the content type. It becomes the file's extension;
+    /// decoding depends on the content alone.
     format: Option<String>,
 }
 
-/// The prompts
+/// List the prompts
 #[utoipa::path(get, path = "/v1/prompts", tag = "prompts", params(PageQuery), responses(
     (status = 200, description = "A page of the prompts, by name", body = PromptPage),
     (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
@@ -95,16 +95,16 @@ pub(super) async fn list(
     Ok(Json(PromptPage { prompts: prompts.into_iter().map(view).collect(), next, problems }))
 }
 
-/// Put a prompt into the folder
+/// Upload a prompt
 ///
-/// The body is the sound file. It is decoded before it is taken, and takes the place of an earlier file of this name
-/// in one step. Calls begun playing the earlier one play it to its end.
+/// The body is the sound file. It is decoded before it is accepted, and replaces an earlier file of this name
+/// atomically. Calls that play the earlier one play it to its end.
 #[utoipa::path(put, path = "/v1/prompts/{name}", tag = "prompts", params(("name" = String, Path), UploadQuery),
     request_body(content(
         (Sound = "audio/wav"), (Sound = "audio/flac"), (Sound = "audio/opus"), (Sound = "audio/ogg"), (Sound = "audio/mpeg")
     )),
     responses(
-        (status = 200, description = "An earlier one is replaced", body = PromptView),
+        (status = 200, description = "Replaced an earlier one", body = PromptView),
         (status = 201, description = "It is new", body = PromptView),
         (status = 400, description = "`invalid_name`, `unreadable_body`, `bad_request`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 64 MB", body = Problem, content_type = "application/problem+json"),
@@ -130,15 +130,15 @@ pub(super) async fn upload(
         PutError::Broken(error) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "broken_prompt", error.to_string()),
         PutError::NotWritten(error) => not_written(&error),
     })?;
-    info!(api.key = caller.id(), prompt = name, "prompt {name:?} is uploaded with the key {}", caller.id());
+    info!(api.key = caller.id(), prompt = name, "prompt {name:?} uploaded with the key {}", caller.id());
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view(info))))
 }
 
-/// Take a prompt out of the folder
+/// Delete a prompt
 ///
-/// If a file stood in for a built-in prompt, the built-in one is back.
+/// If its file replaced a built-in prompt, the built-in one is used again.
 #[utoipa::path(delete, path = "/v1/prompts/{name}", tag = "prompts", params(("name" = String, Path)), responses(
-    (status = 204, description = "It is gone"),
+    (status = 204, description = "Deleted"),
     (status = 400, description = "`invalid_name`", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "`prompt_not_found`", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "`prompt_built_in`, or `prompt_in_use` by a route", body = Problem, content_type = "application/problem+json"),
@@ -157,20 +157,17 @@ pub(super) async fn remove(
         ApiError::new(StatusCode::NOT_FOUND, "prompt_not_found", format!("there is no prompt named {name:?}"))
     })?;
     if prompt.built_in {
-        return Err(conflict("prompt_built_in", format!("{name:?} is built in: there is no file to take away")));
+        return Err(conflict("prompt_built_in", format!("{name:?} is built in: it has no file to delete")));
     }
     let is_built_in_too = patchcord_media::prompt::Builtin::ALL.iter().any(|builtin| builtin.name() == name);
     let settings = api.options.settings.get();
     let plays_it = |route: &&Arc<Route>| !is_built_in_too && route.prompts().any(|prompt| *prompt == name);
     if let Some(route) = settings.routes.iter().find(plays_it) {
         let route = &route.name;
-        return Err(conflict(
-            "prompt_in_use",
-            format!("the route {route:?} leads to {name:?}: change the route first"),
-        ));
+        return Err(conflict("prompt_in_use", format!("the route {route:?} uses {name:?}: change the route first")));
     }
     api.options.prompts.remove(&name).await.map_err(|error| not_written(&error))?;
-    info!(api.key = caller.id(), prompt = name, "prompt {name:?} is deleted with the key {}", caller.id());
+    info!(api.key = caller.id(), prompt = name, "prompt {name:?} deleted with the key {}", caller.id());
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -188,7 +185,7 @@ fn warning(warning: PromptWarning) -> WarningView {
     WarningView { code: warning.code(), sentence: warning.to_string() }
 }
 
-/// A name is never a path, an option or a hidden file.
+/// Excludes paths, options and hidden files.
 fn is_name(name: &str) -> bool {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=MAX_NAME).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(is_good)
@@ -212,7 +209,7 @@ fn extension(format: Option<&str>, headers: &HeaderMap) -> Result<&'static str, 
         ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unknown_format",
-            "send Content-Type audio/wav, audio/flac, audio/opus, audio/ogg or audio/mpeg, or say ?format=wav, flac, \
+            "send Content-Type audio/wav, audio/flac, audio/opus, audio/ogg or audio/mpeg, or give ?format=wav, flac, \
              opus, ogg or mp3",
         )
     })
@@ -236,7 +233,7 @@ fn invalid_name() -> ApiError {
 }
 
 fn not_written(error: &io::Error) -> ApiError {
-    warn!("the prompts folder cannot be changed: {error}");
+    warn!("cannot change the prompts folder: {error}");
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "prompt_not_written",

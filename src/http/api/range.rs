@@ -1,20 +1,20 @@
-//! Part of a file: the `Range` header with one range of bytes (RFC 9110, section 14).
+//! The `Range` header with one range of bytes (RFC 9110, section 14).
 
 use std::ops::Range;
 
-/// What of a file is asked for.
+/// The requested part of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// All of it; also for what we do not read, such as several ranges at once, as the RFC allows.
+    /// All of it; also for forms that are not supported, such as several ranges, as the RFC allows.
     All,
     /// These bytes.
     Part(Range<u64>),
-    /// Bytes that the file does not have.
+    /// A range beyond the end of the file.
     Beyond,
 }
 
 impl Wanted {
-    /// Reads the header for a file of so many bytes.
+    /// Reads the header for a file of this size.
     pub(super) fn read(header: Option<&str>, size: u64) -> Self {
         let Some((unit, range)) = header.and_then(|header| header.split_once('=')) else { return Self::All };
         let Some((first, last)) = range.split_once('-') else { return Self::All };
@@ -46,7 +46,7 @@ enum Number {
 fn number(text: &str) -> Number {
     match text.trim() {
         "" => Number::Missing,
-        // More than fits is beyond the end of every file.
+        // A number that overflows is beyond the end of every file.
         digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Number::Value(digits.parse().unwrap_or(u64::MAX)),
         _ => Number::Wrong,
     }

@@ -1,4 +1,4 @@
-//! `/v1/recordings`: what was recorded, and the files that are kept here.
+//! `/v1/recordings`: list recordings, download and delete their files.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -28,16 +28,16 @@ use crate::http::error::{ApiError, Problem};
 use crate::recordings::{RecordingId, Recordings};
 use crate::store::{RecordingFilter, RecordingRecord};
 
-/// What is read from the disk at once.
+/// Size of one read from the disk.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// For what was just told to be in the store.
+/// For recordings that were just announced to be in the store.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
 
-/// Recordings, the newest first.
+/// Recordings, newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecordingPage {
     recordings: Vec<RecordingView>,
-    /// Ask for `after` this id to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
 }
 
@@ -47,36 +47,36 @@ pub(super) struct RecordingView {
     /// Sorts by the time the recording began.
     #[schema(example = "rec_01k0000000000000000000000")]
     id: String,
-    /// Whose sound it is.
+    /// The recorded call.
     call_id: String,
-    /// RFC 3339, UTC.
+    /// Start of the recording: RFC 3339, UTC.
     began_at: String,
-    /// Null while it grows, as all below.
+    /// Null while it is being recorded, like all fields below.
     finished_at: Option<String>,
-    /// The sound in it.
+    /// Length of the audio.
     duration_ms: Option<u64>,
     size_bytes: Option<u64>,
-    /// Of the file, in hexadecimal.
+    /// SHA-256 of the file, in hexadecimal.
     sha256: Option<String>,
     /// Whether nothing is missing.
     complete: Option<bool>,
     /// Why something is missing, for people.
     problem: Option<String>,
-    /// Whether its file can be fetched here. An archive may have it all the same.
+    /// Whether the file can be downloaded here. An archive may have it in any case.
     is_kept_here: bool,
 }
 
-/// Which recordings.
+/// Filter of the list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RecordingQuery {
-    /// Only this call's.
+    /// Only recordings of this call.
     call_id: Option<String>,
 }
 
-/// Recordings
+/// List recordings
 ///
-/// All that were made, the newest first, also those that are no longer kept here. What is known of them is kept as long
+/// All recordings, newest first, including those whose file is no longer here. Their records are kept as long
 /// as the records of calls.
 #[utoipa::path(get, path = "/v1/recordings", tag = "recordings", params(PageQuery, RecordingQuery), responses(
     (status = 200, description = "A page of the recordings", body = RecordingPage),
@@ -91,7 +91,7 @@ pub(super) async fn list(
     let page = query.read("the id of a recording", RecordingId::parse)?;
     let before = page.after.as_ref().map(RecordingId::to_string);
     let filter = RecordingFilter { call_id: wanted.call_id, before, limit: page.to_find() };
-    // Whoever was told of a recording finds it; while nothing can be written, what was written is shown.
+    // A recording that was announced is found here. While nothing can be written, the list shows what is in the file.
     let _ = tokio::time::timeout(WRITTEN_WITHIN, api.options.store.flush()).await;
     let (found, next) = page.cut(stored(api.options.store.recordings(filter)).await?, |last| last.id.clone());
     let mut recordings = Vec::with_capacity(found.len());
@@ -102,15 +102,15 @@ pub(super) async fn list(
     Ok(Json(RecordingPage { recordings, next }))
 }
 
-/// One recording as a file
+/// Download a recording
 ///
-/// Ogg Opus, the caller left and the agent right. One range of bytes may be asked for.
+/// Ogg Opus, the caller left and the agent right. A request may have one range of bytes.
 #[utoipa::path(get, path = "/v1/recordings/{recording_id}", tag = "recordings",
     params(("recording_id" = String, Path), ("range" = Option<String>, Header, description = "Such as `bytes=0-65535`")),
     responses(
         (status = 200, description = "The whole file", body = Sound, content_type = "audio/ogg"),
-        (status = 206, description = "The bytes asked for", body = Sound, content_type = "audio/ogg"),
-        (status = 404, description = "`recording_not_found`: it was never here, is not finished, or is kept here no longer", body = Problem, content_type = "application/problem+json"),
+        (status = 206, description = "The requested bytes", body = Sound, content_type = "audio/ogg"),
+        (status = 404, description = "`recording_not_found`: no such recording, not finished, or its file is no longer here", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "`range_beyond_end`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
     ))]
@@ -124,7 +124,7 @@ pub(super) async fn download(
     let (mut file, size) = open(&folder(&api)?.path_of(&id)).await?;
     let etag = format!("\"{id}\"");
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    // A finished recording never changes, so its id is its version.
+    // A finished recording never changes, so its id is its entity tag.
     let is_same = header(header::IF_RANGE).is_none_or(|version| version == etag);
     let wanted = Wanted::read(header(header::RANGE).filter(|_| is_same), size);
     let (status, part) = match wanted {
@@ -139,7 +139,7 @@ pub(super) async fn download(
             .with_header(header::CONTENT_RANGE, header_value(&format!("bytes */{size}"))));
         }
     };
-    info!(api.key = caller.id(), recording.id = %id, "recording {id} is fetched with the key {}", caller.id());
+    info!(api.key = caller.id(), recording.id = %id, "recording {id} downloaded with the key {}", caller.id());
     file.seek(SeekFrom::Start(part.start)).await.map_err(|error| unreadable(&error))?;
     let length = part.end - part.start;
     let mut response = (status, Body::from_stream(stream::try_unfold((file, length), next_chunk))).into_response();
@@ -156,14 +156,14 @@ pub(super) async fn download(
     Ok(response)
 }
 
-/// Delete a recording here
+/// Delete a recording
 ///
-/// What an archive has already is not touched.
+/// A copy in the archive is not affected.
 #[utoipa::path(delete, path = "/v1/recordings/{recording_id}", tag = "recordings",
     params(("recording_id" = String, Path)), responses(
-        (status = 204, description = "It is gone"),
+        (status = 204, description = "Deleted"),
         (status = 404, description = "`recording_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`recording_in_progress`: it still grows", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`recording_in_progress`: it is still being recorded", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`: the folder cannot be used", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn remove(
@@ -178,17 +178,17 @@ pub(super) async fn remove(
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "recording_in_progress",
-            "the recording still grows: stop it first",
+            "the recording is in progress: stop it first",
         ));
     }
     tokio::fs::remove_file(&path).await.map_err(|error| match error.kind() {
         ErrorKind::NotFound => not_found(),
         _ => unreadable(&error),
     })?;
-    // It waits for the archive no longer. Usually there is none.
+    // Removes it from the upload queue. Usually it is not in there.
     let _ = tokio::fs::remove_file(beside(".upload")).await;
     api.options.store.recording_deleted(id.as_str());
-    info!(api.key = caller.id(), recording.id = %id, "recording {id} is deleted with the key {}", caller.id());
+    info!(api.key = caller.id(), recording.id = %id, "recording {id} deleted with the key {}", caller.id());
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -229,7 +229,7 @@ fn view(record: RecordingRecord, is_kept_here: bool) -> RecordingView {
     }
 }
 
-/// A link is nothing that we have written.
+/// A link is never a recording of ours.
 async fn open(path: &FilePath) -> Result<(File, u64), ApiError> {
     let is_file = tokio::fs::symlink_metadata(path).await.is_ok_and(|metadata| metadata.is_file());
     if !is_file {
@@ -268,7 +268,7 @@ fn not_found() -> ApiError {
 }
 
 fn unreadable(error: &io::Error) -> ApiError {
-    warn!("the recordings folder cannot be read: {error}");
+    warn!("cannot read the recordings folder: {error}");
     ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "recording_unavailable",

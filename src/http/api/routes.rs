@@ -1,4 +1,4 @@
-//! `/v1/routes`: where callers are put through to, without what is secret.
+//! `/v1/routes`: the configured routes, without secrets.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::agent::AgentTarget;
 use crate::http::error::{ApiError, Problem};
 use crate::routes::Route;
 
-/// Routes, by name.
+/// Routes, sorted by name.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RoutePage {
     routes: Vec<RouteView>,
-    /// Ask for `after` this name to get the next page; null on the last.
+    /// `after` of the next page; null on the last page.
     next: Option<String>,
 }
 
-/// One route as configured. Headers and parameters are not shown: they may be secret.
+/// One configured route. Headers and parameters are not shown, because they may be secret.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RouteView {
     name: String,
-    /// The numbers whose callers take it, by Meta's ids.
+    /// The numbers that use it, by Meta's ids.
     phone_number_ids: Vec<String>,
     agent: TargetView,
     /// Tried in this order when the agent refuses or is lost.
@@ -35,13 +35,13 @@ pub(super) struct RouteView {
     dialect: &'static str,
     /// `pcm_s16le` or `opus`
     encoding: &'static str,
-    /// Hz towards and from the agent.
+    /// Hz, in both directions.
     sample_rate: u32,
     /// `when_agent_ready`, `at_once` or `on_command`
     answer: &'static str,
     ringback: String,
     hold: String,
-    /// Whether its prompts begin again when they have ended.
+    /// Whether its prompts repeat.
     #[serde(rename = "loop")]
     repeat: bool,
     record: bool,
@@ -51,23 +51,23 @@ pub(super) struct RouteView {
     profile: &'static str,
 }
 
-/// Whom a caller can be put through to.
+/// A target of a call.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum TargetView {
     /// A voice bot.
     Websocket {
-        /// Without credentials and query.
+        /// The URL without credentials and query.
         url: String,
     },
-    /// Prompts, then we hang up.
+    /// Prompts; the call ends after the last one.
     Prompts {
-        /// By name, in their order.
+        /// Their names, in order.
         prompts: Vec<String>,
     },
 }
 
-/// The routes
+/// List the routes
 #[utoipa::path(get, path = "/v1/routes", tag = "routes", params(PageQuery), responses(
     (status = 200, description = "A page of the routes, by name", body = RoutePage),
     (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),

@@ -1,4 +1,4 @@
-//! The connections of the moment: how many there may be, what each waits for, and which gives way.
+//! The open connections: how many are allowed, what each waits for, and which gives way.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use crate::address::AddressRange;
 use crate::config::http::Limits;
 use crate::http::client_address::home_of;
 
-/// A client that has just connected is about to send its request, and is not sent away for that.
+/// A client that has just connected is about to send its request and is not evicted.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// All connections of one kind.
 pub(super) struct Connections {
     most: usize,
     most_of_an_address: usize,
-    /// Whose connections are counted in all only.
+    /// Addresses with no limit of their own.
     proxies: Vec<AddressRange>,
     open: Mutex<Open>,
 }
@@ -33,7 +33,7 @@ pub(super) enum NoRoom {
 }
 
 impl NoRoom {
-    /// For metrics.
+    /// The metric's label.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::InAll => "connections",
@@ -59,13 +59,13 @@ impl Connections {
         })
     }
 
-    /// Counted in all only.
+    /// Not limited per address.
     pub(super) fn of_any_address(most: usize) -> Arc<Self> {
         Arc::new(Self { most, most_of_an_address: most, proxies: Vec::new(), open: Mutex::default() })
     }
 
-    /// A seat for a new connection, whose first head is to be there within `head_within`. If need be, one that only waits
-    /// gives way to it.
+    /// A place for a new connection, whose first head must arrive within `head_within`. If necessary, a connection that only
+    /// waits is evicted.
     pub(super) fn admit(self: &Arc<Self>, from: IpAddr, head_within: Duration, now: Instant) -> Result<Seat, NoRoom> {
         let mut open = self.open();
         let is_proxy = self.proxies.iter().any(|range| range.contains(from));
@@ -84,7 +84,7 @@ impl Connections {
         Ok(Seat { connections: self.clone(), id, connection })
     }
 
-    /// Ends the one that has waited longest, if one waits.
+    /// Evicts the connection that has waited longest, if one waits.
     pub(super) fn evict(&self, now: Instant) {
         self.open().evict(|_| true, now);
     }
@@ -100,8 +100,8 @@ impl Open {
         self.connections.values().filter(|connection| which(connection)).count()
     }
 
-    /// Strangers go first: a proxy may be about to send a webhook on a connection that it keeps open. While the first to go
-    /// has only just come, nobody goes.
+    /// Unknown clients go first: a proxy may be about to send a webhook on a connection that it keeps open. If the first
+    /// candidate has only just connected, nothing is evicted.
     fn evict(&mut self, which: impl Fn(&Connection) -> bool, now: Instant) -> bool {
         let waiting =
             self.connections.iter().filter(|(_, connection)| which(connection)).filter_map(|(id, connection)| {
@@ -121,7 +121,7 @@ impl Open {
     }
 }
 
-/// The place of one connection, free again when it is dropped.
+/// The place of one connection, freed on drop.
 pub(super) struct Seat {
     connections: Arc<Connections>,
     id: u64,
@@ -140,23 +140,23 @@ impl Drop for Seat {
     }
 }
 
-/// One connection, as its handlers may look at it.
+/// One connection, as handlers see it.
 pub(crate) struct Connection {
-    /// The other end: a client, or the proxy in front of it.
+    /// The remote end: a client, or the proxy in front of it.
     pub(crate) from: IpAddr,
     home: IpAddr,
     state: Mutex<State>,
-    /// A wait has begun, or the connection is evicted.
+    /// Notified when a wait begins or the connection is evicted.
     changed: Notify,
 }
 
 #[derive(Clone, Copy)]
 struct State {
-    /// None while it is busy.
+    /// None while a request is in progress.
     waits: Option<Wait>,
-    /// It has shown an API key or a signature of Meta's.
+    /// Whether it has presented an API key or a signature of Meta's.
     is_known: bool,
-    /// Another one has its place.
+    /// Whether another connection has taken its place.
     is_evicted: bool,
 }
 
@@ -165,9 +165,9 @@ struct State {
 struct Wait {
     since: Instant,
     until: Instant,
-    /// None before the socket has been read and had nothing.
+    /// None before the socket has been read and was empty.
     gives_way_from: Option<Instant>,
-    /// Whether the head has begun.
+    /// Whether the first byte of the head has arrived.
     has_begun: bool,
 }
 
@@ -178,31 +178,31 @@ impl Connection {
         Self { from, home: home_of(from), state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// The client has shown who it is, so it no longer counts for its address.
+    /// The client is authenticated, so its address's limit no longer counts it.
     pub(crate) fn is_now_known(&self) {
         self.state().is_known = true;
     }
 
-    /// A request is being answered.
+    /// A request is in progress.
     pub(super) fn is_busy(&self) {
         self.state().waits = None;
     }
 
-    /// The answer is out, and the next request may begin for so long.
+    /// The response is sent; the next request must begin within this time.
     pub(super) fn is_idle(&self, idle_timeout: Duration, now: Instant) {
         self.state().waits =
             Some(Wait { since: now, until: now + idle_timeout, gives_way_from: Some(now), has_begun: false });
         self.changed.notify_one();
     }
 
-    /// There was nothing to read.
+    /// The socket was empty.
     pub(super) fn has_read_nothing(&self, now: Instant) {
         if let Some(wait) = self.state().waits.as_mut() {
             wait.gives_way_from.get_or_insert(now + GRACE);
         }
     }
 
-    /// Something has come. After a rest it is the beginning of a head.
+    /// Bytes have arrived. After an idle period they begin a head.
     pub(super) fn has_read(&self, head_timeout: Duration, now: Instant) {
         if let Some(wait) = self.state().waits.as_mut().filter(|wait| !wait.has_begun) {
             (wait.has_begun, wait.until) = (true, now + head_timeout);
@@ -210,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// Comes when the client has been waited for in vain, or another connection has this one's place.
+    /// Completes when a deadline has passed or the connection is evicted.
     pub(super) async fn is_over(&self) {
         loop {
             let state = *self.state();
@@ -230,7 +230,7 @@ impl Connection {
         }
     }
 
-    /// Until when the client is waited for; None while it is not its turn.
+    /// The deadline of the present wait; None while the client is not waited for.
     fn waits_until(&self) -> Option<Instant> {
         self.state().waits.map(|wait| wait.until)
     }
@@ -258,14 +258,14 @@ mod tests {
         Connections::new(&limits, vec!["10.0.0.0/8".parse().unwrap()])
     }
 
-    /// A connection that has nothing to read since then.
+    /// A connection whose socket has been empty since then.
     fn admit(connections: &Arc<Connections>, from: &str, now: Instant) -> Result<Seat, NoRoom> {
         let seat = connections.admit(from.parse().unwrap(), HEAD, now)?;
         seat.connection.has_read_nothing(now);
         Ok(seat)
     }
 
-    /// A connection whose request is being answered.
+    /// A connection with a request in progress.
     fn busy(connections: &Arc<Connections>, from: &str) -> Result<Seat, NoRoom> {
         let seat = admit(connections, from, Instant::now() + HEAD)?;
         seat.connection.is_busy();

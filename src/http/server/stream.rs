@@ -1,4 +1,4 @@
-//! The bytes of one connection, with a deadline on everything that waits for the client.
+//! The bytes of one connection, with a deadline on every wait for the client.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,16 +19,16 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::connections::{Connection, Seat};
 use crate::config::http::Limits;
 
-/// Of a body that is refused: the largest webhook that Meta sends and more. A longer one is cut off.
+/// How much of a refused body is drained: more than Meta's largest webhook. A longer one is cut off.
 const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
-/// A socket that tells its connection of what comes, and fails with `TimedOut` when the client does not read. It holds the connection's seat, so that a WebSocket,
-/// which goes on with it, is counted as well.
+/// A socket that reports arriving bytes to its connection, and fails with `TimedOut` when the client does not read. It holds
+/// the connection's place, so that a WebSocket that takes the socket over is counted too.
 pub(super) struct TimedStream {
     stream: TcpStream,
     connection: Arc<Connection>,
     limits: Arc<Limits>,
-    /// Of the next bytes that the client takes.
+    /// For the client to read the next bytes.
     write: Deadline,
     _seat: Seat,
 }
@@ -39,7 +39,7 @@ impl TimedStream {
         Self { stream, connection, limits, write: Deadline::default(), _seat: seat }
     }
 
-    /// What a write came to. One that waits has until `write_timeout` after it began to wait.
+    /// Applies `write_timeout`, counted from the moment a write began to block.
     fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.write.clear();
@@ -91,17 +91,17 @@ impl AsyncWrite for TimedStream {
     }
 }
 
-/// The body of a request, which fails when nothing of it comes for too long.
+/// The body of a request; it fails when no bytes arrive for too long.
 pub(super) struct RequestBody {
     /// None once it is dropped.
     body: Option<Incoming>,
     timeout: Duration,
     deadline: Deadline,
-    /// Takes what is not read.
+    /// Receives the unread rest.
     rest: Option<oneshot::Sender<Incoming>>,
 }
 
-/// What a request's handler did not read of its body.
+/// The rest of a body that its handler did not read.
 pub(super) struct UnreadBody {
     rest: oneshot::Receiver<Incoming>,
     timeout: Duration,
@@ -116,10 +116,10 @@ impl RequestBody {
 }
 
 impl UnreadBody {
-    /// Reads it, within bounds, while the answer leaves. A client that is still sending would get a reset instead of the
-    /// answer if the socket were closed on unread bytes (RFC 9112 §9.6).
+    /// Drains it, within bounds, while the response leaves. A client that is still sending would get a reset instead of the
+    /// response if the socket were closed on unread bytes (RFC 9112 §9.6).
     pub(super) async fn discard(mut self) {
-        // The handler has read it all, or has passed it on.
+        // The handler has read all of it, or handed it on.
         let Ok(mut rest) = self.rest.try_recv() else { return };
         let mut bytes = 0;
         let read = async {
@@ -130,7 +130,7 @@ impl UnreadBody {
                 }
             }
         };
-        // A client that is slower than that has had its answer for long.
+        // A slower client has had its response long ago.
         let _ = timeout(self.timeout, read).await;
     }
 }
@@ -167,13 +167,13 @@ impl Drop for RequestBody {
         if let (Some(body), Some(rest)) = (self.body.take(), self.rest.take())
             && !body.is_end_stream()
         {
-            // Nobody waits for it when the request has been given up.
+            // There is no receiver once the request is cancelled.
             let _ = rest.send(body);
         }
     }
 }
 
-/// The body of a response. When it is out, the connection waits for its next request.
+/// The body of a response. Once it is sent, the connection waits for its next request.
 pub(super) struct ResponseBody {
     body: Body,
     connection: Arc<Connection>,
@@ -212,11 +212,11 @@ impl Drop for ResponseBody {
     }
 }
 
-/// A deadline that is set anew again and again.
+/// A deadline that is reset often.
 #[derive(Default)]
 struct Deadline {
     at: Option<Instant>,
-    /// Kept from one to the next.
+    /// The timer, reused.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -225,7 +225,7 @@ impl Deadline {
         self.at = None;
     }
 
-    /// Ready this long after the first of these polls since the last `clear`.
+    /// Ready this long after the first poll since the last `clear`.
     fn poll_within(&mut self, within: Duration, context: &mut Context<'_>) -> Poll<()> {
         let until = *self.at.get_or_insert_with(|| Instant::now() + within);
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));

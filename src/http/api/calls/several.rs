@@ -1,4 +1,4 @@
-//! `POST /v1/calls/{call_id}/actions`: several actions in one request, as a decision webhook would answer them.
+//! `POST /v1/calls/{call_id}/actions`: several actions in one request, in the form that a decision webhook answers.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::call::refusal::{Refusal, RefusalCode};
 use crate::calls::decision_webhook::MAX_ACTIONS;
 use crate::http::error::{ApiError, Problem};
 
-/// Actions to do in their order.
+/// Actions to perform in order.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it stands in the document only")]
+#[expect(dead_code, reason = "used by the OpenAPI document only")]
 pub(in crate::http::api) struct Actions {
-    /// Each has its `action` beside what the action needs; 16 at most.
+    /// Each has its `action` and the action's fields; at most 16.
     #[schema(max_items = 16, value_type = Vec<Object>, example = json!([{ "action": "play", "prompts": ["beep"] }, { "action": "start_recording" }]))]
     actions: Vec<Value>,
     /// Kept with the call.
@@ -28,33 +28,33 @@ pub(in crate::http::api) struct Actions {
     client_state: Option<String>,
 }
 
-/// What became of each action that was tried.
+/// The outcome of each action that was attempted.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http::api) struct Results {
     results: Vec<ActionResult>,
 }
 
-/// What became of one.
+/// The outcome of one action.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http::api) struct ActionResult {
     action: String,
     ok: bool,
-    /// The ids of what was begun.
+    /// Ids of what was begun.
     #[schema(value_type = Option<Object>)]
     data: Value,
-    /// Why it was not done; nothing after it was tried.
+    /// Why it was refused; the actions after it were not attempted.
     code: Option<&'static str>,
     /// What to do about it.
     message: Option<String>,
 }
 
-/// Ask a live call to do several things
+/// Perform several actions on a live call
 ///
-/// They are done in their order, and none after one that is refused.
+/// They are performed in order, up to the first that is refused.
 #[utoipa::path(post, path = "/v1/calls/{call_id}/actions", tag = "calls", params(("call_id" = String, Path)),
     request_body(content = Actions, content_type = "application/json"),
     responses(
-        (status = 200, description = "What became of each", body = Results),
+        (status = 200, description = "The outcome of each", body = Results),
         (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`call_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`call_ended`", body = Problem, content_type = "application/problem+json"),
@@ -72,14 +72,14 @@ pub(in crate::http::api) async fn act(
     let mut client_state = body.remove("client_state");
     let mut results = Vec::with_capacity(actions.len());
     for (action, mut needs) in actions {
-        // It comes with the first, so that all of them tell of it.
+        // Set with the first, so that the events of all actions carry it.
         if let Some(client_state) = client_state.take() {
             needs.insert("client_state".to_owned(), client_state);
         }
         let done = perform(&api.options, caller.hosts(), &call_id, &action, needs).await;
         let ok = done.is_ok();
         results.push(match done {
-            // Nothing at all could be asked of it.
+            // Not even the first action could be attempted.
             Err(refusal)
                 if results.is_empty()
                     && [RefusalCode::CallNotFound, RefusalCode::CallEnded].contains(&refusal.code) =>
@@ -99,7 +99,7 @@ pub(in crate::http::api) async fn act(
     Ok(Json(Results { results }))
 }
 
-/// The name of an action, and what it needs.
+/// The names of the actions with their fields.
 type Action = (String, Map<String, Value>);
 
 fn read(actions: Option<Value>) -> Result<Vec<Action>, Refusal> {

@@ -1,4 +1,4 @@
-//! A call as the API shows it: one shape from its first moment to long after its end.
+//! A call as the API shows it: one shape for live and past calls.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,59 +12,59 @@ use crate::calls::snapshot::CallSnapshot;
 use crate::store::CallRecord;
 use crate::whatsapp::webhook::Direction;
 
-/// Over, but not yet everywhere: Meta is told, or the disk closes a recording. After a crash, a call that the next start
-/// has not come to.
+/// The state of a call that is being ended at Meta or whose recording is being closed. After a crash, also of a call that the
+/// next start has not ended yet.
 pub(super) const ENDING: &str = "ending";
 
 /// One call, live or past.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http::api) struct CallView {
-    /// Ours; sorts by the time the call began.
+    /// Our id; sorts by the start of the call.
     #[schema(example = "call_01k0000000000000000000000")]
     pub(super) id: String,
     /// Meta's id. It contains the caller's number.
     wacid: Option<String>,
-    /// `answering`, `ringing`, `accepting`, `talking`, for a moment `ending`, and `ended`.
+    /// `answering`, `ringing`, `accepting`, `talking`, briefly `ending`, and `ended`.
     state: &'static str,
     /// `user_initiated` or `business_initiated`.
     direction: &'static str,
     from: CallerView,
     to: NumberView,
-    /// The route by its name.
+    /// Name of the route.
     route: String,
-    /// What the app keeps with the call: the last `client_state` given with an action.
+    /// The last `client_state` given with an action.
     client_state: Option<String>,
-    /// The place, among the route's agent and fallbacks, of the agent that joined last; null while there is none.
+    /// Index of the agent that joined last, among the route's agent and fallbacks; null if none has joined.
     agent_attempt: Option<usize>,
-    /// When Meta's webhook came: RFC 3339, UTC.
+    /// Arrival of Meta's webhook: RFC 3339, UTC.
     began_at: String,
-    /// When Meta confirmed our accept.
+    /// Meta's confirmation of our accept: RFC 3339, UTC.
     accepted_at: Option<String>,
-    /// Null while it lives.
+    /// End of the call: RFC 3339, UTC; null while it is live.
     ended_at: Option<String>,
-    /// From its beginning until now, or its end.
+    /// From the start until now, or until its end.
     duration_ms: u64,
-    /// From accept until now, or its end; null before.
+    /// From accept until now, or until its end; null before accept.
     talked_ms: Option<u64>,
-    /// When each stage was reached, in milliseconds from the webhook; null for those that were not.
+    /// Milliseconds from the webhook to each stage; null for stages that were not reached.
     #[schema(value_type = Option<Object>)]
     stages: Value,
     /// Ids of its recordings.
     recordings: Vec<String>,
-    /// Why it ended; null while it lives, as everything below.
+    /// Why it ended; null while it is live, like all fields below.
     reason: Option<String>,
-    /// Whose fault it was: `nobody`, `caller`, `agent`, `meta`, `operator` or `patchcord`.
+    /// Who caused it: `nobody`, `caller`, `agent`, `meta`, `operator` or `patchcord`.
     fault: Option<String>,
-    /// `caller`, `agent`, `app`, `meta` or `patchcord`.
+    /// Who hung up: `caller`, `agent`, `app`, `meta` or `patchcord`.
     hung_up_by: Option<String>,
     /// Meta's error code, where one ended the call.
     meta_error_code: Option<i64>,
-    /// Counts and quality of its sound.
+    /// Counters and quality of the audio.
     #[schema(value_type = Option<Object>)]
     sound: Value,
 }
 
-/// Who calls. Each part may be missing.
+/// The caller. Each field may be null.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 pub(super) struct CallerView {
     /// The phone number in digits.
@@ -74,28 +74,28 @@ pub(super) struct CallerView {
     name: Option<String>,
 }
 
-/// The number that is called.
+/// The called number.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NumberView {
     /// Meta's id of the number.
     phone_number_id: String,
-    /// As people write it.
+    /// The number as people write it.
     display_phone_number: Option<String>,
 }
 
-/// The word for how a live call stands.
+/// The name of a live call's state.
 pub(super) fn state_of(live: &CallSnapshot) -> &'static str {
-    // Its end is told when its record has it.
+    // `ended` is shown once the record has the end.
     if live.status.state == "ended" { ENDING } else { live.status.state }
 }
 
-/// Whether all that can be said of it is known without a look at its record.
+/// Whether the live state suffices, without the record.
 pub(super) fn is_complete(live: &CallSnapshot) -> bool {
     state_of(live) != ENDING
 }
 
 impl CallView {
-    /// What is known of it together; None if nothing is.
+    /// Combines record and live state; None if there is neither.
     pub(super) fn of(record: Option<CallRecord>, live: Option<CallSnapshot>) -> Option<Self> {
         match (record, live) {
             (record, Some(live)) if record.as_ref().is_none_or(|record| record.ended_at.is_none()) => {
@@ -176,7 +176,7 @@ impl CallView {
     }
 }
 
-/// The stages are counted by a clock that nobody sets.
+/// The stages are measured by a monotonic clock.
 fn accepted_at(began_at: SystemTime, stages: &Value) -> Option<SystemTime> {
     let after_ms = stages["accepted_ms"].as_f64()?;
     Some(began_at + Duration::from_secs_f64(after_ms.max(0.0) / 1e3))

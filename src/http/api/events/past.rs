@@ -1,4 +1,4 @@
-//! The events that a reader has missed: from the store, up to those that happen now, without a gap and none twice.
+//! The events that a reader has missed: from the store up to the live ones, without a gap or a duplicate.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -9,25 +9,25 @@ use super::super::stored;
 use crate::http::error::ApiError;
 use crate::store::{Store, StoreError, StoredEvent};
 
-/// Events read at once.
+/// Events in one page.
 const PAGE: usize = 256;
-/// For one page, and for what was told before it to be written.
+/// Deadline for one page, and for earlier events to be written.
 const READ_WITHIN: Duration = Duration::from_secs(5);
-/// Ids remembered of what was told from the store: as many events as can wait for a reader.
+/// Ids of events sent from the store that are remembered: as many as can wait for a reader.
 const REMEMBERED: usize = 4096;
 
-/// The way from an event in the past to those that happen now.
+/// The transition from a past event to the live ones.
 ///
-/// First the store is read to its end. Then the reader listens to what happens now, and what was told before that
-/// moment is read as soon as it is written. What comes both ways is known by its id.
+/// First the store is read to its end. Then the reader subscribes to live events, and events published before that
+/// moment are read as soon as they are written. An event that arrives both ways is recognised by its id.
 pub(super) struct Past {
     store: Store,
     position: i64,
-    /// What happens now waits for the reader already.
+    /// Whether live events already queue for the reader.
     pub(super) is_joined: bool,
 }
 
-/// What was told from the store and may come again.
+/// Events sent from the store that may also arrive live.
 #[derive(Default)]
 pub(super) struct Told {
     ids: HashSet<String>,
@@ -35,13 +35,13 @@ pub(super) struct Told {
 }
 
 impl Past {
-    /// From the event after this one.
+    /// From the event after this one on.
     pub(super) async fn after(store: &Store, id: &str) -> Result<Self, ApiError> {
         let ulid = id.strip_prefix("evt_").filter(|ulid| ulid::Ulid::from_string(ulid).is_ok());
         ulid.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "invalid_after", "after: give the id of an event"))?;
         let mut position = stored(store.event_position(id)).await?;
         if position.is_none() {
-            // It may have been told before it was written.
+            // It may have been sent live before it was written.
             stored(store.flush()).await?;
             position = stored(store.event_position(id)).await?;
         }
@@ -49,13 +49,13 @@ impl Past {
             ApiError::new(
                 StatusCode::GONE,
                 "event_not_kept",
-                "this event is not kept, or not any more: read the calls anew, and open this without after",
+                "this event has expired or does not exist: read the calls again, and open this without after",
             )
         })?;
         Ok(Self { store: store.clone(), position, is_joined: false })
     }
 
-    /// The next events; fewer than a whole page are the last. To be asked again after being cancelled.
+    /// The next page; one that is not full is the last. Cancel-safe.
     pub(super) async fn read(&self) -> Result<Vec<StoredEvent>, StoreError> {
         let read = async {
             if self.is_joined {
@@ -66,7 +66,7 @@ impl Past {
         tokio::time::timeout(READ_WITHIN, read).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
-    /// Moves on behind this page; says whether there is more.
+    /// Moves on past this page; whether there is more.
     pub(super) fn passed(&mut self, page: &[StoredEvent]) -> bool {
         self.position = page.last().map_or(self.position, |last| last.position);
         page.len() == PAGE
@@ -84,7 +84,7 @@ impl Told {
         self.order.push_back(id);
     }
 
-    /// Whether this one was told; each comes again once at the most.
+    /// Whether this event was sent already; each arrives again at most once.
     pub(super) fn take(&mut self, id: &str) -> bool {
         self.ids.remove(id)
     }
