@@ -1,7 +1,7 @@
-//! What must outlive the process, in one SQLite file: call records, recordings, events to deliver, idempotency keys.
+//! Data that outlives the process, in one SQLite file: call records, recordings, events to deliver, idempotency keys.
 //!
-//! [`Store`] is a handle. One thread owns the connection that writes and commits what waits as a group; a second
-//! connection reads and never makes the writer wait. Nothing here makes a call wait for the disk, except
+//! [`Store`] is a handle. One thread owns the writing connection and commits waiting writes in groups; a second
+//! connection reads and never blocks the writer. No call waits for the disk, except in
 //! [`Written::confirmed`], which has a deadline. While the file cannot be written (a full disk), calls go on and
 //! their records wait in memory, bounded by [`StoreOptions::most_waiting`].
 
@@ -42,27 +42,27 @@ use calls::Unwritten;
 use delivery_clock::DeliveryClock;
 use writer::{InTrouble, Job, Load, Queue, Writer};
 
-/// Deliveries given up or put back in one go, so that no call's write waits for long.
+/// Deliveries given up or replayed in one batch, so that no call's write waits for long.
 const MOVED_AT_ONCE: usize = 1000;
 
-/// Where the store is, and its bounds.
+/// The store's file and bounds.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The SQLite file; `-wal`, `-shm` and `.lock` stand beside it.
+    /// The SQLite file; `-wal`, `-shm` and `.lock` are beside it.
     pub path: PathBuf,
-    /// Who gets events. Each event stored from now on is to be delivered to each of them that takes its kind.
+    /// The receivers of events. Every event stored from now on is delivered to each endpoint that takes its kind.
     pub endpoints: Vec<Endpoint>,
-    /// Writes that may wait for the disk. Over it events are refused; calls' own records may be twice as many.
+    /// Writes that may wait for the disk. Beyond it events are refused; call records may use twice as much.
     pub most_waiting: usize,
-    /// Their bytes, likewise.
+    /// The same bound in bytes.
     pub most_waiting_bytes: usize,
-    /// How often a file that cannot be written is tried again.
+    /// Time between attempts while the file cannot be written.
     pub retry_every: Duration,
-    /// What is deleted when.
+    /// How long records are kept.
     pub retention: Retention,
-    /// While less is free on the file's disk, the store is low; 0 for no floor.
+    /// The floor of free space on the file's disk, in bytes: below it the store is low; 0 for no floor.
     pub min_free_bytes: u64,
-    /// How that is found.
+    /// How free space is measured.
     pub free_bytes: FreeBytes,
 }
 
@@ -82,19 +82,19 @@ impl StoreOptions {
     }
 }
 
-/// Why the store did not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Too much waits already: this was not taken, and will not be written.
+    /// The queue is full: this write was not accepted.
     #[error("the store's queue is full")]
     Full,
-    /// The file cannot be written at present. A call's record is written later; anything else is not.
+    /// The file cannot be written at present. A call's record is written later, anything else is not.
     #[error("the store cannot be written at present")]
     Unwritable,
     /// It may be written later, but not within the deadline.
     #[error("the store did not write in time")]
     TimedOut,
-    /// SQLite says that it can never be written, which the log explains.
+    /// SQLite rejects the write for good; the log says why.
     #[error("the store refuses this record")]
     Refused,
     /// The file cannot be read.
@@ -105,7 +105,7 @@ pub enum StoreError {
     Closed,
 }
 
-/// A handle to the store; clones lead to the same one.
+/// A handle to the store; clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<Shared>);
 
@@ -113,19 +113,19 @@ struct Shared {
     queue: Queue,
     reader: Arc<Mutex<Connection>>,
     endpoints: Arc<[Endpoint]>,
-    /// The last call of the process before.
+    /// Position of the last call of the previous process.
     unfinished_up_to: i64,
     positions: watch::Sender<i64>,
     unwritten: Arc<Unwritten>,
     delivery_clock: Mutex<DeliveryClock>,
-    /// Added to our clock in ms, as if somebody had set it.
+    /// An offset of our clock in ms, for tests.
     #[cfg(test)]
     clock_set_by: std::sync::atomic::AtomicI64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Store {
-    /// Opens or creates the file, brings it to today's schema and starts the thread. Blocks; call it at the start.
+    /// Opens or creates the file, migrates it to the current schema and starts the thread. Blocking; call it at the start.
     pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let StoreOptions { path, endpoints, most_waiting, most_waiting_bytes, retry_every, retention, .. } = options;
         let schema::Opened { writer: connection, reader, lock } = schema::open(&path)?;
@@ -159,7 +159,7 @@ impl Store {
         })))
     }
 
-    /// Writes all that waits and ends the thread. Whoever writes later gets [`StoreError::Closed`].
+    /// Writes everything that waits and ends the thread. Later writes get [`StoreError::Closed`].
     pub async fn close(&self) {
         self.0.queue.close();
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -169,18 +169,18 @@ impl Store {
         }
     }
 
-    /// Writes what is known of a call by now. Never waits; what finds no room is counted and logged.
+    /// Writes the present record of a call. Never waits; a full queue is counted and logged.
     pub fn call_updated(&self, call: CallRecord) {
         let (bytes, call) = (call.size_bytes(), Arc::new(call));
         let saved = call.clone();
         let job = Job::new(bytes, move |connection| calls::save(connection, &saved));
-        // The queue has counted and told it.
+        // The queue has counted and logged it.
         let _ = self.save(job, &call);
     }
 
-    /// Writes the call's record with its end, and the event that tells of it: after a sudden end both are there or
-    /// neither. The first ending written stays. The write is confirmed once it would survive a loss of power, and nobody
-    /// is told of the end before: after a loss of power the next process would tell of another.
+    /// Writes the call's record with its end, and the `call.ended` event, atomically. The first end written stays. The write is
+    /// confirmed once it would survive a power failure; the end is not published before, because after a power failure the next
+    /// process would publish a different one.
     pub fn call_ended(&self, call: CallRecord, event: EventRecord, deadline: Duration) -> Written {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
         let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));
@@ -191,10 +191,10 @@ impl Store {
             outbox::add_event(connection, &event, &endpoints, now)
         });
         let sent = self.save(job.durable().news(), &call);
-        arrivals::confirmation(sent, answer, deadline, "the end of a call is told before it is on disk")
+        arrivals::confirmation(sent, answer, deadline, "the end of a call is published before it is on disk")
     }
 
-    /// From now on the record is found, wherever it stands.
+    /// From now on reads find the record, in memory or in the file.
     fn save(&self, job: Job, call: &Arc<CallRecord>) -> Result<(), StoreError> {
         let unwritten = self.0.unwritten.clone();
         unwritten.insert(call);
@@ -203,7 +203,7 @@ impl Store {
         sent.inspect_err(|_| self.0.unwritten.remove(call))
     }
 
-    /// Stores an event and what is to be delivered of it. Never waits; on an error the event is not stored.
+    /// Stores an event and its deliveries. Never waits; on an error the event is not stored.
     /// The same event again, or a second `call.ended` of a call, changes nothing.
     pub fn event(&self, event: EventRecord) -> Result<(), StoreError> {
         let (bytes, endpoints, now) = (event.size_bytes(), self.0.endpoints.clone(), self.delivery_ms());
@@ -211,12 +211,12 @@ impl Store {
         self.0.queue.send(job.news(), Queue::USUAL_SHARE)
     }
 
-    /// Whether some endpoint takes [`FORWARD`].
+    /// Whether an endpoint takes [`FORWARD`].
     pub fn forwards(&self) -> bool {
         self.0.endpoints.iter().any(|endpoint| endpoint.kinds.take(FORWARD))
     }
 
-    /// Stores a webhook of Meta's to hand on to every endpoint that takes [`FORWARD`]; returns once it would survive
+    /// Stores one of Meta's webhooks for every endpoint that takes [`FORWARD`]; returns once it would survive
     /// the end of the process. After [`StoreError::TimedOut`] it may still be written. The same id again changes nothing.
     pub async fn forward(&self, forward: Forward, deadline: Duration) -> Result<(), StoreError> {
         let endpoints = self.0.endpoints.clone();
@@ -229,34 +229,34 @@ impl Store {
         tokio::time::timeout(deadline, answered(answer)).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
-    /// Claims an idempotency key of the API key `key_id` for a request, of which the digest stands for its contents.
+    /// Claims an idempotency key of the API key `key_id` for the request with this digest.
     pub async fn idempotent(&self, key_id: &str, key: &str, request_digest: [u8; 32]) -> Result<Claim, StoreError> {
         let (key_id, key, now) = (key_id.to_owned(), key.to_owned(), now_ms());
         self.ask(InTrouble::Refuse, move |connection| keys::claim(connection, &key_id, &key, &request_digest, now))
             .await
     }
 
-    /// Remembers the answer of a request whose [`Claim`] was new, for 24 h. Answer after it.
+    /// Keeps the response of a request whose [`Claim`] was new, for 24 h. Respond after it.
     pub async fn remember(&self, key_id: &str, key: &str, status: u16, body: &[u8]) -> Result<(), StoreError> {
         let (key_id, key, body) = (key_id.to_owned(), key.to_owned(), body.to_owned());
         self.ask(InTrouble::KeepAndTell, move |connection| keys::remember(connection, &key_id, &key, status, &body))
             .await
     }
 
-    /// Gives a new claim back: the request failed in a way that may be tried again.
+    /// Releases a new claim: the request failed and may be retried.
     pub async fn forget(&self, key_id: &str, key: &str) -> Result<(), StoreError> {
         let (key_id, key) = (key_id.to_owned(), key.to_owned());
         self.ask(InTrouble::KeepAndTell, move |connection| keys::forget(connection, &key_id, &key)).await
     }
 
-    /// Calls that the process before left without an end, oldest first, from the one behind `after` on. Calls that began
-    /// since are never among them.
+    /// Calls that the previous process left without an end, oldest first, after the call `after`. Calls that began
+    /// since then are never among them.
     pub async fn unfinished_calls(&self, after: Option<&str>, limit: usize) -> Result<Vec<CallRecord>, StoreError> {
         let (after, up_to) = (after.map(str::to_owned), self.0.unfinished_up_to);
         self.read(move |connection| calls::unfinished(connection, after.as_deref(), up_to, limit)).await
     }
 
-    /// One call by our own id, also before its record is in the file.
+    /// One call by our id, also while its record is not in the file yet.
     pub async fn call(&self, call_id: &str) -> Result<Option<CallRecord>, StoreError> {
         if let Some(call) = self.0.unwritten.get(call_id) {
             return Ok(Some(call));
@@ -265,38 +265,38 @@ impl Store {
         self.read(move |connection| calls::one(connection, &call_id)).await
     }
 
-    /// Some calls, newest first, also those whose records are not in the file yet.
+    /// A page of calls, newest first, including those whose records are not in the file yet.
     pub async fn calls(&self, filter: CallFilter) -> Result<Vec<CallRecord>, StoreError> {
-        // A call that is live in the file may have its end among these.
+        // The end of a call that is live in the file may be among these.
         let unwritten = self.0.unwritten.shown(&CallFilter { state: None, ..filter.clone() });
         let in_file = CallFilter { limit: filter.limit + unwritten.len(), ..filter.clone() };
         let written = self.read(move |connection| calls::page(connection, &in_file)).await?;
         Ok(calls::merged(unwritten, written, &filter))
     }
 
-    /// Up to `limit` events after a position, oldest first; forwarded webhooks are not among them.
+    /// Up to `limit` events after a position, oldest first, without forwarded webhooks.
     pub async fn events_after(&self, position: i64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         self.read(move |connection| outbox::events_after(connection, position, limit)).await
     }
 
-    /// Where an event stands, by its id; `None` if it was never stored or is too old.
+    /// The position of an event, by its id; `None` if it was never stored or has expired.
     pub async fn event_position(&self, id: &str) -> Result<Option<i64>, StoreError> {
         let id = id.to_owned();
         self.read(move |connection| outbox::position_of(connection, &id)).await
     }
 
-    /// The position of the last event committed. Changes with every group of events, so a listener waits on it and
+    /// The position of the last committed event. It changes with every group of events, so a listener waits on it and
     /// then reads [`Store::events_after`].
     pub fn last_position(&self) -> watch::Receiver<i64> {
         self.0.positions.subscribe()
     }
 
-    /// Deliveries that were given up, oldest first.
+    /// Dead letters, oldest first.
     pub async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(move |connection| outbox::dead_letters(connection, &filter)).await
     }
 
-    /// Puts dead letters of configured endpoints back to be delivered; says how many.
+    /// Queues dead letters of configured endpoints for delivery again; gives their number.
     pub async fn replay(&self, which: Replay) -> Result<usize, StoreError> {
         let mut sum = 0;
         loop {
@@ -312,23 +312,23 @@ impl Store {
         }
     }
 
-    /// How many deliveries wait at an endpoint, those being tried included.
+    /// Number of deliveries that wait for an endpoint, including those in flight.
     pub async fn pending(&self, endpoint: &str) -> Result<usize, StoreError> {
         let endpoint = endpoint.to_owned();
         self.read(move |connection| outbox::pending(connection, &endpoint)).await
     }
 
-    /// How many writes wait for the disk.
+    /// Number of writes that wait for the disk.
     pub fn waiting(&self) -> usize {
         self.0.queue.waiting()
     }
 
-    /// Returns once all that was given before is committed, however long the file cannot be written.
+    /// Returns once all earlier writes are committed, however long the file cannot be written.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.ask(InTrouble::Keep, |_| Ok(())).await
     }
 
-    /// What is due at an endpoint, at most one of each call, and when the next is if nothing is.
+    /// The due deliveries of an endpoint, at most one for each call, and the time of the next one.
     pub(crate) async fn due(
         &self,
         endpoint: &str,
@@ -343,19 +343,19 @@ impl Store {
         .await
     }
 
-    /// Notes what became of a try; returns once it is committed, so that the call's next event can follow.
+    /// Stores the outcome of an attempt; returns once committed, so that the call's next event can follow.
     pub(crate) async fn settle(&self, endpoint: &str, position: i64, settlement: Settlement) -> Result<(), StoreError> {
         let endpoint = endpoint.to_owned();
         self.ask(InTrouble::Keep, move |connection| outbox::settle(connection, &endpoint, position, &settlement)).await
     }
 
-    /// Makes all that waits at an endpoint due now.
+    /// Makes everything that waits for an endpoint due now.
     pub(crate) async fn hurry(&self, endpoint: &str, now: i64) -> Result<(), StoreError> {
         let endpoint = endpoint.to_owned();
         self.ask(InTrouble::Refuse, move |connection| outbox::hurry(connection, &endpoint, now)).await
     }
 
-    /// The time by which deliveries are due, in ms since 1970: within a process it never goes back.
+    /// The clock of deliveries, in ms since 1970: it never goes back within a process.
     pub(crate) fn delivery_ms(&self) -> i64 {
         let wall = now_ms();
         #[cfg(test)]
@@ -363,19 +363,19 @@ impl Store {
         self.0.delivery_clock.lock().unwrap_or_else(PoisonError::into_inner).read(wall, Instant::now())
     }
 
-    /// As if somebody set our clock, by so many ms.
+    /// Shifts our clock by so many ms.
     #[cfg(test)]
     pub(crate) fn set_clock_by(&self, ms: i64) {
         self.0.clock_set_by.store(ms, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Makes due now what is due later than `latest`, which no backoff explains: our clock was set back since.
+    /// Makes due now what is due after `latest`: no backoff is that long, so our clock was set back since.
     pub(crate) async fn bring_near(&self, endpoint: &str, now: i64, latest: i64) -> Result<(), StoreError> {
         let endpoint = endpoint.to_owned();
         self.ask(InTrouble::Refuse, move |connection| outbox::bring_near(connection, &endpoint, now, latest)).await
     }
 
-    /// Gives up what has waited at an endpoint since before `queued_before`; says how many.
+    /// Gives up deliveries that have waited for an endpoint since before `queued_before`; gives their number.
     pub(crate) async fn give_up(&self, endpoint: &str, queued_before: i64, error: &str) -> Result<usize, StoreError> {
         let mut sum = 0;
         loop {
@@ -391,12 +391,12 @@ impl Store {
         }
     }
 
-    /// For how long the file cannot be written by now; `None` while it can.
+    /// How long the file has been unwritable; `None` while it can be written.
     pub fn failing_for(&self) -> Option<Duration> {
         self.0.queue.failing_for()
     }
 
-    /// Whether less than the floor is free on the file's disk. What is written uses up the rest.
+    /// Whether less than the floor is free on the file's disk. The space below it is for writes of live calls.
     pub fn is_low(&self) -> bool {
         self.0.queue.is_low()
     }
@@ -407,7 +407,7 @@ impl Store {
         run: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (job, answer) = Job::asking(1024, in_trouble, run);
-        // Settlements make room, so they may use what calls may.
+        // Settlements make room, so they may use the calls' share.
         let share = if in_trouble == InTrouble::Keep { Queue::CALLS_SHARE } else { Queue::USUAL_SHARE };
         self.0.queue.send(job, share)?;
         answered(answer).await
@@ -440,13 +440,13 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result
     answer.await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// What the process before left half done.
+/// Cleans up what the previous process left unfinished.
 fn take_over(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<()> {
     keys::forget_unanswered(connection)?;
     terminations::hurry(connection, now_ms())?;
     let dead = outbox::forget_other_endpoints(connection, endpoints)?;
     if dead > 0 {
-        warn!("{dead} deliveries wait for endpoints that are no longer configured: they are dead letters now");
+        warn!("{dead} deliveries to endpoints that are no longer configured are dead letters now");
     }
     Ok(())
 }
@@ -455,12 +455,12 @@ pub(crate) fn now_ms() -> i64 {
     ms_of(SystemTime::now())
 }
 
-/// The time as the file keeps it, so that it reads the same from memory.
+/// The time with the file's precision, so that it reads the same from memory and file.
 pub(crate) fn whole_ms(at: SystemTime) -> SystemTime {
     at_of(ms_of(at))
 }
 
-/// Milliseconds since 1970; a time before is 0.
+/// Milliseconds since 1970; 0 for an earlier time.
 fn ms_of(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -1,7 +1,7 @@
-//! Calls that have just come in: their first record with the offer, and the ids of all calls seen in the last day.
+//! New calls: their first record with the offer, and the ids of all calls seen in the last day.
 //!
-//! An offer is kept only until Meta has an answer or the call is over: with it the next process can still answer the
-//! call. The ids stand as digests, because an id contains the caller's number.
+//! An offer is kept only until Meta has an answer or the call is over: with it the next process can answer the
+//! call. Ids are stored as digests, because an id contains the caller's number.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use tracing::warn;
 use super::writer::{InTrouble, Job, Queue};
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, now_ms, outbox, terminations};
 
-/// How long the store knows that a call was seen: longer than Meta repeats a webhook that had no answer.
+/// How long a call's id is kept: longer than Meta retries a webhook.
 pub(super) const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What stands for Meta's id of a call.
+/// The digest of Meta's id of a call, stored in its place.
 pub type WacidDigest = [u8; 16];
 
-/// The digest of Meta's id of a call.
+/// Computes the digest of Meta's id of a call.
 pub fn wacid_digest(wacid: &str) -> WacidDigest {
     let mut digest = WacidDigest::default();
     digest.copy_from_slice(&Sha256::digest(wacid)[..16]);
     digest
 }
 
-/// A call that has just come in. It is written whole or not at all.
+/// A new call. It is written atomically.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     /// Its first record.
     pub call: CallRecord,
-    /// What it takes to answer it later; `None` for a call that is refused.
+    /// The offer, for a later answer; `None` for a call that is refused.
     pub offer: Option<String>,
     /// Its `call.incoming`.
     pub incoming: EventRecord,
 }
 
-/// A call of the process before that Meta has no answer to, as far as is known.
+/// A call of the previous process to which Meta has no answer, as far as is known.
 pub struct Unanswered {
     /// Its record.
     pub call: CallRecord,
-    /// What it takes to answer it.
+    /// The offer.
     pub offer: String,
     /// Its `call.incoming`.
     pub incoming: EventRecord,
@@ -53,18 +53,18 @@ pub struct Unanswered {
     pub sequence: u64,
 }
 
-/// A write under way. Clones wait for the same write.
+/// A pending write. Clones wait for the same write.
 #[derive(Clone)]
 pub struct Written(Shared<BoxFuture<'static, Result<(), StoreError>>>);
 
 impl Written {
-    /// Nothing is under way.
+    /// A write that is already done.
     pub fn already() -> Self {
         Self(async { Ok(()) }.boxed().shared())
     }
 
-    /// Returns once the write would survive the end of the process. An error comes at the deadline, or at once while
-    /// the file cannot be written; what was to be written follows as soon as possible.
+    /// Returns once the write would survive the end of the process. It fails at the deadline, or at once while
+    /// the file cannot be written; the data is then written as soon as possible.
     pub async fn confirmed(&self) -> Result<(), StoreError> {
         self.0.clone().await
     }
@@ -77,7 +77,7 @@ impl fmt::Debug for Written {
 }
 
 impl Store {
-    /// Notes that a call began. The write is confirmed once it would survive a loss of power.
+    /// Stores a new call. The write is confirmed once it would survive a power failure.
     pub fn call_began(&self, arrival: Arrival, deadline: Duration) -> Written {
         let Arrival { call, offer, incoming } = arrival;
         let bytes = call.size_bytes() + offer.as_ref().map_or(0, String::len) + incoming.size_bytes();
@@ -90,11 +90,10 @@ impl Store {
             outbox::add_event(connection, &incoming, &endpoints, due_at)
         });
         let sent = self.save(job.durable().news(), &call);
-        confirmation(sent, answer, deadline, "a call goes on without a record on disk")
+        confirmation(sent, answer, deadline, "a call goes on before its record is on disk")
     }
 
-    /// Notes that Meta says a call is over, whether it was seen before or not. Its offer is of no use any more, and Meta
-    /// need not be told.
+    /// Stores that Meta ended a call, seen before or not. Its offer and its pending termination are deleted.
     pub fn call_terminated(&self, wacid: &str, deadline: Duration) -> Written {
         let (digest, wacid, now) = (wacid_digest(wacid), wacid.to_owned(), now_ms());
         let (job, answer) = Job::asking(512, InTrouble::KeepAndTell, move |connection| {
@@ -104,24 +103,24 @@ impl Store {
             Ok(())
         });
         let sent = self.0.queue.send(job, Queue::CALLS_SHARE);
-        confirmation(sent, answer, deadline, "the end of a call is not noted on disk")
+        confirmation(sent, answer, deadline, "the end of a call is not stored yet")
     }
 
-    /// Notes that Meta has our answer: the next process cannot give another. Never waits.
+    /// Stores that Meta has our answer: the next process cannot give another. Never waits.
     pub fn call_answered(&self, call_id: &str) {
         let call_id = call_id.to_owned();
         let job = Job::new(256, move |connection| forget_offer(connection, &call_id));
-        // The queue has counted and told it.
+        // The queue has counted and logged it.
         let _ = self.0.queue.send(job, Queue::CALLS_SHARE);
     }
 
-    /// Calls of the process before that have neither an answer nor an end, oldest first.
+    /// Calls of the previous process with neither an answer nor an end, oldest first.
     pub async fn unanswered_calls(&self, limit: usize) -> Result<Vec<Unanswered>, StoreError> {
         let up_to = self.0.unfinished_up_to;
         self.read(move |connection| unanswered(connection, up_to, limit)).await
     }
 
-    /// The calls seen within the last day, at most `limit`, the newest first, and when each was seen.
+    /// The calls seen in the last day, at most `limit`, newest first, each with its time.
     pub async fn seen_calls(&self, limit: usize) -> Result<Vec<(WacidDigest, SystemTime)>, StoreError> {
         let since = ms_of(SystemTime::now() - SEEN_FOR);
         self.read(move |connection| {
@@ -173,7 +172,7 @@ fn see(connection: &Connection, digest: &WacidDigest, now: i64) -> rusqlite::Res
     Ok(())
 }
 
-/// Once Meta has an answer, and at the call's end.
+/// Called once Meta has an answer, and at the call's end.
 pub(super) fn forget_offer(connection: &Connection, call_id: &str) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM offers WHERE call_id = ?1")?.execute([call_id])?;
     Ok(())

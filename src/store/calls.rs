@@ -1,4 +1,4 @@
-//! Call records: one row for each call, from its first moment to its end, and pages of them for the API.
+//! Call records: one row for each call, from its start to its end, and pages of them for the API.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::{Store, StoreError, at_of, ms_of};
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
 
-/// What is known of one call. `Debug` shows nothing personal.
+/// The record of one call. `Debug` shows nothing personal.
 #[derive(Clone, PartialEq)]
 pub struct CallRecord {
     /// Our own id.
@@ -21,19 +21,19 @@ pub struct CallRecord {
     pub wacid: Option<String>,
     /// The business number.
     pub phone_number_id: String,
-    /// The same as people write it.
+    /// The business number as people write it.
     pub display_phone_number: Option<String>,
     /// The route's name.
     pub route: String,
-    /// Who calls, as the events say it.
+    /// The caller, as in events.
     pub from: Value,
-    /// The app's own word for the call.
+    /// The app's `client_state`.
     pub client_state: Option<String>,
-    /// Meta's webhook came.
+    /// Arrival of Meta's webhook.
     pub began_at: SystemTime,
-    /// Meta confirmed our accept.
+    /// Meta's confirmation of our accept.
     pub accepted_at: Option<SystemTime>,
-    /// The call ended; `None` while it lives.
+    /// End of the call; `None` while it is live.
     pub ended_at: Option<SystemTime>,
     /// [`EndReason::name`](crate::call::end::EndReason::name).
     pub reason: Option<String>,
@@ -45,14 +45,14 @@ pub struct CallRecord {
     pub meta_error_code: Option<i64>,
     /// [`Stages::to_json`](crate::call::event::Stages::to_json).
     pub stages: Value,
-    /// Counts and quality of the sound, as `call.ended` carries them.
+    /// Counters and quality of the audio, as in `call.ended`.
     pub sound: Value,
     /// Ids of its recordings.
     pub recordings: Vec<String>,
 }
 
 impl CallRecord {
-    /// A call that begins.
+    /// The record of a new call.
     pub fn new(
         call_id: impl Into<String>,
         phone_number_id: impl Into<String>,
@@ -80,7 +80,7 @@ impl CallRecord {
         }
     }
 
-    /// Notes the call's end, which is now.
+    /// Sets the call's end, which is now.
     pub fn end(&mut self, reason: &EndReason, stages: &Stages, sound: &Value) {
         self.ended_at = Some(SystemTime::now());
         self.reason = Some(reason.name().to_owned());
@@ -91,16 +91,16 @@ impl CallRecord {
         self.sound = sound.clone();
     }
 
-    /// Roughly what it takes in memory, for the queue's bound.
+    /// Approximate size in memory, for the queue's bound.
     pub(super) fn size_bytes(&self) -> usize {
         let texts = [&self.wacid, &self.client_state].into_iter().flatten().map(String::len).sum::<usize>();
-        // Reason, stages and sound have some hundred bytes each.
+        // Reason, stages and figures have some hundred bytes each.
         texts + 2048
     }
 }
 
 impl Store {
-    /// The sequence number of the last event stored of a call; 0 when there is none.
+    /// The sequence number of the last stored event of a call; 0 if there is none.
     pub async fn last_sequence(&self, call_id: &str) -> Result<u64, StoreError> {
         let call_id = call_id.to_owned();
         self.read(move |connection| {
@@ -125,27 +125,27 @@ impl fmt::Debug for CallRecord {
     }
 }
 
-/// Which calls to show.
+/// Filter of a list of calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallFilter {
     /// Only live or only ended ones.
     pub state: Option<CallState>,
-    /// Only this business number's.
+    /// Only calls to this business number.
     pub phone_number_id: Option<String>,
-    /// Only this route's.
+    /// Only calls of this route.
     pub route: Option<String>,
     /// Only calls that began at this time or later.
     pub began_after: Option<SystemTime>,
     /// Only calls that began before this time.
     pub began_before: Option<SystemTime>,
-    /// Only calls before this one in the order of ids, which is that of their beginnings.
+    /// Only calls with a smaller id, that is, calls that began earlier.
     pub before: Option<String>,
-    /// How many at most.
+    /// The most entries.
     pub limit: usize,
 }
 
 impl CallFilter {
-    /// Whether it shows this call.
+    /// Whether the filter takes this call.
     fn shows(&self, call: &CallRecord) -> bool {
         let is_wanted = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
         let state = if call.ended_at.is_some() { CallState::Ended } else { CallState::Live };
@@ -158,7 +158,7 @@ impl CallFilter {
     }
 }
 
-/// Whether a call lives.
+/// Whether a call is live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallState {
     /// It has not ended.
@@ -167,8 +167,8 @@ pub enum CallState {
     Ended,
 }
 
-/// Calls whose newest record is on its way to the file. Whoever asks for a call that has just ended finds it here, also
-/// while the file cannot be written. Bounded as the queue is: each of them stands for a write that waits.
+/// Calls whose latest record is not in the file yet. A call that has just ended is found here, also
+/// while the file cannot be written. Bounded by the queue: each entry belongs to a waiting write.
 #[derive(Default)]
 pub(super) struct Unwritten(Mutex<HashMap<String, Arc<CallRecord>>>);
 
@@ -177,7 +177,7 @@ impl Unwritten {
         self.book().insert(call.call_id.clone(), call.clone());
     }
 
-    /// This very record needs no place here any more; a newer one stays.
+    /// Removes exactly this record; a newer one stays.
     pub(super) fn remove(&self, call: &Arc<CallRecord>) {
         let mut book = self.book();
         if book.get(&call.call_id).is_some_and(|newest| Arc::ptr_eq(newest, call)) {
@@ -194,14 +194,14 @@ impl Unwritten {
         book.values().filter(|call| filter.shows(call)).map(|call| CallRecord::clone(call)).collect()
     }
 
-    /// Held for a look-up only, and valid at every step.
+    /// Held for a look-up only; the map is valid at every step.
     fn book(&self) -> MutexGuard<'_, HashMap<String, Arc<CallRecord>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the filter shows, the newest first. Of a call that is in both, the one with the end counts: the file may be ahead
-/// of what was `unwritten` a moment ago, or behind it.
+/// Merges both lists under the filter, newest first. If a call is in both, the record with the end counts: the file may be
+/// ahead of `unwritten`, or behind it.
 pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, filter: &CallFilter) -> Vec<CallRecord> {
     for call in unwritten {
         match written.iter_mut().find(|known| known.call_id == call.call_id) {
@@ -218,10 +218,10 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
                        accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
-/// An id is made a moment before its call's beginning is noted, and the clock may be set between.
+/// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 
-/// Writes the whole record. A call ends once: the first ending stays, whatever is said later.
+/// Writes the whole record. A call ends once: the first end stays.
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
@@ -266,7 +266,7 @@ pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Op
     statement.query_row([call_id], read).optional()
 }
 
-/// Calls without an end among the first `up_to` positions and behind the call `after`, oldest first.
+/// Calls without an end up to the position `up_to` and after the call `after`, oldest first.
 pub(super) fn unfinished(
     connection: &Connection,
     after: Option<&str>,
@@ -285,12 +285,12 @@ pub(super) fn last_position(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(max(position), 0) FROM calls", [], |row| row.get(0))
 }
 
-/// Newest first, by ids. Ids hold the time, so they also bound how many rows a look at some hours passes over.
+/// Newest first, by id. Ids contain the time, so they also bound the rows scanned for a time range.
 pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Result<Vec<CallRecord>> {
-    // The words decide which index fits, so they stand in the text; all of them are ours.
+    // Inlined, because the values decide which index fits; all of them are our own.
     let (index, state) = match filter.state {
         None => ("", ""),
-        // Few calls live, and many have ended.
+        // Few calls are live, and many have ended.
         Some(CallState::Live) => ("INDEXED BY calls_unfinished", "AND ended_at IS NULL"),
         Some(CallState::Ended) => ("", "AND ended_at IS NOT NULL"),
     };
@@ -304,7 +304,7 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
     ))?;
     let first = filter.began_after.map(|after| first_id(after.checked_sub(ID_SLACK).unwrap_or(UNIX_EPOCH)));
     let last = filter.began_before.map(|before| first_id(before + ID_SLACK));
-    // No id begins with a letter beyond "call_".
+    // Greater than every id, which begins with "call_".
     let before = [filter.before.clone(), last].into_iter().flatten().min().unwrap_or_else(|| "d".to_owned());
     let rows = statement.query_map(
         named_params! {
@@ -321,7 +321,7 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
     rows.collect()
 }
 
-/// The least id that a call of this moment can have.
+/// The smallest id that a call of this moment can have.
 fn first_id(at: SystemTime) -> String {
     format!("call_{}", ulid::Ulid::from_parts(ms_of(at).unsigned_abs(), 0).to_string().to_lowercase())
 }

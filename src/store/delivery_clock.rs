@@ -1,23 +1,23 @@
-//! The clock by which deliveries are due: it follows ours forward, and never goes back.
+//! The clock of deliveries: it follows the wall clock forward and never goes back.
 
 use std::time::Instant;
 
-/// Deliveries are stamped with wall time, because they outlive the process. Were that clock set back, all that waits
-/// would wait for the jump as well. So here a clock that is set back goes on from where it was.
+/// Deliveries have wall-clock times, because they outlive the process. If the wall clock were set back, everything that
+/// waits would wait for the length of the jump too. So when the wall clock is set back, this one goes on from where it was.
 #[derive(Debug)]
 pub(super) struct DeliveryClock {
     read_at: Instant,
-    /// What it said then, in ms since 1970.
+    /// The reading at that instant, in ms since 1970.
     read_ms: i64,
 }
 
 impl DeliveryClock {
-    /// Begins with what our clock says now.
+    /// Starts at the present wall time.
     pub(super) fn new(wall_ms: i64, now: Instant) -> Self {
         Self { read_at: now, read_ms: wall_ms }
     }
 
-    /// The time in ms since 1970, when our clock says `wall_ms`.
+    /// The reading in ms since 1970, at the wall time `wall_ms`.
     pub(super) fn read(&mut self, wall_ms: i64, now: Instant) -> i64 {
         let passed = now.saturating_duration_since(self.read_at);
         let counted = self.read_ms.saturating_add(i64::try_from(passed.as_millis()).unwrap_or(i64::MAX));

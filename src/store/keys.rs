@@ -1,18 +1,18 @@
-//! Idempotency keys: the same request twice is done once, and answered twice alike.
+//! Idempotency keys: a repeated request is performed once and gets the same response.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// How long an answer is remembered.
+/// How long a response is kept.
 pub(super) const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What to do with a request that carries an idempotency key.
+/// What to do with a request that has an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The first of its kind: do it, then [`Store::remember`](super::Store::remember) the answer.
+    /// A new request: perform it, then [`Store::remember`](super::Store::remember) the response.
     New,
-    /// Done before: give this answer again.
+    /// A repeated request: give this response again.
     Replay {
         /// The HTTP status.
         status: u16,
@@ -21,11 +21,11 @@ pub enum Claim {
     },
     /// The key was used for a different request.
     Conflict,
-    /// The first one has no answer yet.
+    /// The first request is still in progress.
     InProgress,
 }
 
-/// Claims the key for a request, or says what became of it before.
+/// Claims the key for a request, or finds its earlier use.
 pub(super) fn claim(
     connection: &Connection,
     key_id: &str,
@@ -78,7 +78,7 @@ pub(super) fn forget(connection: &Connection, key_id: &str, key: &str) -> rusqli
     Ok(())
 }
 
-/// Whoever was to answer these has ended with the process before.
+/// Forgets requests that were in progress when the previous process ended.
 pub(super) fn forget_unanswered(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM idempotency_keys WHERE status IS NULL", []).map(drop)
 }

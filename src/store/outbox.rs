@@ -1,4 +1,4 @@
-//! Events in one global order, and for each webhook endpoint what is still to be delivered.
+//! Events in one global order, and the pending deliveries of each webhook endpoint.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use tracing::warn;
 
 use crate::call::event::CallEvent;
 
-/// Somewhere events are posted to, as the store knows it.
+/// A receiver of events, as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its identity across restarts.
+    /// Its name, which identifies it across restarts.
     pub name: String,
-    /// What it gets.
+    /// The kinds it receives.
     pub kinds: Kinds,
 }
 
-/// Which kinds of events an endpoint gets.
+/// The kinds of events that an endpoint receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kinds {
-    /// Every event, and no forwarded webhook.
+    /// Every event, but no forwarded webhooks.
     Events,
     /// Exact kinds such as `call.ended`, families such as `call.*`, and [`FORWARD`].
     Only(Vec<String>),
@@ -45,14 +45,14 @@ impl Kinds {
     }
 }
 
-/// One event as it is stored and sent: its bytes are made once and go out alike everywhere.
+/// One event as it is stored and sent: serialised once, so that all receivers get the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRecord {
     /// `evt_…`
     pub id: String,
     /// Whose event.
     pub call_id: String,
-    /// Counts the call's events from 1.
+    /// Number of the event within the call, from 1.
     pub sequence: u64,
     /// Such as `call.ended`.
     pub kind: String,
@@ -73,18 +73,18 @@ impl EventRecord {
         }
     }
 
-    /// Roughly what it takes in memory, for the queue's bound.
+    /// Approximate size in memory, for the queue's bound.
     pub(super) fn size_bytes(&self) -> usize {
         self.body.len() + 512
     }
 }
 
-/// A webhook of Meta's to hand on as it came, its signature included.
+/// A webhook of Meta's to forward unchanged, including its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
-    /// Our id of it, unique.
+    /// Our unique id of it.
     pub id: String,
-    /// Names and values to send along, such as `x-hub-signature-256`.
+    /// Headers to forward, such as `x-hub-signature-256`.
     pub headers: Vec<(String, String)>,
     /// The raw body.
     pub body: Arc<[u8]>,
@@ -93,7 +93,7 @@ pub struct Forward {
 /// One event of the global order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Grows with every event of any call; not without gaps.
+    /// Position in the global order of events; it may have gaps.
     pub position: i64,
     /// `evt_…`
     pub id: String,
@@ -105,7 +105,7 @@ pub struct StoredEvent {
     pub body: Arc<[u8]>,
 }
 
-/// Something to post now.
+/// A delivery that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The event's place in the global order.
@@ -114,49 +114,49 @@ pub struct Delivery {
     pub id: String,
     /// The event's kind.
     pub kind: String,
-    /// Extra headers; only forwarded webhooks have some.
+    /// Additional headers; only forwarded webhooks have them.
     pub headers: Vec<(String, String)>,
-    /// What is posted.
+    /// The body.
     pub body: Arc<[u8]>,
-    /// Tries so far.
+    /// Attempts so far.
     pub attempts: u32,
     /// When it was first to be delivered, in ms since 1970.
     pub queued_at: i64,
 }
 
-/// What became of one try.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// Acknowledged.
     Delivered,
-    /// To be tried again at this time, in ms since 1970.
+    /// To be retried.
     Again {
-        /// When.
+        /// Time of the next attempt, in ms since 1970.
         due_at: i64,
-        /// What went wrong, in words for an operator.
+        /// The error, for the operator.
         error: String,
     },
     /// Given up.
     Dead {
-        /// What went wrong at last.
+        /// The last error.
         error: String,
     },
 }
 
-/// A delivery that was given up.
+/// A dead delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The event's place in the global order.
+    /// The event's position in the global order.
     pub position: i64,
     /// The endpoint's name.
     pub endpoint: String,
     /// The event's id.
     pub id: String,
-    /// Whose event; none for a forwarded webhook.
+    /// The call of the event; None for a forwarded webhook.
     pub call_id: Option<String>,
     /// The event's kind.
     pub kind: String,
-    /// Tries made.
+    /// Number of attempts.
     pub attempts: u32,
     /// When it was first to be delivered.
     pub queued_at: SystemTime,
@@ -164,27 +164,27 @@ pub struct DeadLetter {
     pub error: String,
 }
 
-/// Which dead letters to show.
+/// Filter of a list of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Only this endpoint's.
     pub endpoint: Option<String>,
-    /// Only those behind this position and endpoint.
+    /// Only those after this position and endpoint.
     pub after: Option<(i64, String)>,
-    /// How many at most.
+    /// The most entries.
     pub limit: usize,
 }
 
-/// Which dead letters are tried again; all of them unless said otherwise.
+/// Which dead letters to replay; all of them by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replay {
-    /// Only at this endpoint.
+    /// Only those of this endpoint.
     pub endpoint: Option<String>,
-    /// Only of these events, by their ids.
+    /// Only these events, by id.
     pub events: Option<Vec<String>>,
 }
 
-/// Stores an event and its deliveries. The same event twice, or a second ending of a call, changes nothing.
+/// Stores an event and its deliveries. The same event again, or a second end of a call, changes nothing.
 pub(super) fn add_event(
     connection: &Connection,
     event: &EventRecord,
@@ -206,7 +206,7 @@ pub(super) fn add_event(
     add_deliveries(connection, &event.kind, &event.call_id, endpoints, now)
 }
 
-/// Stores a webhook to hand on. Meta's webhooks have no order among each other, so each is a lane of its own.
+/// Stores a webhook to forward. Meta's webhooks are unordered, so each is a lane of its own.
 pub(super) fn add_forward(
     connection: &Connection,
     forward: &Forward,
@@ -243,7 +243,7 @@ fn add_deliveries(
     Ok(())
 }
 
-/// Notes what became of a try, and lets the next of its lane go if this one is out of the way.
+/// Stores the outcome of an attempt, and makes the next delivery of its lane due if this one is finished.
 pub(super) fn settle(
     connection: &Connection,
     endpoint: &str,
@@ -253,7 +253,7 @@ pub(super) fn settle(
     let mut find =
         connection.prepare_cached("SELECT lane FROM deliveries WHERE endpoint = ?1 AND position = ?2 AND state > 0")?;
     let Some(lane) = find.query_row(params![endpoint, position], |row| row.get::<_, String>(0)).optional()? else {
-        // It was replayed meanwhile, behind another.
+        // It was replayed in the meantime, behind another delivery.
         return Ok(());
     };
     match settlement {
@@ -284,8 +284,8 @@ pub(super) fn settle(
     }
 }
 
-/// Makes the first that waits the next of its lane, unless one is already. A lane is short and an endpoint's rows are
-/// many, so the index is named: left alone, SQLite may walk all that is next at the endpoint.
+/// Makes the first waiting delivery the next of its lane, unless one is already. A lane is short and an endpoint's rows are
+/// many, so the index is named: otherwise SQLite may scan everything that is next for the endpoint.
 fn free_lane(connection: &Connection, endpoint: &str, lane: &str) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -299,7 +299,7 @@ fn free_lane(connection: &Connection, endpoint: &str, lane: &str) -> rusqlite::R
     Ok(())
 }
 
-/// Whatever waits at an endpoint is due now: it has just answered again after a long silence.
+/// Makes everything that waits for an endpoint due now: it has just answered again.
 pub(super) fn hurry(connection: &Connection, endpoint: &str, now: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE deliveries SET due_at = ?2 WHERE endpoint = ?1 AND state = 1 AND due_at > ?2")?
@@ -307,7 +307,7 @@ pub(super) fn hurry(connection: &Connection, endpoint: &str, now: i64) -> rusqli
     Ok(())
 }
 
-/// Whatever waits at an endpoint beyond `latest` is due now.
+/// Makes everything that waits for an endpoint until after `latest` due now.
 pub(super) fn bring_near(connection: &Connection, endpoint: &str, now: i64, latest: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE deliveries SET due_at = ?2 WHERE endpoint = ?1 AND state < 2 AND due_at > ?3")?
@@ -315,7 +315,7 @@ pub(super) fn bring_near(connection: &Connection, endpoint: &str, now: i64, late
     Ok(())
 }
 
-/// Gives up what has waited at an endpoint since before `queued_before`, at most `limit` of it; says how many.
+/// Gives up at most `limit` deliveries that have waited for an endpoint since before `queued_before`; gives their number.
 pub(super) fn give_up(
     connection: &Connection,
     endpoint: &str,
@@ -338,7 +338,7 @@ fn read_lane(row: &Row<'_>) -> rusqlite::Result<Lane> {
     Ok((row.get(0)?, row.get(1)?))
 }
 
-/// Frees the lane of each delivery that was put elsewhere; says how many deliveries these were.
+/// Frees the lane of each delivery that has left it; gives their number.
 fn free_lanes(
     connection: &Connection,
     changed: impl Iterator<Item = rusqlite::Result<Lane>>,
@@ -351,7 +351,7 @@ fn free_lanes(
     Ok(count)
 }
 
-/// Puts up to `limit` dead letters of these endpoints back; says how many.
+/// Queues up to `limit` dead letters of these endpoints again; gives their number.
 pub(super) fn replay(
     connection: &Connection,
     which: &Replay,
@@ -359,14 +359,14 @@ pub(super) fn replay(
     now: i64,
     limit: usize,
 ) -> rusqlite::Result<usize> {
-    // Nobody would take what is put back for an endpoint that is not configured.
+    // A delivery to an endpoint that is not configured would never be sent.
     let names = endpoints.iter().map(|endpoint| endpoint.name.as_str());
     let names: Vec<&str> = names.filter(|name| which.endpoint.as_ref().is_none_or(|only| only == name)).collect();
     let events = match which.events {
         Some(_) => "AND position IN (SELECT position FROM events WHERE id IN (SELECT value FROM json_each(:events)))",
         None => "AND :events IS NULL",
     };
-    // Behind what waits in their lane already, or as its next.
+    // At the end of their lane, or as its next.
     let mut revive = connection.prepare_cached(&format!(
         "UPDATE deliveries SET state = 0, attempts = 0, due_at = :now, queued_at = :now
          WHERE (endpoint, position) IN (SELECT endpoint, position FROM deliveries
@@ -386,7 +386,7 @@ fn json_text(texts: &impl serde::Serialize) -> String {
     serde_json::to_string(texts).unwrap_or_else(|_| "[]".to_owned())
 }
 
-/// What waits for endpoints that are no longer configured dies, and can be replayed once they are again.
+/// Deliveries to endpoints that are no longer configured become dead letters, to be replayed once they are configured again.
 pub(super) fn forget_other_endpoints(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Result<usize> {
     let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     connection.execute(
@@ -422,21 +422,21 @@ fn read_body(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<[u8]>> {
     Ok(row.get_ref(column)?.as_blob()?.into())
 }
 
-/// When something becomes due after `now`.
+/// Time at which the next delivery after `now` is due.
 pub(super) fn next_due(connection: &Connection, endpoint: &str, now: i64) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection
         .prepare_cached("SELECT min(due_at) FROM deliveries WHERE endpoint = ?1 AND state = 1 AND due_at > ?2")?;
     statement.query_row(params![endpoint, now], |row| row.get(0))
 }
 
-/// How many deliveries wait at an endpoint.
+/// Number of deliveries that wait for an endpoint.
 pub(super) fn pending(connection: &Connection, endpoint: &str) -> rusqlite::Result<usize> {
     let mut statement =
         connection.prepare_cached("SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state < 2")?;
     statement.query_row([endpoint], |row| row.get::<_, i64>(0)).map(|count| usize::try_from(count).unwrap_or(0))
 }
 
-/// In the order of their events.
+/// Dead letters in the order of their events.
 pub(super) fn dead_letters(connection: &Connection, filter: &DeadLetterFilter) -> rusqlite::Result<Vec<DeadLetter>> {
     let mut statement = connection.prepare_cached(
         "SELECT d.position, d.endpoint, e.id, e.call_id, e.kind, d.attempts, d.queued_at, coalesce(d.last_error, '')
@@ -477,7 +477,7 @@ pub(super) fn events_after(connection: &Connection, position: i64, limit: usize)
     statement.query_map(params![position, limit as i64], read)?.collect()
 }
 
-/// Where an event stands, by its id.
+/// The position of an event, by its id.
 pub(super) fn position_of(connection: &Connection, id: &str) -> rusqlite::Result<Option<i64>> {
     connection.prepare_cached("SELECT position FROM events WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
 }

@@ -1,4 +1,4 @@
-//! Recordings: whose they are and what became of them, from the first page on. The sound itself is a file elsewhere.
+//! Records of recordings: their call and their outcome. The audio is in files elsewhere.
 
 use std::time::SystemTime;
 
@@ -8,55 +8,55 @@ use super::writer::Job;
 use super::{Queue, Store, StoreError, at_of, ms_of};
 use crate::recordings::RecordingResult;
 
-/// What is known of one recording.
+/// The record of one recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordingRecord {
-    /// As in the file's name.
+    /// The id, as in the file's name.
     pub id: String,
-    /// Whose sound it is.
+    /// The recorded call.
     pub call_id: String,
-    /// When it began.
+    /// Start of the recording.
     pub began_at: SystemTime,
-    /// None while it grows.
+    /// None while it is being recorded.
     pub finished: Option<FinishedRecording>,
 }
 
-/// What became of a recording.
+/// The outcome of a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedRecording {
-    /// When its file was closed.
+    /// Time at which the file was closed.
     pub at: SystemTime,
-    /// The sound in it.
+    /// Length of the audio.
     pub duration_ms: u64,
-    /// The file.
+    /// Size of the file.
     pub size_bytes: u64,
-    /// Of the file, in hexadecimal; empty when there is no file.
+    /// SHA-256 of the file, in hexadecimal; empty if there is no file.
     pub sha256: String,
-    /// Nothing is missing.
+    /// Whether nothing is missing.
     pub complete: bool,
-    /// Why something is missing, for a person to read.
+    /// Why something is missing, for people.
     pub problem: Option<String>,
 }
 
-/// Which recordings to show.
+/// Filter of a list of recordings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordingFilter {
-    /// Only this call's.
+    /// Only recordings of this call.
     pub call_id: Option<String>,
-    /// Only recordings before this one in the order of ids, which is that of their beginnings.
+    /// Only recordings with a smaller id, that is, those that began earlier.
     pub before: Option<String>,
-    /// How many at most.
+    /// The most entries.
     pub limit: usize,
 }
 
 impl Store {
-    /// Notes that a call is recorded from now on. Never waits.
+    /// Stores the start of a recording. Never waits.
     pub fn recording_began(&self, id: &str, call_id: &str) {
         let (id, call_id, now) = (id.to_owned(), call_id.to_owned(), SystemTime::now());
         self.note(512, move |connection| began(connection, &id, &call_id, now));
     }
 
-    /// Notes what became of a recording. Never waits.
+    /// Stores the outcome of a recording. Never waits.
     pub fn recording_finished(&self, result: &RecordingResult) {
         let (result, now) = (result.clone(), SystemTime::now());
         self.note(1024, move |connection| finished(connection, &result, now));
@@ -70,13 +70,13 @@ impl Store {
         });
     }
 
-    /// Some recordings, the newest first.
+    /// A page of recordings, newest first.
     pub async fn recordings(&self, filter: RecordingFilter) -> Result<Vec<RecordingRecord>, StoreError> {
         self.read(move |connection| page(connection, &filter)).await
     }
 
     fn note(&self, bytes: usize, run: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) {
-        // The queue has counted and told what finds no room.
+        // The queue has counted and logged it.
         let _ = self.0.queue.send(Job::new(bytes, run), Queue::CALLS_SHARE);
     }
 }
@@ -116,7 +116,7 @@ fn page(connection: &Connection, filter: &RecordingFilter) -> rusqlite::Result<V
     let rows = statement.query_map(
         named_params! {
             ":call": filter.call_id,
-            // No id begins with a letter beyond "rec_".
+            // Greater than every id, which begins with "rec_".
             ":before": filter.before.as_deref().unwrap_or("s"),
             ":limit": filter.limit as i64,
         },

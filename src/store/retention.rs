@@ -1,4 +1,4 @@
-//! Deletes what is older than the operator wants to keep, in batches so small that no call's write waits for long.
+//! Deletes expired records, in batches so small that no call's write waits for long.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use rusqlite::{Connection, params};
 
 use super::{arrivals, keys};
 
-/// Rows of each table in one go: a few milliseconds.
+/// Rows of each table in one batch, which takes a few milliseconds.
 const BATCH: i64 = 200;
 
-/// How long things are kept.
+/// How long records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Call records, from the call's end, and what is known of recordings, from their beginning.
+    /// Call records, from the call's end, and records of recordings, from their start.
     pub calls: Duration,
-    /// Events and dead letters, from when they were stored. What still waits for delivery is kept.
+    /// Events and dead letters, from the time they were stored. Events that wait for delivery are kept.
     pub events: Duration,
-    /// How often it is looked at.
+    /// Time between two looks.
     pub every: Duration,
 }
 
@@ -27,7 +27,7 @@ impl Default for Retention {
     }
 }
 
-/// Deletes one batch; says how many rows, so 0 means that nothing old is left.
+/// Deletes one batch and gives the number of rows: 0 means that nothing expired is left.
 pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64) -> rusqlite::Result<usize> {
     let before = |kept: Duration| now.saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
     let transaction = connection.transaction()?;
@@ -68,7 +68,7 @@ fn clean_events(connection: &Connection, before: i64) -> rusqlite::Result<usize>
     Ok(positions.len())
 }
 
-/// The last place given in the global order of events, whether it still exists or not.
+/// The last position assigned in the global order of events, whether the event still exists or not.
 pub(super) fn last_position(connection: &Connection) -> rusqlite::Result<i64> {
     let mut statement =
         connection.prepare_cached("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)")?;

@@ -1,4 +1,4 @@
-//! The file itself: how it is opened, what its tables are, and how an older file becomes today's.
+//! The file: opening, tables and migrations.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::mem::ManuallyDrop;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
-/// Each step leads from the version of its index to the next. A step that was released is never changed.
+/// Each migration leads from the version of its index to the next. A released migration is never changed.
 pub(super) const MIGRATIONS: [&str; 6] =
     [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, TERMINATIONS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
-/// `deliveries` holds what is still to be done or has died; a delivery that succeeded is deleted. Its `state` is
-/// 0 behind another of its lane, 1 next of its lane, 2 dead. A lane is delivered in order; lanes do not wait for
-/// each other. Exactly one row of a lane that has waiting rows is next, so "what is due" is one step in an index.
+/// `deliveries` has pending and dead deliveries; one that succeeded is deleted. `state` is
+/// 0 behind another delivery of its lane, 1 next in its lane, 2 dead. A lane is delivered in order; lanes do not wait for
+/// each other. Exactly one row of a lane with waiting rows is next, so finding what is due is one step in an index.
 const CALLS_AND_EVENTS: &str = "
     CREATE TABLE calls (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -86,7 +86,7 @@ const IDEMPOTENCY_KEYS: &str = "
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (claimed_at);
 ";
 
-/// Lists go by `call_id`, which sorts as the calls began and means the same to whoever reads it.
+/// Lists use `call_id`, which sorts by the start of the calls and is public.
 const LISTS_OF_CALLS: &str = "
     ALTER TABLE calls ADD COLUMN display_phone_number TEXT;
     DROP INDEX calls_by_number;
@@ -94,7 +94,7 @@ const LISTS_OF_CALLS: &str = "
     CREATE INDEX calls_of_route ON calls (route, call_id);
 ";
 
-/// From `finished_at` on all is null while a recording grows.
+/// `finished_at` and all columns after it are null while a recording is in progress.
 const RECORDINGS: &str = "
     CREATE TABLE recordings (
         id TEXT PRIMARY KEY,
@@ -111,7 +111,7 @@ const RECORDINGS: &str = "
     CREATE INDEX recordings_by_age ON recordings (began_at);
 ";
 
-/// An offer stands here while its call has neither an answer nor an end. Meta's ids are digests: they hold the caller's
+/// Offers of calls with neither an answer nor an end. Meta's ids are stored as digests, because they contain the caller's
 /// number.
 const ARRIVALS: &str = "
     CREATE TABLE offers (
@@ -140,21 +140,21 @@ const TERMINATIONS: &str = "
     CREATE INDEX terminations_due ON terminations (due_at);
 ";
 
-/// Another connection of this process may hold the file for a moment, such as a backup.
+/// Another connection, such as a backup, may lock the file for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For the check of the file at the start, which reads some hundred MB a second. A start is not held up for longer.
+/// Deadline of the check at the start, which reads some hundred MB a second. A start takes no longer than this.
 const CHECKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Why the store cannot be opened. Each text is one line that says what to do.
+/// Why the store cannot be opened. Each text is one line with a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder is missing, the disk is full, or the rights do not suffice.
+    /// The folder is missing, the disk is full, or permissions are missing.
     #[error("the store {path} cannot be opened: {reason}; check that its folder exists and can be written to")]
     Unavailable {
         /// The file.
         path: PathBuf,
-        /// The system's or SQLite's words.
+        /// The error of the system or of SQLite.
         reason: String,
     },
     /// A later Patchcord wrote it.
@@ -165,12 +165,12 @@ pub enum OpenError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its schema's version.
+        /// Its schema version.
         found: i64,
         /// Ours.
         known: i64,
     },
-    /// It is no SQLite file, or a broken one.
+    /// Not an SQLite file, or a damaged one.
     #[error(
         "the store {path} is damaged ({reason}): move it away together with {path}-wal and {path}-shm, or put a \
          backup in its place, and start again"
@@ -178,7 +178,7 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// SQLite's words.
+        /// The error of SQLite.
         reason: String,
     },
     /// Two services would deliver everything twice.
@@ -189,14 +189,14 @@ pub enum OpenError {
     },
 }
 
-/// An open file of today's schema, ours alone for as long as `lock` lives.
+/// An open file with the current schema, exclusively ours while `lock` is held.
 pub(super) struct Opened {
     pub(super) writer: Connection,
     pub(super) reader: Connection,
     pub(super) lock: Lock,
 }
 
-/// Keeps others away for as long as it lives.
+/// The lock on the file.
 pub(super) struct Lock {
     _beside: File,
     _itself: Option<File>,
@@ -213,9 +213,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { writer, reader, lock })
 }
 
-/// Two locks, because one file has many names. A lock file stands beside the file that a symbolic link leads to. The
-/// file itself is locked as well (`flock`, which SQLite's own locks do not meet), for hard links and bind mounts; elsewhere
-/// than on Unix such a lock would keep SQLite away too.
+/// Two locks, because one file may have several names. A lock file is beside the target of a symbolic link. The
+/// file itself is locked too (`flock`, which does not interact with SQLite's locks), for hard links and bind mounts; except
+/// on other systems than Unix, where such a lock would exclude SQLite.
 fn lock(path: &Path) -> Result<Lock, OpenError> {
     let real = path.canonicalize().map_err(|error| unavailable(path, &error))?;
     let mut name = real.as_os_str().to_owned();
@@ -241,7 +241,7 @@ fn try_lock(path: &Path, file: &File) -> Result<(), OpenError> {
     })
 }
 
-/// The file holds phone numbers. SQLite gives its `-wal` and `-shm` the rights of the file itself.
+/// The file contains phone numbers. SQLite gives `-wal` and `-shm` the permissions of the file.
 fn create_for_us_alone(path: &Path) -> std::io::Result<()> {
     if path.exists() {
         return Ok(());
@@ -264,12 +264,12 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;
     connection.set_prepared_statement_cache_capacity(64);
     migrate(connection, usize::try_from(found).unwrap_or(0)).map_err(told)?;
-    // Reads the whole schema, so that a damaged one is told now and not at the first call.
+    // Reads the whole schema, so that damage is found now and not by the first call.
     connection.query_row("SELECT count(*) FROM calls WHERE position < 0", [], |_| Ok(())).map_err(told)?;
     check(connection, path)
 }
 
-/// Reads the whole file, so that damage inside of it is told now and not by the first call that meets it.
+/// Reads the whole file, so that damage is found now and not by the first call that meets it.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let interrupt = connection.get_interrupt_handle();
     let (done, is_done) = mpsc::channel::<()>();
@@ -280,20 +280,20 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     });
     let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     drop(done);
-    // It does nothing that could panic.
+    // The callback cannot panic.
     let _ = watch.join();
     match found {
         Ok(found) if found == "ok" => Ok(()),
         Ok(found) => Err(OpenError::Damaged { path: path.to_owned(), reason: found.replace('\n', ", ") }),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
-            info!("the store is large: as much of it as could be read in {CHECKED_WITHIN:?} is in order");
+            info!("the store is large: the part that was checked in {CHECKED_WITHIN:?} is intact");
             Ok(())
         }
         Err(error) => Err(told(path, &error)),
     }
 }
 
-/// All steps in one transaction: a file is of the old version or of the new one, whatever happens.
+/// All migrations in one transaction: the file has the old version or the new one, whatever happens.
 fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
     let missing = &MIGRATIONS[found.min(MIGRATIONS.len())..];
     if missing.is_empty() {
@@ -306,7 +306,7 @@ fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     transaction.commit()?;
     if found > 0 {
-        info!("the store was brought from schema {found} to {}", MIGRATIONS.len());
+        info!("the store was migrated from schema {found} to {}", MIGRATIONS.len());
     }
     Ok(())
 }
@@ -317,7 +317,7 @@ fn told(path: &Path, error: &rusqlite::Error) -> OpenError {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             OpenError::Damaged { path: path.to_owned(), reason }
         }
-        // A step that finds a table there already, or a table missing, meets a file that is not ours.
+        // A migration that finds an unexpected table, or misses one, has met a file that is not ours.
         Some(ErrorCode::Unknown) => OpenError::Damaged { path: path.to_owned(), reason },
         _ => OpenError::Unavailable { path: path.to_owned(), reason },
     }

@@ -70,7 +70,7 @@ impl Store {
         let (now, due_at) = (ms_of(SystemTime::now()), ms_of(due_at));
         let bytes = termination.wacid.len() + 512;
         let job = Job::new(bytes, move |connection| add(connection, &termination, now, due_at));
-        // The queue has counted and told it.
+        // The queue has counted and logged it.
         let _ = self.0.queue.send(job, Queue::CALLS_SHARE);
     }
 
@@ -81,7 +81,7 @@ impl Store {
             connection.prepare_cached("DELETE FROM terminations WHERE call_id = ?1")?.execute([&call_id])?;
             Ok(())
         });
-        // The queue has counted and told it; one more attempt then does no harm.
+        // The queue has counted and logged it; one more attempt then does no harm.
         let _ = self.0.queue.send(job, Queue::CALLS_SHARE);
     }
 
@@ -97,8 +97,8 @@ impl Store {
         .await
     }
 
-    /// All that are pending, with at most `limit` of those that are due. One that is due later than `longest_wait` from now is due
-    /// as well: the clock has been set back.
+    /// All that are pending, with at most `limit` of those that are due. One that is due later than `longest_wait` from
+    /// now is due as well: the clock has been set back.
     pub async fn terminations(&self, limit: usize, longest_wait: Duration) -> Result<TerminationQueue, StoreError> {
         let now = SystemTime::now();
         let (now, latest) = (ms_of(now), ms_of(now + longest_wait));
@@ -124,7 +124,7 @@ pub(super) fn forget(connection: &Connection, wacid: &str) -> rusqlite::Result<(
     Ok(())
 }
 
-/// Those that the process before has left are due at once.
+/// Those of the previous process are due at once.
 pub(super) fn hurry(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     connection.execute("UPDATE terminations SET due_at = ?1", [now]).map(drop)
 }

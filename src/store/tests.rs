@@ -17,7 +17,7 @@ use super::*;
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
 
-/// A folder of its own that goes with the test.
+/// A temporary folder, deleted on drop.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -46,7 +46,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left is in the system's temporary folder.
+        // Whatever remains is in the system's temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -63,7 +63,7 @@ fn call(number: u64) -> CallRecord {
     CallRecord::new(format!("call_{number:04}"), "200000000000002", "reception", time(1_000_000 + number))
 }
 
-/// Its `call.incoming` stands before all others of the call.
+/// Its `call.incoming` precedes all other events of the call.
 async fn began(store: &Store, call: CallRecord, within: Duration) -> Result<(), StoreError> {
     let incoming = event(&call.call_id, 0, "call.incoming");
     store.call_began(Arrival { call, offer: None, incoming }, within).confirmed().await
@@ -99,7 +99,7 @@ fn endpoint(name: &str) -> Endpoint {
     Endpoint { name: name.to_owned(), kinds: Kinds::Events }
 }
 
-/// Runs on the thread that writes, before all that waits there.
+/// Runs on the writing thread, before all waiting writes.
 async fn on_writer(store: &Store, run: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
     let (done, is_done) = oneshot::channel();
     store.0.queue.do_now(move |connection| {

@@ -1,8 +1,8 @@
-//! The one thread that writes: it takes what waits as a group, commits it at once, and keeps what cannot be written.
+//! The writing thread: it commits waiting writes in groups and keeps what cannot be written at present.
 //!
-//! A commit is on the disk's log when it returns. Groups are committed with `synchronous=NORMAL`: they survive
-//! the end of the process, however sudden, and cost no wait for the disk. A group in which somebody waits for
-//! durability is committed with `FULL`, which syncs the log, and with it every group before.
+//! A commit is in the write-ahead log when it returns. Groups are committed with `synchronous=NORMAL`: they survive
+//! the end of the process, however sudden, and do not wait for the disk. A group with a durable write
+//! is committed with `FULL`, which syncs the log, including all earlier groups.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,39 +23,39 @@ use crate::throttle::Throttle;
 
 /// Large enough that a commit's cost is shared, small enough that readers see news within milliseconds.
 const GROUP: usize = 512;
-/// How often the log says that the file still cannot be written.
+/// Time between log lines while the file cannot be written.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// One write, and whoever waits for it.
+/// One write, and the reply to its caller.
 pub(super) struct Job {
     work: Box<dyn Work>,
     bytes: usize,
-    /// Whether the commit must survive a loss of power.
+    /// Whether the commit must survive a power failure.
     is_durable: bool,
-    /// Whether deliverers and listeners have something new after it.
+    /// Whether it adds events for deliverers and listeners.
     is_news: bool,
     in_trouble: InTrouble,
 }
 
-/// What becomes of a write while the file cannot be written.
+/// What happens to a write while the file cannot be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum InTrouble {
-    /// It waits in memory, and so does whoever asked.
+    /// The write waits in memory, and the caller waits for it.
     Keep,
-    /// It waits in memory, but whoever asked is told at once.
+    /// The write waits in memory; the caller gets an error at once.
     KeepAndTell,
-    /// Whoever asked is told at once, and nothing is kept.
+    /// The write is dropped; the caller gets an error at once.
     Refuse,
 }
 
 impl Job {
-    /// A write nobody waits for.
+    /// A write without a reply.
     pub(super) fn new(bytes: usize, mut run: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) -> Self {
         let work = Asked { run: move |connection: &Connection| run(connection), answer: None, reply: None };
         Self { work: Box::new(work), bytes, is_durable: false, is_news: false, in_trouble: InTrouble::Keep }
     }
 
-    /// A write with an answer. `run` may run again after a failed commit, and only the last answer counts.
+    /// A write with a reply. `run` may run again after a failed commit; only the last result counts.
     pub(super) fn asking<T: Send + 'static>(
         bytes: usize,
         in_trouble: InTrouble,
@@ -74,7 +74,7 @@ impl Job {
         Self { is_news: true, ..self }
     }
 
-    /// What is done on the thread once it is committed, or will never be.
+    /// Adds a callback that runs on the thread once the write is committed or rejected for good.
     pub(super) fn then(self, done: impl FnOnce() + Send + 'static) -> Self {
         Self { work: Box::new(Followed { work: self.work, done: Some(done) }), ..self }
     }
@@ -82,7 +82,7 @@ impl Job {
 
 trait Work: Send {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
-    /// Called once it is committed, or will never be; before that perhaps with [`StoreError::Unwritable`].
+    /// Called once it is committed or rejected for good; possibly earlier with [`StoreError::Unwritable`].
     fn tell(&mut self, outcome: Result<(), StoreError>);
 }
 
@@ -101,7 +101,7 @@ impl<T: Send, Run: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for As
     fn tell(&mut self, outcome: Result<(), StoreError>) {
         let Some(reply) = self.reply.take() else { return };
         let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Refused));
-        // Whoever asked may have gone at its deadline.
+        // The caller may have given up at its deadline.
         let _ = reply.send(answer);
     }
 }
@@ -117,7 +117,7 @@ impl<Done: FnOnce() + Send> Work for Followed<Done> {
     }
 
     fn tell(&mut self, outcome: Result<(), StoreError>) {
-        // Whoever is told of trouble may be told before the write is done.
+        // An error may be reported before the write is done.
         if matches!(outcome, Ok(()) | Err(StoreError::Refused))
             && let Some(done) = self.done.take()
         {
@@ -127,8 +127,8 @@ impl<Done: FnOnce() + Send> Work for Followed<Done> {
     }
 }
 
-/// The way to the thread. Bounded by count and bytes over everything that is not committed yet, in the channel or
-/// kept because of trouble; the overflow answer is [`StoreError::Full`].
+/// The queue to the thread. Bounded by count and bytes of everything that is not committed yet, in the channel or
+/// kept back by a failure; on overflow a write gets [`StoreError::Full`].
 pub(super) struct Queue {
     jobs: Sender<Message>,
     load: Arc<Load>,
@@ -137,21 +137,21 @@ pub(super) struct Queue {
 enum Message {
     Job(Job),
     Close,
-    /// Done as soon as it is seen, outside of any group: how tests fill the disk and empty it again.
+    /// Run immediately, outside of any group: tests fill the disk and empty it this way.
     #[cfg(test)]
     Now(Box<dyn FnOnce(&Connection) + Send>),
 }
 
-/// What waits, and how much may.
+/// Waiting writes, and their bounds.
 pub(super) struct Load {
     pub(super) most_jobs: usize,
     pub(super) most_bytes: usize,
     jobs: AtomicUsize,
     bytes: AtomicUsize,
     is_full_told: AtomicBool,
-    /// Since when the file cannot be written.
+    /// Start of the present failure to write the file.
     failing_since: Mutex<Option<Instant>>,
-    /// Whether the disk has less free space than it must.
+    /// Whether less than the floor is free on the disk.
     is_low: AtomicBool,
 }
 
@@ -193,9 +193,9 @@ impl Load {
 }
 
 impl Queue {
-    /// What a call's own record may use beyond the bound of events: a call that is lost from the books is worse.
+    /// The share of call records, in multiples of the bound: a lost call is worse than a lost event.
     pub(super) const CALLS_SHARE: usize = 2;
-    /// What events and everything else may use.
+    /// The share of events and everything else.
     pub(super) const USUAL_SHARE: usize = 1;
 
     pub(super) fn send(&self, job: Job, share: usize) -> Result<(), StoreError> {
@@ -203,7 +203,7 @@ impl Queue {
         if !self.load.reserve(bytes, share) {
             metrics::counter!("patchcord_store_overflows_total").increment(1);
             if !self.load.is_full_told.swap(true, Ordering::AcqRel) {
-                error!("the store's queue is full: {} writes wait; newer ones are refused", self.load.most_jobs);
+                error!("the store's queue is full: {} writes wait; refusing new ones", self.load.most_jobs);
             }
             return Err(StoreError::Full);
         }
@@ -213,9 +213,9 @@ impl Queue {
         })
     }
 
-    /// What was sent before is still written.
+    /// Earlier writes are still written.
     pub(super) fn close(&self) {
-        // A thread that is gone is closed.
+        // The thread may have ended already.
         let _ = self.jobs.send(Message::Close);
     }
 
@@ -224,7 +224,7 @@ impl Queue {
         self.jobs.send(Message::Now(Box::new(run))).expect("the thread lives");
     }
 
-    /// For how long the file cannot be written.
+    /// How long the file has been unwritable.
     pub(super) fn failing_for(&self) -> Option<Duration> {
         self.load.failing_since().map(|since| since.elapsed())
     }
@@ -233,13 +233,13 @@ impl Queue {
         self.load.is_low.load(Ordering::Acquire)
     }
 
-    /// How many writes are not committed yet.
+    /// Number of writes that are not committed yet.
     pub(super) fn waiting(&self) -> usize {
         self.load.jobs.load(Ordering::Acquire)
     }
 }
 
-/// The thread's own state.
+/// The state of the thread.
 pub(super) struct Writer {
     connection: Connection,
     jobs: Receiver<Message>,
@@ -254,7 +254,7 @@ pub(super) struct Writer {
     positions: watch::Sender<i64>,
     is_full_sync: bool,
     is_closed: bool,
-    /// Held as long as the file is ours.
+    /// Held while the file is open.
     _lock: Lock,
 }
 
@@ -262,15 +262,15 @@ pub(super) struct Writer {
 struct Trouble {
     retry_at: Instant,
     reason: String,
-    /// When it was last logged.
+    /// Time of the last log line.
     told_at: Instant,
 }
 
 /// Why a group is not committed.
 enum Failed {
-    /// The file or its disk is at fault: the same writes can succeed later.
+    /// The file or its disk failed: the same writes can succeed later.
     File(String),
-    /// One of the writes can never succeed: our own mistake.
+    /// One of the writes can never succeed: a bug of ours.
     Write(String),
 }
 
@@ -304,12 +304,12 @@ impl Writer {
             retention,
             clean_at: Instant::now(),
             positions,
-            // As SQLite begins.
+            // SQLite's default.
             is_full_sync: true,
             is_closed: false,
             _lock: lock,
         };
-        // A service that starts on a low disk takes no call first.
+        // Before the first call, in case the disk is low at the start.
         writer.watch_disk();
         (writer, queue)
     }
@@ -326,15 +326,15 @@ impl Writer {
             self.clean();
         }
         if !self.waiting.is_empty() {
-            error!("{} records are lost: the store could not be written until the end", self.waiting.len());
+            error!("{} records are lost: the store could not be written before the end", self.waiting.len());
         }
-        // What stands in the log beside the file moves into it. Whoever copies the file then has all of it.
+        // Moves the write-ahead log into the file, so that a copy of the file is complete.
         if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            info!("the store's log stays beside it until the next start: {error}");
+            info!("the store's write-ahead log stays beside it until the next start: {error}");
         }
     }
 
-    /// Waits for something to do, and takes a group of what is there.
+    /// Waits for work and takes a group of it.
     fn collect(&mut self) {
         let wake_at = self.trouble.as_ref().map_or(self.clean_at, |trouble| trouble.retry_at);
         let wake_at = self.disk.look_at().map_or(wake_at, |look_at| wake_at.min(look_at));
@@ -398,7 +398,7 @@ impl Writer {
         }
     }
 
-    /// One write spoils its group; alone, it spoils only itself. What the file's trouble left undone comes back.
+    /// A write that fails would fail its whole group, so each is committed alone. Returns what a failing file left undone.
     fn write_one_by_one(&mut self, group: Vec<Job>) -> Result<(), (Vec<Job>, String)> {
         let mut jobs = group.into_iter();
         while let Some(job) = jobs.next() {
@@ -421,17 +421,17 @@ impl Writer {
             self.connection.pragma_update(None, "synchronous", if is_full_sync { "full" } else { "normal" })?;
             self.is_full_sync = is_full_sync;
         }
-        // Dropped without a commit, it rolls back.
+        // Rolls back if dropped without a commit.
         let transaction = self.connection.transaction()?;
         for job in group {
-            // A panic would end the thread, and with it every later write.
+            // An uncaught panic would end the thread and lose every later write.
             let done = catch_unwind(AssertUnwindSafe(|| job.work.run(&transaction)));
-            done.map_err(|_| Failed::Write("a mistake in Patchcord".to_owned()))??;
+            done.map_err(|_| Failed::Write("a panic".to_owned()))??;
         }
         Ok(transaction.commit()?)
     }
 
-    /// Writes what is there already, to see whether the file can be written again although nothing waits.
+    /// Rewrites an existing value to see whether the file can be written again, although nothing waits.
     fn probe(&mut self) {
         let rewrite = |connection: &Connection| {
             let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -446,7 +446,7 @@ impl Writer {
     fn committed(&mut self, group: Vec<Job>) {
         if self.trouble.take().is_some() {
             self.load.set_failing_since(None);
-            info!("the store can be written again; {} records that waited follow", group.len() + self.waiting.len());
+            info!("the store can be written again; writing {} waiting records", group.len() + self.waiting.len());
         }
         let has_news = group.iter().any(|job| job.is_news);
         for mut job in group {
@@ -470,7 +470,7 @@ impl Writer {
         let told_at = told_at.filter(|told_at| now.saturating_duration_since(*told_at) < TOLD_EVERY);
         if told_at.is_none() {
             error!(
-                "the store cannot be written, for {} by now: {reason}; calls go on, up to {} records are kept in memory \
+                "the store has been unwritable for {}: {reason}; calls go on, up to {} records are kept in memory \
                  and written when it works again",
                 shown(self.load.failing_since().unwrap_or(now).elapsed()),
                 self.load.most_jobs
@@ -480,7 +480,7 @@ impl Writer {
         self.turn_away();
     }
 
-    /// Answers those who must not wait for better times.
+    /// Fails the writes that must not wait for the file.
     fn turn_away(&mut self) {
         let load = &self.load;
         self.waiting.retain_mut(|job| {
@@ -495,17 +495,17 @@ impl Writer {
         });
     }
 
-    /// Our own mistake: the write can never succeed.
+    /// The write can never succeed: a bug of ours.
     fn refuse(&self, group: Vec<Job>, reason: &str) {
         for mut job in group {
             metrics::counter!("patchcord_store_refused_total").increment(1);
-            error!("a record is lost: the store refuses it: {reason}");
+            error!("bug: a record is lost, because SQLite rejects it: {reason}");
             self.load.release(job.bytes);
             job.work.tell(Err(StoreError::Refused));
         }
     }
 
-    /// Deletes a small batch of what is too old, between two groups.
+    /// Deletes a small batch of expired records between two groups.
     fn clean(&mut self) {
         let now = Instant::now();
         if now < self.clean_at || self.trouble.is_some() || self.is_closed {
@@ -513,10 +513,10 @@ impl Writer {
         }
         let wait = match retention::clean(&mut self.connection, &self.retention, super::now_ms()) {
             Ok(0) => self.retention.every,
-            // More may be too old; whoever writes comes first.
+            // More may have expired, but writes come first.
             Ok(_) => Duration::from_millis(20).min(self.retention.every),
             Err(error) => {
-                warn!("old records cannot be deleted: {error}");
+                warn!("cannot delete expired records: {error}");
                 self.retention.every
             }
         };
@@ -524,7 +524,7 @@ impl Writer {
     }
 }
 
-/// Whether the file or its disk is at fault, so that the same write can succeed later.
+/// Whether the file or its disk failed, so that the same write can succeed later.
 fn is_about_the_file(error: &rusqlite::Error) -> bool {
     use ErrorCode as Code;
     matches!(
