@@ -1,8 +1,8 @@
 //! Events of calls, posted to the app's webhooks as Standard Webhooks: signed, at least once, in order for each call.
 //!
-//! What is to be delivered waits in the [`Store`], so memory holds only what is on its way, and a restart goes on
-//! where the process ended. Each endpoint has a task of its own: a slow one makes no other wait. A call's next event
-//! leaves only when the one before was acknowledged or given up; different calls do not wait for each other.
+//! Deliveries wait in the [`Store`], so memory holds only those in flight, and a restart continues
+//! where the process ended. Each endpoint has a task of its own: a slow one does not delay the others. A call's next event
+//! leaves only when the previous one was acknowledged or given up; different calls do not wait for each other.
 
 mod deliverer;
 mod attempt;
@@ -23,49 +23,49 @@ use url::Url;
 use crate::store::{Endpoint, Kinds, Store};
 use deliverer::Deliverer;
 
-/// Somewhere events are posted to.
+/// A receiver of events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
-    /// Its identity across restarts and in logs.
+    /// Its name, which identifies it across restarts and in logs.
     pub name: String,
-    /// Where it is.
+    /// Its address.
     pub url: Url,
-    /// Each gives one signature, so that one can be replaced; without any there is none.
+    /// Each adds one signature, so that a secret can be rotated; without secrets requests are not signed.
     pub secrets: Vec<SigningSecret>,
-    /// Which events it gets.
+    /// The kinds of events it receives.
     pub kinds: Kinds,
 }
 
 impl Webhook {
-    /// What the store must know of it, for [`StoreOptions::endpoints`](crate::store::StoreOptions::endpoints).
+    /// The endpoint for [`StoreOptions::endpoints`](crate::store::StoreOptions::endpoints).
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { name: self.name.clone(), kinds: self.kinds.clone() }
     }
 }
 
-/// How events are delivered.
+/// Settings of delivery.
 #[derive(Debug, Clone)]
 pub struct EventsOptions {
-    /// Where to; the store was opened with the same.
+    /// The receivers; the store was opened with the same.
     pub webhooks: Vec<Webhook>,
-    /// Requests to one endpoint at once, each for a different call.
+    /// Concurrent requests to one endpoint, each for a different call.
     pub parallel: usize,
-    /// For one request, from the connection to the end of the answer.
+    /// Deadline of one request, from the connection to the end of the response.
     pub attempt_timeout: Duration,
-    /// Before the second try of an event; each wait after is twice as long.
+    /// Wait before the second attempt; each further wait is twice as long.
     pub first_backoff: Duration,
-    /// The longest wait between two tries, and the most that a `retry-after` is believed.
+    /// The longest wait between two attempts, which also bounds `retry-after`.
     pub longest_backoff: Duration,
-    /// The longest wait before an endpoint that fails whatever it gets is probed again.
+    /// The longest wait between two probes of an endpoint that is down.
     pub longest_probe: Duration,
-    /// After this time an event that fails becomes a dead letter.
+    /// A failing event becomes a dead letter after this time.
     pub give_up_after: Duration,
-    /// For the chance in the waits.
+    /// Seed of the jitter.
     pub jitter_seed: u64,
 }
 
 impl EventsOptions {
-    /// The usual times.
+    /// The default times.
     pub fn new(webhooks: Vec<Webhook>) -> Self {
         const HOUR: Duration = Duration::from_secs(60 * 60);
         Self {
@@ -81,7 +81,7 @@ impl EventsOptions {
     }
 }
 
-/// What every client for webhooks must have: no redirects, which could carry events elsewhere.
+/// Required settings of every client for webhooks: no redirects, which could carry events elsewhere.
 pub fn client_settings(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
     builder.redirect(Policy::none()).connect_timeout(Duration::from_secs(5))
 }
@@ -103,16 +103,16 @@ impl Events {
         Self { stop, deliverers }
     }
 
-    /// Begins no new request and waits for those on their way. What is cut at the deadline is delivered again after
+    /// Starts no new request and waits for those in flight. Requests cut off at the deadline are repeated after
     /// the next start. Close the store after it.
     pub async fn stop(self, deadline: Duration) {
         self.stop.send_replace(true);
         let cut_at = tokio::time::Instant::now() + deadline;
         for mut deliverer in self.deliverers {
             if tokio::time::timeout_at(cut_at, &mut deliverer).await.is_err() {
-                warn!("deliveries of events are cut: they follow after the next start");
+                warn!("event deliveries in flight were cut off: they are repeated after the next start");
                 deliverer.abort();
-                // Its end is what counts, not how.
+                // It ends as cancelled.
                 let _ = deliverer.await;
             }
         }

@@ -275,7 +275,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.decide_secret: it is missing; it signs what is asked: give { env = "DECIDE_SECRET" }
     patchcord.toml: routes.reception.decide: it is missing; nothing is asked without an address: give "https://app.example.com/calls"
     patchcord.toml: routes.reception.decide = "http://app.example.com": http:// would carry calls in the clear through the internet: use https://
-    patchcord.toml: routes.reception.decide_secret: a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance
+    patchcord.toml: routes.reception.decide_secret: a signing secret is whsec_ and the base64 of 24 to 64 random bytes
     patchcord.toml: routes.reception.decide_timeout = "4s": give at most "3s"
     patchcord.toml: routes.reception.headers.Upgrade: this header belongs to the connection itself; leave it out
     patchcord.toml: routes.reception.headers.Authorization: give text in quotes, { env = "NAME" } or { file = "PATH" }
@@ -306,7 +306,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: events.webhooks[0].secret: it is missing; it signs what is sent: give { env = "EVENTS_SECRET" }
     patchcord.toml: events.webhooks[0].url = "http://a.example.com": http:// would carry events in the clear through the internet: use https://
     patchcord.toml: events.webhooks[0].url = "https://a.example.com": a password in an address ends in logs: events are signed instead
-    patchcord.toml: events.webhooks[0].secret: a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance
+    patchcord.toml: events.webhooks[0].secret: a signing secret is whsec_ and the base64 of 24 to 64 random bytes
     patchcord.toml: events.webhooks[0].events = ["ended"]: give kinds such as "call.ended" or "call.*"
     patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"

@@ -1,4 +1,4 @@
-//! One try at an endpoint, and what is known after it.
+//! One attempt to deliver an event, and its outcome.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,19 +9,19 @@ use super::{Webhook, signature};
 use crate::cause::cause_of;
 use crate::store::Delivery;
 
-/// An answer is read this far, so that its connection can be used again; what it says means nothing to us.
+/// A response is read this far, so that its connection can be reused; its content is ignored.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What is known after one try.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Any 2xx.
     Acknowledged,
-    /// Anything else. The event may have arrived all the same.
+    /// Anything else. The event may have arrived nevertheless.
     Failed {
-        /// For an operator, without the address.
+        /// The error for the operator, without the address.
         error: String,
-        /// The endpoint's wish.
+        /// The endpoint's `retry-after`.
         retry_after: Option<Duration>,
     },
 }
@@ -53,14 +53,14 @@ async fn judge(mut response: Response) -> Outcome {
         return Outcome::Acknowledged;
     }
     let error = match status {
-        StatusCode::GONE => "HTTP 410: the endpoint says that it is gone".to_owned(),
+        StatusCode::GONE => "HTTP 410: the endpoint is gone".to_owned(),
         status if status.is_redirection() => format!("HTTP {}: redirects are not followed", status.as_u16()),
         status => format!("HTTP {}", status.as_u16()),
     };
     Outcome::Failed { error, retry_after }
 }
 
-/// The acknowledgement is the status; a body that breaks off changes nothing.
+/// The status acknowledges; a truncated body changes nothing.
 async fn drain(response: &mut Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -71,13 +71,13 @@ async fn drain(response: &mut Response) {
     }
 }
 
-/// The header in seconds; its other form, a date, counts as none.
+/// The header in seconds; its other form, a date, is ignored.
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
-/// The time is that of the try, so that an event that waited for long is still fresh when it comes.
+/// The timestamp is that of the attempt, so that an event that has waited for long still passes the receiver's age check.
 fn headers(webhook: &Webhook, delivery: &Delivery, now: SystemTime) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("patchcord/", env!("CARGO_PKG_VERSION"))));
@@ -89,7 +89,7 @@ fn headers(webhook: &Webhook, delivery: &Delivery, now: SystemTime) -> HeaderMap
     headers
 }
 
-/// Leaves out what is no header, and what belongs to the connection itself (RFC 9110, section 7.6.1).
+/// Skips invalid headers and those of the connection itself (RFC 9110, section 7.6.1).
 fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
     const OF_THE_CONNECTION: [&str; 8] =
         ["connection", "content-length", "expect", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];

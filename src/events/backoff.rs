@@ -1,4 +1,4 @@
-//! How long to wait: before an event is tried again, and before an endpoint that is down is probed again.
+//! Waits: before an event is retried, and before an endpoint that is down is probed again.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-/// So many failures in a row, whatever was sent, mean that the endpoint is down and not that an event is bad.
+/// So many consecutive failures, of any events, mean that the endpoint is down rather than that an event is bad.
 const DOWN_AFTER: u32 = 10;
 
-/// `first` doubled for each of `failures` after the first, at most `longest`. Half of it for sure, the other half by
-/// chance, so that events refused together spread out.
+/// `first`, doubled for each of `failures` after the first, at most `longest`. Half of it is fixed, the other half is
+/// jitter, so that events refused together spread out.
 pub(super) fn wait(first: Duration, longest: Duration, failures: u32, chance: &mut StdRng) -> Duration {
     let doubled = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     doubled.min(longest).mul_f64(chance.random_range(0.5..=1.0))
 }
 
-/// Whether an endpoint may be asked at all. While it is down, one request at a time probes it, so that ten thousand
-/// waiting events cost it, and us, one request now and then and not ten thousand.
+/// A circuit breaker for one endpoint. While it is down, one request at a time probes it, so that ten thousand
+/// waiting events cost one request now and then and not ten thousand.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     failures_in_a_row: u32,
@@ -31,23 +31,23 @@ impl Gate {
         self.failures_in_a_row >= DOWN_AFTER
     }
 
-    /// How many requests may be on their way.
+    /// Number of requests allowed in flight.
     pub(super) fn seats(&self, parallel: usize) -> usize {
         if self.is_down() { 1 } else { parallel }
     }
 
-    /// When the next request may leave, if not now.
+    /// Time of the next allowed request, if not now.
     pub(super) fn closed_until(&self, now: Instant) -> Option<Instant> {
         self.opens_at.filter(|opens_at| *opens_at > now)
     }
 
-    /// Says whether the endpoint was down.
+    /// Whether the endpoint was down.
     pub(super) fn succeeded(&mut self) -> bool {
         std::mem::take(self).is_down()
     }
 
-    /// A request that left at `left_at` failed. Gives the number of this closing if the gate closes now; those that
-    /// left before it closed say nothing new.
+    /// A request that left at `left_at` failed. Gives the number of this closing if the gate closes now; requests that
+    /// left before it closed do not count.
     pub(super) fn failed(&mut self, left_at: Instant) -> Option<u32> {
         if self.closed_at.is_some_and(|closed_at| left_at <= closed_at) {
             return None;
@@ -60,7 +60,7 @@ impl Gate {
         Some(self.closings)
     }
 
-    /// Nothing leaves before `until`.
+    /// No request leaves before `until`.
     pub(super) fn close(&mut self, now: Instant, until: Instant) {
         self.closed_at = Some(now);
         self.opens_at = self.opens_at.max(Some(until));

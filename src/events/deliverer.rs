@@ -1,4 +1,4 @@
-//! The task of one endpoint: takes what is due, posts it, and notes what became of it.
+//! The task of one endpoint: posts due deliveries and stores their outcomes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::backoff::{self, Gate};
 use super::{EventsOptions, Webhook};
 use crate::store::{Delivery, Settlement, Store};
 
-/// When nothing is due, a look now and then costs nothing.
+/// Between two looks while nothing is due.
 const IDLE: Duration = Duration::from_secs(60 * 60);
-/// Before the store is asked again after it could not be read.
+/// After the store could not be read.
 const AFTER_READ_ERROR: Duration = Duration::from_secs(1);
 
 pub(super) struct Deliverer {
@@ -26,7 +26,7 @@ pub(super) struct Deliverer {
     options: Arc<EventsOptions>,
     webhook: Arc<Webhook>,
     http: reqwest::Client,
-    /// Positions that are being tried, or whose outcome is not committed yet; at most `options.parallel`.
+    /// Positions in flight, or whose outcome is not committed yet; at most `options.parallel`.
     in_flight: HashSet<i64>,
     steps: JoinSet<Step>,
     gate: Gate,
@@ -45,7 +45,7 @@ enum Step {
     Settled {
         position: i64,
     },
-    /// Housekeeping at the store is done.
+    /// Housekeeping in the store is done.
     Kept,
 }
 
@@ -93,16 +93,16 @@ impl Deliverer {
         }
     }
 
-    /// The process before may have stamped what waits by a clock that has been set back since.
+    /// The previous process may have scheduled deliveries by a clock that has been set back since.
     async fn bring_near(&self) {
         let now = self.store.delivery_ms();
         let latest = now + ms(self.options.longest_backoff);
         if let Err(error) = self.store.bring_near(&self.webhook.name, now, latest).await {
-            warn!(webhook = %self.webhook.name, "deliveries to {} keep their times: {error}", self.webhook.name);
+            warn!(webhook = %self.webhook.name, "cannot reschedule deliveries to {}: {error}", self.webhook.name);
         }
     }
 
-    /// Sends as much of what is due as may be on its way at once.
+    /// Sends due deliveries, up to the number allowed in flight.
     async fn fill(&mut self) {
         self.wake_at = Instant::now() + IDLE;
         if let Some(opens_at) = self.gate.closed_until(Instant::now()) {
@@ -124,7 +124,7 @@ impl Deliverer {
                 due.into_iter().for_each(|delivery| self.send(delivery));
             }
             Err(error) => {
-                warn!(webhook = %self.webhook.name, "deliveries to {} pause: {error}", self.webhook.name);
+                warn!(webhook = %self.webhook.name, "deliveries to {} are paused: {error}", self.webhook.name);
                 self.wake_at = Instant::now() + AFTER_READ_ERROR;
             }
         }
@@ -145,8 +145,8 @@ impl Deliverer {
             Ok(Step::Tried { delivery, left_at, outcome }) => self.tried(&delivery, left_at, outcome),
             Ok(Step::Settled { position }) => drop(self.in_flight.remove(&position)),
             Ok(Step::Kept) => {}
-            // Its event stays in flight and follows after a restart; nothing else is touched.
-            Err(failure) => error!("a delivery of an event failed inside: {failure}"),
+            // The event stays in flight until a restart; nothing else is affected.
+            Err(failure) => error!("bug: a delivery ended after a panic: {failure}"),
         }
     }
 
@@ -172,10 +172,10 @@ impl Deliverer {
 
     fn acknowledged(&mut self) -> Settlement {
         if self.gate.succeeded() {
-            info!(webhook = %self.webhook.name, "the webhook {} answers again", self.webhook.name);
+            info!(webhook = %self.webhook.name, "webhook {} answers again", self.webhook.name);
             let (store, webhook) = (self.store.clone(), self.webhook.clone());
             self.steps.spawn(async move {
-                // Without it, what waits only comes at its own time.
+                // On an error, waiting events leave at their own times.
                 let _ = store.hurry(&webhook.name, store.delivery_ms()).await;
                 Step::Kept
             });
@@ -202,7 +202,7 @@ impl Deliverer {
         if now - delivery.queued_at >= ms(options.give_up_after) {
             warn!(
                 webhook = %self.webhook.name,
-                "event {} is a dead letter after {} tries: {error}", delivery.id, delivery.attempts + 1
+                "event {} is a dead letter after {} attempts: {error}", delivery.id, delivery.attempts + 1
             );
             return Settlement::Dead { error };
         }
@@ -211,7 +211,7 @@ impl Deliverer {
         Settlement::Again { due_at: now + ms(wait.max(retry_after.unwrap_or_default())), error }
     }
 
-    /// The endpoint is down: it is probed now and then, and what has waited for too long is given up unseen.
+    /// The endpoint is down: it is probed now and then, and events that have waited for too long become dead letters.
     fn close(&mut self, closing: u32, error: &str) {
         let options = &self.options;
         let wait = backoff::wait(options.first_backoff, options.longest_probe, closing, &mut self.chance);
@@ -219,7 +219,7 @@ impl Deliverer {
         if closing == 1 {
             warn!(
                 webhook = %self.webhook.name,
-                "the webhook {} fails again and again ({error}): events wait, and it is probed", self.webhook.name
+                "webhook {} is down ({error}): events wait while it is probed", self.webhook.name
             );
         }
         let (store, webhook, error) = (self.store.clone(), self.webhook.clone(), error.to_owned());

@@ -1,4 +1,4 @@
-//! The signature of Standard Webhooks: HMAC-SHA256 over id, timestamp and body, with `v1,` before its base64.
+//! The signature of Standard Webhooks: HMAC-SHA256 over id, timestamp and body, as `v1,` and base64.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
 
-/// A key that both sides know, `whsec_` and base64 as text.
+/// A shared key; `whsec_` and base64 as text.
 #[derive(Debug, Clone)]
 pub struct SigningSecret(Arc<SecretSlice<u8>>);
 
@@ -20,9 +20,9 @@ impl PartialEq for SigningSecret {
     }
 }
 
-/// The text is no signing secret. It carries no text, because the text may be one nearly.
+/// The text is no signing secret. The error does not contain it, because it may be almost one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a signing secret is whsec_ and the base64 of 24 to 64 bytes of chance")]
+#[error("a signing secret is whsec_ and the base64 of 24 to 64 random bytes")]
 pub struct InvalidSecret;
 
 impl SigningSecret {
@@ -44,7 +44,7 @@ impl SigningSecret {
     }
 }
 
-/// Adds the three headers of Standard Webhooks. Without a secret there is no signature.
+/// Adds the three headers of Standard Webhooks; without a secret, no signature.
 pub(crate) fn add_headers(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, now: SystemTime, body: &[u8]) {
     let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let signature = header(secrets, id, timestamp, body);
@@ -53,14 +53,14 @@ pub(crate) fn add_headers(headers: &mut HeaderMap, secrets: &[SigningSecret], id
         ("webhook-timestamp", Some(timestamp.to_string())),
         ("webhook-signature", signature),
     ] {
-        // Ids, numbers and base64 are always values.
+        // Ids, numbers and base64 are always valid header values.
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
 }
 
-/// The value of `webhook-signature`: one signature of each secret, with spaces between; `None` without a secret.
+/// The value of `webhook-signature`: one signature for each secret, separated by spaces; `None` without a secret.
 fn header(secrets: &[SigningSecret], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
     let signatures: Vec<String> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
     (!signatures.is_empty()).then(|| signatures.join(" "))
@@ -70,7 +70,7 @@ fn header(secrets: &[SigningSecret], id: &str, timestamp: u64, body: &[u8]) -> O
 mod tests {
     use super::*;
 
-    /// The example that the specification and its libraries test themselves with.
+    /// The test vector of the specification and its libraries.
     #[test]
     fn the_published_example_gives_the_published_signature() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();

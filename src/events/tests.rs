@@ -1,4 +1,4 @@
-//! Deliveries to a real HTTP receiver on this machine, which answers well, badly, late or not at all.
+//! Deliveries to a real HTTP receiver on loopback, which answers well, badly, late or not at all.
 
 mod receiver;
 
@@ -37,7 +37,7 @@ async fn an_event_comes_signed_and_byte_for_byte_as_it_was_stored() {
     assert!(timestamp.parse::<i64>().unwrap().abs_diff(crate::store::now_ms() / 1000) <= 60);
     let mut signed = format!("{}.{timestamp}.", sent.id).into_bytes();
     signed.extend_from_slice(&received.body);
-    // Whoever knows only one of the secrets finds one signature that is right.
+    // A receiver that knows one of the secrets finds one valid signature.
     let signatures: Vec<&str> = received.header("webhook-signature").split(' ').collect();
     let right: Vec<String> = [SECRET, NEW_SECRET].map(|secret| independent_signature(secret, &signed)).into();
     assert_eq!(signatures, right);
@@ -104,7 +104,7 @@ async fn ten_thousand_events_wait_for_a_receiver_that_is_down_and_come_once_each
     let service = Service::start(&folder, vec![webhook("app", &receiver.url)]);
     for number in 0..10_000 {
         let event = event(&format!("call_{}", number % 500), 1 + number / 500, "call.dtmf");
-        // So many at once are more than may wait for the disk.
+        // More at once than may wait for the disk.
         if number % 5000 == 0 {
             service.store.flush().await.unwrap();
         }
@@ -150,7 +150,7 @@ async fn a_slow_endpoint_makes_no_other_wait_and_a_stop_does_not_wait_for_it() {
     }
     service.all_settled("good").await;
     assert_eq!(good.all().len(), 100);
-    // As many as may be on their way at once, and no more.
+    // As many as are allowed in flight, and no more.
     for _ in 0..32 {
         stuck.next().await;
     }
@@ -243,7 +243,7 @@ async fn retry_after_is_believed_up_to_the_longest_wait() {
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// The first try is refused, and while the event waits for its second somebody sets the clock back.
+/// The first attempt is refused, and while the event waits for the second the clock is set back.
 #[tokio::test]
 async fn a_clock_that_is_set_back_makes_no_event_wait_for_the_jump() {
     let mut receiver = Receiver::start(|count| Answer::Status(if count < 3 { 500 } else { 200 })).await;
@@ -252,13 +252,13 @@ async fn a_clock_that_is_set_back_makes_no_event_wait_for_the_jump() {
     service.store.event(event("call_1", 1, "call.ended")).unwrap();
     receiver.next().await;
     service.store.set_clock_by(-HOUR_MS);
-    // One that comes after the jump does not wait either.
+    // An event after the jump does not wait either.
     service.store.event(event("call_2", 1, "call.ended")).unwrap();
     service.all_settled("app").await;
     service.stop().await;
 }
 
-/// What the process before stamped by a clock an hour fast is not left for an hour.
+/// A delivery that the previous process scheduled by a clock an hour fast does not wait for an hour.
 #[tokio::test]
 async fn what_waits_from_before_a_clock_was_set_back_is_delivered_after_the_start() {
     let mut receiver = Receiver::start(|_| Answer::Status(200)).await;
@@ -288,7 +288,7 @@ impl Service {
     }
 
     fn start_with(folder: &Folder, options: EventsOptions) -> Self {
-        // A second service in one process finds the provider installed, which is as good.
+        // In a second service of the process the provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let endpoints = options.webhooks.iter().map(Webhook::endpoint).collect();
         let store = Store::open(StoreOptions { endpoints, ..folder.options() }).unwrap();
@@ -297,12 +297,12 @@ impl Service {
         Self { store, events }
     }
 
-    /// Returns once nothing waits at the endpoint.
+    /// Returns once nothing waits for the endpoint.
     async fn all_settled(&self, endpoint: &str) {
         let settled = async {
             self.store.flush().await.unwrap();
             while self.store.pending(endpoint).await.unwrap() > 0 {
-                // Each round takes a turn on the thread that writes, so it cannot spin.
+                // Each round waits for the writing thread, so it does not spin.
                 self.store.flush().await.unwrap();
             }
         };
@@ -331,7 +331,7 @@ fn webhook(name: &str, url: &Url) -> Webhook {
     Webhook { name: name.to_owned(), url: url.clone(), secrets, kinds: Kinds::Events }
 }
 
-/// Another HMAC than the one that signs.
+/// An independent HMAC implementation.
 fn independent_signature(secret: &str, signed: &[u8]) -> String {
     let key = STANDARD.decode(secret.trim_start_matches("whsec_")).unwrap();
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
