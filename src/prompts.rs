@@ -1,5 +1,5 @@
-//! The prompts of the service: the built-in tones and the sound files of the prompts folder, each encoded once and
-//! followed while they change.
+//! The prompt library: the built-in tones and the sound files of the prompts folder, each encoded once and
+//! reloaded when a file changes.
 
 mod folder;
 mod background;
@@ -22,42 +22,42 @@ use crate::routes::Route;
 use background::Background;
 use folder::{Folder, Readers};
 
-/// Files that hold sound, and which wins when two have one name. The content decides how they are read.
+/// Extensions of sound files, in order of precedence for the same name. The content decides how a file is decoded.
 pub(crate) const EXTENSIONS: [&str; 6] = ["wav", "flac", "opus", "ogg", "oga", "mp3"];
 
-/// How often the folder is looked at. A look costs one listing; only files that changed are read.
+/// Time between two looks at the folder. A look costs one listing; only changed files are read.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// All prompts by name. Clones share them, and whoever asks sees the newest.
+/// All prompts by name. Clones share them and always see the latest.
 ///
-/// Nobody waits for a file: what is asked for is a finished shelf, and a new shelf takes its place in one step.
+/// No reader waits for a file: readers get a finished set, which is replaced atomically.
 #[derive(Clone)]
 pub struct PromptLibrary {
     shelf: Arc<RwLock<Arc<Shelf>>>,
-    /// Held for a whole look at the folder, so that looks come one after the other.
+    /// Held for a whole look at the folder, so that looks do not overlap.
     folder: Arc<Mutex<Folder>>,
     background: Background,
 }
 
-/// What is known about one prompt.
+/// Information about one prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptInfo {
-    /// What a route calls it, `prompt:NAME`.
+    /// Its name, for `prompt:NAME`.
     pub name: String,
-    /// How long it plays once.
+    /// Length of one playback.
     pub duration: Duration,
-    /// One of the tones that need no file; false when a file has taken its name.
+    /// Whether it is a built-in tone; false if a file replaces it.
     pub built_in: bool,
-    /// The file it comes from, by its name in the folder.
+    /// The name of its file in the folder.
     pub file: Option<String>,
-    /// What is not heard as its author may expect.
+    /// Reasons why it may not sound as its author expects.
     pub warnings: Vec<PromptWarning>,
 }
 
-/// Why an upload is not taken.
+/// Why an upload is refused.
 #[derive(Debug, Error)]
 pub enum PutError {
-    /// The file cannot be a prompt.
+    /// The file cannot be decoded as a prompt.
     #[error(transparent)]
     Broken(#[from] PromptError),
     /// The folder cannot be changed.
@@ -65,16 +65,16 @@ pub enum PutError {
     NotWritten(#[from] io::Error),
 }
 
-/// A file of the prompts folder that is not used as it is.
+/// A file of the prompts folder that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPrompt {
     /// Its name in the folder.
     pub file: String,
-    /// What is wrong and what to do.
+    /// The problem and what to do about it.
     pub sentence: String,
 }
 
-/// The prompts as they were after one look.
+/// The prompts after one look.
 #[derive(Default)]
 struct Shelf {
     prompts: HashMap<String, Shelved>,
@@ -89,8 +89,8 @@ struct Shelved {
 }
 
 impl PromptLibrary {
-    /// Makes the built-in prompts and loads the folder's files, on all cores. A broken file is named in the log and the
-    /// others still work; a folder that does not exist holds no files.
+    /// Generates the built-in prompts and loads the folder's files, on all cores. A broken file is logged and the
+    /// others still work; a folder that does not exist counts as empty.
     pub fn load(folder: &Path) -> anyhow::Result<Self> {
         let mut prompts = HashMap::new();
         for builtin in Builtin::ALL {
@@ -99,7 +99,7 @@ impl PromptLibrary {
                 Prompt::builtin(builtin).with_context(|| format!("the built-in prompt {name:?} cannot be made"))?;
             prompts.insert(name.to_owned(), Shelved { prompt, file: None });
         }
-        // No call is there yet, and the start waits.
+        // There are no calls yet, and the start waits for it.
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let library = Self {
             folder: Arc::new(Mutex::new(Folder::new(folder, prompts))),
@@ -110,12 +110,12 @@ impl PromptLibrary {
         Ok(library)
     }
 
-    /// The prompt of this name, as its file is now.
+    /// The current prompt of this name.
     pub fn get(&self, name: &str) -> Option<Prompt> {
         self.shelf().prompts.get(name).map(|shelved| shelved.prompt.clone())
     }
 
-    /// All prompts, by name.
+    /// All prompts, sorted by name.
     pub fn list(&self) -> Vec<PromptInfo> {
         let info = |(name, shelved): (&String, &Shelved)| PromptInfo {
             name: name.clone(),
@@ -129,16 +129,16 @@ impl PromptLibrary {
         list
     }
 
-    /// The files that are not used as they are, by name.
+    /// The files that cannot be used, sorted by name.
     pub fn problems(&self) -> Vec<BrokenPrompt> {
         self.shelf().problems.clone()
     }
 
-    /// Follows the folder until it is aborted.
+    /// Watches the folder until it is aborted.
     pub async fn watch(self) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick comes at once, and the folder has just been loaded.
+        // The first tick completes at once, and the folder has just been loaded.
         looks.tick().await;
         loop {
             looks.tick().await;
@@ -146,17 +146,17 @@ impl PromptLibrary {
         }
     }
 
-    /// Looks at the folder now; when it returns, the prompts are those of its files.
+    /// Looks at the folder now; when it returns, the prompts match its files.
     pub async fn reload_now(&self) {
         let library = self.clone();
         let looked = tokio::task::spawn_blocking(move || library.look(&Readers::Background(&library.background))).await;
         if let Err(error) = looked {
-            warn!("the prompts folder could not be looked at: {error}");
+            warn!("cannot look at the prompts folder: {error}");
         }
     }
 
-    /// Puts a file into the folder, in the place of all others of this name. It is decoded once, before anything is
-    /// changed; when this returns, it is the prompt.
+    /// Writes a file into the folder, replacing all others of this name. It is decoded once, before anything is
+    /// changed; when this returns, the prompt is in use.
     pub async fn put(&self, name: &str, extension: &'static str, bytes: Bytes) -> Result<PromptInfo, PutError> {
         let (library, owned_name) = (self.clone(), name.to_owned());
         let put = move || {
@@ -169,7 +169,7 @@ impl PromptLibrary {
         Ok(info.ok_or_else(|| io::Error::other("the folder did not keep the file"))?)
     }
 
-    /// Takes the files of this name out of the folder.
+    /// Deletes the files of this name from the folder.
     pub async fn remove(&self, name: &str) -> io::Result<()> {
         let (library, name) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || library.change(|folder| folder.remove(&name)))
@@ -185,7 +185,7 @@ impl PromptLibrary {
     }
 
     fn look(&self, readers: &Readers<'_>) {
-        // Whoever panicked in a look has left the files known before it, which is what there is.
+        // A look that panicked has left the previous state, which is valid.
         self.look_at(&mut self.folder.lock().unwrap_or_else(PoisonError::into_inner), readers);
     }
 
@@ -195,20 +195,20 @@ impl PromptLibrary {
         *self.shelf.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shelf);
     }
 
-    /// Locked for as long as it takes to count one more reader.
+    /// Locked only to clone the `Arc`.
     fn shelf(&self) -> Arc<Shelf> {
         self.shelf.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Refuses routes that lead to a prompt which is not there, with what to do about it.
+/// Refuses routes that name a missing prompt, with a remedy.
 pub fn check_routes(routes: &BTreeMap<String, Arc<Route>>, prompts: &PromptLibrary) -> anyhow::Result<()> {
     for (name, route) in routes {
         for prompt in route.prompts() {
             if prompts.get(prompt).is_none() {
                 let known: Vec<String> = prompts.list().into_iter().map(|prompt| prompt.name).collect();
                 anyhow::bail!(
-                    "routes.{name} leads to prompt:{prompt}, which is not there: put {prompt}.wav into prompts.dir, or take \
+                    "routes.{name} names prompt:{prompt}, which does not exist: put {prompt}.wav into prompts.dir, or use \
                      one of {}{}",
                     known.join(", "),
                     prompts

@@ -1,4 +1,4 @@
-//! Background: reading sound files takes seconds of processor time, which calls come before.
+//! Background work: decoding sound files takes seconds of processor time, and calls take precedence.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,19 +6,19 @@ use std::thread;
 
 use tracing::debug;
 
-/// A tenth of the weight of a thread of ordinary priority, which interrupts this one as soon as it has work. At the lowest
+/// A tenth of the weight of a thread of normal priority, which preempts this one as soon as it has work. At the lowest
 /// priority (19) an upload would wait for minutes on a machine whose cores are busy.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// One piece of work at a time, on a thread that gives way to all others. Clones share the turn.
+/// Runs one job at a time, on a thread of low priority. Clones share the turn.
 #[derive(Clone, Default)]
 pub(super) struct Background {
     turn: Arc<Mutex<()>>,
 }
 
 impl Background {
-    /// Waits for its turn and for the work's end. Where no thread can be had, this one works.
+    /// Waits for its turn and for the job's end. If no thread can be started, the job runs on this one.
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let work = Mutex::new(Some(work));
@@ -32,24 +32,24 @@ impl Background {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 Err(_) => begin().map(|work| work()),
             };
-            done.expect("the work is taken once")
+            done.expect("the job runs once")
         })
     }
 }
 
-/// A lower priority for this thread alone. A thread cannot raise it again, so it is one that ends with the work.
+/// Lowers the priority of this thread only. A thread cannot raise it again, so this one ends with the job.
 #[cfg(target_os = "linux")]
 fn give_way() {
     use rustix::process::{getpriority_process, setpriority_process};
     let lowered = getpriority_process(None).and_then(|nice| setpriority_process(None, nice.max(NICE)));
     if let Err(error) = lowered {
-        debug!("prompts are read at the ordinary priority: {error}");
+        debug!("prompts are decoded at normal priority: {error}");
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn give_way() {
-    debug!("prompts are read at the ordinary priority");
+    debug!("prompts are decoded at normal priority");
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -1,4 +1,4 @@
-//! Folder: which files are prompts under which names, and which of them have changed since the last look.
+//! The prompts folder: the files, their names, and which of them have changed since the last look.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use super::background::Background;
 use super::{BrokenPrompt, EXTENSIONS, Shelf, Shelved, upload};
 use crate::telemetry::shown;
 
-/// A folder of more is somebody's music collection, named by mistake. The files over it are passed over by name.
+/// More files are a music collection, configured by mistake. The excess is ignored and logged.
 const FILES_AT_MOST: usize = 1000;
 
 /// The folder as it was at the last look.
@@ -27,36 +27,36 @@ pub(super) struct Folder {
 
 /// A file that has been read.
 struct Known {
-    /// What it goes by, `prompt:NAME`.
+    /// Its name, for `prompt:NAME`.
     name: String,
     stamp: Stamp,
-    /// The last version that could be read.
+    /// The last version that could be decoded.
     prompt: Option<Prompt>,
-    /// Why the version that is there now cannot.
+    /// Why the present version cannot.
     problem: Option<String>,
 }
 
-/// A file whose stamp is the same has the same content.
+/// A file with the same stamp has the same content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     size_bytes: u64,
 }
 
-/// A file of the folder that may be a prompt.
+/// A file that may be a prompt.
 struct Found {
     file: String,
     name: String,
-    /// Its place in [`EXTENSIONS`].
+    /// Its index in [`EXTENSIONS`].
     rank: usize,
     stamp: Stamp,
 }
 
-/// Who reads files that have changed.
+/// Where changed files are decoded.
 pub(super) enum Readers<'a> {
-    /// So many threads, as long as there are no calls.
+    /// On this many threads, while there are no calls.
     Threads(usize),
-    /// One file after the other, behind everything else that wants the processor.
+    /// One at a time, at low priority.
     Background(&'a Background),
 }
 
@@ -65,7 +65,7 @@ impl Folder {
         Self { path: path.to_owned(), built_in, files: BTreeMap::new() }
     }
 
-    /// Writes a file that has been read already, and removes the others of its name.
+    /// Writes a file that is decoded already, and removes the others of its name.
     pub(super) fn put(&mut self, name: &str, extension: &str, bytes: &[u8], prompt: Prompt) -> io::Result<()> {
         let file = format!("{name}.{extension}");
         let modified = upload::write(&self.path, &file, bytes)?;
@@ -80,14 +80,14 @@ impl Folder {
         upload::remove_all_but(&self.path, name, None)
     }
 
-    /// Reads what has changed and says how the prompts stand now. None if the folder cannot be
-    /// read at this moment: then all stays as it was. A problem that is not among the earlier ones is told in the log.
+    /// Loads changed files and gives the prompts. None if the folder cannot be
+    /// read at present: then nothing changes. New problems are logged.
     pub(super) fn look(&mut self, readers: &Readers<'_>, earlier: &[BrokenPrompt]) -> Option<Shelf> {
         let mut problems = Vec::new();
         let found = match self.find(&mut problems) {
             Ok(found) => found,
             Err(error) => {
-                warn!("prompts.dir {} cannot be read, its prompts stay as they were: {error}", self.path.display());
+                warn!("cannot read prompts.dir {}, its prompts stay in use: {error}", self.path.display());
                 return None;
             }
         };
@@ -105,7 +105,7 @@ impl Folder {
         }
         problems.sort_by(|left, right| left.file.cmp(&right.file));
         for problem in problems.iter().filter(|problem| !earlier.contains(problem)) {
-            warn!(prompt.file = problem.file, "the prompt file {} is passed over: {}", problem.file, problem.sentence);
+            warn!(prompt.file = problem.file, "ignoring the prompt file {}: {}", problem.file, problem.sentence);
         }
         Some(Shelf { prompts, problems })
     }
@@ -151,13 +151,13 @@ impl Folder {
         self.files.retain(|file, known| {
             let stays = found.iter().any(|found| found.file == *file);
             if !stays {
-                info!(prompt = known.name, "prompt {:?} is no longer taken from {file}", known.name);
+                info!(prompt = known.name, "prompt {:?} no longer uses {file}", known.name);
             }
             stays
         });
     }
 
-    /// Reads the files that are new or have changed. A changed file that is broken leaves its earlier version in use.
+    /// Loads new and changed files. If a changed file is broken, its earlier version stays in use.
     fn read(&mut self, found: Vec<Found>, readers: &Readers<'_>) {
         let is_changed = |found: &Found| self.files.get(&found.file).is_none_or(|known| known.stamp != found.stamp);
         let changed: Vec<Found> = found.into_iter().filter(is_changed).collect();
@@ -181,9 +181,9 @@ impl Folder {
         }
     }
 
-    /// From now on this is the prompt of its name.
+    /// Makes this the prompt of its name.
     fn take(&mut self, name: &str, file: String, stamp: Stamp, prompt: Prompt) {
-        info!(prompt = name, "prompt {name:?} is loaded from {file}, {} long", shown(prompt.duration()));
+        info!(prompt = name, "prompt {name:?} loaded from {file}, {} long", shown(prompt.duration()));
         for warning in prompt.warnings() {
             let code = warning.code();
             warn!(prompt = name, prompt.file = file, prompt.warning = code, "prompt {name:?} from {file}: {warning}");
@@ -197,7 +197,7 @@ impl Folder {
     }
 }
 
-/// None for what is not meant to be a prompt: folders, texts, and the hidden files of editors and copying programs.
+/// None for anything that is not meant to be a prompt: folders, texts, and hidden files of editors and copy programs.
 fn inspect(root: &Path, file: &str) -> Result<Option<Found>, String> {
     let Some((name, extension)) = file.rsplit_once('.').filter(|_| !file.starts_with('.')) else { return Ok(None) };
     let Some(rank) = EXTENSIONS.iter().position(|known| extension.eq_ignore_ascii_case(known)) else { return Ok(None) };
@@ -217,13 +217,13 @@ fn inspect(root: &Path, file: &str) -> Result<Option<Found>, String> {
     Ok(Some(Found { file: file.to_owned(), name: name.to_owned(), rank, stamp }))
 }
 
-/// A name is never a path, an option or a hidden file.
+/// Excludes paths, options and hidden files.
 fn is_name(name: &str) -> bool {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_good)
 }
 
-/// Each file with its prompt or what is wrong with it. A few seconds of work for ten minutes of sound.
+/// Each file with its prompt or its problem. Takes a few seconds for ten minutes of audio.
 fn read_all(folder: &Path, files: Vec<Found>, readers: &Readers<'_>) -> Vec<(Found, Result<Prompt, String>)> {
     let threads = match readers {
         Readers::Threads(threads) => (*threads).min(files.len()),
@@ -252,7 +252,7 @@ fn read_one(folder: &Path, found: Found) -> (Found, Result<Prompt, String>) {
     (found, prompt)
 }
 
-/// At most one byte more than a prompt may have, whatever the file has become since it was looked at.
+/// Reads at most one byte more than the limit, because the file may have grown since it was listed.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! A folder and what becomes of its files.
+//! A prompts folder whose files come, change and go.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ fn files_are_prompts_by_their_names() {
     for file in ["welcome.wav", "menu.de.WAV", "a-b_c.wav"] {
         folder.write(file, &wav(10));
     }
-    // The content decides how it is read.
+    // The content decides how it is decoded.
     folder.write("named.mp3", &wav(10));
     folder.write("README.md", b"not meant to be one");
     folder.write(".hidden.wav", b"half copied");
@@ -174,7 +174,7 @@ async fn what_is_put_is_decoded_once_and_takes_the_place_of_its_namesakes() {
 fn a_file_that_is_put_is_not_read_again() {
     let path = TestFolder::new("put-unread");
     let mut folder = Folder::new(&path.0, HashMap::new());
-    // Two frames longer than the file, so that it shows which of them is heard.
+    // Two frames longer than the file, to tell which of them is in use.
     let prompt = Prompt::from_pcm(&[1000; 12 * 320], patchcord_media::opus::SampleRate::Hz16000).unwrap();
     folder.put("news", "wav", &wav(10), prompt.clone()).unwrap();
     let shelf = folder.look(&Readers::Threads(1), &[]).unwrap();
@@ -205,7 +205,7 @@ fn routes_lead_to_prompts_that_are_there() {
     let refused = check_routes(&routes("broken"), &library).unwrap_err().to_string();
     assert_eq!(
         refused,
-        "routes.reception leads to prompt:broken, which is not there: put broken.wav into prompts.dir, or take one of \
+        "routes.reception names prompt:broken, which does not exist: put broken.wav into prompts.dir, or use one of \
          beep, busy, goodbye, hold, ringback, welcome; broken.wav is passed over: the content is not WAV, MP3, FLAC, Ogg \
          Vorbis or Ogg Opus, though the file is named .wav; convert it to one of them"
     );
@@ -228,7 +228,7 @@ fn routes(prompt: &str) -> BTreeMap<String, Arc<Route>> {
     crate::config::Config::parse(&config, "test.toml", &crate::config::Environment::default()).unwrap().routes
 }
 
-/// A folder of this test alone, gone with it.
+/// A temporary folder, deleted on drop.
 struct TestFolder(PathBuf);
 
 impl TestFolder {
@@ -238,7 +238,7 @@ impl TestFolder {
         Self(path)
     }
 
-    /// Each write is a new version, also where a file system's clock is coarse.
+    /// Each write is a new version, even on a file system with a coarse clock.
     fn write(&self, file: &str, bytes: &[u8]) {
         let path = self.0.join(file);
         std::fs::write(&path, bytes).unwrap();
@@ -253,7 +253,7 @@ impl Drop for TestFolder {
     }
 }
 
-/// A tone of so many frames.
+/// A tone of this many frames.
 fn wav(frames: usize) -> Vec<u8> {
     let spec = hound::WavSpec {
         channels: 1,

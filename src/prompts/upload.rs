@@ -1,4 +1,4 @@
-//! Upload: files put into the prompts folder, and taken out of it, by the API.
+//! Files written to the prompts folder, and removed from it, by the API.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use super::EXTENSIONS;
 
-/// Writes a file in one step: under a hidden name first, so that nobody ever reads half of it. Answers when it was
-/// changed last, as the folder will show it.
+/// Writes a file atomically: first under a hidden name, so that no reader sees half of it. Gives its modification
+/// time, as the folder will list it.
 pub(super) fn write(dir: &Path, file_name: &str, bytes: &[u8]) -> io::Result<Option<SystemTime>> {
     std::fs::create_dir_all(dir)?;
     let growing = dir.join(format!(".upload-{}", ulid::Ulid::new()));
@@ -20,12 +20,12 @@ pub(super) fn write(dir: &Path, file_name: &str, bytes: &[u8]) -> io::Result<Opt
         Ok(modified)
     };
     written().inspect_err(|_| {
-        // What cannot be removed is hidden and stays out of the way.
+        // A leftover is hidden and does no harm.
         let _ = std::fs::remove_file(&growing);
     })
 }
 
-/// Removes the files that go by this name, but not the one with the extension to keep.
+/// Removes the files of this name except the one with the extension to keep.
 pub(super) fn remove_all_but(dir: &Path, name: &str, keep: Option<&str>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
