@@ -1,8 +1,8 @@
-//! Recordings: the folder they grow in, what becomes of them when they end, and their way to an archive.
+//! Recordings: the folder, the writers, and the upload to an archive.
 //!
-//! A call hands over whole pages and never waits: what the disk cannot take in time is dropped and counted. A file is
-//! `rec_….opus.part` while it grows and `rec_….opus` when it is whole; `rec_….opus.upload` beside it says that the
-//! archive does not have it yet. Names say nothing of who speaks.
+//! A call hands over whole pages and never waits: pages that the disk cannot take in time are dropped and counted. A file is
+//! `rec_….opus.part` while it grows and `rec_….opus` when it is complete; `rec_….opus.upload` beside it means that the
+//! archive does not have it yet. File names contain nothing personal.
 
 mod file;
 mod id;
@@ -30,29 +30,29 @@ pub use id::RecordingId;
 use upload::Archive;
 use writer::{Begin, Message, Writer};
 
-/// Threads that write. Two, so that one slow write does not hold up every recording.
+/// Writing threads: two, so that one slow write does not delay every recording.
 const WRITERS: usize = 2;
 
-/// Pages of one recording that wait for the disk: about 45 s. Over it pages are dropped, counted, and the recording is
+/// Pages of one recording that may wait for the disk: about 45 s. Beyond it pages are dropped and counted, and the recording is
 /// incomplete.
 const MAX_WAITING_PAGES: usize = 64;
 
-/// Where recordings go.
+/// Settings of recordings.
 #[derive(Debug, Clone)]
 pub struct RecordingsOptions {
-    /// A folder, made if it is not there.
+    /// The folder, created if missing.
     pub dir: PathBuf,
-    /// Where finished recordings are sent to.
+    /// The archive that finished recordings are uploaded to.
     pub upload: Option<Archive>,
-    /// Whether the file here stays when the archive has it.
+    /// Whether the local file is kept after the upload.
     pub keep_local: bool,
-    /// Files here are deleted when they are older.
+    /// Local files are deleted after this time.
     pub max_age: Option<Duration>,
-    /// While less is free on the folder's disk, nothing is recorded.
+    /// Nothing is recorded while less than this is free on the folder's disk, in bytes.
     pub min_free_bytes: u64,
 }
 
-/// All recordings of this service. Cloning shares them.
+/// All recordings of this service. Clones share them.
 #[derive(Clone)]
 pub struct Recordings {
     shared: Arc<Shared>,
@@ -66,36 +66,36 @@ struct Shared {
     signals: Arc<Signals>,
 }
 
-/// What the background task is told.
+/// Signals for the background task.
 #[derive(Default)]
 struct Signals {
-    /// Something waits for the archive, or it is time to stop.
+    /// A recording waits for the archive, or the service stops.
     wake: Notify,
     stopping: AtomicBool,
 }
 
-/// What became of a recording. Its JSON is the data of `call.recording_finished`.
+/// The outcome of a recording. Its JSON is the data of `call.recording_finished`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordingResult {
-    /// As in the file's name.
+    /// The id, as in the file's name.
     #[serde(rename = "recording_id")]
     pub id: RecordingId,
-    /// In the recordings folder, and in the archive below its prefix.
+    /// File name in the recordings folder, and in the archive below its prefix.
     pub file_name: String,
-    /// The sound in it.
+    /// Length of the audio.
     pub duration_ms: u64,
-    /// The file.
+    /// Size of the file.
     pub size_bytes: u64,
-    /// Of the file, in hexadecimal; empty when there is no file.
+    /// SHA-256 of the file, in hexadecimal; empty if there is no file.
     pub sha256: String,
-    /// Nothing is missing.
+    /// Whether nothing is missing.
     pub complete: bool,
-    /// Why something is missing, for a person to read.
+    /// Why something is missing, for people.
     pub problem: Option<String>,
 }
 
 impl RecordingResult {
-    /// Of a recording that an earlier process began and of which nothing is there.
+    /// The result of a recording by an earlier process that left no file.
     pub fn lost(id: RecordingId) -> Self {
         Self {
             file_name: id.file_name(),
@@ -125,15 +125,15 @@ struct Queue {
 }
 
 impl Recordings {
-    /// Makes the folder, closes what an earlier process left behind, and starts the writers and the uploads that are
-    /// not done. The results are those of the files that were closed; their ids are known from when they began.
+    /// Creates the folder, closes files that an earlier process left open, and starts the writers and pending
+    /// uploads. Gives the results of the files that were closed.
     ///
-    /// Must be called inside of a tokio runtime. Files that another living process writes are left alone.
+    /// Must be called inside a tokio runtime. Files that another running process writes are left alone.
     pub async fn start(options: RecordingsOptions) -> anyhow::Result<(Self, Vec<RecordingResult>)> {
         Self::start_on(options, Arc::new(file::create), FreeBytes::default()).await
     }
 
-    /// [`start`](Self::start) with other ways to make a file and to find what is free, so that tests can have a bad disk.
+    /// [`start`](Self::start) with replaceable file creation and free space, so that tests can have a bad disk.
     async fn start_on(
         options: RecordingsOptions,
         open: OpenFile,
@@ -162,8 +162,8 @@ impl Recordings {
         Ok((Self { shared: Arc::new(shared) }, recovered))
     }
 
-    /// Begins a recording. Never waits: what goes wrong is told by the result, and the call goes on. The result comes
-    /// when the file is closed; while the disk is stuck it does not come.
+    /// Begins a recording. Never waits: errors are in the result, and the call goes on. The result arrives
+    /// when the file is closed, so not while the disk is stuck.
     pub fn start_recording(&self, call_id: &CallId) -> (RecordingSink, oneshot::Receiver<RecordingResult>) {
         let id = RecordingId::generate();
         let (reply, result) = oneshot::channel();
@@ -177,13 +177,13 @@ impl Recordings {
             queue: queue.clone(),
             reply,
         };
-        // After the stop nobody answers, and the receiver says so.
+        // After the stop there is no answer, and the receiver sees that.
         let _ = writer.send(Message::Begin(begin));
         (RecordingSink { id, writer, queue, is_finished: false }, result)
     }
 
-    /// What became of a recording that an earlier process began: its file may have been closed by that process, or by one
-    /// that ended before it could say so.
+    /// The result of a recording by an earlier process: its file may have been closed by that process, or by a later one
+    /// that ended before it stored the result.
     pub async fn look_up(&self, id: RecordingId) -> RecordingResult {
         let path = self.path_of(&id);
         let lost = RecordingResult::lost(id.clone());
@@ -194,7 +194,7 @@ impl Recordings {
         }
     }
 
-    /// Where a finished recording's file is, while it is kept here.
+    /// Path of a finished recording, while it is kept here.
     pub fn path_of(&self, id: &RecordingId) -> PathBuf {
         self.shared.dir.join(id.file_name())
     }
@@ -204,14 +204,14 @@ impl Recordings {
         &self.shared.dir
     }
 
-    /// To be called when all calls are over: writes what waits and lets uploads that are under way go on, both for at
-    /// most `within`. What is not done then is done after the next start.
+    /// Call this when all calls are over: writes waiting pages and lets uploads in progress continue, both for at
+    /// most `within`. The rest follows after the next start.
     pub async fn stop(&self, within: Duration) {
         let deadline = tokio::time::Instant::now() + within;
         let threads = self.shared.writers.iter().filter_map(Writer::stop).collect::<Vec<_>>();
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         if !matches!(tokio::time::timeout_at(deadline, joined).await, Ok(Ok(true))) {
-            warn!("recordings are not all written: the disk does not answer");
+            warn!("some recordings are not written: the disk does not respond");
         }
         self.shared.signals.stopping.store(true, Ordering::Release);
         self.shared.signals.wake.notify_one();
@@ -220,7 +220,7 @@ impl Recordings {
             && tokio::time::timeout_at(deadline, &mut background).await.is_err()
         {
             background.abort();
-            warn!("recordings wait for the archive; they are sent after the next start");
+            warn!("some recordings still wait for the archive; they are uploaded after the next start");
         }
     }
 }
@@ -231,7 +231,7 @@ impl RecordingSink {
         &self.id
     }
 
-    /// Hands over the next bytes of the file: whole pages, in order. Never waits.
+    /// Appends whole pages to the file, in order. Never waits.
     pub fn write(&self, pages: Bytes) {
         if self.queue.waiting.load(Ordering::Acquire) >= MAX_WAITING_PAGES {
             self.queue.dropped.fetch_add(1, Ordering::AcqRel);
@@ -239,11 +239,11 @@ impl RecordingSink {
             return;
         }
         self.queue.waiting.fetch_add(1, Ordering::AcqRel);
-        // A writer that is gone has stopped; the missing result tells it.
+        // The writer has stopped; the missing result shows it.
         let _ = self.writer.send(Message::Pages(self.id.clone(), pages));
     }
 
-    /// The recording is over. `duration` is what the recorder says.
+    /// Ends the recording. `duration` comes from the recorder.
     pub fn finish(mut self, duration: Duration) {
         self.is_finished = true;
         let _ = self.writer.send(Message::Finish(self.id.clone(), Outcome::Finished(duration)));

@@ -1,4 +1,4 @@
-//! One recording's file: made, written, closed under its final name. Blocks.
+//! The file of one recording: created, written, closed under its final name. Blocking.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -12,19 +12,19 @@ use sha2::{Digest, Sha256};
 
 use super::{RecordingId, RecordingResult};
 
-/// How a file is made.
+/// Creates a file.
 pub(super) type OpenFile = Arc<dyn Fn(&Path) -> io::Result<File> + Send + Sync>;
 
 /// How a recording ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Outcome {
-    /// As it should, after so much sound.
+    /// Finished, with this much audio.
     Finished(Duration),
-    /// Its call went away without a word.
+    /// Its call ended without finishing it.
     Abandoned,
 }
 
-/// A file that grows.
+/// A file that is being written.
 pub(super) struct GrowingFile {
     file: File,
     path: PathBuf,
@@ -35,15 +35,15 @@ pub(super) struct GrowingFile {
 impl GrowingFile {
     pub(super) fn create(path: PathBuf, open: &OpenFile) -> io::Result<Self> {
         let file = open(&path)?;
-        // Tells another process that this file is not left behind. Where files cannot be locked there is no such process.
+        // Shows other processes that this file is in use. Where files cannot be locked there is no other process.
         let _ = file.try_lock();
         Ok(Self { file, path, size_bytes: 0, digest: Sha256::new() })
     }
 
-    /// Adds whole pages. After an error the file is not to be written to any more; what is of a page is cut off.
+    /// Appends whole pages. After an error the file must not be written any more; a partial page is cut off.
     pub(super) fn write(&mut self, pages: &[u8]) -> io::Result<()> {
         if let Err(error) = self.file.write_all(pages) {
-            // A disk that takes no page may not take this either; then a broken page ends the file, which players pass over.
+            // This may fail like the write; then a partial page ends the file, which players ignore.
             let _ = self.file.set_len(self.size_bytes);
             return Err(error);
         }
@@ -52,8 +52,8 @@ impl GrowingFile {
         Ok(())
     }
 
-    /// Gives the file its final name, on the disk for good. Without a `duration` the file itself says it. None, and no
-    /// file, when nothing was ever written.
+    /// Syncs the file and gives it its final name. Without `duration` it is measured from the file. None, and no
+    /// file, if nothing was written.
     pub(super) fn close(
         self,
         id: &RecordingId,
@@ -61,7 +61,7 @@ impl GrowingFile {
         mark_for_upload: bool,
     ) -> io::Result<Option<Closed>> {
         if self.size_bytes == 0 {
-            // What cannot be removed is removed at the next start.
+            // A leftover is removed at the next start.
             let _ = fs::remove_file(&self.path);
             return Ok(None);
         }
@@ -75,7 +75,7 @@ impl GrowingFile {
     }
 }
 
-/// The facts of a closed file.
+/// Figures of a closed file.
 #[derive(Default)]
 pub(super) struct Closed {
     pub(super) duration: Duration,
@@ -83,8 +83,8 @@ pub(super) struct Closed {
     pub(super) sha256: String,
 }
 
-/// Closes a file that another process left behind: cuts off what is no whole page. None, and no file, if there is no
-/// sound in it or its process is alive.
+/// Closes a file that another process left open: cuts off a partial page. None, and no file, if there is no
+/// audio in it; None if its process is still running.
 pub(super) fn close_orphan(
     path: &Path,
     id: &RecordingId,
@@ -106,7 +106,7 @@ pub(super) fn close_orphan(
     Ok(Some(result))
 }
 
-/// What is in a closed file, for a process that did not write it. None if there is no file.
+/// Figures of a closed file that another process wrote. None if there is no file.
 pub(super) fn read_back(path: &Path, id: &RecordingId) -> io::Result<Option<RecordingResult>> {
     let mut file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -132,7 +132,7 @@ fn facts(file: &mut File, id: &RecordingId, measured: &Measured) -> io::Result<R
     })
 }
 
-/// The marker comes first: a process that ends between the two leaves a growing file, which is closed at the next start.
+/// The marker is created first: a process that ends in between leaves an open file, which the next start closes.
 fn publish(path: &Path, id: &RecordingId, mark_for_upload: bool) -> io::Result<()> {
     if mark_for_upload {
         OpenOptions::new()
@@ -145,20 +145,20 @@ fn publish(path: &Path, id: &RecordingId, mark_for_upload: bool) -> io::Result<(
     fs::rename(path, path.with_file_name(id.file_name()))
 }
 
-/// Only for our own user: it holds what people said.
+/// Accessible only to our own user: it contains conversations.
 pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// A new file, only for our own user.
+/// A new file, accessible only to our own user.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// What a person is told of an error, and its name in the metrics.
+/// The text of an error for people, and its label in metrics.
 pub(super) fn explain(error: &io::Error) -> (String, &'static str) {
     match error.kind() {
-        // Our own word, of the floor.
+        // From the floor of free space.
         ErrorKind::StorageFull if error.get_ref().is_some() => (error.to_string(), "disk_low"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ("the disk is full".to_owned(), "disk_full"),
         ErrorKind::ReadOnlyFilesystem => ("the disk is read-only".to_owned(), "read_only"),

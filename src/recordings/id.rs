@@ -1,4 +1,4 @@
-//! A recording's name.
+//! The id of a recording, and the names of its files.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use ulid::Ulid;
 const PREFIX: &str = "rec_";
 const FINISHED: &str = ".opus";
 
-/// `rec_` and a ULID in lower case, so ids sort by the time the recording began. It says nothing of who speaks.
+/// `rec_` and a ULID in lower case, so ids sort by the start of the recording. It contains nothing personal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RecordingId(String);
@@ -19,7 +19,7 @@ impl RecordingId {
         Self(format!("{PREFIX}{}", Ulid::new().to_string().to_lowercase()))
     }
 
-    /// Reads an id. What is none leads to no file either.
+    /// Reads an id; only a valid id can become a file name.
     pub fn parse(text: &str) -> Option<Self> {
         let ulid = text.strip_prefix(PREFIX)?;
         let is_lower = !ulid.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -51,7 +51,7 @@ impl RecordingId {
         Self::parse(file_name.strip_suffix(FINISHED)?)
     }
 
-    /// The id in a growing file's name.
+    /// The id in the name of an unfinished file.
     pub(super) fn of_growing(file_name: &str) -> Option<Self> {
         Self::of_finished(file_name.strip_suffix(GROWING)?)
     }

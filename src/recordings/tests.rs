@@ -1,4 +1,4 @@
-//! Recordings on good disks and bad ones, left behind, and sent to archives.
+//! Recordings on good and bad disks, recovery, and uploads.
 
 use std::fs::{self, File};
 use std::io;
@@ -123,7 +123,7 @@ async fn a_stuck_disk_holds_nobody_up_and_costs_whole_pages() {
     let (recordings, _) = Recordings::start_on(folder.options(), open, FreeBytes::default()).await.unwrap();
     let (sink, result) = recordings.start_recording(&CallId::generate());
     let page = Bytes::from(vec![0; 16 * 1024]);
-    // A pipe takes 64 kB at most, one page is in the writer's hands, and the queue has its bound.
+    // A pipe takes at most 64 kB, the writer holds one page, and the queue has its bound.
     let most = 4 + 1 + MAX_WAITING_PAGES;
     for _ in 0..most + 10 {
         sink.write(page.clone());
@@ -133,7 +133,7 @@ async fn a_stuck_disk_holds_nobody_up_and_costs_whole_pages() {
     let reader = std::thread::spawn(move || io::copy(&mut disk, &mut io::sink()));
     let result = result.await.unwrap();
     assert!(!result.complete);
-    // A pipe cannot be synced: what is told is the last thing that failed.
+    // A pipe cannot be synced, so the last failure is reported.
     assert!(result.problem.is_some());
     recordings.stop(WITHIN).await;
     drop(recordings);
@@ -205,7 +205,7 @@ async fn a_recording_of_a_living_process_is_not_taken_for_left_behind() {
     let (old, _) = Recordings::start(folder.options()).await.unwrap();
     let (sink, result) = old.start_recording(&CallId::generate());
     record(&sink, 100);
-    // The same thread has written it when this one is finished.
+    // The same thread has written it by the time this one is finished.
     for _ in 0..WRITERS {
         let (other, written) = old.start_recording(&CallId::generate());
         record(&other, 10);
@@ -248,7 +248,7 @@ async fn an_upload_that_was_not_done_is_done_after_the_next_start() {
         folder.put(&id.file_name(), bytes);
         folder.put(&id.marker_name(), b"");
     }
-    // Its file is gone, so there is nothing to send.
+    // Its file is gone, so there is nothing to upload.
     folder.put(&RecordingId::generate().marker_name(), b"");
 
     let upload = Some(Archive::in_folder(&archive.path).unwrap());
@@ -286,7 +286,7 @@ async fn an_archive_out_of_reach_is_tried_again_and_the_file_stays() {
     assert_eq!(archive.names(), [id.file_name()]);
 }
 
-/// The archive takes none of the oldest, and all others.
+/// The archive refuses the oldest and takes all others.
 #[tokio::test]
 async fn recordings_that_the_archive_refuses_hold_up_no_other() {
     let (folder, archive) = (Folder::new(), Folder::new());
@@ -300,7 +300,7 @@ async fn recordings_that_the_archive_refuses_hold_up_no_other() {
         folder.put(&id.marker_name(), b"");
     }
     for id in refused {
-        // No file can take the name of a folder that holds something.
+        // A file cannot replace a folder that is not empty.
         fs::create_dir_all(archive.path.join(id.file_name()).join("in the way")).unwrap();
     }
     let (recordings, _) = Recordings::start(RecordingsOptions { upload, ..folder.options() }).await.unwrap();
@@ -313,7 +313,7 @@ async fn recordings_that_the_archive_refuses_hold_up_no_other() {
     tokio::time::timeout(WITHIN, sent).await.unwrap();
     assert_eq!(fs::read(archive.path.join(taken.file_name())).unwrap(), b"sound");
 
-    // A new one does not wait for the pause of those either.
+    // A new one does not wait for their pause either.
     let (sink, result) = recordings.start_recording(&CallId::generate());
     record(&sink, 100);
     sink.finish(FRAME * 100);
@@ -389,7 +389,7 @@ async fn an_s3_server_takes_small_and_large_recordings() {
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// A folder of its own, not made yet, and removed at the end.
+/// A temporary folder, not created yet, and deleted on drop.
 struct Folder {
     path: PathBuf,
 }
@@ -422,7 +422,7 @@ impl Drop for Folder {
     }
 }
 
-/// Records so many silent frames; gives the bytes of the file.
+/// Records this many silent frames; gives the bytes of the file.
 fn record(sink: &RecordingSink, frames: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut recorder = Recorder::new(1);

@@ -1,6 +1,6 @@
-//! The way to an archive: whatever has a marker is sent until the archive has it. Old files are cleared away here too.
+//! Upload: every recording with a marker is uploaded until the archive has it. Also deletes expired local files.
 //!
-//! The markers are the queue: it survives a restart, and needs no bound of its own beside the disk's.
+//! The markers are the queue: it survives a restart, and the disk bounds it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -29,37 +29,37 @@ use super::{RecordingId, RecordingsOptions, Signals};
 use crate::config::recordings::{S3, Upload};
 use crate::telemetry::shown;
 
-/// Files sent at the same time.
+/// Concurrent uploads.
 const AT_ONCE: usize = 4;
-/// A larger file goes in parts of this size: 20 minutes of sound. S3 takes no part below 5 MiB but the last.
+/// A larger file is uploaded in parts of this size: 20 minutes of audio. S3 requires at least 5 MiB for all parts but the last.
 const PART_BYTES: usize = 8 << 20;
-/// The slowest line that a file is sent over: 1 Mbit/s for eight files at once.
+/// The slowest supported line, in bytes per second: 1 Mbit/s for eight files at once.
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
-/// What an archive may think about any request, beside the time on the line.
+/// Response time of an archive, in addition to the transfer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// After a failure the next attempt waits, twice as long each time, up to the longest.
+/// Wait after a failure; it doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// When old files are looked for.
+/// Time between two looks for expired files.
 const CLEAR_EVERY: Duration = Duration::from_secs(3600);
 
-/// Where finished recordings are kept for good.
+/// The archive of finished recordings.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
-    /// Files on a disk have no content type.
+    /// Whether objects have a content type; files do not.
     has_attributes: bool,
 }
 
 impl Archive {
-    /// Any store, below a prefix that may be empty.
+    /// Any object store, below a prefix that may be empty.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         Self { store, prefix: ObjectPath::from(prefix), has_attributes: true }
     }
 
-    /// The archive that the configuration names. Sends nothing yet.
+    /// The configured archive. Sends no request yet.
     pub fn from_config(upload: &Upload) -> anyhow::Result<Self> {
         match upload {
             Upload::Folder(folder) => Self::in_folder(folder),
@@ -67,7 +67,7 @@ impl Archive {
         }
     }
 
-    /// A folder, made if it is not there.
+    /// A folder, created if missing.
     pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
         let what = || format!("recordings.upload leads to {}, which cannot be used", folder.display());
         super::file::make_folder(folder).with_context(what)?;
@@ -75,7 +75,7 @@ impl Archive {
         Ok(Self { store: Arc::new(store), prefix: ObjectPath::default(), has_attributes: false })
     }
 
-    /// Sends one file, in one piece or in parts.
+    /// Uploads one file, whole or in parts.
     async fn send(&self, path: &Path, id: &RecordingId) -> anyhow::Result<()> {
         let place = self.prefix.clone().join(id.file_name());
         let mut file = FileParts::open(path.to_owned()).await?;
@@ -95,12 +95,12 @@ impl Archive {
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         match tokio::time::timeout(within, send_parts(&mut file, &mut upload)).await {
             Ok(Ok(())) => {
-                // The last parts are still on the line.
+                // The last parts are still in flight.
                 tokio::time::timeout(within, upload.finish()).await??;
                 Ok(())
             }
             failed => {
-                // Parts that stay in the archive cost money. If it does not answer, its own rules must remove them.
+                // Abandoned parts cost money. If this fails, the bucket's lifecycle rules must remove them.
                 let _ = tokio::time::timeout(CONNECT_WITHIN, upload.abort()).await;
                 failed?
             }
@@ -108,7 +108,7 @@ impl Archive {
     }
 }
 
-/// For one attempt at a file, or at a part of one.
+/// Deadline of one attempt to upload a file or a part.
 const fn sent_within(size_bytes: u64) -> Duration {
     Duration::from_secs(ANSWERED_WITHIN.as_secs() + size_bytes / SLOWEST_BYTES_PER_SECOND)
 }
@@ -130,7 +130,7 @@ fn s3_store(s3: &S3) -> anyhow::Result<object_store::aws::AmazonS3> {
         .with_timeout(sent_within(PART_BYTES as u64))
         .with_connect_timeout(CONNECT_WITHIN)
         .with_allow_http(is_clear);
-    // We retry whole files, so nothing below does.
+    // Whole files are retried here, so lower layers must not retry.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&s3.bucket)
@@ -148,7 +148,7 @@ fn s3_store(s3: &S3) -> anyhow::Result<object_store::aws::AmazonS3> {
     builder.build().context("recordings.upload cannot be used")
 }
 
-/// Sends what waits for the archive and clears away what is too old, until it is told to stop.
+/// Uploads what waits for the archive and deletes expired files, until the service stops.
 pub(super) async fn keep_house(options: RecordingsOptions, signals: Arc<Signals>) {
     let mut pause = Duration::ZERO;
     let mut clear_at = Instant::now();
@@ -160,7 +160,7 @@ pub(super) async fn keep_house(options: RecordingsOptions, signals: Arc<Signals>
             clear_at += CLEAR_EVERY;
             clear_old(options.dir.clone(), max_age).await;
         }
-        // Read before the pass: what was finished until the stop is still sent.
+        // Read before the pass: recordings finished before the stop are still uploaded.
         let is_last = signals.stopping.load(Ordering::Acquire);
         let left = match &options.upload {
             Some(archive) => send_waiting(archive, &options, &mut refused).await,
@@ -184,19 +184,19 @@ pub(super) async fn keep_house(options: RecordingsOptions, signals: Arc<Signals>
     }
 }
 
-/// What a pass leaves.
+/// The outcome of a pass.
 #[derive(Debug, PartialEq)]
 enum Left {
     Nothing,
-    /// Only what the archive refuses by itself; the first of it is tried again then.
+    /// Only files that the archive refuses are left; the time of the next attempt.
     Refused {
         again_at: Instant,
     },
-    /// The archive is out of reach.
+    /// The archive cannot be reached.
     Everything,
 }
 
-/// Recordings that could not be sent, each with a pause of its own, so that they hold up no other.
+/// Recordings that could not be uploaded, each with a pause of its own, so that they do not delay others.
 #[derive(Default)]
 struct Refused(BTreeMap<RecordingId, Refusal>);
 
@@ -206,7 +206,7 @@ struct Refusal {
 }
 
 impl Refused {
-    /// What of `waiting` may be sent now, first what has not been refused yet.
+    /// Those of `waiting` that may be uploaded now, starting with those not refused yet.
     fn due(&mut self, waiting: BTreeSet<RecordingId>) -> Vec<RecordingId> {
         self.0.retain(|id, _| waiting.contains(id));
         let now = Instant::now();
@@ -215,7 +215,7 @@ impl Refused {
         first.into_iter().chain(again).collect()
     }
 
-    /// True if it is the first refusal.
+    /// Whether this is the first refusal.
     fn note(&mut self, id: &RecordingId) -> bool {
         let before = self.0.get(id).map(|refusal| refusal.pause);
         let pause = (before.unwrap_or_default() * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -229,12 +229,12 @@ impl Refused {
     }
 }
 
-/// Services that failed together do not come again together.
+/// Jitter, so that several services do not retry at the same time.
 fn spread(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
-/// New recordings do not shorten a pause; only the stop does.
+/// A new recording does not shorten a pause; a stop does.
 async fn wait_or_stop(pause: Duration, signals: &Signals) {
     let over = Instant::now() + pause;
     while !signals.stopping.load(Ordering::Acquire) {
@@ -245,13 +245,13 @@ async fn wait_or_stop(pause: Duration, signals: &Signals) {
     }
 }
 
-/// Sends everything that has a marker, oldest first.
+/// Uploads everything that has a marker, oldest first.
 async fn send_waiting(archive: &Archive, options: &RecordingsOptions, refused: &mut Refused) -> Left {
     let dir = options.dir.clone();
     let waiting = match blocking(move || waiting_in(&dir)).await {
         Ok(waiting) => waiting,
         Err(error) => {
-            warn!("the recordings folder cannot be read: {error}");
+            warn!("cannot read the recordings folder: {error}");
             return Left::Everything;
         }
     };
@@ -267,7 +267,7 @@ async fn send_waiting(archive: &Archive, options: &RecordingsOptions, refused: &
             failures_in_a_row += 1;
         }
         if failures_in_a_row >= AT_ONCE {
-            // Most likely the archive is out of reach, so the rest would only wait in vain. If it refuses just these, the
+            // Most likely the archive cannot be reached, and the rest would fail too. If it refuses just these, the
             // next pass begins with others.
             return Left::Everything;
         }
@@ -282,13 +282,13 @@ async fn send_one(archive: &Archive, options: &RecordingsOptions, id: RecordingI
         error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
     });
     match sent {
-        Ok(()) => info!(recording.id = %id, "recording {id} is in the archive"),
-        // The marker is made just before the file has its name; at any other time somebody has removed the file.
+        Ok(()) => info!(recording.id = %id, "recording {id} uploaded"),
+        // The marker is created just before the file gets its name; at any other time the file was removed.
         Err(_) if is_gone && options.dir.join(id.growing_file_name()).exists() => return false,
-        Err(_) if is_gone => warn!(recording.id = %id, "recording {id} was removed before the archive had it"),
+        Err(_) if is_gone => warn!(recording.id = %id, "recording {id} was removed before it was uploaded"),
         Err(error) => {
             metrics::counter!("patchcord_recording_uploads_total", "outcome" => "failed").increment(1);
-            warn!(recording.id = %id, "recording {id} could not be sent to the archive, it is tried again: {error:#}");
+            warn!(recording.id = %id, "upload of recording {id} failed and will be retried: {error:#}");
             return false;
         }
     }
@@ -297,14 +297,14 @@ async fn send_one(archive: &Archive, options: &RecordingsOptions, id: RecordingI
     let marker = options.dir.join(id.marker_name());
     let delete = !options.keep_local && !is_gone;
     let cleared = blocking(move || {
-        // In this order: a marker without its file would be taken for a loss.
+        // In this order: a marker without its file would count as a loss.
         fs::remove_file(marker)?;
         if delete { fs::remove_file(path) } else { Ok(()) }
     });
     match cleared.await {
         Ok(()) => true,
         Err(error) => {
-            warn!(recording.id = %id, "recording {id} is in the archive, but its files here resist: {error}");
+            warn!(recording.id = %id, "recording {id} is uploaded, but its local files cannot be removed: {error}");
             false
         }
     }
@@ -320,7 +320,7 @@ fn waiting_in(dir: &Path) -> io::Result<BTreeSet<RecordingId>> {
     ids.collect()
 }
 
-/// Deletes finished recordings that are too old, but none that the archive does not have.
+/// Deletes expired recordings, except those that wait for the archive.
 async fn clear_old(dir: PathBuf, max_age: Duration) {
     let cleared = blocking(move || {
         let waiting = waiting_in(&dir)?;
@@ -337,13 +337,13 @@ async fn clear_old(dir: PathBuf, max_age: Duration) {
         Ok(cleared)
     });
     match cleared.await {
-        Ok(0) => debug!("no recording is too old"),
-        Ok(count) => info!("{count} recordings were older than {} and are deleted", shown(max_age)),
-        Err(error) => warn!("old recordings cannot be deleted: {error}"),
+        Ok(0) => debug!("no recording has expired"),
+        Ok(count) => info!("deleted {count} recordings older than {}", shown(max_age)),
+        Err(error) => warn!("cannot delete expired recordings: {error}"),
     }
 }
 
-/// A file read part by part, off the runtime's threads.
+/// Reads a file in parts, off the runtime's threads.
 struct FileParts {
     file: Option<File>,
     size_bytes: u64,
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_large_file_has_more_time() {
-        // Four hours of sound over the slowest line.
+        // Four hours of audio over the slowest line.
         assert!(sent_within(80_000_000) >= Duration::from_secs(80_000_000 / (16 << 10)));
         assert_eq!(sent_within(0), ANSWERED_WITHIN);
     }

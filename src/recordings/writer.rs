@@ -1,4 +1,4 @@
-//! A thread that writes the files of many recordings, so that a slow disk is nobody else's trouble.
+//! A thread that writes the files of many recordings, so that a slow disk delays nothing else.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -17,7 +17,7 @@ use super::{Queue, RecordingId, RecordingResult, Signals};
 use crate::call::event::CallId;
 use crate::free_space::FreeSpace;
 
-/// What a writer is told. The channel has no bound of its own: each sink keeps to its share of pages.
+/// Messages to a writer. The channel has no bound of its own: each sink limits its waiting pages.
 pub(super) enum Message {
     Begin(Begin),
     Pages(RecordingId, Bytes),
@@ -33,7 +33,7 @@ pub(super) struct Begin {
     pub(super) reply: oneshot::Sender<RecordingResult>,
 }
 
-/// A running thread.
+/// A handle to the thread.
 pub(super) struct Writer {
     sender: mpsc::Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -54,7 +54,7 @@ struct Recording {
 
 enum State {
     Growing(GrowingFile),
-    /// Not written to any more, but what there is may be of use.
+    /// No longer written; the file so far may be useful.
     Broken {
         file: Option<GrowingFile>,
         problem: String,
@@ -80,16 +80,16 @@ impl Writer {
         self.sender.clone()
     }
 
-    /// Lets it end when it has done what it was told so far. Gives the thread once.
+    /// Ends the thread after the messages sent so far. Gives its handle once.
     pub(super) fn stop(&self) -> Option<JoinHandle<()>> {
-        // One that has ended needs no word.
+        // The thread may have ended already.
         let _ = self.sender.send(Message::Stop);
         self.thread.lock().ok()?.take()
     }
 }
 
 impl Work {
-    /// Recordings that are open at the stop are left as they are: the next start closes them.
+    /// Recordings that are open at the stop are left unfinished: the next start closes them.
     fn run(&mut self, messages: &mpsc::Receiver<Message>) {
         for message in messages {
             match message {
@@ -130,7 +130,7 @@ impl Work {
         };
         let dropped = begin.queue.dropped.load(Ordering::Acquire);
         let duration = match outcome {
-            // A file that broke holds less than the recorder made.
+            // A broken file has less than the recorder produced.
             Outcome::Finished(duration) if problem.is_none() => Some(duration),
             _ => None,
         };
@@ -164,7 +164,7 @@ fn broken(begin: &Begin, file: Option<GrowingFile>, error: &io::Error) -> State 
     State::Broken { file, problem: tell(begin, error) }
 }
 
-/// Tells once what is wrong with a recording, and gives it in words.
+/// Logs a recording's failure once, and gives its text.
 fn tell(begin: &Begin, error: &io::Error) -> String {
     let (problem, reason) = explain(error);
     metrics::counter!("patchcord_recording_errors_total", "reason" => reason).increment(1);
@@ -189,6 +189,6 @@ fn reply(begin: Begin, closed: Option<Closed>, problem: Option<String>) {
         call.id = %begin.call_id, recording.id = %result.id, duration_ms = result.duration_ms,
         size_bytes = result.size_bytes, "recording {} is {outcome}", result.id
     );
-    // Whoever began it may have gone before it was written.
+    // The receiver may be gone.
     let _ = begin.reply.send(result);
 }
