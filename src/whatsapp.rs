@@ -1,4 +1,4 @@
-//! Meta's words: what its webhooks say, what its Graph API is told, and what its errors mean.
+//! Meta's side: webhooks, the Graph API, and error codes.
 
 pub mod clock;
 pub mod error;
@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 pub struct WaCallId(String);
 
 impl WaCallId {
-    /// Captured ids have about 110 characters; one far longer is no id.
+    /// Captured ids have about 110 characters; a far longer text is not an id.
     const MAX_CHARS: usize = 512;
 
-    /// Takes any printable ASCII word of 1 to 512 characters; Meta promises no more than that.
+    /// Accepts any printable ASCII word of 1 to 512 characters; Meta documents no format.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let is_word = text.bytes().all(|byte| byte.is_ascii_graphic());
         if text.is_empty() || text.len() > Self::MAX_CHARS || !is_word {
@@ -60,7 +60,7 @@ impl fmt::Debug for WaCallId {
 
 /// One business number, by its id in the Graph API: decimal digits.
 ///
-/// It becomes part of a URL, so nothing but digits gets in. `Debug` hides it.
+/// It becomes part of a URL, so only digits are accepted. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PhoneNumberId(String);
@@ -104,15 +104,15 @@ impl fmt::Debug for PhoneNumberId {
     }
 }
 
-/// The text is not an id of the kind asked for. It carries no text, because the text may be personal.
+/// The text is not an id of this kind. The error does not contain it, because it may be personal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of this kind")]
 pub struct InvalidId;
 
-/// Who is at one end of a call, as far as Meta tells. Every part may be missing.
+/// One party of a call, as far as Meta identifies it. Every field may be missing.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
-    /// Phone number in digits, without `+`. Missing once the person goes by a username.
+    /// Phone number in digits, without `+`. Missing if the person uses a username.
     pub wa_id: Option<String>,
     /// Business-scoped user id such as `US.13491208655302741918`; the better key when present.
     pub user_id: Option<String>,
@@ -144,7 +144,7 @@ impl fmt::Debug for Party {
     }
 }
 
-/// Stands in `Debug` output for text that must not reach a log: it tells only whether there is some.
+/// Replaces text in `Debug` output that must not reach a log: it shows only whether there is any.
 #[derive(Clone, Copy)]
 pub(crate) struct Hidden(bool);
 

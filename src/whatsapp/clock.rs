@@ -1,26 +1,26 @@
-//! How old Meta's webhooks are, told in spite of a clock of ours that is wrong or is set while we run. Pure.
+//! The age of Meta's webhooks, even if our clock is wrong or is set at run time. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The least age of what came in this time is one observation, so that a burst of retries is not many.
+/// The least age within this time is one observation, so that a burst of retries counts once.
 const SLOT: Duration = Duration::from_secs(5);
-/// Older observations say nothing of the clock as it is: it drifts.
+/// Older observations expire, because clocks drift.
 const WINDOW: Duration = Duration::from_secs(600);
-/// Observations so close together agree: webhooks that are not late take a second or two, late ones all kinds of times.
+/// Observations this close agree: punctual webhooks take a second or two, late ones any time.
 const AGREEMENT_S: i64 = 5;
 
 /// An estimate of how far our clock is ahead of Meta's, from the timestamps of signed webhooks.
 ///
 /// A webhook's age by our clock is its delay and our clock's error together. A delay is never negative, so the least age
-/// seen bounds the error from above. Late webhooks alone would bound it badly: after an outage Meta repeats what is
-/// minutes old. So the least age is believed to be the error only when another moment has shown nearly the same.
+/// seen bounds the error from above. Late webhooks alone would be a poor bound: after an outage Meta repeats webhooks that are
+/// minutes old. So the least age is taken as the error only if another observation agrees with it.
 ///
-/// Our clock is read once; from then on time is counted, so that a clock that is set meanwhile changes nothing.
+/// Our clock is read once; from then on a monotonic clock counts, so that setting the clock changes nothing.
 #[derive(Debug)]
 pub struct ClockSkew {
     began: Instant,
-    /// What our clock said then, in Unix seconds.
+    /// The reading of our clock at that instant, in Unix seconds.
     began_s: i64,
     slots: VecDeque<Slot>,
     ahead_s: i64,
@@ -33,12 +33,12 @@ struct Slot {
 }
 
 impl ClockSkew {
-    /// Nothing is known yet. `unix_s` is what our clock says now.
+    /// Without observations. `unix_s` is the present reading of our clock.
     pub fn new(unix_s: i64, now: Instant) -> Self {
         Self { began: now, began_s: unix_s, slots: VecDeque::new(), ahead_s: 0 }
     }
 
-    /// Takes the timestamp of a signed webhook that came now.
+    /// Takes the timestamp of a signed webhook that arrives now.
     pub fn observe(&mut self, stamp: u64, now: Instant) {
         while self.slots.front().is_some_and(|slot| now.saturating_duration_since(slot.began) > WINDOW) {
             self.slots.pop_front();
@@ -53,22 +53,22 @@ impl ClockSkew {
         self.ahead_s = self.estimate();
     }
 
-    /// How long ago that was by Meta's clock, in seconds, as far as it is known.
+    /// The age of a timestamp by Meta's clock, in seconds, as far as it is known.
     pub fn age_s(&self, stamp: u64, now: Instant) -> i64 {
         self.counted_s(now).saturating_sub_unsigned(stamp).saturating_sub(self.ahead_s)
     }
 
-    /// How many seconds our clock, which says `unix_s` now, is ahead of Meta's; negative if it is behind.
+    /// How many seconds our clock, which reads `unix_s` now, is ahead of Meta's; negative if it is behind.
     pub fn ahead_s(&self, unix_s: i64, now: Instant) -> i64 {
         unix_s.saturating_sub(self.counted_s(now)).saturating_add(self.ahead_s)
     }
 
-    /// What our clock would say if nobody had set it.
+    /// The reading of our clock if it had not been set.
     fn counted_s(&self, now: Instant) -> i64 {
         self.began_s.saturating_add_unsigned(now.saturating_duration_since(self.began).as_secs())
     }
 
-    /// At most the least age there is; that itself, once two moments agree on it.
+    /// The estimated error: the least age observed, once two observations agree on it.
     fn estimate(&self) -> i64 {
         let (mut least, mut second) = (i64::MAX, i64::MAX);
         for age_s in self.slots.iter().map(|slot| slot.least_age_s) {
@@ -90,7 +90,7 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    /// What is believed after each of these: the second of arrival, and the age by our clock.
+    /// The estimate after each observation: the second of arrival, and the age by our clock.
     fn believed(observations: &[(u64, i64)]) -> Vec<i64> {
         let start = Instant::now();
         let mut skew = ClockSkew::new(NOW_S, start);

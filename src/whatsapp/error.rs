@@ -1,4 +1,4 @@
-//! Meta's errors: what a code means, what to do about it, and how to say so.
+//! Meta's errors: the meaning of each code, what to do about it, and texts.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use super::Hidden;
 
 /// An error as Meta reports it, in a Graph reply or in a `terminate` webhook.
 ///
-/// Only `code` is near certain to be there. `Debug` shows no text of Meta's, because texts may quote
-/// what was sent; [`MetaError::details_for_log`] gives a cleaned one.
+/// Only `code` is almost always present. `Debug` shows no text of Meta's, because texts may quote
+/// the request; [`MetaError::details_for_log`] gives a redacted one.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct MetaError {
-    /// Meta's error code; `None` when the reply held no readable error.
+    /// Meta's error code; `None` if the reply had no readable error.
     pub code: Option<i64>,
     /// `error_subcode`, which Meta's support asks for.
     pub subcode: Option<i64>,
@@ -20,9 +20,9 @@ pub struct MetaError {
     pub message: Option<String>,
     /// `error_data.details`: the exact reason, where Meta gives one.
     pub details: Option<String>,
-    /// The id under which Meta's support finds the request.
+    /// The id by which Meta's support finds the request.
     pub fbtrace_id: Option<String>,
-    /// `is_transient`: Meta's own hint that trying again may help.
+    /// `is_transient`: Meta's hint that a retry may help.
     pub is_transient: Option<bool>,
     /// HTTP status of the reply; `None` in a webhook.
     pub http_status: Option<u16>,
@@ -48,7 +48,7 @@ impl MetaError {
         self.code.map_or(MetaErrorCode::Unlisted, MetaErrorCode::from_code)
     }
 
-    /// The details, or else the message, with whatever could be a number or an id blanked, at most 200 characters.
+    /// The details, or else the message, with everything that could be a number or an id redacted, at most 200 characters.
     pub fn details_for_log(&self) -> Option<String> {
         let text = self.details.as_deref().or(self.message.as_deref())?;
         let words = text.split_whitespace().map(|word| if is_personal(word) { "…" } else { word });
@@ -82,14 +82,14 @@ impl fmt::Display for MetaError {
     }
 }
 
-/// What kind of trouble a code is, and so who can do something about it.
+/// The kind of an error, which says who can do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MetaErrorClass {
-    /// Meta's trouble of the moment: the same request may succeed now.
+    /// A transient problem at Meta: the same request may succeed now.
     Retry,
-    /// Too much of something: slower, or later.
+    /// A rate or amount is exceeded: retry slower, or later.
     BackOff,
-    /// The request itself is wrong; sending it again cannot help.
+    /// The request is invalid; a retry cannot help.
     FixRequest,
     /// The number, the app or the token is not set up for this.
     Config,
@@ -103,15 +103,15 @@ pub enum MetaErrorClass {
     State,
     /// We were too late.
     Timing,
-    /// No usable sound came from our side.
+    /// No usable media arrived from our side.
     OurMedia,
     /// The caller's phone or its network.
     CallerSide,
-    /// A code that no page explains.
+    /// An undocumented code.
     Unknown,
 }
 
-/// Writes the table of codes once, as an enum and its properties.
+/// Defines the table of codes once, as an enum with properties.
 macro_rules! meta_error_codes {
     ($($code:literal $name:ident $class:ident $text:literal)*) => {
         /// Meta's error codes, by meaning. Source: Meta, "Calling API: Troubleshooting" and "Cloud API error codes".
@@ -120,7 +120,7 @@ macro_rules! meta_error_codes {
             $(#[doc = concat!("Code ", $code, ": ", $text, ".")] $name,)*
             /// Codes 10 and 200 to 299: the app or token has not been granted a permission.
             NotGranted,
-            /// A code that is not in Meta's tables, or none.
+            /// A code that is not in Meta's tables, or no code.
             Unlisted,
         }
 
@@ -137,7 +137,7 @@ macro_rules! meta_error_codes {
                 }
             }
 
-            /// For our log and the operator: the cause, and what to do where something can be done.
+            /// For the log and the operator: the cause, and a remedy if there is one.
             pub fn for_operator(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -197,7 +197,7 @@ meta_error_codes! {
 }
 
 impl MetaErrorCode {
-    /// The meaning of a code; [`MetaErrorCode::Unlisted`] for one that Meta does not explain.
+    /// The meaning of a code; [`MetaErrorCode::Unlisted`] for an undocumented one.
     pub fn from_code(code: i64) -> Self {
         if code == 10 || (200..=299).contains(&code) {
             return Self::NotGranted;
@@ -206,7 +206,7 @@ impl MetaErrorCode {
         listed.map_or(Self::Unlisted, |(_, meaning)| *meaning)
     }
 
-    /// For the person on the other side of our API: what it means for the call, without our internals.
+    /// For users of our API: what it means for the call, without internals.
     pub fn for_caller(self) -> &'static str {
         match self.class() {
             MetaErrorClass::Retry => "WhatsApp had a problem. Please try again.",
@@ -230,7 +230,7 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// Long digits are a phone number or an id; a wacid holds the phone number.
+/// Long digits are a phone number or an id; a wacid contains the phone number.
 fn is_personal(word: &str) -> bool {
     let digits = word.bytes().filter(u8::is_ascii_digit).count();
     digits >= 6 || word.contains("wacid") || word.contains("wamid")

@@ -1,7 +1,7 @@
-//! Meta's Graph API: what we ask Meta to do with a call, and how long we keep asking.
+//! Requests to Meta's Graph API, with their retries.
 //!
-//! This is the only layer that retries. Each request has one budget of time; within it, refused
-//! connections, passing troubles and rate limits are tried again, and a refusal that cannot change is not.
+//! This is the only layer that retries. Each request has a time budget; within it, refused
+//! connections, transient errors and rate limits are retried, permanent refusals are not.
 
 mod attempt;
 mod pace;
@@ -27,7 +27,7 @@ use attempt::Outcome;
 use pace::Paces;
 use retry::Waits;
 
-/// Asks Meta's Graph API to act on calls. Cheap to clone; all clones share connections.
+/// A client of Meta's Graph API. Cheap to clone; all clones share connections.
 #[derive(Clone)]
 pub struct GraphClient {
     http: reqwest::Client,
@@ -36,31 +36,31 @@ pub struct GraphClient {
     paces: Arc<Mutex<Paces>>,
 }
 
-/// Where Meta is and how long to try.
+/// The address of the API, and the timing of requests.
 #[derive(Debug, Clone)]
 pub struct GraphOptions {
     /// `https://graph.facebook.com`, or a simulator.
     pub base_url: Url,
     /// `v26.0`.
     pub version: String,
-    /// For one request with all its retries.
+    /// Time budget of one request with all its retries.
     pub budget: Duration,
-    /// For one try; what takes longer may or may not have happened.
+    /// Deadline of one attempt; a request that exceeds it may or may not have been performed.
     pub attempt_timeout: Duration,
-    /// The least wait between two tries, also when Meta asks for less (`Retry-After: 0`).
+    /// The shortest wait between two attempts, even if Meta asks for less (`Retry-After: 0`).
     pub shortest_wait: Duration,
-    /// The most that chance adds to the wait before the second try; it doubles from then on.
+    /// The most jitter before the second attempt; it doubles from then on.
     pub first_backoff: Duration,
-    /// The most that chance ever adds to a wait.
+    /// The most jitter of any wait.
     pub longest_backoff: Duration,
-    /// Seeds the chance that spreads the waits of many calls; tests set it.
+    /// Seed of the jitter; tests set it.
     pub jitter_seed: u64,
-    /// Of the runtime that requests run on: a reply that we were too frozen to read does not use up the budget.
+    /// The pulse of the runtime that requests run on: a freeze does not use up the budget.
     pub pulse: Arc<Pulse>,
 }
 
 impl GraphOptions {
-    /// The usual patience: tries of up to 5 s within 8 s, so that a call can still be saved while it rings.
+    /// The defaults: attempts of up to 5 s within 8 s, so that a call can still be saved while it rings.
     pub fn new(base_url: Url, version: impl Into<String>) -> Self {
         Self {
             base_url,
@@ -76,7 +76,7 @@ impl GraphOptions {
     }
 }
 
-/// The number that a request is made for, and the right to do so.
+/// A business number and its access token.
 #[derive(Debug, Clone)]
 pub struct NumberCredentials {
     /// The business number.
@@ -85,7 +85,7 @@ pub struct NumberCredentials {
     pub access_token: SecretString,
 }
 
-/// Whom to call.
+/// The person to call.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Callee {
     /// A phone number in digits.
@@ -94,7 +94,7 @@ pub enum Callee {
     UserId(String),
 }
 
-/// Text that Meta gives back in the webhooks of a call: at most 512 characters.
+/// Text that Meta returns in the webhooks of a call: at most 512 characters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallbackData(String);
 
@@ -102,7 +102,7 @@ impl CallbackData {
     /// Meta's limit for `biz_opaque_callback_data`.
     pub const MAX_CHARS: usize = 512;
 
-    /// Takes up to 512 characters.
+    /// Accepts up to 512 characters.
     pub fn parse(text: &str) -> Result<Self, CallbackDataTooLong> {
         if text.chars().count() > Self::MAX_CHARS {
             return Err(CallbackDataTooLong);
@@ -116,27 +116,27 @@ impl CallbackData {
 #[error("biz_opaque_callback_data has more than 512 characters")]
 pub struct CallbackDataTooLong;
 
-/// Meta has done it, or had done it already.
+/// Meta has performed the request, now or earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Done {
-    /// How many tries it took.
+    /// Number of attempts.
     pub attempts: u32,
-    /// Meta refused because it was done already; an earlier try that seemed lost had arrived.
+    /// Meta refused because it was done already: an earlier attempt that seemed lost had arrived.
     pub was_done_before: bool,
 }
 
-/// Meta has not done it, as far as we know.
+/// Meta has not performed the request, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} (after {attempts} tries)")]
+#[error("{kind} (after {attempts} attempts)")]
 pub struct GraphFailure {
-    /// What became of it.
+    /// The last outcome.
     pub kind: FailureKind,
-    /// How many tries were made.
+    /// Number of attempts.
     pub attempts: u32,
 }
 
 impl GraphFailure {
-    /// Whether the same request may be granted later, when Meta's trouble or the operator's has passed.
+    /// Whether the same request may succeed later, once a problem at Meta or of the operator's is solved.
     pub fn may_pass(&self) -> bool {
         use super::error::MetaErrorClass as Class;
         match &self.kind {
@@ -148,19 +148,19 @@ impl GraphFailure {
     }
 }
 
-/// What became of a failed request.
+/// The outcome of a failed request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FailureKind {
-    /// Meta said no.
+    /// Meta refused.
     #[error("Meta refused: {0}")]
     Refused(MetaError),
-    /// A try ended without a readable reply: it may have happened. Clean up as if it had.
+    /// An attempt got no readable reply: it may have been performed. Clean up as if it was.
     #[error("Meta gave no readable reply: {0}")]
     Unknown(String),
-    /// No try got through to Meta: it has not happened.
+    /// No attempt reached Meta: it was not performed.
     #[error("Meta could not be reached: {0}")]
     Unreachable(String),
-    /// No try could be made for lack of sockets on this machine: it has not happened.
+    /// No attempt was possible for lack of sockets on this machine: it was not performed.
     #[error("Meta was not asked: {0}")]
     NoSockets(String),
 }
@@ -186,13 +186,13 @@ impl Action {
         }
     }
 
-    /// A second `connect` could ring the user's phone twice; the other actions have no second effect.
+    /// A second `connect` could ring the user's phone twice; the other actions are idempotent.
     fn may_follow_an_unknown_end(self) -> bool {
         self != Self::Connect
     }
 }
 
-/// What every client for Graph must have: no redirects, which could carry the token elsewhere.
+/// Required settings of every client for Graph: no redirects, which could carry the token elsewhere.
 /// TLS and the rest are the caller's.
 pub fn client_settings(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
     builder
@@ -211,7 +211,7 @@ impl GraphClient {
         Self { http, options, chance, paces: Arc::default() }
     }
 
-    /// Lets Meta set the media up while the phone still rings. `answer_sdp` is the one for `accept` too.
+    /// Lets Meta set up media while the phone still rings. `accept` must send the same `answer_sdp`.
     pub async fn pre_accept(
         &self,
         number: &NumberCredentials,
@@ -222,7 +222,7 @@ impl GraphClient {
         self.act(number, Action::PreAccept, &body).await
     }
 
-    /// Answers the call: from now on the caller hears us. `answer_sdp` is byte for byte that of `pre_accept`.
+    /// Answers the call: from now on the caller hears us. `answer_sdp` is identical to that of `pre_accept`.
     pub async fn accept(
         &self,
         number: &NumberCredentials,
@@ -234,7 +234,7 @@ impl GraphClient {
         self.act(number, Action::Accept, &with_callback_data(body, callback_data)).await
     }
 
-    /// Refuses a call that has had no answer from us yet.
+    /// Refuses a call that has no answer of ours yet.
     pub async fn reject(&self, number: &NumberCredentials, call_id: &WaCallId) -> Result<Done, GraphFailure> {
         self.act(number, Action::Reject, &about(call_id, Action::Reject)).await
     }
@@ -244,7 +244,7 @@ impl GraphClient {
         self.act(number, Action::Terminate, &about(call_id, Action::Terminate)).await
     }
 
-    /// Calls a user. Not tried again once a try may have reached Meta, because the phone would ring twice.
+    /// Calls a user. Not retried once an attempt may have reached Meta, because the phone would ring twice.
     pub async fn connect(
         &self,
         number: &NumberCredentials,
@@ -261,7 +261,7 @@ impl GraphClient {
         let logged = |failure| logged(Action::Connect, failure);
         let (reply, attempts) = self.request(number, Action::Connect, &body).await.map_err(logged)?;
         let call_id = reply["calls"][0]["id"].as_str().and_then(|id| WaCallId::parse(id).ok());
-        // A success without an id: somebody's phone may be ringing, and we cannot say which call it is.
+        // A success without an id: a phone may be ringing, for a call that cannot be identified.
         let kind = || FailureKind::Unknown("a success without the call's id".to_owned());
         call_id.ok_or_else(|| logged(GraphFailure { kind: kind(), attempts }))
     }
@@ -279,7 +279,7 @@ impl GraphClient {
         }
     }
 
-    /// Tries until Meta says yes, says a no that will stay, or the budget is spent.
+    /// Retries until Meta accepts or refuses for good, or the budget is used up.
     async fn request(
         &self,
         number: &NumberCredentials,
@@ -308,7 +308,7 @@ impl GraphClient {
                 return Ok((reply, attempts));
             }
             if let Some((error, wait)) = retry::slows_number(&outcome) {
-                // One that Meta wants to wait for longer than a request lives is asked again once in that time.
+                // If Meta asks for a longer wait than a request lasts, one request is tried in that time.
                 let wait = wait.min(self.options.budget);
                 self.paces().refused(&number.phone_number_id, error, wait, Instant::now());
             }
@@ -337,7 +337,7 @@ impl GraphClient {
     }
 }
 
-/// A no that will stay is Meta's last word. Otherwise one try of unknown end makes the whole unknown.
+/// A permanent refusal is final. Otherwise one attempt with an unknown outcome makes the whole unknown.
 fn final_kind(last: Outcome, may_have_happened: bool) -> FailureKind {
     match last {
         Outcome::Refused { error, .. } if !may_have_happened || !retry::can_change(&error) => {
@@ -349,7 +349,7 @@ fn final_kind(last: Outcome, may_have_happened: bool) -> FailureKind {
             FailureKind::Unknown(cause)
         }
         Outcome::Refused { error, .. } => FailureKind::Unknown(error.to_string()),
-        // It is no failure.
+        // Not a failure.
         Outcome::Success(_) => FailureKind::Unknown(String::new()),
     }
 }
@@ -371,7 +371,7 @@ fn with_callback_data(mut body: Value, callback_data: Option<&CallbackData>) -> 
     body
 }
 
-/// Failures are logged here, once, with what Meta's support asks for and nothing personal.
+/// Failures are logged here, once, with the ids that Meta's support asks for and nothing personal.
 fn logged(action: Action, failure: GraphFailure) -> GraphFailure {
     let (action, attempts) = (action.name(), failure.attempts);
     match &failure.kind {
@@ -388,7 +388,7 @@ fn logged(action: Action, failure: GraphFailure) -> GraphFailure {
         FailureKind::Unknown(_) | FailureKind::Unreachable(_) | FailureKind::NoSockets(_) => warn!(
             graph.action = action,
             graph.attempts = attempts,
-            "{action} failed after {attempts} tries: {}",
+            "{action} failed after {attempts} attempts: {}",
             failure.kind
         ),
     }

@@ -1,8 +1,8 @@
-//! What Meta's webhooks tell about calls: one POST becomes a list of notices.
+//! Meta's webhooks about calls: one POST becomes a list of notices.
 //!
-//! Meta doubles, batches and reorders webhooks, leaves fields out and adds new ones. So everything but a
-//! call's id and event may be missing here, what is unknown is named and skipped, and one call that makes
-//! no sense does not harm the others. Whether a notice is late or double is for `Call` to decide.
+//! Meta repeats, batches and reorders webhooks, omits fields and adds new ones. So everything but a
+//! call's id and event is optional here, unknown kinds are named and skipped, and one malformed call
+//! does not affect the others. `Call` decides whether a notice is late or repeated.
 
 mod read;
 mod subscription;
@@ -19,14 +19,14 @@ use super::{Hidden, Party, PhoneNumberId, WaCallId, mend};
 /// Meta sends up to 3 MB in one POST. Source: Meta, "Webhooks from Meta".
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
-/// Graph puts up to 1000 updates into one POST. What is beyond this bound is dropped, and said so by one
-/// `Malformed` notice.
+/// Graph puts up to 1000 updates into one POST. Notices beyond this bound are dropped, which one
+/// `Malformed` notice reports.
 const MAX_NOTICES: usize = 4000;
 
-/// Reads one webhook body, whose signature has been verified, into notices in the order in which they stand.
+/// Parses a webhook body with a verified signature into notices, in their order.
 ///
 /// A string that is cut in the middle of a character costs that character and nothing else, and so does any other value
-/// that JSON does not have. An error means that the body as a whole cannot be read. Meta sends a body that was refused again, for days.
+/// that JSON does not have. An error means that the body as a whole cannot be parsed. Meta repeats a refused body for days.
 pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(WebhookError::TooLarge);
@@ -38,16 +38,16 @@ pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     Ok(read::notices(&envelope, MAX_NOTICES))
 }
 
-/// One thing that a webhook tells.
+/// One statement of a webhook.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
-    /// Somebody calls us, or our own call got its answer: here is the SDP.
+    /// A user calls us, or our own call got its answer: with the SDP.
     Connect(Box<Connect>),
-    /// A call is over, whoever ended it.
+    /// A call is over.
     Terminate(Box<Terminate>),
-    /// How far a call of ours has got.
+    /// The progress of a call that we placed.
     Status(Box<CallStatus>),
-    /// A webhook field that has nothing to do with calls, such as `messages`.
+    /// A webhook field about something else, such as `messages`.
     NotOurs {
         /// The field's name.
         field: String,
@@ -60,7 +60,7 @@ pub enum Notice {
         /// The event's name, or `status:…` for a call status; empty when the field itself is unknown.
         event: String,
     },
-    /// A call that lacks what it cannot do without.
+    /// A call without a required field.
     Malformed {
         /// What is wrong with it.
         why: Malformation,
@@ -68,7 +68,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// When Meta sent it, in Unix seconds, where that is known.
+    /// Time at which Meta sent it, in Unix seconds, if known.
     pub fn timestamp(&self) -> Option<u64> {
         match self {
             Self::Connect(connect) => connect.timestamp,
@@ -79,7 +79,7 @@ impl Notice {
     }
 }
 
-/// `event: connect`. Media is being set up; it does not mean that anybody has picked up.
+/// `event: connect`. Media is being set up; it does not mean that the call was picked up.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connect {
     /// The call.
@@ -88,13 +88,13 @@ pub struct Connect {
     pub phone_number_id: Option<PhoneNumberId>,
     /// The business number as shown, in digits, sometimes with a leading `+`.
     pub display_phone_number: Option<String>,
-    /// Who dialled. Inferred from the SDP's type where Meta leaves it out.
+    /// The direction. Inferred from the SDP's type if Meta omits it.
     pub direction: Direction,
     /// Who dialled.
     pub from: Party,
     /// Who was dialled.
     pub to: Party,
-    /// When Meta sent it, in Unix seconds. A late delivery keeps its first time.
+    /// Time at which Meta sent it, in Unix seconds. A repeated delivery keeps its first time.
     pub timestamp: Option<u64>,
     /// The SDP.
     pub session: Session,
@@ -102,7 +102,7 @@ pub struct Connect {
     pub cta_payload: Option<String>,
     /// The payload of the deep link that was opened.
     pub deeplink_payload: Option<String>,
-    /// What our own `connect` request carried.
+    /// The callback data of our `connect` request.
     pub biz_opaque_callback_data: Option<String>,
 }
 
@@ -113,7 +113,7 @@ pub struct Terminate {
     pub call_id: WaCallId,
     /// The business number.
     pub phone_number_id: Option<PhoneNumberId>,
-    /// Who dialled, where Meta tells.
+    /// The direction, if Meta gives it.
     pub direction: Option<Direction>,
     /// Who dialled.
     pub from: Party,
@@ -121,7 +121,7 @@ pub struct Terminate {
     pub to: Party,
     /// When the call ended, in Unix seconds.
     pub timestamp: Option<u64>,
-    /// How Meta sums the call up. An unanswered call is `Completed` too.
+    /// Meta's summary of the call. An unanswered call is `Completed` too.
     pub status: TerminateStatus,
     /// When it was picked up, in Unix seconds; only for calls that were.
     pub start_time: Option<u64>,
@@ -135,7 +135,7 @@ pub struct Terminate {
     pub cta_payload: Option<String>,
     /// The payload of the deep link that was opened.
     pub deeplink_payload: Option<String>,
-    /// What our `accept` or `connect` request carried.
+    /// The callback data of our `accept` or `connect` request.
     pub biz_opaque_callback_data: Option<String>,
 }
 
@@ -146,17 +146,17 @@ pub struct CallStatus {
     pub call_id: WaCallId,
     /// The business number.
     pub phone_number_id: Option<PhoneNumberId>,
-    /// How far it has got.
+    /// Its progress.
     pub progress: Progress,
-    /// When, in Unix seconds.
+    /// Time, in Unix seconds.
     pub timestamp: Option<u64>,
-    /// Whom we called.
+    /// The called user.
     pub recipient: Party,
     /// What our `connect` request carried.
     pub biz_opaque_callback_data: Option<String>,
 }
 
-/// An SDP and what it is.
+/// An SDP and its type.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Offer for a call to us, answer for a call by us.
@@ -165,7 +165,7 @@ pub struct Session {
     pub sdp: String,
 }
 
-/// Which half of the SDP exchange this is.
+/// The type of an SDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SdpType {
     /// To be answered.
@@ -183,7 +183,7 @@ pub enum Direction {
     BusinessInitiated,
 }
 
-/// How Meta sums up an ended call.
+/// Meta's summary of an ended call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TerminateStatus {
     /// Ended without an error, answered or not.
@@ -192,40 +192,40 @@ pub enum TerminateStatus {
     Failed,
     /// Refused by the person called.
     Rejected,
-    /// Left out, or a word that this version does not know.
+    /// Omitted, or unknown to this version.
     Unstated,
 }
 
-/// How far a call of ours has got.
+/// The progress of a call that we placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// The user's phone rings.
     Ringing,
-    /// The user picked up: the only sign of it.
+    /// The user picked up; there is no other sign of it.
     Accepted,
     /// The user refused; a `terminate` follows.
     Rejected,
 }
 
-/// What is wrong with one call of a webhook.
+/// Why one part of a webhook is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformation {
     /// An entry, a change, a call or a status of the wrong JSON type.
-    #[error("a part of the webhook has another shape than Meta's pages say")]
+    #[error("a part of the webhook does not have the documented structure")]
     Shape,
-    /// No `id`, or one that cannot be one.
+    /// No `id`, or an invalid one.
     #[error("a call without a usable id")]
     CallId,
     /// No `event`.
     #[error("a call without an event")]
     Event,
-    /// A `phone_number_id` that cannot be one.
+    /// An invalid `phone_number_id`.
     #[error("a phone number id that is not digits")]
     PhoneNumberId,
     /// A connect without SDP.
     #[error("a connect without an SDP")]
     Session,
-    /// An offer for a call of ours, or an answer to a call to us.
+    /// An offer for a call that we placed, or an answer to a call to us.
     #[error("a connect whose SDP type does not fit its direction")]
     SdpType,
     /// The rest of an overlong list, dropped.
@@ -233,7 +233,7 @@ pub enum Malformation {
     TooMany,
 }
 
-/// Why a whole webhook cannot be read.
+/// Why a whole webhook cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookError {
     /// Above [`MAX_BODY_BYTES`].
@@ -248,12 +248,12 @@ pub enum WebhookError {
 }
 
 impl Connect {
-    /// As [`Connect::from_stored`] reads it: for the store alone, because all of it is personal.
+    /// Serialises it for [`Connect::from_stored`]: for the store only, because all of it is personal.
     pub fn to_stored(&self) -> String {
         serde_json::to_string(self).expect("a connect is texts, numbers and names of variants")
     }
 
-    /// Reads what [`Connect::to_stored`] wrote; `None` if it is something else.
+    /// Reads what [`Connect::to_stored`] wrote; `None` for anything else.
     pub fn from_stored(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

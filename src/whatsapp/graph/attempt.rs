@@ -1,4 +1,4 @@
-//! One try at Meta's Graph API, and what is known after it.
+//! One attempt of a request to the Graph API, and its outcome.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::cause::{cause_of, shortage_of};
 use crate::whatsapp::error::MetaError;
 use crate::whatsapp::mend;
 
-/// Replies have a few hundred bytes. What is longer is not read to its end.
+/// Replies have a few hundred bytes. A longer one is not read to its end.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 
-/// What is known after one try.
+/// The outcome of one attempt.
 #[derive(Debug, PartialEq)]
 pub(super) enum Outcome {
-    /// Meta did it and says this.
+    /// Meta performed it, with this reply.
     Success(Value),
-    /// Meta did not do it.
+    /// Meta did not perform it.
     Refused {
         error: MetaError,
-        /// Meta's wish about the next try.
+        /// The `retry-after` header.
         retry_after: Option<Duration>,
     },
     /// The request was sent, or may have been, and no readable reply came; the text says what did.
@@ -62,12 +62,12 @@ async fn read_reply(mut response: Response) -> Outcome {
     Outcome::Refused { error: error_of(status, &reply), retry_after }
 }
 
-/// Something between Meta and us speaks, and cannot say what became of the request behind it.
+/// A gateway between Meta and us replied; the outcome of the request behind it is unknown.
 fn is_gateway_trouble(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// A 200 means yes unless its body says otherwise. Samples of replies to `connect` lack `success`.
+/// A 200 is a success unless its body says otherwise. Samples of replies to `connect` lack `success`.
 fn judge_success(status: StatusCode, reply: Value) -> Outcome {
     let is_refused = reply["success"] == false || reply["error"].is_object();
     match (is_refused, reply.is_object()) {

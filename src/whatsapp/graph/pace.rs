@@ -13,22 +13,22 @@ const FIRST_SPACING: Duration = Duration::from_millis(200);
 /// The same after several refusals in a row.
 const LONGEST_SPACING: Duration = Duration::from_millis(1600);
 
-/// The numbers that are slowed at the moment; all others are asked for at once.
+/// The numbers that are slowed at present; requests for all others leave at once.
 #[derive(Debug, Default)]
 pub(super) struct Paces(HashMap<PhoneNumberId, Pace>);
 
 #[derive(Debug)]
 struct Pace {
-    /// When the next request may leave.
+    /// Time at which the next request may leave.
     next_at: Instant,
     spacing: Duration,
-    /// What Meta said last.
+    /// Meta's last refusal.
     error: MetaError,
 }
 
 impl Paces {
-    /// When a request that is ready now may leave. None of a number leave together. If that would be after `latest`, it
-    /// does not leave, and Meta's last refusal of the number is its answer too.
+    /// Time at which a request that is ready now may leave, one at a time for each number. If that would be after `latest`, it
+    /// does not leave and gets Meta's last refusal of the number.
     pub(super) fn reserve(
         &mut self,
         number: &PhoneNumberId,
@@ -44,14 +44,14 @@ impl Paces {
         Ok(at)
     }
 
-    /// Meta refused a request of this number because there are too many, and asks for `wait`.
+    /// Meta refused a request of this number with a rate limit, and asks for `wait`.
     pub(super) fn refused(&mut self, number: &PhoneNumberId, error: &MetaError, wait: Duration, now: Instant) {
         let spacing = self.0.get(number).map_or(FIRST_SPACING, |pace| (pace.spacing * 2).min(LONGEST_SPACING));
         let next_at = self.0.get(number).map_or(now, |pace| pace.next_at).max(now + wait.max(spacing));
         self.0.insert(number.clone(), Pace { next_at, spacing, error: error.clone() });
     }
 
-    /// Meta took a request of this number: twice as fast from now on, and at last without a pace.
+    /// Meta accepted a request of this number: the pace doubles, until there is no limit.
     pub(super) fn taken(&mut self, number: &PhoneNumberId) {
         let Some(pace) = self.0.get_mut(number) else { return };
         pace.spacing /= 2;
@@ -75,7 +75,7 @@ mod tests {
         MetaError { code: Some(130_429), http_status: Some(429), ..MetaError::default() }
     }
 
-    /// When ten requests that are ready now may leave, in ms from now.
+    /// Times at which ten requests that are ready now may leave, in ms from now.
     fn ten(paces: &mut Paces, number: &PhoneNumberId, now: Instant) -> Vec<u128> {
         let latest = now + 8000 * MS;
         let at = (0..10).filter_map(|_| paces.reserve(number, now, latest).ok());

@@ -1,4 +1,4 @@
-//! When to try again, how long to wait before, and which refusals mean that it is done already.
+//! Retries: whether, after which wait, and which refusals mean that the request was performed already.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::attempt::Outcome;
 use super::{Action, GraphOptions};
 use crate::whatsapp::error::{MetaError, MetaErrorClass, MetaErrorCode};
 
-/// A try with less time than this would only end in doubt.
+/// An attempt with less time than this would only time out.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
 
-/// The waits between the tries of one request, within its budget.
+/// The waits between the attempts of one request, within its budget.
 pub(super) struct Waits<'a> {
     options: &'a GraphOptions,
     chance: &'a Mutex<StdRng>,
@@ -27,17 +27,17 @@ impl<'a> Waits<'a> {
         Self { options, chance, deadline: now + options.budget, backoff: options.first_backoff }
     }
 
-    /// Nothing was read for `gap`, by our own fault: the budget ends that much later, at most as if it began now.
+    /// The process was frozen for `gap`: the budget ends that much later, at most as if it began now.
     pub(super) fn stood_still(&mut self, gap: Duration, now: Instant) {
         self.deadline = (self.deadline + gap).min(now + self.options.budget);
     }
 
-    /// How long the try that starts now may take.
+    /// Deadline of the attempt that starts now.
     pub(super) fn attempt_timeout(&self, now: Instant) -> Duration {
         self.options.attempt_timeout.min(self.deadline.saturating_duration_since(now))
     }
 
-    /// How long to wait before the next try; `None` if there is none, because it cannot help, could do
+    /// The wait before the next attempt; `None` if there is none, because it cannot help, could do
     /// harm, or would not fit into the budget.
     pub(super) fn before_next(&mut self, action: Action, last: &Outcome, now: Instant) -> Option<Duration> {
         let least = match last {
@@ -54,12 +54,12 @@ impl<'a> Waits<'a> {
         Some(least + self.next_jitter().min(spread))
     }
 
-    /// The last moment at which a try may begin.
+    /// The latest time at which an attempt may begin.
     pub(super) fn latest_attempt(&self) -> Instant {
         self.deadline.checked_sub(SHORTEST_ATTEMPT).unwrap_or(self.deadline)
     }
 
-    /// Full jitter: any part of the backoff, so that calls refused together do not come back together.
+    /// Full jitter: any part of the backoff, so that requests refused together do not return together.
     fn next_jitter(&mut self) -> Duration {
         let share = self.chance.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.0..=1.0);
         let jitter = self.backoff.mul_f64(share);
@@ -68,7 +68,7 @@ impl<'a> Waits<'a> {
     }
 }
 
-/// How long Meta's refusal says that its number has to wait; None if it is not about too many requests.
+/// The wait that a rate limit demands of the number; None if the refusal is not a rate limit.
 pub(super) fn slows_number(last: &Outcome) -> Option<(&MetaError, Duration)> {
     let Outcome::Refused { error, retry_after } = last else { return None };
     let is_too_many = error.http_status == Some(429) || is_rate_limit(error);
@@ -82,9 +82,9 @@ fn is_rate_limit(error: &MetaError) -> bool {
     )
 }
 
-/// Whether the same request may be accepted a moment later.
+/// Whether the same request may succeed a moment later.
 ///
-/// What the code says goes before the HTTP status, because Meta also sends 500 for an answer that came too late.
+/// The code takes precedence over the HTTP status, because Meta also sends 500 for an answer that came too late.
 pub(super) fn can_change(error: &MetaError) -> bool {
     use MetaErrorClass as Class;
     match error.meaning().class() {
@@ -105,9 +105,9 @@ pub(super) fn can_change(error: &MetaError) -> bool {
     }
 }
 
-/// Whether a refusal means that the call already is where `action` would bring it.
+/// Whether a refusal means that the call is already in the state that `action` would bring about.
 ///
-/// Meta documents such refusals without a code of their own, so they are known by their words only. An
+/// Meta documents no code for such refusals, so they are recognised by their text. An
 /// accept of a call that has ended also says "already", and is a failure.
 pub(super) fn is_done_before(action: Action, error: &MetaError) -> bool {
     if !matches!(error.meaning().class(), MetaErrorClass::FixRequest | MetaErrorClass::State | MetaErrorClass::Unknown)

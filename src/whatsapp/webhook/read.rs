@@ -8,7 +8,7 @@ use super::{
 use crate::whatsapp::error::{MetaError, integer};
 use crate::whatsapp::{Party, PhoneNumberId, WaCallId};
 
-/// All notices of a webhook, at most `limit`; the last one says so if there would be more.
+/// All notices of a webhook, at most `limit`; if there are more, the last one reports it.
 pub(super) fn notices(envelope: &Value, limit: usize) -> Vec<Notice> {
     let mut notices = Notices { list: Vec::new(), limit };
     for entry in elements(&envelope["entry"]) {
@@ -43,7 +43,7 @@ impl Notices {
     }
 }
 
-/// Webhook fields that Meta documents and that are not about the course of a call.
+/// Documented webhook fields that are not about the course of a call.
 const OTHER_FIELDS: [&str; 27] = [
     "account_alerts",
     "account_review_update",
@@ -119,7 +119,7 @@ fn read_call(call: &Value, value: &Value) -> Result<Notice, Malformation> {
 fn read_connect(call_id: WaCallId, call: &Value, value: &Value) -> Result<Connect, Malformation> {
     let sdp = match (text(&call["session"]["sdp"]), direction(call)) {
         (Some(sdp), _) => sdp,
-        // Passed over, it would ring until Meta gives up; as an offer that cannot be answered it is rejected at once.
+        // If it were skipped, it would ring until Meta gives up; as an offer that cannot be answered it is rejected at once.
         (None, Some(Direction::UserInitiated)) => String::new(),
         (None, _) => return Err(Malformation::Session),
     };
@@ -219,7 +219,7 @@ fn direction(call: &Value) -> Option<Direction> {
     }
 }
 
-/// Without a direction, the side that has a user id is the user's; calls to us are the usual ones.
+/// Without a direction, the side with a user id is the user; the default is a call to us.
 fn likely_direction(call: &Value) -> Direction {
     if call["to_user_id"].is_string() { Direction::BusinessInitiated } else { Direction::UserInitiated }
 }
@@ -256,7 +256,7 @@ fn errors(call: &Value, value: &Value) -> Vec<MetaError> {
     errors
 }
 
-/// Both ends of a call: the business is only a number, the user is all that is known of him.
+/// Both parties of a call: the business is only a number, the user has all known fields.
 fn parties(call: &Value, value: &Value, direction: Direction) -> (Party, Party) {
     let (from, to) = (text(&call["from"]), text(&call["to"]));
     let business = |wa_id| Party { wa_id, ..Party::default() };
@@ -266,7 +266,7 @@ fn parties(call: &Value, value: &Value, direction: Direction) -> (Party, Party) 
     }
 }
 
-/// The user: what the call says with `prefix`, completed from the contact that is him.
+/// The user: the call's fields with `prefix`, completed from the matching contact.
 fn user(call: &Value, prefix: &str, wa_id: Option<String>, value: &Value) -> Party {
     let user_id = text(&call[format!("{prefix}_user_id").as_str()]);
     let parent_user_id = text(&call[format!("{prefix}_parent_user_id").as_str()]);
@@ -280,7 +280,7 @@ fn user(call: &Value, prefix: &str, wa_id: Option<String>, value: &Value) -> Par
     }
 }
 
-/// The contact with this number or id; a single contact without either is taken as the user too.
+/// The contact with this number or id; a single contact without either counts as the user too.
 fn contact<'a>(value: &'a Value, wa_id: Option<&str>, user_id: Option<&str>) -> &'a Value {
     let contacts = elements(&value["contacts"]);
     let is_same = |known: Option<&str>, said: &Value| known.is_some() && known == said.as_str();
@@ -298,7 +298,7 @@ fn elements(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Text that is not empty. Old tables call some ids integers, so a number is taken as its digits.
+/// Text that is not empty. Older documentation gives some ids as integers, so a number counts as its digits.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -311,7 +311,7 @@ fn seconds(value: &Value) -> Option<u64> {
     integer(value).and_then(|seconds| u64::try_from(seconds).ok())
 }
 
-/// A foreign name made fit for a log line or a metric's label.
+/// Sanitises a foreign name for a log line or a metric's label.
 fn label(name: &str) -> String {
     let keep = |letter: char| letter.is_ascii_alphanumeric() || "_.:-".contains(letter);
     name.chars().take(64).map(|letter| if keep(letter) { letter } else { '_' }).collect()

@@ -1,14 +1,14 @@
-//! The GET by which Meta makes sure that a webhook address is ours.
+//! Meta's subscription check: the GET that verifies a webhook's address.
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Gives the challenge to answer with, as the whole body, if the request knows our verify token.
+/// Gives the challenge, which is the whole body of the response, if the request has our verify token.
 ///
-/// `query` is the request's query as it stands in the URL, its parameters in any order; the dots in their names
-/// mean nothing. The challenge goes back only if it is 1 to 64 digits, so that nobody can make us say
-/// something of his own.
+/// `query` is the raw query of the URL, with its parameters in any order; the dots in their names
+/// have no meaning. The challenge must be 1 to 64 digits, so that the response cannot be used to
+/// inject content.
 ///
 /// Source: Meta, "Webhooks: Getting Started", verification requests.
 pub fn verify_subscription(query: &str, verify_token: &SecretString) -> Result<String, SubscriptionRefused> {
@@ -35,7 +35,7 @@ pub fn verify_subscription(query: &str, verify_token: &SecretString) -> Result<S
     Ok(challenge.into_owned())
 }
 
-/// Why the address is not confirmed. All of them are answered with 403.
+/// Why the check failed. All of these get 403.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionRefused {
     /// `hub.mode` is not `subscribe`.
