@@ -17,8 +17,8 @@ pub use log_queue::{Logs, lines_lost};
 use crate::config::LogFormat;
 use log_queue::LogQueue;
 
-/// Starts logging to standard error. `filter` is a list like `info` or `info,patchcord::call=debug`. What this gives back
-/// belongs to the end of the process.
+/// Starts logging to standard error. `filter` is a list like `info` or `info,patchcord::call=debug`. Drop the result at the
+/// end of the process.
 pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<Logs> {
     let filter: Targets = filter.parse()?;
     let registry = tracing_subscriber::registry().with(filter);
@@ -29,20 +29,20 @@ pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<Logs> {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
         LogFormat::Json => registry.with(lines.json()).try_init()?,
     }
-    // A panic's own words may hold what came from outside, which no log is to have.
+    // A panic's message may contain foreign data, which must not reach the log.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "the program has a mistake here");
+        tracing::error!(place, "bug: panic; please report this place");
     }));
     Ok(Logs(queue))
 }
 
-/// Starts counting. None when a recorder is installed already, as in tests with several services.
+/// Installs the metrics recorder. None if one is installed already, as in tests with several services.
 pub fn start_metrics() -> Option<PrometheusHandle> {
     PrometheusBuilder::new().install_recorder().ok()
 }
 
-/// Escape sequences are for a terminal only. A value of NO_COLOR that is not empty switches them off (no-color.org).
+/// Colours only on a terminal, and only if NO_COLOR is unset or empty (no-color.org).
 fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }

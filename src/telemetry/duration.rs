@@ -1,8 +1,8 @@
-//! Durations as people read them.
+//! Human-readable durations.
 
 use std::time::Duration;
 
-/// Seconds in a unit and its name, the largest first.
+/// Units in seconds, largest first.
 const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
 
 /// A duration in at most two units: `2.4 ms`, `27 ms`, `1.3 s`, `30 s`, `2 min 5 s`, `4 h`, `90 d`.
@@ -24,7 +24,7 @@ fn tenths(value: f64) -> String {
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }
 
-/// The largest unit that fits, and the next smaller one if there is any of it.
+/// The largest unit that fits, and the next smaller one if it is not zero.
 fn in_units(seconds: u64) -> String {
     let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(UNITS.len() - 1);
     let mut rest = seconds;
