@@ -1,5 +1,5 @@
-//! Agents that do not take the connection: the cause is in the event, in `/v1/agents`, and in the log. And the answers to
-//! our upgrade request that are to be taken.
+//! Agents that refuse the connection: the cause is in the event, in `/v1/agents`, and in the log. Also the valid responses
+//! to our upgrade request.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::service::{Folder, TestOptions, TestService};
 const LIST: &str = include_str!("../fixtures/agent-upgrade/list.txt");
 const TWO_LINES: &str = include_str!("../fixtures/agent-upgrade/two-lines.txt");
 
-/// One after the other in one call: each is another reason, and the last one joins.
+/// One after the other in one call: each fails for another reason, and the last one joins.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_refusal_has_its_cause_in_the_event_and_in_the_api() -> anyhow::Result<()> {
     let mut servers = JoinSet::new();
@@ -180,7 +180,7 @@ async fn plain_port(servers: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result
     saying(servers, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await
 }
 
-/// A server with TLS, as it meets a request without.
+/// A TLS server that gets a plain request.
 async fn tls_alert(servers: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<String> {
     saying(servers, &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46]).await
 }
@@ -191,14 +191,14 @@ async fn saying(servers: &mut JoinSet<anyhow::Result<()>>, said: &'static [u8]) 
     servers.spawn(async move {
         let (mut stream, _) = listener.accept().await?;
         stream.write_all(said).await?;
-        // What stays unread would reset the connection before this is read.
+        // Unread bytes would reset the connection before this is read.
         stream.read_to_end(&mut Vec::new()).await?;
         Ok(())
     });
     Ok(address)
 }
 
-/// A server whose certificate nobody has signed.
+/// A server with a self-signed certificate.
 async fn unknown_certificate(servers: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<String> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;

@@ -1,4 +1,4 @@
-//! The agent's sound: every format, marks, clear, pause, and more than fits.
+//! The agent's audio: every format, marks, clear, pause, and overflow.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::service::{Talk, TestOptions};
 
 /// Real speech both ways, in this format.
 async fn speech_is_understood_both_ways(agent: AgentOptions, route: &str) -> anyhow::Result<()> {
-    // All of it before it is heard, so that a busy machine does not make the agent stutter.
+    // Sent in advance, so that a busy machine does not make the agent stutter.
     let agent = AgentOptions { greeting: sound::agent_clip(), pace: Pace::Burst, ..agent };
     let caller = CallerOptions { speech: Speech::caller(), ..quiet_caller() };
     let options = TestOptions { route: route.to_owned(), accept_takes: SECOND, ..TestOptions::default() };
@@ -111,7 +111,7 @@ async fn clear_silences_the_agent_at_once_and_says_what_was_heard() -> anyhow::R
     let frames = talking(&call.heard_packets());
     assert!(frames.ends_with(&[false; 25]), "silence after clear");
     let heard = frames.into_iter().filter(|talks| *talks).count() as u64;
-    // The last frame of the tone and the one that lets its end out.
+    // The last frame of the tone and the one that flushes its end.
     assert!(heard * 20 <= played + 40, "{} ms were heard, {played} ms were said to be", heard * 20);
 
     session.say(&tone(AGENT_HZ, 400)).await;
@@ -227,7 +227,7 @@ async fn what_the_agent_said_before_ready_is_heard_before_what_it_says_after() -
 async fn an_agent_that_changes_its_form_again_and_again_is_told_what_it_loses() -> anyhow::Result<()> {
     let mut talk = Talk::start_with(quiet_caller(), speech_synthesis(), TestOptions::default()).await?;
     let Talk { session, call, .. } = &mut talk;
-    // Nothing of it is played before all of it has come.
+    // Nothing is played before all of it has arrived.
     session.send(&json!({"type": "pause"})).await;
     for rate in [8000, 16_000, 8000, 16_000] {
         session.send_binary(notes(&[300.0], 24_000 - rate)).await;
@@ -276,7 +276,7 @@ async fn more_than_two_minutes_at_once_are_answered_with_xoff_and_can_still_be_c
     session.say(&tone(AGENT_HZ, 120_500)).await;
     let xoff = session.wait_for_message("xoff").await?;
     assert!((115_000..=121_000).contains(&xoff["queued_ms"].as_u64().unwrap()), "{xoff}");
-    // The agent keeps to it and sends no more sound, but it has changed its mind.
+    // The agent obeys and sends no more audio, but then clears its queue.
     session.stop_saying().await;
     session.send(&json!({"type": "clear"})).await;
     let cleared = session.wait_for_message("cleared").await?;
@@ -299,7 +299,7 @@ async fn an_agent_that_goes_on_after_xoff_is_held_back_and_not_taken_for_dead() 
     let Talk { session, call, .. } = &mut talk;
     session.say(&tone(AGENT_HZ, 180_000)).await;
     session.wait_for_message("xoff").await?;
-    // Longer than a dead agent is given to answer pings.
+    // Longer than the idle timeout of agents.
     call.hear_for(18 * SECOND).await?;
     assert_eq!(session.ended(), None);
     assert_eq!(session.messages_of("xoff").len(), 1);

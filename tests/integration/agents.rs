@@ -1,4 +1,4 @@
-//! Agents that cannot be reached, are lost, or misbehave; and those who take over.
+//! Agents that cannot be reached, are lost, or misbehave; and their fallbacks.
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
@@ -40,7 +40,7 @@ async fn end_with(behaviour: Behaviour, calls: &str) -> anyhow::Result<(Value, C
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_whose_port_is_closed_ends_the_call() -> anyhow::Result<()> {
-    // Bound and not listening: whoever connects is refused, and nobody else can have the port.
+    // Bound but not listening: connections are refused, and no other process can take the port.
     let closed = TcpSocket::new_v4()?;
     closed.bind("127.0.0.1:0".parse()?)?;
     let mut service = TestService::start(&format!("ws://{}/call", closed.local_addr()?)).await?;
@@ -105,7 +105,7 @@ async fn when_nobody_answers_the_caller_hears_goodbye_and_then_the_call_ends() -
 async fn an_agent_lost_in_the_middle_is_replaced_on_the_same_line_and_hold_music_fills_the_wait() -> anyhow::Result<()>
 {
     let first = Agent::start(agent()).await?;
-    // It keeps the caller waiting until its time is up.
+    // It delays the call until its timeout.
     let second = Agent::start(behaving(Behaviour::NeverAnswerHandshake)).await?;
     let third = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
     let options =
@@ -269,7 +269,7 @@ async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notic
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_answers_no_ping_is_lost_after_the_idle_timeout_and_it_is_said() -> anyhow::Result<()> {
-    // It reads nothing after start, so it answers no ping, and has nothing to say.
+    // It reads nothing after start, so it answers no ping, and it sends nothing.
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
     let options = TestOptions { calls: r#"agent_idle_timeout = "2s""#.to_owned(), ..TestOptions::default() };
     let mut service = TestService::start_with(&agent.url(), options).await?;
@@ -289,7 +289,7 @@ async fn an_agent_that_answers_no_ping_is_lost_after_the_idle_timeout_and_it_is_
     Ok(())
 }
 
-/// It has nothing to say: its pongs alone keep it on the line for several idle timeouts.
+/// A silent agent: its pongs alone keep it connected for several idle timeouts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_agent_that_answers_pings_stays() -> anyhow::Result<()> {
     let options = TestOptions { calls: r#"agent_idle_timeout = "4s""#.to_owned(), ..TestOptions::default() };
@@ -301,7 +301,7 @@ async fn a_silent_agent_that_answers_pings_stays() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An agent's half of the handshake.
+/// An agent's part of the handshake.
 struct Subprotocol;
 
 impl Callback for Subprotocol {
@@ -346,11 +346,11 @@ async fn an_agent_that_pings_gets_its_pong() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Its answers pile up until the system takes no more of them; ten seconds later it is given up.
+/// Results pile up until the socket blocks; ten seconds later the agent is dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Result<()> {
     let window = TcpSocket::new_v4()?;
-    // Small enough to be full soon, large enough to be read soon.
+    // Small enough to fill up soon, large enough to be drained soon.
     window.set_recv_buffer_size(128 * 1024)?;
     window.bind("127.0.0.1:0".parse()?)?;
     let listener = window.listen(1)?;
@@ -362,7 +362,7 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     let mut socket = tokio_tungstenite::accept_hdr_async(stream, Subprotocol).await?;
     call.wait_until(Stage::Accepted).await?;
 
-    // Linux keeps at most 4 MB on their way unless told otherwise; the answers hold the ids.
+    // Linux buffers at most 4 MB by default; the results contain the ids.
     let request_id = "x".repeat(12_000);
     let command = json!({ "type": "command", "request_id": request_id, "action": "fly" }).to_string();
     for _ in 0..1000 {
@@ -370,7 +370,7 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     }
     let lost = service.event("call.agent_lost").await?;
     assert_eq!((&lost.data["attempt"], &lost.data["failure"]), (&0.into(), &"too_slow".into()));
-    // Now it reads: what was on its way, why it is left, and the code.
+    // Now it reads: the buffered results, the reason, and the close code.
     let mut texts = Vec::new();
     let frame = loop {
         match socket.next().await.context("cut without a word")?? {

@@ -1,4 +1,4 @@
-//! The control API: who may use it, and what live calls, prompts, recordings and events are asked for.
+//! The control API: keys, live calls, prompts, recordings and events.
 
 mod by_url;
 pub mod client;
@@ -267,7 +267,7 @@ async fn many_ask_at_once_and_each_gets_one_answer() -> anyhow::Result<()> {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 100);
-    // Of many who hang up the first does, and the call ends once.
+    // Of many hang-ups the first counts, and the call ends once.
     let asked = (0..20).map(|_| client.act(&id, "hangup", json!({})));
     for answer in futures_util::future::join_all(asked).await {
         let answer = answer?;
@@ -311,7 +311,7 @@ async fn prompts_are_uploaded_played_and_taken_away() -> anyhow::Result<()> {
     ] {
         let answer = admin.upload(path, kind, body).await?;
         match status {
-            // The client walks up the path itself.
+            // The client normalises the path itself.
             0 => assert!(answer.status >= 400, "{answer:?}"),
             _ => answer.is_problem(status, code),
         }
@@ -412,7 +412,7 @@ async fn agents_are_shown_with_what_came_of_the_last_try() -> anyhow::Result<()>
         route: format!("fallback = [\"{}?token=confidential\", \"prompt:hold\"]", agent.url()),
         ..with_keys()
     };
-    // Nobody is at the first address.
+    // The first address refuses connections.
     let mut service = TestService::start_with("ws://127.0.0.1:9/call", options).await?;
     let client = Client::new(&service, READER);
     let before = client.get("/v1/agents").await?.body;
@@ -478,7 +478,7 @@ async fn events_are_streamed_in_their_order_and_commands_are_taken() -> anyhow::
     assert_eq!(client::next_of(&mut reader, "call.ended").await?["call_id"], id);
     assert_eq!(objections(&call), [], "{}", call.seen());
 
-    // Nobody who only listens holds up the stop, and is told of it.
+    // An idle reader does not delay the stop, and is told of it.
     timeout(DEADLINE, service.app.stop(std::future::pending())).await?;
     let closed = loop {
         match timeout(Duration::from_secs(5), reader.next()).await? {

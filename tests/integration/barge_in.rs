@@ -1,4 +1,4 @@
-//! The caller speaks: told, and if the route says so, the agent falls silent.
+//! Barge-in: the caller's speech is reported and, if the route is so configured, silences the agent.
 
 use patchcord_simulator::agent::{AgentOptions, Pace};
 use patchcord_simulator::call::CallerOptions;
@@ -8,7 +8,7 @@ use patchcord_simulator::speech::Speech;
 use crate::people::{AGENT_HZ, SECOND, caller_hears_first, caller_hears_next, objections, quiet_caller, tone};
 use crate::service::{Talk, TestOptions};
 
-/// Somebody who says a sentence over and over.
+/// A caller who repeats a sentence.
 fn speaker() -> CallerOptions {
     CallerOptions { speech: Speech::caller(), ..quiet_caller() }
 }
@@ -26,7 +26,7 @@ fn route(barge_in: &str) -> TestOptions {
 async fn the_caller_s_speech_clears_what_the_agent_still_has_to_say() -> anyhow::Result<()> {
     let mut talk = Talk::start_with(quiet_caller(), talker(), route("clear")).await?;
     let Talk { service, session, call, .. } = &mut talk;
-    // The agent needs a moment to say it all, and the caller something to interrupt.
+    // The agent needs a moment to send it, and the caller something to interrupt.
     caller_hears_first(call, SECOND).await?;
     call.say(Speech::caller()).await;
     service.event("call.speech_started").await?;

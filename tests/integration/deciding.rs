@@ -1,4 +1,4 @@
-//! The decision webhook: the app says what becomes of a call while it rings, or fails to.
+//! The decision webhook: the app decides a call while it rings, or fails to.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::people::{AGENT_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, 
 use crate::people::{heard_voices, objections};
 use crate::service::{DEADLINE, TestOptions, TestService, counter};
 
-/// What the app says to a question.
+/// The app's answer.
 #[derive(Clone, Debug)]
 enum Says {
     Json(Value),
@@ -33,7 +33,7 @@ enum Says {
     Hangs,
 }
 
-/// The app that is asked.
+/// The app that decides.
 struct App {
     address: SocketAddr,
     asked: mpsc::UnboundedReceiver<(HeaderMap, Value)>,
@@ -52,7 +52,7 @@ impl App {
         Ok(Self { address, asked, server })
     }
 
-    /// A service that asks it, with a second route `sales`.
+    /// A service with this decision webhook and a second route `sales`.
     fn options(&self, sales: &Agent) -> TestOptions {
         TestOptions {
             route: format!(
@@ -164,7 +164,7 @@ async fn the_app_accepts_with_nobody_and_plays() -> anyhow::Result<()> {
     let app = App::that_says(Says::Json(answer)).await?;
     let mut service = TestService::start_with(&own.url(), app.options(&sales)).await?;
     let call = accepted(&service).await?;
-    // Each begins when the one before has begun; one that is refused stops nothing.
+    // Each begins when the previous one has begun; a refused one does not stop the others.
     service.event("call.gather_finished").await?;
     service.event("call.playback_finished").await?;
     assert!(counter(r#"patchcord_decision_steps_refused_total{code="not_on_hold"}"#) > 0);

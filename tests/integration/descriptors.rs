@@ -11,7 +11,7 @@ use crate::people::{agent, caller};
 use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions};
 
-/// Clients that connect and wait take no descriptor that a call needs.
+/// Idle clients take no descriptor that a call needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_leaves_calls_their_descriptors() -> anyhow::Result<()> {
     const DESCRIPTORS: usize = 96;
@@ -25,7 +25,7 @@ async fn http_leaves_calls_their_descriptors() -> anyhow::Result<()> {
     for _ in 0..2 * DESCRIPTORS {
         idle.push(TcpStream::connect(&address).await?);
     }
-    // A client that has just come does not give way to the next one, so there is room only a moment later.
+    // A client that has just connected is not evicted, so there is room only a moment later.
     let metrics = format!("{}/metrics", program.url());
     let served = async { while !reqwest::get(&metrics).await.is_ok_and(|reply| reply.status() == 200) {} };
     tokio::time::timeout(DEADLINE, served).await.context("idle clients keep everybody else out")?;
@@ -71,14 +71,14 @@ async fn a_passing_lack_of_descriptors_costs_no_later_call() -> anyhow::Result<(
     Ok(())
 }
 
-/// The connection to Graph that is open is busy with another call, so this one would need a new one.
+/// The open connection to Graph is busy with another call, so this call needs a new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_to_meta_without_a_descriptor_is_not_metas_fault() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(agent()).await?;
     let options = TestOptions {
-        // Nobody is dialled, so that no agent is missed first.
+        // No agent is dialled, so the call does not fail for lack of one first.
         route: "answer = \"on_command\"".to_owned(),
         calls: "graph_budget = \"2s\"".to_owned(),
         ..TestOptions::default()

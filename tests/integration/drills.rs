@@ -1,6 +1,6 @@
 //! Drills: faults on purpose against the real program, each with its figure. `make drills` runs them one after the other
-//! and prints the figures; the short ones run with every test. A drill that is a scenario of a feature stands with that
-//! feature and reports here.
+//! and prints the figures; the short ones run with every test. A drill that is a scenario of a feature is in that
+//! feature's file and reports here.
 
 #![expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 

@@ -1,4 +1,4 @@
-//! What the app learns of calls, and keeps learning after a crash.
+//! Events that the app receives of calls, also after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,7 +29,7 @@ use crate::service::{DEADLINE, Folder, Talk, TestOptions};
 pub struct App {
     address: SocketAddr,
     received: mpsc::UnboundedReceiver<(HeaderMap, Value)>,
-    /// Ids of the events so far: what was not acknowledged in time comes again.
+    /// Ids of the events so far: an event that was not acknowledged in time is repeated.
     known: BTreeSet<String>,
     server: JoinHandle<()>,
 }
@@ -52,7 +52,7 @@ impl App {
         TestOptions { events, route: "record = true".to_owned(), ..TestOptions::default() }
     }
 
-    /// The next event that has not come before.
+    /// The next new event.
     pub async fn next(&mut self) -> anyhow::Result<Value> {
         loop {
             let (headers, event) =
@@ -65,7 +65,7 @@ impl App {
         }
     }
 
-    /// All events up to the first of this kind, in the order in which they came.
+    /// All events up to the first of this kind, in order of arrival.
     pub async fn until(&mut self, kind: &str) -> anyhow::Result<Vec<Value>> {
         let mut events: Vec<Value> = Vec::new();
         while events.last().is_none_or(|event| event["type"] != kind) {
@@ -108,7 +108,7 @@ async fn the_app_is_told_everything_of_a_call_in_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// kill -9 in the middle of a call: the next start ends it at Meta, closes its recording, and tells the app the rest.
+/// kill -9 in the middle of a call: the next start ends it at Meta, closes its recording, and sends the missing events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_was_killed_is_ended_by_the_next_start_once() -> anyhow::Result<()> {
     let folder = Folder::new()?;
@@ -147,7 +147,7 @@ async fn a_call_that_was_killed_is_ended_by_the_next_start_once() -> anyhow::Res
 async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let mut app = App::start().await?;
-    // The one that rings is not given up before the kill, however slow the machine.
+    // The ringing call must not time out before the kill, however slow the machine.
     let calls = "agent_timeout = \"25s\"".to_owned();
     let options = TestOptions { route: String::new(), api: keys(), calls, ..app.options() };
     let meta = Meta::start(MetaOptions::default()).await?;
@@ -201,7 +201,7 @@ async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> a
     let client = Client::at(again.url(), RECORDINGS);
     assert!(long["duration_ms"].as_u64().is_some_and(|duration| duration >= 1000), "{long}");
     is_the_file(&client, long).await?;
-    // It had hardly begun; a page is written every second.
+    // It had only just begun; a page is written every second.
     match short["size_bytes"].as_u64() {
         Some(0) => assert!(short["problem"].is_string(), "{short}"),
         _ => is_the_file(&client, short).await?,
@@ -213,7 +213,7 @@ async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> a
     again.signal("TERM")?;
     again.ended().await?;
 
-    // A third start finds nothing to end, and has nothing new to tell.
+    // A third start finds nothing to end, and sends nothing new.
     let third = Program::start(&folder, &meta, &agent, options).await?;
     let log = third.finish().await?;
     assert!(!log.contains("of an earlier run are ended"), "{log}");
@@ -253,7 +253,7 @@ async fn every_record_has_its_end(client: &Client, calls: usize) -> anyhow::Resu
     Ok(())
 }
 
-/// What was told of a recording that broke off is so of the file that the API gives.
+/// The event of an interrupted recording matches the file that the API serves.
 async fn is_the_file(client: &Client, finished: &Value) -> anyhow::Result<()> {
     let id = finished["recording_id"].as_str().context("an id")?;
     let file = client.fetch(&format!("/v1/recordings/{id}"), None).await?;

@@ -1,4 +1,4 @@
-//! A number whose one webhook serves Patchcord and a chat app: what is not ours goes on to the app.
+//! A number whose webhook serves Patchcord and a chat app: everything but our calls is forwarded to the app.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::people::{agent, caller};
 use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions, TestService, counter};
 
-/// An app for messages, which refuses as many requests as it is told to.
+/// A chat app that refuses a given number of requests.
 struct ChatApp {
     address: SocketAddr,
     refusals: Arc<AtomicUsize>,
@@ -70,7 +70,7 @@ async fn take(State((sender, refusals)): State<Shared>, headers: HeaderMap, body
     StatusCode::OK
 }
 
-/// As Meta writes it: escaped, and with its keys in no order.
+/// As Meta writes it: escaped, and with unordered keys.
 fn message(id: &str) -> String {
     format!(
         r#"{{"object":"whatsapp_business_account","entry":[{{"id":"1","changes":[{{"value":{{"messages":[{{"text":{{"body":"Za\u017c\u00f3\u0142\u0107 \ud83d\ude00 <\/b>"}},"id":"wamid.{id}","type":"text"}}]}},"field":"messages"}}]}}]}}"#
@@ -99,7 +99,7 @@ async fn a_message_reaches_the_chat_app_byte_for_byte_with_metas_signature() -> 
     }
     assert!(!headers.contains_key("x-forwarded-for") && !headers.contains_key("cookie"), "{headers:?}");
 
-    // Meta repeats itself; the app is told once.
+    // Meta repeats the webhook; the app gets it once.
     assert_eq!(service.post_signed(body).await?.status, 200);
     let next = message("2");
     assert_eq!(service.post_signed(next.clone()).await?.status, 200);
@@ -107,7 +107,7 @@ async fn a_message_reaches_the_chat_app_byte_for_byte_with_metas_signature() -> 
     Ok(())
 }
 
-/// Texts cut in the middle of an emoji, and worse: the bytes go on as they are, with the signature that fits them.
+/// Texts cut in the middle of an emoji, and worse: the bytes are forwarded unchanged, so that the signature matches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_not_quite_json_reaches_the_chat_app_byte_for_byte() -> anyhow::Result<()> {
     let mut app = ChatApp::start().await?;
@@ -135,7 +135,7 @@ async fn our_calls_stay_here_and_everything_else_goes_on() -> anyhow::Result<()>
     call.hang_up().await?;
     service.end_of(&call).await?;
 
-    // A message and a call in one body: the app gets the whole body, and the call is answered all the same.
+    // A message and a call in one body: the app gets the whole body, and the call is answered.
     let second = service.unannounced(caller()).await?;
     let mixed = with_a_message(&second)?;
     assert_eq!(service.post_signed(mixed.clone()).await?.status, 200);
@@ -174,7 +174,7 @@ async fn what_meta_did_not_sign_goes_nowhere() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// kill -9 right after Meta has its 200, with the app down: the next start brings it what it missed.
+/// kill -9 right after Meta got its 200, while the app is down: the next start delivers what it missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_meta_has_its_200_for_survives_a_kill() -> anyhow::Result<()> {
     let folder = Folder::new()?;
@@ -195,7 +195,7 @@ async fn a_message_that_meta_has_its_200_for_survives_a_kill() -> anyhow::Result
     Ok(())
 }
 
-/// Another program holds the store's file: Meta is asked to come again, and calls go on.
+/// Another program locks the store's file: Meta gets 503 and retries, and calls go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_nothing_can_be_stored_meta_is_asked_to_come_again() -> anyhow::Result<()> {
     let app = ChatApp::start().await?;

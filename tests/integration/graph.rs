@@ -1,4 +1,4 @@
-//! Graph troubles: what Meta's API may do to our requests, and how a call lives with it.
+//! Failures of Meta's Graph API, and their effect on a call.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use patchcord_simulator::sound;
 use crate::people::{AGENT_HZ, SECOND, agent, caller, heard_voices, objections, speech_synthesis};
 use crate::service::{Talk, TestOptions, TestService};
 
-/// A service and its agent, before any call, to write Meta's part.
+/// A service and its agent before any call, to script Meta's replies.
 async fn ready(options: TestOptions) -> anyhow::Result<(Agent, TestService)> {
     let agent = Agent::start(agent()).await?;
     let service = TestService::start_with(&agent.url(), options).await?;
@@ -78,7 +78,7 @@ async fn an_accept_whose_reply_is_lost_is_found_done() -> anyhow::Result<()> {
     call.hang_up().await?;
     assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
     assert_eq!(service.actions(), ["pre_accept", "accept", "accept"]);
-    // Asking again is the only way to know.
+    // Only a retry can tell.
     assert_eq!(objections(&call), [Objection::AcceptedTwice], "{}", call.seen());
     Ok(())
 }
@@ -145,7 +145,7 @@ async fn a_meta_that_cannot_be_told_of_the_end_does_not_keep_the_call() -> anyho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graph_that_is_not_there_ends_the_call_as_metas_fault() -> anyhow::Result<()> {
-    // Bound and not listening: whoever connects is refused, and nobody else can have the port.
+    // Bound but not listening: connections are refused, and no other process can take the port.
     let closed = tokio::net::TcpSocket::new_v4()?;
     closed.bind("127.0.0.1:0".parse()?)?;
     let options = TestOptions {

@@ -1,4 +1,4 @@
-//! The caller's keys: told, gathered, and kept secret.
+//! The caller's keys: reported, gathered, and protected.
 
 use patchcord_simulator::call::CallerOptions;
 use patchcord_simulator::phone::voice::KeyPacket;
@@ -54,7 +54,7 @@ async fn a_press_whose_timestamps_move_is_one_key() -> anyhow::Result<()> {
         let packets: Vec<KeyPacket> = packets.collect();
         talk.call.send_key_packets(&packets).await;
         assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "8", "{all}");
-        // Sent behind the packets above, and so told after them.
+        // Sent after the packets above, so it is reported after them.
         talk.call.send_dtmf("5").await;
         assert_eq!(talk.service.event("call.dtmf").await?.data["digit"], "5", "{all}");
     }
@@ -95,7 +95,7 @@ async fn protected_keys_are_told_to_their_owner_alone() -> anyhow::Result<()> {
     talk.session.wait_for_nth_message("dtmf", 4).await?;
     assert!(talk.session.messages_of("dtmf").iter().all(|message| message["digit"].is_null()), "masked for the agent");
 
-    // The agent's own gather is masked for the app, and told to the agent.
+    // The agent's own gather is masked for the app, and complete for the agent.
     talk.session
         .send(&json!({ "type": "command", "request_id": "g", "action": "gather", "max_digits": 2, "protected": true }))
         .await;

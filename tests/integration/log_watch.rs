@@ -1,4 +1,4 @@
-//! A watch over every line that the service logs in any scenario: nothing private may be in it.
+//! Checks every line that the service logs in any scenario for private data.
 
 use std::io::Write;
 use std::sync::Once;
@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Words of people, accounts and SDP that the scenarios use throughout, and that no log line of ours may hold.
+/// Private data that the scenarios use, and that no log line of ours may contain.
 const PRIVATE: [&str; 15] = [
     // The simulator's callers, by number and name, its business and its secrets.
     "1202555",
@@ -19,7 +19,7 @@ const PRIVATE: [&str; 15] = [
     "_writer_0",
     // Meta's ids contain the caller's number.
     "wacid.",
-    // SDP, whatever it says.
+    // Any SDP.
     "a=ice-ufrag:",
     "a=ice-pwd:",
     "a=candidate:",
@@ -31,18 +31,18 @@ const PRIVATE: [&str; 15] = [
     "Bearer ",
 ];
 
-/// Begins the watch, once for all scenarios. A line that holds something private ends the run at once, because no
-/// single scenario is known to have written it.
+/// Starts the check, once for all scenarios. A line with private data ends the run at once, because no
+/// single scenario can be blamed for it.
 pub fn begin() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
-        // Other crates are in the simulator's hands too; what they log for the program is watched by `privacy`.
+        // The simulator uses other crates too; `privacy` checks what they log for the program.
         let ours = Targets::new()
             .with_target("patchcord", tracing::Level::TRACE)
             .with_target("patchcord_media", tracing::Level::TRACE)
             .with_target("patchcord_simulator", tracing::level_filters::LevelFilter::OFF);
         let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Watch);
-        // A second subscriber would mean that somebody else reads the log; then so be it.
+        // Fails if another subscriber is installed already, which then reads the log.
         let _ = tracing_subscriber::registry().with(lines).with(ours).try_init();
     });
 }
@@ -66,7 +66,7 @@ impl Write for Watch {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let line = String::from_utf8_lossy(bytes);
         if let Some(word) = private_word(&line) {
-            // Not by the macro, whose words a test keeps to itself.
+            // Not by the macro, whose output a test captures.
             let _ = writeln!(std::io::stderr(), "{word:?} is in the service's log: {line}");
             std::process::exit(101);
         }

@@ -1,8 +1,8 @@
 //! Scenarios: the real service on loopback against the simulated Meta, phone and agents.
 //!
-//! One file for each feature, named as a user would name it. `service` holds the one way to start a service, and
-//! `people` the callers and agents, each with a voice of its own; `program` is the same service as a process that can be
-//! killed; `log_watch` reads every line that any of them logs.
+//! One file for each feature, named as a user would name it. `service` starts a service, and
+//! `people` has the callers and agents, each with a voice of its own; `program` is the same service as a process that can be
+//! killed; `log_watch` checks every line that any of them logs.
 
 mod log_watch;
 mod people;

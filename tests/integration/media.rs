@@ -1,4 +1,4 @@
-//! Sound over every kind of network, from every kind of phone, and for many calls at once.
+//! Audio over bad networks, from different phones, and for many calls at once.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ async fn a_caller_who_vanishes_is_noticed_and_then_given_up() -> anyhow::Result<
     Ok(())
 }
 
-/// A muted phone behind a relay may send neither RTP nor RTCP; its side answers the connectivity checks.
+/// A muted phone behind a relay may send neither RTP nor RTCP, but its side answers the connectivity checks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_sends_nothing_is_given_up_later_than_one_who_is_gone() -> anyhow::Result<()> {
     let limits = "media_lost_warn = \"1s\"\nmedia_lost_end = \"4s\"\nmedia_silent_end = \"8s\"".to_owned();
@@ -108,7 +108,7 @@ async fn every_sender_of_a_call_is_heard_and_recorded() -> anyhow::Result<()> {
     for (turn, sender) in (1..=12).chain(in_turns).enumerate() {
         call.speak_as(sender).await;
         let heard = agent_hears_next(session, SECOND / 2).await?;
-        // What was under way as another sender comes first.
+        // Packets in flight from the previous sender arrive first.
         assert_eq!(heard_voices(&heard[heard.len() / 5..]), [CALLER_HZ], "turn {turn}, {}", call.seen());
     }
     call.hang_up().await?;
@@ -272,7 +272,7 @@ async fn each_key_counts_once_though_packets_are_lost_and_doubled() -> anyhow::R
     let caller = CallerOptions { network: NetworkOptions::both_ways(bad), seed: Some(6), ..caller() };
     let mut talk = Talk::start_with(caller, agent(), TestOptions::default()).await?;
     let Talk { session, call, .. } = &mut talk;
-    // The last key may wait for the one after it, if all its ends are lost; it is not counted here.
+    // The last key may be reported with the next one, if all its end packets are lost; it is not counted here.
     call.send_dtmf("1123581321#").await;
     session.wait_for_nth_message("dtmf", 10).await.with_context(|| call.seen())?;
     assert!(digits(&session.messages_of("dtmf")).starts_with("1123581321"), "{}", call.seen());
@@ -286,7 +286,7 @@ fn digits(messages: &[serde_json::Value]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_calls_at_once_and_everyone_hears_only_their_own_agent() -> anyhow::Result<()> {
     const CALLS: usize = 20;
-    // Far enough apart to be told apart after Opus. An agent has the voice of another call's caller.
+    // Far enough apart to be distinguished after Opus. An agent has the voice of another call's caller.
     let voice = |person: usize| 300.0 + 150.0 * (person % CALLS) as f64;
     let agent_voice = |call: usize| voice(call + 7);
     let everybody: Vec<f64> = (0..CALLS).map(voice).collect();

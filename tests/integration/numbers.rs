@@ -1,4 +1,4 @@
-//! Several business numbers: each with its limit, and with an app secret of its own.
+//! Several business numbers, each with its own limit and app secret.
 
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{Call, EndedBy, Stage};
@@ -6,7 +6,7 @@ use patchcord_simulator::call::{Call, EndedBy, Stage};
 use crate::people::{agent, caller, objections};
 use crate::service::{TestOptions, TestService, counter};
 
-/// Beside the number that Meta serves.
+/// A number in addition to the one that Meta serves.
 const OTHER: &str = "200000000000009";
 
 fn with_another_number(keys: &str) -> TestOptions {
@@ -40,7 +40,7 @@ async fn over_its_limit_a_number_rejects_and_the_others_go_on() -> anyhow::Resul
     let to_other: Call = service.unannounced(caller()).await?;
     let body = to_the_other(&service, &to_other.connect_body());
     assert_eq!(service.post_signed(body).await?.status, 200);
-    // Nobody knows this number at Meta; that it was tried says that there was room.
+    // Meta does not know this number; the attempt shows that there was room.
     assert_eq!(service.end_of(&to_other).await?["reason"], "pre_accept_failed");
 
     first.hang_up().await?;
@@ -66,10 +66,10 @@ async fn a_secret_of_one_number_cannot_speak_for_another() -> anyhow::Result<()>
     assert_eq!(service.live_calls().await?, 0);
     assert!(counter(wrong) >= before + 2);
 
-    // What was forged has left nothing behind: the right one is answered.
+    // The forged webhooks have left no trace: the real one is answered.
     assert_eq!(service.post_signed(connect).await?.status, 200);
     call.wait_until(Stage::PreAccepted).await?;
-    // The other app cannot end it, whichever number it names.
+    // The other app cannot end the call, whichever number it names.
     for forged in [terminate.clone(), to_the_other(&service, &terminate)] {
         assert_eq!(service.post_signed_by("of-the-other", forged).await?.status, 200);
     }
@@ -80,7 +80,7 @@ async fn a_secret_of_one_number_cannot_speak_for_another() -> anyhow::Result<()>
     let second = service.unannounced(caller()).await?;
     let to_other = to_the_other(&service, &second.connect_body());
     assert_eq!(service.post_signed_by("of-the-other-before", to_other).await?.status, 200);
-    // It was taken, or it would have had no end. Nobody knows this number at Meta.
+    // It was admitted, or it would have no end. Meta does not know this number.
     assert_eq!(service.end_of(&second).await?["reason"], "pre_accept_failed");
     Ok(())
 }

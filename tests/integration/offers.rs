@@ -1,4 +1,4 @@
-//! Offers that are unusual, and offers that cannot be answered: then the caller is told at once, and nobody else notices.
+//! Unusual offers, and offers that cannot be answered: those are rejected at once, without effect on other calls.
 
 use anyhow::Context;
 use patchcord_simulator::call::{CallerOptions, EndedBy, Stage};
@@ -15,7 +15,7 @@ fn with_quirks(offer_quirks: OfferQuirks) -> CallerOptions {
     CallerOptions { offer_quirks, ..caller() }
 }
 
-/// RFC 8122 §5: a certificate that matches any of the fingerprints is the right one.
+/// RFC 8122 §5: a certificate that matches any of the fingerprints is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_of_several_fingerprints_may_be_the_callers() -> anyhow::Result<()> {
     for place in [SecondFingerprint::Behind, SecondFingerprint::Before] {
@@ -82,7 +82,7 @@ async fn offers_of_every_direction_are_answered() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts one call through to nobody because of its offer; the detail of the end must say why.
+/// A call that is rejected because of its offer; the detail of the end must say why.
 async fn is_refused(service: &mut TestService, why: &str, rewrite: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
     let call = service.call_with_offer(quiet_caller(), rewrite).await?;
     let ended = service.end_of(&call).await?;
@@ -158,7 +158,7 @@ fn with_candidates(offer: &str, count: usize) -> String {
     offer.replacen("a=ice-ufrag", &format!("{more}a=ice-ufrag"), 1)
 }
 
-/// Replaces each line that begins so.
+/// Replaces each line with this prefix.
 pub fn replace_line(offer: &str, beginning: &str, replacement: &str) -> String {
     let lines = offer.split_inclusive("\r\n");
     lines.map(|line| if line.starts_with(beginning) { format!("{replacement}\r\n") } else { line.to_owned() }).collect()

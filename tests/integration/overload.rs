@@ -1,4 +1,4 @@
-//! A service that has all it can do rejects new calls and keeps those it has.
+//! An overloaded service rejects new calls and keeps the live ones.
 
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{EndedBy, Stage};
@@ -29,7 +29,7 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     live.hang_up().await?;
     assert_eq!(objections(&live), [], "{}", live.seen());
 
-    // With nothing to do there is no load.
+    // Without calls there is no load.
     program.line_with("worker 0 takes calls again").await?;
     let next = meta.place_call(caller()).await?;
     next.wait_until(Stage::Accepted).await?;

@@ -1,4 +1,4 @@
-//! What the log of the real program says about people and secrets: nothing, at any level.
+//! The log of the real program has no personal data or secrets, at any level.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::people::{agent, caller};
 use crate::program::Program;
 use crate::service::{Folder, TestOptions};
 
-/// Everything about this call that is nobody's business.
+/// All private data of this call.
 fn secrets_of(call: &Call) -> Vec<String> {
     let mut secrets = vec![call.wacid().to_owned(), call.wacid().replace("wacid.", "")];
     for sdp in [call.offer().to_owned(), call.answer().unwrap_or_default()] {
@@ -153,7 +153,7 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
     Ok(())
 }
 
-/// Meta's error texts may repeat what they were given.
+/// Meta's error texts may quote the request.
 fn error_that_names_the_caller(call: &Call) -> String {
     format!(
         r#"{{"error":{{"message":"(#131009) Call {} of 12025550177 is not there","type":"OAuthException","code":131009,"error_data":{{"messaging_product":"whatsapp","details":"+12025550177 cannot be called"}},"error_user_title":"12025550177","error_user_msg":"Call 12025550177","fbtrace_id":"AsimulatedTraceId0000009"}}}}"#,

@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 use crate::log_watch;
 use crate::service::{DEADLINE, Folder, TestOptions, config_text};
 
-/// The program with everything logged that can be.
+/// The program, with logging at the level `trace`.
 pub struct Program {
     child: Child,
     config: PathBuf,
     url: String,
     lines: mpsc::UnboundedReceiver<String>,
     log: Vec<String>,
-    /// Standard error is not read any more.
+    /// Whether standard error is no longer read.
     is_stalled: Arc<AtomicBool>,
 }
 
@@ -31,11 +31,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
 
 impl Program {
     pub async fn start(folder: &Folder, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
-        // As few open files as a system gives at first; it may take more.
+        // A low soft limit, as on many systems; the program may raise it.
         Self::start_after("ulimit -S -n 256", folder, meta, agent, options).await
     }
 
-    /// It may have so many files open.
+    /// With this limit of open files.
     pub async fn start_with_descriptors(
         folder: &Folder,
         meta: &Meta,
@@ -92,7 +92,7 @@ impl Program {
         Ok(std::fs::write(&self.config, rewrite(text))?)
     }
 
-    /// Sends SIGHUP: the configuration is to be read anew.
+    /// Sends SIGHUP, which reloads the configuration.
     pub fn hang_up(&self) -> anyhow::Result<()> {
         self.signal("HUP")
     }
@@ -104,7 +104,7 @@ impl Program {
         Ok(())
     }
 
-    /// How many files it may open from now on; `None` for as many as the system allows. Gives the limit before.
+    /// Sets its limit of open files; `None` for the system's maximum. Gives the limit before.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, limit: Option<u64>) -> anyhow::Result<Rlimit> {
         let pid = Pid::from_raw(self.child.id().try_into()?);
@@ -112,7 +112,7 @@ impl Program {
         Ok(prlimit(pid, Resource::Nofile, Rlimit { current: limit.or(maximum), maximum })?)
     }
 
-    /// The process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -122,12 +122,12 @@ impl Program {
         &self.url
     }
 
-    /// From the next line on nobody reads its standard error, which stays open.
+    /// Stops reading its standard error, which stays open.
     pub fn stop_reading(&self) {
         self.is_stalled.store(true, Ordering::Release);
     }
 
-    /// Reads on until a line holds this.
+    /// Reads up to a line with this text.
     pub async fn line_with(&mut self, text: &str) -> anyhow::Result<String> {
         let found = tokio::time::timeout(DEADLINE, async {
             loop {
@@ -143,21 +143,21 @@ impl Program {
         found.with_context(|| format!("waited for {text:?}"))?
     }
 
-    /// Kills the program (SIGKILL) and gives everything it said.
+    /// Kills the program (SIGKILL) and gives its log.
     pub async fn finish(mut self) -> anyhow::Result<String> {
         self.child.kill()?;
         self.read_out().await?;
         Ok(std::mem::take(&mut self.log).join("\n"))
     }
 
-    /// Waits until the program has ended by itself; how it did.
+    /// Waits for the program to end by itself; gives its status.
     pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         tokio::time::timeout(DEADLINE, self.read_out()).await.context("the program goes on")??;
-        // Its last line is read, so this takes no time.
+        // Its last line is read, so it has ended.
         Ok(self.child.wait()?)
     }
 
-    /// The same of a program whose standard error nobody reads.
+    /// The same for a program whose standard error is not read.
     pub async fn ended_unread(mut self) -> anyhow::Result<ExitStatus> {
         // Nothing is written there, so it ends with the program.
         let mut stdout = self.child.stdout.take().context("a standard output")?;

@@ -1,4 +1,4 @@
-//! Prompts: instead of an agent, while one is found, and on request.
+//! Prompts: in place of an agent, while an agent is dialled, and on request.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn a_playback_interrupts_the_agent_and_its_end_is_told() -> anyhow::Result
     assert_eq!(event.id, told["id"].as_str().unwrap_or_default());
     let heard = call.heard()?;
     assert!(GOODBYE_NOTES_HZ.iter().all(|note| sound::hears(&heard, PHONE_RATE, *note)));
-    // The agent goes on where it was interrupted.
+    // The agent resumes where it was interrupted.
     assert_eq!(heard_voices(&caller_hears_next(call, 2 * SECOND).await?[PHONE_RATE as usize..]), [AGENT_HZ]);
     assert_eq!(objections(call), [], "{}", call.seen());
     Ok(())

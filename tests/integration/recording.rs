@@ -1,4 +1,4 @@
-//! Recordings: who is left and right, pause and protection, and what is told of them.
+//! Recordings: channels, pause, protection, and their events.
 
 use std::path::PathBuf;
 
@@ -73,7 +73,7 @@ async fn the_app_starts_pauses_resumes_and_stops_a_recording() -> anyhow::Result
     let finished = service.event("call.recording_finished").await?.data;
     assert_eq!(finished["recording_id"], begun["recording_id"]);
     let bytes = std::fs::read(path_of(service, &finished))?;
-    // A tone takes some hundred bytes a frame on each side, silence takes sixteen: two of four seconds are quiet.
+    // A tone takes some hundred bytes for each frame and channel, silence sixteen: two of four seconds are quiet.
     let loud = loud_seconds(&bytes);
     assert!((1.0..3.0).contains(&loud), "{loud} s of sound in {finished}");
     assert!(finished["duration_ms"].as_u64().unwrap() >= 3900, "the pause counts: {finished}");
@@ -95,7 +95,7 @@ async fn protection_keeps_sound_out_of_the_recording() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A process that is killed leaves a file that can be heard to its last second; the next start closes it.
+/// A killed process leaves a file that is playable to its last second; the next start closes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recording_survives_kill_9() -> anyhow::Result<()> {
     let folder = Folder::new()?;

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read anew while calls go on.
+//! SIGHUP reloads the configuration while calls go on.
 
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::{Call, Stage};
@@ -43,7 +43,7 @@ async fn a_live_call_keeps_its_agent_and_the_next_goes_to_the_new_one() -> anyho
     assert_eq!(objections(&live), [], "{}", live.seen());
     assert_eq!(counted(&program, r#"patchcord_config_reloads_total{outcome="ok"}"#).await?, 1);
 
-    // A wrong configuration is told line by line, and changes nothing.
+    // A wrong configuration is logged line by line, and changes nothing.
     program.rewrite_config(|text| text.replace(&new.url(), "htp://wrong").replace("verify-me", ""))?;
     program.hang_up()?;
     let told = program.line_with("and the old one stays").await?;
@@ -95,7 +95,7 @@ async fn secrets_keys_and_numbers_are_taken_on_and_the_rest_is_named() -> anyhow
     assert_eq!(verified_with("the-next-word").await?, StatusCode::OK);
     assert_eq!(verified_with("verify-me").await?, StatusCode::FORBIDDEN);
 
-    // Another number instead of this one: its calls are not answered any more.
+    // Another number in place of this one, whose calls are no longer answered.
     let number = meta.options().phone_number_id.clone();
     program.rewrite_config(|text| text.replace("the-next-secret", &before).replace(&number, "299999999999999"))?;
     program.hang_up()?;

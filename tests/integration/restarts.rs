@@ -1,4 +1,4 @@
-//! What Meta has its 200 for is neither forgotten nor done twice, whenever the process ends.
+//! A webhook that was answered 200 is neither lost nor acted on twice, whenever the process ends.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_vo
 use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions, TestService};
 
-/// Everybody around a program that comes and goes.
+/// The environment of a program that is restarted.
 struct Scene {
     folder: Folder,
     app: App,
@@ -35,13 +35,13 @@ impl Scene {
         Program::start(&self.folder, &self.meta, &self.agent, options).await
     }
 
-    /// How often Meta was asked for this on behalf of a call.
+    /// Number of requests for this action on a call.
     fn asked(&self, action: &str, call: &Call) -> usize {
         let asked = self.meta.requests().into_iter();
         asked.filter(|asked| asked.action == action && asked.call_id == call.wacid()).count()
     }
 
-    /// A later call is put through, so that whatever was to come of an earlier webhook has come.
+    /// Puts a later call through, so that all effects of an earlier webhook have happened.
     async fn a_call_goes_through(&self) -> anyhow::Result<()> {
         let call = self.meta.place_call(caller()).await?;
         call.wait_until(Stage::Accepted).await?;
@@ -60,7 +60,7 @@ async fn a_call_that_meta_has_no_answer_to_is_answered_by_the_next_start() -> an
     program.finish().await?;
 
     let again = scene.start().await?;
-    // Meta repeats itself at the new process.
+    // Meta repeats the webhook to the new process.
     for _ in 0..3 {
         assert_eq!(call.send_connect().await?, 200);
     }
@@ -99,7 +99,7 @@ async fn a_call_whose_answer_meta_took_unseen_is_ended_by_the_next_start() -> an
     Ok(())
 }
 
-/// The offer is there, but Meta rings for nobody any more.
+/// The offer is stored, but Meta has given up ringing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_has_rung_for_too_long_is_ended_by_the_next_start() -> anyhow::Result<()> {
     let mut scene = Scene::new().await?;
@@ -120,7 +120,7 @@ async fn a_call_that_has_rung_for_too_long_is_ended_by_the_next_start() -> anyho
     Ok(())
 }
 
-/// kill -9 at the moment of the last 200, whatever each of the calls was at.
+/// kill -9 at the moment of the last 200, whatever the stage of each call.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_that_meta_has_its_200_for_is_answered_or_ended_and_told() -> anyhow::Result<()> {
     const CALLS: usize = 6;
@@ -132,7 +132,7 @@ async fn every_call_that_meta_has_its_200_for_is_answered_or_ended_and_told() ->
 
     let again = scene.start().await?;
     for call in &calls {
-        // An error says that the call has ended, or that nothing came of it.
+        // An error means that the call has ended or never began.
         if call.wait_until(Stage::Accepted).await.is_ok() {
             call.hang_up().await?;
         }
@@ -179,7 +179,7 @@ async fn a_call_of_the_process_before_is_not_admitted_again() -> anyhow::Result<
     Ok(())
 }
 
-/// Graph is away when a call ends: its leg at Meta is ended when Graph is back.
+/// Graph is down when a call ends: the call is ended at Meta once Graph is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_ends_while_graph_is_away_is_ended_at_meta_later() -> anyhow::Result<()> {
     let mut scene = Scene::new().await?;
@@ -195,7 +195,7 @@ async fn a_call_that_ends_while_graph_is_away_is_ended_at_meta_later() -> anyhow
     program.signal("TERM")?;
     program.ended().await?;
 
-    // What is done is not done again.
+    // A confirmed request is not repeated.
     let again = scene.start().await?;
     scene.a_call_goes_through().await?;
     assert_eq!(scene.asked("terminate", &call), 3);
@@ -206,7 +206,7 @@ async fn a_call_that_ends_while_graph_is_away_is_ended_at_meta_later() -> anyhow
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ending_that_meta_does_not_know_of_is_told_by_the_next_start() -> anyhow::Result<()> {
-    // The process ends suddenly, or as it should.
+    // The process is killed, or stops cleanly.
     for is_killed in [true, false] {
         let mut scene = Scene::new().await?;
         scene.meta.script("terminate", vec![away()]);
@@ -232,12 +232,12 @@ async fn an_ending_that_meta_does_not_know_of_is_told_by_the_next_start() -> any
     Ok(())
 }
 
-/// Graph takes nothing now, and says to come again long after a request may take.
+/// Graph refuses, with a Retry-After far beyond the budget of a request.
 fn away() -> Reply {
     Reply::RetryAfter(Duration::from_secs(3600))
 }
 
-/// Somebody else holds the store's file for longer than Meta may wait.
+/// Another program locks the store's file for longer than Meta may wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn metas_200_waits_for_the_store_a_second_and_the_call_does_not() -> anyhow::Result<()> {
     let agent = Agent::start(agent()).await?;

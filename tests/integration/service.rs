@@ -1,4 +1,4 @@
-//! One service under test, beside its Meta: everything on loopback, every port from the system.
+//! The service under test with its Meta: everything on loopback, every port from the system.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::{log_watch, people};
 
 /// The longest any single step of a scenario may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// Ports for one service; those that others hold are passed over.
+/// UDP ports of one service; ports that are in use are skipped.
 const PORTS: u16 = 64;
 
 /// The counters of the whole process. Other scenarios count too, so a test can only ask that a counter has grown.
@@ -39,20 +39,20 @@ pub struct TestService {
     pub folder: Folder,
     events: broadcast::Receiver<CallEvent>,
     seen: Vec<CallEvent>,
-    /// Events that [`TestService::event`] has passed.
+    /// Number of events that [`TestService::event`] has consumed.
     passed: usize,
 }
 
-/// What a scenario changes of the usual service; all texts are TOML lines.
+/// A scenario's changes of the default configuration; all texts are TOML lines.
 #[derive(Clone, Default)]
 pub struct TestOptions {
-    /// More keys of the route.
+    /// Additional keys of the route.
     pub route: String,
-    /// More sections.
+    /// Additional sections.
     pub more_routes: String,
     /// Keys of `[calls]`.
     pub calls: String,
-    /// More keys of `[media]`, instead of load limits that no test on a busy machine reaches.
+    /// Keys of `[media]`, in place of load limits that no test on a busy machine reaches.
     pub media: Option<String>,
     /// Listen on IPv6 as well.
     pub ipv6: bool,
@@ -60,29 +60,29 @@ pub struct TestOptions {
     pub events: String,
     /// Keys of `[log]`.
     pub log: String,
-    /// More keys of `[whatsapp]`.
+    /// Additional keys of `[whatsapp]`.
     pub whatsapp: String,
-    /// More keys of the number.
+    /// Additional keys of the number.
     pub number: String,
-    /// More `[[whatsapp.numbers]]`.
+    /// Additional `[[whatsapp.numbers]]`.
     pub more_numbers: String,
-    /// Secrets accepted beside Meta's.
+    /// Secrets accepted in addition to Meta's.
     pub more_secrets: Vec<String>,
-    /// Another number than the one that is called.
+    /// A number other than the one that is called.
     pub phone_number_id: Option<String>,
-    /// Another token than the one that Meta wants.
+    /// A token other than Meta's.
     pub access_token: Option<String>,
-    /// How long Meta thinks about accept, so that the agent has said everything before it is heard.
+    /// Delay of Meta's reply to accept, so that the agent has sent everything before it is heard.
     pub accept_takes: Duration,
-    /// Another Graph API than Meta's.
+    /// A Graph API other than Meta's.
     pub graph_url: Option<String>,
-    /// Keys of `[api]`, instead of the usual API keys.
+    /// Keys of `[api]`, in place of the default API keys.
     pub api: String,
     /// Keys of `[http]`.
     pub http: String,
 }
 
-/// A folder of its own, gone with the test.
+/// A temporary folder, deleted on drop.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -97,7 +97,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left of it is the system's to clear.
+        // Whatever remains is in the system's temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -110,7 +110,7 @@ pub struct Posted {
     pub body: String,
 }
 
-/// A call that has been accepted, and everybody in it.
+/// An accepted call and its parties.
 pub struct Talk {
     pub service: TestService,
     pub agent: Agent,
@@ -119,7 +119,7 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// The usual caller and this agent, talking.
+    /// The default caller and this agent, talking.
     pub async fn start(agent: AgentOptions) -> anyhow::Result<Self> {
         Self::start_with(people::caller(), agent, TestOptions::default()).await
     }
@@ -163,7 +163,7 @@ impl TestService {
         self.meta.place_call(caller).await
     }
 
-    /// A phone that rings without the service being told of it.
+    /// A call that is not announced to the service.
     pub async fn unannounced(&self, caller: CallerOptions) -> anyhow::Result<Call> {
         self.meta.place_call(CallerOptions { announce: Announce::ByHand, ..caller }).await
     }
@@ -182,7 +182,7 @@ impl TestService {
         Ok(call)
     }
 
-    /// Posts a webhook with this signature, or none.
+    /// Posts a webhook with this signature, or without one.
     pub async fn post(&self, body: impl Into<Vec<u8>>, signature: Option<&str>) -> anyhow::Result<Posted> {
         let mut request = self.http.post(self.url("/webhooks/whatsapp")).body(body.into());
         if let Some(signature) = signature {
@@ -191,7 +191,7 @@ impl TestService {
         read(request.send().await?).await
     }
 
-    /// Posts a webhook as Meta signs it, with these headers as well.
+    /// Posts a webhook signed by Meta, with additional headers.
     pub async fn post_signed_with(&self, body: impl Into<Vec<u8>>, headers: &[(&str, &str)]) -> anyhow::Result<Posted> {
         let body = body.into();
         let mut request = self.http.post(self.url("/webhooks/whatsapp"));
@@ -202,20 +202,20 @@ impl TestService {
         read(request.body(body).send().await?).await
     }
 
-    /// Posts a webhook as Meta signs it.
+    /// Posts a webhook signed by Meta.
     pub async fn post_signed(&self, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
         let body = body.into();
         let signature = self.meta.signature(&body);
         self.post(body, Some(&signature)).await
     }
 
-    /// Posts a webhook as another app of Meta's signs it.
+    /// Posts a webhook signed with another app secret.
     pub async fn post_signed_by(&self, secret: &str, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
         let body = body.into();
         self.post(body.clone(), Some(&signature(secret, &body))).await
     }
 
-    /// Posts a webhook as Meta signs it, to another path than the webhook's.
+    /// Posts a webhook signed by Meta to a path other than the webhook's.
     pub async fn post_signed_to(&self, path: &str, body: impl Into<Vec<u8>>) -> anyhow::Result<Posted> {
         let body = body.into();
         let request = self.http.post(self.url(path)).header("x-hub-signature-256", self.meta.signature(&body));
@@ -230,7 +230,7 @@ impl TestService {
         format!("http://{}{path}", self.app.address)
     }
 
-    /// Waits for the next event of this kind; the ones before it are passed over and named in an error.
+    /// Waits for the next event of this kind; events before it are skipped and named in an error.
     pub async fn event(&mut self, kind: &str) -> anyhow::Result<CallEvent> {
         let passed = self.passed;
         let at = self.wait_for(kind, |seen| (passed..seen.len()).find(|at| seen[*at].kind == kind)).await?;
@@ -274,17 +274,17 @@ impl TestService {
         }
     }
 
-    /// The actions that Meta was asked for, in order.
+    /// The actions of all requests to Meta, in order.
     pub fn actions(&self) -> Vec<String> {
         self.meta.requests().into_iter().map(|request| request.action).collect()
     }
 
-    /// How often Meta was asked for this.
+    /// Number of requests to Meta with this action.
     pub fn count_of(&self, action: &str) -> usize {
         self.actions().iter().filter(|asked| *asked == action).count()
     }
 
-    /// Asks a call for something over the control API. Gives the ids of what has begun, null for what is done, or the
+    /// Performs an action on a call over the control API. Gives the ids of what has begun, null for what is done, or the
     /// code of the refusal.
     pub async fn act(&self, call: &CallId, action: &str, body: Value) -> Result<Value, String> {
         let answer = Client::new(self, WRITER).act(call.as_str(), action, body).await;
@@ -299,13 +299,13 @@ impl TestService {
         }
     }
 
-    /// How many calls live.
+    /// Number of live calls.
     pub async fn live_calls(&self) -> anyhow::Result<usize> {
         let answer = Client::new(self, WRITER).get("/v1/calls?state=live").await?;
         Ok(answer.body["calls"].as_array().context("a list of calls")?.len())
     }
 
-    /// Waits until no call lives and Meta has been told of every end.
+    /// Waits until no call is live and Meta has been told of every end.
     pub async fn all_ended(&self) -> anyhow::Result<()> {
         timeout(DEADLINE, self.app.all_ended()).await.context("calls still live")
     }
@@ -318,7 +318,7 @@ pub fn counter(name: &str) -> u64 {
     value.unwrap_or(0)
 }
 
-/// What Meta puts on a body with this app secret.
+/// Meta's signature of a body with this app secret.
 pub fn signature(secret: &str, body: &[u8]) -> String {
     use hmac::{Hmac, Mac};
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
@@ -402,7 +402,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
     ))
 }
 
-/// A port that is free now, low enough for the ones after it.
+/// A free port, low enough for the ports after it.
 fn free_port() -> anyhow::Result<u16> {
     loop {
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -1,5 +1,5 @@
-//! Clients that let the service wait, and more of them than there is room for: each is cut in time, and the probes of an
-//! orchestrator are answered through all of it.
+//! Slow clients, and more of them than there is room for: each is cut off in time, and the probes of an
+//! orchestrator are answered meanwhile.
 
 use anyhow::Context;
 use futures_util::StreamExt;
@@ -16,10 +16,10 @@ use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions, TestService};
 
 const EMPTY: &str = r#"{"object":"whatsapp_business_account","entry":[]}"#;
-/// No test runs so long.
+/// Longer than any test.
 const NEVER: &str = "1h";
 
-/// A service with these keys of `[http]`; what is not given never comes.
+/// A service with these keys of `[http]`; other deadlines never pass.
 async fn service(http: &[(&str, &str)]) -> anyhow::Result<TestService> {
     TestService::start_with("prompt:goodbye", options(http)).await
 }
@@ -35,7 +35,7 @@ fn options(http: &[(&str, &str)]) -> TestOptions {
     TestOptions { http: never.chain(given).collect(), ..TestOptions::default() }
 }
 
-/// A client that speaks byte by byte.
+/// A client on a raw socket.
 struct Raw(TcpStream);
 
 impl Raw {
@@ -44,7 +44,7 @@ impl Raw {
         Ok(Self(timeout(DEADLINE, TcpStream::connect(address)).await??))
     }
 
-    /// Connects and says this.
+    /// Connects and sends this.
     async fn say(service: &str, text: &str) -> anyhow::Result<Self> {
         let mut client = Self::connect(service).await?;
         client.0.write_all(text.as_bytes()).await?;
@@ -63,13 +63,13 @@ impl Raw {
         Ok(self.0.write_all(&EMPTY.as_bytes()[..10]).await?)
     }
 
-    /// Says the rest of the body.
+    /// Sends the rest of the body.
     async fn finish(&mut self) -> anyhow::Result<u16> {
         self.0.write_all(&EMPTY.as_bytes()[10..]).await?;
         self.status().await
     }
 
-    /// The status of the next answer, whose body is read as well.
+    /// The status of the next response; its body is read too.
     async fn status(&mut self) -> anyhow::Result<u16> {
         let read = async {
             let mut head = Vec::new();
@@ -85,7 +85,7 @@ impl Raw {
         timeout(DEADLINE, read).await.context("there is no answer")?
     }
 
-    /// Waits until the service has closed the connection without another word.
+    /// Waits until the service has closed the connection without a response.
     async fn ends_closed(mut self) -> anyhow::Result<()> {
         let mut rest = Vec::new();
         match timeout(DEADLINE, self.0.read_to_end(&mut rest)).await.context("the connection stays open")? {
@@ -95,7 +95,7 @@ impl Raw {
         Ok(())
     }
 
-    /// Nothing has come, not even the end.
+    /// Whether nothing has arrived, not even the end of the stream.
     fn is_open(&self) -> bool {
         matches!(self.0.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
@@ -125,7 +125,7 @@ async fn a_head_that_does_not_come_whole_is_waited_for_only_so_long() -> anyhow:
         }
     }
     assert_eq!(ask(&url, "/livez").await?, 200);
-    // Also after a request that was whole.
+    // Also after a complete request.
     let mut second = Raw::say(&url, &get("/readyz")).await?;
     assert_eq!(second.status().await?, 200);
     second.0.write_all(b"GET /readyz").await?;
@@ -158,7 +158,7 @@ async fn a_client_that_asks_and_never_reads_is_cut() -> anyhow::Result<()> {
     let service = service(&[("write_timeout", "200ms")]).await?;
     let mut client = Raw::connect(&service.url("")).await?;
     let request = get("/openapi.json").repeat(100);
-    // When the buffers of both sockets are full neither side gets on, until the service closes.
+    // Once the buffers of both sockets are full, both sides block until the service closes.
     let asked = timeout(DEADLINE, async { while client.0.write_all(request.as_bytes()).await.is_ok() {} });
     asked.await.context("the service holds the connection for ever")?;
     assert_eq!(service.get("/livez").await?.status, 200);
@@ -178,7 +178,7 @@ async fn a_head_without_measure_is_refused() -> anyhow::Result<()> {
     let service = service(&[]).await?;
     let long = format!("GET /livez HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "x".repeat(1_000_000));
     let mut client = Raw::connect(&service.url("")).await?;
-    // It is refused before it is whole.
+    // It is refused before it is complete.
     let _ = client.0.write_all(long.as_bytes()).await;
     assert_eq!(client.status().await?, 431);
     Ok(())
@@ -199,7 +199,7 @@ async fn connections_that_only_wait_give_way_to_new_ones() -> anyhow::Result<()>
     let [first, second] = half_open;
     first.ends_closed().await?;
     assert!(second.is_open());
-    // Strangers go before a connection that has brought Meta's words.
+    // Unknown clients are evicted before a connection that has presented Meta's signature.
     let fourth = client_with_room(&url).await?;
     second.ends_closed().await?;
     kept.0.write_all(get("/livez").as_bytes()).await?;
@@ -208,7 +208,7 @@ async fn connections_that_only_wait_give_way_to_new_ones() -> anyhow::Result<()>
     Ok(())
 }
 
-/// Asks anew until it is not refused: a connection that has just come does not give way at once.
+/// Retries until it is not refused: a connection that has just been opened is not evicted at once.
 async fn client_with_room(url: &str) -> anyhow::Result<Raw> {
     let asked = async {
         loop {
@@ -230,7 +230,7 @@ async fn when_all_connections_are_busy_the_probes_are_answered_and_nothing_else(
         busy.push(Raw::busy(&url).await?);
     }
     for _ in 0..10 {
-        // Some say nothing.
+        // Some send nothing.
         let _silent = Raw::connect(&url).await?;
         assert_eq!(ask(&url, "/livez").await?, 200);
         assert_eq!(ask(&url, "/readyz").await?, 200);
@@ -281,7 +281,7 @@ async fn large_bodies_share_a_bounded_memory_and_calls_come_through() -> anyhow:
     const MOST: usize = 3 * 1024 * 1024;
     let service = service(&[("max_webhook_bytes", &MOST.to_string())]).await?;
     let url = service.url("");
-    // No two of them find room, so all but one are refused, although none is whole.
+    // There is no room for two of them, so all but one are refused, although none is complete.
     let unfinished = post(MOST, "") + &" ".repeat(MOST - 1);
     let mut clients: FuturesUnordered<_> = (0..20).map(|_| status_of_unfinished(&url, &unfinished)).collect();
     for _ in 0..19 {
@@ -297,7 +297,7 @@ async fn large_bodies_share_a_bounded_memory_and_calls_come_through() -> anyhow:
 
 async fn status_of_unfinished(url: &str, request: &str) -> anyhow::Result<u16> {
     let mut client = Raw::connect(url).await?;
-    // It fails where the service has refused it before.
+    // It fails if the service has refused it already.
     let _ = client.0.write_all(request.as_bytes()).await;
     client.status().await
 }
@@ -322,7 +322,7 @@ async fn without_descriptors_the_probes_are_answered() -> anyhow::Result<()> {
         program.line_with("no file descriptors are left").await?;
         assert_eq!(ask(&url, "/livez").await?, 200);
         if is_busy {
-            // It is not their end that has made room.
+            // Their end is not what made room.
             let open = clients.iter().filter(|client| client.is_open()).count();
             assert!(open > DESCRIPTORS / 3, "{open} are open");
         }

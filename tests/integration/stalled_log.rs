@@ -1,4 +1,4 @@
-//! A reader of the program's log that stops: it misses lines, and callers notice nothing.
+//! A reader of the program's log stops: lines are lost, and calls are not affected.
 
 use anyhow::Context;
 use patchcord_simulator::agent::Agent;
@@ -23,7 +23,7 @@ async fn calls_are_answered_while_nobody_reads_the_log() -> anyhow::Result<()> {
     let mut webhooks = 0;
     loop {
         for _ in 0..500 {
-            // A webhook that cannot be read is a line of the log each.
+            // Each unreadable webhook is one log line.
             let status = timeout(DEADLINE, meta.send_webhook("{".to_owned())).await.context("a webhook hangs")??;
             assert_eq!(status, 400);
             webhooks += 1;

@@ -1,4 +1,4 @@
-//! The whole service stands still for a while, as on a machine that is suspended or swaps: nobody else is blamed for it.
+//! The whole process freezes for a while, as on a machine that is suspended or swaps: no call, agent or request fails for it.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ async fn calls_outlive_a_freeze_of_the_service() -> anyhow::Result<()> {
         program.line_with("accepted after").await?;
         calls.push(call);
     }
-    // One more, for which Meta is just being asked. Its reply comes during the freeze.
+    // One more, whose accept is in flight. Meta's reply arrives during the freeze.
     meta.script("accept", vec![Reply::Delay(SECOND, Box::new(Reply::Ok))]);
     calls.push(meta.place_call(caller()).await?);
     meta.wait_for_request("accept", calls.len()).await?;
     program.signal("STOP")?;
-    // The standstill itself.
+    // The freeze itself.
     tokio::time::sleep(FROZEN).await;
     program.signal("CONT")?;
     program.line_with("a worker stood still for 1").await?;

@@ -1,4 +1,4 @@
-//! Stopping the service: live calls may end by themselves, late ones are ended, new ones are refused.
+//! Stopping the service: live calls may end by themselves, the rest is ended, new ones are rejected.
 
 use std::future::{Future, pending, poll_fn};
 use std::net::TcpStream;
@@ -88,7 +88,7 @@ async fn a_second_signal_ends_all_calls_now() -> anyhow::Result<()> {
 /// The real program: the first signal lets the call go on, the second does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_ends_its_calls_at_the_second_signal_and_leaves_cleanly() -> anyhow::Result<()> {
-    // The call that rings is not given up meanwhile, however slow the machine.
+    // The ringing call must not time out meanwhile, however slow the machine.
     let calls = "drain_timeout = \"1h\"\nagent_timeout = \"25s\"".to_owned();
     let options = TestOptions { calls, ..TestOptions::default() };
     for signals in [["TERM", "TERM"], ["TERM", "INT"], ["INT", "INT"]] {

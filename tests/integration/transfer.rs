@@ -1,4 +1,4 @@
-//! Hold, mute and transfer, and calls whose course the application decides.
+//! Hold, mute and transfer, and calls that the application controls.
 
 use patchcord::call::event::CallId;
 use patchcord_simulator::agent::{Agent, AgentAudio, AgentOptions, AgentSession, Encoding, Pace};
@@ -24,14 +24,14 @@ struct Scene {
 
 impl Scene {
     async fn start() -> anyhow::Result<Self> {
-        // A minute each, so that nobody falls silent before the scenario is over.
+        // A minute each, so that neither falls silent before the scenario is over.
         let talkative = |agent: AgentOptions| AgentOptions { greeting: agent.greeting.repeat(3), ..agent };
         Self::with([agent(), agent_with_voice(SECOND_AGENT_HZ)].map(talkative), "").await
     }
 
-    /// `second_route` are further keys of the second agent's route.
+    /// `second_route` has additional keys of the second agent's route.
     async fn with(agents: [AgentOptions; 2], second_route: &str) -> anyhow::Result<Self> {
-        // All that they say is there before anybody hears it.
+        // Everything they say is sent before it is heard.
         let [first, second] = agents.map(|agent| AgentOptions { pace: Pace::Burst, ..agent });
         let second = Agent::start(second).await?;
         let more_routes = format!(
@@ -58,7 +58,7 @@ impl Scene {
         self.talk.service.act(&self.call, action, body).await
     }
 
-    /// An action that needs nothing but its name.
+    /// An action without fields.
     async fn ask(&self, action: &str) -> Result<Value, String> {
         self.act(action, Value::Null).await
     }
@@ -67,7 +67,7 @@ impl Scene {
         self.act("transfer", json!({ "route": route, "warm": warm })).await
     }
 
-    /// Who is heard by the caller in the second second from now.
+    /// What the caller hears in the second second from now.
     async fn caller_hears(&self) -> anyhow::Result<Vec<i16>> {
         Ok(caller_hears_next(&self.talk.call, 2 * SECOND).await?[PHONE_RATE as usize..].to_vec())
     }
@@ -77,7 +77,7 @@ async fn agent_hears(session: &AgentSession) -> anyhow::Result<Vec<f64>> {
     Ok(heard_voices(&agent_hears_next(session, 2 * SECOND).await?[PHONE_RATE as usize..]))
 }
 
-/// Waits until the caller hears a note of the hold music, and hears nobody from then on.
+/// Waits until the caller hears the hold music, and no voice from then on.
 async fn hears_hold_music(call: &Call) -> anyhow::Result<()> {
     until_caller_hears(call, &[HOLD_NOTE_HZ, 329.63, 392.0]).await?;
     let mut heard = heard_voices(&caller_hears_next(call, 2 * SECOND).await?);
@@ -184,7 +184,7 @@ async fn transferred_to_prompts_the_caller_hears_them_to_their_end_and_the_call_
         if held {
             assert_eq!(scene.ask("hold").await, Ok(Value::Null));
         }
-        // With prompts there is nothing to talk over first.
+        // A warm transfer to prompts is a cold one.
         assert_eq!(scene.transfer_to("closing", held).await, Ok(json!({})));
         assert_eq!(scene.talk.session.wait_for_message("stop").await?["reason"], "transferred");
         let ended = scene.talk.service.end_of(&scene.talk.call).await?;
@@ -290,7 +290,7 @@ async fn an_agent_that_asks_for_too_much_at_once_gets_an_answer_to_everything() 
     Ok(())
 }
 
-/// A route whose calls wait for the application.
+/// A ringing call that waits for the application.
 async fn ringing() -> anyhow::Result<(TestService, Agent, Call, CallId)> {
     let agent = Agent::start(AgentOptions { pace: Pace::Burst, ..agent() }).await?;
     let options = TestOptions { route: "answer = \"on_command\"".to_owned(), ..TestOptions::default() };

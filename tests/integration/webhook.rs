@@ -91,10 +91,10 @@ async fn a_signed_body_that_cannot_be_read_is_refused_with_the_reason() -> anyho
     Ok(())
 }
 
-/// A name or a text that was cut in the middle of an emoji, by whatever cut it.
+/// A name or text that was cut in the middle of an emoji, in every way.
 const CUT_NAMES: [&[u8]; 5] = [br"Ana \ud83d", br"\ude00 Ana", b"Ana \xf0\x9f\x98", br"Ana \ud8", b"Ana\x00\xff"];
 
-/// The call's connect as Meta posts it, with this instead of the caller's name.
+/// The call's connect as Meta posts it, with this in place of the caller's name.
 fn connect_with_name(call: &Call, name: &[u8]) -> anyhow::Result<Vec<u8>> {
     let body = call.connect_body().into_bytes();
     let known = b"Example Caller";
@@ -113,7 +113,7 @@ async fn a_caller_whose_name_is_cut_in_an_emoji_is_answered() -> anyhow::Result<
         let told = service.event("call.incoming").await?;
         assert!(told.data.to_string().contains('\u{fffd}'), "{}", told.data);
     }
-    // The signature is that of the bytes as they came, and of no mended ones.
+    // The signature covers the original bytes, not the repaired ones.
     let call = service.unannounced(caller()).await?;
     let mended = connect_with_name(&call, "Ana \u{fffd}".as_bytes())?;
     let signature = service.meta.signature(&mended);
@@ -122,7 +122,7 @@ async fn a_caller_whose_name_is_cut_in_an_emoji_is_answered() -> anyhow::Result<
     Ok(())
 }
 
-/// What is wrong stands in another entry of the same body, before the call's or behind it.
+/// The malformed part is another entry of the same body, before or after the call's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_part_of_a_body_does_not_cost_the_call_beside_it() -> anyhow::Result<()> {
     let service = TestService::start("prompt:goodbye").await?;
@@ -164,7 +164,7 @@ async fn the_webhook_is_taken_with_a_slash_behind_it_as_well() -> anyhow::Result
     Ok(())
 }
 
-/// A wrong address in Meta's dashboard shows up in the log: once, and without the secrets in it.
+/// A wrong address in Meta's dashboard appears in the log: once, and without its secrets.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_misses_the_webhook_is_told_once() -> anyhow::Result<()> {
     let folder = Folder::new()?;
@@ -202,7 +202,7 @@ async fn calls_that_come_too_late_are_told_once_with_their_age() -> anyhow::Resu
     }
     let line = program.line_with("Is this machine's clock right?").await?;
     assert!(line.contains("WARN") && line.contains("came 30"), "{line}");
-    // What comes in time is answered all the same.
+    // A punctual call is answered.
     let call = meta.place_call(caller()).await?;
     call.wait_until(Stage::PreAccepted).await?;
     let log = program.finish().await?;
@@ -210,7 +210,7 @@ async fn calls_that_come_too_late_are_told_once_with_their_age() -> anyhow::Resu
     Ok(())
 }
 
-/// A clock that is 90 s fast makes every webhook look 90 s old. Two moments that agree show that it is the clock.
+/// A clock that is 90 s fast makes every webhook look 90 s old. Two observations that agree show that it is the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> anyhow::Result<()> {
     let bot = Agent::start(agent()).await?;
@@ -219,13 +219,13 @@ async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> any
     service.call(late()).await?;
     assert_eq!(service.live_calls().await?, 0, "one late webhook alone is a late webhook");
 
-    // Another moment: six seconds of somebody else's call later.
+    // A second observation: six seconds later, spent in another call.
     let elsewhere = Talk::start(agent()).await?;
     elsewhere.call.hear_for(6 * SECOND).await?;
 
     let call = service.call(late()).await?;
     call.wait_until(Stage::Accepted).await?;
-    // What Meta repeats after an outage is still too old.
+    // A webhook that Meta repeats after an outage is still too old.
     service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
     assert_eq!(service.live_calls().await?, 1);
     report("clock 90 s fast", "1 call lost, then Meta's clock is used: 1 of 1 accepted, a stale one still refused");
@@ -336,7 +336,7 @@ async fn a_connect_of_five_minutes_ago_is_too_late() -> anyhow::Result<()> {
     assert_eq!(service.live_calls().await?, 0);
     assert_eq!(service.actions(), [] as [&str; 0]);
     assert!(counter(stale) > before);
-    // A few seconds are nothing: Meta's clock and ours differ, and webhooks take their time.
+    // A few seconds are normal: the clocks differ, and webhooks take time.
     service.call(CallerOptions { timestamp_offset_s: -20, ..caller() }).await?;
     service.meta.wait_for_request("pre_accept", 1).await?;
     Ok(())

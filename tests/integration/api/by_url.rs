@@ -1,4 +1,4 @@
-//! Agents that are named by their URL: as far as the operator's list, or the key, reaches.
+//! Agents named by URL, within the operator's allow list or the key's scope.
 
 use patchcord_simulator::agent::Agent;
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn nobody_is_led_where_the_operator_does_not_want_it() -> anyhow::Result<(
             client.act(&id, action, named(url)).await?.is_problem(422, code);
         }
     }
-    // The agent's own word reaches no further.
+    // The same limits hold for commands of the agent.
     let command = json!({ "type": "command", "request_id": 1, "action": "connect", "url": other.url() });
     talk.session.send(&command).await;
     let result = talk.session.wait_for_message("result").await?;

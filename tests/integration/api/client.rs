@@ -18,26 +18,26 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::service::{DEADLINE, TestService};
 
-/// May look at calls.
+/// Scope `calls:read`.
 pub const READER: &str = "patchcord_reader_0";
-/// May look at calls once a second.
+/// Scope `calls:read`, one request a second.
 pub const HASTY: &str = "patchcord_hasty_0";
-/// May steer calls.
+/// Scope `calls:write`.
 pub const WRITER: &str = "patchcord_writer_0";
-/// May fetch recordings.
+/// Scope `recordings:read`.
 pub const RECORDINGS: &str = "patchcord_recordings_0";
-/// May change prompts and delete recordings.
+/// Scope `admin`.
 pub const ADMIN: &str = "patchcord_admin_0";
-/// May steer calls, and name any host.
+/// Scopes `calls:write` and `egress:any`.
 pub const OUTWARD: &str = "patchcord_outward_0";
-/// May read metrics where they are closed.
+/// Scope `metrics:read`.
 pub const METRICS: &str = "patchcord_metrics_0";
-/// May do nothing that there is.
+/// Only `egress:any`, which opens no route.
 pub const NOBODY: &str = "patchcord_nobody_0";
 
-/// All keys as the configuration has them.
+/// The configuration of all keys.
 pub fn keys() -> String {
-    // Tests that look until something is there ask as fast as the machine lets them.
+    // Tests that poll do so as fast as they can.
     let often = ", requests_per_second = 100000";
     let keys = [
         (READER, "calls:read", ""),
@@ -64,11 +64,11 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     key: String,
-    /// What a proxy adds.
+    /// The `X-Forwarded-For` of a proxy.
     forwarded_for: Option<&'static str>,
 }
 
-/// What came back. The body is null when it is no JSON.
+/// A response. `body` is null if it is not JSON.
 pub struct Answer {
     pub status: u16,
     pub body: Value,
@@ -81,7 +81,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Refused as RFC 9457 says, with this status and code and a sentence.
+    /// Asserts problem details (RFC 9457) with this status and code and a sentence.
     #[track_caller]
     pub fn is_problem(&self, status: u16, code: &str) {
         assert_eq!((self.status, &self.body["code"]), (status, &code.into()), "{self:?}");
@@ -98,18 +98,18 @@ impl fmt::Debug for Answer {
 }
 
 impl Client {
-    /// With no key for "".
+    /// Without a key for "".
     pub fn new(service: &TestService, key: &str) -> Self {
         Self::at(&service.url(""), key)
     }
 
-    /// Of a service at this URL, without a slash at the end.
+    /// A client of the service at this URL, which has no trailing slash.
     pub fn at(url: &str, key: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be made");
         Self { http, base: url.to_owned(), key: key.to_owned(), forwarded_for: None }
     }
 
-    /// As a reverse proxy passes it on, with this `X-Forwarded-For`.
+    /// As if through a reverse proxy that sends this `X-Forwarded-For`.
     pub fn through_a_proxy(self, forwarded_for: &'static str) -> Self {
         Self { forwarded_for: Some(forwarded_for), ..self }
     }
@@ -130,7 +130,7 @@ impl Client {
         self.ask(Method::DELETE, path, None).await
     }
 
-    /// Asks a call to do something; null is no body at all.
+    /// Performs an action on a call; null sends no body.
     pub async fn act(&self, call: &str, action: &str, body: Value) -> anyhow::Result<Answer> {
         let body = (!body.is_null()).then(|| body.to_string().into_bytes());
         self.ask(Method::POST, &format!("/v1/calls/{call}/actions/{action}"), body).await
@@ -153,7 +153,7 @@ impl Client {
         read(request).await
     }
 
-    /// What is said to a page of another site.
+    /// The response headers for a page of another origin.
     pub async fn headers_for_origin(&self, method: Method, path: &str, origin: &str) -> anyhow::Result<HeaderMap> {
         let asked = self.request(method, path).header("origin", origin).header("access-control-request-method", "GET");
         Ok(timeout(DEADLINE, asked.send()).await??.headers().clone())
@@ -178,7 +178,7 @@ async fn read(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or_default(), bytes, headers })
 }
 
-/// An event socket, open.
+/// An open event socket.
 pub type Events = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 pub async fn open_events(service: &TestService, key: &str) -> anyhow::Result<Events> {
@@ -198,7 +198,7 @@ pub async fn next(events: &mut Events) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&next_text(events).await?)?)
 }
 
-/// The same as it came.
+/// The same, unparsed.
 pub async fn next_text(events: &mut Events) -> anyhow::Result<String> {
     loop {
         let message =
@@ -209,7 +209,7 @@ pub async fn next_text(events: &mut Events) -> anyhow::Result<String> {
     }
 }
 
-/// The next text of this type; others are passed over.
+/// The next text of this type; others are skipped.
 pub async fn next_of(events: &mut Events, kind: &str) -> anyhow::Result<Value> {
     loop {
         let message = next(events).await?;

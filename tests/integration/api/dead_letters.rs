@@ -1,4 +1,4 @@
-//! Events that a webhook did not take: where they are found, and how they are sent again.
+//! Dead letters: listing and replay.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::receiver::Receiver;
 use crate::people::quiet_caller;
 use crate::service::{DEADLINE, TestService, config_text};
 
-/// All pages of the dead letters, once there are so many.
+/// All pages of dead letters, once there are this many.
 async fn letters(client: &Client, count: usize) -> anyhow::Result<Vec<Value>> {
     let look = async {
         loop {
@@ -68,7 +68,7 @@ async fn what_a_webhook_did_not_take_is_listed_and_sent_again() -> anyhow::Resul
     assert_eq!(first["id"], json!(ended.id));
     let rest = admin.once("rest", "/v1/dead_letters/replay", &json!({ "webhook": "app" }).to_string()).await?;
     assert_eq!((rest.status, &rest.body), (202, &json!({ "replayed": told - 1 })));
-    // Asked again, nothing is sent again.
+    // A second replay sends nothing.
     let again = admin.once("rest", "/v1/dead_letters/replay", &json!({ "webhook": "app" }).to_string()).await?;
     assert_eq!(again.bytes, rest.bytes);
     let came = receiver.next(told - 1).await?;

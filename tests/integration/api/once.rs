@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: what is sent twice is done once.
+//! `Idempotency-Key`: a repeated request is performed once.
 
 use serde_json::json;
 
@@ -28,7 +28,7 @@ async fn the_same_request_twice_is_done_once_and_answered_byte_for_byte() -> any
     client.once("order-7", &play, &other).await?.is_problem(422, "idempotency_key_reused");
     let elsewhere = format!("/v1/calls/{id}/actions/gather");
     client.once("order-7", &elsewhere, &body).await?.is_problem(422, "idempotency_key_reused");
-    // Refusals are answers too.
+    // Refusals are repeated too.
     let stop = format!("/v1/calls/{id}/actions/stop_gather");
     let refused = client.once("order-9", &stop, "{}").await?;
     refused.is_problem(409, "nothing_gathers");
@@ -58,7 +58,7 @@ async fn of_many_at_once_one_is_done_and_the_others_wait_or_get_its_answer() -> 
     }
     assert!(!done.is_empty() && done.iter().all(|bytes| *bytes == done[0]), "{done:?}");
     talk.service.all_ended().await?;
-    // Long after the call, the answer is still that it was hung up.
+    // After the call has ended, the response is still that of the hang-up.
     assert_eq!(client.once("hang-up", &path, "").await?.bytes, done[0]);
     client.act(&id, "hangup", json!({})).await?.is_problem(409, "call_ended");
     Ok(())
@@ -73,12 +73,12 @@ async fn a_key_belongs_to_whoever_sent_it() -> anyhow::Result<()> {
     let play = format!("/v1/calls/{id}/actions/play");
     assert_eq!(client.once("k", &play, &json!({ "prompts": ["hold"] }).to_string()).await?.status, 202);
     assert_eq!(admin.once("k", replay, "{}").await?.status, 202);
-    // Who may not do it learns nothing of what others did.
+    // A key without the scope learns nothing of other keys' requests.
     Client::new(&talk.service, READER).once("k", &play, "{}").await?.is_problem(403, "missing_scope");
     Ok(())
 }
 
-/// Somebody else holds the file, such as a full disk or a backup that hangs.
+/// The file is locked, as by a hanging backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_written_holds_up_no_command() -> anyhow::Result<()> {
     let (mut talk, client) = talk().await?;
@@ -92,7 +92,7 @@ async fn a_store_that_cannot_be_written_holds_up_no_command() -> anyhow::Result<
     assert_eq!(client.act(&id, "hangup", json!({})).await?.status, 202);
     talk.service.event("call.ended").await?;
     talk.service.all_ended().await?;
-    // Its record waits in memory, and is found.
+    // Its record waits in memory, and is found there.
     let past = client.get(&format!("/v1/calls/{id}")).await?;
     assert_eq!((past.status, &past.body["reason"]), (200, &"hung_up_by_api".into()), "{past:?}");
     assert_eq!(client.get("/v1/calls?state=ended").await?.body["calls"], json!([past.body]));

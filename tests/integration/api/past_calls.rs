@@ -1,4 +1,4 @@
-//! Live and past calls in one list: what an app finds of a call from its first moment to long after its end.
+//! Live and past calls in one list, from a call's start to long after its end.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ fn ids(page: &Value) -> Vec<&str> {
     page["calls"].as_array().into_iter().flatten().filter_map(|call| call["id"].as_str()).collect()
 }
 
-/// Prompts without end, so that calls live until they are hung up.
+/// Looping prompts, so that calls last until they are hung up.
 async fn patient() -> anyhow::Result<TestService> {
     let options = TestOptions { route: "loop = true".to_owned(), ..with_keys() };
     TestService::start_with("prompt:hold", options).await
@@ -56,7 +56,7 @@ async fn a_call_has_one_shape_while_it_lives_and_afterwards() -> anyhow::Result<
     Ok(())
 }
 
-/// Between the call's last moment and its record on the disk there is no gap through which it could fall.
+/// A call is listed at every moment between its end and its record on disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_ends_is_found_at_every_moment() -> anyhow::Result<()> {
     let mut service = patient().await?;
@@ -90,7 +90,7 @@ async fn calls_are_listed_page_by_page_the_newest_first() -> anyhow::Result<()> 
     for number in 0..5 {
         let call = service.call(quiet_caller()).await?;
         all.insert(0, service.event("call.accepted").await?.call_id.to_string());
-        // Past and live ones in turns.
+        // Past and live ones alternate.
         if number % 2 == 0 {
             call.hang_up().await?;
             service.event("call.ended").await?;
@@ -174,7 +174,7 @@ async fn what_is_asked_of_a_past_call_is_refused_by_its_state() -> anyhow::Resul
     Ok(())
 }
 
-/// Nothing here is for pages of other sites in a browser.
+/// No response has CORS headers.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_other_site_is_let_in() -> anyhow::Result<()> {
     let service = patient().await?;

@@ -1,4 +1,4 @@
-//! An app's webhook: keeps what it acknowledges, as it came, and acknowledges nothing while it is down.
+//! An app's webhook: keeps the raw requests that it acknowledges, and acknowledges nothing while it is down.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Receiver {
         Ok(Self { address, shared, received, server })
     }
 
-    /// A service that posts to it and gives up an event at its first failure.
+    /// A service that delivers to it and gives an event up at its first failure.
     pub fn options(&self) -> TestOptions {
         let events = format!(
             "[events]\ngive_up_after = \"1ms\"\n[[events.webhooks]]\nname = \"app\"\nurl = \"http://{}/events\"\n\
@@ -55,7 +55,7 @@ impl Receiver {
         self.shared.is_down.store(is_down, Ordering::Release);
     }
 
-    /// The bodies of so many events, in the order in which they were acknowledged.
+    /// The bodies of this many events, in the order of acknowledgement.
     pub async fn next(&mut self, count: usize) -> anyhow::Result<Vec<String>> {
         let mut bodies = Vec::new();
         for _ in 0..count {

@@ -1,4 +1,4 @@
-//! A reader of events that was away: it goes on behind the last event it knows, and misses nothing.
+//! A reader of events that reconnects: it resumes after the last event it knows, and misses nothing.
 
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Error, http::StatusCode};
@@ -20,7 +20,7 @@ async fn a_reader_goes_on_behind_the_last_event_it_knows_with_the_bytes_that_web
     call.hang_up().await?;
     service.event("call.ended").await?;
 
-    // Away until after the end, and still everything comes, then what happens now.
+    // Disconnected until after the end: all missed events arrive, then live ones.
     let last: Value = serde_json::from_str(&seen[1])?;
     let query = format!("?after={}", last["id"].as_str().unwrap_or_default());
     let mut socket = client::open_events_at(&service, READER, &query).await?;

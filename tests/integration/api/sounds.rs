@@ -1,4 +1,4 @@
-//! Sound files as users have them, uploaded and heard in a call.
+//! Real-world sound files, uploaded and heard in a call.
 
 use patchcord_simulator::agent::AgentOptions;
 use patchcord_simulator::sound::{self, PHONE_RATE};
@@ -86,7 +86,7 @@ async fn what_is_odd_about_a_prompt_is_told_with_it() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The notes that are heard, each once for as long as it lasts.
+/// The notes that are heard, each once.
 fn notes(heard: &[i16]) -> Vec<f64> {
     let at = |part: &[i16]| NOTES_HZ.into_iter().find(|note| sound::hears(part, PHONE_RATE, *note));
     let mut notes: Vec<f64> = heard.chunks_exact(PHONE_RATE as usize / 10).filter_map(at).collect();

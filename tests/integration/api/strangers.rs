@@ -1,4 +1,4 @@
-//! Those who have no key and try: guesses, and pages that are closed to them.
+//! Clients without a key: guessed keys, and closed pages.
 
 use anyhow::Context;
 use reqwest::Method;
@@ -10,7 +10,7 @@ use crate::service::{DEADLINE, TestOptions, TestService, counter};
 
 const WRONG: &str = "patchcord_writer_wrong";
 
-/// Guesses until it is refused; after how many.
+/// Guesses until it is refused; gives the number of guesses.
 async fn guess(client: &Client) -> anyhow::Result<(usize, Answer)> {
     let refused = async {
         for guesses in 0.. {
@@ -47,7 +47,7 @@ async fn behind_a_proxy_the_client_is_refused_that_guesses_and_no_other() -> any
     guesser(WRITER).get("/v1/calls").await?.is_problem(429, "too_many_wrong_keys");
     let app = Client::new(&service, WRITER).through_a_proxy("203.0.113.1, 203.0.113.2");
     assert_eq!(app.get("/v1/calls").await?.status, 200);
-    // Where the proxy names nobody, nobody is refused for another's guesses.
+    // If the proxy names no client, no client is refused for another's guesses.
     for _ in 0..50 {
         Client::new(&service, WRONG).get("/v1/calls").await?.is_problem(401, "key_unknown");
     }

@@ -1,4 +1,4 @@
-//! A damaged store: the start refuses it by name instead of losing records one by one, and a backup is all it takes.
+//! A damaged store: the start refuses it by name instead of losing records one by one, and a backup repairs it.
 
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::Stage;
@@ -11,7 +11,7 @@ use crate::service::{Folder, TestOptions};
 
 /// Calls before the damage.
 const CALLS: usize = 3;
-/// Of the SQLite file, in bytes.
+/// Page size of the SQLite file, in bytes.
 const PAGE: usize = 4096;
 
 #[tokio::test(flavor = "multi_thread")]

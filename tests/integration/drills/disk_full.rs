@@ -14,9 +14,9 @@ use crate::people::{SECOND, agent, caller, caller_hears_next, objections};
 use crate::program::Program;
 use crate::service::{Folder, TestOptions};
 
-/// Enough for the store at rest, and soon full.
+/// Enough for the idle store, and soon full.
 const SIZE_MB: usize = 16;
-/// What the floor leaves to calls that live already.
+/// The floor, which is left for live calls.
 const MIN_FREE_MB: usize = 8;
 /// Calls while the disk is full.
 const CALLS: usize = 5;
@@ -41,7 +41,7 @@ impl<'a> Tmpfs<'a> {
         Ok(())
     }
 
-    /// Takes so many megabytes.
+    /// Uses up this many megabytes.
     fn take(&self, megabytes: usize) -> std::io::Result<()> {
         std::fs::write(self.0.join("filler"), vec![0_u8; megabytes << 20])
     }
