@@ -1,4 +1,4 @@
-//! Agents as cheap as they can be: WebSocket frames written and read by hand on one thread.
+//! Minimal agents: WebSocket frames written and parsed by hand on one thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,30 +25,30 @@ const ACCEPTED: &[u8] = br#"{"type":"accepted"}"#;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
-/// What every agent does.
+/// The behaviour of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Talk {
     /// Sends back every packet it hears.
     Echo,
-    /// Speaks real speech, 20 ms of 16 kHz PCM at a time, and hears without listening.
+    /// Sends real speech, 20 ms of 16 kHz PCM at a time, and discards what it hears.
     Speak,
-    /// Speaks bursts of tone, 20 ms at a time from `accepted` on, and notes when it says and when it hears one.
+    /// Sends bursts of tone, 20 ms at a time from `accepted` on, and notes the time of each burst sent and heard.
     Bursts,
-    /// The same, but speaks from the first moment, while the phone still rings.
+    /// The same, but sends from the start, while the phone still rings.
     EarlyBursts,
-    /// Says [`ANSWER`] of tone at once, interrupts it with `clear`, and notes when.
+    /// Sends [`ANSWER`] of tone at once, interrupts it with `clear`, and notes the time.
     Interrupted,
 }
 
-/// What an agent that is interrupted says at a time.
+/// The length of an interrupted answer.
 const ANSWER: Duration = Duration::from_millis(800);
 
-/// What an agent notes, by [`machine::clock`].
+/// The notes of an agent, by [`machine::clock`].
 #[derive(Debug, Default)]
 pub struct Log {
-    /// When it wrote what its [`Talk`] is about: a burst, or `clear`.
+    /// Times at which it sent a burst or `clear`, depending on its [`Talk`].
     pub said: RefCell<Vec<Duration>>,
-    /// When it read the message in which a burst begins.
+    /// Times at which it read a message in which a burst begins.
     pub heard: RefCell<Vec<Duration>>,
 }
 
@@ -105,7 +105,7 @@ impl Agents {
         self.counts.said.get()
     }
 
-    /// What each has noted, in the order in which they were reached.
+    /// The notes of each agent, in the order of their connections.
     pub fn logs(&self) -> Vec<Rc<Log>> {
         self.counts.logs.borrow().clone()
     }
@@ -129,7 +129,7 @@ struct Session {
 
 impl Session {
     async fn run(self, stream: TcpStream) {
-        // Whoever hangs up ends the session; the figures show what went through.
+        // A hang-up ends the session; the figures show what went through.
         let _ = self.converse(stream).await;
     }
 
@@ -140,7 +140,7 @@ impl Session {
             response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
             Ok(response)
         };
-        // The service speaks only after our reply, so nothing is left behind in the socket's buffer.
+        // The service sends only after our reply, so the buffer holds nothing else.
         let stream = tokio_tungstenite::accept_hdr_async(stream, agree).await?.into_inner();
         let (mut reader, mut speaker) = (Reader::default(), Speaker::new(&self.speech, &self.log));
         let (mut onsets, mut may_speak) = (Onsets::default(), self.talk != Talk::Bursts);
@@ -164,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Tells whether one of the messages was `accepted`.
+    /// Whether one of the messages was `accepted`.
     fn hear(&self, stream: &TcpStream, reader: &mut Reader, onsets: &mut Onsets) -> anyhow::Result<bool> {
         let (mut reply, mut is_accepted) = (Vec::new(), false);
         reader.fill(stream)?;
@@ -192,7 +192,7 @@ impl Session {
     }
 }
 
-/// Speech again and again, a frame every 20 ms.
+/// Looped speech, a frame every 20 ms.
 struct Speaker<'a> {
     speech: &'a [u8],
     at: usize,
@@ -208,7 +208,7 @@ impl<'a> Speaker<'a> {
         Self { speech, at: 0, next_at: Instant::now() + phase, frame: Vec::new(), log, is_answering: false }
     }
 
-    /// Says what is due and tells how many frames that was.
+    /// Sends what is due and gives the number of frames.
     fn speak(&mut self, stream: &TcpStream) -> anyhow::Result<u64> {
         let (now, mut said) = (Instant::now(), 0);
         while self.next_at <= now {
@@ -225,7 +225,7 @@ impl<'a> Speaker<'a> {
         Ok(said)
     }
 
-    /// By turns, after a pause of its own each time: at 20 ms exactly it would meet the service's tick at one phase.
+    /// Alternates, with a varying pause: at exactly 20 ms it would always meet the service's tick at one phase.
     fn answer_or_clear(&mut self, stream: &TcpStream) -> anyhow::Result<u64> {
         self.next_at = Instant::now() + Duration::from_micros(rand::random_range(300_000..500_000));
         self.is_answering = !self.is_answering;
@@ -249,7 +249,7 @@ fn write_frame(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
         Some(length) => out.push(length),
         None => {
             out.push(126);
-            // No message here is longer than a frame of sound.
+            // No message is longer than a frame of audio.
             out.extend_from_slice(&(payload.len() as u16).to_be_bytes());
         }
     }
@@ -265,7 +265,7 @@ fn send_all(stream: &TcpStream, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the service's frames apart.
+/// Parses the service's frames.
 #[derive(Default)]
 struct Reader {
     bytes: Vec<u8>,
@@ -292,7 +292,7 @@ impl Reader {
         let (kind, short) = (*frame.first()?, frame.get(1)? & 0x7f);
         let (length, header) = match short {
             126 => (usize::from(u16::from_be_bytes([*frame.get(2)?, *frame.get(3)?])), 4),
-            // No message of the service is as long as the third form allows.
+            // The service never sends messages that need the 64-bit length.
             _ => (usize::from(short), 2),
         };
         let start = self.read + header + 4;

@@ -1,5 +1,5 @@
-//! The app beside the service: asks and listens on a thread that goes before all phones, so that what is measured is
-//! the service and not the load around it.
+//! The app beside the service: sends requests and reads events on a thread of higher priority than all phones, so that the
+//! figures show the service and not the load around it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,12 +14,12 @@ use tokio_tungstenite::tungstenite::{self, Error, Message};
 
 use crate::machine;
 
-/// May do everything.
+/// An API key with all scopes.
 const KEY: &str = "patchcord_bench_0123456789";
-/// For one answer, and for the next event of a service in which something goes on.
+/// Deadline of one response, and of the next event of a busy service.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
-/// The section of the configuration that lets the app in.
+/// The configuration of the app's key.
 pub fn section() -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, KEY.as_bytes());
     let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -28,12 +28,12 @@ pub fn section() -> String {
     )
 }
 
-/// Does this beside all else.
+/// Runs this concurrently.
 pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
     let (done, is_done) = oneshot::channel();
     std::thread::Builder::new().name("app".to_owned()).spawn(move || {
         go_first();
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = done.send(work());
     })?;
     is_done.await.context("the app's thread failed")?
@@ -46,7 +46,7 @@ fn go_first() {
     let _ = Command::new("chrt").args(["-f", "-p", "20", thread]).output();
 }
 
-/// One connection on which the API is asked.
+/// One connection for API requests.
 pub struct Api {
     stream: TcpStream,
     bytes: Vec<u8>,
@@ -61,7 +61,7 @@ impl Api {
         Ok(Self { stream, bytes: Vec::new() })
     }
 
-    /// The answer, and how long it took to come whole.
+    /// The response, and the time until it was complete.
     pub fn get(&mut self, path: &str) -> anyhow::Result<(Value, Duration)> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\r\n");
         let began = Instant::now();
@@ -88,7 +88,7 @@ impl Api {
     }
 }
 
-/// Where the body of the first message begins and how long it is, once all of it is there.
+/// Offset and length of the first message's body, once it is complete.
 pub fn whole(bytes: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&bytes[..end])?.to_ascii_lowercase();
@@ -97,8 +97,8 @@ pub fn whole(bytes: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     Ok((bytes.len() >= end + 4 + length).then_some((end + 4, length)))
 }
 
-/// From the moment that each event names to its arrival, in ms, until nothing more happens. An event names whole
-/// milliseconds, so each of these is up to one too long.
+/// From the time in each event to its arrival, in ms, until there are no more events. Events have whole
+/// milliseconds, so each figure may be up to one too long.
 pub fn listen(service: SocketAddr) -> anyhow::Result<Vec<f64>> {
     let stream = TcpStream::connect(service)?;
     stream.set_nodelay(true)?;

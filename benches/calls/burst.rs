@@ -1,12 +1,12 @@
-//! Bursts of tone in silence, by which a moment of sound is known again at the other end.
+//! Bursts of tone in silence, which identify a moment of audio at the other end.
 
 use patchcord_simulator::sound;
 
 /// 20 ms at 16 kHz.
 const SAMPLES: usize = 320;
-/// Frames from one burst to the next: longer than any delay that is looked for.
+/// Frames from one burst to the next: longer than any delay to be measured.
 pub const PERIOD: usize = 20;
-/// The frame of a period that is the burst. A coder has come to rest before it.
+/// The frame of the period with the burst. The coder has settled before it.
 pub const AT: usize = 8;
 /// Frames without a burst before one begins: more than its last samples reach into.
 const REST: usize = 4;
@@ -25,7 +25,7 @@ pub fn samples(bytes: &[u8]) -> Vec<i16> {
     bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
-/// Tells in which frame a burst begins.
+/// Detects the frame in which a burst begins.
 #[derive(Debug, Default)]
 pub struct Onsets {
     quiet_frames: usize,

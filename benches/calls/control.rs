@@ -1,5 +1,5 @@
-//! An app in charge of many calls: how fast it learns and asks, what a rush of new calls does to the others, and what
-//! events cost that nobody takes.
+//! An app in control of many calls: latency of events and requests, the effect of a rush of new calls on the others, and
+//! the cost of events that are not acknowledged.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,15 +28,15 @@ const READ_EVERY: Duration = Duration::from_millis(5);
 const TALKING: usize = 200;
 const RUSH: usize = 1_000;
 const PER_SECOND: u32 = 100;
-/// A call of the rush is hung up when so many came after it: about a second later.
+/// A call of the rush is hung up after this many further calls: about a second later.
 const RUSH_LIVE: usize = 100;
-/// A packet is late when a phone that plays 20 ms behind would have had nothing to play.
+/// A packet is late if a phone with a jitter buffer of 20 ms would have had nothing to play.
 const LATE_MS: f64 = 40.0;
 const QUEUED: usize = 10_000;
-/// Each is a call that is refused for its broken offer.
+/// Each is a call that is rejected for its broken offer.
 const EVENTS_OF_A_REFUSED_CALL: usize = 2;
 const REFUSED_PER_SECOND: u32 = 400;
-/// Allocator and tables have found their size by then.
+/// The allocator and tables have settled by then.
 const WARM: usize = 1_000;
 const DELIVERED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -62,12 +62,12 @@ pub async fn events() -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// With a thousand callers who listen to hold music, the app looks at one, and at two hundred.
+/// With a thousand callers on hold music, the app requests one call, and two hundred.
 pub async fn reading() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let punctuality = floor::punctuality().await?;
     let mut scene = Scene::start_with(Route::HoldMusic, &app::section()).await?;
-    // Talking, they would take nine tenths of the one core that the service has here.
+    // If they talked, they would use nine tenths of the service's one core.
     scene.hush();
     machine::take_turns(scene.service.process());
     scene.place(LIVE, PER_SECOND).await?;
@@ -108,7 +108,7 @@ fn read(service: SocketAddr) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     Ok((reads, lists))
 }
 
-/// A hundred calls a second come for ten seconds beside two hundred that talk.
+/// A hundred calls a second for ten seconds, beside two hundred talking calls.
 pub async fn rush() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let mut scene = Scene::start(Route::HoldMusic).await?;
@@ -141,7 +141,7 @@ pub async fn rush() -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// Of packets that were lost between, each of the rest is given its share.
+/// Distributes the time of lost packets among the others.
 fn gap_ms(one: &Arrival, next: &Arrival) -> f64 {
     let packets = next.sequence.wrapping_sub(one.sequence).max(1);
     (next.at.as_secs_f64() - one.at.as_secs_f64()) * 1e3 / f64::from(packets)
@@ -209,7 +209,7 @@ impl Came {
                 self.changed.notified().await;
             }
         };
-        // Out of time: what there is is told.
+        // On timeout the figures so far are reported.
         let _ = tokio::time::timeout(DELIVERED_WITHIN, waiting).await;
         *self.all.borrow()
     }

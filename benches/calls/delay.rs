@@ -1,4 +1,4 @@
-//! How long sound stands in the service: an interruption, and a burst of tone each way.
+//! Delay of audio in the service: of an interruption, and of a burst of tone in each direction.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ const WINDOW: Duration = Duration::from_secs(8);
 /// Calls that begin keep each other and the agents waiting, which leaves frames in queues. That an agent is live is
 /// known after 2.5 s, when its frames best leave 2 s later, and that one stands in its queue for nothing 2 s after that.
 const SETTLE: Duration = Duration::from_secs(8);
-/// What belongs to a `clear` comes within this, before it and behind it.
+/// Packets within this time before and after a `clear` belong to it.
 const AROUND: Duration = Duration::from_millis(100);
-/// A burst is heard within this, or lost.
+/// A burst that is not heard within this time is lost.
 const HEARD_WITHIN: Duration = Duration::from_millis(200);
 const FRAME_MS: f64 = 20.0;
 
@@ -82,7 +82,7 @@ pub async fn added() -> anyhow::Result<Table> {
 struct Delays {
     to_agent: Vec<f64>,
     to_caller: Vec<f64>,
-    /// How many were about to be said each way.
+    /// Number of bursts in each direction.
     bursts: usize,
 }
 
@@ -100,7 +100,7 @@ impl Delays {
     }
 }
 
-/// A few calls whose phones have taken notes for a while.
+/// A few calls whose phones have taken notes for some time.
 async fn talk(talk: Talk) -> anyhow::Result<Scene> {
     let mut scene = Scene::start(Route::Agent(talk)).await?;
     scene.speech = match talk {
@@ -132,19 +132,19 @@ fn last_sounds(arrivals: &[Arrival], cleared_at: Duration) -> Option<LastSounds>
         .collect::<Vec<_>>();
     let is_sound = |arrival: &&Arrival| arrival.payload.as_ref() != SILENCE;
     let closing = near.iter().rposition(is_sound)?;
-    // Everything that follows must be silence already, or the clear was not obeyed in all this time.
+    // Everything after it must be silence, or the clear was not performed in this time.
     let words = near.get(closing.checked_sub(1)?)?;
     let after_ms = |arrival: &Arrival| (arrival.at.as_secs_f64() - cleared_at.as_secs_f64()) * 1e3;
     Some(LastSounds { words_ms: after_ms(words), closing_ms: after_ms(near[closing]) })
 }
 
-/// When the phone sent the packets in which a burst begins.
+/// Times at which the phone sent packets in which a burst begins.
 fn said_by(notes: &Notes) -> Vec<Duration> {
     let bursts = notes.departures.iter().filter(|(_, position)| position % burst::PERIOD == burst::AT);
     bursts.map(|(at, _)| *at).collect()
 }
 
-/// When packets came in which a burst begins.
+/// Arrival times of packets in which a burst begins.
 fn heard_by(notes: &Notes) -> anyhow::Result<Vec<Duration>> {
     let (mut decoder, mut onsets) = (Decoder::new(SampleRate::Hz16000)?, Onsets::default());
     let (mut heard, mut samples) = (Vec::new(), Vec::new());
@@ -158,7 +158,7 @@ fn heard_by(notes: &Notes) -> anyhow::Result<Vec<Duration>> {
     Ok(heard)
 }
 
-/// From each burst said to the first one heard after it.
+/// From each burst sent to the first one heard after it.
 fn delays_ms<'a>(said: &'a [Duration], heard: &'a [Duration]) -> impl Iterator<Item = f64> + 'a {
     said.iter().filter_map(|said| {
         let delay = heard.iter().find(|heard| *heard >= said)?.saturating_sub(*said);

@@ -1,4 +1,4 @@
-//! Floors: the least that a machine spends on what every call needs, measured like the service: in a child process
+//! Floors: the minimal cost of what every call needs on this machine, measured like the service: in a child process
 //! with one thread on the service's core, the load on the other.
 
 use std::io::{BufRead, BufReader, Write};
@@ -69,7 +69,7 @@ pub async fn codec() -> anyhow::Result<f64> {
     number_of("codec").await
 }
 
-/// How late everything is here that has to be woken. To be asked before a service has the core.
+/// Wake-up latency of this machine. Measured before a service uses the core.
 pub async fn punctuality() -> anyhow::Result<String> {
     let late_ms = number_of("nap").await?;
     Ok(format!("A thread that only sleeps wakes up to {late_ms:.2} ms late on this core just now (p99)."))
@@ -261,7 +261,7 @@ async fn echo_tcp(stream: &TcpStream) -> anyhow::Result<()> {
     }
 }
 
-/// By how many milliseconds such a thread is late, p99.
+/// Lateness of such a thread in milliseconds, p99.
 fn nap() -> f64 {
     let began = Instant::now();
     let late = |nap: u32| {

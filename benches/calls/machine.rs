@@ -1,4 +1,4 @@
-//! The machine: cores to stand on, and what processes use of it, as Linux tells it in `/proc`.
+//! The machine: cores, and the resource use of processes from `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -7,18 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-/// What a process has used since its start.
+/// Resources that a process has used since its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// Of its thread `worker-0`, or of the first thread if there is none of this name.
     pub worker: Duration,
     /// Of all its threads.
     pub process: Duration,
-    /// How long the worker was ready to run and somebody else had its core.
+    /// Time in which the worker was ready to run while another process had its core.
     pub waited: Duration,
 }
 
-/// Processor, cores and load, for the head of the report.
+/// Processor, cores and load, for the report's heading.
 pub fn describe() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
@@ -33,20 +33,20 @@ pub fn describe() -> String {
     )
 }
 
-/// All of the machine's, whichever this process is kept to.
+/// All cores of the machine, whatever this process is pinned to.
 fn cores() -> usize {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     cpu.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
-/// Keeps this process on one core and lets it go first there, as far as the system permits.
+/// Pins this process to one core with priority, as far as the system permits.
 pub fn pin_self(core: usize) {
     let process = std::process::id().to_string();
     let pinned = Command::new("taskset").args(["-a", "-p", "-c", &core.to_string(), &process]).output();
     if !pinned.is_ok_and(|output| output.status.success()) {
         println!("core {core} is not to be had: the figures are from wherever the system ran things\n");
     }
-    // Without the right to it, a busy neighbour shows in the figures and is told below the tables.
+    // Without permission, other processes affect the figures, which is noted below the tables.
     let _ = Command::new("renice").args(["-n", "-20", "-p", &process]).output();
     let _ = Command::new("chrt").args(["-a", "-f", "-p", "5", &process]).output();
 }
@@ -71,11 +71,11 @@ pub fn pinned(core: usize, program: &Path) -> Command {
     }
 }
 
-/// The threads of a process that is [`pinned`] take turns from now on, as they do on any machine, still before
-/// everybody else's. Ahead of all others they would not: one that works is not interrupted for one that has a question.
+/// The threads of a [`pinned`] process are scheduled normally from now on, but still before other
+/// processes. With real-time priority a working thread is not preempted for another one.
 pub fn take_turns(process: u32) {
     let process = process.to_string();
-    // Without the right to it they never had another way.
+    // Without permission they never had real-time priority.
     let _ = Command::new("chrt").args(["-a", "-o", "-p", "0", &process]).output();
     if let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) {
         for thread in threads.flatten() {

@@ -1,8 +1,8 @@
 //! Every performance figure of Patchcord beside its floor, measured in one run on this machine.
 //!
 //! `make bench`, or `cargo bench --bench calls -- 4 5` for some topics only. The service is a child process on core 0
-//! with one worker; phones, agents and Meta live here on core 1. A limit that is not met is told, not failed:
-//! only what could not be measured makes the run fail.
+//! with one worker; phones, agents and Meta run here on core 1. A missed limit is reported and does not fail the run:
+//! only a measurement that is impossible does.
 
 #![expect(clippy::print_stdout, reason = "the tables are the result")]
 
@@ -58,7 +58,7 @@ fn run() -> anyhow::Result<()> {
         return LocalSet::new().block_on(&runtime, floor::serve(what));
     }
     machine::pin_self(LOAD_CORE);
-    // A second provider would find this one, which is as good.
+    // Fails if a provider is installed already, which then is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     LocalSet::new().block_on(&runtime, measure(&arguments))
 }

@@ -1,4 +1,4 @@
-//! Meta at its cheapest: signed webhooks written by hand, and a Graph that says yes and notes when it was asked.
+//! A minimal Meta: signed webhooks written by hand, and a Graph API that accepts every request and notes its time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::phone::Phone;
 
 /// Signs the webhooks.
 pub const APP_SECRET: &str = "bench-app-secret";
-/// Borne by the service's requests.
+/// The access token of the service's requests.
 pub const ACCESS_TOKEN: &str = "bench-access-token";
 /// The business number's node.
 pub const PHONE_NUMBER_ID: &str = "200000000000002";
@@ -75,12 +75,12 @@ impl Meta {
         Ok(Self { graph_url, state, server })
     }
 
-    /// From now on callers who are accepted listen and send nothing.
+    /// From now on accepted callers listen and send nothing.
     pub fn hush(&self) {
         self.state.is_hushed.set(true);
     }
 
-    /// A phone begins to ring; nobody knows yet.
+    /// A phone that rings and is not announced yet.
     pub fn ring(&self, phone: Rc<Phone>) -> Rc<Call> {
         let number = self.state.calls.borrow().len();
         let call = Rc::new(Call {
@@ -96,7 +96,7 @@ impl Meta {
         call
     }
 
-    /// Waits until so many calls were accepted; tells how many were when time was up.
+    /// Waits until this many calls are accepted; gives the number at the timeout.
     pub async fn accepted(&self, calls: usize, within: Duration) -> usize {
         let waiting = async {
             while self.state.accepted.get() < calls {
@@ -108,7 +108,7 @@ impl Meta {
         self.state.accepted.get()
     }
 
-    /// Waits until so many calls were accepted or rejected; tells how many of each were when time was up.
+    /// Waits until this many calls are accepted or rejected; gives both numbers at the timeout.
     pub async fn settled(&self, calls: usize, within: Duration) -> (usize, usize) {
         let count = || (self.state.accepted.get(), self.state.rejected.get());
         let waiting = async {
@@ -160,7 +160,7 @@ impl State {
     /// Gives the call if it was accepted.
     fn take(&self, request: &Value) -> anyhow::Result<Option<Rc<Call>>> {
         let id = request["call_id"].as_str().context("a request without call_id")?;
-        // Those with a broken offer have no phone.
+        // A call with a broken offer has no phone.
         let Some(call) = self.calls.borrow().get(id).cloned() else { return Ok(None) };
         match request["action"].as_str() {
             Some("pre_accept") => {
@@ -199,14 +199,14 @@ impl Webhooks {
         })
     }
 
-    /// Tells the service of a call.
+    /// Announces a call to the service.
     pub async fn announce(&mut self, call: &Call) -> anyhow::Result<()> {
         let request = self.request(&connect(&call.wacid, &call.phone.offer));
         call.posted_at.set(Some(Instant::now()));
         self.post(&request).await
     }
 
-    /// Tells the service of a call whose offer is none.
+    /// Announces a call with an invalid offer.
     pub async fn announce_broken(&mut self, number: usize) -> anyhow::Result<()> {
         let request = self.request(&connect(&format!("wacid.broken{number:06}"), "v=0\r\n"));
         self.post(&request).await

@@ -1,4 +1,4 @@
-//! More calls than a core carries: who is rejected, and whether those who talk notice.
+//! More calls than a core carries: which are rejected, and whether live calls are affected.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use crate::relaying::note_doubts;
 use crate::scene::{Route, Scene};
 use crate::table::{Goal, Table};
 
-/// So many show what one call costs.
+/// Enough calls to measure the cost of one.
 const FIRST_CALLS: usize = 40;
 const FIRST_WINDOW: Duration = Duration::from_secs(4);
 const WINDOW: Duration = Duration::from_secs(8);
 const PER_SECOND: u32 = 20;
 const FRAME_US: f64 = 20_000.0;
 
-/// PCM calls come at an even rate until three times as many have come as the core carries.
+/// PCM calls arrive at an even rate, up to three times as many as the core carries.
 pub async fn three_times() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let mut scene = Scene::start_refusing(Route::Agent(Talk::Speak)).await?;

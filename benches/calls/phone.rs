@@ -1,4 +1,4 @@
-//! A phone as cheap as one can be: Patchcord's own peer as the offering side, so that one core bears hundreds.
+//! A minimal phone: Patchcord's own peer as the offerer, so that one core runs hundreds.
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSliceMut;
@@ -25,9 +25,9 @@ const OPUS: u8 = 111;
 const FRAME: Duration = Duration::from_millis(20);
 /// 20 ms at RTP's 48 kHz.
 const TICKS_PER_FRAME: u32 = 960;
-/// Before it talks, a phone looks after its timers this often.
+/// Between two looks at its timers, before it talks.
 const CONNECTING_EVERY: Duration = Duration::from_millis(10);
-/// Datagrams taken from a socket before others have their turn.
+/// Datagrams read from a socket before other phones have their turn.
 const TURN: usize = 16;
 
 /// One phone and its way through a call.
@@ -51,7 +51,7 @@ pub struct Phone {
     notes: RefCell<Option<Notes>>,
 }
 
-/// What a phone has seen since it was told to take notes.
+/// A phone's notes.
 #[derive(Debug, Default)]
 pub struct Notes {
     /// Packets that came.

@@ -1,4 +1,4 @@
-//! What recording adds to a call whose packets are relayed: two copies, and pages for the disk.
+//! The cost of recording a relayed call: two copies, and pages for the disk.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::table::{Goal, Table, quantile};
 const CALLS: usize = 200;
 const PER_SECOND: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(5);
-/// With and without by turns, so that a machine that gets slower meanwhile slows both.
+/// Alternates with and without, so that a machine that becomes slower affects both.
 const ROUNDS: usize = 3;
 /// A finished recording is on disk after this.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(3);

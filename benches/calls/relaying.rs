@@ -1,4 +1,4 @@
-//! What a call costs while people talk: processor time and memory, few calls and many.
+//! The cost of a talking call: processor time and memory, for few and many calls.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::table::{Goal, Table};
 const WINDOW: Duration = Duration::from_secs(8);
 /// How fast calls come while they gather.
 const PER_SECOND: u32 = 100;
-/// Calls that are there before memory is counted, as the first ones warm everything up.
+/// Calls before memory is measured: the first ones warm everything up.
 const FIRST_CALLS: usize = 5;
 const FRAME_US: f64 = 20_000.0;
 
@@ -85,7 +85,7 @@ async fn see(talk: Talk, calls: usize) -> anyhow::Result<Seen> {
     Ok(Seen { window, call_kb })
 }
 
-/// Whatever makes the figures doubtful.
+/// Notes of everything that makes the figures unreliable.
 pub fn note_doubts(table: &mut Table, calls: usize, window: &Window) {
     let through = window.went_through(calls);
     if through < 0.99 {

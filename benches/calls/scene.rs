@@ -1,4 +1,4 @@
-//! A service with everything around it, and what it uses while calls go on.
+//! A service with its environment, and its resource use during calls.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::service::{self, Service, ServiceOptions};
 
 /// From the last webhook to the last accept.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
-/// Memory and caches come to rest before anything is measured.
+/// Time for memory and caches to settle before a measurement.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Where the calls of a scene lead.
+/// The target of a scene's calls.
 #[derive(Clone, Copy, Debug)]
 pub enum Route {
     /// To an agent: Opus for one that echoes, 16 kHz PCM for all others.
@@ -37,7 +37,7 @@ pub struct Scene {
     pub calls: Vec<Rc<Call>>,
     /// All agents.
     pub agents: Agents,
-    /// What callers say from the first second on.
+    /// The callers' speech.
     pub speech: Speech,
     route: Route,
     meta: Meta,
@@ -45,7 +45,7 @@ pub struct Scene {
     identity: Arc<Identity>,
 }
 
-/// What happened between two moments.
+/// A measured interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     /// What the service used.
@@ -104,12 +104,12 @@ impl Scene {
         Self::start_with(route, "").await
     }
 
-    /// The same with more sections of its configuration.
+    /// The same with additional sections of configuration.
     pub async fn start_with(route: Route, sections: &str) -> anyhow::Result<Self> {
         Self::begin(route, sections, false).await
     }
 
-    /// A service that takes no more calls than it can carry.
+    /// A service with its load limits on.
     pub async fn start_refusing(route: Route) -> anyhow::Result<Self> {
         Self::begin(route, "", true).await
     }
@@ -117,7 +117,7 @@ impl Scene {
     async fn begin(route: Route, sections: &str, refuses: bool) -> anyhow::Result<Self> {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
-            // Nobody reaches it.
+            // Never dialled.
             Route::HoldMusic => Talk::Echo,
         };
         let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
@@ -144,7 +144,7 @@ loop = true"
         Ok(Self { service, calls: Vec::new(), agents, speech, route, meta, webhooks, identity })
     }
 
-    /// Places so many calls, so many a second, and waits until all are accepted.
+    /// Places calls at this rate and waits until all are accepted.
     pub async fn place(&mut self, calls: usize, per_second: u32) -> anyhow::Result<()> {
         let began = Instant::now();
         for number in 0..calls {
@@ -165,17 +165,17 @@ loop = true"
         Ok(())
     }
 
-    /// From now on callers who are accepted listen and send nothing.
+    /// From now on accepted callers listen and send nothing.
     pub fn hush(&self) {
         self.meta.hush();
     }
 
-    /// How many calls are accepted and rejected, once all of them are or time is up.
+    /// The numbers of accepted and rejected calls, once complete or at the timeout.
     pub async fn settled(&self) -> (usize, usize) {
         self.meta.settled(self.calls.len(), ACCEPTED_WITHIN).await
     }
 
-    /// How many calls are accepted, once all of them are or time is up.
+    /// The number of accepted calls, once complete or at the timeout.
     pub async fn accepted(&self, calls: usize) -> usize {
         self.meta.accepted(calls, ACCEPTED_WITHIN).await
     }
@@ -190,7 +190,7 @@ loop = true"
         self.webhooks.hang_up(&self.calls[number]).await
     }
 
-    /// Lets the calls go on for a while and sees what that takes.
+    /// Measures the calls for some time.
     pub async fn watch(&self, lasting: Duration) -> anyhow::Result<Window> {
         tokio::time::sleep(SETTLE).await;
         let (began, before) = (Instant::now(), self.counts());

@@ -19,7 +19,7 @@ const PORTS: u16 = 16;
 const RECORDINGS: &str = "recordings";
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// What differs from measurement to measurement.
+/// The configuration of one measurement.
 #[derive(Debug)]
 pub struct ServiceOptions {
     /// Where it finds Graph.
@@ -34,7 +34,7 @@ pub struct ServiceOptions {
     pub route: String,
     /// More sections.
     pub sections: String,
-    /// Whether a worker may refuse calls because of its load, as it does by itself.
+    /// Whether the load limits are on, as by default.
     pub refuses: bool,
 }
 
@@ -68,7 +68,7 @@ impl Service {
             .arg(&config)
             .current_dir(&folder)
             .stdout(Stdio::null())
-            // Hundreds of calls begin: their log lines are written, as they always are, and not read.
+            // Log lines are written as usual, and not read.
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("start {PROGRAM}"))?;
@@ -89,7 +89,7 @@ impl Service {
         self.child.id()
     }
 
-    /// What one of its metrics without labels stands at; None if it has no such metric.
+    /// The value of a metric without labels; None if there is none.
     pub async fn metric(&self, name: &str) -> anyhow::Result<Option<u64>> {
         let page = self.get("/metrics").await?;
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -1,4 +1,4 @@
-//! The program itself: how fast it is there, and how little it needs when nobody calls.
+//! The program: its start time, and its resources without calls.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub async fn program() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let agents = Agents::start(Talk::Echo).await?;
     let options = ServiceOptions {
-        // Nobody is called there.
+        // Never dialled.
         graph_url: "http://127.0.0.1:9".to_owned(),
         app_secret: meta::APP_SECRET.to_owned(),
         phone_number_id: meta::PHONE_NUMBER_ID.to_owned(),

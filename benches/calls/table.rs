@@ -1,4 +1,4 @@
-//! One topic's figures: what was measured beside what it should be.
+//! The figures of one topic, beside their limits.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ struct Row {
     goal: Goal,
 }
 
-/// What a figure is held against.
+/// The limit of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     /// Not more than this.
@@ -31,7 +31,7 @@ pub enum Goal {
         /// The greatest ratio that is wanted.
         most: f64,
     },
-    /// Shown for what it tells, without a limit.
+    /// Informational, without a limit.
     Shown,
     /// Shown beside its floor, without a limit.
     Beside(f64),

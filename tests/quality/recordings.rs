@@ -1,7 +1,7 @@
 //! Records real calls, and the same codec without a call, for `score.py` to compare. `make quality` runs both.
 //!
 //! One sequence of sentences is said in both directions at once: by the phone, and by an agent of 16 kHz PCM. Service,
-//! ICE, DTLS, SRTP and Opus are the real ones on loopback; loss is the simulated network's, from a seed that is told.
+//! ICE, DTLS, SRTP and Opus are real, on loopback; loss is simulated, from a printed seed.
 //! The one argument is a folder that holds `sentences/*.wav` (16 kHz mono); the recordings and `plan.json` go there.
 
 #![expect(clippy::print_stdout, reason = "whoever waits for it sees how far it is")]
@@ -34,7 +34,7 @@ const CALLS: [(u32, usize); 5] = [(0, 2), (3, 3), (5, 3), (10, 3), (20, 3)];
 const BEGINNING: Duration = Duration::from_secs(4);
 /// Between and after the sentences.
 const PAUSE: Duration = Duration::from_millis(800);
-/// How much longer than the script everybody listens: the codec and the way take time.
+/// How much longer than the script both sides listen, because of codec and network delay.
 const TAIL: Duration = Duration::from_millis(600);
 /// 20 ms at [`PHONE_RATE`], which is also the agent's rate.
 const FRAME_SAMPLES: usize = 320;
@@ -115,7 +115,7 @@ async fn hold_calls(script: &Script, seed: u64, folder: &Path) -> anyhow::Result
         call.set_network(NetworkOptions::both_ways(loss)).await;
         talks.push(Talk { session: agent.wait_for_session(talks.len() + 1).await?, call, loss_percent });
     }
-    // Nobody speaks before all are connected, so that connecting is not heard.
+    // Speech begins once all calls are connected, so that connecting does not affect it.
     let speech = Speech::pcm(&script.pcm)?;
     let mut ends = Vec::new();
     for Talk { call, session, .. } in &talks {
