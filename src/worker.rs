@@ -24,9 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Party, PlaybackId};
+use patchcord_media::bridge::{PlaybackId, Speaker};
 use patchcord_media::gather::Gathered;
-use patchcord_media::mixer::GuestId;
+use patchcord_media::mixer::ParticipantId;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::Quality;
@@ -182,9 +182,9 @@ pub enum Report {
     /// A gather is over.
     Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
     /// A third party is there.
-    GuestJoined { guest: GuestId },
+    GuestJoined { guest: ParticipantId },
     /// A third party could not be reached, or is gone by itself.
-    GuestLeft { guest: GuestId, reason: &'static str, detail: Option<Arc<str>> },
+    GuestLeft { guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
     /// How good the call sounds: at first, and whenever it is of another level.
     Quality(Quality),
     /// The caller begins or stops to speak.
@@ -365,7 +365,7 @@ impl Worker {
         match command {
             Command::Answer(answer) => self.answer(answer),
             Command::Dial { call, attempt, dial } => {
-                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, Party::Agent, *dial));
+                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, Speaker::Agent, *dial));
             }
             Command::DialBeside { call, attempt, dial } => self.with_leg(&call, |leg| leg.dial_beside(attempt, *dial)),
             Command::Promote { call, attempt } => self.with_leg(&call, |leg| leg.promote(attempt)),
@@ -516,7 +516,7 @@ impl Worker {
         Some(leg)
     }
 
-    fn dial(&self, leg: &Rc<Leg>, who: Who, party: Party, dial: Dial) {
+    fn dial(&self, leg: &Rc<Leg>, who: Who, party: Speaker, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
         websocket::spawn(&mut agents, leg.clone(), (who, party), dial, self.options.sockets.clone());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use patchcord_media::ear::Ear;
+use patchcord_media::agent_audio::AgentAudio;
 use patchcord_media::opus::SampleRate;
 use patchcord_media::reorder::{DEFAULT_WAIT, Reorder, Slot};
 
@@ -50,8 +50,8 @@ enum Payload {
 fuzz_target!(|steps: Vec<Step>| {
     let mut now = Instant::now();
     let mut reorder = Reorder::new(DEFAULT_WAIT);
-    let mut ear = Ear::deaf(now);
-    ear.take_pcm(SampleRate::Hz16000, now).expect("libopus opens a decoder");
+    let mut audio = AgentAudio::new(now);
+    audio.attach_pcm(SampleRate::Hz16000, now).expect("libopus opens a decoder");
     let (mut sequence, mut timestamp) = (0_u16, 0_u32);
     for step in steps {
         match step {
@@ -74,12 +74,12 @@ fuzz_target!(|steps: Vec<Step>| {
             if let Slot::Lost { duration, .. } | Slot::Quiet { duration, .. } = &slot {
                 assert!((1..=SECOND).contains(duration), "{slot:?}");
             }
-            ear.hear(slot, now);
+            audio.push(slot, now);
         }
         if reorder.poll_timeout().is_none() {
-            ear.fill(now);
+            audio.fill(now);
         }
-        while let Some(sound) = ear.take() {
+        while let Some(sound) = audio.take() {
             assert_eq!(sound.len(), 640);
         }
         // After a poll nothing is due any more.

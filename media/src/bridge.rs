@@ -2,28 +2,28 @@
 //!
 //! Datagrams, the agent's sound and time go in; datagrams, sound for the agent and events come out. The caller's
 //! packets are heard the moment they are in order. Towards the caller one frame leaves every 20 ms from
-//! [`Bridge::start_sound`] on, whatever is on air, in one unbroken RTP line.
+//! [`Bridge::start_media`] on, whatever is on air, in one unbroken RTP line.
 
-mod party;
+mod speakers;
 mod playback;
-mod apart;
-mod guests;
-mod hearing;
-mod moment;
+mod hold;
+mod participants;
+mod incoming;
+mod frame_phase;
 mod recording;
 
-pub use party::AttachError;
 pub use playback::SendDigitsError;
+pub use speakers::AttachError;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::agent_audio::AgentAudio;
 use crate::allowance::Allowance;
 use crate::dtmf::{Key, KeyReader, KeySender};
-use crate::ear::Ear;
 use crate::gather::{Gather, Gathered};
-use crate::mixer::{GuestId, Mixer};
+use crate::mixer::{Mixer, ParticipantId};
 use crate::opus::{MAX_ENCODED_BYTES, Profile, SampleRate};
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
 use crate::recorder::Recorder;
@@ -32,8 +32,8 @@ use crate::rtp::RtpHeader;
 use crate::source::{Ended, MarkStatus, Source};
 use crate::speech::{SpeechDetector, SpeechEvent};
 use crate::timeline::{Stamp, Timeline};
-use apart::Muted;
-use moment::Moment;
+use frame_phase::FramePhase;
+use hold::Muted;
 
 const FRAME: Duration = crate::opus::FRAME;
 /// The event clock that WhatsApp offers: `telephone-event/8000`.
@@ -64,18 +64,18 @@ pub struct BridgeOptions {
     pub silence_end_after: Duration,
 }
 
-/// Whoever speaks with the caller: the agent, or a third party.
+/// Whoever speaks with the caller: the agent, or a third speaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Party {
+pub enum Speaker {
     /// The one the call was put through to.
     Agent,
     /// Somebody who listens, whispers or joins.
-    Guest(GuestId),
+    Participant(ParticipantId),
 }
 
-/// The sound a party speaks and hears.
+/// The sound a speaker speaks and hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartySound {
+pub enum AudioFormat {
     /// 16-bit little-endian samples, mono.
     Pcm {
         /// Both ways.
@@ -87,7 +87,7 @@ pub enum PartySound {
     Opus,
 }
 
-impl PartySound {
+impl AudioFormat {
     /// Of samples; None for Opus.
     fn rate(self) -> Option<SampleRate> {
         match self {
@@ -118,11 +118,11 @@ pub enum BridgeEvent {
     /// The gather is over.
     Gathered(Gathered),
     /// A full queue has room again.
-    Room(Party),
+    Room(Speaker),
     /// A mark has its answer.
     Mark {
         /// Who set it.
-        party: Party,
+        speaker: Speaker,
         /// Its name for it.
         name: String,
         /// Whether the sound before it was heard.
@@ -185,13 +185,13 @@ pub struct Bridge {
     keys_ssrc: Option<u32>,
     keys: KeyReader,
     keys_out: KeySender,
-    ear: Ear,
+    agent_audio: AgentAudio,
     /// While somebody wants to know when the caller speaks.
     speech: Option<Box<SpeechDetector>>,
     recorder: Option<Box<Recorder>>,
     /// Keys are secret: what is recorded meanwhile is silence.
-    is_protected: bool,
-    /// While there is a third party, or music under the voice.
+    is_recording_masked: bool,
+    /// While there is a third speaker, or music under the voice.
     mixer: Option<Box<Mixer>>,
     source: Source,
     muted: Muted,
@@ -201,11 +201,11 @@ pub struct Bridge {
     timeline: Timeline,
     /// When the next frame is due; None before the sound starts.
     next_frame_at: Option<Instant>,
-    moment: Moment,
+    frame_phase: FramePhase,
     frames_skipped: u64,
     frame: Vec<u8>,
     /// Who was told that its queue is full.
-    waiting: Vec<Party>,
+    waiting: Vec<Speaker>,
     liveness: Liveness,
     sealed: VecDeque<Transmit>,
     events: VecDeque<BridgeEvent>,
@@ -242,10 +242,10 @@ impl Bridge {
             keys_ssrc: None,
             keys: KeyReader::new(KEY_TICKS_PER_MS),
             keys_out: KeySender::new(KEY_TICKS_PER_MS),
-            ear: Ear::deaf(now),
+            agent_audio: AgentAudio::new(now),
             speech: None,
             recorder: None,
-            is_protected: false,
+            is_recording_masked: false,
             mixer: None,
             source: Source::new(),
             muted: Muted::default(),
@@ -253,7 +253,7 @@ impl Bridge {
             gather: None,
             timeline: Timeline::new(options.ssrc, options.first_sequence, options.first_timestamp),
             next_frame_at: None,
-            moment: Moment::default(),
+            frame_phase: FramePhase::default(),
             frames_skipped: 0,
             frame: Vec::with_capacity(MAX_ENCODED_BYTES),
             waiting: Vec::new(),
@@ -292,8 +292,8 @@ impl Bridge {
             self.drain_reorder(now);
             // Behind a gap packets wait for what is about to be rebuilt.
             let has_gap = self.agent_hears_caller() && self.reorder.poll_timeout().is_some();
-            if !self.ear.is_mixed() && !has_gap {
-                self.ear.fill(now);
+            if !self.agent_audio.is_mixed() && !has_gap {
+                self.agent_audio.fill(now);
             }
             self.send_due_frames(now);
             self.drive_keys(now);
@@ -306,26 +306,26 @@ impl Bridge {
 
     /// Nothing was read for `gap`, by no fault of the caller's: to be called before [`handle_timeout`](Self::handle_timeout),
     /// so that nobody is given up for what is still to be read.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         self.liveness.heard_at = (self.liveness.heard_at + gap).min(now);
-        self.peer.stood_still(gap, now);
+        self.peer.shift_deadlines(gap, now);
         if let Some(gather) = &mut self.gather {
-            gather.stood_still(gap, now);
+            gather.shift_deadlines(gap, now);
         }
     }
 
     /// How much earlier in every 20 ms frames could leave without one being late, if that is worth it: a live agent's
     /// wait for nothing. Told once; whoever calls [`handle_timeout`](Self::handle_timeout) so much earlier from now on
-    /// says so by [`move_earlier`](Self::move_earlier).
-    pub fn poll_earlier(&mut self) -> Option<Duration> {
-        self.moment.earlier()
+    /// says so by [`advance_phase`](Self::advance_phase).
+    pub fn poll_phase_advance(&mut self) -> Option<Duration> {
+        self.frame_phase.take_advance()
     }
 
     /// Frames are due so much earlier from now on.
-    pub fn move_earlier(&mut self, by: Duration) {
+    pub fn advance_phase(&mut self, by: Duration) {
         if let Some(next) = self.next_frame_at.and_then(|next| next.checked_sub(by)) {
             self.next_frame_at = Some(next);
-            self.moment.moved(by);
+            self.frame_phase.advanced(by);
         }
     }
 
@@ -344,11 +344,11 @@ impl Bridge {
     }
 
     /// Accept is confirmed: the RTP line starts with a frame at once, and the agent hears the caller from now on.
-    pub fn start_sound(&mut self, now: Instant) {
+    pub fn start_media(&mut self, now: Instant) {
         if self.next_frame_at.is_none() {
             self.next_frame_at = Some(now);
             self.liveness.heard_at = now;
-            self.ear.start(now);
+            self.agent_audio.start(now);
             self.send_due_frames(now);
         }
     }
@@ -361,7 +361,7 @@ impl Bridge {
             lost: reorder.lost,
             late: reorder.late,
             excess: self.excess,
-            dropped_for_agent: self.ear.dropped(),
+            dropped_for_agent: self.agent_audio.dropped(),
             frames_skipped: self.frames_skipped,
             trimmed: self.source.trimmed(),
         }
@@ -393,9 +393,9 @@ impl Bridge {
             return;
         }
         self.frame.clear();
-        let has_settled = self.moment.frame(self.source.live_frame_end(), now);
-        if let Some(voice) = self.source.voice_mut().filter(|_| has_settled) {
-            voice.settle();
+        let has_settled = self.frame_phase.frame_sent(self.source.live_frame_end(), now);
+        if let Some(queue) = self.source.queue_mut().filter(|_| has_settled) {
+            queue.settle();
         }
         let filled = self.source.fill(&mut self.frame);
         let talking = self.mix(filled.talking, now);

@@ -85,7 +85,7 @@ impl Gather {
 
     /// Keys of the last `gap` are still to be read: the time for the next one is that much longer, at most as if it
     /// began now.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         let within = match self.digits.is_empty() {
             true => self.options.first_digit_timeout,
             false => self.options.inter_digit_timeout,

@@ -1,197 +1,201 @@
-//! Mixer: three or more people in a call, or a voice over music.
+//! Mixer: three or more people in a call, or speech over music.
 //!
-//! It is there only while a call has a third party or a music bed, works in 20 ms frames at 16 kHz on the bridge's
-//! tick, and asks for no memory after its start beyond what guests take away.
+//! It exists only while a call has a participant beside the agent, or music. It works in 20 ms frames at 16 kHz on the
+//! bridge's tick, and allocates nothing after its start but the audio that participants take.
 
 mod sum;
 mod playout;
-mod guest;
-mod mouth;
+mod participant;
+mod mix_input;
 mod music;
-mod air;
+mod mix_output;
+mod mix_encoder;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use self::air::{Air, Mix};
-use self::guest::Guest;
-use self::mouth::Mouth;
+use self::mix_input::MixInput;
+use self::mix_output::{Mix, MixOutput};
 use self::music::Music;
+use self::participant::Participant;
 use self::playout::Playout;
 use self::sum::{Frame, SILENT, Sum, is_loud};
 use crate::opus::{OpusError, Profile, SampleRate};
 use crate::prompt::Prompt;
 use crate::reorder::Slot;
-use crate::source::Voice;
+use crate::source::AgentQueue;
 
-/// Everybody hears everybody in a round of ten; more would be a conference, which is another product.
-pub const MAX_GUESTS: usize = 8;
+pub(crate) use self::mix_encoder::MixEncoder;
 
-/// What a guest is called by whoever brings it in.
-pub type GuestId = u32;
+/// With caller and agent, ten people. More would be a conference, which is another product.
+pub const MAX_PARTICIPANTS: usize = 8;
 
-/// Who hears a guest. What a guest hears is always the caller, and all that the caller hears.
+/// Number of a participant within its call, chosen by the shell.
+pub type ParticipantId = u32;
+
+/// Who hears a participant. Every participant hears the caller, and everything that the caller hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Nobody hears it.
     Listen,
-    /// The agent hears it, and so do the guests that the caller does not hear.
+    /// The agent hears it, and so do the participants that do not talk with the caller.
     Whisper,
     /// Everybody hears it.
     Join,
 }
 
-/// Why the mixer does not do it.
+/// Why the mixer refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum MixerError {
-    /// [`MAX_GUESTS`] are there.
-    #[error("a call has at most {MAX_GUESTS} guests")]
-    TooManyGuests,
-    /// A guest of that id is there.
-    #[error("guest {0} is in the call already")]
-    GuestIsThere(GuestId),
-    /// No guest of that id is there.
-    #[error("guest {0} is not in the call")]
-    NoSuchGuest(GuestId),
+    /// [`MAX_PARTICIPANTS`] take part.
+    #[error("a call has at most {MAX_PARTICIPANTS} participants")]
+    TooManyParticipants,
+    /// The id is in use.
+    #[error("participant {0} is in the call already")]
+    AlreadyPresent(ParticipantId),
+    /// No participant has that id.
+    #[error("participant {0} is not in the call")]
+    UnknownParticipant(ParticipantId),
     /// libopus refused.
     #[error(transparent)]
     Opus(#[from] OpusError),
 }
 
-/// What one tick put on air.
+/// The result of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mixed {
-    /// False when the payload is silence, or the end of a sound.
+    /// False when the payload is silence, or the tail of a talk-spurt.
     pub talking: bool,
     /// The payload was replaced. Otherwise it is the source's own, byte for byte.
     pub replaced: bool,
 }
 
-/// All the voices of one call at once.
+/// Mixes everybody in one call.
 ///
-/// Every 20 ms: [`tick`](Self::tick), then [`agent_hears`](Self::agent_hears) and
-/// [`take_for_guest`](Self::take_for_guest). The caller's slots come in between, whenever they come.
+/// Every 20 ms: [`tick`](Self::tick), then [`agent_mix`](Self::agent_mix) and
+/// [`take_for_participant`](Self::take_for_participant). The caller's slots are pushed in between, as they arrive.
 ///
-/// The source's payload is replaced only while there is a guest with [`Role::Join`] or music and something to be
-/// heard; the mix begins and ends without an edge, and ends in a pause of the agent's.
+/// The source's payload is replaced only while there is a participant with [`Role::Join`], or music, and something is
+/// audible. The mix fades in and out, and ends in a pause of the agent's speech.
 #[derive(Debug)]
 pub struct Mixer {
     caller: Playout,
-    guests: Vec<Guest>,
+    participants: Vec<Participant>,
     music: Option<Music>,
-    air: Air,
-    /// The last frame of guests that have just left or changed their role.
-    parting: Parting,
+    output: MixOutput,
+    /// The last, faded frame of participants that have just left or changed their role.
+    departing: Departing,
     for_agent: Frame,
-    /// While the caller is on hold: how the agent's voice reaches the guests.
-    apart: Option<Mouth>,
-    /// Whether the caller's sound is for the agent too.
+    /// The agent's audio for the participants, while the caller is on hold.
+    held_agent: Option<MixInput>,
+    /// False while the caller is muted towards the agent.
     agent_hears_caller: bool,
 }
 
 #[derive(Debug, Default)]
-struct Parting {
+struct Departing {
     to_caller: Option<Box<Frame>>,
     to_agent: Option<Box<Frame>>,
 }
 
 impl Mixer {
-    /// Nobody but caller and agent yet. `profile` is how the mix is encoded for the caller.
+    /// A mixer without participants. `profile` is how the mix is encoded for the caller.
     pub fn new(profile: Profile) -> Result<Self, OpusError> {
         Ok(Self {
             caller: Playout::new()?,
-            guests: Vec::with_capacity(MAX_GUESTS),
+            participants: Vec::with_capacity(MAX_PARTICIPANTS),
             music: None,
-            air: Air::new(profile)?,
-            parting: Parting::default(),
+            output: MixOutput::new(profile)?,
+            departing: Departing::default(),
             for_agent: SILENT,
-            apart: None,
+            held_agent: None,
             agent_hears_caller: true,
         })
     }
 
-    /// The caller is on hold, or is back. While it is, agent and guests are among themselves: they hear each other, and
-    /// neither the caller nor what it is played. `agent` is the rate of the agent's samples, None for Opus.
+    /// Puts the caller on hold: agent and participants hear each other, and neither the caller nor the hold prompt.
+    /// `agent` is the rate of the agent's PCM, None for Opus.
     pub fn hold(&mut self, agent: Option<SampleRate>) -> Result<(), OpusError> {
-        self.part_from_caller();
-        self.apart = Some(Mouth::new(agent)?);
+        self.fade_out_towards_caller();
+        self.held_agent = Some(MixInput::new(agent)?);
         Ok(())
     }
 
-    /// The caller is back.
+    /// Ends the hold.
     pub fn unhold(&mut self) {
-        if self.apart.take().is_some() {
-            self.part_from_caller();
+        if self.held_agent.take().is_some() {
+            self.fade_out_towards_caller();
         }
     }
 
-    /// Whether the agent hears the caller; true unless said otherwise.
-    pub fn let_agent_hear_caller(&mut self, hears: bool) {
+    /// Whether the agent hears the caller; true at first.
+    pub fn set_agent_hears_caller(&mut self, hears: bool) {
         self.agent_hears_caller = hears;
     }
 
-    /// While the caller is on hold: the next 20 ms of the agent's voice, for the guests. To come before each
-    /// [`tick`](Self::tick).
-    pub fn hear_agent(&mut self, voice: &mut Voice) {
-        if let Some(mouth) = &mut self.apart {
-            mouth.speak(voice);
+    /// Takes the next 20 ms of the agent's audio for the participants. To be called before each [`tick`](Self::tick)
+    /// while the caller is on hold.
+    pub fn pull_agent(&mut self, queue: &mut AgentQueue) {
+        if let Some(input) = &mut self.held_agent {
+            input.pull(queue);
         }
     }
 
-    /// Hears what comes next on the caller's line. Only guests hear it from here, so without one nothing is decoded.
-    pub fn hear_caller(&mut self, slot: &Slot) {
-        if !self.guests.is_empty() {
-            self.caller.hear(slot);
+    /// Takes the caller's next slot. Only participants hear it from here, so without one nothing is decoded.
+    pub fn push_caller(&mut self, slot: &Slot) {
+        if !self.participants.is_empty() {
+            self.caller.push(slot);
         }
     }
 
-    /// One tick of 20 ms. `on_air` is the Opus payload the source has chosen for the caller, and `talking` what it
-    /// said about it; it is replaced when others are heard too.
+    /// Mixes 20 ms. `on_air` is the Opus payload that the source chose for the caller, and `talking` whether it has
+    /// audio. It is replaced when others are heard too.
     pub fn tick(&mut self, on_air: &mut Vec<u8>, talking: bool) -> Mixed {
         if self.is_idle() {
-            self.air.sleep();
+            self.output.idle();
             return Mixed { talking, replaced: false };
         }
-        self.air.hear(on_air);
-        for guest in &mut self.guests {
-            guest.speak();
+        self.output.decode_source(on_air);
+        for participant in &mut self.participants {
+            participant.pull();
         }
-        let mut caller = if self.guests.is_empty() { SILENT } else { self.caller.play() };
-        if self.apart.is_some() {
+        let mut caller = if self.participants.is_empty() { SILENT } else { self.caller.play() };
+        if self.held_agent.is_some() {
             caller = SILENT;
         }
         let music = self.play_music(talking);
         let mixed = self.put_on_air(music.as_ref(), talking, on_air);
-        self.let_guests_hear(&caller, music.as_ref());
-        self.let_agent_hear(&caller);
-        self.parting = Parting::default();
+        self.mix_for_participants(&caller, music.as_ref());
+        self.mix_for_agent(&caller);
+        self.departing = Departing::default();
         mixed
     }
 
-    /// What the agent hears in this tick, 20 ms at 16 kHz: the caller, and the guests that speak to the agent.
+    /// The mix for the agent, 20 ms at 16 kHz: the caller, and the participants whose role lets them speak to the agent.
     ///
-    /// None while no guest's role lets it speak to the agent: then the agent hears the caller's packets without the
-    /// delay of the mix.
-    pub fn agent_hears(&self) -> Option<&[i16]> {
-        self.guests.iter().any(|guest| guest.role != Role::Listen).then_some(&self.for_agent[..])
+    /// None without such participants: then the agent gets the caller's packets without the delay of the mix.
+    pub fn agent_mix(&self) -> Option<&[i16]> {
+        self.participants.iter().any(|participant| participant.role != Role::Listen).then_some(&self.for_agent[..])
     }
 
-    /// The next 20 ms for a guest: little-endian samples at its rate. Half a second waits at most, then the oldest
-    /// goes.
-    pub fn take_for_guest(&mut self, id: GuestId) -> Option<Bytes> {
-        self.guest_mut(id)?.take()
+    /// The next 20 ms for a participant, in its format. Half a second is queued at most; overflow drops the oldest.
+    pub fn take_for_participant(&mut self, id: ParticipantId) -> Option<Bytes> {
+        self.participant_mut(id)?.take_mix()
     }
 
-    /// Whether nobody needs a mixer any more: no guest, no music, and the caller hears the source itself.
+    /// Whether the mixer can go: no participant, no music, and the caller hears the source itself.
     pub fn is_idle(&self) -> bool {
-        self.guests.is_empty() && self.music.is_none() && !self.air.is_mixing() && self.parting.to_caller.is_none()
+        self.participants.is_empty()
+            && self.music.is_none()
+            && !self.output.is_mixing()
+            && self.departing.to_caller.is_none()
     }
 
     fn play_music(&mut self, talking: bool) -> Option<Frame> {
-        let somebody_speaks = (talking && is_loud(self.air.source()))
-            || self.heard_by_caller().any(|guest| guest.said().is_some_and(is_loud));
+        let somebody_speaks = (talking && is_loud(self.output.source()))
+            || self.heard_by_caller().any(|participant| participant.frame().is_some_and(is_loud));
         let music = self.music.as_mut()?;
         let frame = music.play(somebody_speaks);
         if music.is_over() {
@@ -203,142 +207,154 @@ impl Mixer {
     fn put_on_air(&mut self, music: Option<&Frame>, talking: bool, on_air: &mut Vec<u8>) -> Mixed {
         let mut sum = Sum::new();
         let mut others = false;
-        let joined = self.heard_by_caller().filter_map(Guest::said);
-        for frame in joined.chain(music).chain(self.parting.to_caller.as_deref()) {
+        let joined = self.heard_by_caller().filter_map(Participant::frame);
+        for frame in joined.chain(music).chain(self.departing.to_caller.as_deref()) {
             sum.add(frame);
-            // Zeros that somebody streams are no reason to encode.
+            // Streamed digital silence is no reason to encode.
             others |= *frame != SILENT;
         }
-        sum.add(self.air.source());
+        sum.add(self.output.source());
         let mix = Mix {
-            sound: &sum.limited(),
-            sounding: talking || others,
+            frame: &sum.limited(),
+            talking: talking || others,
             source_talks: talking,
             needed: self.heard_by_caller().next().is_some()
                 || self.music.as_ref().is_some_and(Music::is_wanted)
                 || others,
         };
-        let replaced = self.air.mix(&mix, on_air);
-        Mixed { talking: if replaced { mix.sounding } else { talking }, replaced }
+        let replaced = self.output.mix(&mix, on_air);
+        Mixed { talking: if replaced { mix.talking } else { talking }, replaced }
     }
 
-    fn let_guests_hear(&mut self, caller: &Frame, music: Option<&Frame>) {
-        for listener in 0..self.guests.len() {
+    fn mix_for_participants(&mut self, caller: &Frame, music: Option<&Frame>) {
+        for listener in 0..self.participants.len() {
             let mut sum = Sum::new();
             sum.add(caller);
-            match &self.apart {
-                Some(agent) => agent.said().into_iter().for_each(|said| sum.add(said)),
+            match &self.held_agent {
+                Some(agent) => agent.frame().into_iter().for_each(|frame| sum.add(frame)),
                 None => {
-                    sum.add(self.air.source());
+                    sum.add(self.output.source());
                     music.into_iter().for_each(|music| sum.add(music));
                 }
             }
-            let others = self.guests.iter().filter(|speaker| hears(&self.guests[listener], speaker));
-            for frame in others.filter_map(Guest::said) {
+            let others = self.participants.iter().filter(|speaker| hears(&self.participants[listener], speaker));
+            for frame in others.filter_map(Participant::frame) {
                 sum.add(frame);
             }
-            self.guests[listener].hear(&sum.limited());
+            self.participants[listener].push_mix(&sum.limited());
         }
     }
 
-    fn let_agent_hear(&mut self, caller: &Frame) {
+    fn mix_for_agent(&mut self, caller: &Frame) {
         let mut sum = Sum::new();
         if self.agent_hears_caller {
             sum.add(caller);
         }
-        let speaking = self.guests.iter().filter(|guest| guest.role != Role::Listen).filter_map(Guest::said);
-        for frame in speaking.chain(self.parting.to_agent.as_deref()) {
+        let speaking = self
+            .participants
+            .iter()
+            .filter(|participant| participant.role != Role::Listen)
+            .filter_map(Participant::frame);
+        for frame in speaking.chain(self.departing.to_agent.as_deref()) {
             sum.add(frame);
         }
         self.for_agent = sum.limited();
     }
 
-    fn heard_by_caller(&self) -> impl Iterator<Item = &Guest> {
-        self.guests.iter().filter(|guest| guest.role == Role::Join && self.apart.is_none())
+    fn heard_by_caller(&self) -> impl Iterator<Item = &Participant> {
+        self.participants.iter().filter(|participant| participant.role == Role::Join && self.held_agent.is_none())
     }
 
-    /// Guests that the caller hears end softly there, and begin anew where they are heard next.
-    fn part_from_caller(&mut self) {
-        for guest in self.guests.iter_mut().filter(|guest| guest.role == Role::Join) {
-            self.parting.add(guest);
+    /// Fades out the participants that the caller hears; their next frame starts a new talk-spurt.
+    fn fade_out_towards_caller(&mut self) {
+        for participant in self.participants.iter_mut().filter(|participant| participant.role == Role::Join) {
+            self.departing.add(participant);
         }
     }
 }
 
-/// Who is there.
+/// Participants and music.
 impl Mixer {
-    /// A third party comes in. It speaks and hears 16-bit samples at `rate`, or Opus packets; of what it says,
-    /// `max_buffer` may wait.
-    pub fn add_guest(
+    /// Adds a participant that sends and receives 16-bit PCM at `rate`, or Opus packets for None. `max_buffer` bounds its
+    /// queue.
+    pub fn add_participant(
         &mut self,
-        id: GuestId,
+        id: ParticipantId,
         role: Role,
         rate: Option<SampleRate>,
         max_buffer: Duration,
     ) -> Result<(), MixerError> {
-        if self.guests.iter().any(|guest| guest.id() == id) {
-            return Err(MixerError::GuestIsThere(id));
+        if self.participants.iter().any(|participant| participant.id() == id) {
+            return Err(MixerError::AlreadyPresent(id));
         }
-        if self.guests.len() >= MAX_GUESTS {
-            return Err(MixerError::TooManyGuests);
+        if self.participants.len() >= MAX_PARTICIPANTS {
+            return Err(MixerError::TooManyParticipants);
         }
-        if self.guests.is_empty() {
+        if self.participants.is_empty() {
             self.caller.reset();
         }
-        self.guests.push(Guest::new(id, role, rate, max_buffer)?);
+        self.participants.push(Participant::new(id, role, rate, max_buffer)?);
         Ok(())
     }
 
-    /// A guest speaks and hears samples at `rate` from now on, or Opus packets. What it has said already is heard first;
-    /// says how much of that had to be thrown away, see [`Voice::change_to`].
-    pub fn change_sound(&mut self, id: GuestId, rate: Option<SampleRate>) -> Result<Duration, MixerError> {
-        Ok(self.guest_mut(id).ok_or(MixerError::NoSuchGuest(id))?.change_sound(rate)?)
+    /// Switches a participant to PCM at `rate`, or to Opus packets for None. Its queued audio is mixed first. Returns how
+    /// much of that had to be dropped, see [`AgentQueue::change_to`].
+    pub fn change_format(&mut self, id: ParticipantId, rate: Option<SampleRate>) -> Result<Duration, MixerError> {
+        Ok(self.participant_mut(id).ok_or(MixerError::UnknownParticipant(id))?.change_format(rate)?)
     }
 
-    /// A guest is heard by others from now on.
-    pub fn set_role(&mut self, id: GuestId, role: Role) -> Result<(), MixerError> {
-        let guest = self.guests.iter_mut().find(|guest| guest.id() == id).ok_or(MixerError::NoSuchGuest(id))?;
-        if guest.role != role {
-            self.parting.add(guest);
-            guest.role = role;
+    /// Changes who hears a participant.
+    pub fn set_role(&mut self, id: ParticipantId, role: Role) -> Result<(), MixerError> {
+        let participant = self
+            .participants
+            .iter_mut()
+            .find(|participant| participant.id() == id)
+            .ok_or(MixerError::UnknownParticipant(id))?;
+        if participant.role != role {
+            self.departing.add(participant);
+            participant.role = role;
         }
         Ok(())
     }
 
-    /// A guest leaves, with all that it still had to say and to hear.
-    pub fn remove_guest(&mut self, id: GuestId) -> Result<(), MixerError> {
-        let mut guest = self.take_guest(id)?;
-        self.parting.add(&mut guest);
+    /// Removes a participant and drops its queued audio.
+    pub fn remove_participant(&mut self, id: ParticipantId) -> Result<(), MixerError> {
+        let mut participant = self.take_participant(id)?;
+        self.departing.add(&mut participant);
         Ok(())
     }
 
-    /// A guest leaves the mix; what it still has to say goes on elsewhere.
-    pub fn release_guest(&mut self, id: GuestId) -> Result<Voice, MixerError> {
-        self.take_guest(id).map(Guest::into_voice)
+    /// Removes a participant from the mix and returns its queue, to be played elsewhere.
+    pub fn release_participant(&mut self, id: ParticipantId) -> Result<AgentQueue, MixerError> {
+        self.take_participant(id).map(Participant::into_queue)
     }
 
-    fn take_guest(&mut self, id: GuestId) -> Result<Guest, MixerError> {
-        let index = self.guests.iter().position(|guest| guest.id() == id).ok_or(MixerError::NoSuchGuest(id))?;
-        Ok(self.guests.remove(index))
+    fn take_participant(&mut self, id: ParticipantId) -> Result<Participant, MixerError> {
+        let index = self
+            .participants
+            .iter()
+            .position(|participant| participant.id() == id)
+            .ok_or(MixerError::UnknownParticipant(id))?;
+        Ok(self.participants.remove(index))
     }
 
-    /// A guest's queue, to push, mark, clear, pause and resume, and to ask for its events.
-    pub fn guest_voice_mut(&mut self, id: GuestId) -> Option<&mut Voice> {
-        self.guest_mut(id).map(Guest::voice_mut)
+    /// A participant's queue, to push, mark, clear, pause, resume and poll.
+    pub fn participant_queue_mut(&mut self, id: ParticipantId) -> Option<&mut AgentQueue> {
+        self.participant_mut(id).map(Participant::queue_mut)
     }
 
-    /// Frames dropped because a guest read too slowly.
-    pub fn dropped_for_guest(&self, id: GuestId) -> Option<u64> {
-        self.guests.iter().find(|guest| guest.id() == id).map(Guest::dropped)
+    /// Mixed frames dropped because a participant read too slowly.
+    pub fn dropped_for_participant(&self, id: ParticipantId) -> Option<u64> {
+        self.participants.iter().find(|participant| participant.id() == id).map(Participant::dropped)
     }
 
-    /// Everybody's names and roles.
-    pub fn guests(&self) -> impl Iterator<Item = (GuestId, Role)> {
-        self.guests.iter().map(|guest| (guest.id(), guest.role))
+    /// Ids and roles.
+    pub fn participants(&self) -> impl Iterator<Item = (ParticipantId, Role)> {
+        self.participants.iter().map(|participant| (participant.id(), participant.role))
     }
 
-    /// Prompts to play one after another, again and again, under the voices. Other music is faded out first; none, or
-    /// an empty list, ends it.
+    /// Plays prompts in a loop under the speech. Music that plays already fades out first. None, or an empty list, ends
+    /// the music.
     pub fn set_music(&mut self, prompts: Option<Vec<Prompt>>) -> Result<(), OpusError> {
         match (prompts.filter(|prompts| !prompts.is_empty()), &mut self.music) {
             (Some(prompts), Some(music)) => music.change_to(prompts),
@@ -349,25 +365,25 @@ impl Mixer {
         Ok(())
     }
 
-    /// Whether there is music that was not told to end.
+    /// Whether music plays and was not asked to end.
     pub fn has_music(&self) -> bool {
         self.music.as_ref().is_some_and(Music::is_wanted)
     }
 
-    fn guest_mut(&mut self, id: GuestId) -> Option<&mut Guest> {
-        self.guests.iter_mut().find(|guest| guest.id() == id)
+    fn participant_mut(&mut self, id: ParticipantId) -> Option<&mut Participant> {
+        self.participants.iter_mut().find(|participant| participant.id() == id)
     }
 }
 
-impl Parting {
-    /// Lets a guest end softly where it is heard no more. It is gone before the next tick.
-    fn add(&mut self, guest: &mut Guest) {
-        let places = match guest.role {
+impl Departing {
+    /// Adds a participant's last frame, faded out, wherever it is heard. Used up by the next tick.
+    fn add(&mut self, participant: &mut Participant) {
+        let places = match participant.role {
             Role::Listen => [None, None],
             Role::Whisper => [Some(&mut self.to_agent), None],
             Role::Join => [Some(&mut self.to_agent), Some(&mut self.to_caller)],
         };
-        let Some(last) = guest.say_last() else { return };
+        let Some(last) = participant.pull_last() else { return };
         for place in places.into_iter().flatten() {
             let mut sum = Sum::new();
             sum.add(&last);
@@ -379,8 +395,8 @@ impl Parting {
     }
 }
 
-/// What is whispered to the agent stays in the house: a guest that talks with the caller does not hear it.
-fn hears(listener: &Guest, speaker: &Guest) -> bool {
+/// Whispers stay on the agent's side: a participant that talks with the caller does not hear them.
+fn hears(listener: &Participant, speaker: &Participant) -> bool {
     let may_hear = match speaker.role {
         Role::Listen => false,
         Role::Whisper => listener.role != Role::Join,

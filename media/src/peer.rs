@@ -219,7 +219,7 @@ impl Peer {
     pub fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<Transmit> {
         let (srtp, _) = self.srtp.as_mut()?;
         let path = self.ice.path()?;
-        let data = if self.remote_receives { Some(srtp.lock_rtp(header, payload)?) } else { None };
+        let data = if self.remote_receives { Some(srtp.protect_rtp(header, payload)?) } else { None };
         if data.is_some() {
             self.reports.sent(header, payload.len(), now);
         }
@@ -260,7 +260,7 @@ impl Peer {
         if let Some((srtp, _)) = &mut self.srtp
             && let Some(path) = self.ice.path()
             && let Some(report) = self.reports.handle_timeout(now)
-            && let Some(data) = srtp.lock_rtcp(&report)
+            && let Some(data) = srtp.protect_rtcp(&report)
         {
             self.outbox.push(path, data);
         }
@@ -274,8 +274,8 @@ impl Peer {
     }
 
     /// Nothing was read or sent for `gap`, by no fault of the remote's: to be called before anything is judged by time.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
-        self.ice.stood_still(gap, now);
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
+        self.ice.shift_deadlines(gap, now);
         self.give_up_at = (self.give_up_at + gap).min(now + CONNECT_WITHIN);
         self.deadline = self.next_deadline();
     }
@@ -438,7 +438,7 @@ impl Peer {
             self.dropped.malformed += 1;
             return None;
         };
-        let packet = self.unlock(path, |srtp| srtp.unlock_rtp(header, header_length, datagram))?;
+        let packet = self.unlock(path, |srtp| srtp.unprotect_rtp(header, header_length, datagram))?;
         self.sound_at = Some(now);
         self.reports.received(header, packet.len(), now);
         let Some(padding) = rtp::padding(&packet, header_length) else {
@@ -453,7 +453,7 @@ impl Peer {
     }
 
     fn receive_rtcp(&mut self, path: Path, datagram: &[u8], now: Instant) {
-        if let Some(compound) = self.unlock(path, |srtp| srtp.unlock_rtcp(datagram)) {
+        if let Some(compound) = self.unlock(path, |srtp| srtp.unprotect_rtcp(datagram)) {
             self.sound_at = Some(now);
             self.reports.read(&compound, now);
         }

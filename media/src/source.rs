@@ -1,7 +1,7 @@
-//! Source: what is on air towards the caller: silence, prompts, or the agent's voice.
+//! Source: what the caller hears: silence, prompts, or the agent.
 
 mod live;
-mod voice;
+mod agent_queue;
 
 use std::time::Duration;
 
@@ -9,49 +9,48 @@ use crate::opus::{OpusError, Profile, SILENCE};
 use crate::prompt::{Cursor, Prompt, Repeat};
 use live::Live;
 
-pub use voice::{
-    Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, PushError, Room, Taken, TooManyMarks,
-    UTTERANCE_PAUSE, Voice, VoiceEvent,
+pub use agent_queue::{
+    AgentQueue, Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, PushError, QueueEvent, Room, Taken,
+    TooManyMarks, UTTERANCE_PAUSE,
 };
 
-/// Decides the payload of every 20 ms frame, and nothing else: the RTP line belongs to
+/// Chooses the payload of every 20 ms frame. Sequence numbers and timestamps belong to
 /// [`Timeline`](crate::timeline::Timeline).
 ///
-/// One thing is the rule (silence, waiting music, the agent's voice). Over it lies the hold, and over that a playback;
-/// what lies on top is on air, and gives way again. What an agent has queued waits meanwhile, so that its first words
-/// are not lost.
+/// Three layers: the base (silence, standby prompts, or the agent), a hold above it, and a playback on top. The topmost
+/// layer present is on air. What an agent queues below another layer is kept, so that its first words are not lost.
 #[derive(Debug, Default)]
 pub struct Source {
     base: Base,
-    /// What a caller on hold hears.
+    /// Prompts for a caller on hold.
     hold: Option<Cursor>,
     playback: Option<Cursor>,
-    live: Option<Live>,
-    /// The agent speaks and is not heard.
+    agent: Option<Live>,
+    /// The caller does not hear the agent.
     muted: bool,
-    /// Somebody else takes the agent's voice while it is not on air.
-    aside: bool,
-    /// The last frame had sound in it.
-    sounding: bool,
-    /// One frame of silence goes out before the next sound, see [`Source::splice`].
-    splice: bool,
+    /// During a hold the mixer takes the agent's queue instead.
+    mixer_takes_agent: bool,
+    /// The last frame was not silence.
+    was_talking: bool,
+    /// One frame of silence goes out before the next audio, see [`Source::separate`].
+    separator_due: bool,
 }
 
-/// What one frame was filled with.
+/// The content of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
     /// False when the payload is silence; the first talking frame after it opens a talk-spurt.
     pub talking: bool,
-    /// What came to its end with this frame.
+    /// What ended with this frame.
     pub ended: Option<Ended>,
 }
 
-/// What can come to an end by itself.
+/// What can end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Prompts that were the rule, played once. Silence is the rule from here on.
+    /// Standby prompts, played once. Silence follows.
     Prompts,
-    /// A playback. What it interrupted goes on.
+    /// A playback. What it interrupted continues.
     Playback,
 }
 
@@ -60,94 +59,95 @@ enum Base {
     #[default]
     Silence,
     Prompts(Cursor),
-    Voice,
+    Agent,
 }
 
 impl Source {
-    /// Silence on air, and no voice.
+    /// Silence, and no agent.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Brings in the agent's voice. What is on air stays; `profile` matters for PCM only.
-    pub fn set_voice(&mut self, voice: Voice, profile: Profile) -> Result<(), OpusError> {
-        self.live = Some(Live::new(voice, profile)?);
+    /// Attaches the agent's queue. What is on air stays. `profile` matters for PCM only.
+    pub fn attach_agent(&mut self, queue: AgentQueue, profile: Profile) -> Result<(), OpusError> {
+        self.agent = Some(Live::new(queue, profile)?);
         Ok(())
     }
 
-    /// Takes the agent's voice away, with all that it still had to say. If it was on air, silence is from now on.
-    pub fn remove_voice(&mut self) -> Option<Voice> {
-        if let Base::Voice = self.base {
-            self.go_silent();
+    /// Detaches the agent's queue with everything in it. Silence follows if it was on air.
+    pub fn detach_agent(&mut self) -> Option<AgentQueue> {
+        if let Base::Agent = self.base {
+            self.switch_to_silence();
         }
-        self.live.take().map(Live::into_voice)
+        self.agent.take().map(Live::into_queue)
     }
 
     /// The agent's queue.
-    pub fn voice(&self) -> Option<&Voice> {
-        self.live.as_ref().map(Live::voice)
+    pub fn queue(&self) -> Option<&AgentQueue> {
+        self.agent.as_ref().map(Live::queue)
     }
 
-    /// The agent's queue, to push, mark, clear, pause, resume and change.
-    pub fn voice_mut(&mut self) -> Option<&mut Voice> {
-        self.live.as_mut().map(Live::voice_mut)
+    /// The agent's queue, to push, mark, clear, pause, resume and change format.
+    pub fn queue_mut(&mut self) -> Option<&mut AgentQueue> {
+        self.agent.as_mut().map(Live::queue_mut)
     }
 
-    /// The agent's sound left out so far so that its delay does not grow.
+    /// Audio of the agent skipped so far to bound its delay.
     pub fn trimmed(&self) -> Duration {
-        self.voice().map_or(Duration::ZERO, Voice::trimmed)
+        self.queue().map_or(Duration::ZERO, AgentQueue::trimmed)
     }
 
-    /// What the agent will have said in all by the end of the next frame, if it is live, on air, and has said it.
+    /// Position in the agent's audio at the end of the next frame; None unless the agent is live and on air, and the frame
+    /// is queued.
     pub fn live_frame_end(&self) -> Option<Duration> {
-        let on_air = self.playback.is_none() && self.hold.is_none() && !self.muted && matches!(self.base, Base::Voice);
-        self.voice().filter(|_| on_air)?.live_frame_end()
+        let on_air = self.playback.is_none() && self.hold.is_none() && !self.muted && matches!(self.base, Base::Agent);
+        self.queue().filter(|_| on_air)?.live_frame_end()
     }
 
-    /// Puts prompts on air from their beginning, in their order. The agent's voice waits.
-    pub fn go_prompts(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
+    /// Makes prompts the base, from their start, in order. The agent's queue waits.
+    pub fn switch_to_prompts(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
         self.switch_to(Base::Prompts(Cursor::new(prompts, repeat)));
     }
 
-    /// Puts the agent's voice on air: what it has queued, and silence between.
-    pub fn go_live(&mut self) {
-        self.switch_to(Base::Voice);
+    /// Makes the agent the base: its queue, and silence while that is empty.
+    pub fn switch_to_agent(&mut self) {
+        self.switch_to(Base::Agent);
     }
 
-    /// Puts silence on air. The agent's voice waits.
-    pub fn go_silent(&mut self) {
+    /// Makes silence the base. The agent's queue waits.
+    pub fn switch_to_silence(&mut self) {
         self.switch_to(Base::Silence);
     }
 
-    /// Interrupts what is on air with prompts; it goes on when they have ended or are stopped.
+    /// Plays prompts over everything else. What they interrupt continues when they end or are stopped.
     pub fn play(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
         self.playback = Some(Cursor::new(prompts, repeat));
-        self.splice();
+        self.separate();
     }
 
-    /// Stops the playback at once. Says whether there was one.
+    /// Stops the playback at once. Returns whether there was one.
     pub fn stop_playback(&mut self) -> bool {
         let was_playing = self.playback.take().is_some();
         if was_playing {
-            self.splice();
+            self.separate();
         }
         was_playing
     }
 
-    /// Prompts lie over the rule, again and again, until [`unhold`](Self::unhold). An empty list is silence.
+    /// Loops prompts over the base until [`unhold`](Self::unhold). An empty list is silence.
     pub fn hold(&mut self, prompts: Vec<Prompt>) {
         self.hold = Some(Cursor::new(prompts, Repeat::Loop));
         if self.playback.is_none() {
-            self.splice();
+            self.separate();
         }
     }
 
-    /// The rule is on air again. Says whether there was a hold.
+    /// Ends the hold. Returns whether there was one.
     pub fn unhold(&mut self) -> bool {
         let was_held = self.hold.take().is_some();
-        self.aside = false;
+        self.mixer_takes_agent = false;
         if was_held && self.playback.is_none() {
-            self.splice();
+            self.separate();
         }
         was_held
     }
@@ -157,46 +157,46 @@ impl Source {
         self.hold.is_some()
     }
 
-    /// What the agent says goes by unheard while it is muted, whatever it is.
+    /// Mutes the agent towards the caller. A muted agent's audio is discarded in real time.
     pub fn mute(&mut self, muted: bool) {
         self.muted = muted;
     }
 
-    /// Whether somebody else takes the agent's voice from [`voice_mut`](Self::voice_mut) while the caller is on hold.
-    pub fn set_aside(&mut self, aside: bool) {
-        self.aside = aside;
+    /// Whether the mixer takes the agent's audio from [`queue_mut`](Self::queue_mut) while the caller is on hold.
+    pub fn set_mixer_takes_agent(&mut self, takes: bool) {
+        self.mixer_takes_agent = takes;
     }
 
-    /// Whether a playback is on air.
+    /// Whether a playback plays.
     pub fn is_playing(&self) -> bool {
         self.playback.is_some()
     }
 
-    /// Writes the Opus payload of the next 20 ms to `out`, replacing what was there. Always a whole packet.
+    /// Replaces `out` with the Opus payload of the next 20 ms, always a whole packet.
     pub fn fill(&mut self, out: &mut Vec<u8>) -> Filled {
-        if std::mem::take(&mut self.splice) {
-            self.sounding = false;
+        if std::mem::take(&mut self.separator_due) {
+            self.was_talking = false;
             return silence(out);
         }
         let prompts_play = self.playback.is_some() || self.hold.is_some() || matches!(self.base, Base::Prompts(_));
         if prompts_play
-            && !self.aside
-            && let Some(voice) = self.voice_mut()
+            && !self.mixer_takes_agent
+            && let Some(queue) = self.queue_mut()
         {
-            voice.pass_by();
+            queue.tick_off_air();
         }
-        let filled = match (&mut self.playback, &mut self.hold, &mut self.base, &mut self.live) {
+        let filled = match (&mut self.playback, &mut self.hold, &mut self.base, &mut self.agent) {
             (Some(cursor), ..) => play(cursor, Ended::Playback, out),
             (None, Some(cursor), ..) => Filled { ended: None, ..play(cursor, Ended::Prompts, out) },
             (None, None, Base::Prompts(cursor), _) => play(cursor, Ended::Prompts, out),
-            (None, None, Base::Voice, Some(live)) => live.fill(self.muted, out),
-            (None, None, Base::Voice, None) | (None, None, Base::Silence, _) => silence(out),
+            (None, None, Base::Agent, Some(agent)) => agent.fill(self.muted, out),
+            (None, None, Base::Agent, None) | (None, None, Base::Silence, _) => silence(out),
         };
-        self.sounding = filled.talking;
+        self.was_talking = filled.talking;
         match filled.ended {
             Some(Ended::Playback) => {
                 self.playback = None;
-                self.splice();
+                self.separate();
             }
             Some(Ended::Prompts) => self.base = Base::Silence,
             None => {}
@@ -207,16 +207,16 @@ impl Source {
     fn switch_to(&mut self, base: Base) {
         self.base = base;
         if self.playback.is_none() && self.hold.is_none() {
-            self.splice();
+            self.separate();
         }
     }
 
-    /// Each sound comes from an encoder of its own, and the caller's decoder carries the end of one into the next.
-    /// One frame of silence between them lets it settle.
-    fn splice(&mut self) {
-        self.splice = self.sounding;
-        if let Some(live) = &mut self.live {
-            live.break_off();
+    /// Prompts and agents have encoders of their own, and the caller's decoder carries the end of one into the next. One
+    /// frame of silence in between lets it settle.
+    fn separate(&mut self) {
+        self.separator_due = self.was_talking;
+        if let Some(agent) = &mut self.agent {
+            agent.end_spurt();
         }
     }
 }

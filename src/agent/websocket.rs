@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use patchcord_media::bridge::{Party, PartySound};
+use patchcord_media::bridge::{AudioFormat, Speaker};
 use patchcord_media::source::Room;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -104,7 +104,7 @@ enum Ending {
 pub(crate) fn spawn(
     agents: &mut JoinSet<()>,
     leg: Rc<Leg>,
-    (who, party): (Who, Party),
+    (who, party): (Who, Speaker),
     dial: Dial,
     options: SocketOptions,
 ) {
@@ -304,7 +304,7 @@ impl Conversation<'_> {
         }
     }
 
-    fn party(&self) -> Party {
+    fn party(&self) -> Speaker {
         self.seat.party()
     }
 
@@ -322,7 +322,7 @@ impl Conversation<'_> {
     fn change_sound(&self, format: SoundFormat) {
         let sound = self.sound(format);
         self.seat.speaks(sound);
-        match self.leg.with_bridge(|bridge| bridge.change_sound(self.party(), sound, Instant::now())) {
+        match self.leg.with_bridge(|bridge| bridge.change_format(self.party(), sound, Instant::now())) {
             Ok(Duration::ZERO) => {}
             Ok(dropped) => {
                 let dropped_ms = dropped.as_millis();
@@ -336,10 +336,10 @@ impl Conversation<'_> {
         }
     }
 
-    fn sound(&self, format: SoundFormat) -> PartySound {
+    fn sound(&self, format: SoundFormat) -> AudioFormat {
         match format.encoding {
-            Encoding::PcmS16le => PartySound::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
-            Encoding::Opus => PartySound::Opus,
+            Encoding::PcmS16le => AudioFormat::Pcm { rate: format.sample_rate, profile: self.dial.agent.profile },
+            Encoding::Opus => AudioFormat::Opus,
         }
     }
 
@@ -384,7 +384,7 @@ impl Conversation<'_> {
             }
         }
         let was_full = self.is_full();
-        match self.leg.with_bridge(|bridge| bridge.say(self.party(), sound, heard_at.get())) {
+        match self.leg.with_bridge(|bridge| bridge.push_audio(self.party(), sound, heard_at.get())) {
             // The leg tells `xon` when there is room again.
             Ok(Room::Full) if !was_full => self.seat.tell(Notice::Xoff { queued_ms: self.queued_ms() }),
             Ok(Room::Free | Room::Full) => {}
@@ -429,13 +429,13 @@ impl Conversation<'_> {
 
     fn command(&self, request_id: Value, command: Result<CallCommand, Refusal>) {
         let outcome = match (self.seat.who(), self.party(), command) {
-            (Who::Agent { .. }, Party::Agent, Ok(command)) if command.is_for_the_call() && !self.seat.may_ask() => {
+            (Who::Agent { .. }, Speaker::Agent, Ok(command)) if command.is_for_the_call() && !self.seat.may_ask() => {
                 Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before"))
             }
-            (Who::Agent { attempt }, Party::Agent, Ok(command)) if command.is_for_the_call() => {
+            (Who::Agent { attempt }, Speaker::Agent, Ok(command)) if command.is_for_the_call() => {
                 return self.leg.report_of_agent(Report::Asked { attempt, request_id, command });
             }
-            (Who::Agent { .. }, Party::Agent, Ok(command)) => self.leg.perform(command, Owner::Agent),
+            (Who::Agent { .. }, Speaker::Agent, Ok(command)) => self.leg.perform(command, Owner::Agent),
             (_, _, Ok(_)) => {
                 Err(Refusal::new(RefusalCode::NotAllowed, "only the agent that has the caller gives commands"))
             }

@@ -17,8 +17,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Party};
-use patchcord_media::mixer::GuestId;
+use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Speaker};
+use patchcord_media::mixer::ParticipantId;
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::{Quality, QualityMeter};
@@ -115,7 +115,7 @@ impl Leg {
             },
             now,
         );
-        bridge.listen_for_speech(about.barge_in != BargeIn::Off);
+        bridge.detect_speech(about.barge_in != BargeIn::Off);
         Self {
             about,
             ufrag,
@@ -185,7 +185,7 @@ impl Leg {
     /// The worker stood still for so long: the caller's packets of that time are still to be read.
     pub(super) fn stood_still(&self, gap: Duration, now: Instant) {
         if !self.broken.get() {
-            self.contained(|| self.bridge.borrow_mut().stood_still(gap, now));
+            self.contained(|| self.bridge.borrow_mut().shift_deadlines(gap, now));
         }
     }
 
@@ -219,12 +219,12 @@ impl Leg {
         // A third party hears something in every frame.
         let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
         guests.iter().chain(&*successor).for_each(|guest| guest.seat.has_mail());
-        self.bridge.borrow_mut().poll_earlier()
+        self.bridge.borrow_mut().poll_phase_advance()
     }
 
     /// The call's moment is so much earlier from now on.
     pub(super) fn move_earlier(&self, by: Duration) {
-        self.bridge.borrow_mut().move_earlier(by);
+        self.bridge.borrow_mut().advance_phase(by);
     }
 
     pub(super) fn start_sound(&self) {
@@ -233,7 +233,7 @@ impl Leg {
             // A folder that cannot be used was refused at the start.
             let _ = self.start_recording();
         }
-        self.bridge.borrow_mut().start_sound(now);
+        self.bridge.borrow_mut().start_media(now);
         self.quality.replace(Some(QualityMeter::new(now)));
         self.accepted.set(true);
         self.tell_agent(Notice::Accepted);
@@ -281,7 +281,7 @@ impl Leg {
             self.line.sockets.send(transmit.socket, transmit.to, &transmit.data);
         }
         self.keep_recording(&mut bridge);
-        if bridge.has_sound_for_agent() {
+        if bridge.has_audio_for_agent() {
             self.with_agent(Seat::has_mail);
         }
         while let Some(event) = bridge.poll_event() {
@@ -302,8 +302,8 @@ impl Leg {
                         seat.has_room();
                     });
                 }
-                BridgeEvent::Mark { party, name, status } => {
-                    self.with_seat(party, |seat| seat.tell(Notice::Mark { name, status }));
+                BridgeEvent::Mark { speaker, name, status } => {
+                    self.with_seat(speaker, |seat| seat.tell(Notice::Mark { name, status }));
                 }
                 BridgeEvent::Dtmf(key) => self.key_pressed(key),
                 BridgeEvent::Speech(event) => self.caller_speaks(event, &mut bridge),
@@ -338,12 +338,12 @@ impl Leg {
         }
     }
 
-    fn with_seat(&self, party: Party, work: impl FnOnce(&Seat)) {
+    fn with_seat(&self, party: Speaker, work: impl FnOnce(&Seat)) {
         match party {
-            Party::Agent => self.with_agent(work),
-            Party::Guest(id) => {
+            Speaker::Agent => self.with_agent(work),
+            Speaker::Participant(id) => {
                 let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
-                let is_meant = |taken: &&Taken| taken.seat.party() == Party::Guest(id);
+                let is_meant = |taken: &&Taken| taken.seat.party() == Speaker::Participant(id);
                 if let Some(guest) = guests.iter().chain(&*successor).find(is_meant) {
                     work(&guest.seat);
                 }
@@ -361,10 +361,10 @@ impl Leg {
 
     /// Seats somebody; an earlier agent, or one that was to take over, must have left. Gives the seat, and the word to
     /// leave it, with the reason.
-    pub(crate) fn seat(&self, who: Who, party: Party) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
+    pub(crate) fn seat(&self, who: Who, party: Speaker) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
         let (leave, told) = oneshot::channel();
         let seat = Rc::new(Seat::new(who, party));
-        let is_successor = matches!((who, party), (Who::Agent { .. }, Party::Guest(_)));
+        let is_successor = matches!((who, party), (Who::Agent { .. }, Speaker::Participant(_)));
         if self.accepted.get() && !is_successor {
             // It is written after `start`, with which every conversation begins.
             seat.tell(Notice::Accepted);
@@ -396,7 +396,7 @@ impl Leg {
         let Some(taken) = self.successor.borrow_mut().take_if(is_meant) else { return };
         let before = (taken.seat.party(), taken.seat.sound());
         taken.seat.become_agent();
-        if let (Party::Guest(id), Some(sound)) = before {
+        if let (Speaker::Participant(id), Some(sound)) = before {
             let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
             if let Err(error) = promoted {
                 taken.seat.tell(Notice::Error { code: ErrorCode::SoundUnavailable, message: error.to_string() });
@@ -418,7 +418,7 @@ impl Leg {
     }
 
     /// Sends third parties away: this one, or all.
-    pub(super) fn drop_guests(&self, id: Option<GuestId>, reason: &'static str) -> bool {
+    pub(super) fn drop_guests(&self, id: Option<ParticipantId>, reason: &'static str) -> bool {
         let is_meant = |taken: &mut Taken| id.is_none_or(|id| taken.seat.who() == Who::Guest(id));
         let leaving: Vec<Taken> = self.guests.borrow_mut().extract_if(.., is_meant).collect();
         let any = !leaving.is_empty();
@@ -431,7 +431,7 @@ impl Leg {
     }
 
     /// A third party is gone by itself.
-    pub(crate) fn guest_left(&self, id: GuestId, reason: &'static str, detail: Option<Arc<str>>) {
+    pub(crate) fn guest_left(&self, id: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
         self.drop_guests(Some(id), reason);
         self.report(Report::GuestLeft { guest: id, reason, detail });
     }
@@ -453,8 +453,8 @@ impl Leg {
     }
 
     /// The next 20 ms, or Opus packet, that a party has not heard.
-    pub(crate) fn sound_for(&self, party: Party) -> Option<bytes::Bytes> {
-        self.bridge.borrow_mut().take_for(party)
+    pub(crate) fn sound_for(&self, party: Speaker) -> Option<bytes::Bytes> {
+        self.bridge.borrow_mut().take_audio(party)
     }
 
     pub(crate) fn report_of_agent(&self, report: Report) {

@@ -14,7 +14,7 @@ impl Bridge {
             return false;
         }
         let mut recorder = Box::new(Recorder::new(serial));
-        recorder.mask(self.is_protected);
+        recorder.mask(self.is_recording_masked);
         self.recorder = Some(recorder);
         true
     }
@@ -45,15 +45,15 @@ impl Bridge {
     }
 
     /// While it is on, what is recorded is silence.
-    pub fn protect(&mut self, on: bool) {
-        self.is_protected = on;
+    pub fn mask_recording(&mut self, on: bool) {
+        self.is_recording_masked = on;
         if let Some(recorder) = &mut self.recorder {
             recorder.mask(on);
         }
     }
 
     /// Whether to listen for the caller's speech, which [`BridgeEvent::Speech`](super::BridgeEvent::Speech) tells.
-    pub fn listen_for_speech(&mut self, on: bool) {
+    pub fn detect_speech(&mut self, on: bool) {
         self.speech = on.then(|| Box::new(SpeechDetector::new()));
     }
 }

@@ -70,13 +70,13 @@ fn a_standstill_of_our_own_costs_no_caller_its_time() {
     let start = Instant::now();
     let gap = Duration::from_secs(60);
     let mut gather = Gather::new(pin());
-    gather.stood_still(gap, start);
+    gather.shift_deadlines(gap, start);
     gather.prompt_ended(start);
-    gather.stood_still(gap, seconds(start, 61));
+    gather.shift_deadlines(gap, seconds(start, 61));
     assert_eq!(gather.handle_timeout(seconds(start, 61)), None);
     assert_eq!(gather.press('1', seconds(start, 61)), None);
     // Time that began after it is not longer for it.
-    gather.stood_still(gap, seconds(start, 62));
+    gather.shift_deadlines(gap, seconds(start, 62));
     assert_eq!(gather.handle_timeout(seconds(start, 63)), None);
     assert_eq!(gather.handle_timeout(seconds(start, 64)).unwrap().end, GatherEnd::InterDigitTimeout);
 }

@@ -103,7 +103,7 @@ impl Playout {
     }
 
     /// Hears what comes next on the caller's line.
-    pub(super) fn hear(&mut self, slot: &Slot) {
+    pub(super) fn push(&mut self, slot: &Slot) {
         self.decoded.clear();
         match slot {
             Slot::Packet { payload, .. } => {

@@ -13,8 +13,8 @@ const ANNA: f64 = 1300.0;
 const BERTA: f64 = 2100.0;
 const MUSIC: f64 = 3100.0;
 const EVERYBODY: [f64; 5] = [CALLER, AGENT, ANNA, BERTA, MUSIC];
-const ANNA_ID: GuestId = 1;
-const BERTA_ID: GuestId = 2;
+const ANNA_ID: ParticipantId = 1;
+const BERTA_ID: ParticipantId = 2;
 
 #[test]
 fn every_role_is_heard_by_whom_it_should_be_and_nobody_hears_himself() {
@@ -23,8 +23,8 @@ fn every_role_is_heard_by_whom_it_should_be_and_nobody_hears_himself() {
         for berta in [Listen, Whisper, Join] {
             for rate in [SampleRate::Hz8000, SampleRate::Hz48000] {
                 let mut call = Call::new();
-                call.mixer.add_guest(ANNA_ID, anna, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
-                call.mixer.add_guest(BERTA_ID, berta, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+                call.mixer.add_participant(ANNA_ID, anna, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
+                call.mixer.add_participant(BERTA_ID, berta, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
                 call.everybody_talks(100);
                 let case = format!("Anna {anna:?}, Berta {berta:?}, {rate:?}");
                 let when = |is: bool, tone: f64| is.then_some(tone);
@@ -46,13 +46,13 @@ fn every_role_is_heard_by_whom_it_should_be_and_nobody_hears_himself() {
 }
 
 #[test]
-fn while_the_caller_is_on_hold_agent_and_guests_are_among_themselves() {
+fn while_the_caller_is_on_hold_agent_and_participants_are_among_themselves() {
     for rate in [Some(SampleRate::Hz8000), None] {
         let mut call = Call::new();
-        call.mixer.add_guest(ANNA_ID, Role::Join, rate, DEFAULT_MAX_BUFFER).unwrap();
-        call.mixer.add_guest(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(ANNA_ID, Role::Join, rate, DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
         call.source.hold(vec![steady_tone(MUSIC)]);
-        call.source.set_aside(true);
+        call.source.set_mixer_takes_agent(true);
         call.mixer.hold(Some(RATE)).unwrap();
         call.everybody_talks(100);
         assert_eq!(call.phone.people(RATE), [MUSIC], "{rate:?}");
@@ -71,19 +71,19 @@ fn while_the_caller_is_on_hold_agent_and_guests_are_among_themselves() {
 }
 
 #[test]
-fn an_agent_that_may_not_hear_the_caller_still_hears_the_guests() {
+fn an_agent_that_may_not_hear_the_caller_still_hears_the_participants() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.let_agent_hear_caller(false);
+    call.mixer.add_participant(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.set_agent_hears_caller(false);
     call.everybody_talks(100);
     assert_eq!(call.agent.people(RATE), [ANNA]);
     assert_eq!(call.anna.people(RATE), [CALLER, AGENT]);
 }
 
 #[test]
-fn music_is_heard_by_the_caller_and_the_guests_but_not_by_the_agent() {
+fn music_is_heard_by_the_caller_and_the_participants_but_not_by_the_agent() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     call.mixer.set_music(Some(vec![steady_tone(MUSIC)])).unwrap();
     call.everybody_talks(100);
     assert_eq!(call.phone.people(RATE), [AGENT, MUSIC]);
@@ -113,28 +113,28 @@ fn music_steps_back_while_the_agent_speaks() {
 #[test]
 fn with_listeners_alone_the_caller_gets_the_agents_own_packets() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.add_guest(BERTA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_participant(BERTA_ID, Role::Whisper, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
     let mut encoder = Encoder::new(RATE, Profile::Eco).unwrap();
     let (mut packet, mut on_air) = (Vec::new(), Vec::new());
     for frame in tone(AGENT, RATE, 100).chunks_exact(320) {
         encoder.encode(frame, &mut packet).unwrap();
         on_air.clone_from(&packet);
-        call.mixer.guest_voice_mut(BERTA_ID).unwrap().push_pcm(&[1; 640]).unwrap();
+        call.mixer.participant_queue_mut(BERTA_ID).unwrap().push_pcm(&[1; 640]).unwrap();
         assert_eq!(call.mixer.tick(&mut on_air, true), Mixed { talking: true, replaced: false });
         assert_eq!(on_air, packet);
     }
 }
 
 #[test]
-fn a_silent_guest_costs_no_encoding() {
+fn a_silent_participant_costs_no_encoding() {
     for zeros in [0, 40 * 480] {
         let mut call = Call::new();
         let rate = SampleRate::Hz24000;
-        call.mixer.add_guest(ANNA_ID, Role::Join, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(ANNA_ID, Role::Join, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
         call.ticks(50);
         let said = [tone(ANNA, rate, 5), vec![0; zeros]].concat();
-        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&said)).unwrap();
+        call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&said)).unwrap();
         let mut replaced = 0;
         for _ in 0..50 {
             replaced += u32::from(call.tick().replaced);
@@ -144,24 +144,24 @@ fn a_silent_guest_costs_no_encoding() {
     }
 }
 
-/// Neither a guest that comes and goes in the middle of the agent's words nor music makes an edge: no step between
+/// Neither a participant that comes and goes in the middle of the agent's words nor music makes an edge: no step between
 /// neighbouring samples is larger than in the sounds themselves.
 #[test]
 fn nothing_clicks_when_mixing_begins_or_ends() {
     for hz in [437.0, 850.0] {
         let mut call = Call::new();
-        call.mixer.add_guest(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(BERTA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
         call.agent_says(&tone(hz, RATE, 600));
         call.ticks(50);
         let alone = step(call.phone.second_half());
         call.phone.0.drain(..20 * 320);
-        call.mixer.add_guest(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
         call.ticks(20);
         let entered = step(&call.phone.0);
-        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(hz, RATE, 100))).unwrap();
+        call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(hz, RATE, 100))).unwrap();
         call.ticks(20);
         let together = step(&call.phone.0);
-        call.mixer.remove_guest(ANNA_ID).unwrap();
+        call.mixer.remove_participant(ANNA_ID).unwrap();
         call.ticks(10);
         let gone = step(&call.phone.0[call.phone.0.len() - 10 * 320..]);
         call.ticks(80);
@@ -182,12 +182,12 @@ fn nothing_clicks_when_mixing_begins_or_ends() {
 #[test]
 fn mixing_ends_in_a_pause() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 10))).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Join, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 10))).unwrap();
     // The faintest noise, because zeros are silence to the source too.
     call.agent_says(&[tone(AGENT, RATE, 40), vec![1; 40 * 320], tone(AGENT, RATE, 40)].concat());
     call.ticks(10);
-    call.mixer.remove_guest(ANNA_ID).unwrap();
+    call.mixer.remove_participant(ANNA_ID).unwrap();
     for frame in 10..120 {
         let mixed = call.tick();
         assert_eq!(mixed.replaced, frame < 42, "{frame}");
@@ -199,16 +199,16 @@ fn mixing_ends_in_a_pause() {
 
 /// A tone that is taken up in the middle of a sample is noise at full scale.
 #[test]
-fn half_a_sample_too_much_spoils_nothing_a_guest_says_later() {
+fn half_a_sample_too_much_spoils_nothing_a_participant_says_later() {
     for rate in SampleRate::ALL {
         let mut call = Call::new();
-        call.mixer.add_guest(ANNA_ID, Role::Join, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
+        call.mixer.add_participant(ANNA_ID, Role::Join, Some(rate), DEFAULT_MAX_BUFFER).unwrap();
         let mut utterance = bytes(&tone(ANNA, rate, 20));
         utterance.push(0x11);
-        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&utterance).unwrap();
+        call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&utterance).unwrap();
         call.ticks(95);
         call.phone.0.clear();
-        call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, rate, 50))).unwrap();
+        call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, rate, 50))).unwrap();
         call.ticks(50);
         assert_eq!(call.phone.people(RATE), [ANNA], "{rate:?}");
         let loudest = call.phone.0.iter().map(|sample| sample.unsigned_abs()).max();
@@ -217,15 +217,15 @@ fn half_a_sample_too_much_spoils_nothing_a_guest_says_later() {
 }
 
 #[test]
-fn what_a_guest_has_said_is_heard_before_what_it_says_in_another_form() {
+fn what_a_participant_has_said_is_heard_before_what_it_says_in_another_form() {
     let forms = [Some(SampleRate::Hz8000), Some(SampleRate::Hz48000), None];
     for before in forms {
         for after in forms {
             let mut call = Call::new();
-            call.mixer.add_guest(ANNA_ID, Role::Join, before, DEFAULT_MAX_BUFFER).unwrap();
-            call.guest_says(ANNA_ID, before, &|rate| tone(ANNA, rate, 30));
-            assert_eq!(call.mixer.change_sound(ANNA_ID, after), Ok(Duration::ZERO));
-            call.guest_says(ANNA_ID, after, &|rate| tone(BERTA, rate, 30));
+            call.mixer.add_participant(ANNA_ID, Role::Join, before, DEFAULT_MAX_BUFFER).unwrap();
+            call.participant_says(ANNA_ID, before, &|rate| tone(ANNA, rate, 30));
+            assert_eq!(call.mixer.change_format(ANNA_ID, after), Ok(Duration::ZERO));
+            call.participant_says(ANNA_ID, after, &|rate| tone(BERTA, rate, 30));
             call.ticks(26);
             assert_eq!(call.phone.people(RATE), [ANNA], "{before:?} {after:?}");
             call.phone.0.clear();
@@ -236,14 +236,14 @@ fn what_a_guest_has_said_is_heard_before_what_it_says_in_another_form() {
             assert!(edge < 3600, "{before:?} {after:?} {edge}");
         }
     }
-    assert_eq!(Call::new().mixer.change_sound(ANNA_ID, None), Err(MixerError::NoSuchGuest(ANNA_ID)));
+    assert_eq!(Call::new().mixer.change_format(ANNA_ID, None), Err(MixerError::UnknownParticipant(ANNA_ID)));
 }
 
 #[test]
 fn what_a_listener_said_is_not_heard_later() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 50))).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Listen, Some(RATE), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 50))).unwrap();
     call.ticks(50);
     call.mixer.set_role(ANNA_ID, Role::Join).unwrap();
     call.phone.0.clear();
@@ -252,42 +252,42 @@ fn what_a_listener_said_is_not_heard_later() {
 }
 
 #[test]
-fn a_guest_that_does_not_take_its_sound_loses_the_oldest() {
+fn a_participant_that_does_not_take_its_sound_loses_the_oldest() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Listen, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Listen, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
     for _ in 0..100 {
         call.mixer.tick(&mut SILENCE.to_vec(), false);
     }
     let mut waiting = 0;
-    while let Some(sound) = call.mixer.take_for_guest(ANNA_ID) {
+    while let Some(sound) = call.mixer.take_for_participant(ANNA_ID) {
         assert_eq!(sound.len(), 960);
         waiting += 1;
     }
-    assert_eq!((waiting, call.mixer.dropped_for_guest(ANNA_ID)), (25, Some(75)));
+    assert_eq!((waiting, call.mixer.dropped_for_participant(ANNA_ID)), (25, Some(75)));
 }
 
 #[test]
-fn guests_are_counted_and_named_once() {
+fn participants_are_counted_and_named_once() {
     let mut mixer = Mixer::new(Profile::Eco).unwrap();
     assert!(mixer.is_idle());
     for id in 0..8 {
-        mixer.add_guest(id, Role::Listen, Some(RATE), FRAME).unwrap();
+        mixer.add_participant(id, Role::Listen, Some(RATE), FRAME).unwrap();
     }
-    assert_eq!(mixer.add_guest(3, Role::Join, Some(RATE), FRAME), Err(MixerError::GuestIsThere(3)));
-    assert_eq!(mixer.add_guest(9, Role::Join, Some(RATE), FRAME), Err(MixerError::TooManyGuests));
-    assert_eq!(mixer.set_role(9, Role::Join), Err(MixerError::NoSuchGuest(9)));
-    assert_eq!(mixer.remove_guest(9), Err(MixerError::NoSuchGuest(9)));
-    mixer.remove_guest(3).unwrap();
-    mixer.add_guest(9, Role::Join, Some(RATE), FRAME).unwrap();
-    assert_eq!(mixer.guests().count(), MAX_GUESTS);
+    assert_eq!(mixer.add_participant(3, Role::Join, Some(RATE), FRAME), Err(MixerError::AlreadyPresent(3)));
+    assert_eq!(mixer.add_participant(9, Role::Join, Some(RATE), FRAME), Err(MixerError::TooManyParticipants));
+    assert_eq!(mixer.set_role(9, Role::Join), Err(MixerError::UnknownParticipant(9)));
+    assert_eq!(mixer.remove_participant(9), Err(MixerError::UnknownParticipant(9)));
+    mixer.remove_participant(3).unwrap();
+    mixer.add_participant(9, Role::Join, Some(RATE), FRAME).unwrap();
+    assert_eq!(mixer.participants().count(), MAX_PARTICIPANTS);
     assert!(!mixer.is_idle());
 }
 
 #[test]
 fn a_frame_needs_no_new_memory() {
     let mut call = Call::new();
-    call.mixer.add_guest(ANNA_ID, Role::Join, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
-    call.mixer.guest_voice_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 100))).unwrap();
+    call.mixer.add_participant(ANNA_ID, Role::Join, Some(SampleRate::Hz24000), DEFAULT_MAX_BUFFER).unwrap();
+    call.mixer.participant_queue_mut(ANNA_ID).unwrap().push_pcm(&bytes(&tone(ANNA, RATE, 100))).unwrap();
     let mut on_air = Vec::with_capacity(crate::opus::MAX_ENCODED_BYTES);
     let memory = on_air.as_ptr();
     for _ in 0..50 {
@@ -311,16 +311,16 @@ proptest! {
         for (step, id, bytes) in steps {
             let role = [Role::Listen, Role::Whisper, Role::Join][id as usize % 3];
             match step {
-                0 => drop(mixer.add_guest(id, role, Some(SampleRate::ALL[id as usize % 4]), FRAME * 10)),
-                1 => drop(mixer.remove_guest(id)),
+                0 => drop(mixer.add_participant(id, role, Some(SampleRate::ALL[id as usize % 4]), FRAME * 10)),
+                1 => drop(mixer.remove_participant(id)),
                 2 => drop(mixer.set_role(id / 2, role)),
                 3 => mixer.set_music(Some(vec![music.clone(); id as usize])).unwrap(),
                 4 => mixer.set_music(None).unwrap(),
-                5 => mixer.hear_caller(&Slot::Packet { timestamp: 0, payload: bytes.into() }),
-                6 => mixer.hear_caller(&Slot::Lost { timestamp: 0, duration: id * 960, next: Some(bytes.into()) }),
-                7 => drop(mixer.take_for_guest(id)),
-                8 => drop(mixer.guest_voice_mut(id).map(Voice::clear)),
-                9 => drop(mixer.guest_voice_mut(id).map(|voice| voice.push_pcm(&bytes.repeat(20)))),
+                5 => mixer.push_caller(&Slot::Packet { timestamp: 0, payload: bytes.into() }),
+                6 => mixer.push_caller(&Slot::Lost { timestamp: 0, duration: id * 960, next: Some(bytes.into()) }),
+                7 => drop(mixer.take_for_participant(id)),
+                8 => drop(mixer.participant_queue_mut(id).map(AgentQueue::clear)),
+                9 => drop(mixer.participant_queue_mut(id).map(|queue| queue.push_pcm(&bytes.repeat(20)))),
                 _ => {
                     on_air.clear();
                     match inspect(&bytes).is_ok_and(|facts| facts.duration == 960) {
@@ -331,13 +331,13 @@ proptest! {
                     prop_assert_eq!(inspect(&on_air).unwrap().duration, 960);
                 }
             }
-            prop_assert!(mixer.guests().count() <= MAX_GUESTS);
+            prop_assert!(mixer.participants().count() <= MAX_PARTICIPANTS);
         }
     }
 }
 
 /// A call with everybody's ears.
-/// As a guest with Opus would send them.
+/// As a participant with Opus would send them.
 fn packets(samples: &[i16]) -> impl Iterator<Item = Bytes> {
     let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();
     samples.chunks_exact(RATE.samples_per_frame()).map(move |frame| {
@@ -364,8 +364,8 @@ struct Ears(Vec<i16>);
 impl Call {
     fn new() -> Self {
         let mut source = Source::new();
-        source.set_voice(Voice::pcm(RATE, DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
-        source.go_live();
+        source.attach_agent(AgentQueue::pcm(RATE, DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
+        source.switch_to_agent();
         Self {
             mixer: Mixer::new(Profile::Hq).unwrap(),
             source,
@@ -382,29 +382,34 @@ impl Call {
         let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();
         self.agent_says(&tone(AGENT, RATE, frames));
         for (id, hz) in [(ANNA_ID, ANNA), (BERTA_ID, BERTA)] {
-            if let Some(rate) = self.mixer.guest_voice_mut(id).map(|voice| voice.rate()) {
-                self.guest_says(id, rate, &|rate| tone(hz, rate, frames));
+            if let Some(rate) = self.mixer.participant_queue_mut(id).map(|queue| queue.rate()) {
+                self.participant_says(id, rate, &|rate| tone(hz, rate, frames));
             }
         }
         for frame in tone(CALLER, RATE, frames).chunks_exact(320) {
             let mut payload = Vec::new();
             encoder.encode(frame, &mut payload).unwrap();
-            self.mixer.hear_caller(&Slot::Packet { timestamp: 0, payload: payload.into() });
+            self.mixer.push_caller(&Slot::Packet { timestamp: 0, payload: payload.into() });
             self.tick();
         }
     }
 
     /// In samples at this rate, or in Opus packets.
-    fn guest_says(&mut self, id: GuestId, rate: Option<SampleRate>, sound: &dyn Fn(SampleRate) -> Vec<i16>) {
-        let voice = self.mixer.guest_voice_mut(id).unwrap();
+    fn participant_says(
+        &mut self,
+        id: ParticipantId,
+        rate: Option<SampleRate>,
+        sound: &dyn Fn(SampleRate) -> Vec<i16>,
+    ) {
+        let queue = self.mixer.participant_queue_mut(id).unwrap();
         match rate {
-            Some(rate) => drop(voice.push_pcm(&bytes(&sound(rate))).unwrap()),
-            None => packets(&sound(RATE)).for_each(|packet| assert!(voice.push_opus(packet).is_ok())),
+            Some(rate) => drop(queue.push_pcm(&bytes(&sound(rate))).unwrap()),
+            None => packets(&sound(RATE)).for_each(|packet| assert!(queue.push_opus(packet).is_ok())),
         }
     }
 
     fn agent_says(&mut self, samples: &[i16]) {
-        self.source.voice_mut().unwrap().push_pcm(&bytes(samples)).unwrap();
+        self.source.queue_mut().unwrap().push_pcm(&bytes(samples)).unwrap();
     }
 
     fn ticks(&mut self, frames: usize) {
@@ -416,13 +421,13 @@ impl Call {
     fn tick(&mut self) -> Mixed {
         let filled = self.source.fill(&mut self.packet);
         if self.source.is_held() {
-            self.mixer.hear_agent(self.source.voice_mut().unwrap());
+            self.mixer.pull_agent(self.source.queue_mut().unwrap());
         }
         let mixed = self.mixer.tick(&mut self.packet, filled.talking);
         self.decoder.decode(&self.packet, &mut self.phone.0).unwrap();
-        self.agent.0.extend(self.mixer.agent_hears().unwrap_or_default());
+        self.agent.0.extend(self.mixer.agent_mix().unwrap_or_default());
         for (id, ears) in [(ANNA_ID, &mut self.anna), (BERTA_ID, &mut self.berta)] {
-            let sound = self.mixer.take_for_guest(id).unwrap_or_default();
+            let sound = self.mixer.take_for_participant(id).unwrap_or_default();
             ears.0.extend(sound.as_chunks::<2>().0.iter().map(|pair| i16::from_le_bytes(*pair)));
         }
         mixed

@@ -63,7 +63,7 @@ impl ConsentWatch {
     }
 
     /// Nothing was read for `gap`, by no fault of the remote's: its answers of that time are still to be read.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         let sent = self.checks.iter_mut().map(|(_, sent_at)| sent_at);
         sent.chain([&mut self.renewed]).for_each(|at| *at = (*at + gap).min(now));
     }
@@ -114,11 +114,11 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut watch = ConsentWatch::new(Consent::default(), start);
         watch.sent([1; 12], at(2));
-        watch.stood_still(Duration::from_secs(60), at(63));
+        watch.shift_deadlines(Duration::from_secs(60), at(63));
         assert_eq!(watch.handle_timeout(at(63)), None);
         assert_eq!(watch.answered(&[1; 12], at(63)), Some(Duration::from_secs(1)));
         // What came after it keeps its time.
-        watch.stood_still(Duration::from_secs(60), at(64));
+        watch.shift_deadlines(Duration::from_secs(60), at(64));
         assert_eq!(watch.poll_timeout(), at(69));
         assert_eq!(watch.handle_timeout(at(69)), Some(ConsentChange::Lost));
     }

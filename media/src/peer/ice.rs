@@ -160,9 +160,9 @@ impl Ice {
     }
 
     /// Nothing was read for `gap`, by no fault of the remote's.
-    pub fn stood_still(&mut self, gap: Duration, now: Instant) {
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         if let Some(selected) = &mut self.selected {
-            selected.watch.stood_still(gap, now);
+            selected.watch.shift_deadlines(gap, now);
         }
     }
 

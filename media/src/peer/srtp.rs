@@ -75,7 +75,7 @@ impl Srtp {
     }
 
     /// A packet ready to be sent.
-    pub fn lock_rtp(&mut self, header: RtpHeader, payload: &[u8]) -> Option<BytesMut> {
+    pub fn protect_rtp(&mut self, header: RtpHeader, payload: &[u8]) -> Option<BytesMut> {
         self.plain.clear();
         self.plain.extend_from_slice(&header.to_bytes());
         self.plain.extend_from_slice(payload);
@@ -84,24 +84,24 @@ impl Srtp {
     }
 
     /// A compound RTCP packet ready to be sent.
-    pub fn lock_rtcp(&mut self, compound: &[u8]) -> Option<BytesMut> {
+    pub fn protect_rtcp(&mut self, compound: &[u8]) -> Option<BytesMut> {
         self.outbound.encrypt_rtcp(compound).ok()
     }
 
     /// The packet in the clear, header included.
-    pub fn unlock_rtp(
+    pub fn unprotect_rtp(
         &mut self,
         header: RtpHeader,
         header_length: usize,
         datagram: &[u8],
     ) -> Result<BytesMut, Refused> {
         describe(&mut self.header, header, header_length);
-        self.inbound.unlock_rtp(&self.header, datagram)
+        self.inbound.unprotect_rtp(&self.header, datagram)
     }
 
     /// The compound RTCP packet in the clear.
-    pub fn unlock_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
-        self.inbound.unlock_rtcp(datagram)
+    pub fn unprotect_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
+        self.inbound.unprotect_rtcp(datagram)
     }
 }
 
@@ -144,15 +144,15 @@ mod tests {
             let (mut client, mut server) = both_ends(profile);
             for number in 0..70_000u32 {
                 let header = header((number & 0xffff) as u16);
-                let locked = client.lock_rtp(header, b"sound").unwrap();
-                let unlocked = server.unlock_rtp(header, 12, &locked).unwrap();
+                let locked = client.protect_rtp(header, b"sound").unwrap();
+                let unlocked = server.unprotect_rtp(header, 12, &locked).unwrap();
                 assert_eq!(unlocked[12..], *b"sound");
-                assert_eq!(server.unlock_rtp(header, 12, &locked), Err(Refused::Replayed));
+                assert_eq!(server.unprotect_rtp(header, 12, &locked), Err(Refused::Replayed));
             }
             let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
-            let locked = client.lock_rtcp(&report).unwrap();
-            assert_eq!(server.unlock_rtcp(&locked).unwrap(), report[..]);
-            assert_eq!(server.unlock_rtcp(&locked), Err(Refused::Replayed));
+            let locked = client.protect_rtcp(&report).unwrap();
+            assert_eq!(server.unprotect_rtcp(&locked).unwrap(), report[..]);
+            assert_eq!(server.unprotect_rtcp(&locked), Err(Refused::Replayed));
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
             describe(&mut client.header, header, 24);
             let locked = client.outbound.encrypt_rtp_with_header(&packet, &client.header).unwrap();
             assert_eq!(locked[..24], packet[..24]);
-            assert_eq!(server.unlock_rtp(header, 24, &locked).unwrap(), packet[..]);
+            assert_eq!(server.unprotect_rtp(header, 24, &locked).unwrap(), packet[..]);
         }
     }
 
@@ -176,8 +176,8 @@ mod tests {
     fn heard(client: &mut Srtp, server: &mut Srtp, senders: &[(u32, u16)]) -> Vec<bool> {
         let unlocked = senders.iter().map(|(ssrc, sequence)| {
             let header = RtpHeader { ssrc: *ssrc, ..header(*sequence) };
-            let locked = client.lock_rtp(header, b"sound").unwrap();
-            server.unlock_rtp(header, 12, &locked).is_ok()
+            let locked = client.protect_rtp(header, b"sound").unwrap();
+            server.unprotect_rtp(header, 12, &locked).is_ok()
         });
         unlocked.collect()
     }
@@ -206,29 +206,29 @@ mod tests {
     fn reports_keep_a_silent_sender_in_its_place() {
         let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
         let header = RtpHeader { ssrc: 9, ..header(1) };
-        let first = client.lock_rtp(header, b"sound").unwrap();
-        assert!(server.unlock_rtp(header, 12, &first).is_ok());
+        let first = client.protect_rtp(header, b"sound").unwrap();
+        assert!(server.unprotect_rtp(header, 12, &first).is_ok());
         for other in 10..30 {
-            let report = client.lock_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).unwrap();
-            assert!(server.unlock_rtcp(&report).is_ok());
+            let report = client.protect_rtcp(&[0x80, 201, 0, 1, 0, 0, 0, 9]).unwrap();
+            assert!(server.unprotect_rtcp(&report).is_ok());
             assert_eq!(heard(&mut client, &mut server, &[(other, 1)]), [true]);
         }
-        assert_eq!(server.unlock_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
+        assert_eq!(server.unprotect_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
     }
 
     #[test]
     fn forged_packets_take_nobodys_place() {
         let (mut client, mut server) = both_ends(ProtectionProfile::AeadAes128Gcm);
         let header = header(1);
-        let first = client.lock_rtp(header, b"sound").unwrap();
-        assert!(server.unlock_rtp(header, 12, &first).is_ok());
+        let first = client.protect_rtp(header, b"sound").unwrap();
+        assert!(server.unprotect_rtp(header, 12, &first).is_ok());
         for ssrc in 100..1000 {
             let forged = RtpHeader { ssrc, ..header };
             let mut datagram = forged.to_bytes().to_vec();
             datagram.extend([0; 40]);
-            assert_eq!(server.unlock_rtp(forged, 12, &datagram), Err(Refused::Unauthenticated));
+            assert_eq!(server.unprotect_rtp(forged, 12, &datagram), Err(Refused::Unauthenticated));
         }
-        assert_eq!(server.unlock_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
+        assert_eq!(server.unprotect_rtp(header, 12, &first), Err(Refused::Replayed), "it is known still");
         assert_eq!(heard(&mut client, &mut server, &[(100, 1)]), [true], "its forgeries are not held against it");
     }
 }

@@ -56,11 +56,11 @@ impl SsrcGuard {
         Some(SsrcGuard { senders: Vec::with_capacity(1), scratch })
     }
 
-    pub fn unlock_rtp(&mut self, header: &Header, datagram: &[u8]) -> Result<BytesMut, Refused> {
+    pub fn unprotect_rtp(&mut self, header: &Header, datagram: &[u8]) -> Result<BytesMut, Refused> {
         self.unlock(header.ssrc, |context| context.decrypt_rtp_with_header(datagram, header))
     }
 
-    pub fn unlock_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
+    pub fn unprotect_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
         let ssrc = datagram.get(4..8).ok_or(Refused::Malformed)?;
         let ssrc = u32::from_be_bytes([ssrc[0], ssrc[1], ssrc[2], ssrc[3]]);
         self.unlock(ssrc, |context| context.decrypt_rtcp(datagram))

@@ -1,32 +1,32 @@
-//! Live: the agent's voice on its way to the caller, one 20 ms payload at a time.
+//! Live: the agent's queue as Opus payloads for the caller, 20 ms at a time.
 
 use std::time::Duration;
 
-use super::voice::{Taken, Voice};
+use super::agent_queue::{AgentQueue, Taken};
 use super::{Filled, silence};
 use crate::opus::{Encoder, OpusError, Profile, SampleRate, fade_in, fade_out};
 
-/// A wave that stops short is led to zero in this time, and one that begins in its middle is led up.
+/// Length of the fades: audio that starts or stops in the middle of a wave clicks.
 const FADE: Duration = Duration::from_millis(5);
 
-/// Frames of exact zeros that are encoded before the cached packet stands in for them. The codec is 6.5 ms late and its
-/// filters ring: after 100 ms both encoder and decoder are as silent as the packet.
+/// Frames of exact zeros that are encoded before the cached silence packet replaces them. The codec lags by 6.5 ms and its
+/// filters ring: after 100 ms encoder and decoder are as silent as that packet.
 const ZEROS_ENCODED: u32 = 5;
 
-/// The agent's voice and how it becomes Opus.
+/// The agent's queue and its encoder.
 #[derive(Debug)]
 pub(super) struct Live {
-    voice: Voice,
+    queue: AgentQueue,
     profile: Profile,
     form: Form,
 }
 
-/// Of the sound that the voice gives.
+/// How the queue's audio becomes Opus.
 #[derive(Debug)]
 enum Form {
     Encoded(Encoded),
     Relayed {
-        /// The last frame was the agent's.
+        /// The last frame was a packet of the agent.
         in_spurt: bool,
     },
 }
@@ -35,58 +35,58 @@ enum Form {
 struct Encoded {
     encoder: Encoder,
     frame: Box<[i16]>,
-    /// Where the wave stood at the end of the last frame.
+    /// The last sample of the previous frame.
     last_sample: i16,
     in_spurt: bool,
-    /// Frames of exact zeros that the agent has just said in a row.
+    /// Frames of exact zeros in a row.
     zeros: u32,
 }
 
 impl Live {
     /// `profile` matters for PCM only.
-    pub fn new(voice: Voice, profile: Profile) -> Result<Self, OpusError> {
-        Ok(Self { form: Form::new(voice.rate(), profile)?, voice, profile })
+    pub fn new(queue: AgentQueue, profile: Profile) -> Result<Self, OpusError> {
+        Ok(Self { form: Form::new(queue.rate(), profile)?, queue, profile })
     }
 
-    pub fn voice(&self) -> &Voice {
-        &self.voice
+    pub fn queue(&self) -> &AgentQueue {
+        &self.queue
     }
 
-    pub fn voice_mut(&mut self) -> &mut Voice {
-        &mut self.voice
+    pub fn queue_mut(&mut self) -> &mut AgentQueue {
+        &mut self.queue
     }
 
-    pub fn into_voice(self) -> Voice {
-        self.voice
+    pub fn into_queue(self) -> AgentQueue {
+        self.queue
     }
 
     /// The next 20 ms. Encodes just in time, so that nothing encoded is ever thrown away by a `clear`.
     pub fn fill(&mut self, muted: bool, out: &mut Vec<u8>) -> Filled {
-        if self.form.rate() != self.voice.rate() {
-            if let Some(end) = self.form.end_spurt(out) {
+        if self.form.rate() != self.queue.rate() {
+            if let Some(end) = self.form.close_spurt(out) {
                 return end;
             }
-            match Form::new(self.voice.rate(), self.profile) {
+            match Form::new(self.queue.rate(), self.profile) {
                 Ok(form) => self.form = form,
-                // libopus refuses a rate of ours only without memory. The line must still go on.
+                // libopus refuses a rate of ours only when out of memory. The RTP line must still continue.
                 Err(_) => {
-                    self.voice.let_go();
+                    self.queue.discard_frame();
                     return silence(out);
                 }
             }
         }
         match &mut self.form {
-            Form::Encoded(encoded) => encoded.fill(&mut self.voice, muted, out),
+            Form::Encoded(encoded) => encoded.fill(&mut self.queue, muted, out),
             Form::Relayed { in_spurt } => {
-                let filled = relay(&mut self.voice, muted, out);
+                let filled = relay(&mut self.queue, muted, out);
                 *in_spurt = filled.talking;
                 filled
             }
         }
     }
 
-    /// Something else goes out next: the voice begins anew after it.
-    pub fn break_off(&mut self) {
+    /// Something else goes out next: the agent's next audio starts a new talk-spurt.
+    pub fn end_spurt(&mut self) {
         match &mut self.form {
             Form::Encoded(encoded) => (encoded.in_spurt, encoded.zeros) = (false, 0),
             Form::Relayed { in_spurt } => *in_spurt = false,
@@ -106,7 +106,7 @@ impl Form {
         }))
     }
 
-    /// Of samples; None for Opus.
+    /// Sample rate of PCM; None for Opus.
     fn rate(&self) -> Option<SampleRate> {
         match self {
             Self::Encoded(encoded) => Some(encoded.encoder.rate()),
@@ -114,8 +114,8 @@ impl Form {
         }
     }
 
-    /// The frame between this sound and another one, if this is in the middle of it.
-    fn end_spurt(&mut self, out: &mut Vec<u8>) -> Option<Filled> {
+    /// The last frame of a talk-spurt that a format change interrupts; None if there is none.
+    fn close_spurt(&mut self, out: &mut Vec<u8>) -> Option<Filled> {
         match self {
             Self::Encoded(encoded) => encoded.in_spurt.then(|| encoded.close_spurt(out)),
             Self::Relayed { in_spurt } => std::mem::take(in_spurt).then(|| silence(out)),
@@ -124,13 +124,13 @@ impl Form {
 }
 
 impl Encoded {
-    fn fill(&mut self, voice: &mut Voice, muted: bool, out: &mut Vec<u8>) -> Filled {
+    fn fill(&mut self, queue: &mut AgentQueue, muted: bool, out: &mut Vec<u8>) -> Filled {
         let taken = match muted {
             true => {
-                voice.let_go();
+                queue.discard_frame();
                 Taken::Silence
             }
-            false => voice.take_frame(&mut self.frame),
+            false => queue.take_frame(&mut self.frame),
         };
         let zeros_before = self.zeros;
         let is_zero = taken == Taken::Speech && self.frame.iter().all(|sample| *sample == 0);
@@ -148,14 +148,14 @@ impl Encoded {
         self.last_sample = self.frame.last().copied().unwrap_or(0);
         match encoded {
             Ok(()) => Filled { talking: true, ended: None },
-            // libopus has no reason to refuse a frame of the right length. If it does, the line must still go on.
+            // libopus has no reason to refuse a frame of the right length. If it does, the RTP line must still continue.
             Err(_) => silence(out),
         }
     }
 
-    /// The caller's decoder has just heard silence packets that this encoder did not make. A fresh start errs ten
-    /// times less in the first 60 ms than going on from the last spurt. What follows zeros of the agent's own begins
-    /// as the agent made it begin.
+    /// The caller's decoder has just decoded silence packets of another encoder. Starting from a reset has a tenth of the
+    /// error in the first 60 ms that continuing from the last spurt has. Audio that follows zeros of the agent's own is
+    /// not faded in.
     fn open_spurt(&mut self, zeros_before: u32, out: &mut Vec<u8>) -> Result<(), OpusError> {
         self.in_spurt = true;
         self.encoder.reset()?;
@@ -166,8 +166,8 @@ impl Encoded {
         self.encoder.encode(&self.frame, out)
     }
 
-    /// The encoder looks 6.5 ms ahead; one more frame lets these last samples out. Then the cached packet takes over.
-    /// A queue that ran dry, a `clear` and a pause all stop in the middle of a wave, which would click.
+    /// The encoder looks 6.5 ms ahead; one more frame flushes these last samples. Then the cached packet takes over. An
+    /// underrun, a `clear` and a pause all stop in the middle of a wave, which would click.
     fn close_spurt(&mut self, out: &mut Vec<u8>) -> Filled {
         self.in_spurt = false;
         let fade = self.encoder.rate().samples_in(FADE);
@@ -181,12 +181,12 @@ impl Encoded {
     }
 }
 
-fn relay(voice: &mut Voice, muted: bool, out: &mut Vec<u8>) -> Filled {
+fn relay(queue: &mut AgentQueue, muted: bool, out: &mut Vec<u8>) -> Filled {
     if muted {
-        voice.let_go();
+        queue.discard_frame();
         return silence(out);
     }
-    let Some(packet) = voice.take_packet() else {
+    let Some(packet) = queue.take_packet() else {
         return silence(out);
     };
     out.clear();

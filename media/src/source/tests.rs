@@ -99,8 +99,8 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
         let largest_peak = peak(&heard);
         match stop {
             Stop::Dry => {}
-            Stop::Clear => drop(call.source.voice_mut().unwrap().clear()),
-            Stop::Pause => call.source.voice_mut().unwrap().pause(),
+            Stop::Clear => drop(call.source.queue_mut().unwrap().clear()),
+            Stop::Pause => call.source.queue_mut().unwrap().pause(),
         }
         let mut after = vec![*heard.last().unwrap()];
         for _ in 0..20 {
@@ -110,7 +110,7 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
         println!("{stop:?}: step {largest_step} then {}, peak {largest_peak} then {}", step(&after), peak(&after));
         assert!(step(&after) <= largest_step * 3 / 2, "{stop:?} {} {largest_step}", step(&after));
         assert!(peak(&after[after.len() - 320 * 15..]) <= 20, "{stop:?}");
-        call.source.voice_mut().unwrap().resume();
+        call.source.queue_mut().unwrap().resume();
         call.say(&tone(440.0, RATE, 30));
         let mut again = vec![*after.last().unwrap()];
         for _ in 0..30 {
@@ -137,7 +137,7 @@ fn zeros_are_encoded_for_five_frames_and_then_the_cached_packet_goes_out() {
             assert_eq!((packet == SILENCE, filled.talking), (is_cached, !is_cached), "{rate:?} {frame}");
             call.hear();
         }
-        assert_eq!(call.source.voice().unwrap().queued(), Duration::ZERO);
+        assert_eq!(call.source.queue().unwrap().queued(), Duration::ZERO);
     }
 }
 
@@ -207,7 +207,7 @@ fn what_waits_when_the_agent_changes_its_form_is_heard_first() {
         for after in forms {
             let mut call = Call::live_in(before);
             call.say_tone_in(before, 440.0, 20);
-            call.source.voice_mut().unwrap().change_to(after);
+            call.source.queue_mut().unwrap().change_to(after);
             call.say_tone_in(after, 900.0, 20);
             let (mut talking, mut heard) = (Vec::new(), Vec::new());
             for _ in 0..42 {
@@ -241,12 +241,12 @@ fn a_new_spurt_begins_as_the_agent_said_it() {
             call.fill();
             call.hear();
         }
-        call.source.go_silent();
+        call.source.switch_to_silence();
         for _ in 0..10 {
             call.fill();
             call.hear();
         }
-        call.source.go_live();
+        call.source.switch_to_agent();
         call.say(&said);
         let mut heard = Vec::new();
         for _ in 0..5 {
@@ -276,7 +276,7 @@ fn a_frame_needs_no_new_memory() {
 fn the_voice_waits_while_a_prompt_is_on_air() {
     let mut call = Call::live(RATE);
     call.say(&tone(440.0, RATE, 10));
-    call.source.go_prompts(vec![Prompt::builtin(Builtin::Goodbye).unwrap()], Repeat::Once);
+    call.source.switch_to_prompts(vec![Prompt::builtin(Builtin::Goodbye).unwrap()], Repeat::Once);
     let frames = Prompt::builtin(Builtin::Goodbye).unwrap().frames().len();
     for index in 1..=frames {
         let (filled, _) = call.fill();
@@ -284,8 +284,8 @@ fn the_voice_waits_while_a_prompt_is_on_air() {
         assert_eq!(filled.ended.is_some(), index == frames);
     }
     assert_eq!(call.fill().1, SILENCE);
-    assert_eq!(call.source.voice().unwrap().queued().as_millis(), 200);
-    call.source.go_live();
+    assert_eq!(call.source.queue().unwrap().queued().as_millis(), 200);
+    call.source.switch_to_agent();
     assert!(call.fill().0.talking);
 }
 
@@ -305,20 +305,20 @@ fn what_a_live_voice_says_meanwhile_goes_by() {
     for _ in 0..250 {
         speak(&mut call);
     }
-    let waiting = call.source.voice().unwrap().queued().as_millis();
+    let waiting = call.source.queue().unwrap().queued().as_millis();
     assert!(waiting <= 40, "{waiting} ms wait");
     call.source.stop_playback();
     for _ in 0..4 {
         speak(&mut call);
     }
     assert!(speak(&mut call).talking);
-    assert!(call.source.voice().unwrap().queued().as_millis() <= 60);
+    assert!(call.source.queue().unwrap().queued().as_millis() <= 60);
 }
 
 #[test]
 fn playbacks_interrupt_and_give_way_again() {
     let mut call = Call::live(RATE);
-    call.source.go_prompts(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
+    call.source.switch_to_prompts(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
     let beep = Prompt::builtin(Builtin::Beep).unwrap();
     call.fill();
     call.source.play(vec![beep.clone(), beep.clone()], Repeat::Once);
@@ -340,10 +340,10 @@ fn one_frame_of_silence_stands_between_two_sounds() {
     call.say(&tone(440.0, RATE, 10));
     call.fill();
     let hold = Prompt::builtin(Builtin::Hold).unwrap();
-    call.source.go_prompts(vec![hold], Repeat::Loop);
+    call.source.switch_to_prompts(vec![hold], Repeat::Loop);
     assert_eq!(call.fill().1, SILENCE);
     assert!(call.fill().0.talking);
-    call.source.go_live();
+    call.source.switch_to_agent();
     assert_eq!(call.fill().1, SILENCE);
     assert!(call.fill().0.talking);
 }
@@ -352,7 +352,7 @@ fn one_frame_of_silence_stands_between_two_sounds() {
 fn a_looped_prompt_begins_again() {
     let busy = Prompt::builtin(Builtin::Busy).unwrap();
     let mut call = Call::new(Source::new());
-    call.source.go_prompts(vec![busy.clone()], Repeat::Loop);
+    call.source.switch_to_prompts(vec![busy.clone()], Repeat::Loop);
     for round in 0..3 {
         for frame in busy.frames() {
             let (filled, packet) = call.fill();
@@ -365,10 +365,10 @@ fn a_looped_prompt_begins_again() {
 #[test]
 fn an_opus_agent_is_relayed_untouched() {
     let mut source = Source::new();
-    source.set_voice(Voice::opus(DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
-    source.go_live();
+    source.attach_agent(AgentQueue::opus(DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
+    source.switch_to_agent();
     let packet = Bytes::from_static(&[0x48, 0x80, 1, 2, 3]);
-    source.voice_mut().unwrap().push_opus(packet.clone()).unwrap();
+    source.queue_mut().unwrap().push_opus(packet.clone()).unwrap();
     let mut call = Call::new(source);
     let (filled, relayed) = call.fill();
     assert!(filled.talking);
@@ -380,9 +380,9 @@ fn an_opus_agent_is_relayed_untouched() {
 fn without_a_voice_live_is_silence() {
     let mut call = Call::live(RATE);
     call.say(&tone(440.0, RATE, 10));
-    assert!(call.source.remove_voice().is_some());
+    assert!(call.source.detach_agent().is_some());
     assert_eq!(call.fill().1, SILENCE);
-    assert!(call.source.voice().is_none());
+    assert!(call.source.queue().is_none());
 }
 
 /// Chance decides who is on air; every frame is one good 20 ms packet. The seed is fixed.
@@ -397,13 +397,13 @@ fn however_the_sources_change_every_frame_is_one_packet() {
         chance ^= chance >> 7;
         chance ^= chance << 17;
         match chance % 24 {
-            0 => call.source.go_prompts(vec![hold.clone()], Repeat::Loop),
-            1 => call.source.go_prompts(vec![goodbye.clone()], Repeat::Once),
-            2 | 3 => call.source.go_live(),
-            4 => call.source.go_silent(),
-            5 => drop(call.source.voice_mut().unwrap().clear()),
-            6 => call.source.voice_mut().unwrap().pause(),
-            7 => call.source.voice_mut().unwrap().resume(),
+            0 => call.source.switch_to_prompts(vec![hold.clone()], Repeat::Loop),
+            1 => call.source.switch_to_prompts(vec![goodbye.clone()], Repeat::Once),
+            2 | 3 => call.source.switch_to_agent(),
+            4 => call.source.switch_to_silence(),
+            5 => drop(call.source.queue_mut().unwrap().clear()),
+            6 => call.source.queue_mut().unwrap().pause(),
+            7 => call.source.queue_mut().unwrap().resume(),
             8..12 => call.say(&tone(440.0, RATE, 5)[..(chance % 1600) as usize]),
             _ => {}
         }
@@ -438,14 +438,14 @@ impl Call {
 
     fn live_in(rate: Option<SampleRate>) -> Self {
         let mut source = Source::new();
-        source.set_voice(Voice::new(rate, DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
-        source.go_live();
+        source.attach_agent(AgentQueue::new(rate, DEFAULT_MAX_BUFFER), Profile::Eco).unwrap();
+        source.switch_to_agent();
         Self::new(source)
     }
 
     fn say(&mut self, samples: &[i16]) {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        self.source.voice_mut().unwrap().push_pcm(&bytes).unwrap();
+        self.source.queue_mut().unwrap().push_pcm(&bytes).unwrap();
     }
 
     /// A tone in samples at this rate, or in Opus packets.
@@ -455,7 +455,7 @@ impl Call {
             for frame in tone(hz, RATE, frames).chunks_exact(320) {
                 let mut packet = Vec::new();
                 encoder.encode(frame, &mut packet).unwrap();
-                self.source.voice_mut().unwrap().push(packet.into()).unwrap();
+                self.source.queue_mut().unwrap().push(packet.into()).unwrap();
             }
             return;
         };

@@ -9,7 +9,7 @@ mod network;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, MediaFailure, Party, PartySound};
+use patchcord_media::bridge::{AudioFormat, Bridge, BridgeEvent, BridgeOptions, MediaFailure, Speaker};
 use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::Role;
 use patchcord_media::opus::{Encoder, Profile, SILENCE, SampleRate};
@@ -28,7 +28,7 @@ const KEYS: u8 = 126;
 const FRAME: Duration = Duration::from_millis(20);
 const BUFFER: Duration = Duration::from_secs(120);
 
-/// Silence, prompt, agent, human, prompt again, guests, music, keys: whatever chance brings on air, the caller gets one
+/// Silence, prompt, agent, human, prompt again, participants, music, keys: whatever chance brings on air, the caller gets one
 /// SSRC, sequence +1 and timestamp +960.
 #[test]
 fn whoever_is_on_air_the_line_is_one() {
@@ -36,7 +36,7 @@ fn whoever_is_on_air_the_line_is_one() {
         let mut call = Call::connected(seed);
         let mut chance = StdRng::seed_from_u64(seed);
         println!("seed {seed}");
-        call.start_sound();
+        call.start_media();
         for _ in 0..400 {
             call.something_happens(&mut chance);
             call.talk(1 + chance.random_range(0..6));
@@ -60,22 +60,22 @@ fn whoever_is_on_air_the_line_is_one() {
 }
 
 #[test]
-fn a_call_pays_for_its_guests_only_while_they_are_there() {
+fn a_call_pays_for_its_participants_only_while_they_are_there() {
     let mut call = Call::connected(1);
-    call.start_sound();
-    call.bridge().invite(1, Role::Listen, BUFFER).unwrap();
+    call.start_media();
+    call.bridge().add_participant(1, Role::Listen, BUFFER).unwrap();
     call.talk(50);
-    assert!(call.bridge().take_for(Party::Guest(1)).is_some());
-    call.bridge().detach(Party::Guest(1));
+    assert!(call.bridge().take_audio(Speaker::Participant(1)).is_some());
+    call.bridge().detach(Speaker::Participant(1));
     call.talk(150);
     assert!(call.bridge().set_role(1, Role::Join).is_err(), "nobody is there");
-    assert!(call.bridge().take_for(Party::Guest(1)).is_none());
+    assert!(call.bridge().take_audio(Speaker::Participant(1)).is_none());
 }
 
 #[test]
 fn what_is_recorded_is_readable_and_as_long_as_the_call() {
     let mut call = Call::connected(3);
-    call.start_sound();
+    call.start_media();
     assert!(call.bridge().start_recording(7));
     assert!(!call.bridge().start_recording(8), "one goes on");
     call.bridge().stand_in(vec![Prompt::builtin(Builtin::Hold).unwrap()], Repeat::Loop);
@@ -100,7 +100,7 @@ fn every_sender_is_heard_and_so_is_one_that_comes_back() {
     let in_turns: Vec<u32> = (0..12).map(|turn| 100 + turn % 2).collect();
     for senders in [twelve, in_turns] {
         let mut call = Call::connected(4);
-        call.start_sound();
+        call.start_media();
         call.attach_agent();
         let mut chance = StdRng::seed_from_u64(4);
         let mut lines = std::collections::HashMap::new();
@@ -120,7 +120,7 @@ fn every_sender_is_heard_and_so_is_one_that_comes_back() {
 #[test]
 fn keys_of_another_sender_leave_the_sound_whole() {
     let mut call = Call::connected(4);
-    call.start_sound();
+    call.start_media();
     call.attach_agent();
     call.heard_while_talking(20);
     let (sequence, mut heard) = (call.phone.sequence, Vec::new());
@@ -142,7 +142,7 @@ fn keys_of_another_sender_leave_the_sound_whole() {
 #[test]
 fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
     let mut call = Call::connected(5);
-    call.start_sound();
+    call.start_media();
     call.network.loss = 0.1;
     let options = GatherOptions {
         max_digits: 4,
@@ -168,15 +168,15 @@ fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
 fn a_live_agents_frames_wait_for_nothing() {
     for phase in [3, 9, 17] {
         let mut call = Call::connected(7);
-        call.start_sound();
-        let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
-        call.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+        call.start_media();
+        let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
+        call.bridge().attach(Speaker::Agent, pcm, BUFFER, now).unwrap();
         // From here it is so long until a frame leaves.
         let wait = call.network.right.next - call.network.now;
         call.network.run_for(wait + milliseconds(phase));
         for _ in 0..500 {
             let (words, now) = (call.words(20)[..640].to_vec(), call.network.now);
-            call.bridge().say(Party::Agent, words.into(), now).unwrap();
+            call.bridge().push_audio(Speaker::Agent, words.into(), now).unwrap();
             call.network.run_for(FRAME);
         }
         let waits = milliseconds(20 - phase);
@@ -193,9 +193,9 @@ fn a_live_agents_frames_wait_for_nothing() {
 #[test]
 fn what_was_late_at_the_beginning_is_no_delay_later() {
     let mut call = Call::connected(7);
-    call.start_sound();
-    let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
-    call.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+    call.start_media();
+    let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
+    call.bridge().attach(Speaker::Agent, pcm, BUFFER, now).unwrap();
     let wait = call.network.right.next - call.network.now;
     call.network.run_for(wait + milliseconds(10));
     let mut longest = Duration::ZERO;
@@ -207,10 +207,10 @@ fn what_was_late_at_the_beginning_is_no_delay_later() {
         }
         let now = call.network.now;
         if frame != 10 {
-            call.bridge().say(Party::Agent, words.into(), now).unwrap();
+            call.bridge().push_audio(Speaker::Agent, words.into(), now).unwrap();
         }
         if frame >= 450 {
-            longest = longest.max(call.bridge().queued(Party::Agent));
+            longest = longest.max(call.bridge().queued(Speaker::Agent));
         }
         call.network.run_for(FRAME);
     }
@@ -221,13 +221,13 @@ fn what_was_late_at_the_beginning_is_no_delay_later() {
 #[test]
 fn a_standstill_of_our_own_is_not_held_against_the_caller() {
     let mut call = Call::connected(9);
-    call.start_sound();
+    call.start_media();
     call.talk(100);
     let gap = Duration::from_secs(60);
     call.network.now += gap;
     let now = call.network.now;
-    call.network.left.peer.stood_still(gap, now);
-    call.bridge().stood_still(gap, now);
+    call.network.left.peer.shift_deadlines(gap, now);
+    call.bridge().shift_deadlines(gap, now);
     call.bridge().handle_timeout(now);
     call.talk(100);
     assert_eq!(call.network.right.events, [BridgeEvent::MediaConnected]);
@@ -242,17 +242,17 @@ fn a_standstill_of_our_own_is_not_held_against_the_caller() {
 #[test]
 fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
     let mut call = Call::connected(9);
-    call.start_sound();
-    let (pcm, now) = (|rate| PartySound::Pcm { rate, profile: Profile::Eco }, call.network.now);
+    call.start_media();
+    let (pcm, now) = (|rate| AudioFormat::Pcm { rate, profile: Profile::Eco }, call.network.now);
     let words = call.words(600);
     let bridge = call.bridge();
-    bridge.attach(Party::Agent, pcm(SampleRate::Hz16000), BUFFER, now).unwrap();
+    bridge.attach(Speaker::Agent, pcm(SampleRate::Hz16000), BUFFER, now).unwrap();
     for (rate, mark) in [(SampleRate::Hz16000, "old"), (SampleRate::Hz48000, "new")] {
-        assert_eq!(bridge.change_sound(Party::Agent, pcm(rate), now), Ok(Duration::ZERO));
-        bridge.say(Party::Agent, words.clone().into(), now).unwrap();
-        bridge.mark(Party::Agent, mark.into()).unwrap();
+        assert_eq!(bridge.change_format(Speaker::Agent, pcm(rate), now), Ok(Duration::ZERO));
+        bridge.push_audio(Speaker::Agent, words.clone().into(), now).unwrap();
+        bridge.mark(Speaker::Agent, mark.into()).unwrap();
     }
-    assert_eq!(bridge.queued(Party::Agent), FRAME * 30 + FRAME * 10);
+    assert_eq!(bridge.queued(Speaker::Agent), FRAME * 30 + FRAME * 10);
     call.talk(60);
     let talking = call.network.left.packets.iter().filter(|packet| packet.payload[..] != SILENCE).count();
     assert_eq!(talking, 30 + 1 + 10 + 1, "each form and its last frame");
@@ -265,14 +265,14 @@ fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
     let payload = call.phone.next_frame();
     call.send(OPUS, call.phone.timestamp, &payload);
     call.network.run_for(FRAME);
-    assert_eq!(call.bridge().take_for(Party::Agent).map(|frame| frame.len()), Some(1920));
+    assert_eq!(call.bridge().take_audio(Speaker::Agent).map(|frame| frame.len()), Some(1920));
 }
 
 /// Two hundred times as much as time allows, with every number right.
 #[test]
 fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
     let mut call = Call::connected(6);
-    call.start_sound();
+    call.start_media();
     call.attach_agent();
     let payload = call.phone.next_frame();
     let mut frames = 0;
@@ -300,7 +300,7 @@ fn a_caller_who_sends_nothing_is_given_up_only_after_two_minutes_while_its_side_
     let silent = |call: &Call| call.events(|event| matches!(event, BridgeEvent::MediaSilent(_)));
     let failed = |call: &Call| call.events(|event| matches!(event, BridgeEvent::MediaFailed(_)));
     let mut call = Call::connected(2);
-    call.start_sound();
+    call.start_media();
     call.talk(50);
     call.network.filter = Box::new(|datagram, _| datagram.to != network::address(RIGHT) || !datagram.is_rtcp());
     call.network.run_for(Duration::from_secs(4));
@@ -322,7 +322,7 @@ fn a_caller_who_sends_nothing_is_given_up_only_after_two_minutes_while_its_side_
 fn a_caller_whose_side_answers_no_check_is_given_up_after_thirty_seconds_though_its_sound_comes() {
     for sends in [true, false] {
         let mut call = Call::connected(2);
-        call.start_sound();
+        call.start_media();
         call.talk(50);
         call.network.filter =
             Box::new(move |datagram, _| datagram.to != network::address(RIGHT) || (sends && !datagram.is_stun()));
@@ -392,8 +392,8 @@ impl Call {
         call
     }
 
-    fn start_sound(&mut self) {
-        self.network.right.bridge.start_sound(self.network.now);
+    fn start_media(&mut self) {
+        self.network.right.bridge.start_media(self.network.now);
     }
 
     fn bridge(&mut self) -> &mut Bridge {
@@ -410,14 +410,14 @@ impl Call {
             let payload = self.phone.next_frame();
             self.send(OPUS, self.phone.timestamp, &payload);
             self.network.run_for(FRAME);
-            while self.bridge().take_for(Party::Agent).is_some() {}
+            while self.bridge().take_audio(Speaker::Agent).is_some() {}
         }
     }
 
     /// An agent that takes samples, and has said nothing yet.
     fn attach_agent(&mut self) {
-        let (pcm, now) = (PartySound::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, self.network.now);
-        self.bridge().attach(Party::Agent, pcm, BUFFER, now).unwrap();
+        let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, self.network.now);
+        self.bridge().attach(Speaker::Agent, pcm, BUFFER, now).unwrap();
     }
 
     /// What the agent hears while the caller talks for so many frames, at 16 kHz.
@@ -434,7 +434,7 @@ impl Call {
 
     /// The frames that wait for the agent.
     fn take_heard(&mut self) -> Vec<Vec<i16>> {
-        let frames = std::iter::from_fn(|| self.bridge().take_for(Party::Agent));
+        let frames = std::iter::from_fn(|| self.bridge().take_audio(Speaker::Agent));
         frames.map(|frame| frame.chunks(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()).collect()
     }
 
@@ -467,10 +467,10 @@ impl Call {
         let prompt = self.prompts[chance.random_range(0..self.prompts.len())].clone();
         let prompts = vec![prompt; chance.random_range(1..3)];
         let repeat = if chance.random_bool(0.5) { Repeat::Once } else { Repeat::Loop };
-        let guest = chance.random_range(1..4);
+        let participant = chance.random_range(1..4);
         let role = [Role::Listen, Role::Whisper, Role::Join][chance.random_range(0..3)];
         let rate = SampleRate::ALL[chance.random_range(0..4)];
-        let pcm = PartySound::Pcm { rate, profile: Profile::Eco };
+        let pcm = AudioFormat::Pcm { rate, profile: Profile::Eco };
         let words = self.words(chance.random_range(0..200));
         let bridge = &mut self.network.right.bridge;
         // What is out of place is refused, and the line goes on.
@@ -481,43 +481,43 @@ impl Call {
                 let _ = bridge.stop_playback(now);
             }
             3 | 4 => {
-                let _ = bridge.attach(Party::Agent, pcm, BUFFER, now);
+                let _ = bridge.attach(Speaker::Agent, pcm, BUFFER, now);
             }
             5 => {
-                let _ = bridge.attach(Party::Agent, PartySound::Opus, BUFFER, now);
+                let _ = bridge.attach(Speaker::Agent, AudioFormat::Opus, BUFFER, now);
             }
-            6 => bridge.detach(Party::Agent),
+            6 => bridge.detach(Speaker::Agent),
             7..=10 => {
-                let _ = bridge.say(Party::Agent, words.into(), now);
+                let _ = bridge.push_audio(Speaker::Agent, words.into(), now);
             }
             11 => {
-                let _ = bridge.clear(Party::Agent);
+                let _ = bridge.clear(Speaker::Agent);
             }
             12 => {
                 let mut packet = Vec::new();
                 self.encoder.encode(&[1000; 320], &mut packet).unwrap();
-                let _ = bridge.say(Party::Agent, packet.into(), now);
+                let _ = bridge.push_audio(Speaker::Agent, packet.into(), now);
             }
             13 => {
-                let _ = bridge.invite(guest, role, BUFFER);
+                let _ = bridge.add_participant(participant, role, BUFFER);
             }
             14 => {
-                let _ = bridge.attach(Party::Guest(guest), pcm, BUFFER, now);
+                let _ = bridge.attach(Speaker::Participant(participant), pcm, BUFFER, now);
             }
             15 => {
-                let _ = bridge.say(Party::Guest(guest), words.into(), now);
+                let _ = bridge.push_audio(Speaker::Participant(participant), words.into(), now);
             }
             16 => {
-                let _ = bridge.set_role(guest, role);
+                let _ = bridge.set_role(participant, role);
             }
-            17 => bridge.detach(Party::Guest(guest)),
+            17 => bridge.detach(Speaker::Participant(participant)),
             18 => {
                 let _ = bridge.set_music((repeat == Repeat::Loop).then_some(prompts));
             }
             19 => {
                 let _ = bridge.send_digits("1#");
             }
-            20 => bridge.pause(Party::Agent),
+            20 => bridge.pause(Speaker::Agent),
             21 => {
                 let _ = bridge.hold(prompts);
             }
@@ -527,16 +527,16 @@ impl Call {
             23 => bridge.mute_agent(repeat == Repeat::Loop),
             24 => bridge.mute_caller(repeat == Repeat::Loop, now),
             25 => {
-                let _ = bridge.promote(guest, pcm, now);
+                let _ = bridge.promote(participant, pcm, now);
             }
             26 => {
-                let sound = if repeat == Repeat::Loop { PartySound::Opus } else { pcm };
-                let _ = bridge.change_sound(Party::Agent, sound, now);
+                let sound = if repeat == Repeat::Loop { AudioFormat::Opus } else { pcm };
+                let _ = bridge.change_format(Speaker::Agent, sound, now);
             }
             27 => {
-                let _ = bridge.change_sound(Party::Guest(guest), pcm, now);
+                let _ = bridge.change_format(Speaker::Participant(participant), pcm, now);
             }
-            _ => bridge.resume(Party::Agent),
+            _ => bridge.resume(Speaker::Agent),
         }
     }
 
@@ -586,8 +586,8 @@ impl End for BridgeEnd {
     fn handle_timeout(&mut self, now: Instant) {
         self.next = now + FRAME;
         self.bridge.handle_timeout(now);
-        if let Some(by) = self.bridge.poll_earlier() {
-            self.bridge.move_earlier(by);
+        if let Some(by) = self.bridge.poll_phase_advance() {
+            self.bridge.advance_phase(by);
             self.next -= by;
             self.earlier += by;
         }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Bridge, Party, PlaybackId, SendDigitsError};
+use patchcord_media::bridge::{Bridge, PlaybackId, SendDigitsError, Speaker};
 use patchcord_media::dtmf::Key;
 use patchcord_media::gather::Gathered;
-use patchcord_media::mixer::{self, GuestId};
+use patchcord_media::mixer::{self, ParticipantId};
 use patchcord_media::opus::OpusError;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
@@ -124,7 +124,7 @@ impl Leg {
         self.settle();
         let id = self.next_id();
         self.asked.borrow_mut().gather = Some(AskedGather { id, owner, protected: gather.protected });
-        self.bridge.borrow_mut().protect(self.is_protected());
+        self.bridge.borrow_mut().mask_recording(self.is_protected());
         self.bridge.borrow_mut().gather(gather.options(), prompts, Instant::now());
         Ok(json!({ "gather_id": id }))
     }
@@ -148,7 +148,7 @@ impl Leg {
 
     fn protect(&self, protected: bool) -> Result<Value, Refusal> {
         self.asked.borrow_mut().protected = protected;
-        self.bridge.borrow_mut().protect(self.is_protected());
+        self.bridge.borrow_mut().mask_recording(self.is_protected());
         Ok(Value::Null)
     }
 
@@ -196,15 +196,15 @@ impl Leg {
     /// Seats and dials an agent that is to take over from the one on the line.
     pub(crate) fn dial_beside(self: &Rc<Self>, attempt: Attempt, dial: Dial) {
         let Some(worker) = self.about.worker.upgrade() else { return };
-        let id = self.next_id() as GuestId;
-        match self.bridge.borrow_mut().invite(id, mixer::Role::Join, dial.max_buffer) {
+        let id = self.next_id() as ParticipantId;
+        match self.bridge.borrow_mut().add_participant(id, mixer::Role::Join, dial.max_buffer) {
             Ok(()) => {}
             Err(error) => {
                 let failure = AgentFailureKind::Refused.because(error);
                 return self.report(Report::AgentFailed { attempt, failure });
             }
         }
-        worker.dial(self, Who::Agent { attempt }, Party::Guest(id), dial);
+        worker.dial(self, Who::Agent { attempt }, Speaker::Participant(id), dial);
     }
 
     /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
@@ -218,14 +218,14 @@ impl Leg {
                 format!("there is no route {:?} that leads to a WebSocket", invite.route),
             )
         })?;
-        let id = self.next_id() as GuestId;
-        let invited = self.bridge.borrow_mut().invite(id, invite.role.into(), DEFAULT_MAX_BUFFER);
+        let id = self.next_id() as ParticipantId;
+        let invited = self.bridge.borrow_mut().add_participant(id, invite.role.into(), DEFAULT_MAX_BUFFER);
         invited.map_err(|error| Refusal::new(RefusalCode::TooManyGuests, error.to_string()))?;
-        worker.dial(self, Who::Guest(id), Party::Guest(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
+        worker.dial(self, Who::Guest(id), Speaker::Participant(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
         Ok(json!({ "guest_id": id }))
     }
 
-    fn set_role(&self, id: GuestId, role: Role) -> Result<Value, Refusal> {
+    fn set_role(&self, id: ParticipantId, role: Role) -> Result<Value, Refusal> {
         match self.bridge.borrow_mut().set_role(id, role.into()) {
             Ok(()) => Ok(Value::Null),
             Err(_) => Err(no_such_guest(id)),
@@ -254,7 +254,7 @@ impl Leg {
 
     pub(super) fn gathered(&self, gathered: Gathered, bridge: &mut Bridge) {
         let gather = self.asked.borrow_mut().gather.take();
-        bridge.protect(self.is_protected());
+        bridge.mask_recording(self.is_protected());
         if let Some(AskedGather { id, owner, protected }) = gather {
             self.report(Report::Gathered { id, owner, protected, gathered });
         }
@@ -277,15 +277,15 @@ impl Leg {
         let started = matches!(event, SpeechEvent::Started { .. });
         // On hold the agent is not what the caller interrupts.
         let interrupts = started && self.about.barge_in == BargeIn::Clear && !bridge.is_held();
-        if interrupts && bridge.queued(Party::Agent) > Duration::ZERO {
-            let cleared = bridge.clear(Party::Agent);
+        if interrupts && bridge.queued(Speaker::Agent) > Duration::ZERO {
+            let cleared = bridge.clear(Speaker::Agent);
             self.tell_agent(Notice::Cleared(cleared));
         }
         self.report(Report::Speech { started });
     }
 }
 
-fn no_such_guest(id: GuestId) -> Refusal {
+fn no_such_guest(id: ParticipantId) -> Refusal {
     Refusal::new(RefusalCode::UnknownGuest, format!("there is no third party {id}"))
 }
 

@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use patchcord_media::bridge::{Party, PartySound};
-use patchcord_media::mixer::GuestId;
+use patchcord_media::bridge::{AudioFormat, Speaker};
+use patchcord_media::mixer::ParticipantId;
 use tokio::sync::{Notify, oneshot};
 
 use crate::agent::notice::{Notice, NoticeQueue};
@@ -19,15 +19,15 @@ pub(crate) enum Who {
     /// The agent dialled as this attempt.
     Agent { attempt: Attempt },
     /// A third party.
-    Guest(GuestId),
+    Guest(ParticipantId),
 }
 
 /// What the leg and the task of a socket share.
 pub(crate) struct Seat {
     who: Who,
     /// An agent that is to take over from another is a third party until it does.
-    party: Cell<Party>,
-    sound: Cell<Option<PartySound>>,
+    party: Cell<Speaker>,
+    sound: Cell<Option<AudioFormat>>,
     /// Its commands that the call has not answered yet.
     asking: Cell<u32>,
     listens: Cell<bool>,
@@ -45,7 +45,7 @@ pub(super) struct Taken {
 }
 
 impl Seat {
-    pub(super) fn new(who: Who, party: Party) -> Self {
+    pub(super) fn new(who: Who, party: Speaker) -> Self {
         Self {
             who,
             party: Cell::new(party),
@@ -59,21 +59,21 @@ impl Seat {
     }
 
     /// As whom the bridge knows it at present.
-    pub(crate) fn party(&self) -> Party {
+    pub(crate) fn party(&self) -> Speaker {
         self.party.get()
     }
 
     /// It has the caller from now on.
     pub(super) fn become_agent(&self) {
-        self.party.set(Party::Agent);
+        self.party.set(Speaker::Agent);
     }
 
     /// What it speaks and hears, once it does.
-    pub(crate) fn sound(&self) -> Option<PartySound> {
+    pub(crate) fn sound(&self) -> Option<AudioFormat> {
         self.sound.get()
     }
 
-    pub(crate) fn speaks(&self, sound: PartySound) {
+    pub(crate) fn speaks(&self, sound: AudioFormat) {
         self.sound.set(Some(sound));
     }
 

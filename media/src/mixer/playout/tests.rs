@@ -16,7 +16,7 @@ fn another_clock_is_absorbed_in_the_pauses() {
         for tick in 0..30_000 {
             let due = (f64::from(tick) * (1.0 + parts_per_million / 1e6) + 0.3) as usize;
             while sent < due {
-                playout.hear(&talk[sent % talk.len()]);
+                playout.push(&talk[sent % talk.len()]);
                 sent += 1;
             }
             playout.play();
@@ -40,7 +40,7 @@ fn what_comes_in_time_is_played_as_it_was_said() {
     for slot in packets(&sound) {
         let Slot::Packet { payload, .. } = &slot else { continue };
         decoder.decode(payload, &mut said).unwrap();
-        playout.hear(&slot);
+        playout.push(&slot);
         heard.extend(playout.play());
     }
     // The reserve of two frames is there at the second tick, so what is heard is one frame late.
@@ -64,7 +64,7 @@ fn jitter_costs_delay_and_then_nothing() {
     let (mut playout, mut next, mut late) = (Playout::new().unwrap(), 0, [0, 0]);
     for tick in 0..talk.len() as u64 {
         while next < talk.len() && arrivals[next] <= tick * 20 {
-            playout.hear(&talk[next]);
+            playout.push(&talk[next]);
             next += 1;
         }
         playout.play();
@@ -84,9 +84,9 @@ fn losses_leave_no_hole() {
         match index % 10 {
             5 => {
                 let Slot::Packet { payload, .. } = &talk[index + 1] else { continue };
-                playout.hear(&Slot::Lost { timestamp: 0, duration: 960, next: Some(payload.clone()) });
+                playout.push(&Slot::Lost { timestamp: 0, duration: 960, next: Some(payload.clone()) });
             }
-            _ => playout.hear(slot),
+            _ => playout.push(slot),
         }
         let frame = playout.play();
         if index > 5 {
@@ -108,9 +108,9 @@ fn dtx_pauses_are_no_delay_and_no_click() {
         let sound = tone(440.0, 25);
         for (index, frame) in sound.chunks_exact(FRAME_SAMPLES).enumerate() {
             if round > 0 && index == 0 {
-                playout.hear(&Slot::Quiet { timestamp: 0, duration: 20 * 960 });
+                playout.push(&Slot::Quiet { timestamp: 0, duration: 20 * 960 });
             }
-            playout.hear(&packet(&mut encoder, frame));
+            playout.push(&packet(&mut encoder, frame));
             step_in(&playout.play(), &mut last, &mut largest_step);
         }
         for _ in 0..20 {
@@ -132,7 +132,7 @@ fn a_stalled_network_leaves_no_lasting_delay() {
     for tick in 0..talk.len() {
         let stalled = (100..120).contains(&tick);
         while !stalled && next <= tick {
-            playout.hear(&talk[next]);
+            playout.push(&talk[next]);
             next += 1;
         }
         playout.play();
@@ -148,10 +148,10 @@ fn the_ring_asks_for_no_memory() {
     let room = (playout.ring.capacity(), playout.decoded.capacity());
     for round in 0..50 {
         for slot in &talk[..round] {
-            playout.hear(slot);
+            playout.push(slot);
         }
-        playout.hear(&Slot::Lost { timestamp: 0, duration: 48_000, next: None });
-        playout.hear(&Slot::Quiet { timestamp: 0, duration: 48_000 });
+        playout.push(&Slot::Lost { timestamp: 0, duration: 48_000, next: None });
+        playout.push(&Slot::Quiet { timestamp: 0, duration: 48_000 });
         for _ in 0..round {
             playout.play();
         }
@@ -167,9 +167,9 @@ proptest! {
         let mut playout = Playout::new().unwrap();
         for (kind, duration, bytes) in steps {
             match kind {
-                0 => playout.hear(&Slot::Lost { timestamp: 0, duration, next: Some(bytes.into()) }),
-                1 => playout.hear(&Slot::Quiet { timestamp: 0, duration: duration % 60_000 }),
-                2..5 => playout.hear(&Slot::Packet { timestamp: 0, payload: bytes.into() }),
+                0 => playout.push(&Slot::Lost { timestamp: 0, duration, next: Some(bytes.into()) }),
+                1 => playout.push(&Slot::Quiet { timestamp: 0, duration: duration % 60_000 }),
+                2..5 => playout.push(&Slot::Packet { timestamp: 0, payload: bytes.into() }),
                 _ => drop(playout.play()),
             }
             prop_assert!(playout.ring.len() <= playout.reserve + BURST);

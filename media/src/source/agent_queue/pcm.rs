@@ -1,17 +1,17 @@
-//! The samples of a PCM agent, waiting.
+//! Queued PCM samples of one rate.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::queue::give_back_memory;
-use crate::cut::{Level, Seam};
+use super::segments::give_back_memory;
 use crate::opus::{SampleRate, fade_out};
+use crate::splice::{Crossfade, SpeechLevel};
 
-/// A half frame ends in a fade, because a cut in the middle of a wave clicks.
+/// A partial frame ends in a fade, because a cut in the middle of a wave clicks.
 const FADE: Duration = Duration::from_millis(5);
 
-/// With nothing else queued, half a sample waits 200 ms for its other half. A stream cut at odd bytes may be that late;
-/// what comes later is another utterance, which a byte from the one before would turn into noise.
+/// With nothing else queued, half a sample waits 200 ms for its other half. A stream split at odd bytes may be that late;
+/// later audio is another utterance, which a byte of the previous one would turn into noise.
 const ODD_BYTE_WAITS_FRAMES: u32 = 10;
 
 #[derive(Debug)]
@@ -19,14 +19,14 @@ pub(super) struct Pcm {
     pub rate: SampleRate,
     samples: VecDeque<i16>,
     odd_byte: Option<OddByte>,
-    /// A part of a frame waits one tick for the rest of it.
+    /// A partial frame waits one tick for the rest of it.
     holding: bool,
-    /// There is no rest to wait for: what comes is in another form.
+    /// No rest will come: later audio has another format.
     is_over: bool,
-    level: Level,
+    level: SpeechLevel,
 }
 
-/// The first half of a sample whose second half comes with the next message.
+/// The first half of a sample whose second half is in the next message.
 #[derive(Debug)]
 struct OddByte {
     low: u8,
@@ -36,10 +36,17 @@ struct OddByte {
 
 impl Pcm {
     pub fn new(rate: SampleRate) -> Self {
-        Self { rate, samples: VecDeque::new(), odd_byte: None, holding: false, is_over: false, level: Level::default() }
+        Self {
+            rate,
+            samples: VecDeque::new(),
+            odd_byte: None,
+            holding: false,
+            is_over: false,
+            level: SpeechLevel::default(),
+        }
     }
 
-    /// Queues up to `free` samples; says how many were taken and refused. The bytes stay aligned.
+    /// Queues up to `free` samples and returns how many were taken and refused. The bytes stay aligned.
     pub fn push(&mut self, bytes: &[u8], free: usize) -> (usize, usize) {
         let (mut bytes, mut free) = (bytes, free);
         let (mut taken, mut refused) = (0, 0);
@@ -66,7 +73,7 @@ impl Pcm {
         (taken, refused)
     }
 
-    /// Fills `frame` and says how many samples are the agent's own; 0 leaves it untouched.
+    /// Fills `frame` and returns how many samples are the agent's own; for 0 the frame is untouched.
     pub fn take(&mut self, frame: &mut [i16]) -> usize {
         let samples = self.samples.len().min(frame.len());
         let complete = samples == frame.len();
@@ -87,20 +94,20 @@ impl Pcm {
         samples
     }
 
-    /// Leaves out the next whole frame if another one follows it and `leaves_out` says so of its quietness. The
-    /// frame after it takes the beginning of what comes back, so that the cut does not click.
-    pub fn skip(&mut self, leaves_out: impl FnOnce(bool) -> bool) -> Option<Seam> {
+    /// Skips the next whole frame if another one follows and `skips` agrees, given whether it is quiet. Returns the
+    /// crossfade into the frame after it, so that the cut does not click.
+    pub fn skip(&mut self, skips: impl FnOnce(bool) -> bool) -> Option<Crossfade> {
         let frame = self.rate.samples_per_frame();
         if self.samples.len() < 2 * frame {
             return None;
         }
         let is_quiet = self.level.is_quiet(self.samples.range(..frame).copied());
-        if !leaves_out(is_quiet) {
+        if !skips(is_quiet) {
             return None;
         }
-        let seam = Seam::before(self.samples.range(..frame).copied(), self.rate);
+        let crossfade = Crossfade::from_removed(self.samples.range(..frame).copied(), self.rate);
         self.samples.drain(..frame);
-        Some(seam)
+        Some(crossfade)
     }
 
     /// Whether a frame that was taken holds no speech.
@@ -108,8 +115,8 @@ impl Pcm {
         self.level.is_quiet(frame.iter().copied())
     }
 
-    /// Throws away up to 20 ms; says how much, in 48 kHz ticks.
-    pub fn pass_by(&mut self) -> u64 {
+    /// Discards up to 20 ms and returns how much, in 48 kHz ticks.
+    pub fn discard_frame(&mut self) -> u64 {
         let samples = self.samples.len().min(self.rate.samples_per_frame());
         self.samples.drain(..samples);
         self.holding = false;
@@ -117,7 +124,7 @@ impl Pcm {
         self.ticks(samples)
     }
 
-    /// 20 ms have passed in which nothing was taken.
+    /// 20 ms passed without a frame taken.
     pub fn idle(&mut self) {
         if let Some(odd_byte) = self.odd_byte.as_mut().filter(|_| self.samples.is_empty()) {
             odd_byte.waited += 1;
@@ -127,7 +134,7 @@ impl Pcm {
         }
     }
 
-    /// The agent says that its sound so far is whole.
+    /// The audio so far is complete.
     pub fn drop_odd_byte(&mut self) {
         self.odd_byte = None;
     }
@@ -138,7 +145,7 @@ impl Pcm {
         self.holding = false;
     }
 
-    /// What comes from now on is in another form.
+    /// Later audio has another format.
     pub fn finish(&mut self) {
         self.drop_odd_byte();
         self.is_over = true;
@@ -148,12 +155,12 @@ impl Pcm {
         self.samples.is_empty()
     }
 
-    /// So many samples in 48 kHz ticks.
+    /// Duration of `samples` in 48 kHz ticks.
     pub fn ticks(&self, samples: usize) -> u64 {
         samples as u64 * u64::from(self.ticks_per_sample())
     }
 
-    /// Samples in so many 48 kHz ticks, rounded down.
+    /// Samples in `ticks` of 48 kHz, rounded down.
     pub fn samples(&self, ticks: u64) -> usize {
         (ticks / u64::from(self.ticks_per_sample())) as usize
     }

@@ -47,7 +47,7 @@ impl Bridge {
     fn follow(&mut self, ssrc: u32, now: Instant) {
         if self.caller_ssrc.replace(ssrc).is_some_and(|before| before != ssrc) {
             self.reorder.reset();
-            self.ear.restart(now);
+            self.agent_audio.restart(now);
             if let Some(recorder) = &mut self.recorder {
                 recorder.caller_restarts();
             }
@@ -69,10 +69,10 @@ impl Bridge {
             self.events.push_back(BridgeEvent::Speech(event));
         }
         if let Some(mixer) = &mut self.mixer {
-            mixer.hear_caller(&slot);
+            mixer.push_caller(&slot);
         }
-        if !self.ear.is_mixed() && self.agent_hears_caller() {
-            self.ear.hear(slot, now);
+        if !self.agent_audio.is_mixed() && self.agent_hears_caller() {
+            self.agent_audio.push(slot, now);
         }
     }
 

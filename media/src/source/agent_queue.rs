@@ -1,10 +1,10 @@
-//! Voice: the agent's sound waiting for its turn, with the marks that stand in it.
+//! AgentQueue: an agent's or participant's audio waiting to be played, with its marks.
 
 mod backlog;
 mod marks;
 mod pace;
 mod pcm;
-mod queue;
+mod segments;
 
 use std::time::Duration;
 
@@ -15,105 +15,107 @@ use crate::opus::{FRAME, PacketError, SampleRate, inspect};
 use crate::timeline::TICKS_PER_FRAME;
 use backlog::Backlog;
 use marks::Marks;
-use queue::{Queue, Sound, take_packet};
+use segments::{Segment, Segments, take_packet};
 
-pub use marks::{MAX_MARK_BYTES, MAX_MARKS, MarkStatus, TooManyMarks, VoiceEvent};
+pub use marks::{MAX_MARK_BYTES, MAX_MARKS, MarkStatus, QueueEvent, TooManyMarks};
 
-/// How much sound an agent may send ahead. Fast speech synthesis delivers whole answers at once.
+/// How much audio an agent may send ahead. Fast speech synthesis delivers whole answers at once.
 pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
 
-/// A pause this long with nothing queued ends the agent's utterance. Speech synthesis that streams sentence by
-/// sentence falls behind for some hundred milliseconds and is still in the same utterance.
+/// An empty queue for this long ends the agent's utterance. Speech synthesis that streams sentence by sentence falls
+/// behind for some hundred milliseconds within one utterance.
 pub const UTTERANCE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Room freed after being full before the agent is asked to go on, so that `xoff` and `xon` do not flutter.
+/// The share of the bound (a quarter) that must be free again before a full queue reports room, so that `xoff` and `xon`
+/// do not flutter.
 const FREE_AGAIN_SHARE: u32 = 4;
 
-/// The agent's queue, bounded by time.
+/// A queue of audio, bounded by duration.
 ///
-/// Overflow: a push that begins below the bound is taken whole, up to twice the bound, so that back-pressure loses
-/// nothing; what comes while the queue is full, and [`tolerating`](Self::tolerating) no more, is refused and counted.
+/// Overflow: a push that starts below the bound is taken whole, up to twice the bound, so that back-pressure loses
+/// nothing. Audio pushed to a full queue, beyond the overrun of [`tolerating`](Self::tolerating), is refused and counted.
 ///
-/// Agents are of two kinds, told apart by how they deliver. What comes faster than real time, such as synthesised
-/// speech, is content: all of it is played. What comes live, in real time, is never pre-buffered: a late chunk costs
-/// silence and leaves the queue that much deeper. Of that backlog a cushion is kept, 20 ms for each underrun in speech
-/// up to 200 ms, none for one that is alone in 10 s, one frame less after 30 s without; what stays above it by more than
-/// 40 ms, or at all where there is none, loses frames without speech, and by more than 120 ms one frame of every four. Time is counted in frames taken.
+/// Agents are of two kinds, recognised by their pace. Audio that arrives faster than real time, such as synthesised
+/// speech, is content: all of it is played. Audio that arrives in real time is live and never pre-buffered: a late chunk
+/// costs silence and leaves the queue that much deeper. A cushion of that backlog is kept against jitter: 20 ms for each
+/// underrun in speech, up to 200 ms; none for a single underrun in 10 s; one frame less after 30 s without underruns.
+/// A backlog more than 40 ms above the cushion, or any backlog without a cushion, loses frames without speech; one more
+/// than 120 ms above it loses one frame in four. Time is counted in frames taken.
 #[derive(Debug)]
-pub struct Voice {
-    queue: Queue,
+pub struct AgentQueue {
+    segments: Segments,
     max_buffer: Duration,
     overrun: Duration,
     full: bool,
     paused: bool,
-    /// Ever queued and ever taken, in 48 kHz ticks, which are the same in every form.
+    /// Total pushed and total taken, in 48 kHz ticks whatever the format.
     pushed: u64,
     taken: u64,
     /// Ticks of this utterance that left in frames.
     played: u64,
-    /// Ticks ever left out to come back from a delay.
+    /// Total ticks skipped to shorten the delay.
     trimmed: u64,
-    /// Ticks ever refused.
+    /// Total ticks refused.
     refused: u64,
     /// Frames since the queue ran empty.
-    dry_frames: u64,
-    /// Something was missing for the last frame.
-    is_late: bool,
-    /// What was taken last was without speech.
+    empty_frames: u64,
+    /// The last frame was missing.
+    has_underrun: bool,
+    /// The last frame taken held no speech.
     in_pause: bool,
     backlog: Backlog,
     marks: Marks,
 }
 
-/// Whether the agent may send more. It is told on the change.
+/// Whether the agent may send more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
-    /// Send on.
+    /// It may.
     Free,
-    /// Stop reading from the agent until a quarter of the queue is free again.
+    /// The agent should stop until a quarter of the queue is free again.
     Full,
 }
 
-/// What one 20 ms frame was filled with.
+/// The content of one 20 ms frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// The agent's sound.
+    /// The agent's audio.
     Speech,
-    /// Nothing to say, or paused.
+    /// The queue is empty or paused.
     Silence,
 }
 
-/// The answer to `clear`: how much of the utterance the caller got.
+/// The answer to `clear`: how much of the utterance the caller heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cleared {
-    /// Milliseconds of the agent's own sound that left in frames since the utterance began; neither padding nor what
-    /// was [trimmed](Voice::trimmed) counts.
+    /// Milliseconds of the agent's audio that left in frames since the utterance began, without padding and without what
+    /// was [trimmed](AgentQueue::trimmed).
     ///
-    /// An utterance begins with the first sound queued after a `clear`, after the start of the call, or after
-    /// [`UTTERANCE_PAUSE`] in which the queue was empty.
+    /// An utterance begins with the first audio queued after a `clear`, after the start of the call, or after the queue
+    /// was empty for [`UTTERANCE_PAUSE`].
     pub played_ms: u64,
-    /// Milliseconds that were still queued and that nobody will hear.
+    /// Milliseconds that were still queued and are dropped.
     pub dropped_ms: u64,
 }
 
-/// Why the agent's bytes were not taken.
+/// Why the agent's audio was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PushError {
     /// PCM for an Opus agent, or Opus for a PCM agent.
-    #[error("the agent's sound is not in the encoding it agreed on")]
+    #[error("the agent's audio is not in the encoding it agreed on")]
     WrongEncoding,
     /// Not an Opus packet.
     #[error(transparent)]
     Packet(#[from] PacketError),
-    /// A packet of another length than 20 ms. It could not take its turn in 20 ms frames.
+    /// A packet that does not last 20 ms, which would not fit the 20 ms frames.
     #[error("an Opus packet of an agent lasts 20 ms, not {} µs", .ticks * 1000 / 48)]
     PacketDuration {
-        /// What it lasts, in 48 kHz ticks.
+        /// Its duration in 48 kHz ticks.
         ticks: u32,
     },
 }
 
-impl Voice {
+impl AgentQueue {
     /// The queue of an agent that sends 16-bit mono PCM.
     pub fn pcm(rate: SampleRate, max_buffer: Duration) -> Self {
         Self::new(Some(rate), max_buffer)
@@ -127,7 +129,7 @@ impl Voice {
     /// The queue of an agent that sends 16-bit mono PCM at `rate`, or 20 ms Opus packets.
     pub fn new(rate: Option<SampleRate>, max_buffer: Duration) -> Self {
         Self {
-            queue: Queue::new(rate),
+            segments: Segments::new(rate),
             max_buffer,
             overrun: Duration::ZERO,
             full: false,
@@ -137,49 +139,49 @@ impl Voice {
             played: 0,
             trimmed: 0,
             refused: 0,
-            dry_frames: 0,
-            is_late: false,
+            empty_frames: 0,
+            has_underrun: false,
             in_pause: false,
             backlog: Backlog::new(),
             marks: Marks::default(),
         }
     }
 
-    /// Takes so much more while the queue is full: what was under way when the agent was told.
+    /// Accepts `overrun` more while the queue is full, for audio that was in flight when the agent was told to stop.
     pub fn tolerating(self, overrun: Duration) -> Self {
         Self { overrun, ..self }
     }
 
-    /// Whether everything that is pushed now would be refused.
+    /// Whether a push now would be refused.
     pub fn refuses(&self) -> bool {
         self.queued() >= self.max_buffer.saturating_add(self.overrun)
     }
 
-    /// What is queued from now on is samples at `rate`, or Opus packets. What waits is played first, in its own form,
-    /// and marks keep their order. Says how much had to be [cleared](Self::clear): nothing, unless four forms wait.
+    /// Switches to PCM at `rate`, or to Opus packets for None. Queued audio is played first in its own format, and marks
+    /// keep their order. Returns how much had to be [cleared](Self::clear): nothing, unless four formats are queued.
     pub fn change_to(&mut self, rate: Option<SampleRate>) -> Duration {
         let mut dropped = Duration::ZERO;
-        if !self.queue.takes_form(rate) {
+        if !self.segments.has_room_for(rate) {
             dropped = self.queued();
             self.clear();
         }
-        self.queue.change_to(rate);
+        self.segments.change_to(rate);
         dropped
     }
 
-    /// Queues what the agent sent, in the form it sends in.
+    /// Queues audio in the agent's present format.
     pub fn push(&mut self, sound: Bytes) -> Result<Room, PushError> {
-        match self.queue.last() {
-            Sound::Pcm(_) => self.push_pcm(&sound),
-            Sound::Opus(_) => self.push_opus(sound),
+        match self.segments.last() {
+            Segment::Pcm(_) => self.push_pcm(&sound),
+            Segment::Opus(_) => self.push_opus(sound),
         }
     }
 
-    /// Queues little-endian samples. Any number of bytes: half a sample waits for its other half, until the queue has
-    /// been empty for some frames, a [`mark`](Self::mark), a [`clear`](Self::clear) or another form.
+    /// Queues little-endian samples, any number of bytes. Half a sample waits for its other half until the queue has been
+    /// empty for some frames, a [`mark`](Self::mark), a [`clear`](Self::clear) or a change of format.
     pub fn push_pcm(&mut self, bytes: &[u8]) -> Result<Room, PushError> {
         let free = self.free_ticks();
-        let Sound::Pcm(pcm) = self.queue.last_mut() else {
+        let Segment::Pcm(pcm) = self.segments.last_mut() else {
             return Err(PushError::WrongEncoding);
         };
         let (taken, refused) = pcm.push(bytes, pcm.samples(free));
@@ -191,7 +193,7 @@ impl Voice {
     /// Queues one Opus packet of exactly 20 ms, in one frame or several.
     pub fn push_opus(&mut self, packet: Bytes) -> Result<Room, PushError> {
         let free = self.free_ticks();
-        let Sound::Opus(packets) = self.queue.last_mut() else {
+        let Segment::Opus(packets) = self.segments.last_mut() else {
             return Err(PushError::WrongEncoding);
         };
         let ticks = inspect(&packet)?.duration;
@@ -207,20 +209,20 @@ impl Voice {
         Ok(self.room())
     }
 
-    /// Places a mark behind everything queued so far. It is told when all of that has been taken. What is queued from
-    /// now on begins with a whole sample.
+    /// Places a mark behind everything queued so far. It is reported when all of that has been taken. The next push starts
+    /// with a whole sample.
     pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
         self.marks.place(self.pushed, name)?;
-        self.queue.last_mut().drop_odd_byte();
+        self.segments.last_mut().drop_odd_byte();
         self.marks.reach(self.taken);
         Ok(())
     }
 
-    /// Throws everything away: queue, half frame, half sample and marks. The next frame is silence.
+    /// Drops everything: queued audio, half a frame, half a sample, and marks. The next frame is silence.
     pub fn clear(&mut self) -> Cleared {
         let cleared =
             Cleared { played_ms: milliseconds(self.played), dropped_ms: milliseconds(self.pushed - self.taken) };
-        self.queue.clear();
+        self.segments.clear();
         self.taken = self.pushed;
         self.played = 0;
         self.backlog.clear();
@@ -229,21 +231,21 @@ impl Voice {
         cleared
     }
 
-    /// Silence from now on, while the queue waits.
+    /// Plays silence and keeps the queue.
     pub fn pause(&mut self) {
         self.paused = true;
     }
 
-    /// Goes on where [`pause`](Self::pause) stopped.
+    /// Continues where [`pause`](Self::pause) stopped.
     pub fn resume(&mut self) {
         self.paused = false;
     }
 
-    /// Takes the next 20 ms of a PCM agent. `frame` is exactly one frame at its rate and is always filled.
+    /// Takes the next 20 ms of PCM. `frame` is exactly one frame at the queue's rate and is always filled.
     ///
-    /// A half frame is held for one tick, because the rest of it is usually on its way; then it goes out padded.
+    /// A partial frame is held for one tick, because the rest is usually in flight; then it is padded with silence.
     pub fn take_frame(&mut self, frame: &mut [i16]) -> Taken {
-        if self.paused || !matches!(self.queue.playing(), Sound::Pcm(_)) {
+        if self.paused || !matches!(self.segments.playing(), Segment::Pcm(_)) {
             frame.fill(0);
             self.idle();
             return Taken::Silence;
@@ -253,9 +255,9 @@ impl Voice {
         taken
     }
 
-    /// Takes the next packet of an Opus agent, if there is one and it is not paused.
+    /// Takes the next Opus packet; None if there is none or the queue is paused.
     pub fn take_packet(&mut self) -> Option<Bytes> {
-        if self.paused || !matches!(self.queue.playing(), Sound::Opus(_)) {
+        if self.paused || !matches!(self.segments.playing(), Segment::Opus(_)) {
             self.idle();
             return None;
         }
@@ -264,36 +266,36 @@ impl Voice {
         packet
     }
 
-    /// For each 20 ms in which something else is on air: what a live agent says meanwhile goes by, or it would be delay
-    /// ever after. Content waits.
-    pub fn pass_by(&mut self) {
+    /// For each 20 ms in which something else is on air: a live agent's audio is discarded, or it would become permanent
+    /// delay. Content waits.
+    pub fn tick_off_air(&mut self) {
         match self.backlog.is_live() {
-            true => self.let_go(),
+            true => self.discard_frame(),
             false => self.idle(),
         }
     }
 
-    /// The next 20 ms are heard by nobody: for an agent that is muted, whatever it says.
-    pub fn let_go(&mut self) {
+    /// Discards the next 20 ms, as for a muted agent.
+    pub fn discard_frame(&mut self) {
         if self.paused {
             return self.idle();
         }
-        let ticks = self.queue.pass_by();
+        let ticks = self.segments.discard_frame();
         if ticks == 0 {
             self.idle();
         }
-        self.left_out(ticks);
+        self.trim(ticks);
         self.marks.reach(self.taken);
         self.backlog.tick(self.pushed - self.taken);
     }
 
-    /// What was late so far came of the beginning: no cushion is kept for it any more.
+    /// Forgets underruns of the start-up phase, so that no cushion is kept for them.
     pub fn settle(&mut self) {
         self.backlog.settle();
     }
 
-    /// The next event. Marks are told once each, in the order they were placed.
-    pub fn poll_event(&mut self) -> Option<VoiceEvent> {
+    /// The next event. Each mark is reported once, in the order they were placed.
+    pub fn poll_event(&mut self) -> Option<QueueEvent> {
         self.marks.poll_event()
     }
 
@@ -302,40 +304,39 @@ impl Voice {
         if self.full { Room::Full } else { Room::Free }
     }
 
-    /// How long the queue plays.
+    /// Duration of the queued audio.
     pub fn queued(&self) -> Duration {
         duration_of(self.pushed - self.taken)
     }
 
-    /// All that was ever queued.
+    /// Total audio queued since the start.
     pub fn pushed(&self) -> Duration {
         duration_of(self.pushed)
     }
 
-    /// Up to where all that was ever queued will have been taken with the next frame, if the agent is live and the frame
-    /// is there.
+    /// Position in all audio ever queued at the end of the next frame; None unless the agent is live and the frame is
+    /// queued.
     pub fn live_frame_end(&self) -> Option<Duration> {
         let is_there = !self.paused && self.queued() >= FRAME && self.backlog.is_live();
         is_there.then(|| duration_of(self.taken) + FRAME)
     }
 
-    /// Sound refused because the queue was full, since the beginning.
+    /// Total audio refused because the queue was full.
     pub fn refused(&self) -> Duration {
         duration_of(self.refused)
     }
 
-    /// Live sound left out because it was late, since the beginning. The caller did not hear it.
+    /// Total live audio skipped because it was late. The caller did not hear it.
     pub fn trimmed(&self) -> Duration {
         duration_of(self.trimmed)
     }
 
-    /// The rate of the samples that are taken next, or `None` for Opus packets. What is queued now may be in another
-    /// form.
+    /// The sample rate of the audio taken next, or None for Opus packets. Audio pushed now may have another format.
     pub fn rate(&self) -> Option<SampleRate> {
-        self.queue.playing().rate()
+        self.segments.playing().rate()
     }
 
-    /// What one push may add: up to twice the bound in all, or nothing when it is reached.
+    /// What one push may add, in 48 kHz ticks: up to twice the bound in total, or nothing once the bound is reached.
     fn free_ticks(&self) -> u64 {
         match self.refuses() {
             true => 0,
@@ -344,23 +345,23 @@ impl Voice {
     }
 
     fn next_frame(&mut self, frame: &mut [i16]) -> Taken {
-        let Sound::Pcm(pcm) = self.queue.playing_mut() else { return Taken::Silence };
-        let seam = match self.backlog.is_live() && self.backlog.has_spare() {
-            true => pcm.skip(|is_quiet| self.backlog.leaves_out(is_quiet)),
+        let Segment::Pcm(pcm) = self.segments.playing_mut() else { return Taken::Silence };
+        let crossfade = match self.backlog.is_live() && self.backlog.has_spare() {
+            true => pcm.skip(|is_quiet| self.backlog.skips(is_quiet)),
             false => None,
         };
         let samples = pcm.take(frame);
         if samples > 0 {
             self.in_pause = pcm.is_quiet(frame);
         }
-        let (taken, left_out) = (pcm.ticks(samples), pcm.ticks(frame.len()));
-        if let Some(seam) = seam {
-            seam.lead_into(frame);
-            self.left_out(left_out);
+        let (taken, trimmed) = (pcm.ticks(samples), pcm.ticks(frame.len()));
+        if let Some(crossfade) = crossfade {
+            crossfade.apply(frame);
+            self.trim(trimmed);
         }
         if samples == 0 {
             frame.fill(0);
-            self.was_late();
+            self.missed_frame();
             return Taken::Silence;
         }
         self.took(taken);
@@ -368,38 +369,38 @@ impl Voice {
     }
 
     fn next_packet(&mut self) -> Option<Bytes> {
-        let Sound::Opus(packets) = self.queue.playing_mut() else { return None };
-        let left_out = match packets.front() {
-            Some(packet) if packets.len() > 1 && self.backlog.has_spare() => self.backlog.leaves_out(is_quiet(packet)),
+        let Segment::Opus(packets) = self.segments.playing_mut() else { return None };
+        let skips = match packets.front() {
+            Some(packet) if packets.len() > 1 && self.backlog.has_spare() => self.backlog.skips(is_quiet(packet)),
             _ => false,
         };
-        if left_out {
+        if skips {
             packets.pop_front();
         }
         let packet = take_packet(packets);
-        if left_out {
-            self.left_out(u64::from(TICKS_PER_FRAME));
+        if skips {
+            self.trim(u64::from(TICKS_PER_FRAME));
         }
         match &packet {
             Some(packet) => {
                 self.in_pause = is_quiet(packet);
                 self.took(u64::from(TICKS_PER_FRAME));
             }
-            None => self.was_late(),
+            None => self.missed_frame(),
         }
         packet
     }
 
     fn queued_ticks(&mut self, taken: u64, refused: u64) {
         if taken > 0 {
-            if self.dry_frames >= frames_in(UTTERANCE_PAUSE) {
+            if self.empty_frames >= frames_in(UTTERANCE_PAUSE) {
                 self.played = 0;
                 self.backlog.resume();
-            } else if self.is_late && self.played > 0 {
+            } else if self.has_underrun && self.played > 0 {
                 self.backlog.underran(self.in_pause);
             }
-            self.dry_frames = 0;
-            self.is_late = false;
+            self.empty_frames = 0;
+            self.has_underrun = false;
             self.backlog.pushed(u32::try_from(taken).unwrap_or(u32::MAX));
         }
         self.pushed += taken;
@@ -407,44 +408,44 @@ impl Voice {
         self.full |= self.queued() >= self.max_buffer;
     }
 
-    /// The marks inside are told with the frame that follows.
-    fn left_out(&mut self, ticks: u64) {
+    /// Marks inside are reported with the frame that follows.
+    fn trim(&mut self, ticks: u64) {
         self.trimmed += ticks;
-        self.left(ticks);
+        self.removed(ticks);
     }
 
     fn took(&mut self, ticks: u64) {
         self.played += ticks;
-        self.is_late = false;
-        self.left(ticks);
+        self.has_underrun = false;
+        self.removed(ticks);
         self.marks.reach(self.taken);
     }
 
-    /// So much is queued no more, whoever heard it.
-    fn left(&mut self, ticks: u64) {
+    /// `ticks` have left the queue, played or not.
+    fn removed(&mut self, ticks: u64) {
         self.taken += ticks;
-        self.queue.advance();
+        self.segments.advance();
         if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
             self.full = false;
         }
     }
 
-    /// A frame of silence because nothing is ready.
-    fn was_late(&mut self) {
-        self.is_late = true;
+    /// A frame of silence because no audio is ready.
+    fn missed_frame(&mut self) {
+        self.has_underrun = true;
         self.idle();
     }
 
-    /// 20 ms have passed in which nothing was taken. They count as the end of an utterance only if nothing is queued.
+    /// 20 ms passed without a frame taken. They count towards the end of an utterance only if nothing is queued.
     fn idle(&mut self) {
         if self.pushed == self.taken {
-            self.dry_frames += 1;
+            self.empty_frames += 1;
         }
-        self.queue.last_mut().idle();
+        self.segments.last_mut().idle();
     }
 }
 
-/// By the sender's own voice bit, or because only a pause is sent in two bytes (RFC 6716 §3.1: DTX).
+/// By the sender's voice-activity bit, or because only DTX makes packets of two bytes (RFC 6716 §3.1).
 fn is_quiet(packet: &Bytes) -> bool {
     packet.len() <= 2 || inspect(packet).is_ok_and(|facts| facts.voice == Some(false))
 }

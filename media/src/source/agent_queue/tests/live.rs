@@ -13,7 +13,7 @@ fn a_live_agent_on_a_good_network_waits_for_one_frame_at_most() {
     let mut line = Line::new();
     line.run(10 * MINUTE_MS, |_| Arrival::on_time());
     assert!(line.most_queued <= FRAME, "{:?}", line.most_queued);
-    assert_eq!((line.voice.trimmed(), line.silent_frames), (Duration::ZERO, 0));
+    assert_eq!((line.queue.trimmed(), line.silent_frames), (Duration::ZERO, 0));
 }
 
 #[test]
@@ -27,12 +27,12 @@ fn an_hour_of_drift_never_grows_the_delay() {
         println!(
             "{parts_per_million} ppm: most queued {:?}, trimmed {:?}, silent frames {}",
             line.most_queued,
-            line.voice.trimmed(),
+            line.queue.trimmed(),
             line.silent_frames
         );
         assert!(line.most_queued <= Duration::from_millis(most_ms), "{:?}", line.most_queued);
         // 200 ppm of an hour are 720 ms.
-        assert!(line.voice.trimmed() <= Duration::from_millis(720));
+        assert!(line.queue.trimmed() <= Duration::from_millis(720));
         assert!(line.silent_frames <= 37, "{}", line.silent_frames);
         line.account();
     }
@@ -50,7 +50,7 @@ fn jitter_finds_its_cushion_and_a_calm_network_takes_it_back() {
     assert!(line.silent_frames - silent_frames <= 6, "{}", line.silent_frames - silent_frames);
     assert!(line.most_queued <= Duration::from_millis(300), "{:?}", line.most_queued);
     line.run(8 * MINUTE_MS, |_| Arrival::on_time());
-    assert!(line.voice.queued() <= Duration::from_millis(80), "{:?}", line.voice.queued());
+    assert!(line.queue.queued() <= Duration::from_millis(80), "{:?}", line.queue.queued());
     line.account();
 }
 
@@ -66,7 +66,7 @@ fn one_late_frame_is_no_delay_for_the_whole_call() {
         line.most_queued = Duration::ZERO;
         line.run(10_000, |_| Arrival::on_time());
         assert_eq!(line.most_queued, Duration::ZERO, "{what}");
-        assert_eq!((line.voice.trimmed(), line.silent_frames), (FRAME, 1), "{what}");
+        assert_eq!((line.queue.trimmed(), line.silent_frames), (FRAME, 1), "{what}");
         line.account();
     }
 }
@@ -101,7 +101,7 @@ fn a_stall_of_seconds_is_caught_up_in_seconds() {
             let over_ms = line.ms + stall_ms;
             line.run(stall_ms, |ms| Arrival::after(over_ms - ms));
             line.run(within_s * 1000, |_| Arrival::on_time());
-            let queued = line.voice.queued();
+            let queued = line.queue.queued();
             assert!(queued <= Duration::from_millis(200), "{sound:?} {stall_ms} ms: {queued:?}");
             line.account();
         }
@@ -126,11 +126,11 @@ fn stalls_for_an_hour_leave_no_delay() {
     });
     println!(
         "queued {:?}, trimmed {:?}, silent frames {}",
-        line.voice.queued(),
-        line.voice.trimmed(),
+        line.queue.queued(),
+        line.queue.trimmed(),
         line.silent_frames
     );
-    assert!(line.voice.queued() <= Duration::from_millis(360), "{:?}", line.voice.queued());
+    assert!(line.queue.queued() <= Duration::from_millis(360), "{:?}", line.queue.queued());
     line.account();
 }
 
@@ -141,9 +141,9 @@ fn a_live_agent_that_spoke_before_the_call_was_answered_catches_up_in_its_pauses
         line.push();
     }
     line.run(50_000, |_| Arrival::on_time());
-    assert_eq!(line.voice.trimmed(), Duration::ZERO, "so far it could be content");
+    assert_eq!(line.queue.trimmed(), Duration::ZERO, "so far it could be content");
     line.run(MINUTE_MS, |_| Arrival::on_time());
-    assert!(line.voice.queued() <= Duration::from_millis(100), "{:?}", line.voice.queued());
+    assert!(line.queue.queued() <= Duration::from_millis(100), "{:?}", line.queue.queued());
 }
 
 /// Speech synthesis of many kinds: whatever the speed, every sample of it is played.
@@ -178,9 +178,9 @@ fn content_is_never_left_out() {
                     line.pass(100);
                 }
                 // Less than UTTERANCE_PAUSE between two answers would be one answer that stalled.
-                line.pass(line.voice.queued().as_millis() as u64 + 1100 + chance.below(6000));
+                line.pass(line.queue.queued().as_millis() as u64 + 1100 + chance.below(6000));
             }
-            assert_eq!(line.voice.trimmed(), Duration::ZERO, "{burst} {each} {answer}");
+            assert_eq!(line.queue.trimmed(), Duration::ZERO, "{burst} {each} {answer}");
             line.account();
         }
     }
@@ -190,7 +190,7 @@ fn content_is_never_left_out() {
 fn live_opus_is_caught_up_too_and_by_its_pauses_first() {
     // SILK, 20 ms, with and without the voice bit.
     let (speech, pause) = (Bytes::from_static(&[0x48, 0x80, 1, 2, 3]), Bytes::from_static(&SILENCE));
-    let mut voice = Voice::opus(DEFAULT_MAX_BUFFER);
+    let mut queue = AgentQueue::opus(DEFAULT_MAX_BUFFER);
     let mut left_out = [0u64; 2];
     let mut sent = [0u64; 2];
     for frame in 0..3000u64 {
@@ -202,15 +202,15 @@ fn live_opus_is_caught_up_too_and_by_its_pauses_first() {
         for frame in due.filter(|_| !is_stalled) {
             let talks = frame % 100 < 60;
             sent[usize::from(talks)] += 1;
-            voice.push_opus(if talks { speech.clone() } else { pause.clone() }).unwrap();
+            queue.push_opus(if talks { speech.clone() } else { pause.clone() }).unwrap();
         }
-        if let Some(packet) = voice.take_packet() {
+        if let Some(packet) = queue.take_packet() {
             left_out[usize::from(packet == speech)] += 1;
         }
     }
-    assert!(voice.queued() <= Duration::from_millis(100), "{:?}", voice.queued());
+    assert!(queue.queued() <= Duration::from_millis(100), "{:?}", queue.queued());
     let missing: Vec<u64> = sent.iter().zip(left_out).map(|(sent, heard)| sent - heard).collect();
-    assert_eq!((missing[0] + missing[1]) * 20, (voice.trimmed() + voice.queued()).as_millis() as u64);
+    assert_eq!((missing[0] + missing[1]) * 20, (queue.trimmed() + queue.queued()).as_millis() as u64);
     assert!(missing[0] > missing[1] / 2, "{missing:?}");
 }
 
@@ -222,9 +222,9 @@ fn a_cut_in_the_speech_does_not_click() {
     line.run(3000, |ms| Arrival::after(over_ms - ms));
     line.run(3500, |_| Arrival::on_time());
     line.largest_step = Some(0);
-    let trimmed = line.voice.trimmed();
+    let trimmed = line.queue.trimmed();
     line.run(4000, |_| Arrival::on_time());
-    assert!(line.voice.trimmed() > trimmed + Duration::from_millis(500));
+    assert!(line.queue.trimmed() > trimmed + Duration::from_millis(500));
     // The wave's own largest step is 8000 * TAU * 210 / 8000 = 1320.
     assert!(line.largest_step <= Some(1900), "{:?}", line.largest_step);
 }
@@ -237,13 +237,13 @@ fn marks_in_what_is_left_out_are_told_in_order_and_played_ms_tells_the_truth() {
     line.run(900, |ms| Arrival::after(over_ms - ms));
     line.marks = true;
     line.run(8_000, |_| Arrival::on_time());
-    assert!(line.voice.trimmed() > Duration::from_millis(300));
+    assert!(line.queue.trimmed() > Duration::from_millis(300));
     line.account();
-    let names: Vec<u64> = told(&mut line.voice).into_iter().map(|(name, _)| name.parse().unwrap()).collect();
+    let names: Vec<u64> = told(&mut line.queue).into_iter().map(|(name, _)| name.parse().unwrap()).collect();
     assert!(names.len() > 390);
     assert!(names.is_sorted());
-    let queued = line.voice.queued().as_millis() as u64;
-    let cleared = line.voice.clear();
+    let queued = line.queue.queued().as_millis() as u64;
+    let cleared = line.queue.clear();
     assert_eq!(cleared.played_ms, line.heard_frames * 20);
     assert_eq!(cleared.dropped_ms, queued);
 }
@@ -274,7 +274,7 @@ enum Sounding {
 
 /// A live agent with a clock of its own, the network, and the caller's 20 ms.
 struct Line {
-    voice: Voice,
+    queue: AgentQueue,
     sound: Sounding,
     parts_per_million: i64,
     ms: u64,
@@ -297,7 +297,7 @@ struct Line {
 impl Line {
     fn new() -> Self {
         Self {
-            voice: Voice::pcm(LIVE_RATE, DEFAULT_MAX_BUFFER),
+            queue: AgentQueue::pcm(LIVE_RATE, DEFAULT_MAX_BUFFER),
             sound: Sounding::Always,
             parts_per_million: 0,
             ms: 0,
@@ -338,10 +338,10 @@ impl Line {
     fn push(&mut self) {
         let is_pause = self.sound == Sounding::WithPauses && self.frames % 100 >= 70;
         let frames = if is_pause { &self.noise } else { &self.tone };
-        self.voice.push_pcm(&frames[(self.frames % 5) as usize]).unwrap();
+        self.queue.push_pcm(&frames[(self.frames % 5) as usize]).unwrap();
         self.frames += 1;
         if self.marks {
-            self.voice.mark(self.frames.to_string()).unwrap();
+            self.queue.mark(self.frames.to_string()).unwrap();
         }
     }
 
@@ -356,7 +356,7 @@ impl Line {
 
     fn take(&mut self) {
         let mut frame = [0; FRAME_SAMPLES_LIVE];
-        match self.voice.take_frame(&mut frame) {
+        match self.queue.take_frame(&mut frame) {
             Taken::Speech => {
                 self.begun = true;
                 self.heard_frames += 1;
@@ -364,9 +364,9 @@ impl Line {
             Taken::Silence => self.silent_frames += u64::from(self.begun),
         }
         if !self.marks {
-            assert!(self.voice.poll_event().is_none());
+            assert!(self.queue.poll_event().is_none());
         }
-        self.most_queued = self.most_queued.max(self.voice.queued());
+        self.most_queued = self.most_queued.max(self.queue.queued());
         if let Some(step) = &mut self.largest_step {
             for pair in [&[self.last][..], &frame].concat().windows(2) {
                 *step = pair[0].abs_diff(pair[1]).max(*step);
@@ -378,7 +378,7 @@ impl Line {
     /// Every sample was heard, left out, or waits.
     fn account(&self) {
         let heard = FRAME * self.heard_frames as u32;
-        assert_eq!(FRAME * self.frames as u32, heard + self.voice.trimmed() + self.voice.queued());
+        assert_eq!(FRAME * self.frames as u32, heard + self.queue.trimmed() + self.queue.queued());
     }
 }
 

@@ -1,57 +1,58 @@
-//! Air: the caller's line while others may speak on it: heard, and mixed only when it must be.
+//! MixOutput: what the caller hears while a mixer is there: the source's own packets, replaced by encoded mix only when needed.
 
 use super::sum::{FRAME_SAMPLES, Frame, RATE, SILENT, is_loud};
 use crate::opus::{Decoder, Encoder, MAX_ENCODED_BYTES, OpusError, Profile, SILENCE};
 
-/// A decoder that begins in the middle of a word needs so many frames until it sounds like the word.
+/// Frames that a decoder needs to converge when it starts in the middle of a word.
 const WARM_FRAMES: u32 = 3;
-/// After the last sound the mix goes on so long: both decoders and the encoder are some milliseconds behind.
+/// Frames the mix continues after the last audio: both decoders and the encoder lag by some milliseconds.
 const TAIL_FRAMES: u32 = 2;
-/// Mixing ends in a pause of the agent's, where nobody can hear the change. Music has no pauses: it is handed over
-/// after 2 s, with a jump of some milliseconds, because the mix is that much behind the source.
+/// Mixing ends in a pause of the agent's speech, where the change is inaudible. Music has no pauses: it is handed back
+/// to the source after 2 s, with a jump of some milliseconds, by which the mix lags behind the source.
 const LEAVE_WITHIN_FRAMES: u32 = 100;
 
 #[derive(Debug)]
-pub(super) struct Air {
+pub(super) struct MixOutput {
     decoder: Decoder,
     encoder: Encoder,
     pcm: Vec<i16>,
-    /// What the source has on air, decoded.
+    /// The source's current frame, decoded.
     source: Frame,
-    /// What it had one frame before.
+    /// The source's previous frame, decoded.
     before: Frame,
-    /// Frames decoded without a break.
+    /// Frames decoded in a row.
     warm: u32,
-    /// The last frame went to the caller as it was, and had sound.
-    passed_sound: bool,
+    /// The last frame went to the caller unmixed and was not silence.
+    passed_talk: bool,
     mixing: Mixing,
-    thrown_away: Vec<u8>,
+    /// Scratch for packets that only prime the encoder.
+    discarded: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mixing {
     No,
     Spurt {
-        /// Frames since the last sound.
+        /// Frames since the last audio.
         quiet: u32,
-        /// Frames since there was last somebody to mix.
+        /// Frames since another source was last there to be mixed.
         unneeded: u32,
     },
 }
 
-/// What is to be mixed in one tick.
+/// The input of one tick.
 pub(super) struct Mix<'a> {
-    /// All that the caller should hear.
-    pub(super) sound: &'a Frame,
-    /// There is something in it.
-    pub(super) sounding: bool,
-    /// Something of it is the source's.
+    /// Everything the caller should hear, mixed.
+    pub(super) frame: &'a Frame,
+    /// The frame is not silence.
+    pub(super) talking: bool,
+    /// The source contributes to it.
     pub(super) source_talks: bool,
-    /// Somebody beside the source is there to be mixed, even if silent now.
+    /// Something beside the source is there to be mixed, even if silent in this tick.
     pub(super) needed: bool,
 }
 
-impl Air {
+impl MixOutput {
     pub(super) fn new(profile: Profile) -> Result<Self, OpusError> {
         Ok(Self {
             decoder: Decoder::new(RATE)?,
@@ -60,14 +61,14 @@ impl Air {
             source: SILENT,
             before: SILENT,
             warm: 0,
-            passed_sound: false,
+            passed_talk: false,
             mixing: Mixing::No,
-            thrown_away: Vec::with_capacity(MAX_ENCODED_BYTES),
+            discarded: Vec::with_capacity(MAX_ENCODED_BYTES),
         })
     }
 
-    /// Decodes what the source has put on air.
-    pub(super) fn hear(&mut self, on_air: &[u8]) {
+    /// Decodes the source's packet.
+    pub(super) fn decode_source(&mut self, on_air: &[u8]) {
         if self.warm == 0 {
             // A decoder that will not be reset still decodes.
             let _ = self.decoder.reset();
@@ -80,13 +81,13 @@ impl Air {
         self.source.copy_from_slice(&self.pcm);
     }
 
-    /// Nobody needs to know what is on air.
-    pub(super) fn sleep(&mut self) {
+    /// A tick in which nothing needs the decoded source.
+    pub(super) fn idle(&mut self) {
         self.warm = 0;
-        self.passed_sound = false;
+        self.passed_talk = false;
     }
 
-    /// What the source has on air.
+    /// The source's current frame.
     pub(super) fn source(&self) -> &Frame {
         &self.source
     }
@@ -95,15 +96,15 @@ impl Air {
         self.mixing != Mixing::No
     }
 
-    /// Puts the mix on air, if there is any; says so. Otherwise `on_air` stays as the source made it.
+    /// Replaces `on_air` with the encoded mix and returns true, or leaves the source's packet as it is.
     pub(super) fn mix(&mut self, mix: &Mix<'_>, on_air: &mut Vec<u8>) -> bool {
         self.mixing = self.next_mixing(mix);
         if !self.is_mixing() {
-            self.passed_sound = mix.source_talks;
+            self.passed_talk = mix.source_talks;
             return false;
         }
-        if self.encoder.encode(mix.sound, on_air).is_err() {
-            // libopus has no reason to refuse a frame of the right length. If it does, the line must still go on.
+        if self.encoder.encode(mix.frame, on_air).is_err() {
+            // libopus has no reason to refuse a frame of the right length. If it does, the RTP line must still continue.
             on_air.clear();
             on_air.extend_from_slice(&SILENCE);
         }
@@ -114,14 +115,14 @@ impl Air {
         match self.mixing {
             Mixing::No => {
                 let ready = !mix.source_talks || self.warm > WARM_FRAMES;
-                if !(mix.needed && mix.sounding && ready) {
+                if !(mix.needed && mix.talking && ready) {
                     return Mixing::No;
                 }
                 self.open();
                 Mixing::Spurt { quiet: 0, unneeded: 0 }
             }
             Mixing::Spurt { quiet, unneeded } => {
-                let quiet = if mix.sounding { 0 } else { quiet + 1 };
+                let quiet = if mix.talking { 0 } else { quiet + 1 };
                 let unneeded = if mix.needed { 0 } else { unneeded + 1 };
                 let pause = unneeded > TAIL_FRAMES && !is_loud(&self.source) && !is_loud(&self.before);
                 if quiet > TAIL_FRAMES || pause || unneeded > LEAVE_WITHIN_FRAMES {
@@ -132,12 +133,12 @@ impl Air {
         }
     }
 
-    /// The caller's decoder has just heard packets this encoder did not make. It starts afresh; in the middle of a
-    /// sound it is first given what the caller has heard last, so that both predict from the same.
+    /// The caller's decoder has just decoded packets of another encoder, so this one starts from a reset. In the middle of
+    /// a talk-spurt it first encodes the caller's previous frame, so that encoder and decoder predict from the same audio.
     fn open(&mut self) {
         let _ = self.encoder.reset();
-        if self.passed_sound {
-            let _ = self.encoder.encode(&self.before, &mut self.thrown_away);
+        if self.passed_talk {
+            let _ = self.encoder.encode(&self.before, &mut self.discarded);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The caller's line as Opus packets, as they are, with silent ones in its pauses.
+//! The caller's Opus packets unchanged, with silence packets in its pauses.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::Queue;
-use super::clock::{Clock, Joint};
+use super::clock::{Clock, Continuity};
 use crate::opus::{SILENCE, inspect};
 use crate::reorder::Slot;
 use crate::timeline::{TICKS_PER_FRAME, duration_of};
@@ -13,9 +13,9 @@ use crate::timeline::{TICKS_PER_FRAME, duration_of};
 #[derive(Debug)]
 pub(super) struct OpusForm {
     clock: Clock,
-    /// To be handed over after each slot, with the 48 kHz ticks that each lasts.
+    /// To be handed over after each slot, with their duration in 48 kHz ticks.
     packets: Vec<(Bytes, u32)>,
-    /// Silence that is owed and shorter than a packet, in 48 kHz ticks.
+    /// Silence still owed, shorter than a packet, in 48 kHz ticks.
     silence: u32,
 }
 
@@ -28,21 +28,21 @@ impl OpusForm {
         self.clock.start(now);
     }
 
-    /// The sender is another.
+    /// Another sender starts.
     pub fn restart(&mut self, now: Instant) {
-        let joint = self.clock.restart(now);
-        self.join(joint);
+        let continuity = self.clock.restart(now);
+        self.follow(continuity);
     }
 
-    pub fn hear(&mut self, slot: Slot, now: Instant) {
+    pub fn push(&mut self, slot: Slot, now: Instant) {
         match slot {
             Slot::Packet { timestamp, payload } => {
-                let joint = self.clock.follow(timestamp, now);
-                self.join(joint);
+                let continuity = self.clock.follow(timestamp, now);
+                self.follow(continuity);
                 let Ok(facts) = inspect(&payload) else { return };
                 let ticks = facts.duration;
                 let is_pause = super::is_pause(&payload, facts.voice).unwrap_or(false);
-                // A packet goes as a whole or not at all.
+                // A packet is cut as a whole or not at all.
                 let is_cut = self.clock.spare(ticks, is_pause) == ticks;
                 if is_cut {
                     self.clock.cut(ticks);
@@ -51,25 +51,25 @@ impl OpusForm {
                 }
                 self.clock.packet(timestamp, ticks, if is_cut { 0 } else { ticks }, is_pause, now);
             }
-            // The agent's decoder conceals what it does not get.
+            // The agent's decoder conceals what is missing.
             Slot::Lost { timestamp, duration, .. } => {
-                let joint = self.clock.follow(timestamp, now);
-                self.join(joint);
+                let continuity = self.clock.follow(timestamp, now);
+                self.follow(continuity);
                 self.clock.lost(timestamp, duration, now);
             }
             Slot::Quiet { timestamp, duration } => {
-                let joint = self.clock.follow(timestamp, now);
-                self.join(joint);
+                let continuity = self.clock.follow(timestamp, now);
+                self.follow(continuity);
                 let rest = self.clock.quiet(timestamp, duration, now);
-                self.be_silent(rest);
+                self.push_silence(rest);
             }
         }
     }
 
-    /// Gives silence in place of what is late.
+    /// Inserts silence in place of late audio.
     pub fn fill(&mut self, now: Instant) {
         let frames = self.clock.fill(now);
-        self.be_silent(frames * TICKS_PER_FRAME);
+        self.push_silence(frames * TICKS_PER_FRAME);
     }
 
     /// Moves the packets to `queue`.
@@ -81,12 +81,12 @@ impl OpusForm {
         }
     }
 
-    fn join(&mut self, joint: Joint) {
-        let (Joint::GoesOn { silence } | Joint::Anew { silence }) = joint;
-        self.be_silent(silence);
+    fn follow(&mut self, continuity: Continuity) {
+        let (Continuity::Continues { silence } | Continuity::Restarts { silence }) = continuity;
+        self.push_silence(silence);
     }
 
-    fn be_silent(&mut self, ticks: u32) {
+    fn push_silence(&mut self, ticks: u32) {
         self.silence += ticks;
         while self.silence >= TICKS_PER_FRAME {
             self.silence -= TICKS_PER_FRAME;

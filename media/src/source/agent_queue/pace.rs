@@ -1,4 +1,4 @@
-//! Pace: whether the agent's sound is live, so that a backlog of it is delay, or content that may come at any speed.
+//! Pace: whether the agent's audio is live, so that a backlog is delay, or content that may arrive at any speed.
 
 use crate::timeline::TICKS_PER_FRAME;
 
@@ -8,27 +8,27 @@ const BUCKET_FRAMES: u32 = 25;
 const BUCKETS: usize = 5;
 /// What real time delivers in one window, in 48 kHz ticks.
 const WINDOW_TICKS: u32 = BUCKETS as u32 * BUCKET_FRAMES * TICKS_PER_FRAME;
-/// Chunks in one window, at least: live sound comes in chunks of 200 ms or less.
+/// Least number of chunks in one window: live audio arrives in chunks of 200 ms or less.
 const WINDOW_PUSHES: u32 = 12;
-/// A live source is never further ahead of real time than one chunk and some jitter, in 48 kHz ticks: 250 ms.
-/// Speech synthesis, which is faster than speech, soon is.
-const LEAD_AT_MOST: i64 = 12_000;
-/// Each frame the lead forgets so much: 1000 ppm, five times what clocks are off.
+/// A live source is never further ahead of real time than one chunk and some jitter: 250 ms, in 48 kHz ticks. Speech
+/// synthesis, which is faster than speech, soon is.
+const MAX_LEAD: i64 = 12_000;
+/// The lead decays by this much per frame, in 48 kHz ticks: 1000 ppm, five times the error of real clocks.
 const LEAD_LEAK: i64 = 1;
-/// A sender that paces itself but keeps a lead of some seconds sends content, until it has gone on without a pause
-/// for a minute: then it is live, and the lead is from before the caller could hear it.
+/// A sender that paces itself but keeps a lead of some seconds sends content, until it has continued without a pause for
+/// a minute: then it is live, and the lead dates from before the caller could hear it.
 const LIVE_AFTER_FRAMES: u32 = 3000;
-/// After a stall, what a live source said meanwhile comes within 2 s, or it said nothing.
+/// After a stall, what a live source sent meanwhile arrives within 2 s, or it sent nothing.
 const RESUME_FRAMES: u32 = 100;
 
 /// Compares what an agent delivers with the frames taken, in 48 kHz ticks.
 #[derive(Debug)]
 pub(super) struct Pace {
     kind: Kind,
-    /// Delivered, minus taken in real time, since the sound began.
+    /// Audio delivered minus time passed, since the audio began.
     lead: i64,
     window: [Bucket; BUCKETS],
-    /// Frames in the bucket at hand, and full buckets before it.
+    /// Frames in the current bucket, and full buckets before it.
     frames: u32,
     full: usize,
     steady_frames: u32,
@@ -36,20 +36,20 @@ pub(super) struct Pace {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// Nothing is known: everything is content.
+    /// Not known yet: treated as content.
     Unproven,
-    /// A microphone, or what behaves as one.
+    /// A microphone, or something that behaves like one.
     Live { hurry: Hurry },
-    /// It was live and sends again after a pause: a stall is over, or something new begins.
+    /// It was live and sends again after a pause: either a stall is over, or new audio begins.
     Resuming { frames: u32, lead: i64 },
 }
 
-/// How a backlog of live sound may be reduced.
+/// How a backlog of live audio may be reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hurry {
-    /// By pauses and, if need be, by cuts in the speech: the caller has heard silence for it.
+    /// By skipping pauses and, if need be, speech: the caller has heard silence for it.
     Any,
-    /// By pauses alone: it could be content after all.
+    /// By skipping pauses only: it could be content after all.
     Pauses,
 }
 
@@ -79,19 +79,19 @@ impl Pace {
         }
     }
 
-    /// How far the agent is ahead of real time by itself, in 48 kHz ticks. So much of the queue is no delay.
+    /// How far the agent is ahead of real time, in 48 kHz ticks. This part of the queue is no delay.
     pub fn lead(&self) -> u64 {
         self.lead.max(0).unsigned_abs()
     }
 
-    /// The backlog has been reduced once: what comes now is delay and nothing else.
+    /// The backlog has been reduced once: a new one can only be delay.
     pub fn settle(&mut self) {
         if let Kind::Live { hurry } = &mut self.kind {
             *hurry = Hurry::Any;
         }
     }
 
-    /// The sound begins again after a pause in which nothing was left to play.
+    /// Audio begins again after a pause with an empty queue.
     pub fn resume(&mut self) {
         match self.kind {
             Kind::Live { .. } => self.kind = Kind::Resuming { frames: 0, lead: 0 },
@@ -99,8 +99,8 @@ impl Pace {
         }
     }
 
-    /// The sound goes on after silence had to stand in for it. Until something is proven, that is a beginning too: an
-    /// answer that follows another one closely must not pass for what was late.
+    /// Audio continues after an underrun. While nothing is proven this counts as a beginning too: an answer that closely
+    /// follows another one must not be taken for late audio.
     pub fn underran(&mut self) {
         if matches!(self.kind, Kind::Unproven) {
             *self = Self::new();
@@ -112,7 +112,7 @@ impl Pace {
         if let Kind::Resuming { lead, .. } = &mut self.kind {
             *lead += i64::from(ticks);
         }
-        if self.lead > LEAD_AT_MOST {
+        if self.lead > MAX_LEAD {
             self.kind = Kind::Unproven;
         }
         let bucket = &mut self.window[BUCKETS - 1];
@@ -120,7 +120,7 @@ impl Pace {
         bucket.pushes += 1;
     }
 
-    /// 20 ms have passed.
+    /// 20 ms passed.
     pub fn tick(&mut self) {
         self.lead -= i64::from(TICKS_PER_FRAME);
         self.lead -= self.lead.signum() * LEAD_LEAK;
@@ -135,12 +135,12 @@ impl Pace {
         }
     }
 
-    /// A stall is made up for when the lead is what it was; anything else is a new sound.
+    /// A stall is made up for once the lead is what it was; anything else is new audio.
     fn watch_resumption(&mut self) {
         let Kind::Resuming { frames, lead } = &mut self.kind else { return };
         *frames += 1;
         *lead -= i64::from(TICKS_PER_FRAME);
-        if self.lead >= -LEAD_AT_MOST {
+        if self.lead >= -MAX_LEAD {
             self.kind = Kind::Live { hurry: Hurry::Any };
         } else if *frames >= RESUME_FRAMES {
             *self = Self { lead: *lead, ..Self::new() };
@@ -159,7 +159,7 @@ impl Pace {
         if !matches!(self.kind, Kind::Unproven) {
             return;
         }
-        if self.lead <= LEAD_AT_MOST {
+        if self.lead <= MAX_LEAD {
             self.kind = Kind::Live { hurry: Hurry::Any };
         } else if self.steady_frames >= LIVE_AFTER_FRAMES {
             self.lead = 0;

@@ -15,7 +15,7 @@ pub(super) struct Muted {
 
 impl Bridge {
     /// The caller hears prompts, again and again, and the agent hears silence, until [`unhold`](Self::unhold). Third
-    /// parties and the agent hear each other meanwhile, and the caller hears none of them.
+    /// speakers and the agent hear each other meanwhile, and the caller hears none of them.
     pub fn hold(&mut self, prompts: Vec<Prompt>) -> Result<(), OpusError> {
         self.source.hold(prompts);
         self.tell_mixer()
@@ -28,7 +28,7 @@ impl Bridge {
             if let Some(mixer) = &mut self.mixer {
                 mixer.unhold();
             }
-            self.ear.restart(now);
+            self.agent_audio.restart(now);
         }
         was_held
     }
@@ -43,43 +43,43 @@ impl Bridge {
         self.source.mute(muted);
     }
 
-    /// Whether the agent hears the caller; silence if not. Third parties and the recording still do.
+    /// Whether the agent hears the caller; silence if not. Third speakers and the recording still do.
     pub fn mute_caller(&mut self, muted: bool, now: Instant) {
         if std::mem::replace(&mut self.muted.caller, muted) != muted {
             if let Some(mixer) = &mut self.mixer {
-                mixer.let_agent_hear_caller(!muted);
+                mixer.set_agent_hears_caller(!muted);
             }
-            self.ear.restart(now);
+            self.agent_audio.restart(now);
         }
     }
 
     /// Puts prompts on air in place of an agent. Played [`Repeat::Once`], they end with
     /// [`BridgeEvent::PromptsFinished`](super::BridgeEvent::PromptsFinished); an agent that joins takes over from them.
     pub fn stand_in(&mut self, prompts: Vec<Prompt>, repeat: Repeat) {
-        self.source.go_prompts(prompts, repeat);
+        self.source.switch_to_prompts(prompts, repeat);
     }
 
     pub(super) fn agent_hears_caller(&self) -> bool {
         !self.source.is_held() && !self.muted.caller
     }
 
-    pub(super) fn forget_apart(&mut self) {
+    pub(super) fn reset_hold(&mut self) {
         self.source.unhold();
         self.source.mute(false);
         self.muted = Muted::default();
         if let Some(mixer) = &mut self.mixer {
             mixer.unhold();
-            mixer.let_agent_hear_caller(true);
+            mixer.set_agent_hears_caller(true);
         }
     }
 
     /// A mixer that is there knows how caller and agent stand.
     pub(super) fn tell_mixer(&mut self) -> Result<(), OpusError> {
         let Some(mixer) = &mut self.mixer else { return Ok(()) };
-        mixer.let_agent_hear_caller(!self.muted.caller);
-        if let (true, Some(voice)) = (self.source.is_held(), self.source.voice()) {
-            mixer.hold(voice.rate())?;
-            self.source.set_aside(true);
+        mixer.set_agent_hears_caller(!self.muted.caller);
+        if let (true, Some(queue)) = (self.source.is_held(), self.source.queue()) {
+            mixer.hold(queue.rate())?;
+            self.source.set_mixer_takes_agent(true);
         }
         Ok(())
     }

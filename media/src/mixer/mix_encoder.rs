@@ -1,47 +1,47 @@
-//! A mix on its way to the agent, in the agent's own form.
+//! MixEncoder: turns mixed frames into the format that a listener takes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::sum::RATE;
 use crate::opus::{Encoder, OpusError, Profile, SampleRate};
 use crate::resample::Resampler;
 
-/// Of every mix.
-const RATE: SampleRate = SampleRate::Hz16000;
-/// Room for a frame at any rate; the memory comes back when the frames before have been sent.
+/// Room for a frame at any rate. The memory is reused once the frames before have been sent.
 const CHUNK_BYTES: usize = 2 * 1024;
 
 #[derive(Debug)]
-pub(crate) struct MixedForm {
-    form: Form,
+pub(crate) struct MixEncoder {
+    format: Format,
     chunk: BytesMut,
 }
 
 #[derive(Debug)]
-enum Form {
+enum Format {
     Pcm { resampler: Box<Resampler>, samples: Vec<i16> },
     Opus { encoder: Encoder, packet: Vec<u8> },
 }
 
-impl MixedForm {
-    /// Samples at `rate`, or Opus packets.
+impl MixEncoder {
+    /// PCM at `rate`, or Opus packets for None.
     pub fn new(rate: Option<SampleRate>) -> Result<Self, OpusError> {
         rate.map_or_else(Self::opus, |rate| Ok(Self::pcm(rate)))
     }
 
     pub fn pcm(rate: SampleRate) -> Self {
         let samples = Vec::with_capacity(rate.samples_per_frame());
-        Self { form: Form::Pcm { resampler: Box::new(Resampler::new(RATE, rate)), samples }, chunk: BytesMut::new() }
+        let format = Format::Pcm { resampler: Box::new(Resampler::new(RATE, rate)), samples };
+        Self { format, chunk: BytesMut::new() }
     }
 
     pub fn opus() -> Result<Self, OpusError> {
         let encoder = Encoder::new(RATE, Profile::Eco)?;
-        Ok(Self { form: Form::Opus { encoder, packet: Vec::new() }, chunk: BytesMut::new() })
+        Ok(Self { format: Format::Opus { encoder, packet: Vec::new() }, chunk: BytesMut::new() })
     }
 
-    /// 20 ms as the agent takes them.
-    pub fn hear(&mut self, frame: &[i16]) -> Option<Bytes> {
-        match &mut self.form {
-            Form::Pcm { resampler, samples } => {
+    /// Encodes one 20 ms frame at the mixer's rate. None if libopus refuses it.
+    pub fn encode(&mut self, frame: &[i16]) -> Option<Bytes> {
+        match &mut self.format {
+            Format::Pcm { resampler, samples } => {
                 samples.clear();
                 resampler.process(frame, samples);
                 if self.chunk.capacity() < 2 * samples.len() {
@@ -51,7 +51,7 @@ impl MixedForm {
                     self.chunk.put_i16_le(*sample);
                 }
             }
-            Form::Opus { encoder, packet } => {
+            Format::Opus { encoder, packet } => {
                 encoder.encode(frame, packet).ok()?;
                 self.chunk.extend_from_slice(packet);
             }

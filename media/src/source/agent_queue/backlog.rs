@@ -1,42 +1,42 @@
-//! Backlog: how much of a live agent's sound may wait, and which frames are left out to come back to it.
+//! Backlog: how much of a live agent's audio may wait, and which frames are skipped to get back to it.
 
 use super::pace::{Hurry, Pace};
 use crate::timeline::TICKS_PER_FRAME;
 
-/// One frame more is kept for each underrun in speech, so that the same lateness is not heard again and again; never
-/// more than 200 ms.
-const CUSHION_AT_MOST: u32 = 10;
-/// A single underrun in so many frames, 10 s, is chance, and nothing is kept for it: 20 ms of delay for half a minute
+/// One frame more is kept for each underrun in speech, so that the same jitter is not audible again; 200 ms at most.
+const MAX_CUSHION: u32 = 10;
+/// A single underrun in this many frames, 10 s, is chance, and no cushion is kept for it: 20 ms of delay for half a minute
 /// would cost more than a second gap.
 const CHANCE_WITHIN: u32 = 500;
 /// Frames without an underrun after which one frame less is kept: 30 s.
 const CUSHION_SHRINKS_AFTER: u32 = 1500;
 
-/// Frames above the cushion, and above what the agent sent ahead, that may wait; more is drift, and goes in a pause.
-/// Where there is neither a cushion nor sound sent ahead nothing may: one late frame is no delay for the whole call.
-const WAITING_AT_MOST: u32 = 2;
-/// Frames above the cushion beyond which speech is cut too, should there be no pause.
-const DELAY_AT_MOST: u32 = 6;
-/// So many frames are heard between two cuts in speech. One of four left out is a third faster: words stay
-/// understandable, and a stall of 3 s is gone in 9 s, or in about 5 with ordinary pauses.
+/// Frames above the cushion and the agent's lead that may wait; more is drift, and is skipped in a pause. Without a cushion
+/// or a lead none may wait: one late frame must not delay the whole call.
+const MAX_WAITING: u32 = 2;
+/// Frames above the cushion beyond which speech is cut too, if there is no pause.
+const MAX_DELAY: u32 = 6;
+/// Frames played between two cuts in speech. Skipping one in four is a third faster: words stay intelligible, and a stall
+/// of 3 s is made up in 9 s, or in about 5 s with ordinary pauses.
 const SPEECH_BETWEEN_CUTS: u32 = 3;
 
-/// Frames in one bucket, half a second, and buckets in the window: the queue's minimum is that of 2 s.
+/// Frames in one bucket, half a second, and buckets in the window: the queue's minimum is taken over 2 s.
 const BUCKET_FRAMES: u32 = 25;
 const BUCKETS: usize = 4;
 
-/// Watches the queue's minimum: jitter fills and empties the queue, and only what never empties is delay.
+/// Watches the queue's minimum: jitter fills and empties the queue, and only the part that never empties is delay.
 #[derive(Debug)]
 pub(super) struct Backlog {
     pace: Pace,
-    /// In frames.
+    /// Frames kept against jitter.
     cushion: u32,
+    /// Frames since the last underrun in speech.
     since_underrun: u32,
-    /// The lowest fill of each bucket, in frames; the last one is at hand.
+    /// The lowest fill of each bucket, in frames; the last bucket is the current one.
     minima: [u32; BUCKETS],
     frames: u32,
     since_cut: u32,
-    /// How many frames may go, of those without speech and of any.
+    /// How many frames may be skipped: of those without speech, and of any.
     spare: u32,
     spare_speech: u32,
 }
@@ -55,16 +55,16 @@ impl Backlog {
         }
     }
 
-    /// `ticks` of sound (48 kHz) came in one chunk.
+    /// `ticks` (48 kHz) were pushed in one chunk.
     pub fn pushed(&mut self, ticks: u32) {
         self.pace.pushed(ticks);
     }
 
-    /// The agent's sound came late, inside an utterance. In a pause nobody heard it.
+    /// The agent's audio was late within an utterance. In a pause that is inaudible.
     pub fn underran(&mut self, in_pause: bool) {
         if !in_pause {
             if self.cushion > 0 || self.since_underrun < CHANCE_WITHIN {
-                self.cushion = (self.cushion + 1).min(CUSHION_AT_MOST);
+                self.cushion = (self.cushion + 1).min(MAX_CUSHION);
             }
             self.since_underrun = 0;
         }
@@ -76,29 +76,29 @@ impl Backlog {
         self.pace.resume();
     }
 
-    /// All is thrown away, and what comes is new. What the network is like stays known.
+    /// The queue was cleared, and new audio follows. What is known of the network stays.
     pub fn clear(&mut self) {
         self.pace = Pace::new();
         (self.spare, self.spare_speech) = (0, 0);
     }
 
-    /// What was late so far says nothing of what is to come.
+    /// Forgets the underruns so far.
     pub fn settle(&mut self) {
         (self.cushion, self.since_underrun) = (0, CHANCE_WITHIN);
     }
 
-    /// Whether sound is watched for speech at all: of content nothing is ever left out.
+    /// Whether the agent is live. Content is never skipped.
     pub fn is_live(&self) -> bool {
         self.pace.hurry().is_some()
     }
 
-    /// Whether a frame without speech would be left out now.
+    /// Whether a frame without speech would be skipped now.
     pub fn has_spare(&self) -> bool {
         self.spare > 0
     }
 
-    /// Whether the next frame is to be left out. At most one is, for each frame that is heard.
-    pub fn leaves_out(&mut self, is_quiet: bool) -> bool {
+    /// Whether to skip the next frame. At most one is skipped for each frame played.
+    pub fn skips(&mut self, is_quiet: bool) -> bool {
         let may = match self.pace.hurry() {
             None => false,
             Some(Hurry::Pauses) => is_quiet && self.spare > 0,
@@ -113,7 +113,7 @@ impl Backlog {
         may
     }
 
-    /// 20 ms have passed; so many 48 kHz ticks wait.
+    /// 20 ms passed; `queued` 48 kHz ticks wait.
     pub fn tick(&mut self, queued: u64) {
         self.pace.tick();
         self.since_cut = self.since_cut.saturating_add(1);
@@ -137,9 +137,9 @@ impl Backlog {
         let minimum = self.minima.iter().copied().min().unwrap_or(0);
         let lead = u32::try_from(self.pace.lead() / u64::from(TICKS_PER_FRAME)).unwrap_or(u32::MAX);
         let above = minimum.saturating_sub(self.cushion).saturating_sub(lead);
-        let may_wait = if self.cushion == 0 && lead == 0 { 0 } else { WAITING_AT_MOST };
+        let may_wait = if self.cushion == 0 && lead == 0 { 0 } else { MAX_WAITING };
         self.spare = above.saturating_sub(may_wait);
-        self.spare_speech = above.saturating_sub(DELAY_AT_MOST);
+        self.spare_speech = above.saturating_sub(MAX_DELAY);
         if self.spare == 0 {
             self.pace.settle();
         }

@@ -1,4 +1,4 @@
-//! Queue: the agent's sound waiting, in the forms in which it came.
+//! Segments: queued audio, one segment per format it arrived in.
 
 use std::collections::VecDeque;
 
@@ -8,70 +8,70 @@ use super::pcm::Pcm;
 use crate::opus::SampleRate;
 use crate::timeline::TICKS_PER_FRAME;
 
-/// Forms that may wait one behind another. An agent settles on one, and seldom changes it while it speaks.
-const FORMS_AT_MOST: usize = 4;
+/// Segments that may be queued. An agent settles on one format, and seldom changes it while it speaks.
+const MAX_SEGMENTS: usize = 4;
 
-/// Packets for which an Opus queue keeps its place when it has been longer: 160 ms.
+/// Packets for which an Opus segment keeps memory after it has been longer: 160 ms.
 const PACKETS_KEPT: usize = 8;
 
-/// Sound in one form after another: the first is played, the last takes what comes.
+/// Segments in playing order: the first is played, the last is filled.
 #[derive(Debug)]
-pub(super) struct Queue {
-    playing: Sound,
-    later: VecDeque<Sound>,
+pub(super) struct Segments {
+    playing: Segment,
+    later: VecDeque<Segment>,
 }
 
 #[derive(Debug)]
-pub(super) enum Sound {
+pub(super) enum Segment {
     Pcm(Pcm),
     /// Whole 20 ms packets.
     Opus(VecDeque<Bytes>),
 }
 
-impl Queue {
-    /// Samples at `rate`, or Opus packets.
+impl Segments {
+    /// PCM at `rate`, or Opus packets for None.
     pub fn new(rate: Option<SampleRate>) -> Self {
-        Self { playing: Sound::new(rate), later: VecDeque::new() }
+        Self { playing: Segment::new(rate), later: VecDeque::new() }
     }
 
-    pub fn playing(&self) -> &Sound {
+    pub fn playing(&self) -> &Segment {
         &self.playing
     }
 
-    pub fn playing_mut(&mut self) -> &mut Sound {
+    pub fn playing_mut(&mut self) -> &mut Segment {
         &mut self.playing
     }
 
-    pub fn last(&self) -> &Sound {
+    pub fn last(&self) -> &Segment {
         self.later.back().unwrap_or(&self.playing)
     }
 
-    pub fn last_mut(&mut self) -> &mut Sound {
+    pub fn last_mut(&mut self) -> &mut Segment {
         self.later.back_mut().unwrap_or(&mut self.playing)
     }
 
-    /// Whether one more form can wait.
-    pub fn takes_form(&self, rate: Option<SampleRate>) -> bool {
+    /// Whether audio of another format still fits.
+    pub fn has_room_for(&self, rate: Option<SampleRate>) -> bool {
         let last = self.last();
-        last.rate() == rate || last.is_empty() || self.later.len() + 1 < FORMS_AT_MOST
+        last.rate() == rate || last.is_empty() || self.later.len() + 1 < MAX_SEGMENTS
     }
 
-    /// What comes from now on is in this form, and begins with a whole sample.
+    /// Later audio has this format, and starts with a whole sample.
     pub fn change_to(&mut self, rate: Option<SampleRate>) {
         let last = self.last_mut();
         match last.rate() == rate {
             true => last.drop_odd_byte(),
-            false if last.is_empty() => *last = Sound::new(rate),
+            false if last.is_empty() => *last = Segment::new(rate),
             false => {
-                if let Sound::Pcm(pcm) = last {
+                if let Segment::Pcm(pcm) = last {
                     pcm.finish();
                 }
-                self.later.push_back(Sound::new(rate));
+                self.later.push_back(Segment::new(rate));
             }
         }
     }
 
-    /// Goes on to the next form when one is played out.
+    /// Moves to the next segment once one is played out.
     pub fn advance(&mut self) {
         while self.playing.is_empty()
             && let Some(next) = self.later.pop_front()
@@ -80,33 +80,33 @@ impl Queue {
         }
     }
 
-    /// Throws away up to 20 ms; says how much, in 48 kHz ticks.
-    pub fn pass_by(&mut self) -> u64 {
+    /// Discards up to 20 ms and returns how much, in 48 kHz ticks.
+    pub fn discard_frame(&mut self) -> u64 {
         match &mut self.playing {
-            Sound::Pcm(pcm) => pcm.pass_by(),
-            Sound::Opus(packets) => packets.pop_front().map_or(0, |_| u64::from(TICKS_PER_FRAME)),
+            Segment::Pcm(pcm) => pcm.discard_frame(),
+            Segment::Opus(packets) => packets.pop_front().map_or(0, |_| u64::from(TICKS_PER_FRAME)),
         }
     }
 
-    /// Throws everything away. The last form stays.
+    /// Drops all audio. The last format stays.
     pub fn clear(&mut self) {
         if let Some(last) = self.later.pop_back() {
             self.playing = last;
             self.later.clear();
         }
         match &mut self.playing {
-            Sound::Pcm(pcm) => pcm.clear(),
-            Sound::Opus(packets) => *packets = VecDeque::new(),
+            Segment::Pcm(pcm) => pcm.clear(),
+            Segment::Opus(packets) => *packets = VecDeque::new(),
         }
     }
 }
 
-impl Sound {
+impl Segment {
     fn new(rate: Option<SampleRate>) -> Self {
         rate.map_or_else(|| Self::Opus(VecDeque::new()), |rate| Self::Pcm(Pcm::new(rate)))
     }
 
-    /// Of samples; None for Opus.
+    /// Sample rate of PCM; None for Opus.
     pub fn rate(&self) -> Option<SampleRate> {
         match self {
             Self::Pcm(pcm) => Some(pcm.rate),
@@ -121,14 +121,14 @@ impl Sound {
         }
     }
 
-    /// The agent says that its sound so far is whole.
+    /// The audio so far is complete.
     pub fn drop_odd_byte(&mut self) {
         if let Self::Pcm(pcm) = self {
             pcm.drop_odd_byte();
         }
     }
 
-    /// 20 ms have passed in which nothing was taken.
+    /// 20 ms passed without a frame taken.
     pub fn idle(&mut self) {
         if let Self::Pcm(pcm) = self {
             pcm.idle();
@@ -143,8 +143,8 @@ pub(super) fn take_packet(packets: &mut VecDeque<Bytes>) -> Option<Bytes> {
     packet
 }
 
-/// One long answer must not pin its megabytes until the call ends, nor a burst its kilobytes. So much of a queue's
-/// memory goes that what waits can double before more is needed; `kept` is never given back.
+/// One long answer must not pin its megabytes until the call ends, nor a burst its kilobytes. A queue shrinks to twice its
+/// length, but never below `kept`.
 pub(super) fn give_back_memory<T>(queue: &mut VecDeque<T>, kept: usize) {
     if queue.capacity() > kept && queue.len() * 4 <= queue.capacity() {
         queue.shrink_to((queue.len() * 2).max(kept));

@@ -1,57 +1,58 @@
-//! Where the sound given to the agent stands: against the caller's line, and against our clock.
+//! Position of the agent's audio against the caller's line, and against our clock.
 //!
-//! While something comes it is given as it comes, and keeps step with the caller's own clock. While nothing comes ours
-//! stands in for it: silence is given when a frame is due, ahead of the line, and the line pays it back when it goes on.
+//! While packets arrive, audio is passed on at the pace of the caller's clock. While none arrive our own clock takes
+//! over: silence is inserted whenever a frame is due, ahead of the caller's line, and is taken off again when the line
+//! continues.
 
 use std::time::{Duration, Instant};
 
 use crate::opus::FRAME;
 use crate::timeline::{TICKS_PER_FRAME, duration_of};
 
-/// In the middle of speech the next sound is waited for so long before silence is given in place of it: a network's
-/// jitter, or one lost packet, whose successor says that it is to be rebuilt.
+/// In the middle of speech, silence is inserted only for a packet this late: jitter, or one lost packet, which can be
+/// concealed once its successor arrives.
 const SPEECH_LATE: Duration = Duration::from_millis(40);
-/// The same in a pause, where nothing is lost by silence: what comes in the next moment is better than that.
+/// The same in a pause, where silence costs nothing.
 const PAUSE_LATE: Duration = Duration::from_millis(5);
-/// Frames given at once after our own stall. What is older is worth nothing any more.
+/// Frames inserted at once after a stall of our own. Older audio is worthless by then.
 const FILL_AT_MOST: u32 = 25;
-/// Silence given ahead of the line that may stay for good, in 48 kHz ticks: 60 ms.
+/// Silence ahead of the line that may stay for good, in 48 kHz ticks: 60 ms.
 const AHEAD_AT_MOST: u32 = 3 * TICKS_PER_FRAME;
-/// Beyond that, so much of speech is given between two cuts of 20 ms, in 48 kHz ticks: 180 ms. A tenth is cut out:
-/// one second of delay is gone in ten, sooner with pauses, and speech recognition still follows.
+/// Speech between two cuts of 20 ms beyond that, in 48 kHz ticks: 180 ms. Cutting a tenth removes one second of delay in
+/// ten, sooner with pauses, and keeps speech recognition working.
 const SPEECH_BETWEEN_CUTS: u32 = 9 * TICKS_PER_FRAME;
-/// A pause may seem so much shorter to us than by the caller's clock, when the network stalled at its beginning, in
-/// 48 kHz ticks: 5 s. A clock that began anew lands here once in ten thousand times.
+/// How much shorter a pause may appear to us than by the caller's clock, when the network stalled at its start, in 48 kHz
+/// ticks: 5 s. A restarted clock lands within it once in ten thousand times.
 const SAME_PAUSE: u32 = 240_000;
-/// A jump back of the caller's clock within one second is a sender's slip, as [`Reorder`](crate::reorder::Reorder)
-/// sees it, not another line.
+/// A backward jump of the caller's clock within one second is a sender's error, not a new line;
+/// [`Reorder`](crate::reorder::Reorder) judges the same.
 const SLIP: i32 = 48_000;
 
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// Where the caller's line stands, in its 48 kHz ticks. `None` until it has begun.
+    /// End of the last slot on the caller's line, in its 48 kHz ticks. None before the first.
     line_end: Option<u32>,
-    /// When the caller's next sound is due, or the next silence in place of it.
+    /// When the caller's next audio is due, or silence in its place.
     due_at: Instant,
-    /// 48 kHz ticks given ahead of the line.
+    /// Silence inserted ahead of the line, in 48 kHz ticks.
     ahead: u32,
-    /// Those of them given since the last packet.
+    /// The part of it inserted since the last packet.
     filled: u32,
-    /// What was heard last was a pause, not speech.
+    /// The last packet was a pause, not speech.
     is_pause: bool,
-    /// The line has just left out a pause (DTX).
+    /// The line has just skipped a pause (DTX).
     follows_pause: bool,
-    /// 48 kHz ticks of the line since something was cut out of it.
+    /// 48 kHz ticks of the line since the last cut.
     since_cut: u32,
 }
 
-/// How a slot follows the ones before it. The ticks of silence are to be given first.
+/// How a slot follows the ones before it. `silence` is in 48 kHz ticks and goes before the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Joint {
-    /// The same line.
-    GoesOn { silence: u32 },
-    /// Another line: its sound has nothing to do with what came before.
-    Anew { silence: u32 },
+pub(super) enum Continuity {
+    /// The line continues.
+    Continues { silence: u32 },
+    /// A new line: the decoder must forget what came before.
+    Restarts { silence: u32 },
 }
 
 impl Clock {
@@ -59,46 +60,46 @@ impl Clock {
         Self { line_end: None, due_at: now, ahead: 0, filled: 0, is_pause: true, follows_pause: false, since_cut: 0 }
     }
 
-    /// Nothing was due before.
+    /// Audio is due from now on.
     pub fn start(&mut self, now: Instant) {
         self.due_at = now;
     }
 
-    /// The sender is another.
-    pub fn restart(&mut self, now: Instant) -> Joint {
+    /// Another sender starts.
+    pub fn restart(&mut self, now: Instant) -> Continuity {
         let silence = if self.line_end.is_some() { self.behind(now) } else { 0 };
         self.forget_line();
-        Joint::Anew { silence }
+        Continuity::Restarts { silence }
     }
 
-    /// Sees whether the line goes on where it stood. Only a pause of more than a second, or another line, does not.
-    pub fn follow(&mut self, timestamp: u32, now: Instant) -> Joint {
+    /// Checks whether the line continues at its end. It does not after a pause of more than a second, or on a new line.
+    pub fn follow(&mut self, timestamp: u32, now: Instant) -> Continuity {
         let Some(end) = self.line_end else {
             self.forget_line();
-            return Joint::Anew { silence: 0 };
+            return Continuity::Restarts { silence: 0 };
         };
         let jump = timestamp.wrapping_sub(end) as i32;
         if (-SLIP..=0).contains(&jump) {
-            return Joint::GoesOn { silence: 0 };
+            return Continuity::Continues { silence: 0 };
         }
         let behind = self.behind(now);
         let jump_ticks = jump.unsigned_abs();
-        // Ours may say more, when the network stalled at the end of the pause.
+        // Our clock may count more, when the network stalled at the end of the pause.
         if jump > 0 && jump_ticks <= self.filled.saturating_add(behind).saturating_add(SAME_PAUSE) {
             self.follows_pause = true;
             let rest = self.owed(jump_ticks, self.ahead);
-            Joint::GoesOn { silence: rest.min(FILL_AT_MOST * TICKS_PER_FRAME) }
+            Continuity::Continues { silence: rest.min(FILL_AT_MOST * TICKS_PER_FRAME) }
         } else {
-            // This clock says nothing about how long it was; ours does.
+            // A restarted clock does not tell the length of the pause; ours does.
             self.forget_line();
-            Joint::Anew { silence: behind }
+            Continuity::Restarts { silence: behind }
         }
     }
 
-    /// A packet of the line, of which `given` ticks were given.
+    /// A packet of the line, of which `given` ticks were passed on.
     pub fn packet(&mut self, timestamp: u32, ticks: u32, given: u32, is_pause: bool, now: Instant) {
         self.line_end = Some(timestamp.wrapping_add(ticks));
-        // One that comes late out of a pause, whose time was filled, moves nothing: the agent has got it on time.
+        // A late packet at the end of a filled pause moves nothing: the agent has had that time as silence.
         if given > 0 || !self.follows_pause {
             self.due_at = now + duration_of(ticks);
         }
@@ -107,15 +108,15 @@ impl Clock {
         self.follows_pause = false;
     }
 
-    /// A loss of the line; gives how much of it was not filled. Only what was filled in this very gap counts: an older
-    /// debt must not cost what FEC can rebuild.
+    /// A loss on the line; returns how much of it was not filled yet, in 48 kHz ticks. Only silence inserted in this gap
+    /// counts: an older debt must not cost what FEC can restore.
     pub fn lost(&mut self, timestamp: u32, duration: u32, now: Instant) -> u32 {
         self.line_end = Some(timestamp.wrapping_add(duration));
         self.due_at = now;
         self.owed(duration, self.filled)
     }
 
-    /// A pause of the line; gives how much of it was not filled.
+    /// A pause of the line; returns how much of it was not filled yet, in 48 kHz ticks.
     pub fn quiet(&mut self, timestamp: u32, duration: u32, now: Instant) -> u32 {
         self.line_end = Some(timestamp.wrapping_add(duration));
         self.follows_pause = true;
@@ -126,7 +127,7 @@ impl Clock {
         rest
     }
 
-    /// How many frames of silence are due in place of what is late.
+    /// Frames of silence that are due in place of late audio.
     pub fn fill(&mut self, now: Instant) -> u32 {
         let patience = if self.is_pause { PAUSE_LATE } else { SPEECH_LATE };
         let mut frames = 0;
@@ -140,7 +141,7 @@ impl Clock {
         frames
     }
 
-    /// How much of the next packet is better cut out, because silence was given ahead of it.
+    /// How much of the next packet to cut, in 48 kHz ticks, because silence was inserted ahead of it.
     pub fn spare(&mut self, ticks: u32, is_pause: bool) -> u32 {
         self.since_cut = self.since_cut.saturating_add(ticks);
         if is_pause {
@@ -152,23 +153,23 @@ impl Clock {
         }
     }
 
-    /// So much was cut out.
+    /// `ticks` were cut.
     pub fn cut(&mut self, ticks: u32) {
         self.ahead = self.ahead.saturating_sub(ticks);
         self.since_cut = 0;
     }
 
-    /// A frame was thrown away: what the agent never gets is not ahead of anything.
+    /// A frame was dropped from the agent's queue, which shortens its delay.
     pub fn dropped(&mut self) {
         self.ahead = self.ahead.saturating_sub(TICKS_PER_FRAME);
     }
 
-    /// Whether there is sound to lead over from.
+    /// Whether a packet has come, so that the decoder can conceal what follows.
     pub fn has_begun(&self) -> bool {
         self.line_end.is_some()
     }
 
-    /// Whether silence stands right before what comes next.
+    /// Whether silence was inserted right before the next packet.
     pub fn has_filled(&self) -> bool {
         self.filled > 0
     }
@@ -181,13 +182,13 @@ impl Clock {
         self.follows_pause = false;
     }
 
-    /// How long the next sound has been due and was not filled, in 48 kHz ticks.
+    /// How long audio has been due without being filled, in 48 kHz ticks.
     fn behind(&self, now: Instant) -> u32 {
         let late = now.saturating_duration_since(self.due_at).min(FRAME * FILL_AT_MOST);
         (late.as_micros() * 48 / 1000) as u32
     }
 
-    /// What of a gap has not been given already, when at most `given` counts.
+    /// The part of a gap that was not inserted already; at most `given` counts as inserted.
     fn owed(&mut self, duration: u32, given: u32) -> u32 {
         let paid = duration.min(given);
         self.ahead = self.ahead.saturating_sub(paid);

@@ -166,7 +166,7 @@ fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
         }
         // 10 s have passed.
         assert!(call.given_ms() < 16_000, "{} ms", call.given_ms());
-        assert!(call.ear.dropped() > 90_000);
+        assert!(call.audio.dropped() > 90_000);
     }
 }
 
@@ -295,7 +295,7 @@ fn an_hour_of_a_bad_network_adds_no_delay() {
             }
         }
         let (given, line) = (call.given_ms(), frame * 20);
-        println!("given {given} ms of {line} ms, worst {worst} ms, dropped {}", call.ear.dropped());
+        println!("given {given} ms of {line} ms, worst {worst} ms, dropped {}", call.audio.dropped());
         assert!(given.abs_diff(line) <= 60 + 20 + 35, "{given} of {line}");
         // Tolerated, one frame on the tick, on its way, and what waits behind a lost packet.
         assert!(worst <= 60 + 20 + 35 + 80, "{worst}");
@@ -317,10 +317,10 @@ impl Chance {
     }
 }
 
-/// Reorder and ear as the bridge drives them, and an agent that takes everything at once.
+/// Reorder and agent audio as the bridge drives them, and an agent that takes everything at once.
 struct Call {
     reorder: Reorder,
-    ear: Ear,
+    audio: AgentAudio,
     hears_opus: bool,
     /// When frames came, in ms.
     frames: Vec<u64>,
@@ -344,16 +344,16 @@ impl Call {
 
     fn with(hears_opus: bool) -> Self {
         let now = Instant::now();
-        let mut ear = Ear::deaf(now);
+        let mut audio = AgentAudio::new(now);
         match hears_opus {
-            true => ear.take_opus(now),
-            false => ear.take_pcm(RATE, now).unwrap(),
+            true => audio.attach_opus(now),
+            false => audio.attach_pcm(RATE, now).unwrap(),
         }
-        ear.start(now);
+        audio.start(now);
         let reorder = Reorder::new(DEFAULT_WAIT);
         Self {
             reorder,
-            ear,
+            audio,
             hears_opus,
             frames: Vec::new(),
             now,
@@ -378,7 +378,7 @@ impl Call {
             if self.ms.is_multiple_of(20) {
                 self.drain();
                 if self.reorder.poll_timeout().is_none() {
-                    self.ear.fill(self.now);
+                    self.audio.fill(self.now);
                 }
                 self.take();
             }
@@ -387,13 +387,13 @@ impl Call {
 
     fn drain(&mut self) {
         while let Some(slot) = self.reorder.poll(self.now) {
-            self.ear.hear(slot, self.now);
+            self.audio.push(slot, self.now);
             self.take();
         }
     }
 
     fn take(&mut self) {
-        while let Some(frame) = self.ear.take() {
+        while let Some(frame) = self.audio.take() {
             self.samples += if self.hears_opus { 320 } else { frame.len() as u64 / 2 };
             if self.keeps {
                 self.frames.push(self.ms);

@@ -1,52 +1,52 @@
-//! Marks: places in the agent's sound that it wants to hear of.
+//! Marks: positions in the agent's audio that are reported when playback reaches them.
 
 use std::collections::VecDeque;
 
 use thiserror::Error;
 
-/// Marks waiting or not yet told. More is an app that has lost count: it gets an error.
+/// Marks waiting or not reported yet. Overflow is refused with an error.
 pub const MAX_MARKS: usize = 1024;
-/// What the names of those marks hold together.
+/// Bytes of the names of those marks.
 pub const MAX_MARK_BYTES: usize = 256 * 1024;
 
-/// What became of the agent's words.
+/// What the queue reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VoiceEvent {
-    /// A mark's turn came.
+pub enum QueueEvent {
+    /// A mark was reached or cleared.
     Mark {
-        /// The name the agent gave it.
+        /// The agent's name for it.
         name: String,
-        /// What became of the sound before it.
+        /// Whether the audio before it was played.
         status: MarkStatus,
     },
 }
 
-/// What became of the sound before a mark.
+/// What happened to the audio before a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkStatus {
     /// It left for the caller.
     Played,
-    /// It was thrown away by a `clear`.
+    /// A `clear` dropped it.
     Cleared,
 }
 
-/// [`MAX_MARKS`] are waiting already, or names of [`MAX_MARK_BYTES`].
+/// [`MAX_MARKS`] marks wait already, or [`MAX_MARK_BYTES`] of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("more than {MAX_MARKS} marks are waiting, or names of more than {MAX_MARK_BYTES} bytes")]
 pub struct TooManyMarks;
 
-/// In the order they were placed: each is told once.
+/// Marks in the order they were placed; each is reported once.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     waiting: VecDeque<Mark>,
-    events: VecDeque<VoiceEvent>,
-    /// Of the names in both.
+    events: VecDeque<QueueEvent>,
+    /// Bytes of the names in both.
     name_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Mark {
-    /// In 48 kHz ticks of the agent's sound.
+    /// In 48 kHz ticks of the agent's audio.
     position: u64,
     name: String,
 }
@@ -63,26 +63,26 @@ impl Marks {
         Ok(())
     }
 
-    /// The sound has been played up to `position`.
+    /// Playback has reached `position`.
     pub fn reach(&mut self, position: u64) {
         let due = self.waiting.partition_point(|mark| mark.position <= position);
-        self.tell(due, MarkStatus::Played);
+        self.report(due, MarkStatus::Played);
     }
 
-    /// The sound that waited is thrown away.
+    /// The queued audio was dropped.
     pub fn clear(&mut self) {
-        self.tell(self.waiting.len(), MarkStatus::Cleared);
+        self.report(self.waiting.len(), MarkStatus::Cleared);
     }
 
-    /// The next one that is to be told.
-    pub fn poll_event(&mut self) -> Option<VoiceEvent> {
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<QueueEvent> {
         let event = self.events.pop_front()?;
-        let VoiceEvent::Mark { name, .. } = &event;
+        let QueueEvent::Mark { name, .. } = &event;
         self.name_bytes -= name.len();
         Some(event)
     }
 
-    fn tell(&mut self, count: usize, status: MarkStatus) {
-        self.events.extend(self.waiting.drain(..count).map(|mark| VoiceEvent::Mark { name: mark.name, status }));
+    fn report(&mut self, count: usize, status: MarkStatus) {
+        self.events.extend(self.waiting.drain(..count).map(|mark| QueueEvent::Mark { name: mark.name, status }));
     }
 }
