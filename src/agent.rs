@@ -3,19 +3,28 @@
 //! An agent lives on the worker that owns the call, so that no frame crosses threads.
 
 pub mod notice;
+pub(crate) mod port;
+mod websocket;
 pub mod dialect;
-pub mod websocket;
 mod target;
 mod status;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
+use tokio::task::JoinSet;
 use url::Url;
 
 pub use dialect::DialectName;
+use port::AgentPort;
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name};
 
@@ -55,6 +64,43 @@ pub enum Encoding {
     PcmS16le,
     /// One Opus packet of 20 ms.
     Opus,
+}
+
+/// One attempt to put a call through to an agent.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Where and how.
+    pub agent: AgentOptions,
+    /// How much of the agent's sound is queued.
+    pub max_buffer: Duration,
+}
+
+/// What all agents' sockets of a worker have in common.
+#[derive(Clone)]
+pub struct SocketOptions {
+    /// For `wss://`.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// From dialling to the agent's joining.
+    pub connect_timeout: Duration,
+    /// How long nothing may arrive, not even an answer to a ping, until an agent counts as lost.
+    pub idle_timeout: Duration,
+}
+
+/// Starts the task of an agent on this thread, among `tasks`. It ends when the agent has left or is dismissed.
+pub(crate) fn spawn(tasks: &mut JoinSet<()>, agent: AgentOptions, port: AgentPort, options: SocketOptions) {
+    let port = Rc::new(port);
+    start(tasks, port.clone(), websocket::run(agent, port, options));
+}
+
+fn start(tasks: &mut JoinSet<()>, port: Rc<AgentPort>, talk: impl Future<Output = ()> + 'static) {
+    // By a combinator: to await the talk in a block of its own takes its memory twice.
+    let task = AssertUnwindSafe(talk).catch_unwind().map(move |talked| {
+        if talked.is_err() {
+            port.task_panicked();
+        }
+    });
+    // No span: it would be entered and left for every packet.
+    tasks.spawn_local(task);
 }
 
 /// An agent's address without credentials and query, which may be secret.

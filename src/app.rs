@@ -11,8 +11,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::AgentStatus;
-use crate::agent::websocket::SocketOptions;
+use crate::agent::{AgentStatus, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::recovery::Recovery;

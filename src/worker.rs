@@ -38,7 +38,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::agent::notice::Notice;
-use crate::agent::websocket::{self, Dial, SocketOptions};
+use crate::agent::port::{AgentPort, PortUser};
+use crate::agent::{self, Dial, SocketOptions};
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CallCommand, Owner};
@@ -53,7 +54,6 @@ use crate::pulse::{self, Pulse};
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::settings::CurrentSettings;
 use crate::telemetry::shown;
-use leg::seat::Who;
 use leg::{About, Leg, Line};
 use load::{Load, LoadLimits, Measured};
 use ports::Ports;
@@ -365,7 +365,7 @@ impl Worker {
         match command {
             Command::Answer(answer) => self.answer(answer),
             Command::Dial { call, attempt, dial } => {
-                self.with_leg(&call, |leg| self.dial(leg, Who::Agent { attempt }, Speaker::Agent, *dial));
+                self.with_leg(&call, |leg| self.dial(leg, PortUser::Agent { attempt }, Speaker::Agent, *dial));
             }
             Command::DialBeside { call, attempt, dial } => self.with_leg(&call, |leg| leg.dial_beside(attempt, *dial)),
             Command::Promote { call, attempt } => self.with_leg(&call, |leg| leg.promote(attempt)),
@@ -516,10 +516,13 @@ impl Worker {
         Some(leg)
     }
 
-    fn dial(&self, leg: &Rc<Leg>, who: Who, party: Speaker, dial: Dial) {
+    fn dial(&self, leg: &Rc<Leg>, user: PortUser, speaker: Speaker, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
-        websocket::spawn(&mut agents, leg.clone(), (who, party), dial, self.options.sockets.clone());
+        let Dial { agent, max_buffer } = dial;
+        let slot = leg.add_agent(user, speaker);
+        let port = AgentPort::new(leg.clone(), slot, agent.profile, max_buffer);
+        agent::spawn(&mut agents, agent, port, self.options.sockets.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {

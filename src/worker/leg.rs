@@ -6,9 +6,9 @@
 //! The bridge is touched from the sockets' readers, the tick and the agent's task, never across an await. After every
 //! touch [`Leg::settle`] sends what the bridge wants sent and passes on what it reports.
 
+mod agents;
 mod command;
 mod recording;
-pub(crate) mod seat;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -17,30 +17,27 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions, Speaker};
-use patchcord_media::mixer::ParticipantId;
+use patchcord_media::bridge::{Bridge, BridgeEvent, BridgeOptions};
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::{Quality, QualityMeter};
 use patchcord_media::sdp::Offer;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::error;
 
 use super::sockets::PortSockets;
 use super::{Report, Silence, Worker};
-use crate::agent::notice::{ErrorCode, Notice};
-use crate::call::Attempt;
+use crate::agent::notice::Notice;
 use crate::call::description::CallDescription;
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
-use crate::call::refusal::Refusal;
 use crate::call::route::BargeIn;
 use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
 use crate::recordings::{RecordingSink, Recordings};
+use agents::Agents;
 use command::Asked;
-use seat::{Seat, Taken, Who};
 
 /// Addresses a caller may prove to be at beside those of its offer; a caller has a few interfaces, not more. One more is
 /// refused, as the peer refuses it.
@@ -68,11 +65,7 @@ pub struct Leg {
     /// From accept on.
     quality: RefCell<Option<QualityMeter>>,
     recording: RefCell<Option<RecordingSink>>,
-    agent: RefCell<Option<Taken>>,
-    /// Who is to take over from the agent.
-    successor: RefCell<Option<Taken>>,
-    /// At most as many as the mixer takes.
-    guests: RefCell<Vec<Taken>>,
+    agents: Agents,
 }
 
 /// What the control plane says of a call.
@@ -128,9 +121,7 @@ impl Leg {
             asked: RefCell::default(),
             quality: RefCell::new(None),
             recording: RefCell::new(None),
-            agent: RefCell::new(None),
-            successor: RefCell::new(None),
-            guests: RefCell::default(),
+            agents: Agents::default(),
         }
     }
 
@@ -216,9 +207,7 @@ impl Leg {
         {
             self.report(Report::Quality(quality));
         }
-        // A third party hears something in every frame.
-        let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
-        guests.iter().chain(&*successor).for_each(|guest| guest.seat.has_mail());
+        self.agents.wake_others();
         self.bridge.borrow_mut().poll_phase_advance()
     }
 
@@ -242,7 +231,7 @@ impl Leg {
 
     pub(super) fn stand_in(&self, prompts: Vec<Prompt>, repeat: Repeat) {
         // An agent may have joined while this was on its way; it is told in its turn.
-        if self.agent.borrow().as_ref().is_some_and(|agent| agent.seat.sound().is_some()) {
+        if self.agents.has_audible_agent() {
             return;
         }
         self.bridge.borrow_mut().stand_in(prompts, repeat);
@@ -282,7 +271,7 @@ impl Leg {
         }
         self.keep_recording(&mut bridge);
         if bridge.has_audio_for_agent() {
-            self.with_agent(Seat::has_mail);
+            self.agents.wake_agent();
         }
         while let Some(event) = bridge.poll_event() {
             match event {
@@ -297,13 +286,15 @@ impl Leg {
                 BridgeEvent::Gathered(gathered) => self.gathered(gathered, &mut bridge),
                 BridgeEvent::Room(party) => {
                     let queued_ms = bridge.queued(party).as_millis() as u64;
-                    self.with_seat(party, |seat| {
-                        seat.tell(Notice::Xon { queued_ms });
-                        seat.has_room();
-                    });
+                    if let Some(slot) = self.agents.of(party) {
+                        slot.tell(Notice::Xon { queued_ms });
+                        slot.has_room();
+                    }
                 }
                 BridgeEvent::Mark { speaker, name, status } => {
-                    self.with_seat(speaker, |seat| seat.tell(Notice::Mark { name, status }));
+                    if let Some(slot) = self.agents.of(speaker) {
+                        slot.tell(Notice::Mark { name, status });
+                    }
                 }
                 BridgeEvent::Dtmf(key) => self.key_pressed(key),
                 BridgeEvent::Speech(event) => self.caller_speaks(event, &mut bridge),
@@ -332,133 +323,12 @@ impl Leg {
         }
     }
 
-    fn with_agent(&self, work: impl FnOnce(&Seat)) {
-        if let Some(agent) = &*self.agent.borrow() {
-            work(&agent.seat);
-        }
-    }
-
-    fn with_seat(&self, party: Speaker, work: impl FnOnce(&Seat)) {
-        match party {
-            Speaker::Agent => self.with_agent(work),
-            Speaker::Participant(id) => {
-                let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
-                let is_meant = |taken: &&Taken| taken.seat.party() == Speaker::Participant(id);
-                if let Some(guest) = guests.iter().chain(&*successor).find(is_meant) {
-                    work(&guest.seat);
-                }
-            }
-        }
-    }
-}
-
-/// The side of agents and third parties, used by their tasks on the same thread.
-impl Leg {
-    /// What every agent is told first.
-    pub(crate) fn description(&self) -> &CallDescription {
-        &self.about.description
-    }
-
-    /// Seats somebody; an earlier agent, or one that was to take over, must have left. Gives the seat, and the word to
-    /// leave it, with the reason.
-    pub(crate) fn seat(&self, who: Who, party: Speaker) -> (Rc<Seat>, oneshot::Receiver<&'static str>) {
-        let (leave, told) = oneshot::channel();
-        let seat = Rc::new(Seat::new(who, party));
-        let is_successor = matches!((who, party), (Who::Agent { .. }, Speaker::Participant(_)));
-        if self.accepted.get() && !is_successor {
-            // It is written after `start`, with which every conversation begins.
-            seat.tell(Notice::Accepted);
-        }
-        let taken = Taken { seat: seat.clone(), leave };
-        match who {
-            Who::Agent { .. } if is_successor => drop(self.successor.replace(Some(taken))),
-            Who::Agent { .. } => drop(self.agent.replace(Some(taken))),
-            Who::Guest(_) => self.guests.borrow_mut().push(taken),
-        }
-        (seat, told)
-    }
-
-    /// Tells an agent to leave and silences it at once. `attempt` None means whoever is there.
-    pub(super) fn drop_agent(&self, attempt: Option<Attempt>, reason: &'static str) {
-        let is_meant = |taken: &mut Taken| attempt.is_none_or(|attempt| taken.seat.who() == Who::Agent { attempt });
-        for place in [&self.agent, &self.successor] {
-            if let Some(taken) = place.borrow_mut().take_if(is_meant) {
-                self.bridge.borrow_mut().detach(taken.seat.party());
-                // The task may have ended by itself.
-                let _ = taken.leave.send(reason);
-            }
-        }
-    }
-
-    /// The agent that was to take over does so; an earlier one has left.
-    pub(super) fn promote(&self, attempt: Attempt) {
-        let is_meant = |taken: &mut Taken| taken.seat.who() == Who::Agent { attempt };
-        let Some(taken) = self.successor.borrow_mut().take_if(is_meant) else { return };
-        let before = (taken.seat.party(), taken.seat.sound());
-        taken.seat.become_agent();
-        if let (Speaker::Participant(id), Some(sound)) = before {
-            let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
-            if let Err(error) = promoted {
-                taken.seat.tell(Notice::Error { code: ErrorCode::SoundUnavailable, message: error.to_string() });
-            }
-        }
-        taken.seat.tell(Notice::Accepted);
-        self.agent.replace(Some(taken));
-        self.settle();
-    }
-
-    /// Answers the command of an agent.
-    pub(super) fn answer_agent(&self, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal>) {
-        let is_meant = |taken: &&Taken| taken.seat.who() == Who::Agent { attempt };
-        let (agent, successor) = (self.agent.borrow(), self.successor.borrow());
-        if let Some(taken) = agent.iter().chain(&*successor).find(is_meant) {
-            taken.seat.answered();
-            taken.seat.tell(Notice::CommandResult { request_id, outcome });
-        }
-    }
-
-    /// Sends third parties away: this one, or all.
-    pub(super) fn drop_guests(&self, id: Option<ParticipantId>, reason: &'static str) -> bool {
-        let is_meant = |taken: &mut Taken| id.is_none_or(|id| taken.seat.who() == Who::Guest(id));
-        let leaving: Vec<Taken> = self.guests.borrow_mut().extract_if(.., is_meant).collect();
-        let any = !leaving.is_empty();
-        for taken in leaving {
-            self.bridge.borrow_mut().detach(taken.seat.party());
-            // The task may have ended by itself.
-            let _ = taken.leave.send(reason);
-        }
-        any
-    }
-
-    /// A third party is gone by itself.
-    pub(crate) fn guest_left(&self, id: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
-        self.drop_guests(Some(id), reason);
-        self.report(Report::GuestLeft { guest: id, reason, detail });
-    }
-
     /// Works with the bridge and settles.
-    pub(crate) fn with_bridge<T>(&self, work: impl FnOnce(&mut Bridge) -> T) -> T {
+    #[cfg(test)]
+    pub(super) fn with_bridge<T>(&self, work: impl FnOnce(&mut Bridge) -> T) -> T {
         let worked = work(&mut self.bridge.borrow_mut());
         self.settle();
         worked
-    }
-
-    /// Of the worker.
-    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
-        &self.about.pulse
-    }
-
-    pub(crate) fn tell_agent(&self, notice: Notice) {
-        self.with_agent(|seat| seat.tell(notice));
-    }
-
-    /// The next 20 ms, or Opus packet, that a party has not heard.
-    pub(crate) fn sound_for(&self, party: Speaker) -> Option<bytes::Bytes> {
-        self.bridge.borrow_mut().take_audio(party)
-    }
-
-    pub(crate) fn report_of_agent(&self, report: Report) {
-        self.report(report);
     }
 }
 

@@ -21,7 +21,7 @@ use super::ports::Ports;
 use super::sockets::PortSockets;
 use super::tick::Tick;
 use super::{Command, Report, Silence, Worker, WorkerHandle, WorkerOptions, placement, start};
-use crate::agent::websocket::SocketOptions;
+use crate::agent::SocketOptions;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;

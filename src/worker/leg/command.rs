@@ -15,9 +15,9 @@ use patchcord_media::speech::SpeechEvent;
 use serde_json::{Value, json};
 
 use super::Leg;
-use super::seat::Who;
+use crate::agent::Dial;
 use crate::agent::notice::Notice;
-use crate::agent::websocket::Dial;
+use crate::agent::port::PortUser;
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
@@ -187,9 +187,9 @@ impl Leg {
     }
 
     fn has_agent(&self) -> Result<(), Refusal> {
-        match &*self.agent.borrow() {
-            Some(_) => Ok(()),
-            None => Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line")),
+        match self.agents.has_agent() {
+            true => Ok(()),
+            false => Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line")),
         }
     }
 
@@ -204,7 +204,7 @@ impl Leg {
                 return self.report(Report::AgentFailed { attempt, failure });
             }
         }
-        worker.dial(self, Who::Agent { attempt }, Speaker::Participant(id), dial);
+        worker.dial(self, PortUser::Agent { attempt }, Speaker::Participant(id), dial);
     }
 
     /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
@@ -221,7 +221,12 @@ impl Leg {
         let id = self.next_id() as ParticipantId;
         let invited = self.bridge.borrow_mut().add_participant(id, invite.role.into(), DEFAULT_MAX_BUFFER);
         invited.map_err(|error| Refusal::new(RefusalCode::TooManyGuests, error.to_string()))?;
-        worker.dial(self, Who::Guest(id), Speaker::Participant(id), Dial { agent, max_buffer: DEFAULT_MAX_BUFFER });
+        worker.dial(
+            self,
+            PortUser::Guest(id),
+            Speaker::Participant(id),
+            Dial { agent, max_buffer: DEFAULT_MAX_BUFFER },
+        );
         Ok(json!({ "guest_id": id }))
     }
 

@@ -1,0 +1,301 @@
+//! AgentPort: all that an agent may see and do of its call, however the agent is reached.
+//!
+//! The port is used by the agent's task, on the worker's thread that owns the call, and by no one else. The call is
+//! behind [`PortHost`]; the two share an [`AgentSlot`].
+
+mod slot;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
+use patchcord_media::opus::Profile;
+use patchcord_media::source::Room;
+use serde_json::Value;
+
+use super::notice::{ErrorCode, Notice};
+use super::{Encoding, SoundFormat};
+use crate::call::agent_failure::AgentFailure;
+use crate::call::command::{CallCommand, Owner};
+use crate::call::description::CallDescription;
+use crate::call::event::CallId;
+use crate::call::refusal::{Refusal, RefusalCode};
+use crate::pulse::{Pulse, Standstills};
+
+pub(crate) use slot::{AgentSlot, PortUser};
+
+/// The call behind a port.
+pub(crate) trait PortHost {
+    fn call_id(&self) -> &CallId;
+
+    fn description(&self) -> &CallDescription;
+
+    /// The pulse of the thread.
+    fn pulse(&self) -> &Arc<Pulse>;
+
+    /// The call's sound. Borrowed between two awaits only, and followed by [`settle`](Self::settle).
+    fn bridge(&self) -> &RefCell<Bridge>;
+
+    /// Sends and reports what the bridge has ready.
+    fn settle(&self);
+
+    /// Performs a command on the call's sound.
+    fn perform(self: Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal>;
+
+    /// Takes a report of the port's user.
+    fn report(&self, user: PortUser, report: PortReport);
+
+    /// Ends the call, because the task of a port panicked.
+    fn task_panicked(&self);
+}
+
+/// What a call learns from a port.
+#[derive(Debug)]
+pub(crate) enum PortReport {
+    /// The agent is listening.
+    Joined,
+    /// The agent hung up.
+    HungUp,
+    /// The agent could not be reached, or is lost.
+    Failed(AgentFailure),
+    /// The agent wants all events of the call.
+    EventsWanted,
+    /// The agent gives a command that the call decides. The answer comes as [`Notice::CommandResult`].
+    Command { request_id: Value, command: CallCommand },
+}
+
+/// One agent's or participant's access to its call.
+pub(crate) struct AgentPort {
+    host: Rc<dyn PortHost>,
+    slot: Rc<AgentSlot>,
+    /// How PCM of the agent is encoded for the caller.
+    profile: Profile,
+    /// How much of the agent's sound is queued.
+    max_buffer: Duration,
+}
+
+/// The course of the connection.
+impl AgentPort {
+    pub fn new(host: Rc<dyn PortHost>, slot: Rc<AgentSlot>, profile: Profile, max_buffer: Duration) -> Self {
+        Self { host, slot, profile, max_buffer }
+    }
+
+    pub fn call_id(&self) -> &CallId {
+        self.host.call_id()
+    }
+
+    pub fn description(&self) -> &CallDescription {
+        self.host.description()
+    }
+
+    pub fn user(&self) -> PortUser {
+        self.slot.user()
+    }
+
+    pub fn max_buffer(&self) -> Duration {
+        self.max_buffer
+    }
+
+    /// The standstills of this thread from now on. They count against no agent.
+    pub fn standstills(&self) -> Standstills {
+        Standstills::of(self.host.pulse(), Instant::now())
+    }
+
+    /// The agent is listening.
+    pub fn joined(&self) {
+        self.report(PortReport::Joined);
+    }
+
+    /// The agent could not be reached, or is lost.
+    pub fn failed(&self, failure: AgentFailure) {
+        self.report(PortReport::Failed(failure));
+    }
+
+    /// The agent hung up. Gives the reason of its `Stop` notice.
+    pub fn hung_up(&self) -> &'static str {
+        self.report(PortReport::HungUp);
+        match self.user() {
+            PortUser::Agent { .. } => "agent_hung_up",
+            PortUser::Guest(_) => "left",
+        }
+    }
+
+    /// Waits until the call has no more use for the agent; gives the reason.
+    pub async fn dismissed(&self) -> &'static str {
+        self.slot.dismissed().await
+    }
+
+    /// The agent's task panicked.
+    pub fn task_panicked(&self) {
+        self.host.task_panicked();
+    }
+
+    fn report(&self, report: PortReport) {
+        self.host.report(self.user(), report);
+    }
+}
+
+/// Sound and notices for the agent.
+impl AgentPort {
+    /// Waits until sound or a notice may be ready for the agent.
+    pub async fn output(&self) {
+        self.slot.output().await;
+    }
+
+    /// The oldest notice that waits.
+    pub fn next_notice(&self) -> Option<Notice> {
+        self.slot.next_notice()
+    }
+
+    /// The next 20 ms of PCM, or Opus packet, that the agent has not received.
+    pub fn next_sound(&self) -> Option<Bytes> {
+        self.host.bridge().borrow_mut().take_audio(self.slot.speaker())
+    }
+
+    /// Waits until the agent has read most of its notices: what it sends may need an answer.
+    pub async fn notices_read(&self) {
+        while self.slot.must_read_notices() {
+            self.slot.room().await;
+        }
+    }
+
+    /// Tells the agent that what it sent cannot be used.
+    pub fn complain(&self, code: ErrorCode, message: String) {
+        metrics::counter!("patchcord_agent_mistakes_total", "code" => code.name()).increment(1);
+        self.slot.tell(Notice::Error { code, message });
+    }
+}
+
+/// Sound of the agent.
+impl AgentPort {
+    /// The agent's sound is in this format, in both directions. Before this it is not heard and hears nothing.
+    pub fn attach(&self, format: SoundFormat) {
+        let sound = self.set_format(format);
+        let max_buffer = self.max_buffer;
+        if let Err(error) =
+            self.with_bridge(|bridge, speaker| bridge.attach(speaker, sound, max_buffer, Instant::now()))
+        {
+            self.complain(ErrorCode::SoundUnavailable, error.to_string());
+        }
+    }
+
+    /// Changes the format. The caller still hears what the agent has said already, as long as not too many formats wait.
+    pub fn change_format(&self, format: SoundFormat) {
+        let sound = self.set_format(format);
+        match self.with_bridge(|bridge, speaker| bridge.change_format(speaker, sound, Instant::now())) {
+            Ok(Duration::ZERO) => {}
+            Ok(dropped) => {
+                let dropped_ms = dropped.as_millis();
+                let advice = "wait until your queued sound is played before you change its format again";
+                self.complain(ErrorCode::SoundDropped, format!("{dropped_ms} ms of your sound were dropped: {advice}"));
+            }
+            Err(error) => self.complain(ErrorCode::SoundUnavailable, error.to_string()),
+        }
+    }
+
+    /// Queues PCM of any length, or one Opus packet, that arrived at `now`. After `Xoff` some seconds more are taken,
+    /// so that a `clear` behind them is read; what [`refuses`](Self::refuses_sound) says comes first.
+    pub fn say(&self, sound: Bytes, now: Instant) {
+        let (was_full, said) = self.with_bridge(|bridge, speaker| {
+            (bridge.room(speaker) == Room::Full, bridge.push_audio(speaker, sound, now))
+        });
+        match said {
+            // The call sends `Xon` when there is room again.
+            Ok(Room::Full) if !was_full => self.slot.tell(Notice::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Free | Room::Full) => {}
+            Err(error) => self.complain(ErrorCode::BadSound, error.to_string()),
+        }
+    }
+
+    /// Whether the agent has sent far more than its queue holds: then its transport must not be read until
+    /// [`room`](Self::room).
+    pub fn refuses_sound(&self) -> bool {
+        self.with_bridge(|bridge, speaker| bridge.refuses(speaker))
+    }
+
+    /// Whether the agent's queue is full, which it was told.
+    pub fn is_full(&self) -> bool {
+        self.with_bridge(|bridge, speaker| bridge.room(speaker)) == Room::Full
+    }
+
+    /// Waits until the agent's queue may have room.
+    pub async fn room(&self) {
+        self.slot.room().await;
+    }
+
+    /// Sends a `Mark` notice when all sound so far was heard.
+    pub fn mark(&self, name: String) {
+        if let Err(error) = self.with_bridge(|bridge, speaker| bridge.mark(speaker, name)) {
+            self.complain(ErrorCode::TooManyMarks, error.to_string());
+        }
+    }
+
+    /// Drops what the caller has not heard.
+    pub fn clear(&self) {
+        let cleared = self.with_bridge(|bridge, speaker| bridge.clear(speaker));
+        self.slot.tell(Notice::Cleared(cleared));
+    }
+
+    /// Holds the queued sound back.
+    pub fn pause(&self) {
+        self.with_bridge(|bridge, speaker| bridge.pause(speaker));
+    }
+
+    /// Lets the queued sound go on.
+    pub fn resume(&self) {
+        self.with_bridge(|bridge, speaker| bridge.resume(speaker));
+    }
+
+    fn queued_ms(&self) -> u64 {
+        self.with_bridge(|bridge, speaker| bridge.queued(speaker).as_millis() as u64)
+    }
+
+    fn set_format(&self, format: SoundFormat) -> AudioFormat {
+        let sound = match format.encoding {
+            Encoding::PcmS16le => AudioFormat::Pcm { rate: format.sample_rate, profile: self.profile },
+            Encoding::Opus => AudioFormat::Opus,
+        };
+        self.slot.set_sound(sound);
+        sound
+    }
+
+    fn with_bridge<T>(&self, work: impl FnOnce(&mut Bridge, Speaker) -> T) -> T {
+        let done = work(&mut self.host.bridge().borrow_mut(), self.slot.speaker());
+        self.host.settle();
+        done
+    }
+}
+
+/// Requests of the agent.
+impl AgentPort {
+    /// The agent wants all events of the call. A participant gets none.
+    pub fn want_events(&self) {
+        if matches!(self.user(), PortUser::Agent { .. }) && self.slot.want_events() {
+            self.report(PortReport::EventsWanted);
+        }
+    }
+
+    /// Performs a command, or passes it on to the call. The outcome comes as [`Notice::CommandResult`].
+    pub fn command(&self, request_id: Value, command: Result<CallCommand, Refusal>) {
+        let outcome = match command {
+            Err(refusal) => Err(refusal),
+            Ok(_) if !self.has_caller() => {
+                Err(Refusal::new(RefusalCode::NotAllowed, "only the agent that has the caller gives commands"))
+            }
+            Ok(command) if !command.is_for_the_call() => self.host.clone().perform(command, Owner::Agent),
+            Ok(command) if self.slot.begin_command() => {
+                return self.report(PortReport::Command { request_id, command });
+            }
+            Ok(_) => Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before")),
+        };
+        self.slot.tell(Notice::CommandResult { request_id, outcome });
+    }
+
+    /// Whether this is the agent that the caller is put through to.
+    fn has_caller(&self) -> bool {
+        matches!((self.user(), self.slot.speaker()), (PortUser::Agent { .. }, Speaker::Agent))
+    }
+}

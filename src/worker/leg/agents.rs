@@ -1,0 +1,219 @@
+//! The agent and the participants of one call: their slots, and what they report.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use patchcord_media::bridge::{Bridge, Speaker};
+use patchcord_media::mixer::ParticipantId;
+use serde_json::Value;
+
+use super::Leg;
+use crate::agent::notice::{ErrorCode, Notice};
+use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
+use crate::call::Attempt;
+use crate::call::command::{CallCommand, Owner};
+use crate::call::description::CallDescription;
+use crate::call::event::CallId;
+use crate::call::refusal::Refusal;
+use crate::pulse::Pulse;
+use crate::worker::Report;
+
+/// The slots of one call.
+#[derive(Default)]
+pub(super) struct Agents {
+    /// It has the caller.
+    agent: RefCell<Option<Rc<AgentSlot>>>,
+    /// It is to take over from the agent, and is a participant until then.
+    successor: RefCell<Option<Rc<AgentSlot>>>,
+    /// At most as many as the mixer takes.
+    guests: RefCell<Vec<Rc<AgentSlot>>>,
+}
+
+impl Agents {
+    /// Whether there is an agent, dialled or joined.
+    pub fn has_agent(&self) -> bool {
+        self.agent.borrow().is_some()
+    }
+
+    /// Whether the agent's sound is attached.
+    pub fn has_audible_agent(&self) -> bool {
+        self.agent.borrow().as_ref().is_some_and(|agent| agent.sound().is_some())
+    }
+
+    pub fn tell_agent(&self, notice: Notice) {
+        if let Some(agent) = &*self.agent.borrow() {
+            agent.tell(notice);
+        }
+    }
+
+    /// Sound waits for the agent.
+    pub fn wake_agent(&self) {
+        if let Some(agent) = &*self.agent.borrow() {
+            agent.has_output();
+        }
+    }
+
+    /// A frame waits for everyone but the agent: the mixer has one for them in every 20 ms.
+    pub fn wake_others(&self) {
+        self.guests.borrow().iter().chain(&*self.successor.borrow()).for_each(|slot| slot.has_output());
+    }
+
+    /// The slot of a speaker, if there is one.
+    pub fn of(&self, speaker: Speaker) -> Option<Rc<AgentSlot>> {
+        match speaker {
+            Speaker::Agent => self.agent.borrow().clone(),
+            Speaker::Participant(_) => {
+                let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
+                guests.iter().chain(&*successor).find(|slot| slot.speaker() == speaker).cloned()
+            }
+        }
+    }
+
+    /// The session drops an agent, or successor, before it dials the next one.
+    fn add(&self, slot: Rc<AgentSlot>) {
+        let replaced = match (slot.user(), slot.speaker()) {
+            (PortUser::Agent { .. }, Speaker::Agent) => self.agent.replace(Some(slot)),
+            (PortUser::Agent { .. }, Speaker::Participant(_)) => self.successor.replace(Some(slot)),
+            (PortUser::Guest(_), _) => {
+                self.guests.borrow_mut().push(slot);
+                None
+            }
+        };
+        replaced.iter().for_each(|slot| slot.dismiss("replaced"));
+    }
+
+    /// Takes out the agent and the successor: that of `attempt`, or both.
+    fn take_agents(&self, attempt: Option<Attempt>) -> impl Iterator<Item = Rc<AgentSlot>> {
+        let is_meant =
+            |slot: &mut Rc<AgentSlot>| attempt.is_none_or(|attempt| slot.user() == PortUser::Agent { attempt });
+        let taken = [&self.agent, &self.successor].map(|place| place.borrow_mut().take_if(is_meant));
+        taken.into_iter().flatten()
+    }
+
+    /// Takes out participants: this one, or all.
+    fn take_guests(&self, id: Option<ParticipantId>) -> Vec<Rc<AgentSlot>> {
+        let is_meant = |slot: &mut Rc<AgentSlot>| id.is_none_or(|id| slot.user() == PortUser::Guest(id));
+        self.guests.borrow_mut().extract_if(.., is_meant).collect()
+    }
+}
+
+impl Leg {
+    /// Makes a slot for an agent or a participant; an earlier agent must have left.
+    pub(crate) fn add_agent(&self, user: PortUser, speaker: Speaker) -> Rc<AgentSlot> {
+        let slot = Rc::new(AgentSlot::new(user, speaker));
+        if self.accepted.get() && (speaker == Speaker::Agent || matches!(user, PortUser::Guest(_))) {
+            // It is sent after `Start`, with which every connection begins.
+            slot.tell(Notice::Accepted);
+        }
+        self.agents.add(slot.clone());
+        slot
+    }
+
+    /// Tells the agent of `attempt`, or any, to leave, and silences it at once.
+    pub(crate) fn drop_agent(&self, attempt: Option<Attempt>, reason: &'static str) {
+        for slot in self.agents.take_agents(attempt) {
+            self.bridge.borrow_mut().detach(slot.speaker());
+            slot.dismiss(reason);
+        }
+    }
+
+    /// Sends participants away: this one, or all. Says whether there was one.
+    pub(crate) fn drop_guests(&self, id: Option<ParticipantId>, reason: &'static str) -> bool {
+        let leaving = self.agents.take_guests(id);
+        for slot in &leaving {
+            self.bridge.borrow_mut().detach(slot.speaker());
+            slot.dismiss(reason);
+        }
+        !leaving.is_empty()
+    }
+
+    /// The successor takes over; an earlier agent has left.
+    pub(crate) fn promote(&self, attempt: Attempt) {
+        let is_meant = |slot: &mut Rc<AgentSlot>| slot.user() == PortUser::Agent { attempt };
+        let Some(slot) = self.agents.successor.borrow_mut().take_if(is_meant) else { return };
+        let before = (slot.speaker(), slot.sound());
+        slot.become_agent();
+        if let (Speaker::Participant(id), Some(sound)) = before {
+            let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
+            if let Err(error) = promoted {
+                slot.tell(Notice::Error { code: ErrorCode::SoundUnavailable, message: error.to_string() });
+            }
+        }
+        slot.tell(Notice::Accepted);
+        self.agents.add(slot);
+        self.settle();
+    }
+
+    /// Answers the command of an agent.
+    pub(crate) fn answer_agent(&self, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal>) {
+        let (agent, successor) = (self.agents.agent.borrow(), self.agents.successor.borrow());
+        let is_meant = |slot: &&Rc<AgentSlot>| slot.user() == PortUser::Agent { attempt };
+        if let Some(slot) = agent.iter().chain(&*successor).find(is_meant) {
+            slot.command_answered();
+            slot.tell(Notice::CommandResult { request_id, outcome });
+        }
+    }
+
+    pub(crate) fn tell_agent(&self, notice: Notice) {
+        self.agents.tell_agent(notice);
+    }
+
+    /// A participant has left, or could not be reached.
+    fn guest_left(&self, guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
+        self.drop_guests(Some(guest), reason);
+        self.report(Report::GuestLeft { guest, reason, detail });
+    }
+}
+
+impl PortHost for Leg {
+    fn call_id(&self) -> &CallId {
+        &self.about.call
+    }
+
+    fn description(&self) -> &CallDescription {
+        &self.about.description
+    }
+
+    fn pulse(&self) -> &Arc<Pulse> {
+        &self.about.pulse
+    }
+
+    fn bridge(&self) -> &RefCell<Bridge> {
+        &self.bridge
+    }
+
+    fn settle(&self) {
+        self.settle();
+    }
+
+    fn perform(self: Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
+        Self::perform(&self, command, owner)
+    }
+
+    fn report(&self, user: PortUser, report: PortReport) {
+        match (user, report) {
+            (PortUser::Agent { attempt }, PortReport::Joined) => self.report(Report::AgentJoined { attempt }),
+            (PortUser::Agent { attempt }, PortReport::HungUp) => self.report(Report::AgentHungUp { attempt }),
+            (PortUser::Agent { attempt }, PortReport::Failed(failure)) => {
+                self.report(Report::AgentFailed { attempt, failure });
+            }
+            (PortUser::Agent { .. }, PortReport::EventsWanted) => self.report(Report::EventsWanted),
+            (PortUser::Agent { attempt }, PortReport::Command { request_id, command }) => {
+                self.report(Report::Asked { attempt, request_id, command });
+            }
+            (PortUser::Guest(guest), PortReport::Joined) => self.report(Report::GuestJoined { guest }),
+            (PortUser::Guest(guest), PortReport::HungUp) => self.guest_left(guest, "left", None),
+            (PortUser::Guest(guest), PortReport::Failed(failure)) => {
+                self.guest_left(guest, failure.kind.name(), failure.detail);
+            }
+            // The port refuses them itself.
+            (PortUser::Guest(_), PortReport::EventsWanted | PortReport::Command { .. }) => {}
+        }
+    }
+
+    fn task_panicked(&self) {
+        self.breaks();
+    }
+}
