@@ -38,7 +38,7 @@ use crate::telemetry::shown;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
 use crate::whatsapp::webhook::{Connect, Direction};
-use crate::worker::{ANSWERS_WITHIN, Answer, Command, Report, WorkerHandle};
+use crate::worker::{ANSWERS_WITHIN, Answer, Command, MediaOptions, Report, WorkerHandle};
 use commands::{AgentCommand, Inbox};
 
 /// Reports of the worker waiting for the session.
@@ -222,7 +222,7 @@ impl Session {
                     Err(_) if is_broken => return self.abandon().await,
                     Err(_) => {
                         is_broken = true;
-                        error!("a mistake in the program ends this call: please report the place named above");
+                        error!("bug: call ended after a panic; please report the place logged above");
                         metrics::counter!("patchcord_calls_broken_total").increment(1);
                         call.handle(Input::HangUp(EndReason::InternalError), Instant::now());
                     }
@@ -363,16 +363,14 @@ impl Session {
             }
         };
         let (reply, answered) = oneshot::channel();
-        let answer = Answer {
+        let media = MediaOptions {
             call: self.id.clone(),
-            offer,
             description: Box::new(self.description()),
             barge_in: self.number.route.barge_in,
             record: self.number.route.record,
             hold: self.number.route.hold.clone(),
-            reports: self.reports.0.clone(),
-            reply,
         };
+        let answer = Answer { offer, media, reports: self.reports.0.clone(), reply };
         // Sent from here, so that it cannot come after the release of an early end.
         self.command(Command::Answer(answer)).await;
         let standstills = Standstills::of(&self.options.pulse, Instant::now());

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::WorkerHandle;
 
-/// The emptiest of those that run and are not overloaded. When none runs, the call finds out whether that lasts: the whole
-/// process may have been frozen a moment ago. When all are overloaded, the call is to be rejected.
+/// The emptiest of the workers that run and are not overloaded. If none runs, the call finds out whether that lasts: the
+/// whole process may have been frozen a moment ago. If all are overloaded, the call is to be rejected.
 pub fn best(workers: &[WorkerHandle], now: Instant) -> WorkerHandle {
     let rank = |worker: &&WorkerHandle| (worker.is_late(now), worker.is_overloaded(), worker.calls());
     workers.iter().min_by_key(rank).expect("a service has at least one worker").clone()
@@ -28,11 +28,11 @@ mod tests {
         let now = start + Duration::from_secs(100);
         let workers = [0, 1, 2].map(|_| WorkerHandle::played().0);
         for (worker, (calls, silent_ms)) in workers.iter().zip(calls.into_iter().zip(silent_ms)) {
-            worker.calls.store(calls, Ordering::Relaxed);
+            worker.status.calls.store(calls, Ordering::Relaxed);
             worker.pulse().beat(now - Duration::from_millis(silent_ms));
         }
         for (worker, is_overloaded) in workers.iter().zip(overloaded) {
-            worker.is_overloaded.store(is_overloaded, Ordering::Relaxed);
+            worker.status.is_overloaded.store(is_overloaded, Ordering::Relaxed);
         }
         let best = best(&workers, now);
         workers.iter().position(|worker| worker.commands.same_channel(&best.commands)).unwrap()

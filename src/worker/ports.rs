@@ -1,20 +1,20 @@
-//! Who sits on which local port.
+//! Ports: which remote addresses each local port serves.
 //!
 //! Meta's relays use a few fixed ports, so two calls may come from the same remote address. RTP carries nothing else
-//! to tell them apart, so two live calls never share both a local port and a remote address, and a seat just left
-//! rests a while, lest late packets of the old call reach a new one.
+//! to tell them apart, so two live calls never share both a local port and a remote address, and a slot
+//! just left rests for a while, lest late packets of the old call reach a new one.
 //!
-//! Only bookkeeping: the worker opens the sockets this page asks for.
+//! Bookkeeping only: the worker opens the sockets.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// How long a (local port, remote address) pair stays empty after a call.
+/// How long a slot, which is a pair of local port and remote address, stays empty after a call.
 pub const REST: Duration = Duration::from_secs(30);
 
-/// The ports of one worker; `T` is the call that sits on a seat.
+/// The ports of one worker; `T` is what a slot serves.
 #[derive(Debug)]
 pub struct Ports<T> {
     unopened: VecDeque<u16>,
@@ -24,23 +24,23 @@ pub struct Ports<T> {
 #[derive(Debug)]
 struct Port<T> {
     number: u16,
-    seats: HashMap<SocketAddr, Seat<T>>,
+    slots: HashMap<SocketAddr, PortSlot<T>>,
 }
 
 #[derive(Debug)]
-enum Seat<T> {
+enum PortSlot<T> {
     Taken(T),
     Resting { until: Instant },
 }
 
-/// Where a call was put.
+/// The port chosen for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Its place among the open ports.
+    /// The index among the open ports.
     pub port: usize,
     /// The UDP port number.
     pub number: u16,
-    /// The worker is to open sockets for it first.
+    /// The worker has to open sockets for it first.
     pub is_new: bool,
 }
 
@@ -50,18 +50,18 @@ impl<T: Clone> Ports<T> {
         Self { unopened: range.skip(index).step_by(workers.max(1)).collect(), open: Vec::new() }
     }
 
-    /// Finds the first port where nobody has any of these remote addresses. None when the range is used up.
+    /// Finds the first port where the slots of all these remote addresses are free. None if the range is used up.
     pub fn place(&mut self, remotes: &[SocketAddr], now: Instant) -> Option<Placed> {
         let fits = |port: &Port<T>| remotes.iter().all(|remote| port.is_free(remote, now));
         if let Some(port) = self.open.iter().position(fits) {
             return Some(Placed { port, number: self.open[port].number, is_new: false });
         }
         let number = self.unopened.pop_front()?;
-        self.open.push(Port { number, seats: HashMap::new() });
+        self.open.push(Port { number, slots: HashMap::new() });
         Some(Placed { port: self.open.len() - 1, number, is_new: true })
     }
 
-    /// Takes back the port placed last, which somebody else has; it is not offered again.
+    /// Takes back the port placed last, which another program holds; it is not offered again.
     pub fn discard_newest(&mut self) {
         self.open.pop();
     }
@@ -73,31 +73,31 @@ impl<T: Clone> Ports<T> {
         }
     }
 
-    /// Seats a call. False when another one has the seat.
+    /// Gives a slot to a call. False if another call has it.
     pub fn take(&mut self, port: usize, remote: SocketAddr, call: T, now: Instant) -> bool {
         let Some(port) = self.open.get_mut(port) else { return false };
         let free = port.is_free(&remote, now);
         if free {
-            port.seats.retain(|_, seat| !seat.is_rested(now));
-            port.seats.insert(remote, Seat::Taken(call));
+            port.slots.retain(|_, slot| !slot.is_rested(now));
+            port.slots.insert(remote, PortSlot::Taken(call));
         }
         free
     }
 
-    /// Whose datagram this is.
+    /// What the slot serves.
     pub fn at(&self, port: usize, remote: &SocketAddr) -> Option<&T> {
-        match self.open.get(port)?.seats.get(remote)? {
-            Seat::Taken(call) => Some(call),
-            Seat::Resting { .. } => None,
+        match self.open.get(port)?.slots.get(remote)? {
+            PortSlot::Taken(call) => Some(call),
+            PortSlot::Resting { .. } => None,
         }
     }
 
-    /// Empties the seats of a call that is over and lets them rest.
+    /// Empties the slots of a call that has ended; they rest.
     pub fn leave(&mut self, port: usize, is_theirs: impl Fn(&T) -> bool, now: Instant) {
         let Some(port) = self.open.get_mut(port) else { return };
-        for seat in port.seats.values_mut() {
-            if matches!(seat, Seat::Taken(call) if is_theirs(call)) {
-                *seat = Seat::Resting { until: now + REST };
+        for slot in port.slots.values_mut() {
+            if matches!(slot, PortSlot::Taken(call) if is_theirs(call)) {
+                *slot = PortSlot::Resting { until: now + REST };
             }
         }
     }
@@ -105,13 +105,13 @@ impl<T: Clone> Ports<T> {
 
 impl<T> Port<T> {
     fn is_free(&self, remote: &SocketAddr, now: Instant) -> bool {
-        self.seats.get(remote).is_none_or(|seat| seat.is_rested(now))
+        self.slots.get(remote).is_none_or(|slot| slot.is_rested(now))
     }
 }
 
-impl<T> Seat<T> {
+impl<T> PortSlot<T> {
     fn is_rested(&self, now: Instant) -> bool {
-        matches!(self, Seat::Resting { until } if now >= *until)
+        matches!(self, PortSlot::Resting { until } if now >= *until)
     }
 }
 

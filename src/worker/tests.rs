@@ -1,4 +1,4 @@
-//! A worker on its own: who is seated where, and what it answers when there is no room.
+//! A worker on its own: which port a call gets, and what the worker answers when there is no room.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -11,17 +11,21 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::sdp::{Answer, Offer};
 use tokio::sync::{mpsc, oneshot};
 
-use super::leg::{About, Leg, Line};
+use super::answering::bridge_options;
+use super::call_media::{CallMedia, Services, Transport};
+use super::endpoints::{Endpoint, EndpointId, Endpoints};
 use super::load::LoadLimits;
 use super::ports::Ports;
 use super::sockets::PortSockets;
 use super::tick::Tick;
-use super::{Command, Report, Silence, Worker, WorkerHandle, WorkerOptions, placement, start};
+use super::{Command, MediaOptions, Report, Silence, Worker, WorkerHandle, WorkerOptions, placement, start};
 use crate::agent::SocketOptions;
+use crate::agent::port::PortHost;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -77,20 +81,13 @@ async fn answer(worker: &WorkerHandle) -> (CallId, Result<u16, EndReason>) {
     let call = CallId::generate();
     let (reply, answered) = oneshot::channel();
     let (reports, _) = mpsc::channel(1);
-    let description = Box::default();
-    let barge_in = BargeIn::Off;
-    let answer = super::Answer {
-        call: call.clone(),
-        offer: offer(),
-        description,
-        barge_in,
-        record: false,
-        hold: "hold".to_owned(),
-        reports,
-        reply,
-    };
+    let answer = super::Answer { offer: offer(), media: media_options(call.clone()), reports, reply };
     worker.send(Command::Answer(answer)).await.unwrap();
     (call, answered.await.unwrap().map(|sdp| port_of(&sdp)))
+}
+
+fn media_options(call: CallId) -> MediaOptions {
+    MediaOptions { call, description: Box::default(), barge_in: BargeIn::Off, record: false, hold: "hold".to_owned() }
 }
 
 async fn release(worker: &WorkerHandle, call: CallId) {
@@ -114,7 +111,7 @@ async fn two_calls_from_one_relay_get_a_port_each_and_a_left_port_rests() {
     release(&worker, first).await;
     let (_, third_port) = answer(&worker).await;
     let third_port = third_port.unwrap();
-    assert!(third_port != first_port && third_port != second_port, "the first call's seat rests for 30 s");
+    assert!(third_port != first_port && third_port != second_port, "the first call's slot rests for 30 s");
     assert_eq!(worker.calls(), 2);
 }
 
@@ -168,11 +165,11 @@ async fn until(holds: impl Fn(Instant) -> bool) {
 }
 
 #[tokio::test]
-async fn only_a_signed_check_takes_a_seat_at_another_address() -> anyhow::Result<()> {
+async fn only_a_signed_check_is_admitted_from_another_address() -> anyhow::Result<()> {
     let now = Instant::now();
     let phone_at = SocketAddr::from(([203, 0, 113, 9], 4000));
     let (mut phone, offer) = Peer::offer(&peer_options(vec![phone_at])?, now)?;
-    let (leg, answer, _told) = leg_for(&Offer::parse(&offer)?)?;
+    let (media, answer, _told) = media_for(&Offer::parse(&offer)?)?;
     let answer = Answer::parse(&answer)?;
     phone.accept_answer(&answer, now)?;
     let check = loop {
@@ -187,36 +184,33 @@ async fn only_a_signed_check_takes_a_seat_at_another_address() -> anyhow::Result
 
     let worker = bare_worker()?;
     let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    assert!(worker.ports.borrow_mut().place(&[], now).is_some_and(|placed| placed.port == 0));
-    worker.legs_by_ufrag.borrow_mut().insert(leg.ufrag(), Rc::new(leg));
+    assert!(worker.endpoints.borrow_mut().place(&[], now).is_some_and(|placed| placed.port == 0));
+    worker.endpoints.borrow_mut().add(Endpoint { media: Rc::new(media), id: EndpointId::Caller }, &[], now);
     let from = |number: u16| SocketAddr::from(([198, 51, 100, 1], 1000 + number));
-    let is_seated = |number: u16| worker.ports.borrow().at(0, &from(number)).is_some();
+    let is_admitted = |number: u16| worker.endpoints.borrow().at(0, &from(number)).is_some();
     for number in 0..100 {
         worker.receive(0, socket, from(number), &forged, now);
-        assert!(!is_seated(number), "{number}");
+        assert!(!is_admitted(number), "{number}");
     }
     for number in 0..100 {
         worker.receive(0, socket, from(number), &check, now);
         worker.receive(0, socket, from(number), &forged, now);
     }
-    assert_eq!((0..100).filter(|number| is_seated(*number)).count(), 16);
+    assert_eq!((0..100).filter(|number| is_admitted(*number)).count(), 16);
     Ok(())
 }
 
 /// A worker without thread and sockets.
 fn bare_worker() -> anyhow::Result<Worker> {
     Ok(Worker {
-        ports: RefCell::new(Ports::new(40_000..=40_009, 0, 1)),
+        endpoints: RefCell::new(Endpoints::new(Ports::new(40_000..=40_009, 0, 1))),
         sockets: RefCell::default(),
-        legs: RefCell::default(),
-        legs_by_ufrag: RefCell::default(),
+        media: RefCell::default(),
         agents: RefCell::default(),
         tick: Tick::new(&Arc::default()),
         options: worker_options(40_000..=40_009),
         index: 0,
-        calls: Arc::default(),
-        is_overloaded: Arc::default(),
-        pulse: Arc::default(),
+        status: Arc::default(),
     })
 }
 
@@ -230,49 +224,49 @@ fn peer_options(addresses: Vec<SocketAddr>) -> anyhow::Result<PeerOptions> {
     })
 }
 
-/// A call that nobody has connected to.
-fn leg() -> anyhow::Result<(Leg, mpsc::Receiver<Report>)> {
-    let (leg, _, told) = leg_for(&offer())?;
-    Ok((leg, told))
+/// A call to which nothing has connected.
+fn media() -> anyhow::Result<(CallMedia, mpsc::Receiver<Report>)> {
+    let (media, _, told) = media_for(&offer())?;
+    Ok((media, told))
 }
 
 /// A call with this offer, and its answer.
-fn leg_for(offer: &Offer) -> anyhow::Result<(Leg, String, mpsc::Receiver<Report>)> {
+fn media_for(offer: &Offer) -> anyhow::Result<(CallMedia, String, mpsc::Receiver<Report>)> {
     let now = Instant::now();
     let sockets = PortSockets::open([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter())?;
     // Nothing is sent from there.
     let options = peer_options(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 4002))])?;
     let (peer, answer) = Peer::answer(&options, offer, now)?;
     let (reports, told) = mpsc::channel(1000);
-    let about = About {
-        call: CallId::generate(),
-        description: Box::default(),
-        barge_in: BargeIn::Off,
-        record: false,
-        hold: String::new(),
+    let services = Services {
         prompts: PromptLibrary::load(Path::new("nowhere"))?,
         recordings: None,
         reports,
         pulse: Arc::default(),
         worker: Weak::new(),
     };
-    let line = Line { sockets: Rc::new(sockets), port: 0, silence: SILENCE };
-    Ok((Leg::new(about, peer, offer, options.ssrc, line, now), answer, told))
+    let caller = Transport::new(0, Rc::new(sockets), peer.local_ufrag().to_owned());
+    let bridge = Bridge::new(peer, bridge_options(offer, options.ssrc, SILENCE), now);
+    Ok((CallMedia::new(media_options(CallId::generate()), services, caller, bridge), answer, told))
 }
 
 #[tokio::test]
-async fn a_mistake_in_one_call_ends_it_once_and_nothing_is_done_with_it_any_more() -> anyhow::Result<()> {
-    let (leg, mut told) = leg()?;
-    assert_eq!(leg.contained(|| 1), Some(1));
+async fn a_bug_in_one_call_ends_it_once_and_nothing_is_done_with_it_any_more() -> anyhow::Result<()> {
+    let (media, mut told) = media()?;
+    assert_eq!(media.contained(|| 1), Some(1));
     assert!(told.try_recv().is_err());
     for _ in 0..2 {
-        assert_eq!(leg.contained(|| -> u8 { leg.with_bridge(|_| panic!("a mistake")) }), None);
+        let with_bug = || {
+            let _bridge = media.bridge().borrow_mut();
+            panic!("a bug")
+        };
+        assert_eq!(media.contained(with_bug), None::<()>);
     }
     assert!(matches!(told.try_recv(), Ok(Report::Broken)));
-    assert!(told.try_recv().is_err(), "told once");
+    assert!(told.try_recv().is_err(), "reported once");
     let hours_later = Instant::now() + Duration::from_secs(7200);
-    assert_eq!(leg.visit(hours_later), None);
-    assert!(told.try_recv().is_err(), "silence of hours would be told by a call that lives");
-    leg.contained(|| leg.close(hours_later));
+    assert_eq!(media.visit(hours_later), None);
+    assert!(told.try_recv().is_err(), "a live call would report silence of hours");
+    media.contained(|| media.close(hours_later));
     Ok(())
 }

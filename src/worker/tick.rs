@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::leg::Leg;
+use super::call_media::CallMedia;
 use super::slots::Slots;
 use crate::pulse::{Pulse, Standstills};
 use crate::telemetry::shown;
@@ -24,8 +24,8 @@ pub(super) const SLOT: Duration = Duration::from_millis(2);
 
 /// The calls by their slots.
 pub(crate) struct Tick {
-    slots: RefCell<[Vec<Rc<Leg>>; SLOTS]>,
-    connecting: RefCell<Vec<Rc<Leg>>>,
+    slots: RefCell<[Vec<Rc<CallMedia>>; SLOTS]>,
+    connecting: RefCell<Vec<Rc<CallMedia>>>,
     wake: Notify,
     standstills: RefCell<Standstills>,
     /// Of the most punctual slot since this was last asked.
@@ -40,19 +40,19 @@ impl Tick {
     }
 
     /// Puts a call into the emptiest slot.
-    pub fn add(&self, leg: Rc<Leg>) {
-        self.connecting.borrow_mut().push(leg.clone());
+    pub fn add(&self, media: Rc<CallMedia>) {
+        self.connecting.borrow_mut().push(media.clone());
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = slots.iter_mut().min_by_key(|slot| slot.len()) {
-            slot.push(leg);
+            slot.push(media);
         }
         self.wake.notify_one();
     }
 
-    pub fn remove(&self, leg: &Rc<Leg>) {
-        self.connecting.borrow_mut().retain(|other| !Rc::ptr_eq(other, leg));
+    pub fn remove(&self, media: &Rc<CallMedia>) {
+        self.connecting.borrow_mut().retain(|other| !Rc::ptr_eq(other, media));
         for slot in self.slots.borrow_mut().iter_mut() {
-            slot.retain(|other| !Rc::ptr_eq(other, leg));
+            slot.retain(|other| !Rc::ptr_eq(other, media));
         }
     }
 
@@ -103,39 +103,39 @@ impl Tick {
         let Some(gap) = self.standstills.borrow_mut().next(now) else { return };
         warn!("a worker stood still for {}: was the process stopped, or is the machine overloaded?", shown(gap));
         metrics::counter!("patchcord_standstills_total").increment(1);
-        self.slots.borrow().iter().flatten().for_each(|leg| leg.stood_still(gap, now));
+        self.slots.borrow().iter().flatten().for_each(|media| media.stood_still(gap, now));
     }
 
     fn visit(&self, slot: usize, now: Instant) {
         let mut early = Vec::new();
-        for leg in &self.slots.borrow()[slot] {
-            if let Some(by) = leg.visit(now) {
-                early.push((leg.clone(), by));
+        for media in &self.slots.borrow()[slot] {
+            if let Some(by) = media.visit(now) {
+                early.push((media.clone(), by));
             }
         }
-        self.connecting.borrow_mut().retain(|leg| {
-            leg.visit(now);
-            leg.is_connecting()
+        self.connecting.borrow_mut().retain(|media| {
+            media.visit(now);
+            media.is_connecting()
         });
-        for (leg, by) in early {
-            self.move_earlier(&leg, slot, by);
+        for (media, by) in early {
+            self.move_earlier(&media, slot, by);
         }
     }
 
     /// Moves a call by whole slots, at most so much, to where there is room: agents that all follow one clock must not
     /// have all calls due at once.
-    fn move_earlier(&self, leg: &Rc<Leg>, from: usize, by: Duration) {
+    fn move_earlier(&self, media: &Rc<CallMedia>, from: usize, by: Duration) {
         let mut slots = self.slots.borrow_mut();
         let all: usize = slots.iter().map(Vec::len).sum();
         let room = 2 * all.div_ceil(SLOTS) + 1;
         let steps = (by.as_nanos() / SLOT.as_nanos()) as usize;
         let place = |steps: usize| (from + SLOTS - steps) % SLOTS;
-        let index = slots[from].iter().position(|other| Rc::ptr_eq(other, leg));
+        let index = slots[from].iter().position(|other| Rc::ptr_eq(other, media));
         let steps = (1..=steps.min(SLOTS - 1)).rev().find(|steps| slots[place(*steps)].len() < room);
         if let (Some(index), Some(steps)) = (index, steps) {
-            let leg = slots[from].remove(index);
-            leg.move_earlier(SLOT * steps as u32);
-            slots[place(steps)].push(leg);
+            let media = slots[from].remove(index);
+            media.move_earlier(SLOT * steps as u32);
+            slots[place(steps)].push(media);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::recordings::RecordingResult;
 use crate::store::EventRecord;
 use crate::telemetry::shown;
 use crate::whatsapp::webhook::Connect;
-use crate::worker::leg::quality_json;
+use crate::worker::call_media::quality_json;
 use crate::worker::{Command, Report};
 
 /// For the recording's file to be closed, after the call. A disk that takes longer is told as a problem of its own.

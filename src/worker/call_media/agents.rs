@@ -9,7 +9,7 @@ use patchcord_media::bridge::{Bridge, Speaker};
 use patchcord_media::mixer::ParticipantId;
 use serde_json::Value;
 
-use super::Leg;
+use super::CallMedia;
 use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::call::Attempt;
@@ -18,7 +18,7 @@ use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::Refusal;
 use crate::pulse::Pulse;
-use crate::worker::Report;
+use crate::worker::command::Report;
 
 /// The slots of one call.
 #[derive(Default)]
@@ -99,11 +99,11 @@ impl Agents {
     }
 }
 
-impl Leg {
+impl CallMedia {
     /// Makes a slot for an agent or a participant; an earlier agent must have left.
     pub(crate) fn add_agent(&self, user: PortUser, speaker: Speaker) -> Rc<AgentSlot> {
         let slot = Rc::new(AgentSlot::new(user, speaker));
-        if self.accepted.get() && (speaker == Speaker::Agent || matches!(user, PortUser::Guest(_))) {
+        if self.stage.is_accepted.get() && (speaker == Speaker::Agent || matches!(user, PortUser::Guest(_))) {
             // It is sent after `Start`, with which every connection begins.
             slot.tell(Notice::Accepted);
         }
@@ -167,17 +167,17 @@ impl Leg {
     }
 }
 
-impl PortHost for Leg {
+impl PortHost for CallMedia {
     fn call_id(&self) -> &CallId {
-        &self.about.call
+        &self.options.call
     }
 
     fn description(&self) -> &CallDescription {
-        &self.about.description
+        &self.options.description
     }
 
     fn pulse(&self) -> &Arc<Pulse> {
-        &self.about.pulse
+        &self.services.pulse
     }
 
     fn bridge(&self) -> &RefCell<Bridge> {
@@ -214,6 +214,6 @@ impl PortHost for Leg {
     }
 
     fn task_panicked(&self) {
-        self.breaks();
+        self.end_broken();
     }
 }

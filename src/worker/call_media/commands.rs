@@ -14,7 +14,7 @@ use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use patchcord_media::speech::SpeechEvent;
 use serde_json::{Value, json};
 
-use super::Leg;
+use super::CallMedia;
 use crate::agent::Dial;
 use crate::agent::notice::Notice;
 use crate::agent::port::PortUser;
@@ -25,31 +25,31 @@ use crate::call::command::{
 };
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
-use crate::worker::Report;
+use crate::worker::command::Report;
 
 /// What was asked and goes on.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct Ongoing {
     /// The last number given to a playback or a gather.
     last_id: u64,
     /// One plays, and one more may have its end to tell.
     playbacks: HashMap<PlaybackId, Owner>,
-    gather: Option<AskedGather>,
+    gather: Option<OngoingGather>,
     /// `protect` was asked for.
     protected: bool,
 }
 
 #[derive(Clone, Copy)]
-struct AskedGather {
+struct OngoingGather {
     id: u64,
     owner: Owner,
     protected: bool,
 }
 
-impl Leg {
+impl CallMedia {
     /// Does what a checked command says. The answer holds its ids.
     pub(crate) fn perform(self: &Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
-        if !self.accepted.get() {
+        if !self.stage.is_accepted.get() {
             return Err(Refusal::new(
                 RefusalCode::CallNotAccepted,
                 "the caller hears nothing yet: wait until the call is accepted",
@@ -100,7 +100,7 @@ impl Leg {
         }
         let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
         let id = self.next_id();
-        self.asked.borrow_mut().playbacks.insert(id, owner);
+        self.ongoing.borrow_mut().playbacks.insert(id, owner);
         self.bridge.borrow_mut().play(id, prompts, repeat, Instant::now());
         Ok(json!({ "playback_id": id }))
     }
@@ -123,7 +123,7 @@ impl Leg {
         self.bridge.borrow_mut().stop_gather(Instant::now());
         self.settle();
         let id = self.next_id();
-        self.asked.borrow_mut().gather = Some(AskedGather { id, owner, protected: gather.protected });
+        self.ongoing.borrow_mut().gather = Some(OngoingGather { id, owner, protected: gather.protected });
         self.bridge.borrow_mut().mask_recording(self.is_protected());
         self.bridge.borrow_mut().gather(gather.options(), prompts, Instant::now());
         Ok(json!({ "gather_id": id }))
@@ -147,14 +147,14 @@ impl Leg {
     }
 
     fn protect(&self, protected: bool) -> Result<Value, Refusal> {
-        self.asked.borrow_mut().protected = protected;
+        self.ongoing.borrow_mut().protected = protected;
         self.bridge.borrow_mut().mask_recording(self.is_protected());
         Ok(Value::Null)
     }
 
     fn is_protected(&self) -> bool {
-        let asked = self.asked.borrow();
-        asked.protected || asked.gather.is_some_and(|gather| gather.protected)
+        let ongoing = self.ongoing.borrow();
+        ongoing.protected || ongoing.gather.is_some_and(|gather| gather.protected)
     }
 
     /// Without prompts the caller hears the route's own.
@@ -162,7 +162,7 @@ impl Leg {
         self.has_agent()?;
         let prompts = match prompts {
             // It was there at the start; if it is gone, the caller hears silence.
-            [] => self.about.prompts.get(&self.about.hold).into_iter().collect(),
+            [] => self.services.prompts.get(&self.options.hold).into_iter().collect(),
             names => self.prompts(names)?,
         };
         self.bridge.borrow_mut().hold(prompts).map_err(|error| no_sound(&error))?;
@@ -195,7 +195,7 @@ impl Leg {
 
     /// Seats and dials an agent that is to take over from the one on the line.
     pub(crate) fn dial_beside(self: &Rc<Self>, attempt: Attempt, dial: Dial) {
-        let Some(worker) = self.about.worker.upgrade() else { return };
+        let Some(worker) = self.services.worker.upgrade() else { return };
         let id = self.next_id() as ParticipantId;
         match self.bridge.borrow_mut().add_participant(id, mixer::Role::Join, dial.max_buffer) {
             Ok(()) => {}
@@ -210,7 +210,7 @@ impl Leg {
     /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
         let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
-        let worker = self.about.worker.upgrade().ok_or_else(unavailable)?;
+        let worker = self.services.worker.upgrade().ok_or_else(unavailable)?;
         let route = worker.options.settings.get().routes.get(&invite.route);
         let agent = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
             Refusal::new(
@@ -239,41 +239,41 @@ impl Leg {
 
     fn prompts(&self, names: &[String]) -> Result<Vec<Prompt>, Refusal> {
         let find = |name: &String| {
-            let found = self.about.prompts.get(name);
+            let found = self.services.prompts.get(name);
             found.ok_or_else(|| Refusal::new(RefusalCode::UnknownPrompt, format!("there is no prompt named {name:?}")))
         };
         names.iter().map(find).collect()
     }
 
     fn next_id(&self) -> u64 {
-        let mut asked = self.asked.borrow_mut();
-        asked.last_id += 1;
-        asked.last_id
+        let mut ongoing = self.ongoing.borrow_mut();
+        ongoing.last_id += 1;
+        ongoing.last_id
     }
 
     pub(super) fn playback_finished(&self, id: PlaybackId, completed: bool) {
-        if let Some(owner) = self.asked.borrow_mut().playbacks.remove(&id) {
+        if let Some(owner) = self.ongoing.borrow_mut().playbacks.remove(&id) {
             self.report(Report::PlaybackFinished { id, owner, completed });
         }
     }
 
     pub(super) fn gathered(&self, gathered: Gathered, bridge: &mut Bridge) {
-        let gather = self.asked.borrow_mut().gather.take();
+        let gather = self.ongoing.borrow_mut().gather.take();
         bridge.mask_recording(self.is_protected());
-        if let Some(AskedGather { id, owner, protected }) = gather {
+        if let Some(OngoingGather { id, owner, protected }) = gather {
             self.report(Report::Gathered { id, owner, protected, gathered });
         }
     }
 
     /// While it is protected a key is told only to the owner of the gather that it is for.
     pub(super) fn key_pressed(&self, Key { digit, duration_ms }: Key) {
-        let asked = self.asked.borrow();
+        let ongoing = self.ongoing.borrow();
         let is_protected = self.is_protected();
         let told = |owner| {
-            let is_for_owner = asked.gather.is_some_and(|gather| gather.owner == owner);
+            let is_for_owner = ongoing.gather.is_some_and(|gather| gather.owner == owner);
             (!is_protected || is_for_owner).then_some(digit)
         };
-        self.tell_agent(Notice::Dtmf { digit: told(Owner::Agent), duration_ms });
+        self.agents.tell_agent(Notice::Dtmf { digit: told(Owner::Agent), duration_ms });
         self.report(Report::Dtmf { digit: told(Owner::App), duration_ms });
     }
 
@@ -281,10 +281,10 @@ impl Leg {
     pub(super) fn caller_speaks(&self, event: SpeechEvent, bridge: &mut Bridge) {
         let started = matches!(event, SpeechEvent::Started { .. });
         // On hold the agent is not what the caller interrupts.
-        let interrupts = started && self.about.barge_in == BargeIn::Clear && !bridge.is_held();
+        let interrupts = started && self.options.barge_in == BargeIn::Clear && !bridge.is_held();
         if interrupts && bridge.queued(Speaker::Agent) > Duration::ZERO {
             let cleared = bridge.clear(Speaker::Agent);
-            self.tell_agent(Notice::Cleared(cleared));
+            self.agents.tell_agent(Notice::Cleared(cleared));
         }
         self.report(Report::Speech { started });
     }

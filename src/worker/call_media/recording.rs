@@ -3,13 +3,13 @@
 use patchcord_media::bridge::Bridge;
 use serde_json::{Value, json};
 
-use super::Leg;
+use super::CallMedia;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::worker::Report;
+use crate::worker::command::Report;
 
-impl Leg {
+impl CallMedia {
     pub(super) fn start_recording(&self) -> Result<Value, Refusal> {
-        let Some(recordings) = &self.about.recordings else {
+        let Some(recordings) = &self.services.recordings else {
             return Err(Refusal::new(
                 RefusalCode::RecordingUnavailable,
                 "the recordings folder cannot be used: see the log",
@@ -21,7 +21,7 @@ impl Leg {
                 "the call is being recorded; stop that recording first",
             ));
         }
-        let (sink, result) = recordings.start_recording(&self.about.call);
+        let (sink, result) = recordings.start_recording(&self.options.call);
         let id = sink.id().clone();
         self.recording.replace(Some(sink));
         self.report(Report::RecordingStarted { id: id.clone(), result });

@@ -1,0 +1,129 @@
+//! Answering: a call's first moment on its worker, from Meta's offer to our answer.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use patchcord_media::bridge::{Bridge, BridgeOptions};
+use patchcord_media::peer::{Consent, LocalAddress, Peer, PeerOptions};
+use patchcord_media::sdp::Offer;
+use tracing::warn;
+
+use super::call_media::{CallMedia, Services, Transport};
+use super::command::{Answer, MediaOptions};
+use super::endpoints::{Endpoint, EndpointId};
+use super::sockets::{self, PortSockets};
+use super::{Silence, Worker};
+use crate::call::end::{EndReason, Shortage};
+use crate::descriptors;
+
+/// RFC 3711 §3.3.1: a first sequence number near the wrap, with its packet lost, would leave the two sides' rollover
+/// counters apart for good.
+const LOWER_HALF: u16 = 0x7fff;
+
+impl Worker {
+    pub(super) fn answer(self: &Rc<Self>, answer: Answer) {
+        let Answer { offer, media, reports, reply } = answer;
+        let services = Services {
+            prompts: self.options.prompts.clone(),
+            recordings: self.options.recordings.clone(),
+            reports,
+            pulse: self.status.pulse.clone(),
+            worker: Rc::downgrade(self),
+        };
+        // Nothing but this call has used what a panic leaves half done.
+        let answered = catch_unwind(AssertUnwindSafe(|| self.admit(media, services, &offer)));
+        let answered = answered.unwrap_or(Err(EndReason::InternalError));
+        // The session may have given up; its Release follows.
+        let _ = reply.send(answered);
+    }
+
+    fn admit(self: &Rc<Self>, media: MediaOptions, services: Services, offer: &Offer) -> Result<Arc<str>, EndReason> {
+        let now = Instant::now();
+        let remotes = &offer.remote_candidates();
+        let (port, sockets) = self.open_port(remotes, now).map_err(EndReason::Overloaded)?;
+        let options = self.peer_options(&sockets);
+        let (peer, answer) =
+            Peer::answer(&options, offer, now).map_err(|error| EndReason::OfferRefused(error.to_string()))?;
+        let caller = Transport::new(port, sockets, peer.local_ufrag().to_owned());
+        let bridge = Bridge::new(peer, bridge_options(offer, options.ssrc, self.options.silence), now);
+        let call = media.call.clone();
+        let media = Rc::new(CallMedia::new(media, services, caller, bridge));
+        let endpoint = Endpoint { media: media.clone(), id: EndpointId::Caller };
+        self.endpoints.borrow_mut().add(endpoint, remotes, now);
+        self.media.borrow_mut().insert(call, media.clone());
+        self.status.calls.store(self.media.borrow().len(), Ordering::Relaxed);
+        media.settle();
+        self.tick.add(media);
+        Ok(answer.into())
+    }
+
+    fn peer_options(&self, sockets: &PortSockets) -> PeerOptions {
+        PeerOptions {
+            identity: self.options.identity.clone(),
+            addresses: self.local_addresses(sockets),
+            allow_private: self.options.allow_private,
+            ssrc: rand::random(),
+            consent: Consent {
+                warn_after: self.options.silence.warn_after,
+                fail_after: self.options.silence.consent_lost_after,
+            },
+        }
+    }
+
+    fn local_addresses(&self, sockets: &PortSockets) -> Vec<LocalAddress> {
+        let advertised = self.options.addresses.iter().map(|(_, advertised)| *advertised);
+        sockets
+            .addresses()
+            .zip(advertised)
+            .map(|(socket, ip)| LocalAddress { socket, advertised: SocketAddr::new(ip, socket.port()) })
+            .collect()
+    }
+
+    /// A port where no call has any of these remote addresses, with its sockets open.
+    fn open_port(self: &Rc<Self>, remotes: &[SocketAddr], now: Instant) -> Result<(usize, Rc<PortSockets>), Shortage> {
+        loop {
+            let placed = self.endpoints.borrow_mut().place(remotes, now).ok_or(Shortage::Ports)?;
+            if !placed.is_new {
+                return Ok((placed.port, self.sockets.borrow()[placed.port].clone()));
+            }
+            let listen = self.options.addresses.iter().map(|(listen, _)| SocketAddr::new(*listen, placed.number));
+            match PortSockets::open(listen) {
+                Ok(sockets) => {
+                    descriptors::shortage_is_over();
+                    let sockets = Rc::new(sockets);
+                    self.sockets.borrow_mut().push(sockets.clone());
+                    sockets::spawn_readers(self, placed.port, &sockets);
+                    return Ok((placed.port, sockets));
+                }
+                Err(error) if sockets::is_held_by_others(&error) => {
+                    warn!(
+                        port = placed.number,
+                        "UDP port {} cannot be opened and is passed over: {error}", placed.number
+                    );
+                    self.endpoints.borrow_mut().discard_newest_port();
+                }
+                Err(error) => {
+                    descriptors::tell_shortage(&error);
+                    self.endpoints.borrow_mut().put_back_newest_port();
+                    return Err(Shortage::Sockets);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn bridge_options(offer: &Offer, ssrc: u32, silence: Silence) -> BridgeOptions {
+    BridgeOptions {
+        ssrc,
+        first_sequence: rand::random::<u16>() & LOWER_HALF,
+        first_timestamp: rand::random(),
+        opus_payload_type: offer.opus.payload_type,
+        telephone_event_payload_type: offer.telephone_event,
+        silence_warn_after: silence.warn_after,
+        silence_end_after: silence.end_after,
+    }
+}

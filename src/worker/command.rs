@@ -1,0 +1,147 @@
+//! The messages between the control plane and a worker: commands to it, reports from it.
+
+use std::sync::Arc;
+
+use patchcord_media::bridge::PlaybackId;
+use patchcord_media::gather::Gathered;
+use patchcord_media::mixer::ParticipantId;
+use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::quality::Quality;
+use patchcord_media::sdp::Offer;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::agent::Dial;
+use crate::call::Attempt;
+use crate::call::agent_failure::AgentFailure;
+use crate::call::command::{CallCommand, Owner};
+use crate::call::description::CallDescription;
+use crate::call::end::{EndReason, MediaFailure};
+use crate::call::event::{CallEvent, CallId};
+use crate::call::refusal::Refusal;
+use crate::call::route::BargeIn;
+use crate::recordings::{RecordingId, RecordingResult};
+
+/// A command of the control plane to a worker.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
+pub enum Command {
+    /// Answer an offer; the call lives on this worker from then on.
+    Answer(Answer),
+    /// Connect an agent to the call.
+    Dial { call: CallId, attempt: Attempt, dial: Box<Dial> },
+    /// Connect an agent that is to take over from the one on the line.
+    DialBeside { call: CallId, attempt: Attempt, dial: Box<Dial> },
+    /// The agent that was dialled beside another has the caller from now on.
+    Promote { call: CallId, attempt: Attempt },
+    /// The caller hears hold music and the agents are among themselves, or it is over.
+    Hold { call: CallId, held: bool },
+    /// Leave the agent of `attempt`.
+    DropAgent { call: CallId, attempt: Attempt, reason: &'static str },
+    /// Meta accepted: start the RTP line.
+    StartSound { call: CallId },
+    /// Play prompts in place of an agent, until they end or one joins.
+    StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
+    /// Do what the application asks; the reply is its ids, or why not.
+    Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
+    /// Answer the command of an agent.
+    AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal> },
+    /// Tell the agent what happened.
+    TellAgent { call: CallId, event: Box<CallEvent> },
+    /// The call is over. The reply is its sound in figures.
+    Release { call: CallId, reason: &'static str, reply: oneshot::Sender<Value> },
+}
+
+/// The first command of every call.
+pub struct Answer {
+    /// Meta's SDP offer.
+    pub offer: Offer,
+    /// The facts of the call.
+    pub media: MediaOptions,
+    /// Where the call's reports go. Each is sent once; the queue has room for all that a sane call sends.
+    pub reports: mpsc::Sender<Report>,
+    /// The SDP answer.
+    pub reply: oneshot::Sender<Result<Arc<str>, EndReason>>,
+}
+
+/// What the media of a call depend on.
+pub struct MediaOptions {
+    /// Our id of the call.
+    pub call: CallId,
+    /// For its agents.
+    pub description: Box<CallDescription>,
+    /// Whether the caller's speech is detected, and what it does.
+    pub barge_in: BargeIn,
+    /// Whether the call is recorded from accept on.
+    pub record: bool,
+    /// The prompt that a caller on hold hears.
+    pub hold: String,
+}
+
+/// A report of a worker to the session of a call.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
+#[derive(Debug)]
+pub enum Report {
+    /// ICE and DTLS are done.
+    MediaConnected,
+    /// No media has arrived from the caller for some seconds, or media arrive again.
+    MediaSilent(bool),
+    /// The media have failed for good.
+    MediaFailed(MediaFailure),
+    /// A bug ended the call's media.
+    Broken,
+    /// The agent of `attempt` is listening.
+    AgentJoined { attempt: Attempt },
+    /// The agent of `attempt` could not be reached, or is gone.
+    AgentFailed { attempt: Attempt, failure: AgentFailure },
+    /// The agent of `attempt` hung up.
+    AgentHungUp { attempt: Attempt },
+    /// The agent of `attempt` gives a command that the call decides; it waits for the answer.
+    Asked { attempt: Attempt, request_id: Value, command: CallCommand },
+    /// The agent wants all events of the call on its socket.
+    EventsWanted,
+    /// The prompts that stood in for an agent were played to their end.
+    PromptsFinished,
+    /// A playback is over.
+    PlaybackFinished { id: PlaybackId, owner: Owner, completed: bool },
+    /// A gather is over.
+    Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
+    /// A third party is there.
+    GuestJoined { guest: ParticipantId },
+    /// A third party could not be reached, or is gone by itself.
+    GuestLeft { guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
+    /// How good the call sounds: at first, and whenever it is of another level.
+    Quality(Quality),
+    /// The caller begins or stops to speak.
+    Speech { started: bool },
+    /// A recording was begun; what becomes of it is told when its file is closed.
+    RecordingStarted { id: RecordingId, result: oneshot::Receiver<RecordingResult> },
+    /// The caller pressed a key; without the digit when it is none of the application's business.
+    Dtmf { digit: Option<char>, duration_ms: u32 },
+}
+
+impl Report {
+    /// Whether the course of the call depends on it. These find room in the queue whatever else an agent's commands
+    /// report.
+    pub(super) fn is_vital(&self) -> bool {
+        match self {
+            Self::MediaConnected
+            | Self::MediaFailed(_)
+            | Self::Broken
+            | Self::AgentJoined { .. }
+            | Self::AgentFailed { .. }
+            | Self::AgentHungUp { .. }
+            | Self::Asked { .. }
+            | Self::PromptsFinished
+            | Self::RecordingStarted { .. } => true,
+            Self::MediaSilent(_)
+            | Self::EventsWanted
+            | Self::PlaybackFinished { .. }
+            | Self::Gathered { .. }
+            | Self::GuestJoined { .. }
+            | Self::GuestLeft { .. }
+            | Self::Quality(_)
+            | Self::Speech { .. }
+            | Self::Dtmf { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Endpoints: which network end of which call a datagram is for.
+//!
+//! A datagram is placed by its local port and its remote address. A STUN request from an unknown address is placed by the
+//! ufrag that it names, if it is signed with the password of that endpoint: a full-ICE peer may check from addresses that
+//! its offer did not list.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::panic::catch_unwind;
+use std::rc::Rc;
+use std::time::Instant;
+
+use patchcord_media::peer::stun_request_ufrag;
+
+use super::call_media::CallMedia;
+use super::ports::{Placed, Ports};
+
+/// One network end of a call. A call may have several: a browser's peer or the RTP of a SIP leg is a further variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointId {
+    /// The peer of the WhatsApp user.
+    Caller,
+}
+
+/// A network end and its call.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub media: Rc<CallMedia>,
+    pub id: EndpointId,
+}
+
+/// All endpoints of one worker.
+pub(crate) struct Endpoints {
+    ports: Ports<Endpoint>,
+    /// By the local ufrag.
+    by_ufrag: HashMap<String, Endpoint>,
+}
+
+impl Endpoints {
+    pub fn new(ports: Ports<Endpoint>) -> Self {
+        Self { ports, by_ufrag: HashMap::new() }
+    }
+
+    /// The port for an endpoint with these remote addresses; None if the range is used up.
+    pub fn place(&mut self, remotes: &[SocketAddr], now: Instant) -> Option<Placed> {
+        self.ports.place(remotes, now)
+    }
+
+    /// Takes back the port placed last, which another program holds.
+    pub fn discard_newest_port(&mut self) {
+        self.ports.discard_newest();
+    }
+
+    /// Takes back the port placed last, which cannot be opened at the moment.
+    pub fn put_back_newest_port(&mut self) {
+        self.ports.put_back_newest();
+    }
+
+    /// Datagrams for this endpoint are found from now on.
+    pub fn add(&mut self, endpoint: Endpoint, remotes: &[SocketAddr], now: Instant) {
+        let transport = endpoint.media.transport(endpoint.id);
+        for remote in remotes {
+            self.ports.take(transport.port, *remote, endpoint.clone(), now);
+        }
+        self.by_ufrag.insert(transport.ufrag.clone(), endpoint.clone());
+    }
+
+    /// Forgets an endpoint. Its slots rest before they are used again.
+    pub fn remove(&mut self, endpoint: &Endpoint, now: Instant) {
+        let transport = endpoint.media.transport(endpoint.id);
+        self.by_ufrag.remove(&transport.ufrag);
+        self.ports.leave(transport.port, |other| other.is(endpoint), now);
+    }
+
+    /// The endpoint that a datagram is for.
+    pub fn find(&mut self, port: usize, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<Endpoint> {
+        match self.ports.at(port, &from) {
+            Some(endpoint) => Some(endpoint.clone()),
+            None => self.admit(port, from, datagram, now),
+        }
+    }
+
+    /// Anyone on the path can read the ufrag; only the peer knows the password that signs the request.
+    fn admit(&mut self, port: usize, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<Endpoint> {
+        // These are anyone's bytes: a panic while reading them would end every call of this worker.
+        let ufrag = catch_unwind(|| stun_request_ufrag(datagram)).ok().flatten()?;
+        let endpoint = self.by_ufrag.get(ufrag)?.clone();
+        let transport = endpoint.media.transport(endpoint.id);
+        let is_admitted = transport.port == port
+            && transport.may_add_address()
+            && endpoint.media.is_authentic_stun(endpoint.id, datagram)
+            && self.ports.take(port, from, endpoint.clone(), now);
+        if !is_admitted {
+            return None;
+        }
+        transport.address_added();
+        Some(endpoint)
+    }
+
+    #[cfg(test)]
+    pub fn at(&self, port: usize, from: &SocketAddr) -> Option<&Endpoint> {
+        self.ports.at(port, from)
+    }
+}
+
+impl Endpoint {
+    fn is(&self, other: &Self) -> bool {
+        self.id == other.id && Rc::ptr_eq(&self.media, &other.media)
+    }
+}

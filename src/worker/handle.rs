@@ -1,0 +1,73 @@
+//! The handle of a worker: sends commands, and shows how the worker is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::command::Command;
+use crate::call::end::EndReason;
+use crate::pulse::Pulse;
+
+/// Commands waiting for a worker. A full queue makes the control plane wait; the worker empties it between packets.
+const COMMAND_QUEUE: usize = 1024;
+/// A worker takes a command between two packets and answers at once. One that has not done so is stuck.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// Four beats of its pulse.
+const LATE_AFTER: Duration = Duration::from_secs(1);
+
+/// The control plane's end of a worker. Clones lead to the same one.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) status: Arc<WorkerStatus>,
+}
+
+/// What a worker shows of itself.
+#[derive(Debug, Default)]
+pub(super) struct WorkerStatus {
+    pub calls: AtomicUsize,
+    pub is_overloaded: AtomicBool,
+    pub pulse: Arc<Pulse>,
+}
+
+impl WorkerHandle {
+    /// A worker that is to be started, and the end of its queue of commands.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        (Self { commands, status: Arc::default() }, inbox)
+    }
+
+    /// Sends a command. An error means that the worker's thread is gone, or stuck.
+    pub async fn send(&self, command: Command) -> Result<(), EndReason> {
+        let sent = tokio::time::timeout(ANSWERS_WITHIN, self.commands.send(command)).await;
+        sent.ok().and_then(Result::ok).ok_or(EndReason::InternalError)
+    }
+
+    /// The heartbeat of its thread.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.status.pulse
+    }
+
+    /// Whether it has not run for so long that it may be stuck. It gets no call then.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.status.pulse.silent_for(now) > LATE_AFTER
+    }
+
+    /// Whether it has too much to do for another call.
+    pub fn is_overloaded(&self) -> bool {
+        self.status.is_overloaded.load(Ordering::Relaxed)
+    }
+
+    /// Its live calls.
+    pub fn calls(&self) -> usize {
+        self.status.calls.load(Ordering::Relaxed)
+    }
+
+    /// A worker whose part a test plays.
+    #[cfg(test)]
+    pub(crate) fn played() -> (Self, mpsc::Receiver<Command>) {
+        Self::new()
+    }
+}
