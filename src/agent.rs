@@ -17,16 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use url::Url;
 
 pub use dialect::DialectName;
-use port::AgentPort;
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name};
+
+use crate::call::agent_failure::AgentFailureKind;
+use port::AgentPort;
 
 /// How a route reaches its agent and what sound it speaks.
 #[derive(Clone, Debug)]
@@ -69,8 +70,8 @@ pub enum Encoding {
 /// One attempt to put a call through to an agent.
 #[derive(Clone, Debug)]
 pub struct Dial {
-    /// Where and how.
-    pub agent: AgentOptions,
+    /// The agent.
+    pub target: AgentTarget,
     /// How much of the agent's sound is queued.
     pub max_buffer: Duration,
 }
@@ -86,10 +87,15 @@ pub struct SocketOptions {
     pub idle_timeout: Duration,
 }
 
-/// Starts the task of an agent on this thread, among `tasks`. It ends when the agent has left or is dismissed.
-pub(crate) fn spawn(tasks: &mut JoinSet<()>, agent: AgentOptions, port: AgentPort, options: SocketOptions) {
+/// Starts the task of an agent on this thread, among `tasks`. It ends when the agent has left or is dismissed. A new way
+/// to reach agents is an arm here.
+pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPort, options: SocketOptions) {
     let port = Rc::new(port);
-    start(tasks, port.clone(), websocket::run(agent, port, options));
+    match target {
+        AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
+        // A call plays its prompts itself.
+        AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
+    }
 }
 
 fn start(tasks: &mut JoinSet<()>, port: Rc<AgentPort>, talk: impl Future<Output = ()> + 'static) {

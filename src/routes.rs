@@ -8,7 +8,7 @@ use patchcord_media::opus::Profile;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::agent::{AgentOptions, AgentTarget, DialectName, SoundFormat};
+use crate::agent::{AgentTarget, DialectName, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
@@ -88,11 +88,8 @@ pub struct Numbers {
 
 impl Route {
     /// The first target, if it is a WebSocket.
-    pub fn first_agent(&self) -> Option<&AgentOptions> {
-        match self.targets.first()? {
-            AgentTarget::WebSocket(agent) => Some(agent),
-            AgentTarget::Prompts { .. } => None,
-        }
+    pub fn first_agent(&self) -> Option<&AgentTarget> {
+        self.targets.first().filter(|target| target.attempt_kind() == AttemptKind::Agent)
     }
 
     /// What the attempts at its targets do.

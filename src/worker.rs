@@ -262,10 +262,9 @@ impl Worker {
     fn dial(&self, media: &Rc<CallMedia>, user: PortUser, speaker: Speaker, dial: Dial) {
         let mut agents = self.agents.borrow_mut();
         while agents.try_join_next().is_some() {}
-        let Dial { agent, max_buffer } = dial;
         let slot = media.add_agent(user, speaker);
-        let port = AgentPort::new(media.clone(), slot, agent.profile, max_buffer);
-        agent::spawn(&mut agents, agent, port, self.options.sockets.clone());
+        let port = AgentPort::new(media.clone(), slot, dial.max_buffer);
+        agent::spawn(&mut agents, dial.target, port, self.options.sockets.clone());
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {

@@ -71,16 +71,14 @@ pub(crate) enum PortReport {
 pub(crate) struct AgentPort {
     host: Rc<dyn PortHost>,
     slot: Rc<AgentSlot>,
-    /// How PCM of the agent is encoded for the caller.
-    profile: Profile,
     /// How much of the agent's sound is queued.
     max_buffer: Duration,
 }
 
 /// The course of the connection.
 impl AgentPort {
-    pub fn new(host: Rc<dyn PortHost>, slot: Rc<AgentSlot>, profile: Profile, max_buffer: Duration) -> Self {
-        Self { host, slot, profile, max_buffer }
+    pub fn new(host: Rc<dyn PortHost>, slot: Rc<AgentSlot>, max_buffer: Duration) -> Self {
+        Self { host, slot, max_buffer }
     }
 
     pub fn call_id(&self) -> &CallId {
@@ -171,9 +169,10 @@ impl AgentPort {
 
 /// Sound of the agent.
 impl AgentPort {
-    /// The agent's sound is in this format, in both directions. Before this it is not heard and hears nothing.
-    pub fn attach(&self, format: SoundFormat) {
-        let sound = self.set_format(format);
+    /// The agent's sound is in this format, in both directions, and its PCM is encoded for the caller with `profile`.
+    /// Before this it is not heard and hears nothing.
+    pub fn attach(&self, format: SoundFormat, profile: Profile) {
+        let sound = self.set_format(format, profile);
         let max_buffer = self.max_buffer;
         if let Err(error) =
             self.with_bridge(|bridge, speaker| bridge.attach(speaker, sound, max_buffer, Instant::now()))
@@ -183,8 +182,8 @@ impl AgentPort {
     }
 
     /// Changes the format. The caller still hears what the agent has said already, as long as not too many formats wait.
-    pub fn change_format(&self, format: SoundFormat) {
-        let sound = self.set_format(format);
+    pub fn change_format(&self, format: SoundFormat, profile: Profile) {
+        let sound = self.set_format(format, profile);
         match self.with_bridge(|bridge, speaker| bridge.change_format(speaker, sound, Instant::now())) {
             Ok(Duration::ZERO) => {}
             Ok(dropped) => {
@@ -253,9 +252,9 @@ impl AgentPort {
         self.with_bridge(|bridge, speaker| bridge.queued(speaker).as_millis() as u64)
     }
 
-    fn set_format(&self, format: SoundFormat) -> AudioFormat {
+    fn set_format(&self, format: SoundFormat, profile: Profile) -> AudioFormat {
         let sound = match format.encoding {
-            Encoding::PcmS16le => AudioFormat::Pcm { rate: format.sample_rate, profile: self.profile },
+            Encoding::PcmS16le => AudioFormat::Pcm { rate: format.sample_rate, profile },
             Encoding::Opus => AudioFormat::Opus,
         };
         self.slot.set_sound(sound);

@@ -123,7 +123,7 @@ impl Conversation<'_> {
     async fn hold(&self, socket: Socket) {
         let (mut sink, mut stream) = socket.split();
         let format = self.dialect.borrow().format(self.agent.format);
-        self.port.attach(format);
+        self.port.attach(format, self.agent.profile);
         let ending = match self.send(&mut sink, &Notice::Start(Box::new(self.start(format)))).await {
             Err(error) => ending_of(&error),
             Ok(()) => self.converse(&mut sink, &mut stream).await,
@@ -263,7 +263,7 @@ impl Conversation<'_> {
             FromAgent::Ready { format, events } => {
                 self.join();
                 if let Some(format) = format {
-                    self.port.change_format(format);
+                    self.port.change_format(format, self.agent.profile);
                 }
                 if events {
                     self.port.want_events();

@@ -437,8 +437,8 @@ impl Session {
     }
 
     async fn dial(&mut self, attempt: Attempt, beside: bool) {
-        let Some(AgentTarget::WebSocket(agent)) = self.targets.get(attempt.number()) else { return };
-        let dial = Box::new(Dial { agent: agent.clone(), max_buffer: self.options.max_buffer });
+        let Some(target) = self.targets.get(attempt.number()) else { return };
+        let dial = Box::new(Dial { target: target.clone(), max_buffer: self.options.max_buffer });
         let call = self.id.clone();
         self.command(match beside {
             true => Command::DialBeside { call, attempt, dial },

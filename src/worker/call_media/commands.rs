@@ -212,7 +212,7 @@ impl CallMedia {
         let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
         let worker = self.services.worker.upgrade().ok_or_else(unavailable)?;
         let route = worker.options.settings.get().routes.get(&invite.route);
-        let agent = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
+        let target = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::UnknownRoute,
                 format!("there is no route {:?} that leads to a WebSocket", invite.route),
@@ -225,7 +225,7 @@ impl CallMedia {
             self,
             PortUser::Guest(id),
             Speaker::Participant(id),
-            Dial { agent, max_buffer: DEFAULT_MAX_BUFFER },
+            Dial { target, max_buffer: DEFAULT_MAX_BUFFER },
         );
         Ok(json!({ "guest_id": id }))
     }
