@@ -78,36 +78,36 @@ struct Api {
     streams: Arc<Semaphore>,
 }
 
-/// One route.
-struct Door {
+/// One method of one path.
+struct Endpoint {
     method: Method,
     path: &'static str,
     needs: Scope,
-    leads_to: MethodRouter<Arc<Api>>,
+    handler: MethodRouter<Arc<Api>>,
 }
 
-/// Every route that needs a key. The OpenAPI document describes exactly these.
-fn doors() -> Vec<Door> {
+/// All endpoints that need a key. The OpenAPI document has exactly these.
+fn endpoints() -> Vec<Endpoint> {
     use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
     use routing::{delete, get, post, put};
-    let door = |method, path, needs, leads_to| Door { method, path, needs, leads_to };
+    let endpoint = |method, path, needs, handler| Endpoint { method, path, needs, handler };
     let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
     vec![
-        door(Method::GET, "/v1/calls", CallsRead, get(calls::list)),
-        door(Method::GET, "/v1/calls/{call_id}", CallsRead, get(calls::read)),
-        door(Method::POST, "/v1/calls/{call_id}/actions", CallsWrite, post(calls::several::act)),
-        door(Method::POST, "/v1/calls/{call_id}/actions/{action}", CallsWrite, post(calls::act)),
-        door(Method::GET, "/v1/prompts", CallsRead, get(prompts::list)),
-        door(Method::PUT, "/v1/prompts/{name}", Admin, put(prompts::upload).layer(sound)),
-        door(Method::DELETE, "/v1/prompts/{name}", Admin, delete(prompts::remove)),
-        door(Method::GET, "/v1/recordings", RecordingsRead, get(recordings::list)),
-        door(Method::GET, "/v1/recordings/{recording_id}", RecordingsRead, get(recordings::download)),
-        door(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
-        door(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
-        door(Method::GET, "/v1/agents", CallsRead, get(agents::list)),
-        door(Method::GET, "/v1/events", CallsRead, get(events::open)),
-        door(Method::GET, "/v1/dead_letters", Admin, get(dead_letters::list)),
-        door(Method::POST, "/v1/dead_letters/replay", Admin, post(dead_letters::replay)),
+        endpoint(Method::GET, "/v1/calls", CallsRead, get(calls::list)),
+        endpoint(Method::GET, "/v1/calls/{call_id}", CallsRead, get(calls::read)),
+        endpoint(Method::POST, "/v1/calls/{call_id}/actions", CallsWrite, post(calls::several::act)),
+        endpoint(Method::POST, "/v1/calls/{call_id}/actions/{action}", CallsWrite, post(calls::act)),
+        endpoint(Method::GET, "/v1/prompts", CallsRead, get(prompts::list)),
+        endpoint(Method::PUT, "/v1/prompts/{name}", Admin, put(prompts::upload).layer(sound)),
+        endpoint(Method::DELETE, "/v1/prompts/{name}", Admin, delete(prompts::remove)),
+        endpoint(Method::GET, "/v1/recordings", RecordingsRead, get(recordings::list)),
+        endpoint(Method::GET, "/v1/recordings/{recording_id}", RecordingsRead, get(recordings::download)),
+        endpoint(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
+        endpoint(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
+        endpoint(Method::GET, "/v1/agents", CallsRead, get(agents::list)),
+        endpoint(Method::GET, "/v1/events", CallsRead, get(events::open)),
+        endpoint(Method::GET, "/v1/dead_letters", Admin, get(dead_letters::list)),
+        endpoint(Method::POST, "/v1/dead_letters/replay", Admin, post(dead_letters::replay)),
     ]
 }
 
@@ -117,13 +117,15 @@ pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
     let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams });
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::OpenApi), guard_page);
     let mut router = Router::new();
-    for door in doors() {
-        let guard = middleware::from_fn_with_state((keys.clone(), door.needs), guard);
-        let leads_to = match door.method {
-            Method::POST => door.leads_to.route_layer(middleware::from_fn_with_state(api.clone(), idempotency::once)),
-            _ => door.leads_to,
+    for endpoint in endpoints() {
+        let guard = middleware::from_fn_with_state((keys.clone(), endpoint.needs), guard);
+        let handler = match endpoint.method {
+            Method::POST => {
+                endpoint.handler.route_layer(middleware::from_fn_with_state(api.clone(), idempotency::once))
+            }
+            _ => endpoint.handler,
         };
-        router = router.route(door.path, leads_to.route_layer(guard));
+        router = router.route(endpoint.path, handler.route_layer(guard));
     }
     router
         .route("/openapi.json", routing::get(async || Json(openapi::document())).layer(if_open))

@@ -12,7 +12,7 @@ use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::calls::ACTIONS;
-use super::{agents, calls, dead_letters, doors, events, idempotency, prompts, recordings, routes};
+use super::{agents, calls, dead_letters, endpoints, events, idempotency, prompts, recordings, routes};
 use crate::call::command::{
     Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
 };
@@ -112,14 +112,14 @@ impl Modify for EveryDoor {
         let scheme = scheme.description(Some("A configured API key: `patchcord_<id>_<secret>`")).build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("key", SecurityScheme::Http(scheme));
-        for door in doors() {
-            let Some(item) = document.paths.paths.get_mut(door.path) else { continue };
+        for endpoint in endpoints() {
+            let Some(item) = document.paths.paths.get_mut(endpoint.path) else { continue };
             for (method, operation) in
                 [("GET", &mut item.get), ("PUT", &mut item.put), ("POST", &mut item.post), ("DELETE", &mut item.delete)]
             {
-                let Some(operation) = operation.as_mut().filter(|_| door.method == method) else { continue };
-                say_the_usual(operation, door.needs.name());
-                if door.method == Method::POST {
+                let Some(operation) = operation.as_mut().filter(|_| endpoint.method == method) else { continue };
+                say_the_usual(operation, endpoint.needs.name());
+                if endpoint.method == Method::POST {
                     say_idempotency(operation);
                 }
             }
@@ -202,7 +202,7 @@ mod tests {
             })
             .collect();
         let served: BTreeSet<(String, String)> =
-            doors().into_iter().map(|door| (door.path.to_owned(), door.method.to_string())).collect();
+            endpoints().into_iter().map(|endpoint| (endpoint.path.to_owned(), endpoint.method.to_string())).collect();
         assert_eq!(described, served);
     }
 
@@ -226,11 +226,11 @@ mod tests {
     fn every_door_needs_a_key_and_says_what_a_wrong_one_gets() {
         let document = described();
         assert_eq!(document["security"][0]["key"], Value::Array(Vec::new()));
-        for door in doors() {
-            let method = door.method.as_str().to_lowercase();
-            let responses = &document["paths"][door.path][&method]["responses"];
+        for endpoint in endpoints() {
+            let method = endpoint.method.as_str().to_lowercase();
+            let responses = &document["paths"][endpoint.path][&method]["responses"];
             for status in ["401", "403", "408", "429"] {
-                assert!(responses[status].is_object(), "{method} {} {status}", door.path);
+                assert!(responses[status].is_object(), "{method} {} {status}", endpoint.path);
             }
         }
     }
