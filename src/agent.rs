@@ -1,6 +1,6 @@
-//! Agents: whoever talks with the caller on our side.
+//! Agents: the bots and people on our side who talk with the caller, and the ways to reach them.
 //!
-//! An agent lives on the worker that owns the call, so that no frame crosses threads.
+//! An agent's task runs on the worker that owns the call, so that no frame crosses threads.
 
 pub mod notice;
 pub(crate) mod port;
@@ -29,36 +29,36 @@ pub use target::{AgentTarget, prompt_name};
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
 
-/// How a route reaches its agent and what sound it speaks.
+/// An agent behind a WebSocket: how it is reached, and its sound format.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// `ws://` or `wss://`.
     pub url: Url,
-    /// Where that is, if it was settled before ([`CheckedUrl`](crate::egress::CheckedUrl)): then nothing else is
-    /// connected to. Empty: wherever its name leads when it is dialled.
+    /// The addresses of the host, if they were resolved and checked before ([`CheckedUrl`](crate::egress::CheckedUrl)):
+    /// then no other is connected to. If empty, the host is resolved when the agent is dialled.
     pub addresses: Vec<SocketAddr>,
-    /// Sent with the WebSocket request, such as `Authorization`.
+    /// Header fields of the upgrade request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
     /// The protocol on the WebSocket.
     pub dialect: DialectName,
-    /// The sound on the socket until the agent changes it; the dialect may know better.
+    /// The sound format until the agent changes it. A dialect with a fixed format ignores it.
     pub format: SoundFormat,
     /// How PCM is encoded for the caller.
     pub profile: Profile,
-    /// Passed on in `start`.
+    /// The `parameters` of the `Start` notice.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The sound on an agent's socket.
+/// The format of an agent's sound, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SoundFormat {
-    /// How a binary message is to be read.
+    /// The encoding.
     pub encoding: Encoding,
-    /// Both ways; for Opus its RTP clock, 48 kHz.
+    /// For Opus its RTP clock, 48 kHz.
     pub sample_rate: SampleRate,
 }
 
-/// What a binary message holds.
+/// How an agent's sound is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// 16-bit little-endian samples, mono.
@@ -121,7 +121,7 @@ pub fn shown_address(url: &Url) -> String {
 }
 
 impl SoundFormat {
-    /// What an agent may ask for; anything else is refused by name.
+    /// Reads what an agent asks for. The error says what is not supported.
     pub fn new(encoding: &str, hz: u32) -> Result<Self, String> {
         let encoding = match encoding {
             "pcm_s16le" => Encoding::PcmS16le,

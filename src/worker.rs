@@ -1,7 +1,7 @@
-//! Worker: one thread that owns calls whole: their UDP, their agents' sockets, their 20 ms tick.
+//! Worker: one thread that owns calls completely: their UDP, their agents' sockets, their 20 ms tick.
 //!
-//! The thread runs a single-threaded runtime. Its tasks share the calls by `Rc`, borrow them only between two awaits,
-//! and no frame ever leaves the thread. The control plane sends [`Command`]s and gets [`Report`]s.
+//! The thread runs a single-threaded runtime. Its tasks share the calls by `Rc` and borrow them only between two awaits;
+//! no frame leaves the thread. The control plane sends [`Command`]s and gets [`Report`]s.
 
 mod command;
 mod handle;
@@ -61,34 +61,35 @@ use tick::Tick;
 pub struct WorkerOptions {
     /// The certificate of this process.
     pub identity: Arc<Identity>,
-    /// What the sockets are bound to, and the address the answer gives instead, one pair for each family.
+    /// The address that sockets are bound to and the address in our SDP answer, one pair for each family.
     pub addresses: Vec<(IpAddr, IpAddr)>,
-    /// All workers' ports together.
+    /// The UDP ports of all workers together.
     pub ports: RangeInclusive<u16>,
-    /// Whether callers may be at loopback and private addresses.
+    /// Whether media may flow to loopback and private addresses.
     pub allow_private: bool,
-    /// When nothing is received from the caller: a warning, then the end.
+    /// The media timeouts.
     pub silence: Silence,
-    /// From when on a worker takes no new calls.
+    /// The load from which on a worker takes no new calls.
     pub load: LoadLimits,
-    /// For the sockets of agents and third parties.
+    /// For the sockets of agents and participants.
     pub sockets: SocketOptions,
-    /// For commands that name one.
+    /// The prompts that commands name.
     pub prompts: PromptLibrary,
-    /// Where recordings go; None where the folder cannot be used and no route records.
+    /// None if the folder cannot be used and no route records.
     pub recordings: Option<Recordings>,
-    /// For commands that name a route.
+    /// The routes that commands name.
     pub settings: CurrentSettings,
 }
 
-/// How long nothing may come from the caller.
+/// The media timeouts: how long nothing may arrive from the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
-    /// Until a warning, of either kind.
+    /// Until a warning, for either of the two below.
     pub warn_after: Duration,
-    /// No answer to our connectivity checks until the call's end: the caller is gone.
+    /// Until the end of the call, without an answer to our connectivity checks: the caller is gone.
     pub consent_lost_after: Duration,
-    /// No RTP and no RTCP until the call's end, though the checks are answered: a muted phone may pause for a while.
+    /// Until the end of the call, without RTP and RTCP though the checks are answered: a muted phone may pause for a
+    /// while.
     pub end_after: Duration,
 }
 
@@ -112,14 +113,14 @@ pub fn start(
             index,
             status,
         });
-        // A runtime of local tasks alone; a set of them on an ordinary one is asked for twice whenever a packet comes.
+        // A local runtime: a `LocalSet` on an ordinary one costs a second poll for every packet.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let ready = runtime.and_then(|runtime| {
             let _inside = runtime.enter();
             let slots = Slots::new(tick::SLOT)?;
             Ok((runtime, slots))
         });
-        // Whoever starts us waits for this word.
+        // `start` waits for the outcome.
         match ready {
             Ok((runtime, slots)) => {
                 let _ = started.send(Ok(()));
@@ -136,13 +137,13 @@ pub fn start(
 pub(crate) struct Worker {
     options: WorkerOptions,
     endpoints: RefCell<Endpoints>,
-    /// Beside the open ports, by the same index.
+    /// The sockets of the open ports, by the same index.
     sockets: RefCell<Vec<Rc<PortSockets>>>,
     media: RefCell<HashMap<CallId, Rc<CallMedia>>>,
-    /// Tasks of agents that are here or on their way out.
+    /// The tasks of all agents, also of those that are leaving.
     agents: RefCell<JoinSet<()>>,
     tick: Tick,
-    /// Its number among the workers.
+    /// The number of this worker.
     index: usize,
     status: Arc<WorkerStatus>,
 }
@@ -152,24 +153,24 @@ impl Worker {
         let ticking = tokio::task::spawn_local({
             let worker = self.clone();
             async move {
-                // Without its tick a worker has no pulse.
+                // Both end together: a worker without its tick must not seem alive.
                 let Err(error) = tokio::select! {
                     failed = worker.tick.run(slots) => failed,
                     never = worker.beat() => Ok(never),
                 };
-                error!(%error, "a worker's timer fails: its calls are silent");
+                error!(%error, "the timer of a worker failed: its calls are silent");
             }
         });
         while let Some(command) = inbox.recv().await {
             self.perform(command);
         }
         ticking.abort();
-        // All calls are over: each agent's farewell has its own deadline.
+        // All calls have ended. Each agent's close has its own deadline.
         let mut agents = self.agents.take();
         while agents.join_next().await.is_some() {}
     }
 
-    /// Shows that it runs, and what it has to do.
+    /// Beats the pulse and measures the load, as long as the thread runs.
     async fn beat(&self) -> Infallible {
         let mut beats = pulse::beats();
         let mut load = Load::new(self.options.load, Instant::now(), load::processor_time());
@@ -212,7 +213,7 @@ impl Worker {
                 self.with_media(&call, |media| media.dial_beside(attempt, *dial))
             }
             Command::Promote { call, attempt } => self.with_media(&call, |media| media.promote(attempt)),
-            // Whoever was to be on hold, or was, may have left.
+            // The agent may have left meanwhile.
             Command::Hold { call, held: true } => self.with_media(&call, |media| drop(media.hold(&[]))),
             Command::Hold { call, held: false } => self.with_media(&call, |media| drop(media.unhold())),
             Command::AnswerAgent { call, attempt, request_id, outcome } => {

@@ -1,4 +1,4 @@
-//! How agents were last reached, and which calls they are in: what an app sees of their availability.
+//! AgentStatus: how each agent was last reached, and which calls it is in, as the API shows it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,25 +7,25 @@ use std::time::SystemTime;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::event::CallId;
 
-/// Addresses remembered at most: those of the configuration, and some that apps have named. For one more the one tried
-/// longest ago is forgotten.
+/// Remembered addresses: those of the configuration, and some that apps have named. One more pushes out the address
+/// that was tried longest ago.
 const ADDRESSES: usize = 10_000;
 
-/// All agents of this process. Cheap to clone. Addresses are without what is secret.
+/// All agents of this process, by their addresses without secrets. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct AgentStatus(Arc<Mutex<Entries>>);
 
 #[derive(Default)]
 struct Entries {
     outcomes: HashMap<String, AgentOutcome>,
-    /// With whom each live call was last.
+    /// The agent that each live call was last with.
     calls: HashMap<CallId, String>,
 }
 
-/// What came of the last try.
+/// The outcome of the last attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentOutcome {
-    /// When.
+    /// When the agent joined or failed.
     pub at: SystemTime,
     /// None if it joined.
     pub failure: Option<AgentFailure>,
@@ -48,12 +48,12 @@ impl AgentStatus {
         }
     }
 
-    /// The call is over.
+    /// The call has ended.
     pub fn left(&self, call: &CallId) {
         self.entries().calls.remove(call);
     }
 
-    /// What came of the last try at this address.
+    /// The outcome of the last attempt at this address.
     pub fn outcome(&self, address: &str) -> Option<AgentOutcome> {
         self.entries().outcomes.get(address).cloned()
     }
@@ -64,7 +64,7 @@ impl AgentStatus {
         entries.calls.iter().filter(|(_, with)| *with == address).map(|(call, _)| call.clone()).collect()
     }
 
-    /// Held for a look-up only, and valid at every step.
+    /// The lock is held for a look-up only, and the entries are valid at every step.
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
 //! An agent on a WebSocket that we dial, in any dialect: the task that carries its sound and messages.
 //!
-//! The task runs on the worker that owns the call. Its reading and writing halves go on independently, so that an
-//! agent that does not read can still be heard, and one that talks too much still hears. Only one that leaves half a
-//! megabyte of answers unread is not listened to until it reads them.
+//! The halves that read and write are independent, so that an agent that does not read is still heard, and one that
+//! sends too much still hears. Only an agent that leaves half a megabyte of notices unread is not read until it has
+//! read them.
 
 mod connect;
 mod upgrade;
@@ -33,20 +33,20 @@ use crate::descriptors;
 use crate::telemetry::shown;
 use connect::{Connected, connect};
 
-/// A whole minute of speech at the highest rate may come as one message; a larger one is a mistake.
+/// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
 /// One read takes in a whole 20 ms frame, which has 320 to 1920 bytes. All of the buffer is zeroed at every read, also
 /// where there is nothing to read; and the default of 128 KiB would be most of a call's memory.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Often enough for the NATs and proxies on the way, which forget a connection after some ten seconds without traffic.
+/// Often enough for NATs and proxies, which drop a connection after some ten seconds without traffic.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// Pings within the idle timeout at least, so that one that is lost in a stall of the network is not the agent's end.
+/// The least number of pings within the idle timeout, so that a short stall of the network does not end the agent.
 const PINGS_AT_LEAST: u32 = 4;
 const PINGS_APART_AT_LEAST: Duration = Duration::from_millis(10);
-/// An agent that has not read for so long is not listening.
+/// An agent that takes no message for so long is not listening.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What an agent is given to read `stop` before the close comes. Many libraries fail whatever is being sent when they
-/// see a close, and an agent in the middle of a sentence would never come to read what stands before it.
+/// The time between `Stop` and our close frame. Many libraries fail every send once they see a close frame, and an agent
+/// that is sending would then never read what came before it.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ pub(super) async fn run(agent: AgentOptions, port: Rc<AgentPort>, options: Socke
     }
 }
 
-/// From here on the bytes are the library's to read.
+/// Hands the stream to the WebSocket library.
 async fn open(connected: Connected) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -208,7 +208,7 @@ impl Conversation<'_> {
             tokio::select! {
                 biased;
                 failed = say => failed,
-                // What stays unread makes the system throw away what is still on its way to the agent (RFC 2525 §2.17).
+                // Unread data makes the system reset the connection, which drops what the agent has not read (RFC 2525 §2.17).
                 () = read_out(&mut stream) => Ok::<(), tungstenite::Error>(()),
             }
         };
@@ -217,7 +217,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Everything the agent sends.
+    /// Reads all that the agent sends. Ends when the agent leaves or is lost.
     async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
         loop {
             let message = match stream.next().await {
@@ -278,24 +278,24 @@ impl Conversation<'_> {
         }
     }
 
-    /// Everything the agent is sent. Ends only when the agent does not listen any more.
+    /// Sends all notices, sound and pings. Ends only if the agent is lost.
     async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
         let (every, idle_timeout) = (ping_every(self.options.idle_timeout), self.options.idle_timeout);
         let mut ping = interval_at(tokio::time::Instant::now() + every, every);
         let mut standstills = self.port.standstills();
-        // Each deadline is moved by every standstill.
+        // Every standstill moves each of the deadlines.
         let mut of_writes = standstills.clone();
-        // For a frame or two, and used again for every one.
+        // Used again for every message, so that a frame costs no allocation.
         let mut outbox = Vec::with_capacity(2);
         loop {
             let written = tokio::select! {
                 () = self.port.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
                 _ = ping.tick() => {
                     if let Some(gap) = standstills.next(Instant::now()) {
-                        // What it said meanwhile is still to be read.
+                        // What the agent sent meanwhile has not been read yet.
                         heard_at.set((heard_at.get() + gap).min(Instant::now()));
                     }
-                    // While its queue is full we may be the ones who do not read.
+                    // While its queue is full, we may not be reading its pongs.
                     if !self.port.is_full() && heard_at.get().elapsed() >= idle_timeout {
                         let cause = format!("nothing came for {} (calls.agent_idle_timeout)", shown(idle_timeout));
                         return lost(AgentFailureKind::Unresponsive.because(cause));
@@ -339,7 +339,7 @@ fn ping_every(idle_timeout: Duration) -> Duration {
     PING_EVERY.min(idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST)
 }
 
-/// Reads on without listening, until the agent has closed.
+/// Reads and drops messages until the agent has closed.
 async fn read_out(stream: &mut SplitStream<Socket>) {
     while let Some(Ok(_)) = stream.next().await {}
 }
@@ -352,8 +352,8 @@ fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
     match frame.map(|frame| u16::from(frame.code)) {
         // 1005: a close without a code, which browsers and libraries send for a plain close().
         None | Some(1000 | 1005) => Ending::HungUp,
-        // Whatever else is said, the agent did not mean to end the call: a server that shuts down (1001) or restarts (1012)
-        // leaves its calls behind.
+        // No other code means that the agent hangs up: a server that shuts down (1001) or restarts (1012) loses its
+        // calls.
         Some(code) => {
             let name = close_name(code).map(|name| format!(" ({name})")).unwrap_or_default();
             lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}{name}")))
@@ -361,7 +361,7 @@ fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
     }
 }
 
-/// The names in IANA's registry of close codes, for codes that a server may send.
+/// The names in IANA's registry, for the codes that a server may send.
 fn close_name(code: u16) -> Option<&'static str> {
     Some(match code {
         1001 => "going away",

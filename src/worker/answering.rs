@@ -1,4 +1,4 @@
-//! Answering: a call's first moment on its worker, from Meta's offer to our answer.
+//! Answering: how a call comes to its worker, from Meta's SDP offer to our answer.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -73,7 +73,7 @@ pub(super) struct Services {
 struct Stage {
     /// ICE and DTLS go on.
     is_connecting: Cell<bool>,
-    /// Meta accepted the call, so that the caller hears whoever joins.
+    /// Meta accepted the call, so that the caller hears agents that join.
     is_accepted: Cell<bool>,
     /// A panic left the call in an unknown state: it can only end.
     is_broken: Cell<bool>,

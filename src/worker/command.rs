@@ -25,29 +25,29 @@ use crate::recordings::{RecordingId, RecordingResult};
 /// A command of the control plane to a worker.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 pub enum Command {
-    /// Answer an offer; the call lives on this worker from then on.
+    /// Answer an offer; this worker owns the call from then on.
     Answer(Answer),
     /// Connect an agent to the call.
     Dial { call: CallId, attempt: Attempt, dial: Box<Dial> },
-    /// Connect an agent that is to take over from the one on the line.
+    /// Connect a successor of the agent.
     DialBeside { call: CallId, attempt: Attempt, dial: Box<Dial> },
-    /// The agent that was dialled beside another has the caller from now on.
+    /// The successor has the caller from now on.
     Promote { call: CallId, attempt: Attempt },
-    /// The caller hears hold music and the agents are among themselves, or it is over.
+    /// Put the caller on hold, so that the agents talk alone; or end the hold.
     Hold { call: CallId, held: bool },
-    /// Leave the agent of `attempt`.
+    /// Dismiss the agent of `attempt`.
     DropAgent { call: CallId, attempt: Attempt, reason: &'static str },
     /// Meta accepted: start the RTP line.
     StartSound { call: CallId },
     /// Play prompts in place of an agent, until they end or one joins.
     StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
-    /// Do what the application asks; the reply is its ids, or why not.
+    /// Perform a command of the application. The reply is its ids, or why it was refused.
     Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
     /// Answer the command of an agent.
     AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal> },
-    /// Tell the agent what happened.
+    /// Send an event to the agent.
     TellAgent { call: CallId, event: Box<CallEvent> },
-    /// The call is over. The reply is its sound in figures.
+    /// End the call's media. The reply is the figures of its audio.
     Release { call: CallId, reason: &'static str, reply: oneshot::Sender<Value> },
 }
 
@@ -101,21 +101,21 @@ pub enum Report {
     EventsWanted,
     /// The prompts that stood in for an agent were played to their end.
     PromptsFinished,
-    /// A playback is over.
+    /// A playback has ended.
     PlaybackFinished { id: PlaybackId, owner: Owner, completed: bool },
-    /// A gather is over.
+    /// A gather has ended.
     Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
-    /// A third party is there.
+    /// A participant is listening.
     GuestJoined { guest: ParticipantId },
-    /// A third party could not be reached, or is gone by itself.
+    /// A participant could not be reached, or has left.
     GuestLeft { guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
-    /// How good the call sounds: at first, and whenever it is of another level.
+    /// The quality of the call's audio: the first measurement, and every change of level.
     Quality(Quality),
-    /// The caller begins or stops to speak.
+    /// The caller started or stopped speaking.
     Speech { started: bool },
-    /// A recording was begun; what becomes of it is told when its file is closed.
+    /// A recording started. `result` comes when its file is closed.
     RecordingStarted { id: RecordingId, result: oneshot::Receiver<RecordingResult> },
-    /// The caller pressed a key; without the digit when it is none of the application's business.
+    /// The caller pressed a key; without the digit if the application must not learn it.
     Dtmf { digit: Option<char>, duration_ms: u32 },
 }
 

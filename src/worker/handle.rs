@@ -14,7 +14,7 @@ use crate::pulse::Pulse;
 const COMMAND_QUEUE: usize = 1024;
 /// A worker takes a command between two packets and answers at once. One that has not done so is stuck.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// Four beats of its pulse.
+/// Four beats of the pulse.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// The control plane's end of a worker. Clones lead to the same one.

@@ -1,33 +1,33 @@
 //! Load: whether a worker can carry another call. Pure; time is an argument.
 //!
-//! A worker that has too much to do is never in time: even its most punctual tick is late, or its thread has no rest. What
-//! lasts a moment only is a hiccup of the machine and changes nothing.
+//! In an overloaded worker even the most punctual tick is late, or the thread never idles. What lasts a moment only is a
+//! hiccup of the machine and changes nothing.
 
 use std::time::{Duration, Instant};
 
-/// So long the measurements must agree before they change anything: long enough for a hiccup to be over, short enough
-/// that few calls come meanwhile.
+/// How long measurements must agree before they change the state: longer than a hiccup, and short enough that few calls
+/// arrive meanwhile.
 const LASTS: Duration = Duration::from_secs(2);
-/// One measurement counts for no more, however long nothing was measured: then the worker stood still.
+/// The most that one measurement counts for; a longer period was a standstill of the worker.
 const LONGEST_PERIOD: Duration = Duration::from_millis(500);
 
-/// From here on a worker has too much to do.
+/// The limits above which a worker is overloaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoadLimits {
-    /// Of the most punctual tick within a period.
+    /// The lateness of the most punctual tick of a period.
     pub lateness: Duration,
-    /// Of one core, from 0 to 1, that the worker's thread takes.
+    /// The share of one core that the worker's thread takes, from 0 to 1.
     pub share: f64,
 }
 
-/// What one period has shown.
+/// The measurement of one period.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
-    /// Of the most punctual tick; zero when no call lives there.
+    /// The lateness of the most punctual tick; zero without calls.
     pub lateness: Duration,
-    /// Of one core, from 0 to 1; None where the system does not say.
+    /// The share of one core, from 0 to 1; None where the system does not measure it.
     pub share: Option<f64>,
-    /// Whether the worker is to be given no more calls.
+    /// Whether the worker must get no new calls.
     pub is_overloaded: bool,
 }
 
@@ -35,20 +35,20 @@ pub struct Measured {
 #[derive(Debug)]
 pub struct Load {
     limits: LoadLimits,
-    /// When the last period ended, and the thread's processor time then.
+    /// The end of the last period, and the thread's processor time then.
     measured: (Instant, Option<Duration>),
     is_overloaded: bool,
-    /// How long the measurements have contradicted this.
+    /// How long measurements have contradicted `is_overloaded`.
     contradicted_for: Duration,
 }
 
 impl Load {
-    /// Of a worker that begins now and has had so much processor time.
+    /// The load of a worker that starts now. `processor` is the processor time of its thread so far.
     pub fn new(limits: LoadLimits, now: Instant, processor: Option<Duration>) -> Self {
         Self { limits, measured: (now, processor), is_overloaded: false, contradicted_for: Duration::ZERO }
     }
 
-    /// A period ends: its most punctual tick was so late, and the thread has had so much processor time in all.
+    /// Ends a period. `lateness` is that of its most punctual tick, `processor` the processor time of the thread so far.
     pub fn measure(&mut self, lateness: Option<Duration>, processor: Option<Duration>, now: Instant) -> Measured {
         let (before, processor_before) = std::mem::replace(&mut self.measured, (now, processor));
         let period = now.saturating_duration_since(before);
@@ -67,7 +67,7 @@ impl Load {
     }
 }
 
-/// The processor time that this thread has had.
+/// The processor time of this thread so far.
 #[cfg(target_os = "linux")]
 pub(super) fn processor_time() -> Option<Duration> {
     use rustix::time::{ClockId, clock_gettime};

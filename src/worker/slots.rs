@@ -1,37 +1,37 @@
-//! When the tick's slots are due.
+//! The timer of the tick's slots.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Slots of one length, one after the other.
+/// Slots of equal length, without gaps.
 pub(super) struct Slots {
     timer: Timer,
     length: Duration,
     /// When the next slot is due.
     next_at: Instant,
-    /// Slots whose time has come, not yet asked for.
+    /// Slots that are due and were not given yet.
     due: u64,
 }
 
 impl Slots {
-    /// They stand still until [`Slots::start`]. To be called inside the runtime.
+    /// The timer is off until [`Slots::start`]. Must be called inside the runtime.
     pub fn new(length: Duration) -> io::Result<Self> {
         Ok(Self { timer: Timer::new()?, length, next_at: Instant::now(), due: 0 })
     }
 
-    /// The first is due one length from now.
+    /// The first slot is due one length from now.
     pub fn start(&mut self) -> io::Result<()> {
         (self.next_at, self.due) = (Instant::now() + self.length, 0);
         self.timer.set(self.length)
     }
 
-    /// None is due until they are started again.
+    /// No slot is due until the timer is started again.
     pub fn stop(&mut self) -> io::Result<()> {
         self.timer.set(Duration::ZERO)
     }
 
-    /// Waits for the next slot. Gives the moment at which it was due, and how many were left out before it: after a
-    /// stall no more than `most` are made up for.
+    /// Waits for the next slot. Gives the time at which it was due, and the number of slots skipped before it: after a
+    /// stall at most `most` are made up for.
     pub async fn next(&mut self, most: u64) -> io::Result<(Instant, u64)> {
         if self.due == 0 {
             self.due = self.timer.periods().await?;
@@ -49,8 +49,8 @@ use kernel::Timer;
 #[cfg(not(target_os = "linux"))]
 use runtime::Timer;
 
-/// The kernel's own timer. A runtime's counts whole milliseconds and is late by up to one, each time by another part of
-/// it, which a caller has as jitter.
+/// The kernel's timer. The runtime's counts whole milliseconds and is late by up to one, by a different part of it each
+/// time, which a caller gets as jitter.
 #[cfg(target_os = "linux")]
 mod kernel {
     use std::io;
@@ -66,14 +66,14 @@ mod kernel {
     impl Timer {
         #[expect(
             deprecated,
-            reason = "its successor is unsafe, for descriptors that others may close; nobody has this one"
+            reason = "its successor is unsafe, for descriptors that others may close; no one else has this one"
         )]
         pub fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             AsyncFd::new(timerfd_create(TimerfdClockId::Monotonic, flags)?).map(Self)
         }
 
-        /// Zero stops it.
+        /// Zero turns the timer off.
         pub fn set(&self, period: Duration) -> io::Result<()> {
             let period = Timespec::try_from(period).map_err(io::Error::other)?;
             let periods = Itimerspec { it_interval: period, it_value: period };
@@ -81,13 +81,13 @@ mod kernel {
             Ok(())
         }
 
-        /// How many have passed since it was last asked; waits for the first.
+        /// The number of periods since the last call; waits for the first.
         pub async fn periods(&mut self) -> io::Result<u64> {
             loop {
                 let mut ready = self.0.readable().await?;
                 let mut count = [0; size_of::<u64>()];
                 let read = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?));
-                // Else it was set anew since it woke us.
+                // Otherwise the timer was set again after it woke us.
                 if let Ok(read) = read {
                     read?;
                     return Ok(u64::from_ne_bytes(count));
@@ -112,7 +112,7 @@ mod runtime {
             Ok(Self::default())
         }
 
-        /// Zero stops it.
+        /// Zero turns the timer off.
         pub fn set(&mut self, period: Duration) -> io::Result<()> {
             self.0 = (!period.is_zero()).then(|| interval(period));
             if let Some(interval) = &mut self.0 {

@@ -1,4 +1,4 @@
-//! The UDP sockets of one local port: one for each address listened on.
+//! The UDP sockets of one local port, one for each address that the configuration listens on.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,26 +11,26 @@ use super::Worker;
 
 /// Enough for a burst of a few hundred calls; a larger one hides overload as seconds of delay.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
-/// Nothing we take is larger; a longer datagram is cut and then fails its check.
+/// No valid datagram is larger; a longer one is truncated and then fails its check.
 const DATAGRAM_BYTES: usize = 2048;
-/// Datagrams taken from one socket before others have their turn.
+/// Datagrams read from one socket before others have their turn.
 const TURN: usize = 64;
 
 /// All sockets of one port number.
 pub(crate) struct PortSockets(Vec<(SocketAddr, UdpSocket)>);
 
 impl PortSockets {
-    /// Binds one socket for each address, all or none.
+    /// Binds one socket to each address, all or none.
     pub fn open(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<Self> {
         addresses.map(|address| Ok((address, bind(address)?))).collect::<std::io::Result<_>>().map(Self)
     }
 
-    /// What they are bound to, in the order of the configuration.
+    /// The bound addresses, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.0.iter().map(|(address, _)| *address)
     }
 
-    /// Sends without waiting. A full socket buffer drops the datagram: late sound is worth nothing.
+    /// Sends without waiting. If the socket's buffer is full, the datagram is dropped: late audio is worth nothing.
     pub fn send(&self, socket: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let Some((_, socket)) = self.0.iter().find(|(address, _)| *address == socket) else { return };
         if socket.try_send_to(datagram, to).is_err() {
@@ -39,8 +39,8 @@ impl PortSockets {
     }
 }
 
-/// Whether the port itself is not to be had. Everything else passes: descriptors and memory come back, and so does an
-/// address whose interface is down.
+/// Whether the port cannot be used at all. Other errors are temporary: descriptors and memory become free, and an
+/// interface that is down comes back.
 pub(super) fn is_held_by_others(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied)
 }

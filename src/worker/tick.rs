@@ -1,7 +1,7 @@
-//! The worker's tick: every call has its moment in every 20 ms.
+//! The worker's tick: every call is visited once in every 20 ms.
 //!
-//! Calls are spread over slots, so that packets leave evenly and no call waits for all others. A call that still
-//! connects is visited in every slot: its ICE checks and DTLS flights are due when they are due, and the caller waits.
+//! Calls are spread over slots, so that packets leave evenly and no call waits for all others. A call that is connecting
+//! is visited in every slot: its ICE checks and DTLS flights have timers of their own, and the caller waits.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ pub(crate) struct Tick {
     connecting: RefCell<Vec<Rc<CallMedia>>>,
     wake: Notify,
     standstills: RefCell<Standstills>,
-    /// Of the most punctual slot since this was last asked.
+    /// The lateness of the most punctual slot since it was last read.
     lateness: Cell<Option<Duration>>,
 }
 
@@ -60,7 +60,7 @@ impl Tick {
         self.slots.borrow().iter().all(Vec::is_empty)
     }
 
-    /// Visits the calls for ever; stands still while there are none.
+    /// Visits the calls for ever; the timer is off while there are none.
     pub async fn run(&self, mut slots: Slots) -> io::Result<Infallible> {
         loop {
             while self.is_idle() {
@@ -75,7 +75,7 @@ impl Tick {
     async fn run_until_idle(&self, slots: &mut Slots) -> io::Result<()> {
         let mut slot = 0;
         while slot != 0 || !self.is_idle() {
-            // After a stall each call is visited once; it knows how many frames it owes.
+            // After a stall each call is visited once; it sends all the frames it owes.
             let (due, left_out) = slots.next(SLOTS as u64).await?;
             slot = (slot + left_out as usize) % SLOTS;
             // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
@@ -93,12 +93,12 @@ impl Tick {
         self.lateness.set(Some(self.lateness.get().map_or(by, |least| least.min(by))));
     }
 
-    /// How late the most punctual slot was since this was last asked; None if no call lived.
+    /// The lateness of the most punctual slot since this was last read; None without calls.
     pub fn take_lateness(&self) -> Option<Duration> {
         self.lateness.take()
     }
 
-    /// What came meanwhile is read after this slot, so no call may be judged by that time.
+    /// Packets that arrived during a standstill are read after this slot, so its time counts against no call.
     pub fn forgive_standstill(&self, now: Instant) {
         let Some(gap) = self.standstills.borrow_mut().next(now) else { return };
         warn!("a worker stood still for {}: was the process stopped, or is the machine overloaded?", shown(gap));

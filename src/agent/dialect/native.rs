@@ -17,7 +17,7 @@ use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
 
 const SUBPROTOCOL: &str = "patchcord.v1";
-/// The largest text message an agent may send. Control messages are short; more is a mistake.
+/// The largest text message an agent may send. Control messages are short; a longer one is a bug of the agent.
 const TEXT_LIMIT_BYTES: usize = 64 * 1024;
 
 /// The translator, which needs no state.
@@ -285,7 +285,7 @@ mod tests {
             FromAgent::Command { request_id: 7.into(), command: Ok(CallCommand::StopPlayback) }
         );
         let FromAgent::Command { command: Err(refusal), .. } = read(r#"{"type":"command","action":"fly"}"#) else {
-            panic!("nobody can fly");
+            panic!("there is no action fly");
         };
         assert_eq!(refusal.code, RefusalCode::InvalidCommand);
     }

@@ -1,4 +1,4 @@
-//! The way to an agent: its name, TCP, TLS, and the WebSocket upgrade, all within one deadline.
+//! Connecting to an agent: DNS, TCP, TLS and the WebSocket upgrade, within one deadline.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,12 +23,11 @@ use crate::telemetry::shown;
 /// A connection whose server has agreed to speak WebSocket.
 pub(super) struct Connected {
     pub stream: MaybeTlsStream<TcpStream>,
-    /// What the server has sent already behind its answer.
+    /// What the server has sent after its response.
     pub received: Vec<u8>,
 }
 
-/// Why there is no connection. The texts are for people and hold nothing secret: no address, and nothing that the server
-/// wrote.
+/// Why the connection failed. The texts are for people and hold no secret: no address, and nothing that the server wrote.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("the request cannot be made: {0}")]
@@ -51,7 +50,7 @@ pub(super) enum ConnectError {
     TimedOut { step: Step, limit: Duration },
 }
 
-/// What a connection consists of, in this order.
+/// The steps of connecting, in this order.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Name,
@@ -60,7 +59,7 @@ pub(super) enum Step {
     Upgrade,
 }
 
-/// Connects to an agent. Redirects are not followed. Our own standstills do not count against it.
+/// Connects to an agent. Redirects are not followed. Our own standstills extend the deadline.
 pub(super) async fn connect(
     agent: &AgentOptions,
     subprotocols: &'static [&'static str],
@@ -112,7 +111,7 @@ async fn open(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends the request and reads its answer's head; gives what came behind it.
+/// Sends the request and reads the head of the response. Gives what came after it.
 async fn shake_hands(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     upgrade: &Upgrade,
@@ -130,13 +129,13 @@ async fn shake_hands(
     }
 }
 
-/// Without the brackets of an IPv6 address.
+/// The host without the brackets of an IPv6 address.
 fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
 }
 
 impl ConnectError {
-    /// What the system said, where it was asked for something.
+    /// The error of the operating system, if it is one.
     pub(super) fn of_the_system(&self) -> Option<&io::Error> {
         match self {
             Self::Name(error) | Self::Tcp(error) | Self::Tls(error) | Self::Broken(error) => Some(error),

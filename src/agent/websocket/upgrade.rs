@@ -1,9 +1,7 @@
-//! The WebSocket opening handshake (RFC 6455 §4.1) from the client's side: our request, and what an answer to it means.
-//! Pure.
+//! The WebSocket opening handshake (RFC 6455 §4.1) as a client: our request, and the check of the response. Pure.
 //!
-//! The WebSocket library's own check wants `Connection: Upgrade` alone, where the RFC asks for that token in a list, and
-//! refuses a server that selects no subprotocol. So only its request is used.
-//! No crate, because this is one check, and other clients bring it with a socket of their own.
+//! The check of the WebSocket library accepts only `Connection: Upgrade`, where the RFC asks for that token in a list, and
+//! refuses a server that selects no subprotocol. So only the library's request is used.
 
 use httparse::{Header, ParserConfig, Status};
 use secrecy::ExposeSecret;
@@ -15,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::agent::AgentOptions;
 
-/// What an answer's head may have; servers behind a proxy that sets cookies send 2 kB.
+/// The largest head of a response. Servers behind a proxy that sets cookies send 2 kB.
 pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 const HEADERS_AT_MOST: usize = 100;
 
@@ -23,7 +21,7 @@ const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 /// The first two bytes of a TLS alert and of a TLS handshake message (RFC 8446 §5.1).
 const TLS_RECORDS: [&[u8]; 2] = [&[0x15, 0x03], &[0x16, 0x03]];
 
-/// One request to become a WebSocket.
+/// One upgrade request.
 pub(super) struct Upgrade {
     request: Vec<u8>,
     accept_key: String,
@@ -31,7 +29,7 @@ pub(super) struct Upgrade {
     subprotocols: &'static [&'static str],
 }
 
-/// Why an answer opens no WebSocket. The texts hold nothing of what the server wrote.
+/// Why a response opens no WebSocket. The texts hold nothing that the server wrote.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("{}", status_text(*.0))]
@@ -60,12 +58,12 @@ impl Upgrade {
         Ok(Self { request, accept_key: derive_accept_key(key.as_bytes()), subprotocols })
     }
 
-    /// To be sent as it is.
+    /// The bytes to send.
     pub(super) fn request(&self) -> &[u8] {
         &self.request
     }
 
-    /// The length of the answer's head, behind which the WebSocket begins; None while it is not whole.
+    /// The length of the response's head, after which the WebSocket begins; None while it is incomplete.
     pub(super) fn judge(&self, received: &[u8]) -> Result<Option<usize>, Refused> {
         let mut length = 0;
         loop {
@@ -140,7 +138,7 @@ fn status_text(code: u16) -> String {
     format!("{}{advice}", format!("HTTP {code:03} {reason}").trim_end())
 }
 
-/// The header lines of an answer.
+/// The header lines of a response.
 struct Lines<'a>(&'a [Header<'a>]);
 
 impl<'a> Lines<'a> {
@@ -149,7 +147,7 @@ impl<'a> Lines<'a> {
         lines.map(|line| line.value.trim_ascii())
     }
 
-    /// Whether a list (RFC 9110 §5.6.1), which may stand in several lines, has this token.
+    /// Whether a list (RFC 9110 §5.6.1), which may span several lines, has this token.
     fn has_token(&self, name: &str, token: &str) -> bool {
         let mut tokens = self.values(name).flat_map(|value| value.split(|byte| *byte == b','));
         tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))

@@ -1,4 +1,4 @@
-//! What an app asks of a live call, done on its worker, and who learns what came of it.
+//! Commands on a call's audio, and the reports of what they started.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -27,15 +27,15 @@ use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
 use crate::worker::command::Report;
 
-/// What was asked and goes on.
+/// What commands have started and not finished.
 #[derive(Default)]
 pub(super) struct Ongoing {
-    /// The last number given to a playback or a gather.
+    /// The last id of a playback, gather or participant.
     last_id: u64,
-    /// One plays, and one more may have its end to tell.
+    /// Who started each playback. One plays; the end of one more may still be unreported.
     playbacks: HashMap<PlaybackId, Owner>,
     gather: Option<OngoingGather>,
-    /// `protect` was asked for.
+    /// Between `protect` and `unprotect`.
     protected: bool,
 }
 
@@ -47,7 +47,7 @@ struct OngoingGather {
 }
 
 impl CallMedia {
-    /// Does what a checked command says. The answer holds its ids.
+    /// Performs a checked command. The answer holds its ids.
     pub(crate) fn perform(self: &Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
         if !self.stage.is_accepted.get() {
             return Err(Refusal::new(
@@ -64,7 +64,7 @@ impl CallMedia {
             | CallCommand::Transfer(_)
             | CallCommand::CompleteTransfer
             | CallCommand::CancelTransfer => {
-                Err(Refusal::new(RefusalCode::InternalError, "this is for the call to decide"))
+                Err(Refusal::new(RefusalCode::InternalError, "the call decides this, not its worker"))
             }
             CallCommand::Hold(hold) => self.hold(&hold.prompts),
             CallCommand::Unhold => self.unhold(),
@@ -119,7 +119,7 @@ impl CallMedia {
 
     fn gather(&self, gather: &Gather, owner: Owner) -> Result<Value, Refusal> {
         let prompts = self.prompts(&gather.prompts)?;
-        // An earlier gather ends first, with its own owner told.
+        // An earlier gather ends first, and is reported to its own owner.
         self.bridge.borrow_mut().stop_gather(Instant::now());
         self.settle();
         let id = self.next_id();
@@ -157,11 +157,11 @@ impl CallMedia {
         ongoing.protected || ongoing.gather.is_some_and(|gather| gather.protected)
     }
 
-    /// Without prompts the caller hears the route's own.
+    /// Without prompts the caller hears the hold prompt of the route.
     pub(crate) fn hold(&self, prompts: &[String]) -> Result<Value, Refusal> {
         self.has_agent()?;
         let prompts = match prompts {
-            // It was there at the start; if it is gone, the caller hears silence.
+            // It existed at the start; if it has been removed, the caller hears silence.
             [] => self.services.prompts.get(&self.options.hold).into_iter().collect(),
             names => self.prompts(names)?,
         };
@@ -193,7 +193,7 @@ impl CallMedia {
         }
     }
 
-    /// Seats and dials an agent that is to take over from the one on the line.
+    /// Dials a successor of the agent.
     pub(crate) fn dial_beside(self: &Rc<Self>, attempt: Attempt, dial: Dial) {
         let Some(worker) = self.services.worker.upgrade() else { return };
         let id = self.next_id() as ParticipantId;
@@ -207,7 +207,7 @@ impl CallMedia {
         worker.dial(self, PortUser::Agent { attempt }, Speaker::Participant(id), dial);
     }
 
-    /// Seats a third party and dials it. It is heard, and hears, once its socket is open.
+    /// Dials a participant. It is heard, and hears, once its socket is open.
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
         let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
         let worker = self.services.worker.upgrade().ok_or_else(unavailable)?;
@@ -265,7 +265,7 @@ impl CallMedia {
         }
     }
 
-    /// While it is protected a key is told only to the owner of the gather that it is for.
+    /// While keys are protected, only the owner of the gather learns them.
     pub(super) fn key_pressed(&self, Key { digit, duration_ms }: Key) {
         let ongoing = self.ongoing.borrow();
         let is_protected = self.is_protected();
@@ -277,10 +277,10 @@ impl CallMedia {
         self.report(Report::Dtmf { digit: told(Owner::App), duration_ms });
     }
 
-    /// The caller begins or stops to speak: told, and if the route says so the agent falls silent.
+    /// The caller started or stopped speaking. If the route says so, the agent's queue is cleared.
     pub(super) fn caller_speaks(&self, event: SpeechEvent, bridge: &mut Bridge) {
         let started = matches!(event, SpeechEvent::Started { .. });
-        // On hold the agent is not what the caller interrupts.
+        // On hold the caller does not hear the agent, and so does not interrupt it.
         let interrupts = started && self.options.barge_in == BargeIn::Clear && !bridge.is_held();
         if interrupts && bridge.queued(Speaker::Agent) > Duration::ZERO {
             let cleared = bridge.clear(Speaker::Agent);
@@ -291,7 +291,7 @@ impl CallMedia {
 }
 
 fn no_such_guest(id: ParticipantId) -> Refusal {
-    Refusal::new(RefusalCode::UnknownGuest, format!("there is no third party {id}"))
+    Refusal::new(RefusalCode::UnknownGuest, format!("there is no participant {id}"))
 }
 
 fn no_sound(error: &OpusError) -> Refusal {

@@ -1,4 +1,4 @@
-//! The recording of one call: from the bridge to the writers of files.
+//! The recording of one call, from the bridge to the writers of files.
 
 use patchcord_media::bridge::Bridge;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ impl CallMedia {
         }
     }
 
-    /// Hands over what is new. Never waits: the disk is the writers' business.
+    /// Hands new pages to the writers. It never waits for the disk.
     pub(super) fn keep_recording(&self, bridge: &mut Bridge) {
         while let Some(page) = bridge.poll_recording() {
             if let Some(sink) = &*self.recording.borrow() {
@@ -51,7 +51,7 @@ impl CallMedia {
         }
     }
 
-    /// Says whether there was a recording.
+    /// Closes the recording. Says whether there was one.
     pub(super) fn finish_recording(&self) -> bool {
         let Some(recorded) = self.bridge.borrow_mut().stop_recording() else { return false };
         if let Some(sink) = self.recording.take() {
