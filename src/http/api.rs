@@ -21,15 +21,17 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) use auth::Keys;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{self, MethodRouter};
+use axum::routing;
 use axum::{Json, Router};
 use patchcord_media::prompt::MAX_FILE_BYTES;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tracing::warn;
+use utoipa_axum::router::{UtoipaMethodRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::server::Connection;
@@ -78,36 +80,27 @@ struct Api {
     streams: Arc<Semaphore>,
 }
 
-/// One method of one path.
-struct Endpoint {
-    method: Method,
-    path: &'static str,
-    needs: Scope,
-    handler: MethodRouter<Arc<Api>>,
-}
-
-/// All endpoints that need a key. The OpenAPI document has exactly these.
-fn endpoints() -> Vec<Endpoint> {
+/// Every route that needs a key, with the scope. Method and path are those of the handler's `#[utoipa::path]`, so the
+/// OpenAPI document describes exactly these.
+fn endpoints() -> Vec<(Scope, UtoipaMethodRouter<Arc<Api>>)> {
     use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
-    use routing::{delete, get, post, put};
-    let endpoint = |method, path, needs, handler| Endpoint { method, path, needs, handler };
     let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
     vec![
-        endpoint(Method::GET, "/v1/calls", CallsRead, get(calls::list)),
-        endpoint(Method::GET, "/v1/calls/{call_id}", CallsRead, get(calls::read)),
-        endpoint(Method::POST, "/v1/calls/{call_id}/actions", CallsWrite, post(calls::several::act)),
-        endpoint(Method::POST, "/v1/calls/{call_id}/actions/{action}", CallsWrite, post(calls::act)),
-        endpoint(Method::GET, "/v1/prompts", CallsRead, get(prompts::list)),
-        endpoint(Method::PUT, "/v1/prompts/{name}", Admin, put(prompts::upload).layer(sound)),
-        endpoint(Method::DELETE, "/v1/prompts/{name}", Admin, delete(prompts::remove)),
-        endpoint(Method::GET, "/v1/recordings", RecordingsRead, get(recordings::list)),
-        endpoint(Method::GET, "/v1/recordings/{recording_id}", RecordingsRead, get(recordings::download)),
-        endpoint(Method::DELETE, "/v1/recordings/{recording_id}", Admin, delete(recordings::remove)),
-        endpoint(Method::GET, "/v1/routes", CallsRead, get(routes::list)),
-        endpoint(Method::GET, "/v1/agents", CallsRead, get(agents::list)),
-        endpoint(Method::GET, "/v1/events", CallsRead, get(events::open)),
-        endpoint(Method::GET, "/v1/dead_letters", Admin, get(dead_letters::list)),
-        endpoint(Method::POST, "/v1/dead_letters/replay", Admin, post(dead_letters::replay)),
+        (CallsRead, routes!(calls::list)),
+        (CallsRead, routes!(calls::read)),
+        (CallsWrite, routes!(calls::several::act)),
+        (CallsWrite, routes!(calls::act)),
+        (CallsRead, routes!(prompts::list)),
+        (Admin, routes!(prompts::upload).layer(sound)),
+        (Admin, routes!(prompts::remove)),
+        (RecordingsRead, routes!(recordings::list)),
+        (RecordingsRead, routes!(recordings::download)),
+        (Admin, routes!(recordings::remove)),
+        (CallsRead, routes!(routes::list)),
+        (CallsRead, routes!(agents::list)),
+        (CallsRead, routes!(events::open)),
+        (Admin, routes!(dead_letters::list)),
+        (Admin, routes!(dead_letters::replay)),
     ]
 }
 
@@ -117,15 +110,13 @@ pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
     let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams });
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::OpenApi), guard_page);
     let mut router = Router::new();
-    for endpoint in endpoints() {
-        let guard = middleware::from_fn_with_state((keys.clone(), endpoint.needs), guard);
-        let handler = match endpoint.method {
-            Method::POST => {
-                endpoint.handler.route_layer(middleware::from_fn_with_state(api.clone(), idempotency::once))
-            }
-            _ => endpoint.handler,
-        };
-        router = router.route(endpoint.path, handler.route_layer(guard));
+    for (needs, (_, paths, handlers)) in endpoints() {
+        for (path, item) in paths.paths {
+            let once = middleware::from_fn_with_state(api.clone(), idempotency::once);
+            let guard = middleware::from_fn_with_state((keys.clone(), needs), guard);
+            let handlers = if item.post.is_some() { handlers.clone().route_layer(once) } else { handlers.clone() };
+            router = router.route(&path, handlers.route_layer(guard));
+        }
     }
     router
         .route("/openapi.json", routing::get(async || Json(openapi::document())).layer(if_open))

@@ -4,15 +4,14 @@
 
 use std::borrow::Cow;
 
-use axum::http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
-use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::calls::ACTIONS;
-use super::{agents, calls, dead_letters, endpoints, events, idempotency, prompts, recordings, routes};
+use super::{endpoints, idempotency};
 use crate::call::command::{
     Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
 };
@@ -21,23 +20,35 @@ use crate::http::error::Problem;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Patchcord", description = "Controls live WhatsApp calls, their prompts and recordings."),
-    paths(
-        calls::list, calls::read, calls::act, calls::several::act, prompts::list, prompts::upload, prompts::remove,
-        recordings::list, recordings::download, recordings::remove, routes::list, agents::list, events::open,
-        dead_letters::list, dead_letters::replay,
-    ),
     components(schemas(
         Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss,
         ActionName, ActionBody, Sound,
     )),
-    modifiers(&EveryDoor),
     security(("key" = []))
 )]
 struct Document;
 
 /// The complete document.
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+    let mut document = Document::openapi();
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let scheme = scheme.description(Some("A configured API key: `patchcord_<id>_<secret>`")).build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("key", SecurityScheme::Http(scheme));
+    for (needs, (schemas, mut paths, _)) in endpoints() {
+        components.schemas.extend(schemas);
+        for item in paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.put, &mut item.delete].into_iter().flatten() {
+                say_the_usual(operation, needs.name());
+            }
+            if let Some(operation) = &mut item.post {
+                say_the_usual(operation, needs.name());
+                say_idempotency(operation);
+            }
+        }
+        document.paths.merge(paths);
+    }
+    document
 }
 
 /// The name of an action.
@@ -103,30 +114,7 @@ impl ToSchema for ActionBody {
     }
 }
 
-/// Adds to every path its scope and the errors of a missing or wrong key.
-struct EveryDoor;
-
-impl Modify for EveryDoor {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
-        let scheme = scheme.description(Some("A configured API key: `patchcord_<id>_<secret>`")).build();
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("key", SecurityScheme::Http(scheme));
-        for endpoint in endpoints() {
-            let Some(item) = document.paths.paths.get_mut(endpoint.path) else { continue };
-            for (method, operation) in
-                [("GET", &mut item.get), ("PUT", &mut item.put), ("POST", &mut item.post), ("DELETE", &mut item.delete)]
-            {
-                let Some(operation) = operation.as_mut().filter(|_| endpoint.method == method) else { continue };
-                say_the_usual(operation, endpoint.needs.name());
-                if endpoint.method == Method::POST {
-                    say_idempotency(operation);
-                }
-            }
-        }
-    }
-}
-
+/// Adds the scope, and the errors of a missing or wrong key.
 fn say_the_usual(operation: &mut Operation, scope: &str) {
     let said = operation.description.take().map(|said| format!("{said}\n\n")).unwrap_or_default();
     operation.description = Some(format!("{said}Needs a key with the scope `{scope}`."));
@@ -181,8 +169,6 @@ fn say_problem(operation: &mut Operation, status: &str, codes: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::Value;
 
     use super::*;
@@ -191,19 +177,37 @@ mod tests {
         serde_json::to_value(document()).unwrap()
     }
 
+    /// The contract: method, path and scope of every route.
     #[test]
-    fn every_door_is_described_and_nothing_else_is() {
+    fn every_route_is_described_with_its_scope() {
         let document = described();
-        let paths = document["paths"].as_object().unwrap();
-        let described: BTreeSet<(String, String)> = paths
-            .iter()
-            .flat_map(|(path, item)| {
-                item.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase()))
+        let paths = document["paths"].as_object().unwrap().iter();
+        let mut described: Vec<String> = paths
+            .flat_map(|(path, item)| item.as_object().unwrap().iter().map(move |(method, of)| (path, method, of)))
+            .map(|(path, method, of)| {
+                let scope = of["description"].as_str().unwrap().rsplit('`').nth(1).unwrap();
+                format!("{method} {path} {scope}")
             })
             .collect();
-        let served: BTreeSet<(String, String)> =
-            endpoints().into_iter().map(|endpoint| (endpoint.path.to_owned(), endpoint.method.to_string())).collect();
-        assert_eq!(described, served);
+        described.sort();
+        let expected = [
+            "delete /v1/prompts/{name} admin",
+            "delete /v1/recordings/{recording_id} admin",
+            "get /v1/agents calls:read",
+            "get /v1/calls calls:read",
+            "get /v1/calls/{call_id} calls:read",
+            "get /v1/dead_letters admin",
+            "get /v1/events calls:read",
+            "get /v1/prompts calls:read",
+            "get /v1/recordings recordings:read",
+            "get /v1/recordings/{recording_id} recordings:read",
+            "get /v1/routes calls:read",
+            "post /v1/calls/{call_id}/actions calls:write",
+            "post /v1/calls/{call_id}/actions/{action} calls:write",
+            "post /v1/dead_letters/replay admin",
+            "put /v1/prompts/{name} admin",
+        ];
+        assert_eq!(described, expected);
     }
 
     #[test]
@@ -223,14 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn every_door_needs_a_key_and_says_what_a_wrong_one_gets() {
+    fn every_route_needs_a_key_and_describes_the_errors_of_a_wrong_one() {
         let document = described();
         assert_eq!(document["security"][0]["key"], Value::Array(Vec::new()));
-        for endpoint in endpoints() {
-            let method = endpoint.method.as_str().to_lowercase();
-            let responses = &document["paths"][endpoint.path][&method]["responses"];
+        let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+        for (method, operation) in operations {
             for status in ["401", "403", "408", "429"] {
-                assert!(responses[status].is_object(), "{method} {} {status}", endpoint.path);
+                assert!(operation["responses"][status].is_object(), "{method} {operation} {status}");
             }
         }
     }
