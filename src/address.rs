@@ -1,4 +1,4 @@
-//! IP addresses: which of them anybody can reach, and ranges of them.
+//! IP addresses: whether they are public, and ranges.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,7 +54,7 @@ const SPECIAL_V6: [AddressRange; 1] = [
 /// multicast, the discard prefix, segment routing. Source: IANA, "Internet Protocol Version 6 Address Space".
 const GLOBAL_UNICAST: AddressRange = range_v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// Set aside for examples: nobody is there.
+/// Reserved for documentation.
 const DOCUMENTATION: [AddressRange; 5] = [
     // RFC 5737.
     range_v4([192, 0, 2, 0], 24),
@@ -114,7 +114,7 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is set aside for examples: nobody is there.
+/// Whether an address is reserved for documentation.
 pub(crate) fn is_for_documentation(address: IpAddr) -> bool {
     is_in(&DOCUMENTATION, address)
 }
@@ -128,7 +128,7 @@ fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
     Some(v4_in(address, *group))
 }
 
-/// ISATAP (RFC 5214 §6.1): whatever the prefix, the end of the address names an IPv4 address to tunnel to.
+/// ISATAP (RFC 5214 §6.1): with any prefix, the last 32 bits are an IPv4 address to tunnel to.
 fn is_tunnel_inside(address: Ipv6Addr) -> bool {
     matches!(address.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, _, _]) && !is_public(v4_in(address, 6))
 }
@@ -148,16 +148,16 @@ const fn range_v6(first: [u16; 8], prefix: u32) -> AddressRange {
     AddressRange { first: IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)), prefix }
 }
 
-/// A range of addresses such as `10.0.0.0/8`; a single address is one as well.
+/// A range of addresses such as `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
     first: IpAddr,
-    /// Leading bits that all have in common.
+    /// Length of the prefix in bits.
     prefix: u32,
 }
 
 impl AddressRange {
-    /// Whether the address is in it. An IPv4 address in IPv6's clothes is looked at as what it is.
+    /// Whether the range contains the address. An IPv4 address in an IPv6 notation counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
             (IpAddr::V4(first), IpAddr::V4(address)) => {
@@ -169,7 +169,7 @@ impl AddressRange {
         }
     }
 
-    /// The same for an IPv6 address as it is written, whatever it stands for.
+    /// The same for an IPv6 address as written.
     fn holds_v6(&self, address: Ipv6Addr) -> bool {
         let IpAddr::V6(first) = self.first else { return false };
         let differing = u128::from(first) ^ u128::from(address);
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Where clouds tell a machine its credentials. Sources: each cloud's page on its metadata service.
+    /// Metadata services of clouds, which hand out credentials. Sources: each cloud's page on its metadata service.
     #[test]
     fn no_clouds_metadata_service_is_public() {
         for (cloud, text) in [

@@ -1,4 +1,4 @@
-//! The service put together: from a configuration to running parts, and down again without losing a call.
+//! Assembles the service from a configuration, and stops it without losing a call.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,26 +37,26 @@ use crate::worker::load::LoadLimits;
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
 use crate::{descriptors, public_address, telemetry};
 
-/// Events that a slow listener may lag behind; over it the listener misses the oldest and is told how many.
+/// Events that a slow listener may lag behind; beyond it the listener loses the oldest and gets their number.
 const EVENTS: usize = 4096;
-/// What Meta and the agents are given to take note of the end, once all calls have been told.
+/// Time for Meta and the agents to be told of the end, once all calls are ended.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// For the requests under way to be answered, once no call lives.
+/// For requests in progress, once no call is live.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
-/// For recordings to be written when the service stops, and for the uploads under way.
+/// For recordings to be written when the service stops, and for uploads in progress.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// For the events on their way to be acknowledged when the service stops; the rest follows after the next start.
+/// For events in flight to be acknowledged when the service stops; the rest follows after the next start.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running service.
 pub struct App {
-    /// Where it listens for HTTP.
+    /// The address of the HTTP listener.
     pub address: SocketAddr,
     calls: Calls,
     events: broadcast::Sender<CallEvent>,
-    /// True ends the sockets that read events; closed when the last of them is gone.
+    /// True closes event sockets; the channel is closed once the last of them has ended.
     stop_streams: watch::Sender<bool>,
     http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
@@ -70,14 +70,14 @@ pub struct App {
     store: Store,
     settings: CurrentSettings,
     prompts: PromptLibrary,
-    /// As it was at the start.
+    /// The configuration at the start.
     config: Config,
 }
 
 impl App {
     /// Starts everything; when it returns, webhooks are taken. An error says what to set.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        // A second service in one process finds the provider installed, which is as good.
+        // In a second service of the process the provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = telemetry::start_metrics();
         let descriptors = descriptors::prepare(&config);
@@ -107,7 +107,7 @@ impl App {
             .await
             .with_context(|| format!("http.listen = \"{}\" cannot be opened", config.http.listen))?;
         let address = listener.local_addr()?;
-        // Webhooks that come now wait until the server runs.
+        // Webhooks that arrive now wait until the server runs.
         let recovery = Recovery {
             store: store.clone(),
             terminations: terminations.clone(),
@@ -169,28 +169,28 @@ impl App {
         self.events.subscribe()
     }
 
-    /// Waits until no call lives, and Meta has been told once of each end.
+    /// Waits until no call is live, and the first attempt to end each at Meta is over.
     pub async fn all_ended(&self) {
         self.calls.all_ended().await;
     }
 
-    /// Takes on what a configuration says of numbers, secrets, routes and API keys; live calls go on as they began. An
-    /// error leaves everything as it was.
+    /// Applies numbers, secrets, routes and API keys of a configuration; live calls go on as they began. An
+    /// error changes nothing.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         prompts::check_routes(&config.routes, &self.prompts)?;
         if self.recordings.is_none() && config.routes.values().any(|route| route.record) {
-            anyhow::bail!("a route is to record, but the folder of recordings cannot be used: restart the service");
+            anyhow::bail!("a route has record = true, but the recordings folder cannot be used: restart the service");
         }
         self.settings.replace(Settings::read(config)?);
         info!(
-            "the configuration is read anew: {} numbers, {} routes, {} API keys",
+            "configuration reloaded: {} numbers, {} routes, {} API keys",
             config.whatsapp.numbers.len(),
             config.routes.len(),
             config.api.keys.len()
         );
         let waiting = restart::needed_for(&self.config, config);
         if !waiting.is_empty() {
-            warn!("changed, but only a restart brings it about: {}", waiting.join(", "));
+            warn!("these changes need a restart: {}", waiting.join(", "));
         }
         Ok(())
     }
@@ -217,19 +217,19 @@ impl App {
         let streams = tokio::time::timeout(CLOSED_WITHIN, self.stop_streams.closed());
         let (requests_ended, streams) = tokio::join!(self.http.stop(CLOSED_WITHIN), streams);
         if !requests_ended || streams.is_err() {
-            info!("open HTTP connections are cut");
+            info!("open HTTP connections were cut off");
         }
         for watching in [self.prompt_watch, self.beating] {
             watching.abort();
-            // It ends with having been aborted as its error.
+            // It ends as cancelled.
             let _ = watching.await;
         }
-        // The handles to the workers live in the calls; with the last of them the threads end.
+        // The calls hold the handles to the workers; with the last handle the threads end.
         drop(self.calls);
         if let Some(recordings) = &self.recordings {
             recordings.stop(WRITTEN_WITHIN).await;
         }
-        // What they have not ended, here or at Meta, is ended by the next start.
+        // Calls that they have not ended, here or at Meta, are ended by the next start.
         for task in [self.recovery, self.terminations] {
             task.abort();
             let _ = task.await;
@@ -287,7 +287,7 @@ async fn start_workers(
     Ok((handles, threads))
 }
 
-/// A folder that cannot be used stops the start only where calls are to be recorded.
+/// A folder that cannot be used stops the start only if a route records.
 async fn start_recordings(config: &Config) -> anyhow::Result<(Option<Recordings>, Vec<RecordingResult>)> {
     let options = RecordingsOptions {
         dir: config.recordings.dir.clone(),
@@ -300,13 +300,13 @@ async fn start_recordings(config: &Config) -> anyhow::Result<(Option<Recordings>
     match Recordings::start(options).await {
         Ok((recordings, closed)) => {
             for recording in &closed {
-                info!(recording.id = %recording.id, "recording {} of an earlier run is closed", recording.id);
+                info!(recording.id = %recording.id, "recording {} of an earlier process is closed", recording.id);
             }
             Ok((Some(recordings), closed))
         }
         Err(error) if is_needed => Err(error),
         Err(error) => {
-            warn!("no call can be recorded: {error:#}");
+            warn!("calls cannot be recorded: {error:#}");
             Ok((None, Vec::new()))
         }
     }
@@ -328,12 +328,12 @@ fn deliver_events(config: &Config, store: &Store) -> anyhow::Result<Events> {
     Ok(Events::start(store, options, &http))
 }
 
-/// Everybody who is posted something.
+/// All receivers of events and forwarded webhooks.
 fn webhooks(config: &Config) -> Vec<Webhook> {
     let forward = config.whatsapp.forward_url.as_ref().map(|url| Webhook {
         name: FORWARD_ENDPOINT.to_owned(),
         url: url.clone(),
-        // Meta's own signature goes with it.
+        // Meta's own signature is forwarded.
         secrets: Vec::new(),
         kinds: Kinds::Only(vec![FORWARD.to_owned()]),
     });

@@ -1,4 +1,4 @@
-//! What went wrong with an HTTP request of ours, in words for an operator.
+//! The cause of a failed HTTP request of ours, for the operator.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ pub fn cause_of(error: &reqwest::Error) -> String {
     causes.last().map_or_else(|| "it failed".to_owned(), ToString::to_string)
 }
 
-/// Why no connection was opened, where that was for lack of sockets on this machine.
+/// The shortage of sockets on this machine that made the connection fail, if it was one.
 pub fn shortage_of(error: &reqwest::Error) -> Option<String> {
     if error.is_connect() { descriptors::shortage_behind(error) } else { None }
 }

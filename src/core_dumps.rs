@@ -1,4 +1,4 @@
-//! Core dumps: none is written, because the memory of this process holds access tokens, keys and people's voices.
+//! Core dumps are off, because the memory of this process has access tokens, keys and audio.
 
 /// Turns them off for this process, and keeps other processes of the same user from reading its memory.
 #[cfg(target_os = "linux")]
@@ -9,7 +9,7 @@ pub fn turn_off() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Elsewhere this is the operator's to do.
+/// On other systems the operator must do it.
 #[cfg(not(target_os = "linux"))]
 pub fn turn_off() -> std::io::Result<()> {
     Ok(())

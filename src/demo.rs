@@ -1,4 +1,4 @@
-//! `patchcord demo`: one simulated WhatsApp call end to end on this machine, shown as it lives.
+//! `patchcord demo`: one simulated WhatsApp call end to end on this machine, with live progress.
 //!
 //! The service is the real one; Meta, the phone and the agent are simulated, over real HTTP, WebRTC and WebSocket on
 //! loopback. Both sides speak recorded speech, and both are checked to have heard the other's.
@@ -32,13 +32,13 @@ use standstill::Watch;
 const SAME_SPEECH: f64 = 0.8;
 /// Nothing in a call on loopback takes longer.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// UDP ports of a local service; those that others hold are passed over.
+/// UDP ports of a local service; ports that are in use are skipped.
 const PORTS: u16 = 64;
 
-/// What the demo may be told.
+/// Options of the demo.
 #[derive(Args)]
 pub struct DemoOptions {
-    /// Where what was heard goes: two WAV files and the recording.
+    /// Folder for the output: two WAV files and the recording.
     #[arg(long, default_value = "patchcord-demo")]
     output: PathBuf,
 }
@@ -78,7 +78,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Shows each event as it comes, until one of this kind.
+/// Shows each event until one of this kind.
 async fn show_until(
     kind: &str,
     events: &mut broadcast::Receiver<CallEvent>,
@@ -97,7 +97,7 @@ async fn show_until(
     }
 }
 
-/// Shows the sound of both sides until both have said everything.
+/// Shows the audio of both sides until both have finished.
 async fn talk(call: &Call, session: &AgentSession, screen: &mut Screen) -> anyhow::Result<()> {
     let length = |clip: Vec<i16>| Duration::from_secs_f64(clip.len() as f64 / 16_000.0);
     // A little longer than the longer of the two, for the codec's delay.
@@ -117,11 +117,11 @@ async fn talk(call: &Call, session: &AgentSession, screen: &mut Screen) -> anyho
     }
 }
 
-/// What came of the call.
+/// The outcome of the call.
 struct Report {
     agent_heard: Vec<i16>,
     caller_heard: Vec<i16>,
-    /// Likeness of what the agent heard to what the caller said.
+    /// Similarity of what the agent heard to the caller's speech.
     caller_to_agent: f64,
     agent_to_caller: f64,
     greeting_whole: bool,
@@ -129,7 +129,7 @@ struct Report {
     packets: usize,
     accept_to_sound: Option<Duration>,
     reason: String,
-    /// How long the machine let nothing run, at the longest. It may explain a failure, and makes none good.
+    /// The longest standstill of the machine. It may explain a failure, but does not excuse it.
     stood_still: Duration,
 }
 
@@ -178,11 +178,11 @@ fn name_recording(folder: &Path, recorded: &CallEvent) -> anyhow::Result<PathBuf
     Ok(named)
 }
 
-/// A configuration for this machine alone, with this Meta and this agent; calls are recorded into `folder`.
+/// A configuration for loopback, with this Meta and this agent; calls are recorded into `folder`.
 pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<Config> {
     let account = meta.options();
     let first = free_port()?;
-    // Written as JSON strings, which TOML reads the same.
+    // JSON strings are valid TOML strings.
     let text = format!(
         r#"
         [http]
@@ -219,7 +219,7 @@ pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<C
         .map_err(|problems| anyhow::anyhow!("{problems}"))
 }
 
-/// A UDP port that is free now, low enough for the ones after it.
+/// A free UDP port, low enough for the ports after it.
 fn free_port() -> anyhow::Result<u16> {
     loop {
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -1,6 +1,6 @@
-//! Descriptors: how many sockets and files the process may have open, and how many of them HTTP may take.
+//! Descriptors: the process's limit of open sockets and files, and HTTP's share of it.
 //!
-//! A call without a descriptor for its port or its agent is lost, and a client that connects a thousand times is not.
+//! A call without a descriptor for its port or its agent is lost; a refused HTTP connection is not.
 
 use std::error::Error;
 use std::fs::File;
@@ -11,12 +11,12 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// A call's agent, its recording, a third party, and its part of Graph's connections.
+/// A call's agent, its recording, a participant, and its part of Graph's connections.
 const PER_CALL: usize = 4;
 /// The store, event webhooks, prompts, log, runtimes.
 const OTHERS: usize = 128;
 
-/// How the descriptors of a process are shared out.
+/// The shares of the process's descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// For UDP ports, calls and everything else but HTTP.
@@ -26,7 +26,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Shares out `limit`. HTTP has what media leaves, and a quarter where media would need nearly all: without webhooks
+    /// Divides `limit`. HTTP gets what media leaves, and at least a quarter: without webhooks
     /// there are no calls.
     pub fn of(limit: usize, needed: usize) -> Self {
         let http = limit.saturating_sub(needed).max(limit / 4);
@@ -34,13 +34,13 @@ impl Budget {
     }
 }
 
-/// What a service needs at its limit of calls, beside HTTP.
+/// Descriptors that a service needs at its limit of calls, without HTTP.
 pub fn needed(config: &Config) -> usize {
     let sockets = config.media.ports.count() * config.media.listen.len();
     sockets + config.calls.max_calls * PER_CALL + OTHERS
 }
 
-/// Raises the limit as far as the system allows, and says what is possible then.
+/// Raises the limit as far as the system allows, and logs what it suffices for.
 pub fn prepare(config: &Config) -> Budget {
     let needed = needed(config);
     let Some(limit) = raise() else { return Budget::of(usize::MAX, needed) };
@@ -58,10 +58,10 @@ pub fn prepare(config: &Config) -> Budget {
     budget
 }
 
-/// Whether the shortage that goes on was told.
+/// Whether the present shortage is logged.
 static IS_TOLD: AtomicBool = AtomicBool::new(false);
 
-/// A call could not have a socket. A shortage is told once, however many calls it costs.
+/// Reports that a call got no socket. A shortage is logged once, however many calls it affects.
 pub fn tell_shortage(error: &io::Error) {
     metrics::counter!("patchcord_sockets_refused_total").increment(1);
     if !IS_TOLD.swap(true, Ordering::Relaxed) {
@@ -69,14 +69,14 @@ pub fn tell_shortage(error: &io::Error) {
     }
 }
 
-/// A socket was opened; the next shortage is told anew.
+/// A socket was opened: the next shortage is logged again.
 pub fn shortage_is_over() {
     IS_TOLD.store(false, Ordering::Relaxed);
 }
 
-/// The shortage behind a connection that failed, with its remedy; None where the other end or the network is at fault.
+/// The shortage that made a connection fail, with its remedy; None if the remote end or the network failed.
 ///
-/// A resolver that cannot open its own files says that the name has no address, so the error is not the only witness.
+/// A resolver that cannot open its own files reports that the name has no address, so the error alone is not enough.
 pub fn shortage_behind(error: &(dyn Error + 'static)) -> Option<String> {
     let errors = std::iter::successors(Some(error), |error| (*error).source());
     let named = errors.filter_map(|error| error.downcast_ref::<io::Error>()).find(|error| is_shortage(error));
@@ -90,7 +90,7 @@ fn explained(error: &io::Error) -> String {
     format!("this machine gives no more sockets: {error}; {}", advice(error))
 }
 
-/// Whether the system has no more sockets, rather than nobody at the other end.
+/// Whether the error is the system's lack of sockets, rather than a failure of the remote end.
 pub fn is_shortage(error: &io::Error) -> bool {
     kernel::is_shortage(error)
 }
@@ -102,7 +102,7 @@ mod kernel {
     use rustix::io::Errno;
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-    /// Gives the limit from now on; None when there is none.
+    /// Gives the new limit; None if there is none.
     pub fn raise() -> Option<usize> {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -1,9 +1,9 @@
-//! The guard of what we connect to because somebody else says so: an API caller, or the app that decides a call.
+//! The guard of URLs named by others: by API clients, agents, or a decision webhook.
 //!
-//! A host must be on the operator's list. Its name is resolved once; every address it has must be public or in a range
-//! on the list, and what connects afterwards connects to just these addresses, so that a name cannot change its mind in
-//! between (DNS rebinding). Redirects lead nowhere. Addresses in the configuration itself are the operator's word and
-//! do not come by here.
+//! A host must be on the operator's list. Its name is resolved once; all its addresses must be public or in a range
+//! on the list, and the connection is made to just these addresses, so that the name cannot change in
+//! between (DNS rebinding). Redirects are not followed. URLs in the configuration are the operator's and
+//! are not checked.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,14 +16,14 @@ use url::{Host, Url};
 use crate::address::{AddressRange, is_for_documentation, is_public};
 use crate::call::refusal::RefusalCode;
 
-/// For a name to be resolved.
+/// Deadline of a name resolution.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
-/// A longer URL is none that anybody means.
+/// The longest accepted URL.
 const MAX_URL_BYTES: usize = 2048;
-/// Addresses of one name that are tried at most.
+/// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// What may be connected to. Cheap to clone.
+/// The allow list. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Egress(Arc<[Allowed]>);
 
@@ -36,11 +36,11 @@ pub enum Allowed {
     Host(String),
     /// `*.example.com`: every host below this name, and not the name itself.
     Below(String),
-    /// Addresses, also private ones: for URLs that name them, and for names that lead to them.
+    /// Addresses, including private ones: for URLs that contain them, and for names that resolve to them.
     Range(AddressRange),
 }
 
-/// What a URL is for.
+/// The use of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// `https://`, or `http://` inside of an allowed private network.
@@ -49,7 +49,7 @@ pub enum Use {
     WebSocket,
 }
 
-/// Which hosts whoever asks may name.
+/// The hosts that a caller may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hosts {
     /// Those on the list.
@@ -58,26 +58,26 @@ pub enum Hosts {
     Any,
 }
 
-/// A URL that may be connected to, at these addresses and no others.
+/// An allowed URL, with the only addresses to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedUrl {
     url: Url,
     addresses: Vec<SocketAddr>,
 }
 
-/// Why a URL is not connected to. The texts are for whoever named it, and tell nothing of what is in our network.
+/// Why a URL is refused. The texts are for the caller and reveal nothing of our network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No absolute URL with a host, or one far too long.
+    /// Not an absolute URL with a host, or far too long.
     #[error("this is no address: give a whole URL")]
     NotAUrl,
     /// Another scheme.
     #[error("this scheme is not taken: give {0}")]
     Scheme(&'static str),
-    /// A user or a password, which would end in logs.
+    /// It has a user or password, which would appear in logs.
     #[error("the URL holds a user or a password: leave them out")]
     Credentials,
-    /// Sound or commands would travel in the clear.
+    /// Audio or commands would be unencrypted.
     #[error("this would travel in the clear through the internet: give {0}")]
     InTheClear(&'static str),
     /// The operator's list does not have it.
@@ -86,13 +86,13 @@ pub enum Refused {
     /// One of its addresses is not public.
     #[error("this host is at an address that is not public: add its range under [egress] allow")]
     AddressNotAllowed,
-    /// There is no such name, or nobody said in time.
+    /// The name does not exist, or the resolution timed out.
     #[error("this host's name cannot be resolved")]
     Unresolved,
 }
 
 impl Allowed {
-    /// Reads one entry; an error says what would be right.
+    /// Reads one entry; the error gives examples.
     pub fn parse(text: &str) -> Result<Self, String> {
         const FORMS: &str =
             "give a host such as \"bots.example.com\" or \"*.example.com\", or a range such as \"10.0.0.0/8\"";
@@ -129,12 +129,12 @@ impl Allowed {
 }
 
 impl Egress {
-    /// Allows what the list has and nothing else.
+    /// Allows the entries of the list and nothing else.
     pub fn new(allow: impl IntoIterator<Item = Allowed>) -> Self {
         Self(allow.into_iter().collect())
     }
 
-    /// Looks at a URL that somebody named, and resolves its host once, within 3 s.
+    /// Checks a URL and resolves its host once, within 3 s.
     pub async fn check(&self, text: &str, meant_for: Use, hosts: Hosts) -> Result<CheckedUrl, Refused> {
         self.check_with(text, meant_for, hosts, async |name, port| {
             Ok(tokio::net::lookup_host((name, port)).await?.collect())
@@ -167,7 +167,7 @@ impl Egress {
         Ok(CheckedUrl { url, addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() })
     }
 
-    /// One bad address spoils them all: a name that leads inside as well as outside is not to be trusted with either.
+    /// One forbidden address refuses them all: a name that resolves both inside and outside is not trusted.
     fn judge(&self, addresses: &[SocketAddr], url: &Url, meant_for: Use) -> Result<(), Refused> {
         if addresses.is_empty() {
             return Err(Refused::Unresolved);
@@ -189,18 +189,18 @@ impl Egress {
 }
 
 impl CheckedUrl {
-    /// As it was named.
+    /// The URL as given.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Where it is, at least one.
+    /// Its addresses, at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// A client that reaches this destination at its addresses alone: no second look-up, no redirect, no proxy. It is
-    /// good for this URL only.
+    /// A client that connects to these addresses only: no second resolution, no redirect, no proxy. It is
+    /// valid for this URL only.
     pub fn pin(&self, builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         let builder = builder.redirect(Policy::none()).no_proxy();
         match self.url.host() {

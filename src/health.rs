@@ -1,13 +1,13 @@
-//! Health: whether the loops run that calls live on, for those who would restart us or send us calls.
+//! Health: whether the control plane and the media workers run, for liveness and readiness probes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::pulse::Pulse;
 
-/// Callers of a worker that stands still hear nothing; Meta ends a call after 20 s of it.
+/// Callers of a stuck worker hear nothing; Meta ends such a call after 20 s.
 const MEDIA_LATE: Duration = Duration::from_secs(2);
-/// Webhooks and deadlines wait meanwhile, and live calls go on.
+/// Webhooks and deadlines wait while the control plane is stuck, and live calls go on.
 const CONTROL_LATE: Duration = Duration::from_secs(5);
 
 /// The pulses of a service.
@@ -18,12 +18,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of these loops.
+    /// Watches these loops.
     pub fn of(control: Arc<Pulse>, workers: Vec<Arc<Pulse>>) -> Self {
         Self { control, workers }
     }
 
-    /// A sentence about the first loop that stands still, if one does.
+    /// A sentence about the first stuck loop, if any.
     pub fn stuck(&self, now: Instant) -> Option<String> {
         let stands_still = |pulse: &Pulse, late: Duration| Some(pulse.silent_for(now)).filter(|silent| *silent > late);
         let control = stands_still(&self.control, CONTROL_LATE).map(|silent| ("the control plane".to_owned(), silent));

@@ -1,6 +1,6 @@
 //! Patchcord: puts WhatsApp calls through.
 //!
-//! [`app::App`] is the running service. The modules below stand in the order in which a call walks through them.
+//! [`app::App`] is the running service. The modules are in the order in which a call passes through them.
 
 pub mod app;
 pub mod http;

@@ -30,13 +30,13 @@ enum Command {
         #[arg(long, short)]
         config: PathBuf,
     },
-    /// Say what is wrong with a configuration, without starting anything.
+    /// Check a configuration without starting the service.
     Check {
         /// The configuration.
         #[arg(long, short)]
         config: PathBuf,
     },
-    /// Have a running service send the events again that its webhooks did not take.
+    /// Replay the dead letters of a running service: events that its webhooks did not acknowledge.
     Replay(replay::ReplayOptions),
     /// Make one simulated WhatsApp call end to end on this machine and show its progress.
     #[cfg(feature = "simulator")]
@@ -63,23 +63,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// For the last words to be read.
+/// Deadline for the last line to be written.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
-/// Says why the program ends. A reader of standard error that has stopped does not keep it from ending.
+/// Prints why the program ends. A stalled reader of standard error does not keep it from ending.
 fn say_last(words: String) {
     let (said, done) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         eprintln!("{words}");
         drop(said);
     });
-    // Read or not, this is the end.
+    // Written or not, the program ends.
     let _ = done.recv_timeout(READ_WITHIN);
 }
 
 #[expect(clippy::print_stdout, reason = "what a command says is its result")]
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    // Behind the runtime in every ending, so that its last lines are written too.
+    // Dropped after the runtime, so that its last lines are written too.
     let _logs: Logs;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match command {
@@ -100,7 +100,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let config = load(&path)?;
             _logs = telemetry::start_logs(config.log.format, &config.log.filter)?;
             if let Err(error) = core_dumps {
-                warn!("core dumps cannot be turned off, and one would hold secrets: {error}");
+                warn!("core dumps cannot be turned off, and a core dump would contain secrets: {error}");
             }
             runtime.block_on(serve(config, path))?;
         }
@@ -125,7 +125,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
-    // Before anything else: unheard, a signal would end the process.
+    // First, because an unhandled signal would end the process.
     let (mut hangups, mut stops) = (signal(SignalKind::hangup())?, Stops::listen()?);
     let app = App::start(config).await?;
     loop {
@@ -139,9 +139,9 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the configuration anew. A wrong one changes nothing.
+/// Reloads the configuration. A wrong one changes nothing.
 async fn reload(app: &App, path: PathBuf) {
-    // A secret's file may be on a disk that takes its time.
+    // Reading secret files may block.
     let read = tokio::task::spawn_blocking(move || Config::load(&path, &Environment::of_process())).await;
     let outcome = match read {
         Ok(Ok(config)) => app.reload(&config).map_err(|error| vec![format!("{error:#}")]),
@@ -151,11 +151,11 @@ async fn reload(app: &App, path: PathBuf) {
     metrics::counter!("patchcord_config_reloads_total", "outcome" => if outcome.is_ok() { "ok" } else { "refused" })
         .increment(1);
     for problem in outcome.err().into_iter().flatten() {
-        error!("the configuration is not read anew, and the old one stays: {problem}");
+        error!("configuration not reloaded, the old one stays in use: {problem}");
     }
 }
 
-/// Ctrl-C and SIGTERM. None is missed from [`listen`](Self::listen) on, also while nobody waits for it.
+/// Ctrl-C and SIGTERM. None is missed after [`listen`](Self::listen), even while nothing waits for it.
 struct Stops {
     interrupt: Signal,
     terminate: Signal,

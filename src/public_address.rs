@@ -1,4 +1,4 @@
-//! Which address callers are told: configured, asked of a STUN server, or the one the sockets have.
+//! The advertised address: configured, found by STUN, or the sockets' own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const STUN_WAIT: Duration = Duration::from_millis(500);
 const STUN_TRIES: usize = 4;
 const STUN_MAGIC_COOKIE: u32 = 0x2112_A442;
 
-/// One pair for each address listened on: what the socket is bound to, and what callers are told.
+/// One pair for each listen address: the bound address and the advertised one.
 /// An error says what to set.
 pub async fn find(media: &Media) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
     let mut pairs = Vec::new();
@@ -23,7 +23,7 @@ pub async fn find(media: &Media) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
         if let Some(advertised) = advertised_for(*listen, media).await? {
             if !media.allow_private && !is_public(advertised) {
                 bail!(
-                    "nobody outside can reach {advertised}: set media.advertise to the public address, or \
+                    "{advertised} is not reachable from the internet: set media.advertise to the public address, or \
                      media.allow_private = true for a closed network"
                 );
             }
@@ -31,12 +31,12 @@ pub async fn find(media: &Media) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
         }
     }
     if pairs.is_empty() {
-        bail!("no address to tell callers was found: set media.advertise to the public address of this machine");
+        bail!("no address to advertise was found: set media.advertise to the public address of this machine");
     }
     Ok(pairs)
 }
 
-/// None where this machine has no address of the family, as on hosts without IPv6.
+/// None if this machine has no address of the family, as on hosts without IPv6.
 async fn advertised_for(listen: IpAddr, media: &Media) -> anyhow::Result<Option<IpAddr>> {
     match &media.advertise {
         Advertise::Configured(addresses) => {

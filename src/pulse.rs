@@ -1,8 +1,8 @@
-//! Pulse: whether a loop of ours runs, and for how long it has stood still.
+//! Pulse: whether an event loop of ours runs, and how long it was stalled.
 //!
-//! A loop beats while it runs. It stands still when the process is frozen, its thread is stuck, or the machine gives it no
-//! time. Nothing is read meanwhile, so that time must not count against anybody we wait for: their words may lie in our
-//! own sockets. Deadlines are moved by it before they are judged.
+//! A loop beats while it runs. It is stalled when the process is frozen, its thread is stuck, or the machine gives it no
+//! time. It reads nothing meanwhile, so that time must not count against a remote end: its data may wait in our
+//! sockets. Deadlines are extended by it before they are checked.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,26 +13,26 @@ use std::time::{Duration, Instant};
 use tokio::time::error::Elapsed;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-/// Four beats must be missed in a row before a loop counts as standing still.
+/// Four consecutive beats must be missed before a loop counts as stalled.
 const BEAT_EVERY: Duration = Duration::from_millis(250);
 /// A shorter gap is a hiccup, which every deadline has room for.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
-/// The heartbeat of one loop, which anybody may look at.
+/// The heartbeat of one loop, readable from any thread.
 #[derive(Debug, Default)]
 pub struct Pulse(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// None before the loop has begun.
+    /// Time of the last beat; None before the loop has begun.
     beaten_at: Option<Instant>,
-    /// Standstills are counted up to here.
+    /// Standstills are counted up to this time.
     looked_at: Option<Instant>,
     stood_still: Duration,
 }
 
 impl Pulse {
-    /// The loop runs.
+    /// Records a beat.
     pub fn beat(&self, now: Instant) {
         let mut state = self.state();
         state.look(now);
@@ -40,7 +40,7 @@ impl Pulse {
         state.beaten_at = state.beaten_at.max(Some(now));
     }
 
-    /// Beats for ever. To be polled by the loop that is watched.
+    /// Beats for ever. The watched loop must poll it.
     pub async fn keep(&self) -> Infallible {
         let mut beats = beats();
         loop {
@@ -49,12 +49,12 @@ impl Pulse {
         }
     }
 
-    /// How long ago the last beat was; zero before the first.
+    /// Time since the last beat; zero before the first.
     pub fn silent_for(&self, now: Instant) -> Duration {
         self.state().beaten_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
-    /// How long the loop has stood still in all. To be asked by what runs on the loop: that it runs ends a standstill.
+    /// Total time of standstills. Must be called on the loop itself, because it implies that the loop runs.
     pub fn stood_still(&self, now: Instant) -> Duration {
         let mut state = self.state();
         state.look(now);
@@ -67,7 +67,7 @@ impl Pulse {
     }
 }
 
-/// When to beat.
+/// The interval of beats.
 pub fn beats() -> Interval {
     let mut beats = interval(BEAT_EVERY);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,7 +85,7 @@ impl State {
     }
 }
 
-/// Tells each standstill of a loop once.
+/// Reports each standstill of a loop once.
 #[derive(Clone, Debug)]
 pub struct Standstills {
     pulse: Arc<Pulse>,
@@ -93,19 +93,19 @@ pub struct Standstills {
 }
 
 impl Standstills {
-    /// Those from now on.
+    /// Standstills from now on.
     pub fn of(pulse: &Arc<Pulse>, now: Instant) -> Self {
         Self { pulse: pulse.clone(), told: pulse.stood_still(now) }
     }
 
-    /// How long the loop has stood still since this was last asked.
+    /// The standstill since the last call, if any.
     pub fn next(&mut self, now: Instant) -> Option<Duration> {
         let in_all = self.pulse.stood_still(now);
         let gap = in_all.saturating_sub(std::mem::replace(&mut self.told, in_all));
         (!gap.is_zero()).then_some(gap)
     }
 
-    /// Waits for `work`, at most for so long, and as long again when the loop has stood still meanwhile.
+    /// Waits for `work` with a deadline, which begins again after a standstill of the loop.
     pub async fn timeout<F: Future>(&mut self, within: Duration, work: F) -> Result<F::Output, Elapsed> {
         let mut work = pin!(work);
         loop {
@@ -148,7 +148,7 @@ mod tests {
         pulse.beat(start);
         pulse.stood_still(start + 3 * SECOND);
         assert_eq!(pulse.silent_for(start + 3 * SECOND), 3 * SECOND);
-        // Another thread's clock may be read a moment earlier.
+        // Another thread may have read the clock a moment earlier.
         pulse.beat(start + 3 * SECOND);
         pulse.beat(start + 2 * SECOND);
         assert_eq!(pulse.silent_for(start + 2 * SECOND), Duration::ZERO);

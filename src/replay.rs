@@ -1,4 +1,4 @@
-//! `patchcord replay`: has a running service send its dead letters again.
+//! `patchcord replay`: replays the dead letters of a running service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,26 +7,26 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-/// Holds an API key with the scope `admin`. A key on the command line would be seen by everybody on the machine.
+/// The variable with an API key of the scope `admin`. Every user of the machine could see a key on the command line.
 const KEY: &str = "PATCHCORD_KEY";
-/// The service itself takes a few seconds at the most.
+/// The service takes a few seconds at most.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 
-/// Which dead letters; all of them unless said otherwise.
+/// Which dead letters to replay; all of them by default.
 #[derive(clap::Args)]
 pub struct ReplayOptions {
-    /// The configuration of the running service. The environment variable PATCHCORD_KEY holds an API key of it.
+    /// The configuration of the running service. The environment variable PATCHCORD_KEY has an API key of it.
     #[arg(long, short)]
     pub config: PathBuf,
-    /// Only this webhook's, by its name.
+    /// Only those of this webhook, by name.
     #[arg(long)]
     webhook: Option<String>,
-    /// Only this event, by its id; may be given more than once.
+    /// Only this event, by id; may be repeated.
     #[arg(long)]
     event: Vec<String>,
 }
 
-/// Asks the service that listens there; says how many deliveries are on their way again.
+/// Sends the request to the service at this address; gives the number of queued deliveries.
 pub async fn run(options: ReplayOptions, listen: SocketAddr) -> anyhow::Result<u64> {
     let key = std::env::var(KEY).with_context(|| format!("set {KEY} to an API key with the scope admin"))?;
     let events = (!options.event.is_empty()).then_some(options.event);
@@ -36,14 +36,14 @@ pub async fn run(options: ReplayOptions, listen: SocketAddr) -> anyhow::Result<u
     let response = http.post(&url).bearer_auth(key).json(&body).send().await;
     let response = response.with_context(|| format!("no service answers at {url}"))?;
     let status = response.status();
-    let answer: Value = response.json().await.with_context(|| format!("what answers at {url} is no Patchcord"))?;
+    let answer: Value = response.json().await.with_context(|| format!("{url} is not a Patchcord service"))?;
     match answer["replayed"].as_u64() {
         Some(replayed) if status.is_success() => Ok(replayed),
         _ => bail!("the service refuses: {}", answer["detail"].as_str().unwrap_or(status.as_str())),
     }
 }
 
-/// A service that listens everywhere is reached on this machine.
+/// An unspecified listen address is reached by loopback.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         ip if !ip.is_unspecified() => ip,

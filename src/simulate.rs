@@ -1,4 +1,4 @@
-//! `patchcord simulate`: a fake Meta and phone that stay up, so that an app developer places a call with one request.
+//! `patchcord simulate`: a fake Meta and phone as a standing server: one HTTP request places a call.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -26,11 +26,11 @@ use crate::demo::local_config;
 
 /// The longest call that one request may ask for, in seconds.
 const LONGEST_CALL: f64 = 600.0;
-/// Keys that one request may have pressed.
+/// The most keys of one request.
 const DIGITS_AT_MOST: usize = 64;
 /// Bytes of a file with speech: ten minutes at 48 kHz, in two channels, are 115 MB.
 const SPEECH_BYTES: u64 = 128 << 20;
-/// Calls at the same time; one more is refused.
+/// Concurrent calls; one more is refused.
 const CALLS_AT_ONCE: usize = 64;
 
 /// What the simulator runs against.
@@ -88,7 +88,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
     axum::serve(listener, router(meta, options.output))
         .with_graceful_shutdown(async {
-            // Without a handler for Ctrl-C the process ends by it all the same.
+            // Without a handler Ctrl-C ends the process anyway.
             let _ = tokio::signal::ctrl_c().await;
         })
         .await?;
@@ -103,7 +103,7 @@ fn router(meta: Meta, output: PathBuf) -> Router {
     Router::new().route("/calls", post(place)).with_state(Arc::new(simulation))
 }
 
-/// The body of `POST /calls`; all of it may be left out.
+/// The body of `POST /calls`; every field is optional.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Order {
@@ -111,13 +111,13 @@ struct Order {
     from: String,
     /// The caller's profile name.
     name: String,
-    /// A WAV file of this machine that the caller says, 16-bit at 8 to 192 kHz; the built-in clip otherwise.
+    /// A local WAV file with the caller's speech, 16-bit at 8 to 192 kHz; the built-in clip by default.
     speech: Option<PathBuf>,
-    /// Say it again and again.
+    /// Repeats the speech.
     repeat: bool,
-    /// The caller hangs up so long after accept, if nobody did before.
+    /// The caller hangs up this many seconds after accept.
     seconds: f64,
-    /// Keys the caller presses after a second.
+    /// Keys that the caller presses after a second.
     digits: String,
 }
 
@@ -134,7 +134,7 @@ impl Default for Order {
     }
 }
 
-/// A request that cannot be done, with a sentence for the app's developer.
+/// A refused request, with a sentence for the developer.
 type Refused = (StatusCode, String);
 
 fn bad_request(sentence: &str) -> Refused {
@@ -147,7 +147,7 @@ async fn place(State(simulation): State<Arc<Simulation>>, body: String) -> Resul
         return Err((StatusCode::TOO_MANY_REQUESTS, format!("{CALLS_AT_ONCE} calls are under way: wait for one\n")));
     };
     let path = order.speech.clone();
-    // A file may be on a disk that takes its time, and encoding takes some too.
+    // Reading the file may block, and encoding takes time.
     let speech = tokio::task::spawn_blocking(move || path.map_or(Ok(Speech::caller()), |path| read_speech(&path)));
     let speech = speech.await.unwrap_or_else(|error| Err(error.into()));
     let speech = speech.map_err(|error| bad_request(&format!("speech: {error:#}")))?;
@@ -188,7 +188,7 @@ impl Order {
 
 fn read_speech(path: &Path) -> anyhow::Result<Speech> {
     let shown = || path.display().to_string();
-    // A pipe or a device might have no end, or never begin.
+    // A pipe or a device might never end, or block.
     anyhow::ensure!(std::fs::metadata(path).with_context(shown)?.is_file(), "{} is no file", path.display());
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(shown)?;
@@ -198,7 +198,7 @@ fn read_speech(path: &Path) -> anyhow::Result<Speech> {
 }
 
 impl Simulation {
-    /// One call from the webhook to its end, and what came of it.
+    /// One call from the webhook to its end, and its report.
     async fn run(&self, order: Order, speech: Speech) -> anyhow::Result<Value> {
         let speech = if order.repeat { speech.looped() } else { speech };
         let caller = CallerOptions { from: Some(order.from), name: order.name, speech, ..CallerOptions::default() };
@@ -209,7 +209,7 @@ impl Simulation {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 call.send_dtmf(&order.digits).await;
             }
-            // An error here only says that the call did not end by itself.
+            // An error here only means that the call did not end by itself.
             if call.wait_until_within(Stage::Ended, Duration::from_secs_f64(order.seconds)).await.is_err() {
                 call.hang_up().await?;
             }

@@ -18,7 +18,7 @@ struct State {
 impl Throttle {
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Whether the line may be written now; if so, how many were held back since the last one.
+    /// The number of lines held back since the last one, if this line may be written now.
     pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.written_at.is_some_and(|at| now.saturating_duration_since(at) < Self::PERIOD) {

@@ -1,4 +1,4 @@
-//! What the demo shows: the call's steps with their milliseconds, two level meters, and the report.
+//! The demo's output: the call's steps with their times, two level meters, and the report.
 
 #![expect(clippy::print_stdout, reason = "a demo is there to be looked at")]
 
@@ -41,7 +41,7 @@ impl Screen {
             "call.media_connected" => ("media up", "ICE and DTLS are done".to_owned()),
             "call.agent_joined" => ("agent joined", "its WebSocket is open and it speaks already".to_owned()),
             "call.accepted" => ("accepted", "both sides are ready; sound flows".to_owned()),
-            // Told below, when there is something to tell.
+            // Shown when it is finished.
             "call.recording_started" => return,
             "call.recording_finished" => {
                 let seconds = event.data["duration_ms"].as_f64().unwrap_or_default() / 1e3;
@@ -54,7 +54,7 @@ impl Screen {
         println!("{:>6.1} ms  {name:<13} {what}", at.as_secs_f64() * 1e3);
     }
 
-    /// In a terminal one line that moves; elsewhere a line a second.
+    /// One updating line on a terminal; otherwise a line a second.
     pub fn levels(&mut self, at: Duration, until: Duration, caller_hears: &[i16], agent_hears: &[i16]) {
         let (agent, caller) = (meter(caller_hears), meter(agent_hears));
         let line = format!(
@@ -64,7 +64,7 @@ impl Screen {
         );
         if self.is_terminal {
             print!("\r{line}");
-            // A lost picture is no loss.
+            // A failed update does no harm.
             let _ = stdout().flush();
         } else if at >= self.last_line_at + Duration::from_secs(1) {
             self.last_line_at = at;
@@ -138,7 +138,7 @@ fn waveform(heard: &[i16]) -> String {
         .collect()
 }
 
-/// Loudness from 0 to 1 on a scale of decibels, as ears have it: 0 is 50 dB below full scale.
+/// Loudness from 0 to 1 on a decibel scale: 0 is 50 dB below full scale.
 fn level(sound: &[i16]) -> f64 {
     let energy: f64 = sound.iter().map(|sample| f64::from(*sample).powi(2)).sum();
     let loudness = (energy / sound.len().max(1) as f64).sqrt() / f64::from(i16::MAX);

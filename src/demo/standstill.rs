@@ -1,15 +1,15 @@
-//! Standstills: how long this machine let nothing run, which no service can make up for.
+//! Standstills of the machine, which no service can compensate.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Half a frame of sound, so that no standstill that matters fits in between.
+/// Half a frame of audio, so that no relevant standstill is missed.
 const STEP: Duration = Duration::from_millis(10);
-/// What is shorter, buffers on the way make up for.
+/// Shorter ones are absorbed by buffers.
 const NOTEWORTHY: Duration = Duration::from_millis(100);
 
-/// Watches from a thread of its own, which has nothing to do but to wake in time.
+/// Measures on a thread of its own, which only sleeps and wakes.
 pub(super) struct Watch {
     stop: mpsc::Sender<()>,
     thread: JoinHandle<Duration>,
@@ -34,12 +34,12 @@ impl Watch {
     /// The longest standstill since the start.
     pub fn end(self) -> Duration {
         drop(self.stop);
-        // It has nothing to panic about; without a figure nothing is said.
+        // The thread does not panic; without a figure nothing is shown.
         self.thread.join().unwrap_or_default()
     }
 }
 
-/// What to tell of a failure on a machine that stood still for so long at most.
+/// The note on a failure on a machine with this longest standstill.
 pub(super) fn excuse(longest: Duration) -> Option<String> {
     (longest > NOTEWORTHY).then(|| {
         let milliseconds = longest.as_millis();
@@ -47,7 +47,7 @@ pub(super) fn excuse(longest: Duration) -> Option<String> {
     })
 }
 
-/// Sleeps of [`STEP`] in a row.
+/// Consecutive sleeps of [`STEP`].
 struct Steps {
     woke_at: Instant,
     /// How much longer than a step the longest took.

@@ -1,4 +1,4 @@
-//! URLs that somebody might name, and where they may and may not lead.
+//! URLs that callers might name, allowed and refused.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -220,8 +220,8 @@ async fn real_names_are_resolved_and_looked_at() {
     assert_eq!(nobody, Err(Refused::Unresolved));
 }
 
-/// The name leads to our server when it is looked at, and nowhere when it is connected to: DNS knows no `.invalid`. So
-/// whatever reaches the server went to the address that was looked at.
+/// The name resolves to our server in the check, and not at all afterwards: DNS has no `.invalid`. So
+/// a request that reaches the server used the checked address.
 #[tokio::test]
 async fn a_name_is_looked_up_once_and_then_only_its_addresses_are_used() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

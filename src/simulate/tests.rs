@@ -1,4 +1,4 @@
-//! What the standing simulator takes, what it refuses, and what it reports.
+//! Requests that the simulator accepts and refuses, and its reports.
 
 use std::net::Ipv4Addr;
 

@@ -36,7 +36,7 @@ async fn a_live_call_keeps_its_agent_and_the_next_goes_to_the_new_one() -> anyho
 
     program.rewrite_config(|text| text.replace(&old.url(), &new.url()))?;
     program.hang_up()?;
-    program.line_with("the configuration is read anew: 1 numbers, 1 routes").await?;
+    program.line_with("configuration reloaded: 1 numbers, 1 routes").await?;
     assert_eq!(voices_of_a_new_call(&meta).await?, [SECOND_AGENT_HZ]);
     assert_eq!(heard_voices(&caller_hears_next(&live, SECOND).await?), [AGENT_HZ]);
     live.hang_up().await?;
@@ -87,7 +87,7 @@ async fn secrets_keys_and_numbers_are_taken_on_and_the_rest_is_named() -> anyhow
             .replace("/patchcord.db", "/elsewhere.db")
     })?;
     program.hang_up()?;
-    let told = program.line_with("only a restart brings it about").await?;
+    let told = program.line_with("these changes need a restart").await?;
     assert!(told.contains("media.workers, [store]"), "{told}");
     assert_eq!((asked(READER).await?, asked(WRITER).await?), (StatusCode::UNAUTHORIZED, StatusCode::OK));
     assert_eq!(signed_by("the-next-secret").await?, StatusCode::OK);
@@ -99,7 +99,7 @@ async fn secrets_keys_and_numbers_are_taken_on_and_the_rest_is_named() -> anyhow
     let number = meta.options().phone_number_id.clone();
     program.rewrite_config(|text| text.replace("the-next-secret", &before).replace(&number, "299999999999999"))?;
     program.hang_up()?;
-    program.line_with("the configuration is read anew").await?;
+    program.line_with("configuration reloaded").await?;
     meta.place_call(caller()).await?;
     program.line_with("a call came for a number that is not configured").await?;
     Ok(())
