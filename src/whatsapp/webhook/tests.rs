@@ -143,7 +143,7 @@ fn one_call_without_sense_does_not_harm_the_others() {
     malformed a connect without an SDP
     malformed a connect without an SDP
     malformed a connect whose SDP type does not fit its direction
-    malformed a part of the webhook has another shape than Meta's pages say
+    malformed a part of the webhook does not have the documented structure
     connect UserInitiated Offer of 3 bytes
     ");
 }
