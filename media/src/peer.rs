@@ -19,7 +19,6 @@ mod identity;
 mod outbox;
 mod record;
 mod record_guard;
-mod report;
 mod srtp;
 mod ssrc_guard;
 mod stats;
@@ -40,11 +39,11 @@ pub use outbox::Transmit;
 pub use stats::{Dropped, PeerStats};
 pub use stun::stun_request_ufrag;
 
+use crate::rtcp::Reports;
 use consent::ConsentChange;
 use dtls::{Dtls, DtlsEvent, DtlsRole};
 use ice::{Ice, Path};
 use outbox::Outbox;
-use report::Reports;
 use srtp::{Srtp, SrtpKeys};
 use ssrc_guard::Refused;
 
@@ -144,7 +143,7 @@ pub struct Peer {
     dropped: Dropped,
     /// Whether the remote's SDP wants our sound.
     remote_receives: bool,
-    sound_at: Option<Instant>,
+    media_at: Option<Instant>,
     outbox: Outbox,
     events: VecDeque<PeerEvent>,
     give_up_at: Instant,
@@ -327,8 +326,8 @@ impl Peer {
     }
 
     /// When RTP or RTCP of the remote last came. Connectivity checks do not count: they go on when sound does not.
-    pub fn sound_at(&self) -> Option<Instant> {
-        self.sound_at
+    pub fn media_at(&self) -> Option<Instant> {
+        self.media_at
     }
 
     /// Whether sound can flow.
@@ -354,7 +353,7 @@ impl Peer {
             reports: Reports::new(options.ssrc, now),
             dropped: Dropped::default(),
             remote_receives: true,
-            sound_at: None,
+            media_at: None,
             outbox: Outbox::default(),
             events: VecDeque::new(),
             give_up_at: now + CONNECT_WITHIN,
@@ -439,7 +438,7 @@ impl Peer {
             return None;
         };
         let packet = self.unlock(path, |srtp| srtp.unprotect_rtp(header, header_length, datagram))?;
-        self.sound_at = Some(now);
+        self.media_at = Some(now);
         self.reports.received(header, packet.len(), now);
         let Some(padding) = rtp::padding(&packet, header_length) else {
             self.dropped.malformed += 1;
@@ -454,7 +453,7 @@ impl Peer {
 
     fn receive_rtcp(&mut self, path: Path, datagram: &[u8], now: Instant) {
         if let Some(compound) = self.unlock(path, |srtp| srtp.unprotect_rtcp(datagram)) {
-            self.sound_at = Some(now);
+            self.media_at = Some(now);
             self.reports.read(&compound, now);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bridge::BridgeStats;
+use crate::rtp_leg::RtpLegStats;
 
 /// What one estimate is over.
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -85,13 +85,13 @@ impl QualityMeter {
     }
 
     /// Estimates; gives the first estimate, and then each that is of another level than the last one given.
-    pub fn observe(&mut self, stats: &BridgeStats, now: Instant) -> Option<Quality> {
+    pub fn observe(&mut self, stats: &RtpLegStats, now: Instant) -> Option<Quality> {
         self.due_at = now + INTERVAL;
         let counts = Counts {
-            received: stats.peer.packets_in,
+            received: stats.transport.packets_in,
             lost: stats.lost,
-            sent: stats.peer.packets_out,
-            remote_lost: stats.peer.remote_lost,
+            sent: stats.transport.packets_out,
+            remote_lost: stats.transport.remote_lost,
         };
         let quality = estimate(self.before, counts, stats)?;
         self.before = counts;
@@ -108,7 +108,7 @@ impl QualityMeter {
 }
 
 /// None while nothing flows in either direction.
-fn estimate(before: Counts, now: Counts, stats: &BridgeStats) -> Option<Quality> {
+fn estimate(before: Counts, now: Counts, stats: &RtpLegStats) -> Option<Quality> {
     let received = now.received.saturating_sub(before.received);
     let lost = now.lost.saturating_sub(before.lost);
     let sent = now.sent.saturating_sub(before.sent);
@@ -118,8 +118,8 @@ fn estimate(before: Counts, now: Counts, stats: &BridgeStats) -> Option<Quality>
     let remote_lost = remote_lost.map(|lost| u64::try_from(lost).unwrap_or(0).min(sent));
     let loss_to_caller = remote_lost.filter(|_| sent > 0).map(|lost| percent(lost, sent));
     let worse = [loss_from_caller, loss_to_caller].into_iter().flatten().reduce(f64::max)?;
-    let one_way_ms = stats.peer.round_trip.unwrap_or_default().as_secs_f64() * 500.0
-        + stats.peer.jitter.as_secs_f64() * 2000.0
+    let one_way_ms = stats.transport.round_trip.unwrap_or_default().as_secs_f64() * 500.0
+        + stats.transport.jitter.as_secs_f64() * 2000.0
         + OWN_DELAY_MS;
     let rating = rating(worse, one_way_ms);
     Some(Quality {
@@ -131,8 +131,8 @@ fn estimate(before: Counts, now: Counts, stats: &BridgeStats) -> Option<Quality>
         mean_opinion_score: mean_opinion_score(rating),
         loss_from_caller,
         loss_to_caller,
-        jitter: stats.peer.jitter,
-        round_trip: stats.peer.round_trip,
+        jitter: stats.transport.jitter,
+        round_trip: stats.transport.round_trip,
     })
 }
 
@@ -155,12 +155,12 @@ fn mean_opinion_score(rating: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn stats(received: u64, lost: u64, round_trip_ms: u64) -> BridgeStats {
-        let mut stats = BridgeStats { lost, ..BridgeStats::default() };
-        stats.peer.packets_in = received;
-        stats.peer.packets_out = received + lost;
-        stats.peer.remote_lost = Some(0);
-        stats.peer.round_trip = Some(Duration::from_millis(round_trip_ms));
+    fn stats(received: u64, lost: u64, round_trip_ms: u64) -> RtpLegStats {
+        let mut stats = RtpLegStats { lost, ..RtpLegStats::default() };
+        stats.transport.packets_in = received;
+        stats.transport.packets_out = received + lost;
+        stats.transport.remote_lost = Some(0);
+        stats.transport.round_trip = Some(Duration::from_millis(round_trip_ms));
         stats
     }
 
@@ -192,9 +192,9 @@ mod tests {
     fn what_nobody_measured_is_not_told() {
         let start = Instant::now();
         let mut meter = QualityMeter::new(start);
-        assert_eq!(meter.observe(&BridgeStats::default(), start), None);
-        let mut one_way = BridgeStats::default();
-        one_way.peer.packets_in = 500;
+        assert_eq!(meter.observe(&RtpLegStats::default(), start), None);
+        let mut one_way = RtpLegStats::default();
+        one_way.transport.packets_in = 500;
         let quality = meter.observe(&one_way, start).unwrap();
         assert_eq!((quality.loss_from_caller, quality.loss_to_caller, quality.round_trip), (Some(0.0), None, None));
     }

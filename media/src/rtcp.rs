@@ -1,6 +1,10 @@
 //! RTCP reports (RFC 3550 §6): what each side says about the packets it sent and received.
 
+mod reports;
+
 use std::time::Duration;
+
+pub(crate) use reports::Reports;
 
 /// Seconds since some beginning as 32.32 fixed point, the form of NTP timestamps.
 ///

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use patchcord_media::bridge::{Bridge, BridgeOptions};
+use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, LocalAddress, Peer, PeerOptions};
+use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
 use patchcord_media::sdp::Offer;
 use tracing::warn;
 
@@ -49,7 +50,8 @@ impl Worker {
         let (peer, answer) =
             Peer::answer(&options, offer, now).map_err(|error| EndReason::OfferRefused(error.to_string()))?;
         let caller = Transport::new(port, sockets, peer.local_ufrag().to_owned());
-        let bridge = Bridge::new(peer, bridge_options(offer, options.ssrc, self.options.silence), now);
+        let leg = RtpLeg::new(peer, &rtp_leg_options(offer, options.ssrc, self.options.silence), now);
+        let bridge = Bridge::new(leg, now);
         let call = media.call.clone();
         let media = Rc::new(CallMedia::new(media, services, caller, bridge));
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Caller };
@@ -116,8 +118,8 @@ impl Worker {
     }
 }
 
-pub(super) fn bridge_options(offer: &Offer, ssrc: u32, silence: Silence) -> BridgeOptions {
-    BridgeOptions {
+pub(super) fn rtp_leg_options(offer: &Offer, ssrc: u32, silence: Silence) -> RtpLegOptions {
+    RtpLegOptions {
         ssrc,
         first_sequence: rand::random::<u16>() & LOWER_HALF,
         first_timestamp: rand::random(),

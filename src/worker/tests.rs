@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
+use patchcord_media::rtp_leg::RtpLeg;
 use patchcord_media::sdp::{Answer, Offer};
 use tokio::sync::{mpsc, oneshot};
 
-use super::answering::bridge_options;
+use super::answering::rtp_leg_options;
 use super::call_media::{CallMedia, Services, Transport};
 use super::endpoints::{Endpoint, EndpointId, Endpoints};
 use super::load::LoadLimits;
@@ -246,7 +247,8 @@ fn media_for(offer: &Offer) -> anyhow::Result<(CallMedia, String, mpsc::Receiver
         worker: Weak::new(),
     };
     let caller = Transport::new(0, Rc::new(sockets), peer.local_ufrag().to_owned());
-    let bridge = Bridge::new(peer, bridge_options(offer, options.ssrc, SILENCE), now);
+    let leg = RtpLeg::new(peer, &rtp_leg_options(offer, options.ssrc, SILENCE), now);
+    let bridge = Bridge::new(leg, now);
     Ok((CallMedia::new(media_options(CallId::generate()), services, caller, bridge), answer, told))
 }
 

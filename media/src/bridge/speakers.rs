@@ -1,20 +1,53 @@
-//! Those who speak with the caller: their voices, and what they hear.
+//! The agent and the participants: their queues, and what they hear.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::{AudioFormat, Bridge, BridgeEvent, Speaker};
-use crate::mixer::MixerError;
-use crate::opus::{OpusError, Profile};
+use super::{Bridge, BridgeEvent};
+use crate::mixer::{MixerError, ParticipantId};
+use crate::opus::{OpusError, Profile, SampleRate};
 use crate::source::{AgentQueue, Cleared, PushError, QueueEvent, Room, TooManyMarks};
 
-/// What a speaker may still send after it was told that its queue is full: it takes a moment to hear of it, and what
-/// is under way must not stand between us and its `clear`.
+/// Audio that a speaker may still send after it was told that its queue is full: what is in flight by then must not block
+/// the way of its `clear`.
 const OVERRUN: Duration = Duration::from_secs(5);
 
-/// Why a speaker cannot have the sound it wants.
+/// Who speaks with the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Speaker {
+    /// The agent that the call was put through to.
+    Agent,
+    /// Another participant, who listens, whispers or has joined.
+    Participant(ParticipantId),
+}
+
+/// The format of the audio that a speaker sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AudioFormat {
+    /// 16-bit little-endian samples, mono.
+    Pcm {
+        /// In both directions.
+        rate: SampleRate,
+        /// How an agent's audio is encoded for the caller.
+        profile: Profile,
+    },
+    /// Opus packets of 20 ms.
+    Opus,
+}
+
+impl AudioFormat {
+    /// Sample rate of PCM; None for Opus.
+    pub(super) fn rate(self) -> Option<SampleRate> {
+        match self {
+            Self::Pcm { rate, .. } => Some(rate),
+            Self::Opus => None,
+        }
+    }
+}
+
+/// Why a speaker cannot have the format it asks for.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum AttachError {
     /// libopus refused.
@@ -26,138 +59,139 @@ pub enum AttachError {
 }
 
 impl Bridge {
-    /// A speaker joins: an agent's voice is on air from now on, and the speaker hears the caller. A participant must have been
-    /// [invited](Self::add_participant), and keeps the `max_buffer` that it was invited with.
+    /// A speaker joins. An agent is on air from now on, and hears the caller. A participant must have been
+    /// [added](Self::add_participant), and keeps the `max_buffer` given there.
     pub fn attach(
         &mut self,
         speaker: Speaker,
-        sound: AudioFormat,
+        format: AudioFormat,
         max_buffer: Duration,
         now: Instant,
     ) -> Result<(), AttachError> {
         match speaker {
-            Speaker::Agent => self.attach_agent(AgentQueue::new(sound.rate(), max_buffer), sound, now),
-            Speaker::Participant(id) => self.change_participant(id, sound.rate()).map(drop),
+            Speaker::Agent => self.attach_agent(AgentQueue::new(format.rate(), max_buffer), format, now),
+            Speaker::Participant(id) => self.change_participant(id, format.rate()).map(drop),
         }
     }
 
-    /// A speaker that is there speaks and hears otherwise from now on. What it has said already is heard first, with its
-    /// marks. Says how much of that had to be thrown away, see [`AgentQueue::change_to`].
+    /// Switches a speaker to another format. Its queued audio is played first, with its marks. Returns how much of that had
+    /// to be dropped, see [`AgentQueue::change_to`].
     pub fn change_format(
         &mut self,
         speaker: Speaker,
-        sound: AudioFormat,
+        format: AudioFormat,
         now: Instant,
     ) -> Result<Duration, AttachError> {
         match speaker {
             Speaker::Agent => {
-                self.agent_audio.change_to(sound.rate(), now)?;
-                Ok(self.source.queue_mut().map_or(Duration::ZERO, |queue| queue.change_to(sound.rate())))
+                self.incoming.agent.change_to(format.rate(), now)?;
+                let queue = self.outgoing.source.queue_mut();
+                Ok(queue.map_or(Duration::ZERO, |queue| queue.change_to(format.rate())))
             }
-            Speaker::Participant(id) => self.change_participant(id, sound.rate()),
+            Speaker::Participant(id) => self.change_participant(id, format.rate()),
         }
     }
 
     pub(super) fn attach_agent(
         &mut self,
         queue: AgentQueue,
-        sound: AudioFormat,
+        format: AudioFormat,
         now: Instant,
     ) -> Result<(), AttachError> {
         let queue = queue.tolerating(OVERRUN);
-        match sound {
+        match format {
             AudioFormat::Pcm { rate, profile } => {
-                self.source.attach_agent(queue, profile)?;
-                self.agent_audio.attach_pcm(rate, now)?;
+                self.outgoing.source.attach_agent(queue, profile)?;
+                self.incoming.agent.attach_pcm(rate, now)?;
             }
             AudioFormat::Opus => {
-                self.source.attach_agent(queue, Profile::Eco)?;
-                self.agent_audio.attach_opus(now);
+                self.outgoing.source.attach_agent(queue, Profile::Eco)?;
+                self.incoming.agent.attach_opus(now);
             }
         }
-        self.source.switch_to_agent();
-        self.frame_phase.reset();
-        // A mixer follows the form of the agent's voice.
-        self.tell_mixer()?;
+        self.outgoing.source.switch_to_agent();
+        self.outgoing.phase.reset();
+        // The mixer follows the format of the agent's queue.
+        self.update_mixer()?;
         Ok(())
     }
 
-    /// A speaker is gone. If the agent's voice was on air, silence is from the next frame on; prompts go on. An agent's
-    /// hold and mutes are gone with it.
+    /// A speaker leaves. If the agent was on air, the next frame is silence; prompts continue. An agent's hold and mutes
+    /// end with it.
     pub fn detach(&mut self, speaker: Speaker) {
-        self.waiting.retain(|waiting| *waiting != speaker);
+        self.full.retain(|full| *full != speaker);
         match speaker {
             Speaker::Agent => {
-                self.source.detach_agent();
-                self.agent_audio.detach();
+                self.outgoing.source.detach_agent();
+                self.incoming.agent.detach();
                 self.reset_hold();
             }
             Speaker::Participant(id) => self.remove_participant(id),
         }
     }
 
-    /// Whether anything waits for the agent. Guests hear something in every frame.
+    /// Whether audio waits for the agent. Participants hear something in every frame.
     pub fn has_audio_for_agent(&self) -> bool {
-        self.agent_audio.has_audio()
+        self.incoming.agent.has_audio()
     }
 
-    /// The next 20 ms, or the next Opus packet, for a speaker.
+    /// The next 20 ms of PCM, or the next Opus packet, for a speaker.
     pub fn take_audio(&mut self, speaker: Speaker) -> Option<Bytes> {
         match speaker {
-            Speaker::Agent => self.agent_audio.take(),
+            Speaker::Agent => self.incoming.agent.take(),
             Speaker::Participant(id) => self.mixer.as_mut()?.take_for_participant(id),
         }
     }
 
-    /// Queues what a speaker said: any number of PCM bytes, or one Opus packet. When it answers [`Room::Full`],
-    /// [`BridgeEvent::Room`] tells when to go on; some seconds more are taken before that, see
+    /// Queues a speaker's audio: any number of PCM bytes, or one Opus packet. After [`Room::Full`],
+    /// [`BridgeEvent::Room`] reports when there is room again; some seconds more are accepted before that, see
     /// [`refuses`](Self::refuses).
-    pub fn push_audio(&mut self, speaker: Speaker, sound: Bytes, now: Instant) -> Result<Room, PushError> {
+    pub fn push_audio(&mut self, speaker: Speaker, audio: Bytes, now: Instant) -> Result<Room, PushError> {
         let Some(queue) = self.queue(speaker) else { return Ok(Room::Free) };
-        let room = queue.push(sound)?;
+        let room = queue.push(audio)?;
         if speaker == Speaker::Agent {
-            let in_all = queue.pushed();
-            self.frame_phase.pushed(in_all, now);
+            let total = queue.pushed();
+            self.outgoing.phase.pushed(total, now);
         }
-        if room == Room::Full && !self.waiting.contains(&speaker) {
-            self.waiting.push(speaker);
+        if room == Room::Full && !self.full.contains(&speaker) {
+            self.full.push(speaker);
         }
         Ok(room)
     }
 
-    /// Whether a speaker may say more.
+    /// Whether a speaker may send more.
     pub fn room(&mut self, speaker: Speaker) -> Room {
         self.queue(speaker).map_or(Room::Free, |queue| queue.room())
     }
 
-    /// Whether a speaker has gone on after it was told that its queue is full, so that nothing more is taken.
+    /// Whether a speaker has sent so much after its queue was full that nothing more is accepted.
     pub fn refuses(&mut self, speaker: Speaker) -> bool {
         self.queue(speaker).is_some_and(|queue| queue.refuses())
     }
 
-    /// How long a speaker's queue plays.
+    /// Duration of a speaker's queued audio.
     pub fn queued(&mut self, speaker: Speaker) -> Duration {
         self.queue(speaker).map_or(Duration::ZERO, |queue| queue.queued())
     }
 
-    /// Asks for a [`BridgeEvent::Mark`] when everything said so far was heard.
+    /// Asks for a [`BridgeEvent::Mark`] when everything queued so far was played.
     pub fn mark(&mut self, speaker: Speaker, name: String) -> Result<(), TooManyMarks> {
         self.queue(speaker).map_or(Ok(()), |queue| queue.mark(name))
     }
 
-    /// Throws away what was not heard yet; the next frame is silence.
+    /// Drops a speaker's queued audio; the next frame is silence.
     pub fn clear(&mut self, speaker: Speaker) -> Cleared {
         self.queue(speaker).map(AgentQueue::clear).unwrap_or_default()
     }
 
-    /// Holds a speaker's voice back.
+    /// Keeps a speaker's audio in its queue until [`resume`](Self::resume).
     pub fn pause(&mut self, speaker: Speaker) {
         if let Some(queue) = self.queue(speaker) {
             queue.pause();
         }
     }
 
-    /// Lets it go on.
+    /// Plays a speaker's queue again.
     pub fn resume(&mut self, speaker: Speaker) {
         if let Some(queue) = self.queue(speaker) {
             queue.resume();
@@ -165,35 +199,34 @@ impl Bridge {
     }
 
     pub(super) fn collect_marks(&mut self) {
-        let participants =
-            self.mixer.iter().flat_map(|mixer| mixer.participants()).map(|(id, _)| Speaker::Participant(id));
-        // At most one list of nine, and none at all in an ordinary call.
-        let speakers: Vec<Speaker> = participants.collect();
-        for speaker in std::iter::once(Speaker::Agent).chain(speakers) {
+        let participants = self.mixer.iter().flat_map(|mixer| mixer.participants());
+        // Eight at most, and none in an ordinary call.
+        let participants: Vec<Speaker> = participants.map(|(id, _)| Speaker::Participant(id)).collect();
+        for speaker in std::iter::once(Speaker::Agent).chain(participants) {
             while let Some(QueueEvent::Mark { name, status }) = self.queue(speaker).and_then(AgentQueue::poll_event) {
                 self.events.push_back(BridgeEvent::Mark { speaker, name, status });
             }
         }
     }
 
-    pub(super) fn tell_room(&mut self) {
-        if self.waiting.is_empty() {
+    pub(super) fn report_room(&mut self) {
+        if self.full.is_empty() {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|speaker| {
+        let mut full = std::mem::take(&mut self.full);
+        full.retain(|speaker| {
             let is_free = self.room(*speaker) == Room::Free;
             if is_free {
                 self.events.push_back(BridgeEvent::Room(*speaker));
             }
             !is_free
         });
-        self.waiting = waiting;
+        self.full = full;
     }
 
     fn queue(&mut self, speaker: Speaker) -> Option<&mut AgentQueue> {
         match speaker {
-            Speaker::Agent => self.source.queue_mut(),
+            Speaker::Agent => self.outgoing.source.queue_mut(),
             Speaker::Participant(id) => self.mixer.as_mut()?.participant_queue_mut(id),
         }
     }

@@ -9,13 +9,14 @@ mod network;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use patchcord_media::bridge::{AudioFormat, Bridge, BridgeEvent, BridgeOptions, MediaFailure, Speaker};
+use patchcord_media::bridge::{AudioFormat, Bridge, BridgeEvent, MediaFailure, Speaker};
 use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::Role;
 use patchcord_media::opus::{Encoder, Profile, SILENCE, SampleRate};
 use patchcord_media::peer::Peer;
 use patchcord_media::prompt::{Builtin, Prompt, Repeat};
 use patchcord_media::rtp::RtpHeader;
+use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
 use patchcord_media::sdp::{Answer, Offer};
 use patchcord_media::source::MarkStatus;
 use rand::rngs::StdRng;
@@ -136,7 +137,7 @@ fn keys_of_another_sender_leave_the_sound_whole() {
     assert!(heard.chunks(320).all(|frame| frame.iter().any(|sample| sample.unsigned_abs() > 1000)));
     let keys = call.events(|event| matches!(event, BridgeEvent::Dtmf(_)));
     assert!(matches!(keys[..], [BridgeEvent::Dtmf(key)] if key.digit == '8'), "{keys:?}");
-    assert_eq!(call.bridge().stats().lost, 0);
+    assert_eq!(call.bridge().stats().caller.lost, 0);
 }
 
 #[test]
@@ -286,7 +287,7 @@ fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
     }
     // 2 s have passed: 100 frames, and a burst.
     assert!(frames <= 300, "{frames} frames");
-    assert!(call.bridge().stats().excess > 19_000);
+    assert!(call.bridge().stats().caller.excess > 19_000);
     call.network.run_for(Duration::from_secs(10));
     while !call.take_heard().is_empty() {}
     let heard = call.heard_while_talking(50);
@@ -367,19 +368,16 @@ impl Call {
         let offer = Offer::parse(&offer).unwrap();
         let (right, answer) = Peer::answer(&options(&[RIGHT], 22), &offer, now).unwrap();
         left.accept_answer(&Answer::parse(&answer).unwrap(), now).unwrap();
-        let bridge = Bridge::new(
-            right,
-            BridgeOptions {
-                ssrc: 22,
-                first_sequence: 65_000,
-                first_timestamp: u32::MAX - 100_000,
-                opus_payload_type: OPUS,
-                telephone_event_payload_type: Some(KEYS),
-                silence_warn_after: Duration::from_secs(5),
-                silence_end_after: Duration::from_secs(120),
-            },
-            now,
-        );
+        let leg = RtpLegOptions {
+            ssrc: 22,
+            first_sequence: 65_000,
+            first_timestamp: u32::MAX - 100_000,
+            opus_payload_type: OPUS,
+            telephone_event_payload_type: Some(KEYS),
+            silence_warn_after: Duration::from_secs(5),
+            silence_end_after: Duration::from_secs(120),
+        };
+        let bridge = Bridge::new(RtpLeg::new(right, &leg, now), now);
         let right = BridgeEnd { bridge, next: now, events: Vec::new(), earlier: Duration::ZERO };
         let network = Network::new(PeerEnd::new(left), right, &[RIGHT], now, seed);
         let encoder = Encoder::new(SampleRate::Hz16000, Profile::Eco).unwrap();

@@ -19,24 +19,24 @@ impl Meters {
     /// The quality, when it was measured for the first time or has another level.
     pub fn observe(&self, stats: impl FnOnce() -> BridgeStats, now: Instant) -> Option<Quality> {
         let mut meter = self.0.borrow_mut();
-        meter.as_mut().filter(|meter| meter.is_due(now))?.observe(&stats(), now)
+        meter.as_mut().filter(|meter| meter.is_due(now))?.observe(&stats().caller, now)
     }
 
     /// The figures of the whole call, for its end.
     pub fn figures(&self, stats: &BridgeStats) -> Value {
         let worst = self.0.borrow().as_ref().and_then(QualityMeter::worst);
         json!({
-            "packets_from_caller": stats.peer.packets_in,
-            "packets_to_caller": stats.peer.packets_out,
-            "lost": stats.lost,
-            "late": stats.late,
-            "excess": stats.excess,
-            "jitter_ms": milliseconds(stats.peer.jitter),
-            "round_trip_ms": stats.peer.round_trip.map(milliseconds),
+            "packets_from_caller": stats.caller.transport.packets_in,
+            "packets_to_caller": stats.caller.transport.packets_out,
+            "lost": stats.caller.lost,
+            "late": stats.caller.late,
+            "excess": stats.caller.excess,
+            "jitter_ms": milliseconds(stats.caller.transport.jitter),
+            "round_trip_ms": stats.caller.transport.round_trip.map(milliseconds),
             "dropped_for_agent": stats.dropped_for_agent,
             "frames_skipped": stats.frames_skipped,
             "trimmed_ms": stats.trimmed.as_millis() as u64,
-            "lost_to_caller": stats.peer.remote_lost,
+            "lost_to_caller": stats.caller.transport.remote_lost,
             "worst_quality": worst.map(|quality| quality_json(&quality)),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::rtcp::{NtpTime, ReportBlock, RtcpPart, SenderInfo, read_compound, to_short, write_report};
+use super::{NtpTime, ReportBlock, RtcpPart, SenderInfo, read_compound, to_short, write_report};
 use crate::rtp::{FIXED_HEADER_BYTES, RtpHeader};
 use crate::sdp::CNAME;
 
@@ -12,7 +12,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 const TICKS_PER_SECOND: u64 = 48_000;
 
 /// Counts of one connection's packets.
-pub(super) struct Reports {
+pub(crate) struct Reports {
     ssrc: u32,
     started: Instant,
     /// The DTMF type: such packets share a timestamp, so their arrival says nothing about jitter.
@@ -29,7 +29,7 @@ pub(super) struct Reports {
 
 /// What the remote last said about our packets.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     pub lost: i32,
     pub fraction_lost: u8,
     pub jitter: u32,

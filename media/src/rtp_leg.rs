@@ -1,0 +1,244 @@
+//! RtpLeg: one RTP end of a call, such as the caller's, a browser's or a SIP phone's.
+//!
+//! Pure, and independent of what is on the other side of the call: datagrams, frames and time go in; datagrams, ordered
+//! audio, keys and events come out. The owner
+//!
+//! 1. hands it every datagram ([`RtpLeg::receive`]) and calls [`RtpLeg::handle_timeout`] every 10 to 20 ms,
+//! 2. after each of these drains [`RtpLeg::poll_received`], [`RtpLeg::poll_transmit`] and [`RtpLeg::poll_event`],
+//! 3. from [`RtpLeg::start`] on sends one frame every 20 ms: [`RtpLeg::send_key`] if a key is due, else
+//!    [`RtpLeg::send_frame`].
+//!
+//! Towards the remote there is one RTP line: one SSRC, consecutive sequence numbers, timestamps without a gap.
+
+mod inbound;
+mod keys;
+mod liveness;
+mod outbound;
+mod transport;
+
+pub use inbound::Received;
+pub use keys::SendDigitsError;
+pub use transport::RtpTransport;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::peer::{PeerStats, Transmit};
+use inbound::Inbound;
+use liveness::Liveness;
+use outbound::Outbound;
+use transport::TransportEvent;
+
+/// What was negotiated for a leg, and its limits.
+#[derive(Clone, Copy, Debug)]
+pub struct RtpLegOptions {
+    /// SSRC of our RTP line, as in our SDP.
+    pub ssrc: u32,
+    /// Random (RFC 3550 §5.1).
+    pub first_sequence: u16,
+    /// Random (RFC 3550 §5.1), in 48 kHz ticks.
+    pub first_timestamp: u32,
+    /// RTP payload type of Opus.
+    pub opus_payload_type: u8,
+    /// RTP payload type of telephone-event; None if it was not negotiated.
+    pub telephone_event_payload_type: Option<u8>,
+    /// Time without RTP and RTCP from the remote until [`RtpLegEvent::MediaSilent`].
+    pub silence_warn_after: Duration,
+    /// Time without RTP and RTCP from the remote until [`MediaFailure::Silent`], even if it answers connectivity checks. A
+    /// remote that does not answer them is given up by the peer's own [`Consent`](crate::peer::Consent).
+    pub silence_end_after: Duration,
+}
+
+/// What happens to a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RtpLegEvent {
+    /// The transport is up: media can flow.
+    Connected,
+    /// True: no media from the remote, or no answers to connectivity checks, for the warning time. False: both are back.
+    MediaSilent(bool),
+    /// Media can flow no more. Reported once.
+    MediaFailed(MediaFailure),
+}
+
+/// Why media can flow no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaFailure {
+    /// The remote's certificate is not the one its SDP promised.
+    FingerprintMismatch,
+    /// ICE found no path.
+    NoPath,
+    /// DTLS failed.
+    HandshakeFailed,
+    /// No consent, or no media, for too long.
+    Silent,
+    /// The remote closed DTLS.
+    ClosedByPeer,
+}
+
+/// Counters of a leg since its start.
+#[derive(Clone, Debug, Default)]
+pub struct RtpLegStats {
+    /// Counters and measurements of the transport.
+    pub transport: PeerStats,
+    /// Packets of the remote that never arrived.
+    pub lost: u64,
+    /// Packets of the remote that arrived too late to be heard.
+    pub late: u64,
+    /// Packets of the remote beyond real time and a burst, dropped.
+    pub excess: u64,
+}
+
+/// One RTP end of a call.
+pub struct RtpLeg {
+    transport: RtpTransport,
+    inbound: Inbound,
+    outbound: Outbound,
+    liveness: Liveness,
+    is_started: bool,
+    /// It failed or was closed: nothing is reported any more.
+    is_over: bool,
+    events: VecDeque<RtpLegEvent>,
+}
+
+impl RtpLeg {
+    /// A leg over a transport that is being connected.
+    pub fn new(transport: impl Into<RtpTransport>, options: &RtpLegOptions, now: Instant) -> Self {
+        Self {
+            transport: transport.into(),
+            inbound: Inbound::new(options, now),
+            outbound: Outbound::new(options),
+            liveness: Liveness::new(options.silence_warn_after, options.silence_end_after, now),
+            is_started: false,
+            is_over: false,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes one datagram that `socket` received. RTP is dropped before [`start`](Self::start).
+    pub fn receive(&mut self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
+        let packet = self.transport.receive(socket, from, datagram, now);
+        if self.transport.media_at() == Some(now) {
+            self.liveness.heard(now);
+            self.report_silence(now);
+        }
+        if let Some(packet) = packet.filter(|_| self.is_started) {
+            self.inbound.push(packet, now);
+        }
+    }
+
+    /// Whether a STUN message from an unknown address is the remote's (see
+    /// [`Peer::is_authentic_stun`](crate::peer::Peer::is_authentic_stun)).
+    pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
+        self.transport.is_authentic_stun(datagram)
+    }
+
+    /// Drives the transport's timers, the end of keys, and the supervision of the remote.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.transport.handle_timeout(now);
+        if self.is_started {
+            self.inbound.handle_timeout(now);
+            if self.liveness.is_expired(now) {
+                self.fail(MediaFailure::Silent);
+            }
+        }
+        self.report_silence(now);
+    }
+
+    /// Nothing was read for `gap`, through no fault of the remote: extends its deadlines. To be called before
+    /// [`handle_timeout`](Self::handle_timeout).
+    pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
+        self.liveness.shift_deadlines(gap, now);
+        self.transport.shift_deadlines(gap, now);
+    }
+
+    /// Media starts: what the remote sends is heard, and frames may be sent.
+    pub fn start(&mut self, now: Instant) {
+        self.is_started = true;
+        self.liveness.heard(now);
+    }
+
+    /// The next audio or key of the remote that is known by `now`.
+    pub fn poll_received(&mut self, now: Instant) -> Option<Received> {
+        if self.is_started { self.inbound.poll(now) } else { None }
+    }
+
+    /// Whether received packets wait behind a gap that is about to be filled or concealed.
+    pub fn has_gap(&self) -> bool {
+        self.inbound.has_gap()
+    }
+
+    /// Queues keys for the remote, to be sent one after another.
+    pub fn push_digits(&mut self, digits: &str) -> Result<(), SendDigitsError> {
+        self.outbound.push_digits(digits)
+    }
+
+    /// Sends the key packet that is due in this frame's place, if any, and returns the frame's timestamp in 48 kHz ticks.
+    /// To be called once for every frame.
+    pub fn send_key(&mut self, now: Instant) -> Option<u32> {
+        self.outbound.send_key(&mut self.transport, now)
+    }
+
+    /// Sends 20 ms of Opus and returns the frame's timestamp in 48 kHz ticks. `talking` is false for silence.
+    pub fn send_frame(&mut self, payload: &[u8], talking: bool, now: Instant) -> u32 {
+        self.outbound.send_frame(&mut self.transport, payload, talking, now)
+    }
+
+    /// Passes over frames that were not sent in time.
+    pub fn skip_frames(&mut self, frames: u32) {
+        self.outbound.skip(frames);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transport.poll_transmit().or_else(|| self.outbound.poll_transmit())
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<RtpLegEvent> {
+        while let Some(event) = self.transport.poll_event() {
+            match event {
+                TransportEvent::Connected => self.events.push_back(RtpLegEvent::Connected),
+                TransportEvent::ConsentLost => self.liveness.set_unanswered(true),
+                TransportEvent::ConsentRegained => self.liveness.set_unanswered(false),
+                TransportEvent::Failed(failure) => self.fail(failure),
+            }
+        }
+        self.events.pop_front()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> RtpLegStats {
+        let reorder = self.inbound.reorder_stats();
+        RtpLegStats {
+            transport: self.transport.stats(),
+            lost: reorder.lost,
+            late: reorder.late,
+            excess: self.inbound.excess(),
+        }
+    }
+
+    /// Says goodbye to the remote. Nothing else is sent after it.
+    pub fn close(&mut self, now: Instant) {
+        self.is_over = true;
+        self.is_started = false;
+        self.outbound.clear();
+        self.transport.close(now);
+    }
+
+    /// Before the start the remote need not send media, but it must answer connectivity checks.
+    fn report_silence(&mut self, now: Instant) {
+        if self.is_over {
+            return;
+        }
+        if let Some(is_silent) = self.liveness.poll_change(self.is_started, now) {
+            self.events.push_back(RtpLegEvent::MediaSilent(is_silent));
+        }
+    }
+
+    fn fail(&mut self, failure: MediaFailure) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.events.push_back(RtpLegEvent::MediaFailed(failure));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! RtpTransport: how an RTP leg reaches its remote.
+//!
+//! A new way, such as plain RTP or SDES, is one more variant and its arm in each method.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::MediaFailure;
+use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
+use crate::rtp::{RtpHeader, RtpPacket};
+
+/// What carries a leg's RTP and RTCP.
+pub enum RtpTransport {
+    /// WebRTC: ICE, DTLS, SRTP.
+    Peer(Peer),
+}
+
+/// What happens to a transport.
+pub(super) enum TransportEvent {
+    /// Media can flow both ways.
+    Connected,
+    /// The remote's answers to connectivity checks are overdue.
+    ConsentLost,
+    /// The remote answers again.
+    ConsentRegained,
+    /// The transport is over, and not by [`RtpTransport::close`].
+    Failed(MediaFailure),
+}
+
+impl From<Peer> for RtpTransport {
+    fn from(peer: Peer) -> Self {
+        Self::Peer(peer)
+    }
+}
+
+impl RtpTransport {
+    /// Takes a datagram. Returns the packet, authenticated and decrypted, if it is RTP.
+    pub(super) fn receive(
+        &mut self,
+        socket: SocketAddr,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<RtpPacket> {
+        match self {
+            Self::Peer(peer) => peer.receive(socket, from, datagram, now),
+        }
+    }
+
+    pub(super) fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
+        match self {
+            Self::Peer(peer) => peer.is_authentic_stun(datagram),
+        }
+    }
+
+    /// When RTP or RTCP of the remote last arrived.
+    pub(super) fn media_at(&self) -> Option<Instant> {
+        match self {
+            Self::Peer(peer) => peer.media_at(),
+        }
+    }
+
+    /// Encrypts a packet. None while it cannot be sent.
+    pub(super) fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<Transmit> {
+        match self {
+            Self::Peer(peer) => peer.send_rtp(header, payload, now),
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Peer(peer) => {
+                if peer.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                    peer.handle_timeout(now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
+        match self {
+            Self::Peer(peer) => peer.shift_deadlines(gap, now),
+        }
+    }
+
+    /// The next datagram of the transport's own.
+    pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
+        match self {
+            Self::Peer(peer) => peer.poll_transmit(),
+        }
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<TransportEvent> {
+        match self {
+            Self::Peer(peer) => loop {
+                if let Some(event) = transport_event(peer.poll_event()?) {
+                    return Some(event);
+                }
+            },
+        }
+    }
+
+    pub(super) fn stats(&self) -> PeerStats {
+        match self {
+            Self::Peer(peer) => peer.stats(),
+        }
+    }
+
+    pub(super) fn close(&mut self, now: Instant) {
+        match self {
+            Self::Peer(peer) => peer.close(now),
+        }
+    }
+}
+
+/// None for an end of our own making.
+fn transport_event(event: PeerEvent) -> Option<TransportEvent> {
+    Some(match event {
+        PeerEvent::Connected { .. } => TransportEvent::Connected,
+        PeerEvent::ConsentLost => TransportEvent::ConsentLost,
+        PeerEvent::ConsentRegained => TransportEvent::ConsentRegained,
+        PeerEvent::Closed(reason) => TransportEvent::Failed(match reason {
+            CloseReason::ClosedByUs => return None,
+            CloseReason::ClosedByRemote => MediaFailure::ClosedByPeer,
+            CloseReason::ConsentExpired => MediaFailure::Silent,
+            CloseReason::NoPath => MediaFailure::NoPath,
+            CloseReason::HandshakeFailed => MediaFailure::HandshakeFailed,
+            CloseReason::FingerprintMismatch => MediaFailure::FingerprintMismatch,
+        }),
+    })
+}
