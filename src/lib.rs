@@ -6,6 +6,7 @@ pub mod app;
 pub mod http;
 pub mod whatsapp;
 pub mod calls;
+pub mod directory;
 pub mod call;
 pub mod worker;
 pub mod pulse;

@@ -1,6 +1,4 @@
-//! A live call as the handle may look at it: what never changes, and how it stands now.
-//!
-//! The session is the one that writes; whoever reads never waits for it.
+//! CallSnapshot: a live call as the API reads it, without waiting for its session.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,44 +6,32 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::call::Attempt;
+use crate::call::description::CallDescription;
 use crate::call::event::{CallId, Stages};
-use crate::whatsapp::webhook::Direction;
 
-/// What never changes while a call lives.
+/// What does not change while a call lives.
 #[derive(Clone)]
 pub struct CallFacts {
-    /// Ours.
+    /// Our id.
     pub id: CallId,
-    /// Meta's. It holds the caller's number: in API bodies yes, in logs no.
-    pub wacid: String,
-    /// Who called whom.
-    pub direction: Direction,
-    /// The caller's number in digits.
-    pub wa_id: Option<String>,
-    /// The caller's business-scoped user id.
-    pub user_id: Option<String>,
-    /// The caller's name.
-    pub name: Option<String>,
-    /// The number that was called, by Meta's id.
-    pub phone_number_id: String,
-    /// The number that was called, as people write it.
-    pub display_phone_number: Option<String>,
-    /// The route by its name.
+    /// Who calls whom: personal, for API bodies, never for logs.
+    pub description: CallDescription,
+    /// The name of the route.
     pub route: String,
-    /// By the wall clock, to be told.
+    /// By the wall clock.
     pub began_at: SystemTime,
-    /// By the clock that never jumps, to count from.
+    /// By the monotonic clock.
     pub received_at: Instant,
 }
 
-/// How a call stands.
+/// What changes while a call lives.
 #[derive(Clone, Debug)]
 pub struct CallStatus {
     /// As [`Call::state_name`](crate::call::Call::state_name) says.
     pub state: &'static str,
     /// When each stage was reached.
     pub stages: Stages,
-    /// Whose agent is on the line, by attempt.
+    /// The agent that has the caller.
     pub agent: Option<Attempt>,
     /// What the application keeps with the call.
     pub client_state: Option<String>,
@@ -54,7 +40,7 @@ pub struct CallStatus {
 }
 
 impl CallStatus {
-    /// Of a call that has just come.
+    /// Of a new call.
     pub fn new() -> Self {
         Self { state: "answering", stages: Stages::default(), agent: None, client_state: None, recordings: Vec::new() }
     }
@@ -69,9 +55,9 @@ impl Default for CallStatus {
 /// One live call at one moment.
 #[derive(Clone)]
 pub struct CallSnapshot {
-    /// What never changes.
+    /// What does not change.
     pub facts: Arc<CallFacts>,
-    /// How it stood.
+    /// What changes.
     pub status: CallStatus,
 }
 

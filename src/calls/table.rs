@@ -1,51 +1,37 @@
-//! CallTable: who lives, who has ended, and who was over before it began.
+//! CallTable: the live calls of this process, by our ids.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::has_ended;
+use super::session::SessionHandle;
+use super::snapshot::{CallFacts, CallSnapshot, CallStatus};
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::calls::has_ended;
-use crate::calls::session::commands::SessionHandle;
-use crate::calls::snapshot::{CallFacts, CallSnapshot, CallStatus};
-use crate::store::{WacidDigest, Written, wacid_digest};
+use crate::directory::Directory;
+use crate::store::Written;
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
-/// How long an ended call is remembered: longer than Meta repeats a webhook that had no answer.
-const TOMBSTONE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Tombstones at most, of some 200 bytes each; over it the oldest goes first.
-pub(super) const TOMBSTONES: usize = 100_000;
-
+/// The live calls and the directory of Meta's ids. Both change under one lock.
 #[derive(Default)]
 pub(super) struct CallTable {
-    pub live: HashMap<WaCallId, LiveCall>,
     /// In the order in which they began.
-    pub by_id: BTreeMap<CallId, WaCallId>,
-    tombstones: HashSet<WacidDigest>,
-    /// Calls that lived, as long as their tombstones stand.
-    ended: HashSet<CallId>,
-    /// The tombstones from the oldest on.
-    burials: VecDeque<Burial>,
+    pub live: BTreeMap<CallId, LiveCall>,
+    pub directory: Directory,
 }
 
-struct Burial {
-    at: Instant,
-    wacid: WacidDigest,
-    /// None when the end came before the call.
-    id: Option<CallId>,
-}
-
+/// One live call.
 pub(super) struct LiveCall {
-    pub id: CallId,
     pub session: SessionHandle,
-    /// The number that was called.
+    /// Meta's id.
+    pub wacid: WaCallId,
+    /// The business number.
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,
     pub status: watch::Receiver<CallStatus>,
-    /// Its first record on the way to the disk.
+    /// The write of its first record.
     pub first_record: Written,
 }
 
@@ -57,51 +43,15 @@ impl LiveCall {
 
 impl CallTable {
     pub fn live(&self, call: &CallId) -> Result<&LiveCall, Refusal> {
-        match self.by_id.get(call).and_then(|wacid| self.live.get(wacid)) {
+        match self.live.get(call) {
             Some(live) => Ok(live),
-            None if self.ended.contains(call) => Err(has_ended()),
+            None if self.directory.has_ended(call) => Err(has_ended()),
             None => Err(Refusal::new(RefusalCode::CallNotFound, "no live call has this id")),
         }
     }
 
+    /// How many calls of this number live.
     pub fn count_of(&self, number: &PhoneNumberId) -> usize {
         self.live.values().filter(|live| live.number == *number).count()
-    }
-
-    pub fn is_buried(&self, wacid: &WaCallId) -> bool {
-        self.tombstones.contains(&wacid_digest(wacid.as_str()))
-    }
-
-    pub fn bury(&mut self, wacid: &WaCallId, id: Option<CallId>, now: Instant) {
-        let wacid = wacid_digest(wacid.as_str());
-        let is_new = self.tombstones.insert(wacid);
-        self.ended.extend(id.clone());
-        if is_new || id.is_some() {
-            self.burials.push_back(Burial { at: now, wacid, id });
-        }
-        self.forget_old(now);
-    }
-
-    /// Calls that an earlier process has seen, the oldest first.
-    pub fn bury_seen(&mut self, seen: impl Iterator<Item = (WacidDigest, Instant)>) {
-        for (wacid, at) in seen {
-            if self.tombstones.insert(wacid) {
-                self.burials.push_back(Burial { at, wacid, id: None });
-            }
-        }
-    }
-
-    pub fn forget_old(&mut self, now: Instant) {
-        while let Some(burial) = self.burials.front() {
-            if now.saturating_duration_since(burial.at) < TOMBSTONE_FOR && self.burials.len() <= TOMBSTONES {
-                return;
-            }
-            if let Some(burial) = self.burials.pop_front() {
-                self.tombstones.remove(&burial.wacid);
-                if let Some(id) = burial.id {
-                    self.ended.remove(&id);
-                }
-            }
-        }
     }
 }

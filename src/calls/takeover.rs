@@ -1,21 +1,21 @@
-//! Taking over from the process before: no call of its is admitted again, and those that Meta still rings for are
-//! answered from their stored offers.
+//! Taking over from the previous process: its calls are not admitted again, and those that still ring at Meta are answered
+//! from their stored offers.
 
 use std::collections::HashSet;
 use std::time::{Instant, SystemTime};
 
 use tracing::warn;
 
-use super::table::TOMBSTONES;
-use super::{Calls, NewCall};
+use super::{Calls, NewCall, Origin};
 use crate::call::event::CallId;
+use crate::directory::TOMBSTONES;
 use crate::store::{StoreError, Unanswered, WacidDigest, Written};
 use crate::whatsapp::webhook::Connect;
 use crate::worker::placement;
 
 impl Calls {
-    /// To be called before webhooks are taken, so that each finds its call. Gives the ids of the calls that are answered
-    /// now; the others have to be ended.
+    /// Call this before webhooks are taken, so that each finds its call. Returns the ids of the calls that are answered now;
+    /// the others have to be ended.
     pub async fn take_over(&self) -> HashSet<String> {
         let store = &self.0.options.store;
         let seen = readable(store.seen_calls(TOMBSTONES).await);
@@ -32,10 +32,10 @@ impl Calls {
     fn remember(&self, seen: Vec<(WacidDigest, SystemTime)>, now: Instant) {
         let oldest_first = seen.into_iter().rev();
         let buried = oldest_first.filter_map(|(wacid, seen_at)| Some((wacid, instant_of(seen_at, now)?)));
-        self.table().bury_seen(buried);
+        self.table().directory.remember(buried);
     }
 
-    /// False for a call that cannot be answered any more: it is too old, or of a number that is not configured.
+    /// False for a call that cannot be answered: it is too old, or its number is not configured.
     fn resume(&self, unanswered: Unanswered, now: Instant) -> bool {
         let Unanswered { call: record, offer, incoming, sequence } = unanswered;
         let (Some(connect), Some(id)) = (Connect::from_stored(&offer), CallId::parse(&record.call_id)) else {
@@ -50,8 +50,11 @@ impl Calls {
             return false;
         }
         let worker = placement::best(&self.0.options.workers, now);
-        let new_call = NewCall { id, connect, number, worker, received_at, began_at, refusal: None };
-        self.begin(self.table(), new_call, |session| {
+        let mut table = self.table();
+        table.directory.reclaim(&connect.call_id, &id);
+        let origin = Origin::Offered(Box::new(connect));
+        let new_call = NewCall { id, origin, number, worker, received_at, began_at };
+        self.start(table, new_call, None, |session| {
             session.resume(record, incoming, sequence);
             Written::already()
         });
@@ -59,12 +62,12 @@ impl Calls {
     }
 }
 
-/// By our own clock, which wrote the time as well: Meta's may differ. None for what was before the machine started.
+/// By our own clock, which wrote the time too. None for a time before the machine started.
 fn instant_of(at: SystemTime, now: Instant) -> Option<Instant> {
     now.checked_sub(at.elapsed().unwrap_or_default())
 }
 
-/// Without it, calls are admitted as if there had been no process before.
+/// Without a readable store, calls are admitted as if there had been no earlier process.
 fn readable<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
     read.unwrap_or_else(|error| {
         warn!("calls of an earlier run cannot be read: {error}");

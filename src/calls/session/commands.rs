@@ -1,9 +1,9 @@
-//! What the application and the agent ask of a call: its course is decided here, its sound on the worker.
+//! Commands of the application and of agents: the call's course is decided here, its sound on the worker.
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Session;
 use crate::agent::AgentTarget;
@@ -12,65 +12,25 @@ use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{AcceptWith, Attempt, Call, Input, Request};
 use crate::calls::destination::targets_of;
-use crate::calls::has_ended;
 use crate::egress::Hosts;
-use crate::worker::Command;
+use crate::worker::{Command, Report};
 
-/// Whom one call may be put through to in all; an app that goes on for ever is mistaken.
+/// The most attempts of one call; an app that makes more has a bug.
 const MAX_ATTEMPTS: usize = 1000;
-
-/// What comes to a session from handle.
-pub struct Inbox {
-    /// The end, from Meta or because the service targets. The first one counts, whatever waits among the commands.
-    pub endings: mpsc::Receiver<Input>,
-    /// The application's commands; one that finds no room waits.
-    pub commands: mpsc::Receiver<AppCommand>,
-}
-
-/// The other side of an [`Inbox`].
-#[derive(Clone)]
-pub struct SessionHandle {
-    endings: mpsc::Sender<Input>,
-    commands: mpsc::Sender<AppCommand>,
-}
-
-/// Commands waiting for one call, which takes them at once.
-const COMMANDS: usize = 64;
-
-impl Inbox {
-    /// Empty, with its other side.
-    pub fn new() -> (SessionHandle, Self) {
-        let (send_ending, endings) = mpsc::channel(1);
-        let (send_command, commands) = mpsc::channel(COMMANDS);
-        (SessionHandle { endings: send_ending, commands: send_command }, Self { endings, commands })
-    }
-}
-
-impl SessionHandle {
-    /// Ends the call. False when an earlier end is on its way, or the call is over.
-    pub fn end(&self, ending: Input) -> bool {
-        self.endings.try_send(ending).is_ok()
-    }
-
-    /// Passes a command on, when there is room. An error means that the call is over.
-    pub async fn command(&self, command: AppCommand) -> Result<(), Refusal> {
-        self.commands.send(command).await.map_err(|_| has_ended())
-    }
-}
 
 /// One command of the application, already checked.
 pub struct AppCommand {
-    /// What to do.
+    /// The command.
     pub command: CallCommand,
-    /// To whom the command leads, where it does.
+    /// The targets that it names.
     pub targets: Vec<AgentTarget>,
     /// Kept with the call from now on, if given.
     pub client_state: Option<String>,
-    /// The ids of what was begun, null for what is done, or why not.
+    /// The ids of what was begun, null for what is done, or the refusal.
     pub reply: oneshot::Sender<Result<Value, Refusal>>,
 }
 
-/// A command of the agent of `attempt`, and to whom it leads.
+/// A command of the agent of `attempt`, with the targets that it names.
 pub(super) struct AgentCommand {
     attempt: Attempt,
     request_id: Value,
@@ -86,45 +46,39 @@ impl Session {
         }
         if !command.is_for_the_call() {
             if call.state_name() == "answering" {
-                // Its worker does not know it yet.
+                // The worker has not taken the call yet.
                 let refusal =
                     Refusal::new(RefusalCode::CallNotAccepted, "the call has just come: wait until it is accepted");
                 let _ = reply.send(Err(refusal));
                 return;
             }
-            let id = self.id.clone();
+            let id = self.context.id.clone();
             self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
             return;
         }
-        // Whoever asked may have gone.
+        // The API request may be gone.
         let _ = reply.send(self.request(call, command, targets, EndReason::HungUpByApi));
     }
 
-    pub(super) async fn agent_command(
-        &mut self,
-        call: &mut Call,
-        attempt: Attempt,
-        request_id: Value,
-        command: CallCommand,
-    ) {
+    async fn agent_command(&mut self, call: &mut Call, attempt: Attempt, request_id: Value, command: CallCommand) {
         let Some(to) = command.destination().cloned() else {
             return self
                 .run_agent_command(call, AgentCommand { attempt, request_id, command, targets: Ok(Vec::new()) })
                 .await;
         };
-        let settings = self.settings.get();
-        // A name takes its time to be resolved, and the call goes on.
+        let settings = self.context.settings.get();
+        // Resolving a name takes time, and the call goes on.
         self.resolving.spawn(async move {
             let targets = targets_of(&to, &settings, Hosts::Listed).await;
             AgentCommand { attempt, request_id, command, targets }
         });
     }
 
-    /// Does what an agent asks for, once it is known to whom it leads.
+    /// Performs an agent's command once its targets are resolved.
     pub(super) async fn run_agent_command(&mut self, call: &mut Call, command: AgentCommand) {
         let AgentCommand { attempt, request_id, command, targets } = command;
         let outcome = targets.and_then(|targets| self.request(call, command, targets, EndReason::AgentHungUp));
-        self.command(Command::AnswerAgent { call: self.id.clone(), attempt, request_id, outcome }).await;
+        self.command(Command::AnswerAgent { call: self.context.id.clone(), attempt, request_id, outcome }).await;
     }
 
     pub(super) fn request(
@@ -157,14 +111,26 @@ impl Session {
         };
         let begins = !matches!(request, Request::Disconnect);
         call.request(request, Instant::now())?;
-        // The line counts them on from those it had.
+        // The call numbers them after the attempts it had.
         self.targets.extend(targets);
         Ok(if begins { json!({}) } else { Value::Null })
     }
 
     pub(super) fn keep_client_state(&mut self, client_state: String) {
-        self.client_state = Some(client_state.clone());
-        self.record.client_state = Some(client_state);
-        self.store.call_updated(self.record.clone());
+        self.events.set_client_state(client_state.clone());
+        self.record.keep_client_state(client_state);
+    }
+
+    pub(super) async fn take_report(&mut self, call: &mut Call, report: Report) {
+        match report {
+            Report::Asked { attempt, request_id, command } => {
+                self.agent_command(call, attempt, request_id, command).await;
+            }
+            report => {
+                if let Some(input) = self.read_report(report) {
+                    call.handle(input, Instant::now());
+                }
+            }
+        }
     }
 }

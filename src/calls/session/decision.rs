@@ -1,34 +1,56 @@
-//! The decision of a call: the app is asked while everything else goes on, and what it wants is done in its order.
+//! The decision of a call: the app gets `call.incoming` while media and pre_accept go on, and its commands are performed in
+//! their order.
 
 use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, warn};
 
-use super::{Session, answer_of};
+use super::Session;
 use crate::call::command::{CallCommand, Owner};
 use crate::call::end::EndReason;
 use crate::call::refusal::Refusal;
 use crate::call::{Call, Input};
 use crate::calls::decision_webhook::{NoDecision, Plan, Step};
 use crate::pulse::Standstills;
+use crate::store::EventRecord;
 use crate::worker::Command;
 
+/// The decision webhook's request, and what is left of its answer.
+#[derive(Default)]
+pub(super) struct Decision {
+    /// The event that the app gets.
+    pub incoming: Option<EventRecord>,
+    /// The request; at most one.
+    pub asking: JoinSet<Result<Plan, NoDecision>>,
+    /// Commands for when the caller hears us.
+    postponed: Vec<Step>,
+}
+
+impl Decision {
+    pub fn has_postponed(&self) -> bool {
+        !self.postponed.is_empty()
+    }
+}
+
 impl Session {
-    /// Asks, if the route wants it: the call dials nobody before the answer, or before the time for it is up.
+    /// Asks the app, if the route has a decision webhook. The call dials no agent before the answer or its deadline.
     pub(super) fn request_decision(&mut self) {
-        let (Some(webhook), Some(incoming)) = (self.number.route.decide.clone(), self.incoming.take()) else { return };
-        let (http, settings) = (self.options.http.clone(), self.settings.get());
-        let standstills = Standstills::of(&self.options.pulse, Instant::now());
-        self.decision.spawn(async move { webhook.decide(&http, &incoming, &settings, standstills).await });
+        let (Some(webhook), Some(incoming)) = (self.context.number.route.decide.clone(), self.decision.incoming.take())
+        else {
+            return;
+        };
+        let (http, settings) = (self.context.options.http.clone(), self.context.settings.get());
+        let standstills = Standstills::of(&self.context.options.pulse, Instant::now());
+        self.decision.asking.spawn(async move { webhook.decide(&http, &incoming, &settings, standstills).await });
     }
 
-    /// Does what can be done while the phone rings, and keeps the rest until the caller hears us.
+    /// Performs the commands that a ringing call takes, and keeps the others until the caller hears us.
     pub(super) fn decided(&mut self, call: &mut Call, outcome: Result<Result<Plan, NoDecision>, JoinError>) {
-        let plan = outcome.unwrap_or_else(|_| Err(NoDecision::Unreachable("a mistake in Patchcord".to_owned())));
+        let plan = outcome.unwrap_or_else(|_| Err(NoDecision::Unreachable("a bug in Patchcord".to_owned())));
         let plan = plan.unwrap_or_else(|error| {
-            warn!("the decision webhook of the route {:?} decides nothing: {error}", self.number.route.name);
+            warn!("the decision webhook of the route {:?} decides nothing: {error}", self.context.number.route.name);
             Plan::default()
         });
         if let Some(client_state) = plan.client_state {
@@ -41,27 +63,27 @@ impl Session {
                 | CallCommand::Hangup
                 | CallCommand::Connect(_)
                 | CallCommand::Disconnect => self.take_step(call, step),
-                _ => self.postponed.push(step),
+                _ => self.decision.postponed.push(step),
             }
         }
         call.handle(Input::Decided, Instant::now());
     }
 
-    /// To be called once the caller hears us.
+    /// Performs the commands that had to wait. Call this once the caller hears us.
     pub(super) async fn run_postponed(&mut self, call: &mut Call) {
-        for step in std::mem::take(&mut self.postponed) {
+        for step in std::mem::take(&mut self.decision.postponed) {
             if step.command.is_for_the_call() {
                 self.take_step(call, step);
                 continue;
             }
             let (reply, done) = oneshot::channel();
-            let (id, command) = (self.id.clone(), step.command);
+            let (id, command) = (self.context.id.clone(), step.command);
             self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
-            let standstills = Standstills::of(&self.options.pulse, Instant::now());
+            let done = self.worker.answer(done);
             self.requests.spawn(
                 async {
-                    if let Some(Err(refusal)) = answer_of(done, standstills).await {
-                        tell(&refusal);
+                    if let Some(Err(refusal)) = done.await {
+                        log_refusal(&refusal);
                     }
                     None
                 }
@@ -72,13 +94,13 @@ impl Session {
 
     fn take_step(&mut self, call: &mut Call, step: Step) {
         if let Err(refusal) = self.request(call, step.command, step.targets, EndReason::HungUpByApi) {
-            tell(&refusal);
+            log_refusal(&refusal);
         }
     }
 }
 
-/// The app has no request that could be answered.
-fn tell(refusal: &Refusal) {
+/// The app has no request that could carry the refusal.
+fn log_refusal(refusal: &Refusal) {
     metrics::counter!("patchcord_decision_steps_refused_total", "code" => refusal.code.name()).increment(1);
     warn!("a step of the decision is not done: {}: {}", refusal.code.name(), refusal.message);
 }

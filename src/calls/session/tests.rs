@@ -2,45 +2,47 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::SystemTime;
 
 use patchcord_media::opus::{Profile, SampleRate};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
-use super::commands::{AppCommand, SessionHandle};
 use super::*;
 use crate::agent::{DialectName, Encoding, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::command::CallCommand;
 use crate::call::route::BargeIn;
 use crate::calls::snapshot::CallStatus;
+use crate::calls::terminations::Terminations;
 use crate::routes::{AgentDefaults, Route};
 use crate::store::tests::Folder;
-use crate::whatsapp::graph::{self, GraphOptions};
-use crate::whatsapp::webhook::{self, Notice};
+use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+use crate::whatsapp::webhook::{self, Connect, Notice};
+use crate::worker::{Report, WorkerHandle};
 
 const CONNECT: &[u8] = include_bytes!("../../../tests/fixtures/whatsapp/webhook-connect-user-initiated-2025-10.json");
 
 #[tokio::test]
-async fn a_call_whose_sound_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
+async fn a_call_whose_sound_breaks_ends_as_our_own_bug() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     played.reports.send(Report::Broken).await?;
     played.released("internal_error").await.send(json!({})).expect("the session waits for its figures");
-    played.ends_as_our_own_mistake().await
+    played.ends_as_our_own_bug().await
 }
 
 /// A mistake that shows in what the session logs.
 #[tokio::test]
-async fn a_call_whose_session_breaks_ends_as_our_own_mistake() -> anyhow::Result<()> {
+async fn a_call_whose_session_breaks_ends_as_our_own_bug() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     let _breaking = tracing::subscriber::set_default(Breaking);
     played.reports.send(Report::MediaSilent(false)).await?;
     played.released("internal_error").await.send(json!({})).expect("the session waits for its figures");
-    played.ends_as_our_own_mistake().await
+    played.ends_as_our_own_bug().await
 }
 
 #[tokio::test]
@@ -52,14 +54,14 @@ async fn a_mistake_while_a_call_is_released_does_not_cost_it_its_end() -> anyhow
     // Read behind the figures.
     played.reports.send(Report::MediaSilent(false)).await?;
     figures.send(json!({})).expect("the session waits for its figures");
-    played.ends_as_our_own_mistake().await
+    played.ends_as_our_own_bug().await
 }
 
 #[tokio::test]
 async fn a_worker_that_does_not_answer_keeps_no_call() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
     // Neither for the offer nor for the release.
-    played.ends_as_our_own_mistake().await
+    played.ends_as_our_own_bug().await
 }
 
 /// An application that floods a call with commands keeps nobody from ending it.
@@ -111,7 +113,15 @@ impl Played {
         let (status, _) = watch::channel(CallStatus::new());
         let connect = connect();
         let number = Arc::new(number(&connect));
-        let mut session = Session::new(CallId::generate(), connect, number, worker, &options, status, Instant::now());
+        let new_call = NewCall {
+            id: CallId::generate(),
+            origin: Origin::Offered(Box::new(connect)),
+            number,
+            worker,
+            received_at: Instant::now(),
+            began_at: SystemTime::now(),
+        };
+        let mut session = Session::new(new_call, &options, status);
         session.begin(false);
         let (handle, inbox) = Inbox::new();
         let session = tokio::spawn(session.run(inbox, None));
@@ -128,7 +138,7 @@ impl Played {
         reply
     }
 
-    async fn ends_as_our_own_mistake(&mut self) -> anyhow::Result<()> {
+    async fn ends_as_our_own_bug(&mut self) -> anyhow::Result<()> {
         let ended = self.ended().await?;
         assert_eq!((&ended["reason"], &ended["fault"]), (&"internal_error".into(), &"patchcord".into()));
         self.session.abort();
@@ -146,13 +156,13 @@ impl Played {
     }
 }
 
-/// Breaks when it is told that a caller is back.
+/// Panics on the log line that media came back.
 struct Breaking;
 
 impl Subscriber for Breaking {
     fn event(&self, event: &tracing::Event<'_>) {
         event.record(&mut |_: &Field, value: &dyn std::fmt::Debug| {
-            assert!(!format!("{value:?}").ends_with("is back"), "a mistake");
+            assert!(!format!("{value:?}").ends_with("again"), "a bug");
         });
     }
 

@@ -297,7 +297,7 @@ fn is_wanted(facts: &CallFacts, filter: &CallFilter) -> bool {
     let began = |wanted: fn(&SystemTime, &SystemTime) -> bool, time: Option<SystemTime>| {
         time.is_none_or(|time| wanted(&facts.began_at, &time))
     };
-    is(&filter.phone_number_id, &facts.phone_number_id)
+    is(&filter.phone_number_id, &facts.description.number.phone_number_id)
         && is(&filter.route, &facts.route)
         && began(SystemTime::ge, filter.began_after)
         && began(SystemTime::lt, filter.began_before)

@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 
 use super::super::rfc3339;
 use crate::call::Attempt;
+use crate::call::description::CallDirection;
 use crate::calls::snapshot::CallSnapshot;
 use crate::store::CallRecord;
-use crate::whatsapp::webhook::Direction;
 
 /// The state of a call that is being ended at Meta or whose recording is being closed. After a crash, also of a call that the
 /// next start has not ended yet.
@@ -107,19 +107,23 @@ impl CallView {
     }
 
     fn of_live(live: &CallSnapshot) -> Self {
-        let (facts, stages) = (&live.facts, live.status.stages.to_json());
+        let (facts, call, stages) = (&live.facts, &live.facts.description, live.status.stages.to_json());
         Self {
             id: facts.id.to_string(),
-            wacid: Some(facts.wacid.clone()),
+            wacid: Some(call.wacid.clone()),
             state: state_of(live),
-            direction: match facts.direction {
-                Direction::UserInitiated => "user_initiated",
-                Direction::BusinessInitiated => "business_initiated",
+            direction: match call.direction {
+                CallDirection::UserInitiated => "user_initiated",
+                CallDirection::BusinessInitiated => "business_initiated",
             },
-            from: CallerView { wa_id: facts.wa_id.clone(), user_id: facts.user_id.clone(), name: facts.name.clone() },
+            from: CallerView {
+                wa_id: call.user.wa_id.clone(),
+                user_id: call.user.user_id.clone(),
+                name: call.user.name.clone(),
+            },
             to: NumberView {
-                phone_number_id: facts.phone_number_id.clone(),
-                display_phone_number: facts.display_phone_number.clone(),
+                phone_number_id: call.number.phone_number_id.clone(),
+                display_phone_number: call.number.display_phone_number.clone(),
             },
             route: facts.route.clone(),
             client_state: live.status.client_state.clone(),

@@ -1,0 +1,48 @@
+//! The inbox of a session: endings and commands from outside.
+
+use tokio::sync::mpsc;
+
+use super::commands::AppCommand;
+use crate::call::Input;
+use crate::call::refusal::Refusal;
+use crate::calls::has_ended;
+
+/// Commands that wait for one call, which takes them at once; one more waits for room.
+const COMMANDS: usize = 64;
+
+/// The session's end.
+pub struct Inbox {
+    /// The end of the call, from Meta or because the service stops. The first one counts, whatever waits among the
+    /// commands.
+    pub endings: mpsc::Receiver<Input>,
+    /// The application's commands.
+    pub commands: mpsc::Receiver<AppCommand>,
+}
+
+/// The other end of an [`Inbox`].
+#[derive(Clone)]
+pub struct SessionHandle {
+    endings: mpsc::Sender<Input>,
+    commands: mpsc::Sender<AppCommand>,
+}
+
+impl Inbox {
+    /// An empty inbox and its other end.
+    pub fn new() -> (SessionHandle, Self) {
+        let (send_ending, endings) = mpsc::channel(1);
+        let (send_command, commands) = mpsc::channel(COMMANDS);
+        (SessionHandle { endings: send_ending, commands: send_command }, Self { endings, commands })
+    }
+}
+
+impl SessionHandle {
+    /// Ends the call. False when an earlier end is queued, or the call is over.
+    pub fn end(&self, ending: Input) -> bool {
+        self.endings.try_send(ending).is_ok()
+    }
+
+    /// Passes a command on, when there is room. An error means that the call is over.
+    pub async fn command(&self, command: AppCommand) -> Result<(), Refusal> {
+        self.commands.send(command).await.map_err(|_| has_ended())
+    }
+}

@@ -1,0 +1,85 @@
+//! MetaRequests: what a session asks of Meta for its call, each as a future that gives the call's next input.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use crate::call::Input;
+use crate::call::end::{EndReason, GraphTrouble};
+use crate::call::event::CallId;
+use crate::calls::terminations::Terminations;
+use crate::routes::Number;
+use crate::settings::CurrentSettings;
+use crate::store::{Termination, TerminationAction, Written};
+use crate::whatsapp::WaCallId;
+use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailure, NumberCredentials};
+
+/// The requests of one call.
+pub(super) struct MetaRequests {
+    pub call: CallId,
+    pub wacid: WaCallId,
+    pub number: Arc<Number>,
+    pub settings: CurrentSettings,
+    pub graph: GraphClient,
+    pub terminations: Terminations,
+    /// An earlier process may have given Meta another answer.
+    pub is_resumed: bool,
+}
+
+impl MetaRequests {
+    pub fn pre_accept(&self, answer: Arc<str>) -> impl Future<Output = Option<Input>> + use<> {
+        let (graph, number, wacid) = (self.graph.clone(), self.credentials(), self.wacid.clone());
+        let is_resumed = self.is_resumed;
+        async move {
+            let result = graph.pre_accept(&number, &wacid, &answer).await;
+            Some(match result {
+                // Meta has the answer of the previous process, whose media is gone.
+                Ok(done) if is_resumed && done.was_done_before => Input::HangUp(EndReason::ServiceLost),
+                Err(failure) if is_resumed && matches!(failure.kind, FailureKind::Refused(_)) => {
+                    Input::HangUp(EndReason::ServiceLost)
+                }
+                result => Input::PreAccepted(result.map(drop).map_err(|failure| trouble(&failure))),
+            })
+        }
+    }
+
+    /// Sends accept once the call's first record is on disk, or its deadline has passed.
+    pub fn accept(&self, answer: Arc<str>, first_record: Written) -> impl Future<Output = Option<Input>> + use<> {
+        let (graph, number, wacid) = (self.graph.clone(), self.credentials(), self.wacid.clone());
+        let tracker = CallbackData::parse(self.call.as_str()).ok();
+        async move {
+            // The store logs a disk that does not answer in time; the call goes on.
+            let _ = first_record.confirmed().await;
+            let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
+            Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
+        }
+    }
+
+    /// Stores the termination at once; the future is its first attempt.
+    pub fn end(&self, action: TerminationAction) -> impl Future<Output = Option<Input>> + use<> {
+        let attempt = self.terminations.begin(Termination {
+            call_id: self.call.as_str().to_owned(),
+            wacid: self.wacid.as_str().to_owned(),
+            phone_number_id: self.number.phone_number_id.as_str().to_owned(),
+            action,
+        });
+        attempt.map(|()| None).in_current_span()
+    }
+
+    /// With the number's current token: the one at the call's beginning may have been withdrawn.
+    fn credentials(&self) -> NumberCredentials {
+        let number = self.settings.get().numbers.get(&self.number.phone_number_id);
+        let number = number.as_ref().unwrap_or(&self.number);
+        NumberCredentials { phone_number_id: number.phone_number_id.clone(), access_token: number.access_token.clone() }
+    }
+}
+
+fn trouble(failure: &GraphFailure) -> GraphTrouble {
+    match &failure.kind {
+        FailureKind::Refused(error) => GraphTrouble::Refused(error.code),
+        FailureKind::Unknown(_) => GraphTrouble::Unknown,
+        FailureKind::Unreachable(_) => GraphTrouble::Unreachable,
+        FailureKind::NoSockets(_) => GraphTrouble::NoSockets,
+    }
+}

@@ -1,0 +1,69 @@
+//! What a session publishes of its call's progress: events, log lines, and the status of agents.
+
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::Session;
+use crate::call::Progress;
+use crate::telemetry::shown;
+
+impl Session {
+    pub(super) fn report(&mut self, progress: &Progress) {
+        let id = self.context.id.clone();
+        let elapsed = shown(self.record.received_at().elapsed());
+        match progress {
+            Progress::PreAccepted => {
+                self.record.reach(|stages| &mut stages.pre_accepted);
+                self.record.answered();
+                self.events.emit("call.pre_accepted", json!({}));
+            }
+            Progress::MediaConnected => {
+                info!("media of call {id} is up after {elapsed}");
+                self.events.emit("call.media_connected", json!({}));
+            }
+            Progress::AgentJoined { attempt } => {
+                info!(agent.attempt = attempt.number(), "agent joined call {id} after {elapsed}");
+                if let Some(target) = self.targets.get(attempt.number()) {
+                    self.context.options.agents.joined(&id, target.shown());
+                }
+                self.events.emit("call.agent_joined", json!({ "attempt": attempt }));
+            }
+            Progress::AgentFailed { attempt, failure } => {
+                warn!(
+                    agent.attempt = attempt.number(),
+                    agent.failure = failure.kind.name(),
+                    "the agent of call {id} {failure}"
+                );
+                if let Some(target) = self.targets.get(attempt.number()) {
+                    self.context.options.agents.failed(&id, &target.shown(), failure.clone());
+                }
+                let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
+                let data = json!({ "attempt": attempt, "failure": failure, "detail": detail });
+                self.events.emit("call.agent_lost", data);
+            }
+            Progress::AgentLeft { attempt, reason } => {
+                self.events.emit("call.agent_left", json!({ "attempt": attempt, "reason": reason.name() }));
+            }
+            Progress::Transferred { from, to } => {
+                info!(agent.attempt = to.number(), "call {id} is transferred");
+                let data = json!({ "completed": true, "from_attempt": from, "to_attempt": to });
+                self.events.emit("call.transferred", data);
+            }
+            Progress::TransferFailed { from, to, failure } => {
+                let reason = failure.as_ref().map_or("cancelled", |failure| failure.kind.name());
+                let detail = failure.as_ref().and_then(|failure| failure.detail.as_deref());
+                info!(agent.attempt = to.number(), "the transfer of call {id} failed: {}", detail.unwrap_or(reason));
+                let data = json!({
+                    "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason, "detail": detail,
+                });
+                self.events.emit("call.transferred", data);
+            }
+            Progress::Accepted => {
+                self.record.reach(|stages| &mut stages.accepted);
+                info!("call {id} accepted after {elapsed}");
+                self.record.accepted();
+                self.events.emit("call.accepted", json!({}));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! LiveRecord: what a session keeps of its call: the record in the store, the stages, and the status that the API reads.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::call::description::CallDescription;
+use crate::call::end::EndReason;
+use crate::call::event::{CallId, Stages};
+use crate::calls::snapshot::StatusSender;
+use crate::recordings::RecordingId;
+use crate::routes::Number;
+use crate::store::{CallRecord, Store, Written};
+
+/// The record of one live call.
+pub(super) struct LiveRecord {
+    record: CallRecord,
+    /// The first write of the record; accept waits for it.
+    first_write: Written,
+    stages: Stages,
+    received_at: Instant,
+    status: StatusSender,
+    store: Store,
+}
+
+impl LiveRecord {
+    pub fn new(
+        call: &CallId,
+        description: &CallDescription,
+        number: &Number,
+        (received_at, began_at): (Instant, SystemTime),
+        status: StatusSender,
+        store: Store,
+    ) -> Self {
+        let mut record = CallRecord::new(call.as_str(), number.phone_number_id.as_str(), &number.route.name, began_at);
+        record.wacid = Some(description.wacid.clone());
+        record.display_phone_number = description.number.display_phone_number.clone();
+        let user = &description.user;
+        record.from = json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name });
+        Self { record, first_write: Written::already(), stages: Stages::default(), received_at, status, store }
+    }
+
+    /// Continues the record of an earlier process.
+    pub fn resume(&mut self, record: CallRecord) {
+        self.record = record;
+    }
+
+    pub fn record(&self) -> &CallRecord {
+        &self.record
+    }
+
+    pub fn first_write(&self) -> Written {
+        self.first_write.clone()
+    }
+
+    pub fn set_first_write(&mut self, write: Written) {
+        self.first_write = write;
+    }
+
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    pub fn received_at(&self) -> Instant {
+        self.received_at
+    }
+
+    /// Notes when a stage was reached. The status has it before any event says so.
+    pub fn reach(&mut self, stage: impl FnOnce(&mut Stages) -> &mut Option<Duration>) {
+        stage(&mut self.stages).get_or_insert(self.received_at.elapsed());
+        self.status.send_modify(|status| status.stages = self.stages);
+    }
+
+    /// Shows the call's state in its status.
+    pub fn show(&self, call: &Call) {
+        self.status.send_modify(|status| {
+            status.state = call.state_name();
+            status.agent = call.agent();
+            status.client_state.clone_from(&self.record.client_state);
+        });
+    }
+
+    pub fn keep_client_state(&mut self, client_state: String) {
+        self.record.client_state = Some(client_state);
+        self.store.call_updated(self.record.clone());
+    }
+
+    /// Meta has our answer: the next process must not answer the call again.
+    pub fn answered(&self) {
+        self.store.call_answered(&self.record.call_id);
+    }
+
+    pub fn accepted(&mut self) {
+        self.record.accepted_at = Some(SystemTime::now());
+        // The outcome of pre_accept may have been unknown.
+        self.answered();
+        self.store.call_updated(self.record.clone());
+    }
+
+    pub fn recording_began(&mut self, id: &RecordingId) {
+        self.store.recording_began(id.as_str(), &self.record.call_id);
+        self.status.send_modify(|status| status.recordings.push(id.as_str().to_owned()));
+    }
+
+    pub fn add_recording(&mut self, id: &RecordingId) {
+        self.record.recordings.push(id.as_str().to_owned());
+        self.store.call_updated(self.record.clone());
+    }
+
+    pub fn end(&mut self, reason: &EndReason, sound: &Value) {
+        self.record.end(reason, &self.stages, sound);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.record.ended_at.is_some()
+    }
+}
