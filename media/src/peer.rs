@@ -1,14 +1,13 @@
-//! Peer: one WebRTC connection, to Meta or to a browser.
+//! Peer: one WebRTC connection, to Meta or to a browser, as answerer or as offerer.
 //!
-//! Pure: datagrams and time go in, datagrams, packets and events come out. The owner
+//! Pure: datagrams and time go in; datagrams, packets and events come out. The owner
 //!
-//! 1. makes a peer from an offer ([`Peer::answer`]) or for one ([`Peer::offer`], [`Peer::accept_answer`]),
-//! 2. hands it every datagram ([`Peer::receive`]) and calls [`Peer::handle_timeout`] when
-//!    [`Peer::poll_timeout`] has come,
-//! 3. after each of these sends what [`Peer::poll_transmit`] gives and reads [`Peer::poll_event`].
+//! 1. makes a peer that answers an offer ([`Peer::answer`]), or one that offers ([`Peer::offer`], [`Peer::accept_answer`]),
+//! 2. hands it every datagram ([`Peer::receive`]) and calls [`Peer::handle_timeout`] at [`Peer::poll_timeout`],
+//! 3. after each of these drains [`Peer::poll_transmit`] and [`Peer::poll_event`].
 //!
-//! Inside, ICE finds a path, DTLS agrees on keys over it, and SRTP locks the sound with them. Three
-//! guards stand before the library's agents, which trust their input too early.
+//! ICE finds a path, DTLS negotiates keys over it, and SRTP encrypts the media with them. Three guards filter the input of
+//! the library's agents, which trust it too early.
 
 mod address;
 mod consent;
@@ -16,6 +15,7 @@ mod dtls;
 mod flight;
 mod ice;
 mod identity;
+mod media;
 mod outbox;
 mod record;
 mod record_guard;
@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
 use thiserror::Error;
 
 pub use consent::Consent;
@@ -39,49 +38,48 @@ pub use outbox::Transmit;
 pub use stats::{Dropped, PeerStats};
 pub use stun::stun_request_ufrag;
 
-use crate::rtcp::Reports;
 use consent::ConsentChange;
 use dtls::{Dtls, DtlsEvent, DtlsRole};
 use ice::{Ice, Path};
+use media::Media;
 use outbox::Outbox;
-use srtp::{Srtp, SrtpKeys};
-use ssrc_guard::Refused;
+use srtp::SrtpKeys;
 
 use crate::rtcp::is_rtcp;
-use crate::rtp::{self, RtpHeader, RtpPacket};
+use crate::rtp::{RtpHeader, RtpPacket};
 use crate::sdp::{self, Answer, Candidate, Description, LocalDescription, Offer, Setup};
 
-/// The last resort against a peer that nobody ends. Calls have their own, shorter deadlines.
+/// Limit for a peer that is never closed. Calls have shorter deadlines of their own.
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
 
 /// One of the sockets that a peer may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalAddress {
-    /// What the socket is bound to; [`Peer::receive`] and [`Transmit`] name sockets by it.
+    /// The address the socket is bound to, by which [`Peer::receive`] and [`Transmit`] name sockets.
     pub socket: SocketAddr,
-    /// What the SDP says: the public address, when the socket is behind a NAT.
+    /// The address in the SDP: the public one, when the socket is behind a NAT.
     pub advertised: SocketAddr,
 }
 
-/// What a peer needs to know beside the SDP.
+/// Configuration of a peer beside the SDP.
 #[derive(Debug, Clone)]
 pub struct PeerOptions {
     /// The certificate of this process.
     pub identity: Arc<Identity>,
     /// The sockets, the best first. At least one.
     pub addresses: Vec<LocalAddress>,
-    /// When a silent remote is reported and given up.
+    /// When a remote that does not answer checks is reported and given up.
     pub consent: Consent,
-    /// Whether the remote may name private and loopback addresses.
+    /// Whether the remote's SDP may have private and loopback addresses.
     pub allow_private: bool,
-    /// The one SSRC under which we send for the whole call.
+    /// SSRC of everything we send.
     pub ssrc: u32,
 }
 
 /// What happens to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerEvent {
-    /// Sound can flow both ways.
+    /// Media can flow both ways.
     Connected {
         /// The local socket in use.
         socket: SocketAddr,
@@ -92,24 +90,24 @@ pub enum PeerEvent {
     ConsentLost,
     /// It answers again.
     ConsentRegained,
-    /// The end; nothing more comes.
+    /// The connection is over. No event follows.
     Closed(CloseReason),
 }
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// [`Peer::close`] was called. Never reported as an event.
+    /// [`Peer::close`] was called. Not reported as an event.
     ClosedByUs,
-    /// The remote said goodbye.
+    /// The remote closed DTLS.
     ClosedByRemote,
     /// The remote has not answered our checks for [`Consent::fail_after`].
     ConsentExpired,
     /// No path was found within a minute and a half.
     NoPath,
-    /// The path was there, but DTLS did not come to an end.
+    /// DTLS failed or did not finish.
     HandshakeFailed,
-    /// The remote's certificate is none of those its SDP names: somebody may be in the middle.
+    /// The remote's certificate has none of the fingerprints in its SDP: possibly a man in the middle.
     FingerprintMismatch,
 }
 
@@ -119,13 +117,13 @@ pub enum PeerError {
     /// The cryptographic library failed.
     #[error("cryptography failed")]
     Crypto,
-    /// [`PeerOptions::addresses`] is empty or holds an address that cannot be used.
+    /// [`PeerOptions::addresses`] is empty or has an unusable address.
     #[error("no usable local media address is configured")]
     BadAddress,
-    /// All candidates of a remote that only answers are private or missing.
+    /// An ICE-lite remote has no candidate, or only private ones.
     #[error("the remote's SDP has no address that may be used; private ones need media.allow_private")]
     NoRemoteAddress,
-    /// An answer came without an offer of ours, or twice.
+    /// An answer without an offer of ours, or a second one.
     #[error("no answer is expected")]
     UnexpectedAnswer,
 }
@@ -137,19 +135,14 @@ pub struct Peer {
     ice: Ice,
     /// Absent until the remote's SDP is known.
     dtls: Option<Dtls>,
-    /// Present when connected.
-    srtp: Option<(Srtp, &'static str)>,
-    reports: Reports,
+    media: Media,
     dropped: Dropped,
-    /// Whether the remote's SDP wants our sound.
-    remote_receives: bool,
-    media_at: Option<Instant>,
     outbox: Outbox,
     events: VecDeque<PeerEvent>,
     give_up_at: Instant,
     closed: Option<CloseReason>,
-    /// What [`Peer::poll_timeout`] says. Asking everybody at every visit costs more than sound needs of a visit, and
-    /// sound moves no deadline.
+    /// The result of [`Peer::poll_timeout`], cached: media moves no deadline, and asking every part for its own at each
+    /// packet would cost more than the packet.
     deadline: Option<Instant>,
 }
 
@@ -157,7 +150,7 @@ impl Peer {
     /// A peer for a remote offer, and our answer to it. Checks begin at once.
     pub fn answer(options: &PeerOptions, offer: &Offer, now: Instant) -> Result<(Peer, String), PeerError> {
         let (role, setup) = match offer.setup {
-            // As client we can begin as soon as the path is there.
+            // A DTLS client can start as soon as there is a path.
             Setup::Actpass | Setup::Passive => (DtlsRole::Client, Setup::Active),
             Setup::Active => (DtlsRole::Server, Setup::Passive),
         };
@@ -186,7 +179,7 @@ impl Peer {
         self.negotiate(answer, role, true, now)
     }
 
-    /// Takes a datagram that `socket` received. Returns sound, if it is any.
+    /// Takes a datagram that `socket` received. Returns the packet if it is RTP.
     pub fn receive(
         &mut self,
         socket: SocketAddr,
@@ -210,19 +203,15 @@ impl Peer {
         None
     }
 
-    /// Locks a packet for the remote. `None` before connected, after the end, and for a remote whose SDP takes no
-    /// sound (`sendonly`, `inactive`).
+    /// Encrypts a packet for the remote. None before connected, after the end, and for a remote whose SDP wants no audio
+    /// (`sendonly`, `inactive`).
     ///
-    /// The first packet also starts our RTCP reports: before a call is accepted nothing of the sort
-    /// may reach Meta. They flow whatever the direction of the sound (RFC 3264 §5.1).
+    /// The first call also starts our RTCP reports: none may reach Meta before a call is accepted. They flow whatever the
+    /// direction of the audio (RFC 3264 §5.1).
     pub fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<Transmit> {
-        let (srtp, _) = self.srtp.as_mut()?;
         let path = self.ice.path()?;
-        let data = if self.remote_receives { Some(srtp.protect_rtp(header, payload)?) } else { None };
-        if data.is_some() {
-            self.reports.sent(header, payload.len(), now);
-        }
-        if self.reports.begin(now) {
+        let data = self.media.send_rtp(header, payload, now);
+        if self.media.begin_reports(now) {
             self.deadline = self.next_deadline();
         }
         Some(Transmit { socket: path.socket, to: path.remote, data: data? })
@@ -233,12 +222,12 @@ impl Peer {
         self.outbox.pop()
     }
 
-    /// What has happened.
+    /// The next event.
     pub fn poll_event(&mut self) -> Option<PeerEvent> {
         self.events.pop_front()
     }
 
-    /// When [`Peer::handle_timeout`] wants to be called. May be in the past: then at once.
+    /// When to call [`Peer::handle_timeout`]. May be in the past.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadline
     }
@@ -256,14 +245,12 @@ impl Peer {
             let event = dtls.handle_timeout(now, &mut self.outbox);
             self.follow_dtls(event);
         }
-        if let Some((srtp, _)) = &mut self.srtp
-            && let Some(path) = self.ice.path()
-            && let Some(report) = self.reports.handle_timeout(now)
-            && let Some(data) = srtp.protect_rtcp(&report)
+        if let Some(path) = self.ice.path()
+            && let Some(report) = self.media.handle_timeout(now)
         {
-            self.outbox.push(path, data);
+            self.outbox.push(path, report);
         }
-        if self.srtp.is_none() && self.give_up_at <= now {
+        if !self.media.is_connected() && self.give_up_at <= now {
             self.end(match self.ice.path() {
                 None => CloseReason::NoPath,
                 Some(_) => CloseReason::HandshakeFailed,
@@ -272,14 +259,15 @@ impl Peer {
         self.deadline = self.next_deadline();
     }
 
-    /// Nothing was read or sent for `gap`, by no fault of the remote's: to be called before anything is judged by time.
+    /// Nothing was read or sent for `gap`, through no fault of the remote: extends its deadlines. To be called before
+    /// [`handle_timeout`](Self::handle_timeout).
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         self.ice.shift_deadlines(gap, now);
         self.give_up_at = (self.give_up_at + gap).min(now + CONNECT_WITHIN);
         self.deadline = self.next_deadline();
     }
 
-    /// Ends the connection: a goodbye is queued, then all is silent.
+    /// Ends the connection. A goodbye is queued; nothing follows it.
     pub fn close(&mut self, now: Instant) {
         if self.closed.is_some() {
             return;
@@ -288,51 +276,37 @@ impl Peer {
         if let Some(dtls) = &mut self.dtls {
             dtls.close(now, &mut self.outbox);
         }
-        self.srtp = None;
+        self.media.disconnect();
         self.closed = Some(CloseReason::ClosedByUs);
         self.deadline = None;
     }
 
-    /// Counts and measures.
+    /// Counters and measurements.
     pub fn stats(&self) -> PeerStats {
-        let heard = self.reports.heard;
-        PeerStats {
-            packets_in: self.reports.packets_in,
-            bytes_in: self.reports.bytes_in,
-            packets_out: self.reports.packets_out(),
-            bytes_out: self.reports.bytes_out(),
-            lost: self.reports.lost(),
-            jitter: self.reports.jitter(),
-            remote_lost: heard.map(|heard| heard.lost.into()),
-            remote_loss_percent: heard.map_or(0, |heard| heard.loss_percent()),
-            remote_jitter: heard.map_or(Duration::ZERO, |heard| heard.jitter()),
-            round_trip: heard.and_then(|heard| heard.round_trip).or(self.ice.round_trip()),
-            remote_ssrc: self.reports.remote_ssrc(),
-            path: self.ice.path().map(|path| (path.socket, path.remote)),
-            srtp_profile: self.srtp.as_ref().map(|(_, name)| *name),
-            dropped: Dropped { unsent: self.outbox.dropped(), ..self.dropped },
-        }
+        let path = self.ice.path().map(|path| (path.socket, path.remote));
+        let dropped = Dropped { unsent: self.outbox.dropped(), ..self.dropped };
+        self.media.stats(path, self.ice.round_trip(), dropped)
     }
 
-    /// Our ICE user name: STUN requests to this peer begin with it (see [`stun_request_ufrag`]).
+    /// Our ICE user name fragment, with which STUN requests to this peer begin (see [`stun_request_ufrag`]).
     pub fn local_ufrag(&self) -> &str {
         self.ice.ufrag()
     }
 
     /// Whether a STUN message is signed with this session's passwords, which only the remote of the SDP exchange knows.
-    /// Changes nothing: the message is still to be [received](Self::receive).
+    /// The message must still be [received](Self::receive).
     pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
         self.ice.is_authentic(datagram)
     }
 
-    /// When RTP or RTCP of the remote last came. Connectivity checks do not count: they go on when sound does not.
+    /// When RTP or RTCP of the remote last arrived. Connectivity checks do not count: they continue without media.
     pub fn media_at(&self) -> Option<Instant> {
-        self.media_at
+        self.media.heard_at()
     }
 
-    /// Whether sound can flow.
+    /// Whether media can flow.
     pub fn is_connected(&self) -> bool {
-        self.srtp.is_some()
+        self.media.is_connected()
     }
 
     /// Why the connection ended, if it has.
@@ -349,11 +323,8 @@ impl Peer {
             allow_private: options.allow_private,
             ice: Ice::new(&options.identity, &options.addresses, options.consent, now)?,
             dtls: None,
-            srtp: None,
-            reports: Reports::new(options.ssrc, now),
+            media: Media::new(options.ssrc, now),
             dropped: Dropped::default(),
-            remote_receives: true,
-            media_at: None,
             outbox: Outbox::default(),
             events: VecDeque::new(),
             give_up_at: now + CONNECT_WITHIN,
@@ -364,14 +335,14 @@ impl Peer {
         Ok(peer)
     }
 
-    /// The first of all that a peer waits for.
+    /// The earliest deadline of all parts.
     fn next_deadline(&self) -> Option<Instant> {
         if self.closed.is_some() {
             return None;
         }
-        let give_up = self.srtp.is_none().then_some(self.give_up_at);
+        let give_up = (!self.media.is_connected()).then_some(self.give_up_at);
         let dtls = self.dtls.as_ref().and_then(Dtls::poll_timeout);
-        [self.ice.poll_timeout(), dtls, self.reports.poll_timeout(), give_up].into_iter().flatten().min()
+        [self.ice.poll_timeout(), dtls, self.media.poll_timeout(), give_up].into_iter().flatten().min()
     }
 
     fn negotiate(
@@ -387,15 +358,14 @@ impl Peer {
             .filter(|candidate| address::is_allowed(candidate.address, self.allow_private))
             .copied()
             .collect();
-        // A full agent finds us by itself; a lite one waits to be found.
+        // A full agent finds us by itself; a lite one waits for our checks.
         if candidates.is_empty() && remote.ice_lite {
             return Err(PeerError::NoRemoteAddress);
         }
         let dtls = Dtls::new(&self.identity, role, remote.fingerprints.clone(), now)?;
         self.ice.start(&self.identity, remote, &candidates, we_offered, now)?;
         self.dtls = Some(dtls);
-        self.reports.set_telephone_event(remote.telephone_event);
-        self.remote_receives = remote.direction.receives();
+        self.media.negotiate(remote);
         self.give_up_at = now + CONNECT_WITHIN;
         self.deadline = self.next_deadline();
         Ok(())
@@ -437,50 +407,32 @@ impl Peer {
             self.dropped.malformed += 1;
             return None;
         };
-        let packet = self.unlock(path, |srtp| srtp.unprotect_rtp(header, header_length, datagram))?;
-        self.media_at = Some(now);
-        self.reports.received(header, packet.len(), now);
-        let Some(padding) = rtp::padding(&packet, header_length) else {
-            self.dropped.malformed += 1;
+        if !self.admits_media(path) {
             return None;
-        };
-        // Cut before it can be shared: to share the packet with a slice of itself takes memory of its own.
-        let mut payload = packet;
-        payload.truncate(payload.len() - padding);
-        payload.advance(header_length);
-        Some(header.with_payload(payload.freeze()))
+        }
+        self.media.receive_rtp(header, header_length, datagram, now, &mut self.dropped)
     }
 
     fn receive_rtcp(&mut self, path: Path, datagram: &[u8], now: Instant) {
-        if let Some(compound) = self.unlock(path, |srtp| srtp.unprotect_rtcp(datagram)) {
-            self.media_at = Some(now);
-            self.reports.read(&compound, now);
+        if self.admits_media(path) {
+            self.media.receive_rtcp(datagram, now, &mut self.dropped);
         }
     }
 
-    /// Opens a packet of the selected remote; everything else is counted and dropped.
-    fn unlock(&mut self, path: Path, open: impl FnOnce(&mut Srtp) -> Result<BytesMut, Refused>) -> Option<BytesMut> {
-        let Some((srtp, _)) = &mut self.srtp else {
+    /// Media is accepted only once connected, and only from the selected address.
+    fn admits_media(&mut self, path: Path) -> bool {
+        if !self.media.is_connected() {
             self.dropped.early += 1;
-            return None;
-        };
-        if self.ice.path().is_none_or(|selected| selected.remote != path.remote) {
+            return false;
+        }
+        let is_selected = self.ice.path().is_some_and(|selected| selected.remote == path.remote);
+        if !is_selected {
             self.dropped.foreign += 1;
-            return None;
         }
-        let refused = match open(srtp) {
-            Ok(packet) => return Some(packet),
-            Err(refused) => refused,
-        };
-        match refused {
-            Refused::Unauthenticated => self.dropped.unauthenticated += 1,
-            Refused::Replayed => self.dropped.replayed += 1,
-            Refused::Malformed => self.dropped.malformed += 1,
-        }
-        None
+        is_selected
     }
 
-    /// A path that has just been found starts the handshake; a silent remote is reported.
+    /// Starts the handshake once a path is found, and reports a remote that does not answer.
     fn follow_ice(&mut self, now: Instant) {
         if let (Some(path), Some(dtls)) = (self.ice.path(), &mut self.dtls) {
             dtls.start(path, now, &mut self.outbox);
@@ -502,18 +454,16 @@ impl Peer {
     }
 
     fn connect(&mut self, keys: &SrtpKeys) {
-        let srtp = Srtp::new(keys, Arc::clone(&self.identity.crypto));
-        let (Some(srtp), Some(path)) = (srtp, self.ice.path()) else {
-            self.end(CloseReason::HandshakeFailed);
-            return;
-        };
-        self.srtp = Some((srtp, keys.profile_name()));
+        let Some(path) = self.ice.path() else { return self.end(CloseReason::HandshakeFailed) };
+        if !self.media.connect(keys, Arc::clone(&self.identity.crypto)) {
+            return self.end(CloseReason::HandshakeFailed);
+        }
         self.events.push_back(PeerEvent::Connected { socket: path.socket, remote: path.remote });
     }
 
     fn end(&mut self, reason: CloseReason) {
         if self.closed.is_none() {
-            self.srtp = None;
+            self.media.disconnect();
             self.closed = Some(reason);
             self.events.push_back(PeerEvent::Closed(reason));
         }
