@@ -1,14 +1,13 @@
-//! Allowance: as much sound as time passes, and a burst after a network that stood still.
+//! Allowance: bounds received audio to real time, plus a burst after a network stall.
 //!
-//! A sender of authentic packets could otherwise send hours of sound in minutes, and everybody who listens would pay for
-//! it.
+//! Otherwise an authenticated sender could send hours of audio in minutes, and every listener would pay for it.
 
 use std::time::{Duration, Instant};
 
-/// Sound that may come at once. What a network holds back for longer is worth nothing any more.
+/// Audio that may arrive at once. Audio that a network delays for longer is worthless.
 const BURST: Duration = Duration::from_secs(3);
 
-/// How much sound may still come.
+/// How much audio may still arrive.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     left: Duration,
@@ -20,13 +19,13 @@ impl Allowance {
         Self { left: BURST, counted_at: now }
     }
 
-    /// Takes so much sound; false if that is more than is left. A quarter more than passes is given, so that a burst and
-    /// a fast clock are made up for.
-    pub fn spend(&mut self, sound: Duration, now: Instant) -> bool {
+    /// Spends `audio` and returns true, or returns false if less is left. The allowance grows by a quarter more than real
+    /// time, to recover from a burst and to tolerate a fast clock.
+    pub fn spend(&mut self, audio: Duration, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.counted_at).min(BURST);
         self.counted_at = self.counted_at.max(now);
         self.left = (self.left + passed + passed / 4).min(BURST);
-        let left = self.left.checked_sub(sound);
+        let left = self.left.checked_sub(audio);
         self.left = left.unwrap_or(self.left);
         left.is_some()
     }

@@ -1,4 +1,6 @@
-//! Keys: telephone-event packets (RFC 4733) read from the caller, and written to the caller.
+//! DTMF keys as telephone-event packets (RFC 4733), read and written.
+//!
+//! No crate because the work is not the four payload bytes but which packets are one press, from senders that err.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,37 +10,37 @@ use thiserror::Error;
 /// RFC 4733 §3.2, events 0 to 15 in their order.
 const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '*', '#', 'A', 'B', 'C', 'D'];
 
-/// A press tells of itself every 20 to 50 ms (RFC 4733 §2.5.1.2 recommends 50). After this long without a word its
-/// end is lost, not late.
+/// A pressed key is sent every 20 to 50 ms (RFC 4733 §2.5.1.2 recommends 50). After this long without a packet its end is
+/// lost, not late.
 pub const OVER_AFTER: Duration = Duration::from_millis(150);
 
-/// A packet of a press this much older than the last one told is no straggler: the sender's clock started anew.
-/// A sender that stamps events of an 8 kHz clock with its 48 kHz line still has 0.8 s of it.
+/// A packet this much older than the last key reported is no straggler: the sender's clock restarted. A sender that stamps
+/// events of an 8 kHz clock with its 48 kHz line still has 0.8 s of it.
 const STRAGGLER: Duration = Duration::from_secs(5);
 
 /// Packets of one press follow one another, and copies of its end, within this time: 20 to 50 ms and some jitter. Between
-/// two presses lie a pause of 40 ms at the least and the time until the second is known to be one.
+/// two presses lie a pause of at least 40 ms and the time until the second is recognised.
 const FRESH: Duration = Duration::from_millis(60);
 
-/// The clock of the sound, which some senders stamp their events with whatever the events' own clock is.
+/// The clock of the audio, with which some senders stamp their events whatever the events' own clock is.
 const LINE_TICKS_PER_MS: u32 = 48;
 
-/// The longest duration that fits into a packet. A longer press goes on in a new segment (RFC 4733 §2.5.1.3).
+/// The longest duration that fits into a packet. A longer press continues in a new segment (RFC 4733 §2.5.1.3).
 const SEGMENT: u16 = u16::MAX;
 
-/// Keys waiting to be sent. An app that wants more has to wait: it gets an error.
+/// Keys waiting to be sent. Overflow is refused with an error.
 pub const MAX_QUEUED_KEYS: usize = 64;
 
-/// How long a key we send sounds, in frames: 100 ms, which every menu system hears.
+/// Duration of a key we send, in frames: 100 ms, which every menu system recognises.
 const TONE_FRAMES: u32 = 5;
-/// Between two keys, in frames: 60 ms.
+/// Pause between two keys, in frames: 60 ms.
 const GAP_FRAMES: u32 = 3;
-/// The end of a press is sent so often (RFC 4733 §2.5.1.4), so that one of them arrives.
+/// Copies of a key's end (RFC 4733 §2.5.1.4), so that one of them arrives.
 const END_PACKETS: u32 = 3;
 /// RFC 4733 §2.3.3, in -dBm0: as loud as the keys of a telephone.
 const VOLUME: u8 = 10;
 
-/// One key, once it is up again.
+/// One key, once it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// `0`–`9`, `*`, `#`, `A`–`D`.
@@ -47,35 +49,35 @@ pub struct Key {
     pub duration_ms: u32,
 }
 
-/// Gives each key once and in order, however often, late or seldom its packets come.
+/// Reports each key once and in order, whether its packets are lost, late or repeated.
 ///
-/// A key is told at the first packet of its end; if no end arrives, at the first packet of the next key, or
-/// [`OVER_AFTER`] its last packet. Senders that give each packet of one press a timestamp of its own are put up with: an
+/// A key is reported at the first packet of its end; if no end arrives, at the first packet of the next key, or
+/// [`OVER_AFTER`] its last packet. Senders that give each packet of one press a timestamp of its own are tolerated: an
 /// event that begins before the last press of the same key has ended is that press.
 #[derive(Debug)]
 pub struct KeyReader {
     ticks_per_ms: u32,
-    /// The timestamp of the press that was told last. Older packets say nothing new.
-    told_until: Option<u32>,
-    /// The last press of each key that was told.
-    told: [Option<Told>; DIGITS.len()],
-    /// The press that goes on.
+    /// Timestamp of the last press reported. Older packets are stragglers.
+    reported_until: Option<u32>,
+    /// The last reported press of each key.
+    reported: [Option<Reported>; DIGITS.len()],
+    /// The key that is down.
     pressed: Option<Press>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct Reported {
     press: Press,
-    /// No end of it came: it may still go on.
+    /// No end of it arrived: it may still be down.
     is_open: bool,
 }
 
-/// A press as far as its packets have told; also what a single packet tells. Times are in ticks of the event's clock.
+/// A press as far as its packets show, or what a single packet shows. Times are in ticks of the event's clock.
 #[derive(Debug, Clone, Copy)]
 struct Press {
     event: u8,
     began: u32,
-    /// Of its latest segment. It names the press.
+    /// Timestamp of its latest segment, which identifies the press.
     timestamp: u32,
     /// Duration of the segments before this one.
     before: u32,
@@ -85,15 +87,15 @@ struct Press {
 }
 
 impl KeyReader {
-    /// A reader of events whose clock, by their own `rtpmap`, makes so many ticks a millisecond: 8 for
-    /// `telephone-event/8000`, 48 for `telephone-event/48000`.
+    /// A reader of events whose clock has `ticks_per_ms`, by their `rtpmap`: 8 for `telephone-event/8000`, 48 for
+    /// `telephone-event/48000`.
     pub fn new(ticks_per_ms: u32) -> Self {
-        Self { ticks_per_ms: ticks_per_ms.max(1), told_until: None, told: [None; DIGITS.len()], pressed: None }
+        Self { ticks_per_ms: ticks_per_ms.max(1), reported_until: None, reported: [None; DIGITS.len()], pressed: None }
     }
 
     /// Reads one telephone-event payload; `timestamp` is that of its RTP header, the same for a whole press.
     ///
-    /// Gives the keys that are over now, oldest first: a new key's only packet can end two.
+    /// Returns the keys that are over now, oldest first: a new key's only packet can end two.
     pub fn read(&mut self, timestamp: u32, payload: &[u8], now: Instant) -> [Option<Key>; 2] {
         let &[event, flags, high, low, ..] = payload else { return [None, None] };
         let is_end = flags & 0x80 != 0;
@@ -102,71 +104,71 @@ impl KeyReader {
         if let Some(press) = self.pressed.filter(|press| press.reaches(&packet, self.line_ticks())) {
             return [self.take_in(press.and(&packet), is_end), None];
         }
-        if usize::from(event) >= DIGITS.len() || self.is_told(&packet, is_end) {
+        if usize::from(event) >= DIGITS.len() || self.is_reported(&packet, is_end) {
             return [None, None];
         }
         match self.pressed {
             None => [self.take_in(packet, is_end), None],
             Some(press) if press.meets(&packet, self.line_ticks()) => [self.take_in(press.and(&packet), is_end), None],
-            // A straggler of a key that nothing was known of, and that the pressed one has followed.
-            Some(press) if is_older(timestamp, press.timestamp) => [self.tell(packet, true), None],
-            // A new press tells that the one before is over, though no end of it came.
-            Some(press) => [self.tell(press, true), self.take_in(packet, is_end)],
+            // A straggler of an unknown key that was pressed before the present one.
+            Some(press) if is_older(timestamp, press.timestamp) => [self.report(packet, true), None],
+            // A new press means that the one before is over, though no end of it arrived.
+            Some(press) => [self.report(press, true), self.take_in(packet, is_end)],
         }
     }
 
-    /// The key whose end is lost, once its time is over.
+    /// The key whose end is lost, [`OVER_AFTER`] its last packet.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Key> {
         let press = self.pressed.filter(|press| now.saturating_duration_since(press.updated_at) >= OVER_AFTER)?;
         self.pressed = None;
-        self.tell(press, true)
+        self.report(press, true)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has a key to give even if nothing arrives.
+    /// When [`handle_timeout`](Self::handle_timeout) returns a key if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.pressed.map(|press| press.updated_at + OVER_AFTER)
     }
 
-    /// Another sender begins, for a new SSRC: nothing told before counts any more. Gives the key that was pressed.
+    /// Another sender starts, for a new SSRC: earlier keys are forgotten. Returns the key that was down.
     pub fn restart(&mut self) -> Option<Key> {
-        let pressed = self.pressed.take().and_then(|press| self.tell(press, true));
-        self.told_until = None;
-        self.told = [None; DIGITS.len()];
+        let pressed = self.pressed.take().and_then(|press| self.report(press, true));
+        self.reported_until = None;
+        self.reported = [None; DIGITS.len()];
         pressed
     }
 
-    /// Ticks of the sound's clock in one of the events'.
+    /// Ticks of the audio's clock in one of the events' clock.
     fn line_ticks(&self) -> u32 {
         (LINE_TICKS_PER_MS / self.ticks_per_ms).max(1)
     }
 
     fn take_in(&mut self, press: Press, is_end: bool) -> Option<Key> {
         self.pressed = (!is_end).then_some(press);
-        is_end.then(|| self.tell(press, false)).flatten()
+        is_end.then(|| self.report(press, false)).flatten()
     }
 
-    fn tell(&mut self, press: Press, is_open: bool) -> Option<Key> {
+    fn report(&mut self, press: Press, is_open: bool) -> Option<Key> {
         let event = usize::from(press.event);
-        self.told_until = Some(press.timestamp);
-        *self.told.get_mut(event)? = Some(Told { press, is_open });
+        self.reported_until = Some(press.timestamp);
+        *self.reported.get_mut(event)? = Some(Reported { press, is_open });
         Some(Key { digit: *DIGITS.get(event)?, duration_ms: press.ticks() / self.ticks_per_ms })
     }
 
-    /// Whether the key of this packet was told before. A key told without its end may still go on.
-    fn is_told(&mut self, packet: &Press, is_end: bool) -> bool {
+    /// Whether the key of this packet was reported before. A key reported without its end may still be down.
+    fn is_reported(&mut self, packet: &Press, is_end: bool) -> bool {
         let line_ticks = self.line_ticks();
-        if let Some(told) = self.told.get_mut(usize::from(packet.event)).and_then(Option::as_mut) {
-            if told.is_open && told.press.meets(packet, line_ticks) {
-                *told = Told { press: told.press.and(packet), is_open: !is_end };
+        if let Some(reported) = self.reported.get_mut(usize::from(packet.event)).and_then(Option::as_mut) {
+            if reported.is_open && reported.press.meets(packet, line_ticks) {
+                *reported = Reported { press: reported.press.and(packet), is_open: !is_end };
                 return true;
             }
-            if !told.is_open && told.press.covers(packet, is_end, line_ticks) {
-                told.press.updated_at = packet.updated_at;
+            if !reported.is_open && reported.press.covers(packet, is_end, line_ticks) {
+                reported.press.updated_at = packet.updated_at;
                 return true;
             }
         }
         let straggler = STRAGGLER.as_millis() as u32 * self.ticks_per_ms;
-        self.told_until.is_some_and(|told| told.wrapping_sub(packet.timestamp) <= straggler)
+        self.reported_until.is_some_and(|reported| reported.wrapping_sub(packet.timestamp) <= straggler)
     }
 }
 
@@ -175,13 +177,13 @@ impl Press {
         self.before.saturating_add(self.duration.into())
     }
 
-    /// Whether a packet is of this press while no end of it has come, though it may be older than all that is known of it.
+    /// Whether a packet belongs to this press while no end of it has arrived, even if it is older than the press so far.
     fn meets(&self, packet: &Press, line_ticks: u32) -> bool {
         let leads = self.began.wrapping_sub(packet.timestamp) <= u32::from(packet.duration);
         self.reaches(packet, line_ticks) || (packet.event == self.event && leads)
     }
 
-    /// Whether a packet touches what is known of this press, is its next segment (RFC 4733 §2.5.1.3), or has grown by as
+    /// Whether a packet touches the known part of this press, is its next segment (RFC 4733 §2.5.1.3), or has grown by as
     /// much as it has moved.
     fn reaches(&self, packet: &Press, line_ticks: u32) -> bool {
         let known = self.timestamp.wrapping_sub(self.began).saturating_add(self.duration.into());
@@ -192,7 +194,7 @@ impl Press {
         packet.event == self.event && (follows || grows)
     }
 
-    /// Whether a packet is of this press although an end of it has come: it begins before the press ended, or is a copy of
+    /// Whether a packet belongs to this press after an end of it has arrived: it begins before that end, or is a copy of
     /// the end with a timestamp of its own.
     fn covers(&self, packet: &Press, is_end: bool, line_ticks: u32) -> bool {
         let is_within = packet.timestamp.wrapping_sub(self.began) < self.ticks();
@@ -205,11 +207,11 @@ impl Press {
         packet.updated_at.saturating_duration_since(self.updated_at) < FRESH
     }
 
-    /// This press with what one more packet tells of it.
+    /// This press with one more packet taken into account.
     fn and(&self, packet: &Press) -> Press {
         let step = packet.timestamp.wrapping_sub(self.timestamp);
         let is_later = !is_older(packet.timestamp, self.timestamp);
-        // Timestamps that move within a press leave its duration growing; a segment's begins anew.
+        // Timestamps that move within a press leave its duration growing; in a new segment it restarts.
         let begins_anew = step >= u32::from(self.duration) && packet.duration <= self.duration;
         let is_segment = is_later && step > 0 && (step == u32::from(SEGMENT) || begins_anew);
         let is_earlier_segment = !is_later && self.before > 0;
@@ -233,13 +235,11 @@ fn is_older(timestamp: u32, than: u32) -> bool {
     (timestamp.wrapping_sub(than) as i32) < 0
 }
 
-/// Keys on their way to the caller: 100 ms each, 60 ms between.
+/// Keys to be sent: 100 ms each, with 60 ms in between.
 ///
-/// How to put a [`KeyPacket`] on the call's line: with the payload type of telephone-event, the line's own SSRC and
-/// its next sequence number, like any packet; but a whole press has one RTP timestamp (RFC 4733 §2.2), that of the
-/// frame at which it began. So keep the line's timestamp of the frame whose packet has the marker, and give it to
-/// the packets after it. The line's own clock goes on by one frame each time meanwhile. The packet stands in place
-/// of the frame's sound, as on a telephone; sound sent beside it needs a sequence number of its own.
+/// A [`KeyPacket`] takes the place of a frame's audio: it has the payload type of telephone-event, and the line's SSRC and
+/// next sequence number. All packets of one press have one RTP timestamp (RFC 4733 §2.2), that of the frame at which the
+/// press began, while the line's own clock advances by one frame each.
 #[derive(Debug)]
 pub struct KeySender {
     ticks_per_frame: u32,
@@ -250,7 +250,7 @@ pub struct KeySender {
 #[derive(Debug, Clone, Copy)]
 enum Sending {
     Idle,
-    /// `frame` counts from the beginning of the press.
+    /// `frame` counts from the start of the press.
     Press {
         event: u8,
         frame: u32,
@@ -265,16 +265,16 @@ enum Sending {
 pub struct KeyPacket {
     /// RFC 4733 §2.3: event, end bit and volume, duration.
     pub payload: [u8; 4],
-    /// For the RTP header: the first packet of a press.
+    /// Marker bit of the RTP header: the first packet of a press.
     pub marker: bool,
-    /// How far the press's beginning lies behind this moment, in ticks of the event's clock.
+    /// How far the start of the press lies before this frame, in ticks of the event's clock.
     pub timestamp_offset_ticks: u32,
 }
 
-/// Why keys were not taken. None of them will be sent.
+/// Why keys were refused. None of them is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// [`MAX_QUEUED_KEYS`] would be waiting.
+    /// More than [`MAX_QUEUED_KEYS`] would wait.
     #[error("more than {MAX_QUEUED_KEYS} keys are waiting to be sent")]
     TooMany,
     /// No telephone has such a key.
@@ -283,7 +283,7 @@ pub enum KeyError {
 }
 
 impl KeySender {
-    /// A sender of events whose clock makes so many ticks a millisecond, see [`KeyReader::new`].
+    /// A sender of events whose clock has `ticks_per_ms`, see [`KeyReader::new`].
     pub fn new(ticks_per_ms: u32) -> Self {
         Self { ticks_per_frame: 20 * ticks_per_ms.clamp(1, 48), waiting: VecDeque::new(), state: Sending::Idle }
     }
@@ -306,12 +306,12 @@ impl KeySender {
         Ok(())
     }
 
-    /// Whether a key sounds or waits.
+    /// Whether a key is being sent or waits.
     pub fn is_busy(&self) -> bool {
         !matches!(self.state, Sending::Idle) || !self.waiting.is_empty()
     }
 
-    /// Forgets the keys that wait. One that sounds is led to its end, or the caller's side would hold it down.
+    /// Drops the keys that wait. One that is being sent is finished, or the remote would take it as held down.
     pub fn clear(&mut self) {
         self.waiting.clear();
     }
@@ -333,7 +333,7 @@ impl KeySender {
         let is_end = frame + 1 >= TONE_FRAMES;
         let is_last = frame + 1 == TONE_FRAMES + END_PACKETS - 1;
         self.state = match is_last {
-            // The copies of the end already took a part of the gap.
+            // The copies of the end are part of the gap.
             true => Sending::Gap { frames_left: GAP_FRAMES + 1 - END_PACKETS },
             false => Sending::Press { event, frame: frame + 1 },
         };

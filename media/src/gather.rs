@@ -1,48 +1,48 @@
-//! Gather: collects the keys a caller presses until there are enough, a terminator came, or time is up.
+//! Gather: collects the keys a caller presses until there are enough, a terminator is pressed, or time is up.
 
 use std::time::{Duration, Instant};
 
-/// More digits than this are no input a person types.
+/// Nobody types more digits than this.
 pub const MAX_DIGITS: usize = 128;
 
-/// What to wait for.
+/// When a gather ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatherOptions {
-    /// It is over after so many, 1 to [`MAX_DIGITS`].
+    /// Ends after this many digits, 1 to [`MAX_DIGITS`].
     pub max_digits: usize,
-    /// For the first key, counted from the end of the prompt.
+    /// Time for the first key, from the end of the prompt.
     pub first_digit_timeout: Duration,
-    /// For each further key.
+    /// Time for each further key.
     pub inter_digit_timeout: Duration,
-    /// A key that ends it and is not among the digits, such as `#`.
+    /// A key that ends the gather and is not part of the digits, such as `#`.
     pub terminator: Option<char>,
 }
 
-/// What came of it.
+/// The result of a gather.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gathered {
     /// The keys in their order, without the terminator.
     pub digits: String,
-    /// Why it is over.
+    /// Why it ended.
     pub end: GatherEnd,
 }
 
-/// Why a gather is over.
+/// Why a gather ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatherEnd {
-    /// All the digits that were asked for.
+    /// All digits were pressed.
     MaxDigits,
     /// The terminator was pressed.
     Terminator,
-    /// No key came in time.
+    /// No key in time.
     FirstDigitTimeout,
-    /// No further key came in time.
+    /// No further key in time.
     InterDigitTimeout,
-    /// Somebody stopped it, or another gather took its place.
+    /// It was stopped, or replaced by another gather.
     Stopped,
 }
 
-/// A gather that goes on.
+/// A gather in progress.
 #[derive(Debug)]
 pub struct Gather {
     options: GatherOptions,
@@ -52,12 +52,12 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// Waits for the first key as soon as [`prompt_ended`](Self::prompt_ended) says so.
+    /// Waits for the first key from [`prompt_ended`](Self::prompt_ended) on.
     pub fn new(options: GatherOptions) -> Self {
         Self { digits: String::new(), give_up_at: None, options }
     }
 
-    /// The prompt is over, was stopped, or there is none: the time for the first key begins.
+    /// The prompt ended, was stopped, or there is none: the time for the first key starts.
     pub fn prompt_ended(&mut self, now: Instant) {
         if self.give_up_at.is_none() {
             self.give_up_at = Some(now + self.options.first_digit_timeout);
@@ -83,8 +83,7 @@ impl Gather {
         })
     }
 
-    /// Keys of the last `gap` are still to be read: the time for the next one is that much longer, at most as if it
-    /// began now.
+    /// Keys of the last `gap` are still unread: extends the time for the next one, at most as if it started now.
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         let within = match self.digits.is_empty() {
             true => self.options.first_digit_timeout,
@@ -93,7 +92,7 @@ impl Gather {
         self.give_up_at = self.give_up_at.map(|at| (at + gap).min(now + within));
     }
 
-    /// Ends it with what there is.
+    /// Ends it with the keys so far.
     pub fn stop(mut self) -> Gathered {
         self.end(GatherEnd::Stopped)
     }

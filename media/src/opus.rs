@@ -10,23 +10,23 @@ use thiserror::Error;
 
 pub use packet::{MAX_PACKET_TICKS, Mode, PacketError, PacketFacts, inspect};
 
-/// One frame of sound. Everything Patchcord sends is cut into these.
+/// Duration of one frame. Everything Patchcord sends is split into these.
 pub const FRAME: Duration = Duration::from_millis(20);
 
-/// The steady 20 ms packet of a wideband mono encoder ([`Profile::Hq`]) fed with nothing: what a silent line sends.
+/// The steady 20 ms packet of a wideband mono encoder ([`Profile::Hq`]) fed with zeros: what a silent line sends.
 pub const SILENCE: [u8; 8] = [0x48, 0x07, 0xc9, 0x79, 0xc5, 0x12, 0xf7, 0xbc];
 
-/// No packet of ours is longer. The profiles average 90 bytes; the bound keeps every packet inside any path's MTU.
+/// Longest packet that we encode. The profiles average 90 bytes; the bound keeps every packet inside any path's MTU.
 pub const MAX_ENCODED_BYTES: usize = 640;
 
-/// Concealment is believable for three frames; after them silence is the honest answer.
+/// Concealment is plausible for three frames; after them silence is better.
 const CONCEAL_AT_MOST: Duration = Duration::from_millis(60);
 
 /// Frames encoded by this process. One addition stands beside the 30 µs that encoding a frame takes.
 static ENCODES: AtomicU64 = AtomicU64::new(0);
 
-/// How many frames this process has encoded: prompts when they are loaded, and live sound. What is relayed or played
-/// must not show here.
+/// How many frames this process has encoded: prompts when they are loaded, and live audio. Relayed and played audio must
+/// not be counted here.
 pub fn encodes() -> u64 {
     ENCODES.load(Ordering::Relaxed)
 }
@@ -44,19 +44,19 @@ pub enum SampleRate {
     Hz48000,
 }
 
-/// How live sound is encoded. All are wideband speech with in-band FEC; they trade processor time for bits.
+/// How live audio is encoded. All are wideband speech with in-band FEC; they trade processor time for bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Profile {
     /// Complexity 1 at 40 kbit/s: the quality of complexity 5 at 24 kbit/s for 40 % of its processor time.
     #[default]
     Eco,
-    /// Complexity 5 at 32 kbit/s, for less than about 100 calls a core.
+    /// Complexity 5 at 32 kbit/s, for fewer than about 100 calls per core.
     Hq,
     /// Complexity 10 at 40 kbit/s: for prompts, which are encoded once.
     Prompt,
 }
 
-/// What goes wrong inside the coder.
+/// Errors of the codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OpusError {
     /// Opus codes only 8, 16, 24 and 48 kHz here.
@@ -67,7 +67,7 @@ pub enum OpusError {
     FrameLength {
         /// Samples in 20 ms at the encoder's rate.
         expected: usize,
-        /// Samples that came.
+        /// Samples given.
         got: usize,
     },
     /// The bytes are not an Opus packet.
@@ -100,7 +100,7 @@ impl Encoder {
         inner.set_complexity(complexity)?;
         inner.set_bitrate(Bitrate::Bits(bits_per_second))?;
         inner.set_vbr(true)?;
-        // Without the cap a 48 kHz encoder chooses fullband: more work for sound the phone throws away.
+        // Without the cap a 48 kHz encoder chooses fullband: more work for audio that the phone discards.
         inner.set_max_bandwidth(Bandwidth::Wideband)?;
         inner.set_inband_fec(true)?;
         inner.set_packet_loss_perc(10)?;
@@ -121,13 +121,13 @@ impl Encoder {
         Ok(())
     }
 
-    /// Forgets all earlier sound; the next packet stands alone.
+    /// Forgets all earlier audio; the next packet is independent.
     pub fn reset(&mut self) -> Result<(), OpusError> {
         Ok(self.inner.reset_state()?)
     }
 
-    /// Whether packets lean on the sound of earlier ones, as they do from the start. One that does not costs more bits
-    /// and is heard rightly whatever the decoder has heard before it.
+    /// Whether packets are predicted from earlier ones, as they are at first. One that is not costs more bits, and decodes
+    /// correctly whatever the decoder has decoded before it.
     pub(crate) fn set_prediction(&mut self, prediction: bool) -> Result<(), OpusError> {
         Ok(self.inner.set_prediction_disabled(!prediction)?)
     }
@@ -145,7 +145,7 @@ impl Decoder {
         Ok(Self { inner, rate })
     }
 
-    /// Decodes one packet and appends its samples to `out`, which stays as it was on an error. Says how many.
+    /// Decodes one packet, appends its samples to `out` and returns their number. On an error `out` stays as it was.
     pub fn decode(&mut self, packet: &[u8], out: &mut Vec<i16>) -> Result<usize, OpusError> {
         let samples = self.rate.samples(inspect(packet)?.duration);
         self.append(packet, false, samples, out)?;
@@ -155,7 +155,7 @@ impl Decoder {
     /// Appends exactly `samples` in place of lost packets.
     ///
     /// `next` is the packet that directly follows the loss: if it carries in-band FEC, the last lost frame is
-    /// rebuilt from it, and it must still be decoded afterwards. What FEC does not cover is concealed for at most
+    /// restored from it, and it must still be decoded afterwards. What FEC does not cover is concealed for at most
     /// 60 ms, fading out, and silent from there on.
     pub fn decode_lost(&mut self, next: Option<&[u8]>, samples: usize, out: &mut Vec<i16>) -> Result<(), OpusError> {
         let fec = next.and_then(|packet| Some((packet, self.fec_samples(packet)?)));
@@ -174,17 +174,17 @@ impl Decoder {
         Ok(())
     }
 
-    /// Forgets all earlier sound, for another sender or a resynchronised stream.
+    /// Forgets all earlier audio, for another sender or a resynchronised stream.
     pub fn reset(&mut self) -> Result<(), OpusError> {
         Ok(self.inner.reset_state()?)
     }
 
-    /// The rate of the PCM it gives.
+    /// The rate of the PCM it returns.
     pub fn rate(&self) -> SampleRate {
         self.rate
     }
 
-    /// The samples of the one frame that `packet` can rebuild, if it can.
+    /// The samples of the frame that `packet` can restore by FEC, if any.
     fn fec_samples(&self, packet: &[u8]) -> Option<usize> {
         let facts = inspect(packet).ok()?;
         let frame = facts.duration / u32::from(facts.frames);
@@ -225,12 +225,12 @@ impl SampleRate {
     /// All of them, lowest first.
     pub const ALL: [Self; 4] = [Self::Hz8000, Self::Hz16000, Self::Hz24000, Self::Hz48000];
 
-    /// The rate of so many samples a second, if it is one of ours.
+    /// The rate of `hz` samples per second, if it is supported.
     pub fn from_hz(hz: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|rate| rate.hz() == hz)
     }
 
-    /// Samples a second.
+    /// Samples per second.
     pub fn hz(self) -> u32 {
         match self {
             Self::Hz8000 => 8_000,
@@ -245,17 +245,17 @@ impl SampleRate {
         self.hz() as usize / 50
     }
 
-    /// Samples in so many 48 kHz RTP ticks, rounded down.
+    /// Samples in `ticks` of 48 kHz, rounded down.
     pub fn samples(self, ticks: u32) -> usize {
         (ticks / (48_000 / self.hz())) as usize
     }
 
-    /// Samples in a time, rounded down.
+    /// Samples in a duration, rounded down.
     pub fn samples_in(self, duration: Duration) -> usize {
         (duration.as_micros() * u128::from(self.hz()) / 1_000_000) as usize
     }
 
-    /// The time so many samples last.
+    /// Duration of `samples`.
     pub fn duration(self, samples: u64) -> Duration {
         let hz = u64::from(self.hz());
         Duration::from_secs(samples / hz) + Duration::from_nanos(samples % hz * 1_000_000_000 / hz)
@@ -271,7 +271,7 @@ impl TryFrom<u32> for SampleRate {
 }
 
 impl Profile {
-    /// Complexity (0 to 10) and target bits a second.
+    /// Complexity (0 to 10) and target bits per second.
     fn settings(self) -> (i32, i32) {
         match self {
             Self::Eco => (1, 40_000),
@@ -287,14 +287,14 @@ impl From<::opus::Error> for OpusError {
     }
 }
 
-/// Brings the samples up from zero in a straight line.
+/// Fades in linearly.
 pub(crate) fn fade_in(samples: &mut [i16]) {
     samples.reverse();
     fade_out(samples);
     samples.reverse();
 }
 
-/// Brings the samples down to zero in a straight line, so that a cut does not click.
+/// Fades out linearly, so that a cut does not click.
 pub(crate) fn fade_out(samples: &mut [i16]) {
     let count = samples.len() as i64;
     for (sample, left) in samples.iter_mut().zip((0..count).rev()) {

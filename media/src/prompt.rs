@@ -1,4 +1,4 @@
-//! Prompt: a sound encoded once into 20 ms Opus frames and shared by every call.
+//! Prompt: audio encoded once into 20 ms Opus frames and shared by all calls.
 
 mod warning;
 mod file;
@@ -24,19 +24,19 @@ pub use warning::PromptWarning;
 
 pub(crate) use cursor::Cursor;
 
-/// No prompt is longer: ten minutes are 3 MB of Opus and a few seconds of encoding.
+/// Longest prompt: ten minutes are 3 MB of Opus and a few seconds of encoding.
 pub const MAX_DURATION: Duration = Duration::from_secs(600);
 
-/// No file is bigger. Six minutes of CD sound fit in uncompressed, and ten minutes of all that a call carries.
+/// Largest file: six minutes of uncompressed CD audio, or ten minutes of uncompressed wideband.
 pub const MAX_FILE_BYTES: usize = 64 * 1024 * 1024;
 
-/// More channels than a 7.1 film has are not a prompt.
+/// Most channels: those of a 7.1 film.
 pub const MAX_CHANNELS: usize = 8;
 
-/// The sample rates of files, in Hz: from a telephone's to a studio's.
+/// Sample rates of files, in Hz.
 pub const RATES_HZ: RangeInclusive<u32> = 8_000..=192_000;
 
-/// A sound ready to be sent. Cloning shares the frames.
+/// Audio ready to be sent. Cloning shares the frames.
 #[derive(Debug, Clone)]
 pub struct Prompt {
     sound: Arc<Encoded>,
@@ -45,7 +45,7 @@ pub struct Prompt {
 #[derive(Debug)]
 struct Encoded {
     frames: Box<[Bytes]>,
-    /// None for sounds that repeat as they are.
+    /// None for prompts that repeat without a crossfade.
     seam: Option<Seam>,
     warnings: Box<[PromptWarning]>,
 }
@@ -53,13 +53,13 @@ struct Encoded {
 /// The prompts that need no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Builtin {
-    /// The tone of a phone that rings at the other end.
+    /// Ringback tone.
     Ringback,
-    /// A slow, quiet chime for someone who waits.
+    /// A slow, quiet chime for callers on hold.
     Hold,
-    /// Three falling notes before we hang up.
+    /// Three falling notes before a hang-up.
     Goodbye,
-    /// The tone of a line that is taken.
+    /// Busy tone.
     Busy,
     /// One short note: speak now, or you are being recorded.
     Beep,
@@ -68,13 +68,13 @@ pub enum Builtin {
 /// How often prompts play.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// To their end; silence follows.
+    /// Once; silence follows.
     Once,
-    /// From the beginning again until something else is on air.
+    /// In a loop until something else is on air.
     Loop,
 }
 
-/// Why a sound cannot be a prompt. Each text says what is wrong and what to do, to the person who made the file.
+/// Why a file cannot be a prompt. Each text tells its author what is wrong and what to do.
 #[derive(Debug, Error)]
 pub enum PromptError {
     /// No bytes at all.
@@ -83,7 +83,7 @@ pub enum PromptError {
     /// More than [`MAX_FILE_BYTES`].
     #[error("the file has more than {} MB; convert it to MP3 or Ogg Opus", MAX_FILE_BYTES / (1024 * 1024))]
     TooManyBytes,
-    /// The content is of no kind that we read, whatever the extension says.
+    /// The content has no supported format, whatever the extension.
     #[error(
         "the content is not WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus{}; convert it to one of them",
         .extension.as_ref().map(|extension| format!(", though the file is named .{extension}")).unwrap_or_default()
@@ -92,7 +92,7 @@ pub enum PromptError {
         /// The file's extension.
         extension: Option<String>,
     },
-    /// The kind is known, but not this variety of it, or its headers are broken; with the decoder's reason.
+    /// The format is supported, but not this variety of it, or its headers are broken; with the decoder's reason.
     #[error("the sound cannot be decoded: {0}; convert it to WAV with 16 bits")]
     Undecodable(String),
     /// More than [`MAX_CHANNELS`], or none.
@@ -107,42 +107,41 @@ pub enum PromptError {
     /// Longer than [`MAX_DURATION`].
     #[error("a prompt lasts at most {} minutes; cut the file", MAX_DURATION.as_secs() / 60)]
     TooLong,
-    /// More samples in all channels, or more packets, than ten minutes of any ordinary sound have.
+    /// More samples in all channels, or more packets, than ten minutes of ordinary audio have.
     #[error("the file takes more work to decode than a prompt may; convert it to mono with 16000 samples a second")]
     TooMuchWork,
-    /// The file ends before four fifths of the sound that it announces.
+    /// The file ends before four fifths of its announced duration.
     #[error("the file breaks off before its end; copy it again")]
     BreaksOff,
     /// More than a fifth of its packets do not decode.
     #[error("more than a fifth of the file is damaged or is no sound; copy or convert it again")]
     Broken,
-    /// A good file without a single sample.
+    /// A valid file without samples.
     #[error("there is no sound in the file; record or export it again")]
     NoSound,
-    /// A refusal of the encoder.
+    /// The encoder failed.
     #[error(transparent)]
     Opus(#[from] OpusError),
 }
 
 impl Prompt {
-    /// Reads a sound file: WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus, told apart by content. `extension` is used to name
-    /// the file's error better, and for nothing else.
+    /// Reads an audio file: WAV, MP3, FLAC, Ogg Vorbis or Ogg Opus, recognised by content. `extension` is used in error
+    /// texts only.
     ///
-    /// Several sounds in one file are played one after the other. The channels are mixed down evenly, or one of them is
-    /// taken where they cancel each other; the sound is resampled to 16 kHz, which is all that a call carries, and
-    /// brought to the loudness of all prompts. A file that breaks off is taken if four fifths of it are there; of an
-    /// Ogg file, which does not announce its length, any beginning is taken. [`Prompt::warnings`] tells of both.
+    /// Several streams in one file are played one after the other. The channels are mixed down evenly, or one of them is
+    /// used where they cancel each other. The audio is resampled to 16 kHz, the bandwidth of a call, and normalised to the
+    /// loudness of all prompts. A truncated file is accepted if four fifths of it are there; an Ogg file, which does not
+    /// announce its length, always. [`Prompt::warnings`] reports both.
     pub fn from_file(bytes: &[u8], extension: Option<&str>) -> Result<Self, PromptError> {
         let contents = file::read(bytes, extension)?;
         let rate = wideband::RATE;
         Self::encode(&loudness::levelled(&contents.samples, rate.hz()), rate, &contents.warnings)
     }
 
-    /// Encodes mono samples as loud as they are. The last frame is filled up with silence.
+    /// Encodes mono samples without changing their loudness. The last frame is padded with silence.
     ///
-    /// One frame of silence leads, so that the decoder of a listener settles whatever it heard before, and one
-    /// follows, because the encoder is 6.5 ms behind its input. A sound of a second or more also gets a seam for
-    /// repeating, a crossfade from its end into its beginning.
+    /// One frame of silence precedes, to let the listener's decoder settle, and one follows, because the encoder lags by
+    /// 6.5 ms. Audio of a second or more also gets a seam for looping, a crossfade from its end into its start.
     pub fn from_pcm(pcm: &[i16], rate: SampleRate) -> Result<Self, PromptError> {
         Self::encode(pcm, rate, &[])
     }
@@ -156,8 +155,8 @@ impl Prompt {
         Ok(Self { sound: Arc::new(Encoded { frames, seam, warnings: warnings.into() }) })
     }
 
-    /// Makes a built-in prompt. Tones need no care in encoding, and every start of the service waits for them. They
-    /// begin and end in quiet, and a cadence must keep its pause, so they repeat as they are.
+    /// Encodes a built-in prompt. Tones need no complex encoding, and every start of the service waits for them. They start
+    /// and end in silence, and a cadence must keep its pause, so they loop without a seam.
     pub fn builtin(builtin: Builtin) -> Result<Self, PromptError> {
         let frames = encoded(&tones::samples(builtin), tones::RATE, Profile::Eco)?;
         Ok(Self { sound: Arc::new(Encoded { frames, seam: None, warnings: Box::default() }) })
@@ -168,12 +167,12 @@ impl Prompt {
         &self.sound.frames
     }
 
-    /// How long it plays once.
+    /// Duration of one pass.
     pub fn duration(&self) -> Duration {
         crate::opus::FRAME * self.frames().len() as u32
     }
 
-    /// What is not heard as the file's author may expect.
+    /// What may sound different from what the file's author expects.
     pub fn warnings(&self) -> &[PromptWarning] {
         &self.sound.warnings
     }
@@ -187,7 +186,7 @@ impl Builtin {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Ringback, Self::Hold, Self::Goodbye, Self::Busy, Self::Beep];
 
-    /// The name it goes by in `prompt:NAME`.
+    /// Its name in `prompt:NAME`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ringback => "ringback",
@@ -204,7 +203,7 @@ impl Builtin {
     }
 }
 
-/// Frames of silence before the sound.
+/// Frames of silence before the audio.
 const LEAD_FRAMES: usize = 1;
 
 fn encoded(pcm: &[i16], rate: SampleRate, profile: Profile) -> Result<Box<[Bytes]>, OpusError> {

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::rtp_leg::RtpLegStats;
 
-/// What one estimate is over.
+/// Interval of estimates.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Without any impairment (G.107 Table 3).
 const BEST_RATING: f64 = 93.2;
-/// G.113 Appendix I: a loss of so many percent costs half of the rating. Codecs with concealment have 20 to 35.
+/// G.113 Appendix I: loss in percent that halves the rating. Codecs with concealment have 20 to 35.
 const LOSS_ROBUSTNESS: f64 = 25.0;
-/// One-way delay beside the network's: a frame, its encoding, and the phone's own buffer.
+/// One-way delay beside that of the network: a frame, its encoding, and the phone's own buffer.
 const OWN_DELAY_MS: f64 = 60.0;
 
-/// In three words.
+/// Quality in three levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// R below 60: nearly all users are dissatisfied (G.109).
@@ -46,22 +46,22 @@ pub struct Quality {
     pub level: Level,
     /// Of the worse direction, 1 to 4.5.
     pub mean_opinion_score: f64,
-    /// The caller's packets that never came, in percent; None when the caller sent nothing.
+    /// Loss of the caller's packets, in percent; None when the caller sent nothing.
     pub loss_from_caller: Option<f64>,
-    /// Our packets that never reached the caller's side, in percent; None before its first report.
+    /// Loss of our packets, in percent; None before the caller's first report.
     pub loss_to_caller: Option<f64>,
     /// Interarrival jitter of the caller's packets (RFC 3550 §6.4.1).
     pub jitter: Duration,
-    /// None before it was measured.
+    /// None before the first measurement.
     pub round_trip: Option<Duration>,
 }
 
-/// Looks at a call's figures from time to time.
+/// Estimates the quality of a leg every [`INTERVAL`].
 #[derive(Debug)]
 pub struct QualityMeter {
     due_at: Instant,
     before: Counts,
-    told: Option<Level>,
+    reported: Option<Level>,
     worst: Option<Quality>,
 }
 
@@ -76,7 +76,7 @@ struct Counts {
 impl QualityMeter {
     /// The first estimate is due [`INTERVAL`] from now.
     pub fn new(now: Instant) -> Self {
-        Self { due_at: now + INTERVAL, before: Counts::default(), told: None, worst: None }
+        Self { due_at: now + INTERVAL, before: Counts::default(), reported: None, worst: None }
     }
 
     /// Whether an estimate is due.
@@ -84,7 +84,7 @@ impl QualityMeter {
         now >= self.due_at
     }
 
-    /// Estimates; gives the first estimate, and then each that is of another level than the last one given.
+    /// Estimates. Returns the first estimate, and then each whose level differs from the last one returned.
     pub fn observe(&mut self, stats: &RtpLegStats, now: Instant) -> Option<Quality> {
         self.due_at = now + INTERVAL;
         let counts = Counts {
@@ -98,7 +98,7 @@ impl QualityMeter {
         if self.worst.is_none_or(|worst| quality.mean_opinion_score < worst.mean_opinion_score) {
             self.worst = Some(quality);
         }
-        (self.told.replace(quality.level) != Some(quality.level)).then_some(quality)
+        (self.reported.replace(quality.level) != Some(quality.level)).then_some(quality)
     }
 
     /// The worst estimate so far; None for a call too short for one.
@@ -113,7 +113,7 @@ fn estimate(before: Counts, now: Counts, stats: &RtpLegStats) -> Option<Quality>
     let lost = now.lost.saturating_sub(before.lost);
     let sent = now.sent.saturating_sub(before.sent);
     let loss_from_caller = (received > 0).then(|| percent(lost, received + lost));
-    // Reports lag, so more may be lost than were sent; and a late packet that comes after all lowers the count.
+    // Reports lag, so more may be lost than were sent; and a packet that arrives late lowers the count.
     let remote_lost = now.remote_lost.map(|lost| lost - before.remote_lost.unwrap_or(0));
     let remote_lost = remote_lost.map(|lost| u64::try_from(lost).unwrap_or(0).min(sent));
     let loss_to_caller = remote_lost.filter(|_| sent > 0).map(|lost| percent(lost, sent));

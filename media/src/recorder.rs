@@ -25,17 +25,17 @@ use floor::Floor;
 pub use measure::{Measured, measure};
 use tracks::Tracks;
 
-/// A jump of the agent's line up to one minute is filled with silence. A call that stood still longer has long ended;
-/// what comes after such a jump is laid down right behind what came before it.
+/// A jump of the agent's line up to one minute is filled with silence. A call stalled for longer has ended long ago; audio
+/// after such a jump directly follows the audio before it.
 const MAX_JUMP_FRAMES: i64 = 3000;
 
-/// Writes one call down.
+/// Records one call.
 ///
-/// The agent's line is the master clock: one frame of it is 20 ms of the file. The caller's line is laid along it by
-/// its RTP timestamps. After each [`agent_frame`](Self::agent_frame), or as often as one likes,
-/// [`poll_page`](Self::poll_page) gives the bytes that are new.
+/// The agent's line is the master clock: one frame of it is 20 ms of the file. The caller's line is placed along it by
+/// its RTP timestamps. [`poll_page`](Self::poll_page) returns the new bytes, to be polled after each
+/// [`agent_frame`](Self::agent_frame) or less often.
 ///
-/// A file that ends anywhere can be heard up to its last whole page, which is never more than a second behind.
+/// A truncated file plays up to its last whole page, which is at most a second behind.
 pub struct Recorder {
     container: Container,
     tracks: Tracks,
@@ -46,47 +46,47 @@ pub struct Recorder {
     stats: RecorderStats,
 }
 
-/// What is left when a recording ends.
+/// The rest of a recording when it ends.
 #[derive(Debug)]
 pub struct Recorded {
-    /// The last bytes of the file, in order. Those of [`Recorder::poll_page`] that were not taken are among them.
+    /// The last bytes of the file, in order, including those not yet taken from [`Recorder::poll_page`].
     pub pages: Vec<Bytes>,
-    /// The sound of the whole file.
+    /// Duration of the whole file.
     pub duration: Duration,
-    /// What was not as usual.
+    /// Irregularities.
     pub stats: RecorderStats,
 }
 
-/// What was not as usual, in frames of 20 ms if nothing else is said.
+/// Irregularities of a recording, in frames of 20 ms unless stated otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecorderStats {
-    /// Lost frames of the caller's that repeat the one before.
+    /// Lost caller frames, filled by repeating the one before.
     pub frames_concealed: u64,
-    /// Left out because the caller's clock is fast.
+    /// Caller frames left out because the caller's clock is fast.
     pub frames_left_out: u64,
-    /// Doubled because the caller's clock is slow.
+    /// Caller frames repeated because the caller's clock is slow.
     pub frames_repeated: u64,
-    /// The caller's, which came when their place was written or taken.
+    /// Caller frames that arrived after their place was written or taken.
     pub too_late: u64,
-    /// The caller's, too far ahead of the master clock.
+    /// Caller frames too far ahead of the master clock.
     pub too_early: u64,
-    /// The caller's packets from before the first frame of the agent's line.
+    /// Caller packets before the first frame of the agent's line.
     pub before_start: u64,
-    /// The caller's packets that had to be decoded and encoded again.
+    /// Caller packets that had to be decoded and encoded again.
     pub recoded: u64,
-    /// Packets that were no Opus of the right length. They are silence.
+    /// Packets that were not Opus of the right length, replaced by silence.
     pub broken: u64,
-    /// Times that a clock was not to be followed and a line was laid down anew.
+    /// Restarts of a line because its clock jumped.
     pub restarts: u64,
-    /// Pages that nobody took. The file has a hole.
+    /// Pages dropped because they were not taken in time. The file has a hole.
     pub pages_dropped: u64,
 }
 
-/// How the agent's line lies in time.
+/// The agent's line against our clock.
 struct Master {
     started: Instant,
     timestamp: u32,
-    /// How late the frames were. A worker may be late but never early, so the least late one tells the true time.
+    /// Lateness of frames. A worker may be late but never early, so the least late frame shows the true time.
     lateness: Floor,
 }
 
@@ -105,8 +105,8 @@ impl Recorder {
         }
     }
 
-    /// What just left for the caller: one packet of 20 ms. `timestamp` is that of our RTP line, in 48 kHz ticks; where
-    /// it jumps ahead by whole frames, the file is silent.
+    /// Takes a packet of 20 ms that left for the caller. `timestamp` is that of our RTP line, in 48 kHz ticks; a jump ahead
+    /// by whole frames is silence in the file.
     pub fn agent_frame(&mut self, timestamp: u32, packet: &[u8], now: Instant) {
         let skipped = self.step_to(timestamp) - 1;
         for _ in 0..skipped {
@@ -121,8 +121,8 @@ impl Recorder {
         }
     }
 
-    /// The next of the caller's line, as it came out of the reorder buffer at `now`. Before the agent's first frame
-    /// there is nothing to lay it along, and it is counted only.
+    /// Takes the next slot of the caller's line, as it left the reorder buffer at `now`. Before the agent's first frame
+    /// slots are only counted.
     pub fn caller(&mut self, slot: &Slot, now: Instant) {
         let Some(master) = &self.master else {
             self.stats.before_start += 1;
@@ -132,12 +132,12 @@ impl Recorder {
         self.write();
     }
 
-    /// Another sender speaks for the caller from now on: its timestamps have nothing to do with those before.
+    /// Another sender starts: its timestamps are unrelated to those before.
     pub fn caller_restarts(&mut self) {
         self.caller.restart();
     }
 
-    /// Both channels are silent until [`resume`](Self::resume). Time goes on.
+    /// Records silence in both channels until [`resume`](Self::resume). Time continues.
     pub fn pause(&mut self) {
         self.paused = true;
         self.tracks.set_silent(true);
@@ -149,24 +149,24 @@ impl Recorder {
         self.tracks.set_silent(self.masked);
     }
 
-    /// The same silence for protected passages, apart from pauses: it is on from now, or off.
+    /// Records silence for protected passages, independently of pauses.
     pub fn mask(&mut self, on: bool) {
         self.masked = on;
         self.tracks.set_silent(self.masked || self.paused);
     }
 
-    /// The next bytes of the file, if there are new ones: whole pages, one every 700 ms. The headers come first, at
-    /// once. Not taken for 90 s, new ones are dropped and counted.
+    /// The next bytes of the file: whole pages, one every 700 ms. The headers come first, at once. If pages are not taken
+    /// for 90 s, new ones are dropped and counted.
     pub fn poll_page(&mut self) -> Option<Bytes> {
         self.container.poll_page()
     }
 
-    /// The sound so far, by the master clock.
+    /// Duration so far, by the master clock.
     pub fn duration(&self) -> Duration {
         FRAME * u32::try_from(self.tracks.frames()).unwrap_or(u32::MAX)
     }
 
-    /// What was not as usual so far.
+    /// Irregularities so far.
     pub fn stats(&self) -> RecorderStats {
         RecorderStats { pages_dropped: self.container.pages_dropped(), ..self.stats }
     }
@@ -179,7 +179,7 @@ impl Recorder {
         Recorded { pages, duration: self.duration(), stats: self.stats() }
     }
 
-    /// By how many frames the agent's line moves on.
+    /// By how many frames the agent's line advances.
     fn step_to(&mut self, timestamp: u32) -> i64 {
         let Some(master) = &self.master else { return 1 };
         let ticks = i64::from(timestamp.wrapping_sub(master.timestamp) as i32);
@@ -211,13 +211,13 @@ impl Recorder {
 }
 
 impl Master {
-    /// Ticks since the first frame came, by the clock on the wall.
+    /// 48 kHz ticks since the first frame, by our clock.
     fn ticks(&self, now: Instant) -> i64 {
         let passed = now.saturating_duration_since(self.started).as_nanos();
         i64::try_from(passed * 48 / 1_000_000).unwrap_or(i64::MAX / 2)
     }
 
-    /// Where the master clock stands, in ticks from the beginning of the recording.
+    /// Position of the master clock, in 48 kHz ticks from the start of the recording.
     fn position(&self, now: Instant) -> i64 {
         self.ticks(now) - self.lateness.least()
     }

@@ -1,4 +1,6 @@
-//! Reorder: the caller's packets in order at once, and gaps named instead of hidden.
+//! Reorder: received packets in order at once, and gaps reported instead of hidden.
+//!
+//! No crate because jitter buffers delay every packet for a playout clock; this one delays only packets behind a gap.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +8,13 @@ use bytes::Bytes;
 
 use crate::opus::inspect;
 
-/// How long a gap may stay open. Most reordering heals sooner, and a word that comes later is a lost word.
+/// How long a gap may stay open. Most reordering resolves sooner, and later audio is as good as lost.
 pub const DEFAULT_WAIT: Duration = Duration::from_millis(60);
 
-/// Sequence numbers held back behind a gap, about 1.3 s of sound. One more, and the gap is lost at once.
+/// Sequence numbers held back behind a gap, about 1.3 s of audio. On overflow the gap counts as lost at once.
 const WINDOW: u16 = 64;
 
-/// Beyond this many numbers, forwards or backwards, the sender has started anew (RFC 3550 A.1 speaks of a restart).
+/// A jump by more numbers than this, forwards or backwards, is a restart of the sender (RFC 3550 A.1).
 const RESYNC_SEQUENCE: i16 = 100;
 
 /// One second of 48 kHz ticks. A longer jump is a restarted clock, not a pause worth filling.
@@ -23,17 +25,18 @@ const PLACES: usize = 128;
 
 /// Puts one sender's packets in order.
 ///
-/// A packet that comes in order leaves in the same instant: there is no playout delay. Behind a gap packets wait
-/// until it fills, until `wait` is over, or until 64 numbers are held back; then the gap is named
-/// [`Slot::Lost`]. A far number alone is a stray; a second one beside it is a sender that started anew. After each [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it gives nothing.
-/// The durations of all slots add up to the sender's own clock, so a listener to them hears continuous sound.
+/// An in-order packet leaves at once: there is no playout delay. Behind a gap packets wait until it fills, until `wait` is
+/// over, or until 64 numbers are held back; then the gap is reported as
+/// [`Slot::Lost`]. A single far number is a stray; a second one beside it is a restart of the sender. After each
+/// [`push`](Self::push) or timeout, call [`poll`](Self::poll) until it returns None.
+/// The durations of all slots add up to the sender's own clock, so a listener to them hears continuous audio.
 #[derive(Debug)]
 pub struct Reorder {
     wait: Duration,
     /// Indexed by sequence number modulo [`PLACES`]. There only while something waits behind a gap: on a good network
     /// no call pays for it.
     places: Option<Box<[Option<Held>; PLACES]>>,
-    /// The packet that leaves next, when it came while nothing else was held. Most do, and need no place of their own.
+    /// The packet that leaves next, if it arrived while nothing else was held. Most do, and need no place.
     front: Option<Held>,
     held: usize,
     line: Option<Line>,
@@ -42,7 +45,7 @@ pub struct Reorder {
     stats: ReorderStats,
 }
 
-/// One thing that the sender's line of sound holds next.
+/// The next piece of the sender's line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slot {
     /// A packet, in order.
@@ -52,30 +55,30 @@ pub enum Slot {
         /// One Opus packet, known to be well formed.
         payload: Bytes,
     },
-    /// Sound that was sent and did not arrive in time.
+    /// Audio that was sent and did not arrive in time.
     Lost {
-        /// 48 kHz ticks, where the loss begins.
+        /// Start of the loss, in 48 kHz ticks.
         timestamp: u32,
         /// 48 kHz ticks, at most one second.
         duration: u32,
-        /// The packet that directly follows, for its in-band FEC. It comes as a [`Slot::Packet`] too.
+        /// The packet that directly follows, for its in-band FEC. It follows as a [`Slot::Packet`] too.
         next: Option<Bytes>,
     },
     /// A pause in which the sender sent nothing on purpose (DTX).
     Quiet {
-        /// 48 kHz ticks, where the pause begins.
+        /// Start of the pause, in 48 kHz ticks.
         timestamp: u32,
         /// 48 kHz ticks, at most one second.
         duration: u32,
     },
 }
 
-/// What was dropped or given up so far, in packets.
+/// Counters since the start, in packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReorderStats {
-    /// Came after its place was passed: too late, or a copy of a packet that had already left.
+    /// Arrived after their place was passed: too late, or copies of packets that had left.
     pub late: u64,
-    /// Came while its copy was still held.
+    /// Arrived while their copy was still held.
     pub duplicate: u64,
     /// Sequence numbers given up.
     pub lost: u64,
@@ -83,13 +86,13 @@ pub struct ReorderStats {
     pub broken: u64,
     /// Restarts of the sender's numbers or clock.
     pub resynced: u64,
-    /// Held packets thrown away by a restart.
+    /// Held packets dropped by a restart.
     pub discarded: u64,
-    /// Came alone with a number far from the line, and were thrown away when the line went on.
+    /// Single packets with a number far from the line, dropped when the line continued.
     pub stray: u64,
 }
 
-/// Where the sender's line stands. It exists from the first packet on.
+/// The state of the sender's line, from its first packet on.
 #[derive(Debug)]
 struct Line {
     /// The sequence number that leaves next.
@@ -98,11 +101,11 @@ struct Line {
     end: u16,
     /// When the gap at `next` was noticed. `None` when nothing waits.
     gap_since: Option<Instant>,
-    /// Where the last sound ended, in 48 kHz ticks.
+    /// End of the last audio, in 48 kHz ticks.
     sound_end: Option<u32>,
-    /// The length of the last packet with sound, in 48 kHz ticks.
+    /// Duration of the last audio packet, in 48 kHz ticks.
     packet_ticks: u32,
-    /// Numbers given up since the last sound.
+    /// Numbers given up since the last audio.
     missing: u32,
 }
 
@@ -120,7 +123,7 @@ enum Content {
         duration: u32,
         has_fec: bool,
     },
-    /// A number without sound, such as a telephone-event.
+    /// A number without audio, such as a telephone-event.
     Soundless,
 }
 
@@ -132,7 +135,7 @@ impl Reorder {
 
     /// Takes one Opus packet of the sender. `timestamp` is in 48 kHz ticks.
     ///
-    /// An empty payload is a keep-alive and a broken one is noise: both use up their number without any sound.
+    /// An empty payload is a keep-alive and a malformed one is noise: both use up their number without audio.
     pub fn push(&mut self, sequence: u16, timestamp: u32, payload: Bytes, now: Instant) {
         let content = match inspect(&payload) {
             Ok(facts) => Content::Sound { timestamp, payload, duration: facts.duration, has_fec: facts.has_fec },
@@ -144,7 +147,7 @@ impl Reorder {
         self.hold(sequence, content, now);
     }
 
-    /// Marks a sequence number as arrived but without sound: a telephone-event (RFC 4733) shares the numbers.
+    /// Marks a sequence number as arrived without audio: a telephone-event (RFC 4733) shares the numbers.
     pub fn skip(&mut self, sequence: u16, now: Instant) {
         self.hold(sequence, Content::Soundless, now);
     }
@@ -188,7 +191,7 @@ impl Reorder {
         None
     }
 
-    /// When [`poll`](Self::poll) has something new to say even if nothing arrives.
+    /// When [`poll`](Self::poll) has a new result even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let line = self.line.as_ref()?;
         let since = line.gap_since?;
@@ -205,7 +208,7 @@ impl Reorder {
         self.drop_stray();
     }
 
-    /// Counts since the beginning.
+    /// Counters since the start.
     pub fn stats(&self) -> ReorderStats {
         self.stats
     }
@@ -217,7 +220,7 @@ impl Reorder {
         };
         let ahead = sequence.wrapping_sub(line.next) as i16;
         if (-RESYNC_SEQUENCE..=RESYNC_SEQUENCE).contains(&ahead) {
-            // The line goes on: what was far from it was no restart.
+            // The line continues: the stray was no restart.
             self.drop_stray();
             self.place(sequence, held);
         } else {
@@ -225,7 +228,7 @@ impl Reorder {
         }
     }
 
-    /// Follows the sender to its new line when two neighbours of it have come, and keeps both.
+    /// Follows the sender to a new line once two neighbours of it have arrived, and keeps both.
     fn hold_far(&mut self, sequence: u16, held: Held) {
         match self.stray.take() {
             Some((first, before)) if sequence == first.wrapping_add(1) || first == sequence.wrapping_add(1) => {
@@ -307,12 +310,12 @@ impl Line {
         self.end.wrapping_sub(self.next) > WINDOW
     }
 
-    /// Also true inside a gap that is already being given up: it goes as a whole.
+    /// Also true inside a gap that is being given up: it is given up as a whole.
     fn gap_is_over(&self, wait: Duration, now: Instant) -> bool {
         self.is_full() || self.gap_since.is_none_or(|since| now.saturating_duration_since(since) >= wait)
     }
 
-    /// What lies between the last sound and a packet at `timestamp`: lost packets, a pause, both or nothing.
+    /// What lies between the last audio and a packet at `timestamp`: lost packets, a pause, both or nothing.
     fn slot_before(
         &mut self,
         timestamp: u32,
@@ -333,7 +336,7 @@ impl Line {
         let total = ahead.unsigned_abs();
         let lost = total.min(self.missing.saturating_mul(self.packet_ticks));
         let quiet = total - lost;
-        // Only speech is sent with a second copy, so FEC in `next` says that the loss stood right before it.
+        // Only speech is sent with FEC, so FEC in `next` means that the loss was right before it.
         // Otherwise the loss came first: the end of a word, and then the pause.
         let (is_lost, duration) = match (lost, quiet) {
             (0, _) => (false, quiet),

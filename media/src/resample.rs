@@ -1,4 +1,4 @@
-//! Resampler: 20 ms of samples from one rate to another, for what Opus does not bring along at the right rate.
+//! Resampler: 20 ms frames from one rate to another, where Opus does not decode at the right rate.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::opus::SampleRate;
 
 /// Turns one 20 ms frame at one rate into exactly one at another, 2.5 ms late (5 ms to or from 8 kHz).
 ///
-/// Level to within 0.5 dB up to 41 % of the lower rate (3.3 kHz at 8 kHz); what the lower rate cannot carry is more
-/// than 80 dB down.
+/// Flat within 0.5 dB up to 41 % of the lower rate (3.3 kHz at 8 kHz); frequencies beyond the lower rate are more than
+/// 80 dB down.
 ///
-/// Opus codes all four rates by itself; this is for people of different rates in one mix, and for G.711.
-/// After it is made it asks for no memory, as long as `out` has room.
+/// Opus supports all four rates by itself; this is for speakers of different rates in one mix, and for G.711. After its
+/// creation it allocates nothing, as long as `out` has room.
 pub struct Resampler {
     from: SampleRate,
     to: SampleRate,
@@ -33,8 +33,7 @@ impl Resampler {
         Self { from, to, work: (from != to).then(|| Work::new(from, to)) }
     }
 
-    /// Appends one frame at the new rate to `out`, whatever the length of `frame`: what is missing of its 20 ms counts
-    /// as silence, what is too much is left out.
+    /// Appends one frame at the new rate to `out`. A short `frame` is padded with silence, a long one is truncated.
     pub fn process(&mut self, frame: &[i16], out: &mut Vec<i16>) {
         let expected = self.from.samples_per_frame();
         let frame = &frame[..frame.len().min(expected)];
@@ -47,7 +46,7 @@ impl Resampler {
         }
     }
 
-    /// Forgets the sound of the last milliseconds.
+    /// Forgets the last milliseconds of audio.
     pub fn reset(&mut self) {
         if let Some(work) = &mut self.work {
             work.fft.reset();
@@ -59,7 +58,7 @@ impl Resampler {
         self.from
     }
 
-    /// The rate of the frames it gives.
+    /// The rate of the frames it returns.
     pub fn to(&self) -> SampleRate {
         self.to
     }

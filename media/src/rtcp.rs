@@ -1,4 +1,6 @@
-//! RTCP reports (RFC 3550 §6): what each side says about the packets it sent and received.
+//! RTCP reports (RFC 3550 §6), read and written.
+//!
+//! No crate because a call needs two report types, and reading them in place needs no allocation.
 
 mod reports;
 
@@ -6,20 +8,20 @@ use std::time::Duration;
 
 pub(crate) use reports::Reports;
 
-/// Seconds since some beginning as 32.32 fixed point, the form of NTP timestamps.
+/// Seconds since an arbitrary instant as 32.32 fixed point, the form of NTP timestamps.
 ///
 /// RFC 3550 §4 lets a sender without a wall clock count from any instant: only differences are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NtpTime(pub u64);
 
-/// What a receiver says about one sender's packets.
+/// A receiver's report on one sender's packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReportBlock {
-    /// Whose packets.
+    /// The sender of the packets.
     pub ssrc: u32,
-    /// Packets lost since the previous report, of 256.
+    /// Share of packets lost since the previous report, in 1/256.
     pub fraction_lost: u8,
-    /// Packets lost since the beginning; negative when some came twice.
+    /// Packets lost since the start; negative when duplicates arrived.
     pub lost: i32,
     /// Highest sequence number received, with the count of wraps above it.
     pub highest_sequence: u32,
@@ -27,40 +29,40 @@ pub struct ReportBlock {
     pub jitter: u32,
     /// Middle 32 bits of the last sender report's NTP time, 0 if there was none.
     pub last_sender_report: u32,
-    /// Time since that report came, in 1/65536 s.
+    /// Time since that report arrived, in 1/65536 s.
     pub delay: u32,
 }
 
-/// What a sender says about itself.
+/// A sender's report on itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SenderInfo {
     /// When the report was made.
     pub ntp: NtpTime,
     /// The RTP timestamp of that instant.
     pub timestamp: u32,
-    /// Packets sent since the beginning.
+    /// Packets sent since the start.
     pub packets: u32,
-    /// Payload bytes sent since the beginning.
+    /// Payload bytes sent since the start.
     pub bytes: u32,
 }
 
-/// One part of a compound packet; parts that say nothing about the sound are not read.
+/// One part of a compound packet. Parts that do not concern audio are not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RtcpPart<'a> {
     /// A sender report.
     SenderReport {
-        /// Who sent it.
+        /// SSRC of the reporter.
         ssrc: u32,
-        /// What it says of itself.
+        /// Its report on itself.
         info: SenderInfo,
-        /// What it says of others.
+        /// Its reports on others.
         blocks: ReportBlocks<'a>,
     },
     /// A receiver report.
     ReceiverReport {
-        /// Who sent it.
+        /// SSRC of the reporter.
         ssrc: u32,
-        /// What it says of others.
+        /// Its reports on others.
         blocks: ReportBlocks<'a>,
     },
     /// A sender leaves. A hint only: calls end by signalling.
@@ -124,7 +126,7 @@ pub fn read_compound(compound: &[u8]) -> impl Iterator<Item = RtcpPart<'_>> {
 }
 
 impl ReportBlocks<'_> {
-    /// What the report says of this sender.
+    /// The block about this sender.
     pub fn about(&self, ssrc: u32) -> Option<ReportBlock> {
         self.0.chunks_exact(BLOCK_BYTES).find(|block| word(block, 0) == ssrc).map(|block| ReportBlock {
             ssrc,
@@ -140,7 +142,7 @@ impl ReportBlocks<'_> {
 }
 
 impl NtpTime {
-    /// So long after the beginning. The beginning is not 0, as a report's 0 means "never".
+    /// The time `elapsed` after the start. The start is not 0, because 0 in a report means "never".
     pub fn after(elapsed: Duration) -> NtpTime {
         let seconds = (elapsed.as_secs() + 1) << 32;
         let fraction = (u64::from(elapsed.subsec_nanos()) << 32) / 1_000_000_000;
@@ -164,7 +166,7 @@ impl ReportBlock {
     }
 }
 
-/// No conversation goes on over a longer one.
+/// A longer one is not plausible for a call that still goes on.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
 
 /// A duration in 1/65536 s.

@@ -1,14 +1,16 @@
-//! RTP packets (RFC 3550 §5.1): the header read and written by hand, without allocation.
+//! RTP packets (RFC 3550 §5.1): the header read and written without allocation.
+//!
+//! No crate because they parse into owned structs with extensions and contributors that a call does not use.
 
 use bytes::Bytes;
 
 /// Length in bytes of the fixed header, which is all we ever send.
 pub const FIXED_HEADER_BYTES: usize = 12;
 
-/// The fields of an RTP header that a call's sound needs.
+/// The fields of an RTP header that a call uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RtpHeader {
-    /// Which codec the payload is in, by the number agreed in the SDP (0 to 127).
+    /// The codec of the payload, by its number in the SDP (0 to 127).
     pub payload_type: u8,
     /// Set on the first packet after a silence, and on the first of a DTMF digit.
     pub marker: bool,
@@ -16,14 +18,14 @@ pub struct RtpHeader {
     pub sequence: u16,
     /// Sampling time of the first sample, in ticks of the codec's clock (48 kHz for Opus); wraps.
     pub timestamp: u32,
-    /// Who speaks: one number per sender for the whole call.
+    /// The sender: one number for the whole call.
     pub ssrc: u32,
 }
 
-/// An authenticated and decrypted packet: no extensions, contributors or padding are left in it.
+/// An authenticated and decrypted packet, without extensions, contributors and padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RtpPacket {
-    /// Which codec the payload is in, by the number agreed in the SDP (0 to 127).
+    /// The codec of the payload, by its number in the SDP (0 to 127).
     pub payload_type: u8,
     /// Set on the first packet after a silence, and on the first of a DTMF digit.
     pub marker: bool,
@@ -31,9 +33,9 @@ pub struct RtpPacket {
     pub sequence: u16,
     /// Sampling time of the first sample, in ticks of the codec's clock (48 kHz for Opus); wraps.
     pub timestamp: u32,
-    /// Who speaks.
+    /// The sender.
     pub ssrc: u32,
-    /// The codec's bytes.
+    /// The encoded audio or event.
     pub payload: Bytes,
 }
 
@@ -41,7 +43,7 @@ impl RtpHeader {
     /// Reads the header of a packet, plain or encrypted: SRTP leaves headers readable.
     ///
     /// Returns the header and its whole length in bytes with contributors and extension, or `None`
-    /// when the bytes are no RTP packet of version 2.
+    /// when the bytes are not an RTP packet of version 2.
     pub fn parse(packet: &[u8]) -> Option<(RtpHeader, usize)> {
         let fixed = packet.first_chunk::<FIXED_HEADER_BYTES>()?;
         if fixed[0] >> 6 != 2 {
@@ -91,7 +93,7 @@ impl RtpHeader {
     }
 }
 
-/// How many bytes of padding end a decrypted packet; `None` when the count is a lie.
+/// Bytes of padding at the end of a decrypted packet; None when the count exceeds the packet.
 pub(crate) fn padding(packet: &[u8], header_length: usize) -> Option<usize> {
     if packet.first()? & 0x20 == 0 {
         return Some(0);

@@ -1,7 +1,9 @@
-//! The narrow SDP of an audio call: read an offer or an answer, write ours.
+//! SDP of an audio call: offers and answers read, ours written.
 //!
-//! Only what a WhatsApp call or a browser's microphone needs is understood; everything else is skipped.
-//! Errors say what is wrong and in which line, and never repeat the text: an SDP holds passwords and addresses.
+//! Only what a WhatsApp call or a browser's microphone needs is read; everything else is skipped. Errors name the fault and
+//! the line, and never quote the text: an SDP contains passwords and addresses.
+//!
+//! No crate because a malformed line must not fail a call whose audio does not need it, and no error may quote the text.
 
 mod candidate;
 mod read;
@@ -15,7 +17,7 @@ use thiserror::Error;
 pub use candidate::Candidate;
 pub(crate) use write::{CNAME, LocalDescription, write_answer, write_offer};
 
-/// A remote offer, parsed once at the door.
+/// A remote offer, parsed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer(Description);
 
@@ -23,34 +25,34 @@ pub struct Offer(Description);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer(Description);
 
-/// What a remote side says about its one audio stream.
+/// The remote's description of its audio stream.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Name of the media section; Meta says `audio`, browsers say `0`.
+    /// Name of the media section; `audio` from Meta, `0` from browsers.
     pub mid: Option<String>,
-    /// Whether `a=group:BUNDLE` names the section, so that the answer has to.
+    /// Whether `a=group:BUNDLE` names the section, so that the answer must do so too.
     pub bundle: bool,
-    /// Who opens the DTLS handshake.
+    /// DTLS role.
     pub setup: Setup,
-    /// The remote only answers connectivity checks, so we are the controlling side.
+    /// The remote only answers connectivity checks, so we control.
     pub ice_lite: bool,
     /// ICE user name of the remote.
     pub ufrag: String,
     /// ICE password of the remote.
     pub pwd: String,
-    /// What the remote's certificate hashes to: at least one, and any of them may match (RFC 8122 §5).
+    /// Fingerprints of the remote's certificate: at least one, of which any may match (RFC 8122 §5).
     pub fingerprints: Vec<Fingerprint>,
-    /// UDP addresses of the remote: the 20 of the highest priorities, the highest first.
+    /// UDP addresses of the remote: the 20 of highest priority, highest first.
     pub candidates: Vec<Candidate>,
-    /// Which way the remote wants sound to go.
+    /// Direction of the audio, as the remote sees it.
     pub direction: Direction,
-    /// Opus, and how the remote wants it.
+    /// Opus and its parameters.
     pub opus: OpusFormat,
     /// Payload type of DTMF digits (telephone-event at 8000 Hz), if offered.
     pub telephone_event: Option<u8>,
     /// Media sections before the audio section, which an answer refuses.
     pub refused_before: Vec<RefusedMedia>,
-    /// Media sections behind the audio section, which an answer refuses.
+    /// Media sections after the audio section, which an answer refuses.
     pub refused_behind: Vec<RefusedMedia>,
 }
 
@@ -67,10 +69,10 @@ pub struct RefusedMedia {
     pub mid: Option<String>,
 }
 
-/// Which way the sound of a section goes, as its writer sees it (RFC 8866 §6.7).
+/// Direction of a section's audio, as its writer sees it (RFC 8866 §6.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Both ways; what holds when nothing is said.
+    /// Both ways; the default.
     SendRecv,
     /// The writer only sends.
     SendOnly,
@@ -80,7 +82,7 @@ pub enum Direction {
     Inactive,
 }
 
-/// Opus as the SDP agrees on it.
+/// Opus as negotiated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpusFormat {
     /// Payload type, 111 by custom.
@@ -89,10 +91,10 @@ pub struct OpusFormat {
     pub fmtp: Option<String>,
 }
 
-/// Who opens the DTLS handshake (RFC 8842).
+/// DTLS role (RFC 8842).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
-    /// The other side may choose. Only in offers.
+    /// The other side chooses. Only in offers.
     Actpass,
     /// The writer is DTLS client.
     Active,
@@ -104,7 +106,7 @@ pub enum Setup {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// Why an SDP is of no use for a call.
+/// Why an SDP cannot be used for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SdpError {
     /// The text is longer than 64 KiB.
@@ -113,19 +115,19 @@ pub enum SdpError {
     /// More than a thousand lines.
     #[error("the SDP has more than 1000 lines")]
     TooManyLines,
-    /// A null or another control character stands in the text.
+    /// The text contains a null or another control character.
     #[error("line {line} of the SDP holds a control character")]
     ControlCharacter {
         /// Counted from 1.
         line: usize,
     },
-    /// A line that we need cannot be read.
+    /// A required line cannot be read.
     #[error("line {line} of the SDP is malformed")]
     Malformed {
         /// Counted from 1.
         line: usize,
     },
-    /// There is no `m=audio`.
+    /// `m=audio` is missing.
     #[error("the SDP has no audio (no m=audio line)")]
     NoAudio,
     /// The audio line has port 0.
@@ -134,16 +136,16 @@ pub enum SdpError {
     /// More than 16 media sections.
     #[error("the SDP has more than 16 media sections")]
     TooManyMedia,
-    /// Opus at 48 kHz is not among the codecs.
+    /// Opus at 48 kHz is missing among the codecs.
     #[error("the SDP does not offer Opus (opus/48000/2)")]
     NoOpus,
     /// Keys in the SDP instead of DTLS.
     #[error("the SDP carries SDES keys (a=crypto) instead of DTLS; set the number to DTLS key exchange")]
     Sdes,
-    /// There is no certificate fingerprint.
+    /// The certificate fingerprint is missing.
     #[error("the SDP has no certificate fingerprint (a=fingerprint)")]
     NoFingerprint,
-    /// There are fingerprints, none by SHA-256.
+    /// None of the fingerprints is SHA-256.
     #[error("the SDP has no certificate fingerprint by sha-256")]
     FingerprintNotSha256,
     /// `a=ice-ufrag` or `a=ice-pwd` is missing.
@@ -155,7 +157,7 @@ pub enum SdpError {
 }
 
 impl Offer {
-    /// Reads an offer. CRLF and LF line ends and a missing last one are all taken.
+    /// Reads an offer. CRLF and LF line ends are accepted, and a missing last one.
     pub fn parse(text: &str) -> Result<Offer, SdpError> {
         Ok(Offer(read::description(text, Some(Setup::Actpass))?))
     }
@@ -191,7 +193,7 @@ impl Deref for Answer {
 }
 
 impl Direction {
-    /// What an answer says to it (RFC 3264 §6.1).
+    /// The direction of an answer to it (RFC 3264 §6.1).
     pub fn answered(self) -> Self {
         match self {
             Self::SendRecv => Self::SendRecv,
@@ -201,7 +203,7 @@ impl Direction {
         }
     }
 
-    /// Whether its writer takes sound.
+    /// Whether its writer receives audio.
     pub fn receives(self) -> bool {
         matches!(self, Self::SendRecv | Self::RecvOnly)
     }

@@ -1,4 +1,4 @@
-//! SpeechDetector: tells when the caller begins and stops to speak, mostly without decoding anything.
+//! SpeechDetector: when the caller starts and stops speaking, mostly without decoding.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,50 +9,49 @@ use crate::reorder::Slot;
 /// 48 kHz ticks in a millisecond. All time here is the caller's own.
 const TICKS_PER_MILLISECOND: u32 = 48;
 
-/// The sender's voice bit must be on for two frames: one alone is a click or a breath.
+/// The sender's voice-activity bit must be on for two frames: a single one is a click or a breath.
 const BIT_AT_LEAST: u32 = 40 * TICKS_PER_MILLISECOND;
 
-/// So much of what was heard must sound like speech. A cough is shorter, and whoever interrupts for a "yes" is not
-/// kept waiting.
+/// How much speech it takes to start. A cough is shorter, and an interrupting "yes" is not delayed.
 const SPEECH_AT_LEAST: u32 = 80 * TICKS_PER_MILLISECOND;
 
-/// People pause for less than this between two words of one sentence.
+/// Pauses within a sentence are shorter than this.
 const HANGOVER: u32 = 500 * TICKS_PER_MILLISECOND;
 
-/// A frame that scores higher is speech, by the model's own scale of 0 to 1.
+/// A frame that scores higher is speech, on the model's scale of 0 to 1.
 const SPEECH_SCORE: f32 = 0.5;
 
 /// The model takes 16 ms at 16 kHz.
 const SCORED_SAMPLES: usize = 256;
 const SCORED_TICKS: u32 = 16 * TICKS_PER_MILLISECOND;
 
-/// Hears the caller's line slot by slot, for a bridge that stops the agent when the caller speaks.
+/// Watches the caller's line slot by slot, for barge-in.
 ///
-/// Two stages. The voice bit inside a SILK packet costs nothing but trusts the sender's encoder, which takes loud
-/// noise for speech. So while the bit is on the packets are decoded and scored by a small model too. CELT packets
-/// have no bit and are always scored. A silent caller costs no decoding.
+/// Two stages. The voice-activity bit of a SILK packet costs nothing, but comes from the sender's encoder, which takes loud
+/// noise for speech. So while the bit is on, packets are also decoded and scored by a small model. CELT packets have no
+/// bit and are always scored. A silent caller costs no decoding.
 ///
 /// It reads no clock: time is the sum of the slots' durations.
 pub struct SpeechDetector {
     /// 48 kHz ticks since the first slot.
     position: u64,
     state: State,
-    /// Made when there is first something to score.
+    /// Created with the first packet to score.
     scorer: Option<Box<Scorer>>,
-    /// The last packet was scored, so that the scorer knows what came right before.
+    /// The last packet was scored, so the scorer has the audio right before the next one.
     awake: bool,
-    /// How long the bit has been on without a break.
+    /// How long the bit has been on.
     bit_on: u32,
-    /// What has sounded like speech, less what has not since.
+    /// Audio scored as speech, less audio since that was not.
     speech: u32,
 }
 
-/// What the caller does. Positions count from the first slot that was heard.
+/// The caller's speech. Positions count from the first slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpeechEvent {
-    /// The caller speaks.
+    /// The caller started speaking.
     Started {
-        /// When it was certain. The words began 80 to 200 ms before.
+        /// When it was certain. The words started 80 to 200 ms before.
         at: Duration,
     },
     /// The caller has not spoken for half a second.
@@ -74,23 +73,23 @@ struct Scorer {
     samples: Vec<i16>,
 }
 
-/// What one slot was.
+/// The content of one slot.
 struct Heard {
     ticks: u32,
     speech: bool,
 }
 
 impl SpeechDetector {
-    /// Nothing heard yet. Memory for decoding, some 45 kB, is taken at the first sound that needs it.
+    /// A detector before the first slot. About 45 kB for decoding is allocated at the first packet that needs it.
     pub fn new() -> Self {
         Self { position: 0, state: State::Silent, scorer: None, awake: false, bit_on: 0, speech: 0 }
     }
 
-    /// Hears what comes next on the caller's line.
+    /// Takes the next slot of the caller's line.
     pub fn hear(&mut self, slot: &Slot) -> Option<SpeechEvent> {
         let heard = match slot {
             Slot::Packet { payload, .. } => self.hear_packet(payload),
-            // Lost speech cannot be told from lost silence: the hangover bridges short losses, and long ones are silence.
+            // Lost speech looks like lost silence: the hangover bridges short losses, and long ones count as silence.
             Slot::Lost { duration, .. } | Slot::Quiet { duration, .. } => {
                 self.sleep();
                 Heard { ticks: *duration, speech: false }
@@ -105,7 +104,7 @@ impl SpeechDetector {
         matches!(self.state, State::Speaking { .. })
     }
 
-    /// How much of the caller's line was heard.
+    /// Duration of the slots so far.
     pub fn position(&self) -> Duration {
         as_time(self.position)
     }
@@ -120,14 +119,14 @@ impl SpeechDetector {
                 return Heard { ticks: facts.duration, speech: false };
             }
             Some(true) => self.bit_on = self.bit_on.saturating_add(facts.duration),
-            // No bit to wait for.
+            // CELT: no bit to wait for.
             None => self.bit_on = BIT_AT_LEAST,
         }
         let speech = self.score(payload);
         Heard { ticks: facts.duration, speech }
     }
 
-    /// Decodes and scores one packet; says whether any of it is speech.
+    /// Decodes and scores one packet. Returns whether any of it is speech.
     fn score(&mut self, payload: &[u8]) -> bool {
         if self.scorer.is_none() {
             self.scorer = Scorer::new();
@@ -138,7 +137,7 @@ impl SpeechDetector {
         if !std::mem::replace(&mut self.awake, true) {
             scorer.reset();
         }
-        // A packet that looked sound and was not leaves the samples as they were.
+        // A packet that libopus refuses leaves the samples as they were.
         let _ = scorer.decoder.decode(payload, &mut scorer.samples);
         let mut any = false;
         let whole = scorer.samples.len() / SCORED_SAMPLES * SCORED_SAMPLES;
@@ -192,7 +191,7 @@ impl Default for SpeechDetector {
 }
 
 impl Scorer {
-    /// None when there is no memory for a decoder; then nothing is ever speech, and the agent talks on.
+    /// None when out of memory for a decoder: then no speech is detected.
     fn new() -> Option<Box<Self>> {
         let decoder = Decoder::new(SampleRate::Hz16000).ok()?;
         // The longest packet, behind less than one scored frame.
@@ -200,9 +199,9 @@ impl Scorer {
         Some(Box::new(Self { decoder, model: earshot::Detector::default(), samples }))
     }
 
-    /// Forgets the sound before a pause: it was long ago.
+    /// Forgets the audio before a pause.
     fn reset(&mut self) {
-        // A decoder that will not be reset still decodes.
+        // A decoder that fails to reset still decodes.
         let _ = self.decoder.reset();
         self.model.reset();
         self.samples.clear();

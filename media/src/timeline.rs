@@ -1,19 +1,19 @@
-//! Timeline: the one unbroken RTP line towards a peer, whoever is talking.
+//! Timeline: sequence numbers and timestamps of the one unbroken RTP line towards a remote, whatever is on air.
 
 use std::time::Duration;
 
 /// RTP clock ticks in one 20 ms frame. Opus counts 48 000 a second at every sample rate (RFC 7587 §4.1).
 pub const TICKS_PER_FRAME: u32 = 960;
 
-/// How long so many RTP clock ticks of Opus last.
+/// Duration of `ticks` of the RTP clock of Opus.
 pub(crate) fn duration_of(ticks: u32) -> Duration {
     Duration::from_micros(u64::from(ticks) * 1000 / 48)
 }
 
 /// Hands out one [`Stamp`] per 20 ms frame.
 ///
-/// A second SSRC, a sequence jump or a timestamp that stands still breaks the phone's audio, so prompts, voices and
-/// silence all pass through here and none of them owns a number.
+/// A second SSRC, a sequence jump or a repeated timestamp breaks the phone's audio, so prompts, agents and silence all get
+/// their numbers here.
 #[derive(Debug, Clone)]
 pub struct Timeline {
     ssrc: u32,
@@ -36,7 +36,7 @@ pub struct Stamp {
 }
 
 impl Timeline {
-    /// The first frame gets exactly these numbers. RFC 3550 §5.1 wants them random; the caller brings the chance.
+    /// The first frame gets exactly these numbers. RFC 3550 §5.1 wants them random, which is up to the owner.
     pub fn new(ssrc: u32, first_sequence: u16, first_timestamp: u32) -> Self {
         Self { ssrc, sequence: first_sequence, timestamp: first_timestamp, talking: false }
     }
@@ -57,7 +57,7 @@ impl Timeline {
 
     /// Passes over `frames` ticks in which nothing was sent.
     ///
-    /// Time goes on but no number is used up: a missing sequence number would read as network loss. What follows
+    /// Time advances but no sequence number is used up: a missing sequence number would read as network loss. What follows
     /// counts as a new talk-spurt, which is how a receiver learns to re-anchor its playout.
     pub fn skip(&mut self, frames: u32) {
         if frames == 0 {

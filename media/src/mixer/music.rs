@@ -1,18 +1,18 @@
-//! Music: prompts played one after another under the voices, quieter while somebody speaks.
+//! Music: prompts played in a loop under the speech, ducked while somebody speaks.
 
 use super::sum::{FRAME_SAMPLES, Frame, RATE, SILENT};
 use crate::opus::{Decoder, OpusError};
 use crate::prompt::Prompt;
 
-/// How far the music steps back. 12 dB leave it heard and every word understood.
+/// How far the music is ducked. At 12 dB it stays audible and every word intelligible.
 const DUCK_DB: f32 = 12.0;
-/// 100 ms: fast enough for the first word, slow enough not to be noticed.
+/// Ducking in 100 ms: fast enough for the first word, slow enough to be unnoticed.
 const ATTACK_FRAMES: f32 = 5.0;
-/// Between two words the music stays where it is.
+/// Between two words the music stays ducked.
 const HOLD_FRAMES: u32 = 10;
-/// 600 ms: nobody should hear it come back.
+/// Release in 600 ms, to be unnoticed.
 const RELEASE_FRAMES: f32 = 30.0;
-/// The music begins and ends in 200 ms.
+/// The music fades in and out in 200 ms.
 const FADE_FRAMES: f32 = 10.0;
 
 /// The music under one call.
@@ -24,12 +24,12 @@ pub(super) struct Music {
     wish: Wish,
     decoder: Decoder,
     pcm: Vec<i16>,
-    /// 0 (not to be heard) to 1: beginning and end.
+    /// Fade-in and fade-out, 0 (inaudible) to 1.
     level: f32,
-    /// 0 (nobody speaks) to 1.
+    /// Ducking, 0 (nobody speaks) to 1.
     ducked: f32,
     hold: u32,
-    /// Of the last sample.
+    /// Gain of the last sample.
     gain: f32,
 }
 
@@ -56,7 +56,7 @@ impl Music {
         })
     }
 
-    /// Other music, after this one has faded out.
+    /// Changes to other music once this one has faded out.
     pub(super) fn change_to(&mut self, prompts: Vec<Prompt>) {
         self.wish = Wish::ChangeTo(prompts);
     }
@@ -65,12 +65,12 @@ impl Music {
         self.wish = Wish::End;
     }
 
-    /// It was to end, and is no longer heard.
+    /// It was asked to end, and has faded out.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.wish, Wish::End) && self.gain == 0.0
     }
 
-    /// It will be there until somebody says otherwise.
+    /// It was not asked to end.
     pub(super) fn is_wanted(&self) -> bool {
         !matches!(self.wish, Wish::End)
     }
@@ -110,13 +110,13 @@ impl Music {
         };
     }
 
-    /// Prompts begin and end in silence, so one decoder goes through all of them.
+    /// Prompts start and end in silence, so one decoder decodes them all.
     fn decode_next(&mut self) -> Frame {
         let Some(prompt) = self.prompts.get(self.prompt) else { return SILENT };
         let frames = prompt.frames();
         self.pcm.clear();
         if let Some(payload) = frames.get(self.next_frame) {
-            // What cannot be decoded is silent.
+            // A frame that cannot be decoded is silence.
             let _ = self.decoder.decode(payload, &mut self.pcm);
         }
         self.next_frame += 1;

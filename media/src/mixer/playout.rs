@@ -1,4 +1,4 @@
-//! Playout: the caller's packets, which come when they come, as one frame for every tick.
+//! Playout: the caller's packets, which arrive at any time, as one frame per tick.
 
 use std::collections::VecDeque;
 
@@ -7,34 +7,34 @@ use crate::opus::{Decoder, OpusError, fade_in, fade_out, inspect};
 use crate::reorder::Slot;
 use crate::timeline::TICKS_PER_FRAME;
 
-/// What should wait before a frame is taken, at least. Two frames are a delay of 20 to 40 ms, by the time between a
-/// packet and its tick; of one alone, every lateness would be heard.
+/// Least number of samples buffered before a frame is taken. Two frames are a delay of 20 to 40 ms, depending on the time
+/// between a packet and its tick; with one, any lateness would be audible.
 const LEAST_RESERVE: usize = 2 * FRAME_SAMPLES;
 const FIRST_RESERVE: usize = 2 * FRAME_SAMPLES;
-/// A frame too late for its tick raises the reserve by one frame, to 120 ms of delay at most.
+/// A frame too late for its tick raises the reserve by one frame, up to 120 ms of delay.
 const MOST_RESERVE: usize = 6 * FRAME_SAMPLES;
-/// More than this above the reserve is what a stalled network delivers at once. It was concealed while it was missing,
-/// and would be delay for the rest of the call.
+/// More than this above the reserve is a burst after a network stall. It was concealed while it was missing, and would be
+/// delay for the rest of the call.
 const BURST: usize = 6 * FRAME_SAMPLES;
-/// No slot fills more: the rest of a long gap would be dropped as a burst anyway.
+/// No slot fills more than this: the rest of a long gap would be dropped as a burst anyway.
 const MOST_FILLED: usize = MOST_RESERVE + BURST;
-/// Decoded sound waiting, and the longest packet (120 ms) or filling on top. It never grows beyond.
+/// Capacity: buffered audio, and the longest packet (120 ms) or filling on top.
 const RING: usize = 2 * (MOST_RESERVE + BURST);
 
-/// The delay is judged by the least that waited in one second: it says what could go without anybody noticing.
+/// The delay is judged by the buffer's minimum in one second: that much could be removed inaudibly.
 const WATCH_FRAMES: u32 = 50;
-/// So long without a late frame, and the reserve is lowered again.
+/// The reserve is lowered after this many frames without a late one.
 const LOWER_AFTER_FRAMES: u32 = 250;
-/// A caller that is never quiet (music, a street) must lose a loud frame when this much has gathered.
+/// A caller that is never quiet (music, a street) loses a loud frame once this much has accumulated.
 const FORCED: usize = 3 * FRAME_SAMPLES;
-/// Concealment is believable for three frames.
+/// Concealment is plausible for three frames.
 const CONCEAL_FRAMES: u32 = 3;
 
-/// Samples in which one piece of sound turns into another: 5 ms.
+/// Length of a crossfade in samples: 5 ms.
 const BLEND: usize = 80;
-/// 18 dB under the loudest of late is a pause between words.
+/// 18 dB below recent speech is a pause between words.
 const QUIET_SHARE: i64 = 64;
-/// So quiet that it is a pause in any case: -50 dB of full scale.
+/// A pause in any case: -50 dB of full scale.
 const QUIET_POWER: i64 = 100 * 100;
 
 #[derive(Debug)]
@@ -46,11 +46,11 @@ pub(super) struct Playout {
     reserve: usize,
     stage: Stage,
     watch: Watch,
-    /// The mean square of the loudest frames of late.
+    /// Mean square of the loudest recent frames.
     loudest: i64,
-    /// The last frame given.
+    /// The last frame played.
     last: Frame,
-    /// It may be given twice.
+    /// It may be repeated.
     repeatable: bool,
 }
 
@@ -59,14 +59,14 @@ enum Stage {
     /// Until the reserve is there.
     Filling,
     Playing,
-    /// Nothing was there in time. What is owed has been given as concealment or silence.
+    /// The buffer ran dry. `owed` samples have been played as concealment or silence.
     Dry {
         frames: u32,
         owed: usize,
     },
 }
 
-/// What was noticed lately.
+/// Recent observations.
 #[derive(Debug, Clone, Copy)]
 struct Watch {
     frames: u32,
@@ -89,9 +89,9 @@ impl Playout {
         })
     }
 
-    /// Begins anew, after nobody has listened.
+    /// Starts afresh, after a time without listeners.
     pub(super) fn reset(&mut self) {
-        // A decoder that will not be reset still decodes.
+        // A decoder that fails to reset still decodes.
         let _ = self.decoder.reset();
         self.ring.clear();
         self.reserve = FIRST_RESERVE;
@@ -102,13 +102,13 @@ impl Playout {
         self.repeatable = false;
     }
 
-    /// Hears what comes next on the caller's line.
+    /// Takes the next slot of the caller's line.
     pub(super) fn push(&mut self, slot: &Slot) {
         self.decoded.clear();
         match slot {
             Slot::Packet { payload, .. } => {
                 if self.decoder.decode(payload, &mut self.decoded).is_err() {
-                    // The packet looked sound and was not: the line keeps its length.
+                    // libopus refused the packet: the line keeps its length.
                     let ticks = inspect(payload).map_or(TICKS_PER_FRAME, |facts| facts.duration);
                     self.decoded.clear();
                     self.decoded.resize(RATE.samples(ticks), 0);
@@ -133,7 +133,7 @@ impl Playout {
         }
     }
 
-    /// The next 20 ms, whatever is there.
+    /// The next 20 ms, concealed if need be.
     pub(super) fn play(&mut self) -> Frame {
         self.watch();
         let frame = match self.stage {
@@ -149,14 +149,14 @@ impl Playout {
         frame
     }
 
-    /// Begins in the middle of a wave, perhaps.
+    /// Fades in, because the audio may start in the middle of a wave.
     fn take_anew(&mut self) -> Frame {
         let mut frame = self.take();
         fade_in(&mut frame[..BLEND]);
         frame
     }
 
-    /// Goes on where the last frame ended, a little nearer to the wanted delay if the sound allows it.
+    /// Continues where the last frame ended, a frame closer to the wanted delay if the audio allows it.
     fn take_in_line(&mut self) -> Frame {
         let least = self.watch.least;
         let is_judged = self.watch.frames >= WATCH_FRAMES;
@@ -179,13 +179,13 @@ impl Playout {
             *to = from;
         }
         let power = power(&frame);
-        // Half of it is forgotten in three seconds.
+        // Decays by half in three seconds.
         self.loudest = power.max(self.loudest - self.loudest / 200);
         self.repeatable = self.is_quiet(power);
         frame
     }
 
-    /// Nothing has come in time: the decoder guesses, and then it is silent.
+    /// No audio in time: conceals three frames, then is silent.
     fn run_dry(&mut self, frames: u32, owed: usize) -> Frame {
         let owed = (owed + FRAME_SAMPLES).min(RATE.hz() as usize);
         self.stage = Stage::Dry { frames: frames.saturating_add(1), owed };
@@ -203,7 +203,7 @@ impl Playout {
         frame
     }
 
-    /// What of a gap has not been given already while the ring was dry.
+    /// The part of a gap that was not played already while the ring was dry.
     fn still_owed(&mut self, samples: usize) -> usize {
         let paid = match &mut self.stage {
             Stage::Dry { owed, .. } => {
@@ -216,7 +216,7 @@ impl Playout {
         (samples - paid).min(MOST_FILLED)
     }
 
-    /// A packet that was missed, and not because the caller paused: the next one may be as late.
+    /// A packet was late, and not because the caller paused: the next one may be as late.
     fn notice_lateness(&mut self) {
         if let Stage::Dry { owed, .. } = &mut self.stage
             && *owed > 0
@@ -250,7 +250,7 @@ impl Playout {
         self.repeatable && self.ring.len() >= BLEND
     }
 
-    /// Gives the last frame once more. It begins with what would have followed it.
+    /// Repeats the last frame, crossfaded from the audio that would have followed it.
     fn repeat(&mut self) -> Frame {
         let mut frame = self.last;
         blend(self.ring.iter().copied(), &mut frame);
@@ -258,7 +258,7 @@ impl Playout {
         frame
     }
 
-    /// What was dropped turns into what follows it.
+    /// Drops the oldest samples, crossfaded into what follows them.
     fn drop_oldest(&mut self, samples: usize) {
         let mut begun = [0; BLEND];
         for (to, from) in begun.iter_mut().zip(self.ring.drain(..samples.min(self.ring.len()))) {
@@ -285,7 +285,7 @@ impl Playout {
     }
 }
 
-/// Lets `from` turn into `to` within [`BLEND`] samples.
+/// Crossfades `from` into `to` within [`BLEND`] samples.
 fn blend(from: impl Iterator<Item = i16>, to: &mut [i16]) {
     for (index, (to, from)) in to.iter_mut().zip(from).take(BLEND).enumerate() {
         let share = index as i32 + 1;

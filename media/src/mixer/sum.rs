@@ -1,26 +1,25 @@
-//! Sum: several frames heard at once, without wrapping around.
+//! Sum: several frames added, without wrapping around.
 
 use crate::opus::SampleRate;
 
-/// All mixing happens at the rate of what a WhatsApp call can carry.
+/// All mixing happens at the bandwidth of a WhatsApp call.
 pub(super) const RATE: SampleRate = SampleRate::Hz16000;
 /// Samples in 20 ms at [`RATE`].
 pub(super) const FRAME_SAMPLES: usize = 320;
 
-/// 20 ms of mono sound.
+/// 20 ms of mono audio.
 pub(super) type Frame = [i16; FRAME_SAMPLES];
 
 pub(super) const SILENT: Frame = [0; FRAME_SAMPLES];
 
-/// Up to here (-2.5 dB of full scale) a sum is passed as it is. One voice alone hardly ever comes so far.
+/// Up to here (-2.5 dB of full scale) a sum is passed unchanged. A single voice is rarely louder.
 const KNEE: i32 = 24_576;
 const ABOVE_KNEE: i64 = i16::MAX as i64 - KNEE as i64;
 
-/// A frame this loud has somebody speaking in it: an effective value of 100, -50 dB of full scale. An agent that
-/// streams digital silence, or the hum of its microphone, is below.
+/// A frame this loud contains speech: an RMS of 100, -50 dB of full scale. Streamed silence and microphone hum are below.
 const LOUD_POWER: i64 = 100 * 100;
 
-/// Wide enough for every person a mix can hold.
+/// Wide enough for everybody a mix can hold.
 pub(super) struct Sum([i32; FRAME_SAMPLES]);
 
 impl Sum {
@@ -39,7 +38,7 @@ impl Sum {
     }
 }
 
-/// Bends what is too loud towards full scale and never beyond: without a step, a corner or any memory.
+/// Soft limiter: approaches full scale and never exceeds it, without a step, a corner or state.
 fn limit(sum: i32) -> i16 {
     let size = i64::from(sum.abs());
     let over = size - i64::from(KNEE);

@@ -2,10 +2,10 @@
 
 use thiserror::Error;
 
-/// A packet holds at most 120 ms of sound (RFC 6716 §3.2.5, rule R5), in 48 kHz ticks.
+/// A packet holds at most 120 ms of audio (RFC 6716 §3.2.5, rule R5), in 48 kHz ticks.
 pub const MAX_PACKET_TICKS: u32 = 5760;
 
-/// The longest compressed frame that can be written down (RFC 6716 §3.2.1), in bytes.
+/// The longest compressed frame that can be expressed (RFC 6716 §3.2.1), in bytes.
 const MAX_FRAME_BYTES: usize = 1275;
 
 /// The shortest frame is 2.5 ms, so 120 ms hold at most this many.
@@ -14,13 +14,13 @@ const MAX_FRAMES: usize = 48;
 /// What one packet says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketFacts {
-    /// Which coder made it.
+    /// The coder that made it.
     pub mode: Mode,
     /// Two channels in the packet. A mono decoder mixes them down.
     pub stereo: bool,
     /// Opus frames inside, 1 to 48.
     pub frames: u8,
-    /// The sound of the whole packet, in 48 kHz ticks: 120 (2.5 ms) to 5760 (120 ms).
+    /// Duration of the whole packet, in 48 kHz ticks: 120 (2.5 ms) to 5760 (120 ms).
     pub duration: u32,
     /// The sender's own voice-activity bit, true if any frame has it. `None` for CELT, which has no such bit.
     pub voice: Option<bool>,

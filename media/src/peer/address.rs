@@ -1,11 +1,11 @@
-//! Which remote addresses we are willing to send to.
+//! Which remote addresses may be sent to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Whether an address from an SDP may be sent connectivity checks.
 ///
-/// An SDP could otherwise make this machine knock at the doors of its own network. Multicast,
-/// broadcast and unspecified addresses are never sent to; private ones if the operator says so.
+/// Otherwise an SDP could make this machine probe its own network. Multicast, broadcast and unspecified addresses are
+/// never sent to; private ones only if the operator allows it.
 pub(super) fn is_allowed(address: SocketAddr, allow_private: bool) -> bool {
     let ip = address.ip().to_canonical();
     let reachable = match ip {

@@ -24,8 +24,8 @@ impl Default for Consent {
     }
 }
 
-/// Watches the selected path. Only an answer to a check of ours counts: requests and old answers
-/// could be replayed by somebody on the path long after the remote is gone.
+/// Watches the selected path. Only an answer to a check of ours counts: requests and old answers could be replayed by a
+/// third party long after the remote has left.
 pub(super) struct ConsentWatch {
     options: Consent,
     checks: VecDeque<(TransactionId, Instant)>,
@@ -45,7 +45,7 @@ impl ConsentWatch {
         ConsentWatch { options, checks: VecDeque::with_capacity(MOST_CHECKS), renewed: now, lost: false }
     }
 
-    /// A check leaves. The oldest of too many unanswered ones is forgotten.
+    /// A check was sent. Overflow drops the oldest unanswered check.
     pub fn sent(&mut self, transaction: TransactionId, now: Instant) {
         if self.checks.len() >= MOST_CHECKS {
             self.checks.pop_front();
@@ -62,7 +62,7 @@ impl ConsentWatch {
         Some(now.saturating_duration_since(sent_at))
     }
 
-    /// Nothing was read for `gap`, by no fault of the remote's: its answers of that time are still to be read.
+    /// Nothing was read for `gap`, through no fault of the remote: its answers are still unread.
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         let sent = self.checks.iter_mut().map(|(_, sent_at)| sent_at);
         sent.chain([&mut self.renewed]).for_each(|at| *at = (*at + gap).min(now));

@@ -1,4 +1,4 @@
-//! The handshake (DTLS 1.2 with `use_srtp`, RFC 5764): from a path to the keys of the sound.
+//! The DTLS 1.2 handshake with `use_srtp` (RFC 5764): from a path to the SRTP keys.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -31,9 +31,8 @@ const TUNNEL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 /// When the endpoint first repeats a flight by itself, with fresh records even where encrypted: only
 /// such make a finished server repeat its last flight. Each further wait is twice as long.
 const FLIGHT_INTERVAL: Duration = Duration::from_millis(500);
-/// The endpoint throws the handshake away when asked for an eighth repeat, so it is not asked. To begin
-/// anew instead would be worse: a server in the middle of a handshake takes a new ClientHello for an
-/// old one, and its answers then fit neither.
+/// The endpoint drops the handshake when asked for an eighth repeat, so it is not asked. Starting over would be worse: a
+/// server in the middle of a handshake takes a new ClientHello for an old one, and its answers then fit neither.
 const MOST_ENDPOINT_REPEATS: u32 = 7;
 
 /// GCM first: less work per packet. libwebrtc picks CM whatever the order.
@@ -52,14 +51,14 @@ const SUITES: [CipherSuiteId; 4] = [
     CipherSuiteId::Tls_Ecdhe_Rsa_With_ChaCha20_Poly1305_Sha256,
 ];
 
-/// Which end of the handshake we are.
+/// Our role in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DtlsRole {
     Client,
     Server,
 }
 
-/// What came of a datagram or a timer.
+/// The result of a datagram or a timer.
 pub(super) enum DtlsEvent {
     Established(Box<SrtpKeys>),
     Closed(CloseReason),
@@ -115,7 +114,7 @@ impl Dtls {
             .with_client_auth(ClientAuthType::RequireAnyClientCert)
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
             .with_flight_interval(FLIGHT_INTERVAL)
-            // Certificates are self-signed; the fingerprint in the SDP is what vouches for them.
+            // Certificates are self-signed; the fingerprint in the SDP authenticates them.
             .with_insecure_skip_verify(true)
             .with_verify_peer_certificate(Some(verify))
             .build(role == DtlsRole::Client, None)
@@ -135,7 +134,7 @@ impl Dtls {
         })
     }
 
-    /// The path is there: the client says hello, the server what it has kept. Once is enough.
+    /// A path is found: the client sends its hello, the server what it has kept. Later calls do nothing.
     pub fn start(&mut self, path: Path, now: Instant, outbox: &mut Outbox) {
         if self.phase != Phase::Waiting {
             return;
@@ -165,12 +164,11 @@ impl Dtls {
         }
         match read {
             Ok(events) => Ok(events.iter().find_map(|event| self.event(event))),
-            // The remote has said why it goes, under our keys.
+            // An authenticated alert.
             Err(Error::ErrAlertFatalOrClose) if self.is_established() => {
                 Ok(Some(DtlsEvent::Closed(CloseReason::ClosedByRemote)))
             }
-            // Anything else may be somebody's noise. A handshake that it has really spoilt ends by
-            // the peer's deadline.
+            // Anything else may be a stranger's datagram. A handshake that is really broken ends by the peer's deadline.
             Err(_) => Ok(None),
         }
     }
@@ -195,7 +193,7 @@ impl Dtls {
         [self.endpoint_timeout(), self.flight.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// Says goodbye, if there is somebody who can tell it from a stranger's.
+    /// Sends a close alert, if the remote has keys to authenticate it with.
     pub fn close(&mut self, now: Instant, outbox: &mut Outbox) {
         self.flight.clear();
         if self.is_established() {
@@ -232,7 +230,7 @@ impl Dtls {
 
     fn complete(&mut self) -> DtlsEvent {
         let Phase::Handshaking(path) = self.phase else {
-            // Without a path nothing of ours has left, so nobody can have completed it.
+            // Without a path nothing was sent, so the handshake cannot be complete.
             return DtlsEvent::Closed(CloseReason::HandshakeFailed);
         };
         if !self.verdict.is_match() {
@@ -256,7 +254,7 @@ impl Dtls {
         let mut datagrams = Vec::new();
         while let Some(transmit) = self.endpoint.poll_transmit() {
             let mut datagram = transmit.message;
-            // Strangers can provoke an unencrypted alert, and it ends the handshake at the other end.
+            // Strangers can provoke an unencrypted alert, which ends the handshake at the remote.
             if datagram.first() == Some(&ALERT) && !self.is_established() {
                 continue;
             }
@@ -292,7 +290,7 @@ fn endpoint(role: DtlsRole, config: &Arc<HandshakeConfig>) -> Endpoint {
     Endpoint::new(TUNNEL, TransportProtocol::UDP, server_config)
 }
 
-/// What the certificate check said; it runs deep inside the endpoint.
+/// The result of the certificate check, which runs deep inside the endpoint.
 #[derive(Default)]
 struct Verdict(AtomicU8);
 

@@ -1,7 +1,7 @@
-//! Guard against loss: the last DTLS flight is repeated until the handshake goes on.
+//! Guard against loss: the last DTLS flight is repeated until the handshake continues.
 //!
 //! The endpoint's own retransmission forgets its timer whenever a record arrives that does not
-//! complete a flight. One lost datagram could then leave both sides waiting for ever.
+//! complete a flight. One lost datagram could then leave both sides waiting forever.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ impl Flight {
         *self = Flight { datagrams, repeated: 0, most_repeats: None, at: Some(now + FIRST_REPEAT) };
     }
 
-    /// The path has just become known: whatever waited leaves now.
+    /// A path is found: the waiting flight leaves now.
     pub fn release(&mut self, now: Instant) {
         if !self.datagrams.is_empty() {
             self.at = Some(now);
@@ -41,7 +41,7 @@ impl Flight {
         self.most_repeats = Some(LAST_FLIGHT_REPEATS);
     }
 
-    /// Nothing is repeated any more.
+    /// Stops repeating.
     pub fn clear(&mut self) {
         *self = Flight::default();
     }

@@ -1,4 +1,4 @@
-//! Finding the path (ICE, RFC 8445): the agent of the webrtc project with our settings and guard.
+//! ICE (RFC 8445): the agent of the webrtc project with our settings and guard.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,20 +20,20 @@ use super::stun_guard::StunGuard;
 use super::{Identity, LocalAddress, PeerError};
 use crate::sdp::{Candidate, Description};
 
-/// A remote that hears our answer late is up this much later, at most twice this.
+/// Interval of checks. A remote that gets our answer late is connected up to two intervals later.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// RFC 7675 §5.1 asks for 4 to 6 s at least; at 2 s two lost checks do not yet alarm.
+/// RFC 7675 §5.1 requires a check every 4 to 6 s; at 2 s two lost checks do not yet cause a warning.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// The agent asks to be woken five times a second for ever. Connected, once a second will do.
+/// The agent asks to be woken five times a second throughout. Once connected, once a second is enough.
 const CONNECTED_REST: Duration = Duration::from_secs(1);
 const ZERO: Duration = Duration::ZERO;
 
-/// The pair of addresses that a call's packets take.
+/// The selected pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Path {
     /// The local socket.
     pub socket: SocketAddr,
-    /// The other end.
+    /// The remote address.
     pub remote: SocketAddr,
 }
 
@@ -62,7 +62,7 @@ impl Ice {
     ) -> Result<Ice, PeerError> {
         let config = AgentConfig {
             multicast_dns_mode: MulticastDnsMode::Disabled,
-            // Never failing by itself: the peer's own consent watch and the call's deadlines decide.
+            // The agent never gives up by itself: the consent watch and the call's deadlines do.
             disconnected_timeout: Some(ZERO),
             failed_timeout: Some(ZERO),
             keepalive_interval: Some(KEEPALIVE_INTERVAL),
@@ -92,7 +92,7 @@ impl Ice {
         &self.agent.get_local_credentials().pwd
     }
 
-    /// Begins to check. The offerer controls, unless the other side is lite.
+    /// Starts the checks. The offerer controls, unless the remote is lite.
     pub fn start(
         &mut self,
         identity: &Identity,
@@ -107,7 +107,7 @@ impl Ice {
         self.remote_is_lite = remote.ice_lite;
         for candidate in candidates {
             if let Some(candidate) = host(candidate.address, candidate.priority) {
-                // A candidate that the agent does not like is one path less, nothing else.
+                // A candidate that the agent refuses is one path less.
                 let _ = self.agent.add_remote_candidate(candidate);
             }
         }
@@ -159,14 +159,14 @@ impl Ice {
         }
     }
 
-    /// Nothing was read for `gap`, by no fault of the remote's.
+    /// Nothing was read for `gap`, through no fault of the remote.
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         if let Some(selected) = &mut self.selected {
             selected.watch.shift_deadlines(gap, now);
         }
     }
 
-    /// Tells once when the remote falls silent, answers again, or is to be given up.
+    /// Returns each change once: the remote falls silent, answers again, or is given up.
     pub fn consent(&mut self, now: Instant) -> Option<ConsentChange> {
         self.selected.as_mut()?.watch.handle_timeout(now)
     }
@@ -176,7 +176,7 @@ impl Ice {
         [self.ice_deadline(), consent].into_iter().flatten().min()
     }
 
-    /// The path that was agreed on. It never changes once there.
+    /// The selected path. It never changes once set.
     pub fn path(&self) -> Option<Path> {
         self.selected.as_ref().map(|selected| selected.path)
     }
@@ -208,7 +208,7 @@ impl Ice {
                         round_trip: None,
                     });
                 }
-                // A lite remote cannot control: whoever caused this, the role stays ours.
+                // A lite remote cannot control: the role stays ours.
                 Event::RoleChange(false) if self.remote_is_lite => self.agent.set_role(true),
                 _ => {}
             }

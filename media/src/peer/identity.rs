@@ -8,8 +8,8 @@ use rtc_dtls::crypto::Certificate;
 use super::PeerError;
 use crate::sdp::Fingerprint;
 
-/// A self-signed ECDSA P-256 certificate with its key. One per process: making one is dear, and a
-/// stable fingerprint is easier to follow. P-256 keeps the handshake below one fragment.
+/// A self-signed ECDSA P-256 certificate with its key. One per process: generating one is expensive, and a stable
+/// fingerprint is easier to trace. P-256 keeps the handshake below one fragment.
 pub struct Identity {
     pub(super) certificate: Certificate,
     pub(super) crypto: Arc<dyn RTCCryptoProvider>,
@@ -17,7 +17,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes a new key and certificate.
+    /// Generates a key and certificate.
     pub fn generate() -> Result<Identity, PeerError> {
         let crypto = rtc_crypto::default_provider().map_err(|_| PeerError::Crypto)?;
         let names = vec!["patchcord.invalid".to_owned()];
@@ -27,7 +27,7 @@ impl Identity {
         Ok(Identity { certificate, crypto, fingerprint })
     }
 
-    /// SHA-256 of the certificate, as the SDP says it.
+    /// SHA-256 of the certificate, as in the SDP.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }

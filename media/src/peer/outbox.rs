@@ -7,8 +7,8 @@ use bytes::BytesMut;
 
 use super::ice::Path;
 
-/// The owner drains after every visit, so this many at once means that it does not. A fresh
-/// connection with 20 remote and 4 local addresses sends 80 checks at a time.
+/// The owner drains after every call, so this many at once mean that it does not. A fresh connection with 20 remote and 4
+/// local addresses sends 80 checks at a time.
 const MOST_WAITING: usize = 512;
 
 /// A datagram to send.
@@ -22,8 +22,7 @@ pub struct Transmit {
     pub data: BytesMut,
 }
 
-/// First in, first out. When full, the oldest is dropped and counted: everything that goes through
-/// here is repeated by its protocol.
+/// First in, first out. Overflow drops the oldest and counts it: everything queued here is repeated by its protocol.
 #[derive(Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Transmit>,

@@ -50,7 +50,7 @@ fn split_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
 /// Gives every unencrypted record of our own datagram the next free number.
 ///
 /// A record number may not be used twice, or the receiver drops the record as a replay. Unencrypted
-/// records carry no signature over it, so a repeated flight can be numbered anew and is then a true
+/// records carry no signature over it, so a repeated flight can be renumbered and is then a true
 /// retransmission (RFC 6347 §4.2.4), which makes the other side repeat its own lost flight.
 pub(super) fn renumber(datagram: &mut [u8], next: &mut u64) {
     let mut rest = datagram;

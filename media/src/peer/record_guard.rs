@@ -1,4 +1,4 @@
-//! Guard 2: only records that a handshake really has reach the DTLS endpoint.
+//! Guard 2: only plausible handshake records reach the DTLS endpoint.
 //!
 //! The endpoint answers unencrypted alerts and data with a fatal alert or believes them, lets one
 //! record with the highest number shut the replay window, and keeps early and repeated records

@@ -1,4 +1,4 @@
-//! Locking and unlocking the sound (SRTP, RFC 3711 and RFC 7714) with the keys of the handshake.
+//! SRTP (RFC 3711, RFC 7714): protecting and unprotecting packets with the keys of the handshake.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rtc_srtp::protection_profile::ProtectionProfile;
 use super::ssrc_guard::{Refused, SsrcGuard};
 use crate::rtp::{FIXED_HEADER_BYTES, RtpHeader};
 
-/// What a finished handshake leaves: the profile and both directions' keys.
+/// The result of a finished handshake: the profile and the keys of both directions.
 pub(super) struct SrtpKeys {
     pub profile: ProtectionProfile,
     pub keys: SessionKeys,
@@ -74,7 +74,7 @@ impl Srtp {
         })
     }
 
-    /// A packet ready to be sent.
+    /// Encrypts an RTP packet.
     pub fn protect_rtp(&mut self, header: RtpHeader, payload: &[u8]) -> Option<BytesMut> {
         self.plain.clear();
         self.plain.extend_from_slice(&header.to_bytes());
@@ -83,12 +83,12 @@ impl Srtp {
         self.outbound.encrypt_rtp_with_header(&self.plain, &self.header).ok()
     }
 
-    /// A compound RTCP packet ready to be sent.
+    /// Encrypts a compound RTCP packet.
     pub fn protect_rtcp(&mut self, compound: &[u8]) -> Option<BytesMut> {
         self.outbound.encrypt_rtcp(compound).ok()
     }
 
-    /// The packet in the clear, header included.
+    /// Decrypts a packet; its header is included.
     pub fn unprotect_rtp(
         &mut self,
         header: RtpHeader,
@@ -99,14 +99,14 @@ impl Srtp {
         self.inbound.unprotect_rtp(&self.header, datagram)
     }
 
-    /// The compound RTCP packet in the clear.
+    /// Decrypts a compound RTCP packet.
     pub fn unprotect_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
         self.inbound.unprotect_rtcp(datagram)
     }
 }
 
-/// Tells the context what it needs of a header: who, which number, and how long. Contributors and
-/// extensions count as so many words and are not looked into.
+/// Fills in what the context needs of a header: SSRC, sequence number and length. Contributors and extensions count as
+/// words and are not read.
 fn describe(described: &mut Header, header: RtpHeader, length: usize) {
     described.ssrc = header.ssrc;
     described.sequence_number = header.sequence;

@@ -1,8 +1,8 @@
-//! Guard 3: a sender gets a place in memory only after a packet of it has authenticated.
+//! Guard 3: a sender gets memory only after one of its packets has authenticated.
 //!
 //! The SRTP context makes a record for every SSRC it is asked about, before it checks anything, and
-//! keeps it for ever: a million forged packets would cost 200 MB. So each sender has a context of its
-//! own, strangers are tried on one that is thrown away, and of too many senders the one that has been
+//! keeps it forever: a million forged packets would cost 200 MB. So each sender has a context of its
+//! own, strangers are tried on a scratch context, and of too many senders the one that has been
 //! silent for longest is forgotten.
 
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use super::srtp::SrtpKeys;
 
 /// A call has one sender at a time; hold, resume and another device bring a few more.
 const MOST_SENDERS: usize = 8;
-/// After so many tries the scratch context and what it remembers are thrown away.
+/// After this many tries the scratch context is replaced, with everything it remembers.
 const SCRATCH_TRIES: u32 = 32;
-/// Packets that may come late without being taken for replays: 1.3 s of sound.
+/// Packets that may be late without being taken for replays: 1.3 s of audio.
 const REPLAY_WINDOW: usize = 64;
 
-/// Why a packet was not let in.
+/// Why a packet was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// Its signature is wrong.
+    /// Its authentication tag is wrong.
     Unauthenticated,
-    /// It has been here before, or is too old to tell.
+    /// It was received before, or is too old to tell.
     Replayed,
     /// It is too short.
     Malformed,
@@ -82,7 +82,7 @@ impl SsrcGuard {
         Ok(packet)
     }
 
-    /// The context in which a stranger's packet has authenticated is its own from now on.
+    /// An unknown sender has authenticated: the scratch context becomes its own.
     fn admit(&mut self, ssrc: u32) {
         let Some(context) = self.scratch.context.take() else { return };
         if self.senders.len() >= MOST_SENDERS {
@@ -100,7 +100,7 @@ fn refused(error: &Error) -> Refused {
     }
 }
 
-/// A context to try strangers on.
+/// A scratch context for unknown senders.
 struct Scratch {
     keys: SessionKeys,
     profile: ProtectionProfile,

@@ -1,9 +1,9 @@
-//! What a peer can tell about its connection.
+//! Counters and measurements of a connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Counts since the beginning, and the latest measures.
+/// Counters since the start, and the latest measurements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerStats {
     /// RTP packets received, authenticated.
@@ -14,45 +14,45 @@ pub struct PeerStats {
     pub packets_out: u64,
     /// Payload bytes of them.
     pub bytes_out: u64,
-    /// Inbound packets that never came. Negative when more came than were due.
+    /// Inbound packets that never arrived. Negative when duplicates arrived.
     pub lost: i64,
     /// Interarrival jitter of inbound packets (RFC 3550 §6.4.1).
     pub jitter: Duration,
-    /// Outbound packets that the remote says never came; None before its first report.
+    /// Outbound packets that the remote reports as lost; None before its first report.
     pub remote_lost: Option<i64>,
     /// Share of our packets lost before the remote's latest report, in percent.
     pub remote_loss_percent: u8,
-    /// Jitter of our packets as the remote sees it.
+    /// Jitter of our packets as reported by the remote.
     pub remote_jitter: Duration,
-    /// By the remote's latest report, or by the latest connectivity check.
+    /// From the remote's latest report, or from the latest connectivity check.
     pub round_trip: Option<Duration>,
-    /// Who speaks on the other side.
+    /// SSRC of the remote.
     pub remote_ssrc: Option<u32>,
     /// The local and the remote address in use.
     pub path: Option<(SocketAddr, SocketAddr)>,
-    /// The SRTP profile agreed on, by its name in RFC 5764.
+    /// The negotiated SRTP profile, by its name in RFC 5764.
     pub srtp_profile: Option<&'static str>,
-    /// What was not let in.
+    /// Datagrams dropped.
     pub dropped: Dropped,
 }
 
-/// Datagrams that were not let in, by reason. Anything here may be somebody's noise.
+/// Datagrams dropped, by reason. Anybody can cause them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// STUN that is no authenticated check or answer.
+    /// STUN that is not an authenticated check or answer.
     pub stun: u64,
-    /// DTLS from an unproven address, or records that no handshake has.
+    /// DTLS from an unproven address, or implausible records.
     pub dtls: u64,
-    /// Sound before the keys.
+    /// RTP and RTCP before the keys.
     pub early: u64,
-    /// Sound from another address than the selected one.
+    /// RTP and RTCP from another address than the selected one.
     pub foreign: u64,
-    /// Sound with a wrong signature.
+    /// RTP and RTCP with a wrong authentication tag.
     pub unauthenticated: u64,
-    /// Sound that has been here before.
+    /// RTP and RTCP received before.
     pub replayed: u64,
     /// Neither STUN nor DTLS nor RTP, or too short.
     pub malformed: u64,
-    /// Our own datagrams, when nobody fetched them.
+    /// Our own datagrams that the owner did not send.
     pub unsent: u64,
 }

@@ -13,8 +13,8 @@ const FINGERPRINT: u16 = 0x8028;
 
 /// The ufrag that a STUN request is addressed to: the first half of its USERNAME (RFC 8445 §7.2.2).
 ///
-/// Nothing is authenticated here: it only says whose socket visitor this is, so that a worker can
-/// find the peer, which then checks the message itself.
+/// Nothing is authenticated here: the ufrag only tells a worker which peer the message is for, and that peer then checks
+/// the message itself.
 pub fn stun_request_ufrag(datagram: &[u8]) -> Option<&str> {
     let message = StunMessage::parse(datagram)?;
     if message.kind != StunKind::Request {
@@ -24,7 +24,7 @@ pub fn stun_request_ufrag(datagram: &[u8]) -> Option<&str> {
     Some(ufrag)
 }
 
-/// The 12 bytes by which a response names its request.
+/// The 12 bytes that match a response to its request.
 pub(super) type TransactionId = [u8; 12];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,13 @@ pub(super) enum StunKind {
     Success,
 }
 
-/// A binding request or success response; other kinds are not read at all.
+/// A binding request or success response. Other kinds are not read.
 #[derive(Debug)]
 pub(super) struct StunMessage<'a> {
     pub kind: StunKind,
     pub transaction: TransactionId,
     pub username: Option<&'a [u8]>,
-    /// What is signed, and the signature.
+    /// The signed bytes, and the signature.
     pub integrity: Option<Integrity<'a>>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Integrity<'a> {
 }
 
 impl<'a> StunMessage<'a> {
-    /// `None` for what is no well-formed binding request or success response. Attributes after the
+    /// None unless it is a well-formed binding request or success response. Attributes after the
     /// integrity are not covered by it, so a message with any but FINGERPRINT there is refused.
     pub fn parse(datagram: &'a [u8]) -> Option<StunMessage<'a>> {
         let header = datagram.first_chunk::<HEADER_BYTES>()?;

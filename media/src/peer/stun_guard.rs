@@ -1,7 +1,7 @@
 //! Guard 1: only authenticated connectivity checks reach the ICE agent.
 //!
 //! The agent settles role conflicts before it checks a message's integrity, and takes unauthenticated
-//! indications as signs of life. So one forged datagram could take the controlling role from us, and
+//! indications for signs of life. So one forged datagram could take the controlling role from us, and
 //! a few could keep a dead call alive.
 
 use std::net::SocketAddr;
@@ -12,11 +12,11 @@ use rtc_crypto::{HmacAlgorithm, Mac, RTCCryptoProvider};
 use super::PeerError;
 use super::stun::{StunKind, StunMessage};
 
-/// Addresses that the remote has proven to be at. A phone that changes networks needs a few. One more is refused, and no
-/// earlier one forgotten for it: the ICE agent cannot forget, and checks all of them.
+/// Proven addresses of the remote. A phone that changes networks needs a few. One more is refused, and no earlier one is
+/// dropped for it: the ICE agent cannot drop one, and checks all of them.
 const MOST_ADDRESSES: usize = 16;
 
-/// Knows both sides' credentials and which addresses have shown that they know them too.
+/// Both sides' credentials, and the addresses that have proven to know them.
 pub(super) struct StunGuard {
     /// USERNAME of requests to us: `ours:theirs`.
     username: String,
@@ -42,7 +42,7 @@ impl StunGuard {
         })
     }
 
-    /// Reads a message, checks its name and signature, and notes its sender's address. `None`: drop it.
+    /// Reads a message, checks its username and signature, and notes its sender's address. None: drop the message.
     pub fn admit<'a>(&mut self, from: SocketAddr, datagram: &'a [u8]) -> Option<StunMessage<'a>> {
         let message = self.authenticate(datagram)?;
         if !self.is_proven(from) {
@@ -54,7 +54,7 @@ impl StunGuard {
         Some(message)
     }
 
-    /// Reads a message and checks its name and signature. Changes nothing.
+    /// Reads a message and checks its username and signature. Changes nothing.
     pub fn authenticate<'a>(&mut self, datagram: &'a [u8]) -> Option<StunMessage<'a>> {
         let message = StunMessage::parse(datagram)?;
         let integrity = message.integrity.as_ref()?;
@@ -67,7 +67,7 @@ impl StunGuard {
         Some(message)
     }
 
-    /// Whether an authenticated message has come from here.
+    /// Whether an authenticated message has come from this address.
     pub fn is_proven(&self, address: SocketAddr) -> bool {
         self.proven.contains(&address)
     }

@@ -1,27 +1,27 @@
-//! Cursor: where one call stands in the prompts it hears.
+//! Cursor: the position of one call in the prompts it hears.
 
 use super::{Prompt, Repeat};
 use crate::opus::SILENCE;
 
-/// Plays a list of prompts in its order. Nothing is encoded here: every frame was baked when its prompt was made.
+/// Plays a list of prompts in order. Nothing is encoded here: all frames were encoded with their prompt.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     prompts: Vec<Prompt>,
     repeat: Repeat,
-    /// Which prompt is heard; the length of the list when all have been.
+    /// Index of the current prompt; the length of the list after the last.
     playing: usize,
     place: Place,
 }
 
-/// The next frame of the prompt that is heard.
+/// The next frame of the current prompt.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Frame(usize),
-    /// A frame of the seam that leads from the end back into the beginning.
+    /// A frame of the seam from the end back to the start.
     Seam(usize),
 }
 
-/// What a cursor gave.
+/// The content of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Played {
     /// False when it was silence after the end.
@@ -31,13 +31,13 @@ pub(crate) struct Played {
 }
 
 impl Cursor {
-    /// A list that repeats begins anew after its last prompt; a single prompt repeats through its seam, if it has one.
-    /// An empty list ends at once, whatever `repeat` says.
+    /// A repeated list restarts after its last prompt; a single prompt repeats through its seam, if it has one. An empty
+    /// list ends at once, whatever `repeat` is.
     pub(crate) fn new(prompts: Vec<Prompt>, repeat: Repeat) -> Self {
         Self { prompts, repeat, playing: 0, place: Place::Frame(0) }
     }
 
-    /// Copies the next frame to `out`, replacing what was there. After the end it is silence, which has ended too.
+    /// Replaces `out` with the next frame. After the end it is silence, marked as ended.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> Played {
         out.clear();
         let Some(prompt) = self.prompts.get(self.playing) else {

@@ -1,4 +1,4 @@
-//! Track: PCM becoming a row of 20 ms Opus packets.
+//! Track: PCM encoded into consecutive 20 ms Opus packets.
 
 use bytes::Bytes;
 
@@ -22,21 +22,21 @@ impl Track {
         })
     }
 
-    /// Adds one frame. What `pcm` lacks of 20 ms is silence.
+    /// Adds one frame. A short `pcm` is padded with silence.
     pub(super) fn push(&mut self, pcm: &[i16]) -> Result<(), OpusError> {
         self.hear(pcm)?;
         self.frames.push(Bytes::copy_from_slice(&self.packet));
         Ok(())
     }
 
-    /// Adds one frame whose packet does not lean on those before it, so that another row of packets can lead to it.
+    /// Adds one frame whose packet is not predicted from those before it, so that another track can lead to it.
     pub(super) fn push_entry(&mut self, pcm: &[i16]) -> Result<(), OpusError> {
         self.encoder.set_prediction(false)?;
         self.push(pcm)?;
         self.encoder.set_prediction(true)
     }
 
-    /// Lets the encoder hear a frame whose packet nobody needs.
+    /// Encodes a frame only to prime the encoder, and drops its packet.
     pub(super) fn hear(&mut self, pcm: &[i16]) -> Result<(), OpusError> {
         self.frame.clear();
         self.frame.extend_from_slice(pcm);

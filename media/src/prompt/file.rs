@@ -1,9 +1,9 @@
-//! Sound files: WAV, MP3, FLAC, Ogg Vorbis and Ogg Opus become mono samples at 16 kHz.
+//! Audio files: WAV, MP3, FLAC, Ogg Vorbis and Ogg Opus become mono samples at 16 kHz.
 //!
-//! The containers are walked here, because encoders that stream leave lengths, granule positions and block sizes in
-//! them that are not true: what counts is the bytes that are there. The sound in them is decoded by libraries, mixed
-//! down and resampled packet by packet, so a file costs no more memory than ten minutes of mono, whatever its rate
-//! and its channels, and no more work than [`MAX_WORK`].
+//! The containers are read by our own code and not by a crate, because streaming encoders leave wrong lengths, granule
+//! positions and block sizes in them: only the bytes that are there count. Libraries decode the audio, which is mixed down
+//! and resampled packet by packet, so a file costs no more memory than ten minutes of mono, whatever its rate and channels,
+//! and no more work than [`MAX_WORK`].
 
 mod wav;
 mod mp3;
@@ -19,30 +19,30 @@ use symphonia::core::errors::Error as DecodeError;
 use super::{MAX_FILE_BYTES, PromptError, PromptWarning};
 use sound::Sound;
 
-/// What decoding a file may cost, in samples of all channels: ten minutes of stereo at 96 kHz fit in.
+/// Bound on decoding a file, in samples of all channels: ten minutes of stereo at 96 kHz fit.
 ///
 /// Ten minutes of eight channels at 192 kHz are 920 million samples, and silence of that kind fits into 1 MB of FLAC.
 const MAX_WORK: u64 = 128_000_000;
 
-/// What a packet costs beside its samples, so that many tiny packets are bounded too.
+/// Cost of a packet beside its samples, so that many tiny packets are bounded too.
 const PACKET_WORK: u64 = 100;
 
-/// What it costs to set up a decoder and a resampler.
+/// Cost of setting up a decoder and a resampler.
 const SOUND_WORK: u64 = 10_000;
 
-/// A wave that stays below this is not heard, even 20 dB louder: about -68 dBFS, a dozen of the lowest bits of 16.
+/// A peak below this is inaudible even 20 dB louder: about -68 dBFS.
 const INAUDIBLE: f32 = 0.0004;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// Mono at 16 kHz, full scale 1.0, never empty.
     pub samples: Vec<f32>,
-    /// What is not heard as its author may expect, each once.
+    /// What may sound different from what its author expects, each once.
     pub warnings: Vec<PromptWarning>,
 }
 
-/// Decodes a whole file, all sounds in it one after the other. `extension` appears in the error only.
+/// Decodes a whole file, all streams in it one after the other. `extension` is used in the error only.
 pub(super) fn read(bytes: &[u8], extension: Option<&str>) -> Result<Contents, PromptError> {
     read_within(&mut Work::new(MAX_WORK), bytes, extension)
 }
@@ -54,8 +54,7 @@ fn read_within(work: &mut Work, bytes: &[u8], extension: Option<&str>) -> Result
     if bytes.len() > MAX_FILE_BYTES {
         return Err(PromptError::TooManyBytes);
     }
-    // The decoders are other people's code and the file is yet others' bytes: a panic between them costs this file,
-    // not the process.
+    // Third-party decoders read third-party bytes: a panic in them costs this file, not the process.
     catch_unwind(AssertUnwindSafe(|| decode(work, bytes, extension)))
         .unwrap_or_else(|_| Err(PromptError::Undecodable("the decoder failed on it".into())))
 }
@@ -72,7 +71,7 @@ fn decode(work: &mut Work, bytes: &[u8], extension: Option<&str>) -> Result<Cont
         match sound.and_then(|sound| sound.decode(work, &mut contents)) {
             Ok(()) => {}
             Err(error @ (PromptError::TooLong | PromptError::TooMuchWork)) => return Err(error),
-            // A file may end in a sound of no length, such as the header of a stream that was never sent.
+            // A file may end in an empty stream, such as the header of one that was never sent.
             Err(PromptError::NoSound) => {}
             Err(error) => {
                 is_incomplete = true;
@@ -92,8 +91,8 @@ fn decode(work: &mut Work, bytes: &[u8], extension: Option<&str>) -> Result<Cont
     Ok(contents)
 }
 
-/// The sounds of a file, told apart by content: a wrong extension is no reason to refuse a good sound. None at all if
-/// the content is of no kind that we read.
+/// The streams of a file, recognised by content: a wrong extension is no reason to refuse a valid file. Empty if the format
+/// is not supported.
 fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptError> {
     let content = behind_id3(bytes);
     // Zeros are what a removed tag leaves.
@@ -107,11 +106,11 @@ fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptErro
     }
 }
 
-/// A sound that cannot be decoded stands among the others with its reason.
+/// A stream, or the reason why it cannot be decoded.
 type Sounds<'a> = Vec<Result<Sound<'a>, PromptError>>;
 
-/// Titles and cover pictures stand before the sound and look like anything (ID3v2.4 §3.1). A tag longer than the file
-/// has a wrong size; then the sound is looked for behind the tag's header.
+/// Titles and cover pictures precede the audio and look like anything (ID3v2.4 §3.1). A tag longer than the file has a
+/// wrong size; then the audio is searched for after the tag's header.
 fn behind_id3(mut bytes: &[u8]) -> &[u8] {
     while let Some(size) = id3_size(bytes) {
         bytes = bytes.get(size..).filter(|rest| !rest.is_empty()).unwrap_or(&bytes[ID3_HEADER_BYTES..]);
@@ -121,7 +120,7 @@ fn behind_id3(mut bytes: &[u8]) -> &[u8] {
 
 const ID3_HEADER_BYTES: usize = 10;
 
-/// How long the ID3v2 tag is that begins here.
+/// Length of the ID3v2 tag that starts here.
 fn id3_size(bytes: &[u8]) -> Option<usize> {
     let &[b'I', b'D', b'3', _, _, flags, a, b, c, d, ..] = bytes else { return None };
     let content = [a, b, c, d].iter().fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
@@ -137,7 +136,7 @@ impl Contents {
     }
 }
 
-/// What decoding may still cost. Counted, not timed, so that a file is refused or taken on every machine alike.
+/// Remaining bound on decoding. Counted, not timed, so that every machine accepts and refuses the same files.
 struct Work {
     left: u64,
 }

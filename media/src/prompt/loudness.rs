@@ -1,24 +1,24 @@
-//! Loudness: every prompt is heard as loud as the others, whoever recorded it (EBU R 128, ITU-R BS.1770).
+//! Loudness: all prompts are equally loud, however they were recorded (EBU R 128, ITU-R BS.1770).
 
 use ebur128::{EbuR128, Mode};
 
-/// About as loud as a close voice in a call.
+/// Target: about as loud as a close voice in a call.
 const TARGET_LUFS: f64 = -19.0;
 
-/// What the highest wave may reach, in dB below full scale, between samples too.
+/// Highest true peak, in dB below full scale.
 const PEAK_DB: f64 = -1.0;
 
-/// A file of noise or near-silence stays quiet instead of becoming a roar.
+/// Largest gain: noise and near-silence stay quiet.
 const GAIN_AT_MOST_DB: f64 = 20.0;
 
-/// Loudness is measured over 400 ms (BS.1770). A shorter sound goes by its peak, and this is where it comes out near
-/// the loudness of the others, whether it is a tone or a syllable.
+/// Loudness is measured over 400 ms (BS.1770). Shorter audio is normalised by its peak; at this level it is about as loud
+/// as the others, be it a tone or a syllable.
 const SHORT_PEAK_DB: f64 = -12.0;
 
-/// Brings mono samples (full scale 1.0) to the loudness of prompts. Silence stays silence.
+/// Normalises mono samples (full scale 1.0) to the loudness of prompts. Silence stays silence.
 ///
-/// One gain for the whole sound: what is quiet in it stays quiet. It is lowered where the highest wave would go above
-/// the limit, so a sound with rare, high peaks comes out below the target.
+/// One gain for the whole prompt, so its dynamics stay. It is lowered where a peak would exceed the limit, so audio with
+/// rare, high peaks ends up below the target.
 pub(super) fn levelled(sound: &[f32], hz: u32) -> Vec<i16> {
     let gain = gain_db(sound, hz).map_or(0.0, |decibels| 10f64.powf(decibels / 20.0));
     sound.iter().map(|sample| (f64::from(*sample) * gain * f64::from(i16::MAX)).round() as i16).collect()

@@ -1,45 +1,45 @@
-//! Seam: how a prompt leads from its end back into its beginning, encoded once like the prompt itself.
+//! Seam: the transition from a prompt's end back to its start, encoded once like the prompt itself.
 
 use bytes::Bytes;
 
 use super::encode::Track;
 use crate::opus::{OpusError, Profile, SampleRate};
 
-/// 200 ms: long enough to hide where music starts over, short enough to keep words that stand near the edge apart.
+/// Length of the crossfade, 200 ms: long enough to hide where music restarts, short enough not to overlap words.
 const FADE_FRAMES: usize = 10;
 
-/// An encoder of its own makes the seam. It hears this much of what comes before, so that its first packet expects of
-/// the listener's decoder what that decoder really remembers.
+/// The seam has an encoder of its own. It first encodes this much of the audio before, so that its first packet is predicted
+/// from what the listener's decoder has decoded.
 const WARM_UP_FRAMES: usize = 25;
 
-/// The frame of a sound that its seam leads back to.
+/// The frame that the seam leads back to.
 pub(super) const BACK_TO: usize = FADE_FRAMES + SETTLE_FRAMES;
 
-/// After the crossfade the seam's encoder goes on for this long, so that the decoder has heard the very sound that
-/// the prompt's own packet counts on when they take over again.
+/// After the crossfade the seam's encoder continues for this long, so that the decoder has decoded the very audio from
+/// which the prompt's own packets are predicted when they take over again.
 const SETTLE_FRAMES: usize = 5;
 
-/// One second. A shorter sound is a signal, and a signal repeats with its own pause.
+/// One second. Shorter audio is a signal, which repeats with its own pause.
 const SHORTEST_FRAMES: usize = 50;
 
-/// The packets between the end and the beginning of a prompt that repeats.
+/// The packets between the end and the start of a looped prompt.
 ///
 /// The first pass plays the prompt's frames up to `leave_before`, then the seam, then the frames from `back_to` on.
-/// A pass is therefore one crossfade (200 ms) shorter than the sound.
+/// A pass is therefore one crossfade (200 ms) shorter than the audio.
 #[derive(Debug)]
 pub(super) struct Seam {
     pub(super) frames: Box<[Bytes]>,
-    /// The prompt's frame that the seam stands in for.
+    /// The prompt's frame that the seam replaces.
     pub(super) leave_before: usize,
     /// The prompt's frame that follows the seam.
     pub(super) back_to: usize,
 }
 
 impl Seam {
-    /// Bakes the seam of a sound whose first frame is `frames_before` frames behind the start of its prompt. None for a
-    /// sound under a second.
+    /// Encodes the seam of audio whose first frame is `frames_before` frames after the start of its prompt. None for audio
+    /// under a second.
     ///
-    /// `sound` is the whole sound, its last frame perhaps partial: the crossfade ends exactly where the sound ends.
+    /// `sound` is the whole audio, perhaps with a partial last frame: the crossfade ends exactly where the audio ends.
     pub(super) fn baked(
         sound: &[i16],
         frames_before: usize,
@@ -74,10 +74,9 @@ impl Seam {
     }
 }
 
-/// Leads `end` into `beginning`, which are equally long, at even loudness.
+/// Crossfades `end` into `beginning`, which are equally long, at even loudness.
 ///
-/// Sounds that are unlike each other add their powers, and sounds that are alike add their waves; the gain allows for
-/// how alike these two are.
+/// Uncorrelated audio adds in power, correlated audio in amplitude; the gain follows the correlation of the two.
 fn crossfaded(end: &[i16], beginning: &[i16]) -> Vec<i16> {
     let likeness = likeness(end, beginning);
     let count = end.len() as f64;
@@ -89,7 +88,7 @@ fn crossfaded(end: &[i16], beginning: &[i16]) -> Vec<i16> {
     end.iter().zip(beginning).enumerate().map(mix).collect()
 }
 
-/// The correlation of two sounds: 0 for unlike (or opposite) ones, 1 for the same wave.
+/// Correlation: 0 for unrelated or opposite waves, 1 for equal ones.
 fn likeness(left: &[i16], right: &[i16]) -> f64 {
     let product = |left: &[i16], right: &[i16]| -> f64 {
         left.iter().zip(right).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()

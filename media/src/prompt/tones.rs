@@ -1,4 +1,4 @@
-//! The built-in prompts, made of sine tones, so that a first start needs no files.
+//! Tones: the built-in prompts, made of sine waves, so that a first start needs no files.
 
 use std::f64::consts::TAU;
 
@@ -11,16 +11,16 @@ pub(super) const RATE: SampleRate = SampleRate::Hz16000;
 /// The European supervisory tone (ETSI TR 101 041): 425 Hz for ringing and for busy.
 const SUPERVISORY_HZ: f64 = 425.0;
 
-/// Where ears and telephones are keenest, and as every answering machine has it.
+/// The beep of an answering machine, where ears and telephones are most sensitive.
 const BEEP_HZ: f64 = 1000.0;
 
-/// About -18 dBFS: clearly heard, never startling.
+/// About -18 dBFS: clearly audible, not startling.
 const LOUD: f64 = 4000.0;
 
-/// Music behind a waiting person stays in the background.
+/// Hold music stays in the background.
 const SOFT: f64 = 1600.0;
 
-/// Tones rise and fall this long; a sudden edge is a click.
+/// Length of fades; a sudden edge clicks.
 const EDGE_SECONDS: f64 = 0.010;
 
 /// Mono samples at [`RATE`].
@@ -28,10 +28,10 @@ pub(super) fn samples(builtin: Builtin) -> Vec<i16> {
     match builtin {
         Builtin::Ringback => [tone(SUPERVISORY_HZ, 1.0), pause(4.0)].concat(),
         Builtin::Busy => [tone(SUPERVISORY_HZ, 0.5), pause(0.5)].concat(),
-        // E, C, G: downwards, as a door chime says that it is over.
+        // E, C, G: a falling chime signals the end.
         Builtin::Goodbye => [659.26, 523.25, 392.0].into_iter().flat_map(|hz| note(hz, 0.35, LOUD)).collect(),
         Builtin::Beep => tone(BEEP_HZ, 0.3),
-        // C, E, G, A and back in slow notes, each ringing out before the next.
+        // C, E, G, A and back in slow notes, each decaying before the next.
         Builtin::Hold => {
             [261.63, 329.63, 392.0, 440.0, 392.0, 329.63].into_iter().flat_map(|hz| note(hz, 1.2, SOFT)).collect()
         }
@@ -46,7 +46,7 @@ fn tone(hz: f64, seconds: f64) -> Vec<i16> {
     })
 }
 
-/// A struck note: it begins softly, rings with a little of its octave, and has died away at its end.
+/// A struck note: a soft attack, a little of its octave, and a full decay.
 fn note(hz: f64, seconds: f64, level: f64) -> Vec<i16> {
     render(seconds, |at| {
         let attack = (at / EDGE_SECONDS).min(1.0);

@@ -1,24 +1,24 @@
-//! Warnings: what is odd about a file that is taken as a prompt all the same.
+//! Warnings: what is unusual about a file that is accepted as a prompt.
 
 use std::fmt;
 
-/// What a caller hears of a prompt may not be what its author expects. The text says what is odd and what to do.
+/// A caller may hear something other than what the prompt's author expects. The text says what is unusual and what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PromptWarning {
-    /// Nothing in it is loud enough to be heard.
+    /// Nothing in it is audible.
     Silent,
-    /// The channels cancel each other when they are mixed, so one of them is used.
+    /// The channels cancel each other when mixed, so one of them is used.
     OppositePhase,
     /// Its end seems to be missing, but most of it is there.
     BreaksOff,
     /// Some packets do not decode, but most of them do.
     Damaged,
-    /// Of several sounds in the file, one does not decode.
+    /// Of several streams in the file, one does not decode.
     SoundLeftOut,
 }
 
 impl PromptWarning {
-    /// A stable word for programs.
+    /// A stable code for programs.
     pub fn code(self) -> &'static str {
         match self {
             Self::Silent => "silent",

@@ -1,4 +1,4 @@
-//! Wideband: mono sound of any rate becomes 16 kHz, piece by piece.
+//! Wideband: mono audio of any rate, resampled to 16 kHz chunk by chunk.
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler};
@@ -6,18 +6,18 @@ use rubato::{Fft, FixedSync, Resampler};
 use super::PromptError;
 use crate::opus::SampleRate;
 
-/// A call carries wideband, so a higher rate would only be encoded to be thrown away.
+/// A call carries wideband; a higher rate would be encoded in vain.
 pub(super) const RATE: SampleRate = SampleRate::Hz16000;
 
 /// Samples that the resampler takes at once.
 const CHUNK: usize = 1024;
 
-/// Takes sound at one rate and collects it at [`RATE`].
+/// Takes audio at one rate and collects it at [`RATE`].
 pub(super) struct Wideband {
     hz: u32,
-    /// None when the sound has the right rate.
+    /// None when the audio has this rate already.
     resampler: Option<Fft<f32>>,
-    /// What does not fill a chunk yet.
+    /// Samples that do not fill a chunk yet.
     waiting: Vec<f32>,
     produced: Vec<f32>,
     scratch: Vec<f32>,
@@ -28,7 +28,7 @@ impl Wideband {
     pub(super) fn new(hz: u32) -> Result<Self, PromptError> {
         let resampler = match hz == RATE.hz() {
             true => None,
-            // A fixed input is what lets the resampler work in short pieces; with both sides fixed it takes 10 ms.
+            // With a fixed input the resampler works in short chunks; with both sides fixed it takes 10 ms.
             false => Some(
                 Fft::new(hz as usize, RATE.hz() as usize, CHUNK, 1, FixedSync::Input)
                     .map_err(|error| PromptError::Undecodable(error.to_string()))?,
@@ -50,7 +50,7 @@ impl Wideband {
         Ok(())
     }
 
-    /// The whole sound, beginning where the input did and ending so many of its samples before its end.
+    /// All audio, aligned with the start of the input, without that many of its last samples.
     pub(super) fn finish(mut self, dropped: u64) -> Result<Vec<f32>, PromptError> {
         self.taken = self.taken.saturating_sub(dropped);
         let length = (self.taken * u64::from(RATE.hz())).div_ceil(u64::from(self.hz)) as usize;

@@ -1,7 +1,7 @@
-//! The caller's line of sound, laid along the master clock.
+//! CallerLine: the caller's audio, placed along the master clock.
 //!
 //! Packets are counted in RTP ticks from the first one on. The two clocks differ by up to 200 ppm, so the line is
-//! moved by one frame in a pause when the least late packets of some seconds say that it has drifted.
+//! moved by one frame in a pause when the least late packets of some seconds show that it has drifted.
 
 use super::RecorderStats;
 use super::delimited;
@@ -23,32 +23,32 @@ const TOLERANCE_TICKS: i64 = 720;
 /// 25 ms off: the line moves even in speech. The rounding to frames adds at most 10 ms.
 const LIMIT_TICKS: i64 = 1200;
 
-/// In speech it moves once in 200 ms at most: ten cuts in a row would eat a word.
+/// In speech it moves at most once in 200 ms: ten cuts in a row would remove a word.
 const MOVE_IN_SPEECH_EVERY_TICKS: i64 = 9600;
 
-/// Half a second before its place no packet can come: the sender's clock has jumped.
+/// A packet half a second before its place means that the sender's clock has jumped.
 const TOO_EARLY_TICKS: i64 = 24_000;
 
-/// When for one second every packet comes after its place is written, the line stands in the wrong place.
+/// When every packet of one second arrives after its place was written, the line is in the wrong place.
 const TOO_LATE_FOR_TICKS: i64 = 48_000;
 
-/// A lost frame sounds best as the one before it, three times (60 ms); then silence is the honest answer.
+/// A lost frame is best replaced by the one before it, three times (60 ms); then by silence.
 const REPEAT_AT_MOST: u8 = 3;
 
 pub(super) struct CallerLine {
     clock: Option<SenderClock>,
-    /// The first frame that this line has not come to. Those before it do not change any more.
+    /// The first frame that this line has not reached. Those before it are final.
     passed: i64,
-    /// What a loss repeats, self-delimited.
+    /// The packet that a loss repeats, self-delimited.
     last: Vec<u8>,
     repeats_left: u8,
     recoder: Recoder,
-    /// Where the frame begins that the recoder has a part of.
+    /// The frame of which the recoder has a part.
     recoding_at: i64,
     scratch: Vec<u8>,
 }
 
-/// How the sender's timestamps lie on the master clock. All in 48 kHz ticks.
+/// The sender's timestamps against the master clock, in 48 kHz ticks.
 struct SenderClock {
     timestamp: u32,
     /// The same without wrapping around.
@@ -63,9 +63,9 @@ struct SenderClock {
 /// How the line moves against the master clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Move {
-    /// The packets come before their place: one frame is left out.
+    /// The packets arrive before their place: one frame is left out.
     Earlier,
-    /// The packets come after their place: one frame is repeated.
+    /// The packets arrive after their place: one frame is repeated.
     Later,
 }
 
@@ -87,13 +87,13 @@ impl CallerLine {
         self.passed
     }
 
-    /// The next slot is another sender's, who is laid where its first packet comes in time.
+    /// The next slot is another sender's: its line starts where its first packet is on time.
     pub(super) fn restart(&mut self) {
         self.clock = None;
         self.repeats_left = 0;
     }
 
-    /// Lays one slot down. `arrival` is where the master clock stands now, in ticks.
+    /// Places one slot. `arrival` is the present position of the master clock, in 48 kHz ticks.
     pub(super) fn hear(&mut self, slot: &Slot, arrival: i64, tracks: &mut Tracks, stats: &mut RecorderStats) {
         self.passed = self.passed.max(tracks.open());
         match slot {
@@ -153,7 +153,7 @@ impl CallerLine {
         self.repeats_left = REPEAT_AT_MOST;
     }
 
-    /// Lost sound repeats the last packet for a while; a pause has none to repeat.
+    /// A loss repeats the last packet for a while; a pause is silent.
     fn hear_gap(&mut self, timestamp: u32, duration: u32, tracks: &mut Tracks, stats: &mut RecorderStats) {
         self.end_recoding(tracks, stats);
         let Some(position) = self.clock.as_mut().and_then(|clock| clock.follow(timestamp)) else { return };
@@ -170,7 +170,7 @@ impl CallerLine {
         self.passed = self.passed.max(end);
     }
 
-    /// What the recoder has begun becomes a frame, before something else follows.
+    /// Finishes the frame that the recoder has begun, before anything else follows.
     fn end_recoding(&mut self, tracks: &mut Tracks, stats: &mut RecorderStats) {
         if self.recoder.is_empty() {
             return;
@@ -189,7 +189,7 @@ impl CallerLine {
             && clock.is_believable(arrival, position, tracks.open())
         {
             let frame = nearest_frame(position);
-            // A packet that begins a little before the last one ends, as when steps are no whole frames.
+            // A packet that starts a little before the last one ends, as when steps are not whole frames.
             let overlaps_a_little = frame == self.passed - 1 && position > frame * FRAME;
             return if overlaps_a_little { self.passed } else { frame };
         }
@@ -197,7 +197,7 @@ impl CallerLine {
         self.begin_line(timestamp, arrival, tracks)
     }
 
-    /// The line stands where a packet of it comes in time.
+    /// Starts the line where this packet is on time.
     fn begin_line(&mut self, timestamp: u32, arrival: i64, tracks: &mut Tracks) -> i64 {
         let frame = nearest_frame(arrival).max(tracks.open());
         if frame + 10 < self.passed {
@@ -210,11 +210,11 @@ impl CallerLine {
     }
 }
 
-/// Lays packets down one after the other.
+/// Places packets one after the other.
 struct Layer<'line> {
-    /// Where the next one goes.
+    /// The place of the next one.
     frame: i64,
-    /// The first one is left out, or laid twice: before its place and in it.
+    /// The first one is left out, or placed twice: before its place and in it.
     moved: Option<Move>,
     passed: &'line mut i64,
     last: &'line mut Vec<u8>,
@@ -249,7 +249,7 @@ impl SenderClock {
         Self { timestamp, ticks, offset: ticks - position, lateness, moved_at: arrival, too_late_since: None }
     }
 
-    /// Comes to `timestamp` and gives its position, unless the sender has begun a new line.
+    /// Moves to `timestamp` and returns its position; None if the sender has started a new line.
     fn follow(&mut self, timestamp: u32) -> Option<i64> {
         let step = i64::from(timestamp.wrapping_sub(self.timestamp) as i32);
         if step.abs() > RESTART_TICKS {
@@ -260,7 +260,7 @@ impl SenderClock {
         Some(self.ticks - self.offset)
     }
 
-    /// Notes how late a packet came. False when it cannot belong there.
+    /// Notes the lateness of a packet. Returns false when it cannot belong there.
     fn is_believable(&mut self, arrival: i64, position: i64, open: i64) -> bool {
         let lateness = arrival - position;
         self.lateness.note(arrival, lateness);
@@ -275,14 +275,14 @@ impl SenderClock {
         lateness > -TOO_EARLY_TICKS
     }
 
-    /// Moves the line by one frame if it has drifted and this packet is one that may go or be doubled.
+    /// Moves the line by one frame if it has drifted and this packet may be left out or repeated.
     fn correct(&mut self, arrival: i64, is_pause: bool) -> Option<Move> {
         let floor = self.lateness.least();
         let may_cut_speech = floor.abs() >= LIMIT_TICKS && arrival - self.moved_at >= MOVE_IN_SPEECH_EVERY_TICKS;
         if floor.abs() < TOLERANCE_TICKS || !(is_pause || may_cut_speech) {
             return None;
         }
-        // Nothing comes before it is sent, so an early packet is believed at once. A late one may have been held up.
+        // Nothing arrives before it is sent, so an early packet proves the drift. A late one may have been delayed.
         let (moved, by) = match floor < 0 {
             true => (Move::Earlier, FRAME),
             false if self.lateness.is_certain(arrival) => (Move::Later, -FRAME),
@@ -295,7 +295,7 @@ impl SenderClock {
     }
 }
 
-/// The frame whose beginning is nearest.
+/// The frame whose start is nearest.
 fn nearest_frame(position: i64) -> i64 {
     (position + FRAME / 2).div_euclid(FRAME)
 }

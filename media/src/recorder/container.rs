@@ -7,17 +7,16 @@ use bytes::Bytes;
 use super::page::Page;
 use crate::timeline::TICKS_PER_FRAME;
 
-/// What a listener's decoder gives before the first real sample, in 48 kHz ticks: the 6.5 ms of a SILK encoder.
+/// Pre-skip in 48 kHz ticks: the 6.5 ms by which a SILK encoder lags.
 pub(super) const PRE_SKIP_TICKS: u16 = 312;
 
-/// 700 ms a page. With the 300 ms that a frame may wait for its caller, a second is all that a sudden end costs.
+/// 700 ms per page. With the 300 ms that a frame may wait for the caller, a crash loses a second at most.
 pub(super) const FRAMES_PER_PAGE: u32 = 35;
 
-/// Pages made and not yet taken, about 90 s. Over it the newest is dropped and counted: whoever takes none for so
-/// long has stopped recording.
+/// Pages not taken yet, about 90 s. Overflow drops the newest and counts it: by then the disk has stopped.
 const MAX_READY: usize = 128;
 
-/// Makes pages of packets, each of which holds one frame of both channels.
+/// Writes packets into pages. Each packet holds one frame of both channels.
 pub(super) struct Container {
     page: Page,
     frames: u64,
@@ -51,8 +50,8 @@ impl Container {
         }
     }
 
-    /// Ends the stream. The packet is one more frame of silence, which pushes the last sound out of a decoder; the
-    /// granule position says that no more than that is to be played (RFC 7845 §4.4).
+    /// Ends the stream. One more frame of silence flushes the last audio out of a decoder; the granule position trims the
+    /// rest (RFC 7845 §4.4).
     pub(super) fn finish(&mut self, caller: &[u8], agent: &[u8]) {
         if !self.page.has_room(caller.len() + agent.len()) {
             self.close_page(false);
@@ -66,7 +65,7 @@ impl Container {
         self.ready.pop_front()
     }
 
-    /// Pages that nobody took in time.
+    /// Pages dropped because they were not taken in time.
     pub(super) fn pages_dropped(&self) -> u64 {
         self.pages_dropped
     }
@@ -96,7 +95,7 @@ fn identification_header() -> Vec<u8> {
     header
 }
 
-/// OpusTags (RFC 7845 §5.2), without comments: a recording says nothing of who speaks.
+/// OpusTags (RFC 7845 §5.2), without comments: a recording does not name the speakers.
 fn comment_header() -> Vec<u8> {
     const VENDOR: &[u8] = b"Patchcord";
     let mut header = b"OpusTags".to_vec();

@@ -1,12 +1,12 @@
-//! Packets of exactly 20 ms in self-delimited form (RFC 6716 appendix B), cut out of packets of any length.
+//! Packets of exactly 20 ms in self-delimited form (RFC 6716 appendix B), cut from packets of any length.
 
 use crate::opus::{self, OpusError, PacketError, PacketFacts};
 use crate::timeline::TICKS_PER_FRAME;
 
-/// A frame of at most so many bytes is a pause that the sender's encoder did not code.
+/// A frame of at most this many bytes is a pause that the sender's encoder did not encode.
 const DTX_FRAME_BYTES: usize = 1;
 
-/// [`opus::SILENCE`], self-delimited: its length stands behind its first byte.
+/// [`opus::SILENCE`], self-delimited: its length follows its first byte.
 pub(super) const SILENCE: [u8; 9] = {
     let [toc, a, b, c, d, e, f, g] = opus::SILENCE;
     [toc, 7, a, b, c, d, e, f, g]
@@ -17,8 +17,8 @@ pub(super) fn can_be_cut(facts: PacketFacts) -> bool {
     TICKS_PER_FRAME.is_multiple_of(frame_ticks(facts)) && facts.duration.is_multiple_of(TICKS_PER_FRAME)
 }
 
-/// Gives `take` the 20 ms packets of a packet that [can be cut](can_be_cut), first to last, each self-delimited.
-/// `scratch` is only room to write in.
+/// Passes the 20 ms packets of a packet that [can be cut](can_be_cut) to `take`, in order, each self-delimited. `scratch` is
+/// a reused buffer.
 pub(super) fn cut(
     packet: &[u8],
     facts: PacketFacts,
@@ -39,7 +39,7 @@ pub(super) fn cut(
     Ok(())
 }
 
-/// One self-delimited packet of `frames`. A pause becomes silence: some decoders answer an empty frame with noise.
+/// One self-delimited packet of `frames`. A pause becomes silence: some decoders play noise for an empty frame.
 pub(super) fn write(toc: u8, frames: &[&[u8]], out: &mut Vec<u8>) {
     out.clear();
     match frames {

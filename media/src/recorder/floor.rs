@@ -1,4 +1,4 @@
-//! The smallest value of the last seconds: how late packets are when nothing on their way held them up.
+//! Floor: the smallest value of the last seconds, which is the lateness of packets that met no queue on their way.
 
 /// One second of 48 kHz ticks.
 const SECOND: i64 = 48_000;
@@ -6,7 +6,7 @@ const SECOND: i64 = 48_000;
 /// Network bursts are shorter. A clock that is wrong by 200 ppm moves 1.6 ms in this time.
 const SECONDS: usize = 8;
 
-/// In this many packets at least one had a free way; a caller in DTX sends 20 in the window.
+/// Of this many packets at least one met no queue; a caller in DTX sends 20 in the window.
 const ENOUGH: u32 = 10;
 
 /// The minimum over the last eight seconds. Times and values are in 48 kHz ticks.
@@ -28,7 +28,7 @@ struct Bucket {
 const EMPTY: Bucket = Bucket { least: i64::MAX, count: 0 };
 
 impl Floor {
-    /// Knows nothing yet.
+    /// No values yet.
     pub(super) fn new(at: i64) -> Self {
         Self { buckets: [EMPTY; SECONDS], second: at.div_euclid(SECOND), since: at }
     }
@@ -51,13 +51,13 @@ impl Floor {
         least.filter(|least| *least != i64::MAX).unwrap_or(0)
     }
 
-    /// Whether a high floor means something: the window is full of time and of packets.
+    /// Whether a high floor is reliable: the window spans enough time and packets.
     pub(super) fn is_certain(&self, at: i64) -> bool {
         let count = self.buckets.iter().fold(0_u32, |sum, bucket| sum.saturating_add(bucket.count));
         at - self.since >= SECONDS as i64 * SECOND && count >= ENOUGH
     }
 
-    /// Adds `by` to everything that was measured.
+    /// Adds `by` to all values.
     pub(super) fn shift(&mut self, by: i64) {
         for bucket in self.buckets.iter_mut().filter(|bucket| bucket.count > 0) {
             bucket.least += by;

@@ -1,4 +1,4 @@
-//! What a file that ended suddenly still holds.
+//! Measures the usable part of a truncated file.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -14,19 +14,19 @@ const END_OF_STREAM: u8 = 0x04;
 /// A granule position that says "no packet ends here".
 const NO_GRANULE: u64 = u64::MAX;
 
-/// What was found up to the last whole page.
+/// The part of a file up to its last whole page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// Bytes up to the end of the last whole page. What follows is to be cut off.
+    /// Bytes up to the end of the last whole page. The rest is to be truncated.
     pub whole_bytes: u64,
-    /// The sound in them.
+    /// Duration of the audio in them.
     pub duration: Duration,
-    /// The stream was ended properly.
+    /// The stream has its last page.
     pub is_ended: bool,
 }
 
-/// Reads a file that a [`Recorder`](super::Recorder) wrote, page by page, to its end or to the first thing that is no
-/// page. Checks no checksums: a process that dies leaves a short file, not a wrong one.
+/// Reads a file that a [`Recorder`](super::Recorder) wrote, page by page, up to its end or to the first bytes that
+/// are not a page. Checksums are not verified: a crash leaves a short file, not a wrong one.
 pub fn measure(mut file: impl Read) -> io::Result<Measured> {
     let mut measured = Measured::default();
     while let Some(page) = read_page(&mut file)? {
@@ -64,7 +64,7 @@ fn read_page(file: &mut impl Read) -> io::Result<Option<Page>> {
     Ok(Some(Page { bytes: (HEADER_BYTES + sizes.len()) as u64 + body, granule, flags: header[5] }))
 }
 
-/// False when the file ends before the buffer is full.
+/// Returns false when the file ends before the buffer is full.
 fn read_whole(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match file.read_exact(buffer) {
         Ok(()) => Ok(true),

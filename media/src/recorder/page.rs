@@ -1,10 +1,12 @@
-//! One Ogg page in the making (RFC 3533 §6). Its memory is used again for the next one.
+//! One Ogg page being written (RFC 3533 §6). Its memory is reused for the next one.
+//!
+//! No crate because `ogg` keeps an owned copy of every packet until its page is written: an allocation per frame.
 
-/// A page has so many segments at most, each of up to 255 bytes.
+/// Most segments in a page, each of up to 255 bytes.
 const MOST_SEGMENTS: usize = 255;
 const SEGMENT_BYTES: usize = 255;
 
-/// Without the segment table.
+/// Length of the header without the segment table.
 const HEADER_BYTES: usize = 27;
 const CHECKSUM_AT: usize = 22;
 
@@ -30,12 +32,12 @@ impl Page {
         Self { serial, number: 0, segments: Vec::new(), body: Vec::new() }
     }
 
-    /// Whether there is room for a packet of so many bytes. An empty page has room for 64 kB.
+    /// Whether a packet of this length fits. An empty page has room for 64 kB.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.segments.len() + bytes / SEGMENT_BYTES < MOST_SEGMENTS
     }
 
-    /// Adds a packet that comes in parts. It must have [room](Self::has_room).
+    /// Adds a packet given in parts. It must [fit](Self::has_room).
     pub(super) fn add(&mut self, parts: [&[u8]; 2]) {
         let start = self.body.len();
         parts.into_iter().for_each(|part| self.body.extend_from_slice(part));
@@ -44,7 +46,7 @@ impl Page {
         self.segments.push((bytes % SEGMENT_BYTES) as u8);
     }
 
-    /// Appends the whole page to `out` and begins the next one. `granule` is the position at the end of its last packet.
+    /// Appends the finished page to `out` and starts the next one. `granule` is the position at the end of its last packet.
     pub(super) fn close(&mut self, granule: u64, is_last: bool, out: &mut Vec<u8>) {
         let flags = if self.number == 0 { FIRST_PAGE } else { 0 } | if is_last { LAST_PAGE } else { 0 };
         let start = out.len();

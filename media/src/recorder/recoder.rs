@@ -1,15 +1,15 @@
-//! Decodes and encodes again what cannot be copied: frames of 40 and 60 ms, and packets shorter than 20 ms.
+//! Recoder: decodes and re-encodes packets that cannot be copied: frames of 40 and 60 ms, and packets shorter than 20 ms.
 
 use super::delimited;
 use crate::opus::{Decoder, Encoder, OpusError, Profile, SampleRate};
 
-/// All that a call's wideband sound needs.
+/// Sufficient for wideband audio.
 const RATE: SampleRate = SampleRate::Hz16000;
 
-/// Less than this at the end of a run is not worth a frame: 10 ms.
+/// A rest shorter than this at the end of a run is dropped: 10 ms.
 const HALF_FRAME_SAMPLES: usize = 160;
 
-/// One caller's coder pair, made when the first packet needs it.
+/// The codec pair of one caller, created when the first packet needs it.
 #[derive(Default)]
 pub(super) struct Recoder {
     coders: Option<(Decoder, Encoder)>,
@@ -19,12 +19,12 @@ pub(super) struct Recoder {
 }
 
 impl Recoder {
-    /// Whether the next packet begins a new frame.
+    /// Whether the next packet starts a new frame.
     pub(super) fn is_empty(&self) -> bool {
         self.pcm.is_empty()
     }
 
-    /// Takes one packet and gives the 20 ms packets that have become whole, self-delimited.
+    /// Takes one packet and passes on the 20 ms packets that are complete, self-delimited.
     pub(super) fn push(&mut self, packet: &[u8], take: impl FnMut(&[u8])) -> Result<(), OpusError> {
         let (decoder, _) = match &mut self.coders {
             Some(coders) => coders,
@@ -34,7 +34,7 @@ impl Recoder {
         self.encode(take)
     }
 
-    /// The run is over: what is left becomes a last frame if it is worth one.
+    /// Ends the run: the rest becomes a last frame if it is long enough.
     pub(super) fn flush(&mut self, take: impl FnMut(&[u8])) -> Result<(), OpusError> {
         if self.pcm.len() >= HALF_FRAME_SAMPLES {
             self.pcm.resize(RATE.samples_per_frame(), 0);

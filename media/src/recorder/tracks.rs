@@ -1,4 +1,4 @@
-//! The two channels side by side: frames that wait to be written, because the caller's may still come.
+//! Tracks: the two channels side by side. Frames wait here to be written, because the caller's may still arrive.
 
 use super::delimited;
 use crate::opus::SILENCE;
@@ -6,29 +6,29 @@ use crate::opus::SILENCE;
 /// Frames from the oldest one not written to the furthest that a caller may be ahead: 1.28 s.
 const PLACES: usize = 64;
 
-/// How long a frame waits for its caller: 300 ms bridge what a mobile network holds up at times.
+/// How long a frame waits for the caller: 300 ms cover the usual delays of a mobile network.
 pub(super) const ALLOWANCE_FRAMES: i64 = 15;
 
-/// Frames are counted from the beginning of the recording.
+/// Frames are counted from the start of the recording.
 pub(super) struct Tracks {
     places: Box<[Place; PLACES]>,
     /// The first frame that is not written.
     open: i64,
-    /// The frame that the agent's line comes to next.
+    /// The next frame of the agent's line.
     next: i64,
     silent: bool,
 }
 
-/// One frame of both. The buffers are used again and again.
+/// One frame of both channels. The buffers are reused.
 #[derive(Default)]
 struct Place {
     agent: Vec<u8>,
-    /// Self-delimited; empty while there is nothing.
+    /// Self-delimited; empty while there is none.
     caller: Vec<u8>,
     is_silent: bool,
 }
 
-/// Where a frame of the caller's came to lie.
+/// The result of placing a caller frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Placed {
     InTime,
@@ -46,12 +46,12 @@ impl Tracks {
         self.open
     }
 
-    /// Frames that the agent's line has given.
+    /// Frames added by the agent's line.
     pub(super) fn frames(&self) -> i64 {
         self.next
     }
 
-    /// From the next frame on both channels are silent, or not any more.
+    /// Whether both channels are silent from the next frame on.
     pub(super) fn set_silent(&mut self, silent: bool) {
         self.silent = silent;
     }
@@ -66,7 +66,7 @@ impl Tracks {
         self.next += 1;
     }
 
-    /// Puts one self-delimited packet of the caller's in its place.
+    /// Places one self-delimited packet of the caller.
     pub(super) fn put_caller(&mut self, frame: i64, packet: &[u8]) -> Placed {
         if frame < self.open {
             return Placed::TooLate;
@@ -80,22 +80,22 @@ impl Tracks {
         Placed::InTime
     }
 
-    /// Takes back what the caller's line has put at `frame` and after it.
+    /// Removes the caller's packets at `frame` and after it.
     pub(super) fn forget_caller_from(&mut self, frame: i64) {
         for frame in frame.max(self.open)..self.open + PLACES as i64 {
             self.place(frame).caller.clear();
         }
     }
 
-    /// Gives `write` the next packets of both channels that nothing can change any more: the caller's line has passed
-    /// them, or they have waited for their time.
+    /// Passes the next final packets of both channels to `write`: those that the caller's line has passed, or that have
+    /// waited long enough.
     pub(super) fn take(&mut self, caller_passed: i64, mut write: impl FnMut(&[u8], &[u8])) {
         while self.open < self.next && (self.open < caller_passed || self.next - self.open > ALLOWANCE_FRAMES) {
             self.take_first(&mut write);
         }
     }
 
-    /// Gives `write` all packets of both channels, whether or not the caller's may still come.
+    /// Passes all packets of both channels to `write`, even if the caller's may still arrive.
     pub(super) fn take_all(&mut self, mut write: impl FnMut(&[u8], &[u8])) {
         while self.open < self.next {
             self.take_first(&mut write);

@@ -1,4 +1,4 @@
-//! What we count of the packets of a call, and the reports that we exchange about them.
+//! Reports: counts the packets of one RTP session, and reports on them to the remote.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Opus is timed at 48 kHz whatever it carries (RFC 7587 §4.1).
 const TICKS_PER_SECOND: u64 = 48_000;
 
-/// Counts of one connection's packets.
+/// Counters of one session's packets.
 pub(crate) struct Reports {
     ssrc: u32,
     started: Instant,
@@ -19,7 +19,7 @@ pub(crate) struct Reports {
     telephone_event: Option<u8>,
     sent: Sent,
     reception: Option<Reception>,
-    /// What earlier senders of the remote lost.
+    /// Lost packets of earlier senders of the remote.
     lost_before: i64,
     pub packets_in: u64,
     pub bytes_in: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Reports {
     due: Option<Instant>,
 }
 
-/// What the remote last said about our packets.
+/// The remote's latest report on our packets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heard {
     pub lost: i32,
@@ -74,7 +74,8 @@ impl Reports {
         self.telephone_event = payload_type;
     }
 
-    /// Starts the reports with the first frame: before a call is accepted nothing may be sent. Whether it was the first.
+    /// Starts the reports with the first frame: before a call is accepted nothing may be sent. Returns
+    /// whether it was the first.
     pub fn begin(&mut self, now: Instant) -> bool {
         let is_first = self.due.is_none();
         self.due.get_or_insert(now + REPORT_INTERVAL);
@@ -144,7 +145,7 @@ impl Reports {
         self.sent.bytes
     }
 
-    /// Inbound packets that never came; late ones are taken off again.
+    /// Inbound packets that never arrived; late ones are subtracted again.
     pub fn lost(&self) -> i64 {
         self.lost_before + self.reception.as_ref().map_or(0, Reception::lost)
     }
@@ -189,7 +190,7 @@ impl Reports {
     }
 }
 
-/// What came of one sender (RFC 3550 appendices A.1, A.3 and A.8).
+/// Reception from one sender (RFC 3550 appendices A.1, A.3 and A.8).
 struct Reception {
     ssrc: u32,
     first: i64,
@@ -267,7 +268,7 @@ impl Reception {
     }
 }
 
-/// How much later a packet came than its timestamp says, in ticks and from an arbitrary zero.
+/// How much later a packet arrived than its timestamp says, in ticks from an arbitrary zero.
 fn transit(header: RtpHeader, now: Instant, started: Instant) -> u32 {
     ticks(now.saturating_duration_since(started)).wrapping_sub(header.timestamp)
 }

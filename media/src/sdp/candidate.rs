@@ -1,21 +1,21 @@
-//! One `a=candidate` line (RFC 8839 §5.1): an address the remote can be reached at.
+//! One `a=candidate` line (RFC 8839 §5.1): an address of the remote.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// A UDP address of the remote, with the priority it gives it.
+/// A UDP address of the remote, with its priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where.
+    /// Its address.
     pub address: SocketAddr,
-    /// The higher, the better the remote likes it.
+    /// The higher, the more the remote prefers it.
     pub priority: u32,
 }
 
 impl Candidate {
-    /// Reads what follows `a=candidate:`.
+    /// Reads the part after `a=candidate:`.
     ///
-    /// `None` for everything we cannot use: TCP, the RTCP component, mDNS names, port 0, nonsense.
-    /// None of these spoils a call, so they are skipped, as are extensions after the type.
+    /// None for everything we cannot use: TCP, the RTCP component, mDNS names, port 0, malformed lines. They are skipped
+    /// and do not fail a call, as are extensions after the type.
     pub(super) fn parse(value: &str) -> Option<Candidate> {
         let mut words = value.split_ascii_whitespace();
         let _foundation = words.next()?;

@@ -1,4 +1,4 @@
-//! Reading a foreign SDP into a [`Description`].
+//! Reads a remote SDP into a [`Description`].
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -12,16 +12,16 @@ const MOST_LINES: usize = 1000;
 const MOST_MEDIA: usize = 16;
 /// More addresses only mean more connectivity checks.
 const MOST_CANDIDATES: usize = 20;
-/// What a foreigner may make us repeat in our own SDP.
+/// Longest token of the remote that we repeat in our own SDP.
 const LONGEST_FMTP_BYTES: usize = 512;
 const LONGEST_TOKEN_BYTES: usize = 64;
 /// RFC 8839 §5.4: 4 to 256 characters for the name, 22 to 256 for the password.
 const LONGEST_CREDENTIAL_BYTES: usize = 256;
 
-/// Reads a description; `setup` is what holds when the text does not say who opens DTLS.
+/// Reads a description. `setup` is the default DTLS role.
 ///
-/// Line ends, spaces at the ends of lines, runs of spaces and tabs, and the case of names do not matter. A line that
-/// cannot be read costs the section it stands in, and all of the SDP only where every section needs it.
+/// Line ends, spaces at the ends of lines, runs of spaces and tabs, and the case of names do not matter. A
+/// malformed line fails its section, and the whole SDP only where every section needs it.
 pub(super) fn description(text: &str, setup: Option<Setup>) -> Result<Description, SdpError> {
     if text.len() > LONGEST_TEXT_BYTES {
         return Err(SdpError::TooLong);
@@ -50,24 +50,24 @@ struct Reader {
     sections: Vec<Section>,
 }
 
-/// What one level of the SDP says: the session, or a media section, which overrides it.
+/// One level of the SDP: the session, or a media section, which overrides it.
 #[derive(Default)]
 struct Level {
-    /// The first line that we would need and cannot read.
+    /// The first required line that cannot be read.
     malformed: Option<usize>,
     ufrag: Option<String>,
     pwd: Option<String>,
     setup: Option<Setup>,
     direction: Option<Direction>,
     ice_lite: bool,
-    /// By SHA-256, all of them.
+    /// All SHA-256 fingerprints.
     fingerprints: Vec<Fingerprint>,
     other_fingerprints: bool,
     crypto: bool,
     candidates: Vec<Candidate>,
 }
 
-/// One `m=` line and what stands below it.
+/// One `m=` line and the lines below it.
 struct Section {
     kind: String,
     port: u16,
@@ -98,7 +98,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The level that lines belong to at the moment.
+    /// The level of the current line.
     fn level(&mut self) -> &mut Level {
         match self.sections.last_mut() {
             Some(section) => &mut section.level,
@@ -147,7 +147,7 @@ impl Reader {
         }
     }
 
-    /// The first audio section that can be used is the call's. If none can, the first one's fault is told.
+    /// The first usable audio section. If there is none, the first one's error is returned.
     fn finish(self, default_setup: Option<Setup>) -> Result<Description, SdpError> {
         if let Some(line) = self.session.malformed {
             return Err(SdpError::Malformed { line });
@@ -216,7 +216,7 @@ impl Level {
         Some(())
     }
 
-    /// Those of the section, or else those of the session. Other hash functions count only when there is no SHA-256.
+    /// The section's, or else the session's. Other hash functions count only when there is no SHA-256.
     fn fingerprints(&self, session: &Level) -> Result<Vec<Fingerprint>, SdpError> {
         let levels = [self, session];
         if let Some(level) = levels.into_iter().find(|level| !level.fingerprints.is_empty()) {
@@ -272,7 +272,7 @@ impl Section {
         Some(OpusFormat { payload_type, fmtp: is_usable.then_some(fmtp) })
     }
 
-    /// The first in the order of the `m=` line is what the remote likes best.
+    /// The first in the order of the `m=` line is the remote's preference.
     fn first_of(&self, payload_types: &[u8]) -> Option<u8> {
         self.payload_types.iter().find(|number| payload_types.contains(number)).copied()
     }
@@ -296,7 +296,7 @@ fn best(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates
 }
 
-/// The first word, and all behind it.
+/// The first word, and the rest.
 fn two_words(value: &str) -> Option<(&str, &str)> {
     let (first, rest) = value.split_once([' ', '\t'])?;
     Some((first, rest.trim_start()))
@@ -310,7 +310,7 @@ fn token(value: &str) -> Option<String> {
     visible(value, 1..=LONGEST_TOKEN_BYTES)
 }
 
-/// Meta's passwords end in `==`, which RFC 8839 does not allow: any visible ASCII is taken.
+/// Meta's passwords end in `==`, which RFC 8839 does not allow: any visible ASCII is accepted.
 fn credential(value: &str, shortest: usize) -> Option<String> {
     visible(value, shortest..=LONGEST_CREDENTIAL_BYTES)
 }

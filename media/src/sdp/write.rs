@@ -1,4 +1,4 @@
-//! Writing our offer and our answer: one audio section in use, one fingerprint, one SSRC, CRLF throughout.
+//! Writes our offer and our answer: one audio section in use, one fingerprint, one SSRC, CRLF throughout.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use super::{Candidate, Description, Direction, Fingerprint, Offer, OpusFormat, R
 /// Our name in the SDP and in RTCP.
 pub(crate) const CNAME: &str = "patchcord";
 
-/// What we say about ourselves.
+/// Our side of the session.
 pub(crate) struct LocalDescription<'a> {
     pub session_id: u64,
-    /// Where we can be reached, the best first. Not empty.
+    /// Our addresses, the best first. Not empty.
     pub addresses: &'a [SocketAddr],
     pub ufrag: &'a str,
     pub pwd: &'a str,
@@ -31,7 +31,7 @@ struct Terms<'a> {
     refused_behind: &'a [RefusedMedia],
 }
 
-/// Our answer, with what the offer wants mirrored: codecs, parameters, section names, bundle, direction.
+/// Our answer, which mirrors codecs, parameters, section names, bundle and direction of the offer.
 pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: Setup) -> String {
     let remote: &Description = offer;
     let terms = Terms {
@@ -47,7 +47,7 @@ pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: S
     write(local, &terms)
 }
 
-/// Our offer for a call that the business begins. Trickling does not exist there, so it is complete.
+/// Our offer for a business-initiated call. Trickle ICE does not exist there, so it is complete.
 pub(crate) fn write_offer(local: &LocalDescription<'_>) -> String {
     let opus = OpusFormat { payload_type: 111, fmtp: Some("minptime=20;useinbandfec=1".to_owned()) };
     let terms = Terms {

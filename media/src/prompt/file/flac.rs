@@ -1,4 +1,4 @@
-//! FLAC: a stream header made to agree with the frames behind it (RFC 9639).
+//! FLAC: a stream header corrected to agree with the frames after it (RFC 9639).
 
 use std::io::{Cursor, Read};
 
@@ -15,21 +15,21 @@ use crate::prompt::PromptError;
 
 const MARKER: &[u8] = b"fLaC";
 
-/// The marker and the header of the block that always comes first (§8.1), its flag for the last block aside.
+/// The marker and the header of the first block (§8.1), without its last-block flag.
 const BEGINNING: [&[u8]; 2] = [b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"];
 
 const INFO_BYTES: usize = 34;
 
-/// Where a stream's header ends when it is written anew: the marker, a block header, the block.
+/// Length of a rewritten stream header: the marker, a block header, the block.
 const HEAD_BYTES: usize = 8 + INFO_BYTES;
 
-/// One stream: its header as it should be, and its frames.
+/// One stream: its corrected header, and its frames.
 pub(super) struct Stream<'a> {
     head: [u8; HEAD_BYTES],
     frames: &'a [u8],
 }
 
-/// The sounds of a file: several where files have been joined.
+/// The streams of a file: several where files were joined.
 pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptError> {
     let begins = |at: &usize| BEGINNING.iter().any(|beginning| bytes[*at..].starts_with(beginning));
     let mut sounds = Vec::new();
@@ -46,7 +46,7 @@ fn sound(bytes: &[u8]) -> Result<Sound<'_>, PromptError> {
     let unreadable = || PromptError::Undecodable("its FLAC header is not whole".into());
     let (info, frames) = blocks(&bytes[MARKER.len()..]).ok_or_else(unreadable)?;
     let info = agreeing_info(info, frames);
-    // 36 bits, behind the sizes of blocks and frames, the rate, the channels and the bits (§8.2).
+    // 36 bits, after the sizes of blocks and frames, the rate, the channels and the bits (§8.2).
     let announced = info[13..18].iter().fold(0, |number: u64, byte| number << 8 | u64::from(*byte)) & 0xf_ffff_ffff;
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(BEGINNING[1]);
@@ -61,14 +61,14 @@ fn sound(bytes: &[u8]) -> Result<Sound<'_>, PromptError> {
     })
 }
 
-/// What a decoder of FLAC frames needs to know.
+/// The parameters of a FLAC decoder.
 pub(super) fn parameters(info: &[u8; INFO_BYTES]) -> AudioCodecParameters {
     let mut parameters = AudioCodecParameters::new();
     parameters.for_codec(CODEC_ID_FLAC).with_extra_data(Box::from(&info[..]));
     parameters
 }
 
-/// The stream information, and the frames behind all blocks. The other blocks are titles and pictures to us.
+/// The stream information, and the frames after all blocks. The other blocks are titles and pictures.
 fn blocks(mut rest: &[u8]) -> Option<(&[u8; INFO_BYTES], &[u8])> {
     let mut info = None;
     loop {
@@ -77,7 +77,7 @@ fn blocks(mut rest: &[u8]) -> Option<(&[u8; INFO_BYTES], &[u8])> {
         if kind & 0x7f == 0 && info.is_none() {
             info = content.first_chunk();
         }
-        // A block longer than the file has a wrong size: the frames are looked for behind its header.
+        // A block longer than the file has a wrong size: the frames are searched for after its header.
         rest = content.get(size..).unwrap_or(content);
         if kind & 0x80 != 0 || content.len() < size {
             return Some((info?, &rest[first_frame(rest)..]));
@@ -85,15 +85,15 @@ fn blocks(mut rest: &[u8]) -> Option<(&[u8; INFO_BYTES], &[u8])> {
     }
 }
 
-/// Where the first frame begins: 14 bits of ones and a zero, a zero, the blocking strategy (§9.1).
+/// Position of the first frame: 14 bits of ones and a zero, a zero, the blocking strategy (§9.1).
 fn first_frame(bytes: &[u8]) -> usize {
     bytes.windows(2).position(|window| window[0] == 0xff && window[1] & 0xfe == 0xf8).unwrap_or(0)
 }
 
-/// The stream information with sizes that no frame contradicts.
+/// The stream information, with sizes that agree with all frames.
 ///
-/// Encoders leave 0 for the smallest block, or sizes that the frames do not keep. Where all blocks are equal the two
-/// sizes must be; otherwise the whole range is allowed.
+/// Encoders leave 0 for the smallest block, or sizes that the frames exceed. Where all blocks are equal the two sizes must
+/// be equal; otherwise the whole range is allowed.
 pub(super) fn agreeing_info(info: &[u8; INFO_BYTES], frames: &[u8]) -> [u8; INFO_BYTES] {
     let is_variable = frames.get(1).is_some_and(|byte| byte & 1 == 1);
     let smallest: u16 = if is_variable { 16 } else { u16::MAX };

@@ -1,27 +1,27 @@
-//! Mixdown: decoded sound of any rate and channels becomes mono at 16 kHz.
+//! Mixdown: decoded audio of any rate and channels becomes mono at 16 kHz.
 
 use symphonia::core::audio::GenericAudioBufferRef;
 
 use crate::prompt::wideband::Wideband;
 use crate::prompt::{MAX_CHANNELS, MAX_DURATION, PromptError, RATES_HZ};
 
-/// What is heard of several channels.
+/// Which of several channels are used.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Mix {
-    /// The mean of all: speech is in each of them or in the one at the centre.
+    /// The mean of all: speech is in each of them or in the centre.
     Even,
     /// One of them alone.
     Channel(usize),
 }
 
-/// One sound being mixed down.
+/// One stream being mixed down.
 pub(super) struct Mixdown {
     mix: Mix,
-    /// Frames that are still to be left out at the beginning.
+    /// Frames still to be skipped at the start.
     lead: u64,
-    /// Frames that the decoder has given, at the sound's rate.
+    /// Frames decoded, at the stream's rate.
     decoded: u64,
-    /// None until the first packet has told rate and channels.
+    /// None until the first packet, which has rate and channels.
     format: Option<Format>,
     interleaved: Vec<f32>,
     dropped: u64,
@@ -38,7 +38,7 @@ impl Mixdown {
         Self { mix, lead, decoded: 0, format: None, interleaved: Vec::new(), dropped: 0 }
     }
 
-    /// Takes what a packet has become; false if it has another rate or other channels than those before it.
+    /// Takes a decoded packet. Returns false if its rate or channels differ from those before it.
     pub(super) fn take(&mut self, decoded: &GenericAudioBufferRef<'_>) -> Result<bool, PromptError> {
         let (hz, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
         let format = match &mut self.format {
@@ -66,27 +66,27 @@ impl Mixdown {
         Ok(true)
     }
 
-    /// Leaves out the last frames.
+    /// Drops the last frames.
     pub(super) fn drop_last(&mut self, frames: u64) {
         self.dropped = frames.min(self.frames());
     }
 
-    /// All frames that the decoder has given.
+    /// All frames decoded.
     pub(super) fn decoded(&self) -> u64 {
         self.decoded
     }
 
-    /// The frames that are heard.
+    /// The frames kept.
     pub(super) fn frames(&self) -> u64 {
         self.decoded.saturating_sub(self.lead).saturating_sub(self.dropped)
     }
 
-    /// Frames a second; 0 before the first packet.
+    /// Frames per second; 0 before the first packet.
     pub(super) fn rate(&self) -> u32 {
         self.format.as_ref().map_or(0, |format| format.rate)
     }
 
-    /// The loudest channel, if the mean of all is next to nothing although they sound.
+    /// The loudest channel, if the channels cancel each other in the mean.
     pub(super) fn loudest_if_cancelled(&self) -> Option<usize> {
         self.format.as_ref()?.phase.loudest_if_cancelled()
     }
@@ -115,23 +115,23 @@ fn mean(frame: &[f32]) -> f32 {
     frame.iter().sum::<f32>() / frame.len() as f32
 }
 
-/// Float samples can be anything at all; a wave far above full scale is no wave.
+/// Limit for float samples, which can have any value.
 pub(super) fn sane(sample: f32) -> f32 {
     if sample.is_finite() { sample.clamp(-8.0, 8.0) } else { 0.0 }
 }
 
-/// Blocks in which cancelling is looked for: long enough that channels do not agree by chance.
+/// Length of blocks in which cancellation is measured: long enough that channels do not agree by chance.
 const BLOCKS_PER_SECOND: u32 = 5;
 
-/// A block cancels if its mix has less than this share of the power that unrelated channels would leave.
+/// A block cancels if its mix has less than this share of the power that uncorrelated channels would have.
 const CANCELLED_POWER: f64 = 0.1;
 
-/// One channel is used if more than this share of the sound's power is in blocks that cancel.
+/// A single channel is used if more than this share of the audio's power is in blocks that cancel.
 const CANCELLED_SHARE: f64 = 0.1;
 
-/// Whether the channels cancel each other: a miswired cable turns one of two over.
+/// Whether the channels cancel each other: a miswired cable inverts one of two.
 struct Phase {
-    /// Power of each channel, in all.
+    /// Total power of each channel.
     channels: Vec<f64>,
     cancelled: f64,
     block: Block,

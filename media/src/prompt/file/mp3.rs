@@ -1,4 +1,4 @@
-//! MP3: frames looked for where they are, whatever stands before and between them (ISO 11172-3 §2.4, 13818-3 §2.4).
+//! MP3: frames found whatever precedes and separates them (ISO 11172-3 §2.4, 13818-3 §2.4).
 
 use std::ops::Range;
 
@@ -10,19 +10,19 @@ use super::sound::{Sound, Stream};
 use super::{Sounds, Work, id3_size};
 use crate::prompt::PromptError;
 
-/// Nobody puts more than this before the first frame, tags aside, and other files are not searched for one any longer.
+/// How far the first frame is searched for, tags aside.
 const JUNK_AT_MOST: usize = 64 * 1024;
 
-/// So many frames must stand one behind the other where it is not known that a frame begins.
+/// Consecutive frames that prove the start of a frame.
 const FRAMES_IN_A_ROW: usize = 3;
 
-/// What a decoder adds to the encoder's delay.
+/// The decoder's delay, which adds to the encoder's.
 const DECODER_DELAY: u64 = 529;
 
 const KBITS_MPEG_1: [usize; 15] = [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320];
 const KBITS_MPEG_2: [usize; 15] = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
 
-/// The sounds of a file, split where a header frame or another rate says that a new one begins.
+/// The streams of a file, split where a header frame or another rate starts a new one.
 pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptError> {
     let mut frames = Frames::new(bytes);
     let mut spans: Vec<Span> = Vec::new();
@@ -41,19 +41,19 @@ pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>,
     Ok(spans.into_iter().enumerate().map(sound).collect())
 }
 
-/// Frames of layer III, one after the other; what lies between them is passed over.
+/// Consecutive frames of layer III; other bytes between them are skipped.
 #[derive(Clone)]
 pub(super) struct Frames<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The frame before, if the next one should begin where it ends.
+    /// The previous frame, if the next one should start at its end.
     before: Option<Header>,
     has_begun: bool,
-    /// True once the last frame turned out to be there in part only.
+    /// True once the last frame is found to be truncated.
     is_cut: bool,
 }
 
-/// A frame and where it stands.
+/// A frame and its position.
 pub(super) struct Frame<'a> {
     pub bytes: &'a [u8],
     header: Header,
@@ -69,7 +69,7 @@ impl<'a> Frames<'a> {
         self.bytes.get(at..)?.first_chunk().and_then(Header::read)
     }
 
-    /// True if as many frames as it takes stand here, or fewer up to the end of the file.
+    /// True if enough consecutive frames follow here, or fewer up to the end of the file.
     fn is_row(&self, mut at: usize, first: Header) -> bool {
         let mut header = first;
         for _ in 1..FRAMES_IN_A_ROW {
@@ -117,15 +117,15 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// The four bytes at a frame's beginning.
+/// The four header bytes of a frame.
 #[derive(Debug, Clone, Copy)]
 struct Header {
     is_mpeg_1: bool,
     rate: u32,
     channels: usize,
-    /// The whole frame, with these four.
+    /// Length of the whole frame, with these four.
     bytes: usize,
-    /// Frames of sound.
+    /// Audio frames.
     samples: u64,
 }
 
@@ -141,7 +141,7 @@ impl Header {
             _ => return None,
         };
         let (kbits, samples) = if is_mpeg_1 { (KBITS_MPEG_1, 1152) } else { (KBITS_MPEG_2, 576) };
-        // The rate 0 is one of the encoder's choice, and the frame's length is not told.
+        // Bit rate 0 means free format, in which the length of a frame is unknown.
         let kbits = kbits.get(usize::from(rates >> 4)).filter(|kbits| **kbits > 0)?;
         let padding = usize::from(rates >> 1 & 1);
         let bytes = samples as usize / 8 * kbits * 1000 / rate as usize + padding;
@@ -153,7 +153,7 @@ impl Header {
         (self.is_mpeg_1, self.rate, self.channels) == (other.is_mpeg_1, other.rate, other.channels)
     }
 
-    /// What stands between the header and the sound's bits.
+    /// Bytes between the header and the audio's bits.
     fn side_bytes(&self) -> usize {
         match (self.is_mpeg_1, self.channels) {
             (true, 1) | (false, 2) => 17,
@@ -163,7 +163,7 @@ impl Header {
     }
 }
 
-/// What an encoder says of the frames that follow, in a frame of its own: "Xing", "Info" or "VBRI".
+/// The encoder's description of the frames that follow, in a frame of its own: "Xing", "Info" or "VBRI".
 struct Tag {
     frames: Option<u64>,
     delay: u64,
@@ -173,7 +173,7 @@ struct Tag {
 impl Tag {
     fn read(frame: &Frame<'_>) -> Option<Self> {
         let number = |at: usize| frame.bytes.get(at..)?.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes));
-        // A CRC may stand before the side information and is not counted by those who write the tag.
+        // A CRC may precede the side information; writers of the tag do not count it.
         let xing = 4 + frame.header.side_bytes();
         let vbri = 4 + 32;
         match frame.bytes.get(xing..xing + 4)? {
@@ -190,7 +190,7 @@ impl Tag {
         let is_known = |name: &[u8]| [b"LAME", b"Lavf", b"Lavc"].iter().any(|known| name == *known);
         let trim = number(lame + 20).filter(|_| frame.bytes.get(lame..lame + 4).is_some_and(is_known));
         let (delay, padding) = trim.map_or((0, 0), |trim| {
-            // Twelve bits each, behind the byte of the bit rate.
+            // Twelve bits each, after the byte of the bit rate.
             let (delay, padding) = (u64::from(trim >> 12 & 0xfff), u64::from(trim & 0xfff));
             (delay + DECODER_DELAY, padding.saturating_sub(DECODER_DELAY))
         });
@@ -198,7 +198,7 @@ impl Tag {
     }
 }
 
-/// Where one sound stands, and what its tag says of it.
+/// The position of one stream, and its tag.
 struct Span {
     range: Range<usize>,
     header: Header,
@@ -206,7 +206,7 @@ struct Span {
 }
 
 impl Span {
-    /// A frame with a tag is no sound.
+    /// A frame with a tag has no audio.
     fn begin(frame: &Frame<'_>, tag: Option<Tag>) -> Self {
         let start = if tag.is_some() { frame.range.end } else { frame.range.start };
         Self { range: start..frame.range.end, header: frame.header, tag }
@@ -226,7 +226,7 @@ impl Span {
         let frames = self.tag.and_then(|tag| tag.frames);
         let announced = frames.map(|frames| (frames * self.header.samples).saturating_sub(lead + tail));
         let mut frames = Frames::new(&bytes[self.range]);
-        // It begins with a frame, however few follow.
+        // The stream starts with a frame, however few follow.
         frames.before = Some(self.header);
         Sound { parameters, stream: Stream::Mp3(frames), lead, tail, announced, is_cut }
     }

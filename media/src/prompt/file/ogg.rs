@@ -1,7 +1,7 @@
-//! Ogg: pages, the packets on them, and where the sound in them begins and ends (RFC 3533, RFC 7845, Vorbis I).
+//! Ogg: pages, the packets in them, and where their audio starts and ends (RFC 3533, RFC 7845, Vorbis I).
 //!
-//! A length is a difference of granule positions and never longer than what has been decoded: a stream cut out of a
-//! longer one does not begin at zero, and recorders of voice notes leave the last position out.
+//! A length is a difference of granule positions and never exceeds what was decoded: a stream cut from a longer one does not
+//! start at zero, and recorders of voice notes omit the last position.
 
 mod page;
 
@@ -17,20 +17,20 @@ use super::{Sounds, Work, flac};
 use crate::prompt::PromptError;
 use page::{Page, Pages};
 
-/// A last page that leaves out more than this is not believed: an encoder fills up one packet, and none is longer.
+/// A last page that trims more than this is wrong: an encoder pads one packet, and none is longer.
 const PADDING_AT_MOST_SECONDS: u64 = 1;
 
 /// Opus counts at 48 kHz, whatever its input was (RFC 7845 §4).
 const OPUS_HZ: u32 = 48_000;
 
-/// All values in the codebooks of a Vorbis stream. Encoders use some hundred thousand. A decoder makes a table of all,
-/// and a few bytes of header can ask for one of gigabytes.
+/// Most values in the codebooks of a Vorbis stream. Encoders use some hundred thousand. A decoder allocates a table of all,
+/// and a few bytes of header can ask for gigabytes.
 const CODEBOOK_VALUES_AT_MOST: u64 = 4_000_000;
 
-/// A page with a wrong checksum is read to its end, and others may begin within it.
+/// A page with a wrong checksum is read to its end, and other pages may start within it.
 const DAMAGED_PAGE_WORK: u64 = 32_000;
 
-/// The sounds of a file: the links of its chain.
+/// The streams of a file: the links of its chain.
 pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptError> {
     let links = Link::all(bytes, work)?;
     if links.is_empty() {
@@ -39,14 +39,14 @@ pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>,
     Ok(links.iter().map(|link| link.sound(work)).collect())
 }
 
-/// One sound after another in a file. Of streams that run side by side, the first with sound counts.
+/// One stream after another. Of multiplexed streams, the first with audio is used.
 struct Link<'a> {
     bytes: &'a [u8],
     stream: Option<(Codec, u32, &'a [u8])>,
     is_cut: bool,
 }
 
-/// What the packets of a stream are.
+/// The codec of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Codec {
     Opus,
@@ -110,7 +110,7 @@ impl Codec {
         }
     }
 
-    /// True for titles and setups, which are no sound.
+    /// True for titles and setups, which have no audio.
     fn is_header(self, packet: &[u8]) -> bool {
         match self {
             Self::Opus => packet.starts_with(b"OpusHead") || packet.starts_with(b"OpusTags"),
@@ -124,7 +124,7 @@ fn broken_header(codec: &str) -> PromptError {
     PromptError::Undecodable(format!("its {codec} header is not whole"))
 }
 
-/// What the decoder needs to know, and the frames that it gives before the sound begins (RFC 7845 §5.1).
+/// The decoder's parameters, and the frames to skip at the start (RFC 7845 §5.1).
 fn opus_parameters(head: &[u8]) -> Result<(AudioCodecParameters, u64), PromptError> {
     let (Some(&channels), Some(&[low, high])) = (head.get(9), head.get(10..12).and_then(|skip| skip.first_chunk()))
     else {
@@ -164,7 +164,7 @@ fn vorbis_parameters(
     Ok(parameters)
 }
 
-/// Dimensions times entries of every codebook. Each begins, at any bit, with a pattern that nothing else has but by a
+/// Dimensions times entries of every codebook. Each starts, at any bit, with a pattern that occurs elsewhere only by a
 /// chance of one in sixteen million (Vorbis I §3.2.1).
 fn codebook_values(setup: &[u8]) -> u64 {
     const PATTERN: u128 = 0x56_4342;
@@ -178,10 +178,10 @@ fn codebook_values(setup: &[u8]) -> u64 {
     (0..setup.len()).map(|at| values_at(&setup[at..setup.len().min(at + 9)])).sum()
 }
 
-/// Where a page ends in its stream.
+/// The end of a page in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageEnd {
-    /// The granule position: samples since the stream began.
+    /// The granule position: samples since the start of the stream.
     position: u64,
     is_last: bool,
 }
@@ -193,7 +193,7 @@ pub(super) struct Packets<'a> {
     serial: u32,
     codec: Codec,
     ready: VecDeque<Packet<'a>>,
-    /// A packet that goes on on the next page.
+    /// A packet that continues on the next page.
     begun: Option<Vec<u8>>,
     sequence: Option<u32>,
 }
@@ -222,7 +222,7 @@ impl<'a> Packets<'a> {
         if !page.is_continued() || !is_next {
             self.begun = None;
         }
-        // The beginning of its first packet is lost.
+        // The start of its first packet is lost.
         let mut is_torn = page.is_continued() && self.begun.is_none();
         for (part, is_complete) in page.parts() {
             if is_torn {
@@ -237,7 +237,7 @@ impl<'a> Packets<'a> {
                 None => Cow::Borrowed(part),
             };
             match is_complete {
-                // An empty packet is a lost one.
+                // An empty packet counts as lost.
                 true if data.is_empty() => {}
                 true => self.ready.push_back(Packet { data: Some(data), page_end: None }),
                 false => self.begun = Some(data.into_owned()),
@@ -266,7 +266,7 @@ impl<'a> Iterator for Packets<'a> {
     }
 }
 
-/// Compares granule positions with what has been decoded.
+/// Compares granule positions with the frames decoded.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     first: Option<Mark>,
@@ -280,17 +280,17 @@ struct Mark {
 }
 
 impl Clock {
-    /// A page with a position has ended, and so many frames are decoded up to there.
+    /// A page with a position has ended, after this many decoded frames.
     pub(super) fn page_ends(&mut self, end: PageEnd, decoded: u64) {
         let mark = Mark { end, decoded };
         self.first.get_or_insert(mark);
         self.last = Some(mark);
     }
 
-    /// How many of the decoded frames only fill up the last packet (RFC 7845 §4.4, Vorbis I §A.2).
+    /// How many of the decoded frames only pad the last packet (RFC 7845 §4.4, Vorbis I §A.2).
     ///
-    /// Positions count from that of the first page, wherever the stream begins. If all of it is on one page, nothing
-    /// tells where it begins, and that is at zero unless more is announced than there is.
+    /// Positions count from that of the first page, wherever the stream starts. A stream on a single page starts at zero,
+    /// unless its position exceeds what was decoded.
     pub(super) fn padding(&self, decoded: u64, hz: u32) -> u64 {
         let (Some(first), Some(last)) = (self.first, self.last) else { return 0 };
         if !last.end.is_last || last.decoded != decoded {

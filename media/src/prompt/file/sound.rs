@@ -12,10 +12,10 @@ use super::mixdown::{Mix, Mixdown};
 use super::{Contents, PACKET_WORK, Work, flac, mp3, ogg, wav};
 use crate::prompt::{MAX_DURATION, PromptError, PromptWarning, wideband};
 
-/// A file that breaks off, or whose packets are damaged, is taken if this share of the sound is there.
+/// A truncated or damaged file is accepted if this share of its audio is there.
 const SHARE_NEEDED: f64 = 0.8;
 
-/// What lacks less than this of its sound is not worth a word.
+/// A smaller missing share causes no warning.
 const SHARE_WHOLE: f64 = 0.98;
 
 static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
@@ -25,21 +25,21 @@ static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
     codecs
 });
 
-/// One sound of a file.
+/// One stream of a file.
 pub(super) struct Sound<'a> {
     pub parameters: AudioCodecParameters,
     pub stream: Stream<'a>,
-    /// Frames that the decoder gives before the sound begins.
+    /// Decoded frames before the audio starts.
     pub lead: u64,
-    /// Frames that it gives after the sound's end.
+    /// Decoded frames after the audio's end.
     pub tail: u64,
-    /// The frames that the file says there are.
+    /// Frames announced by the file.
     pub announced: Option<u64>,
     /// True when the file ends within a packet.
     pub is_cut: bool,
 }
 
-/// Where the packets come from.
+/// The source of packets.
 pub(super) enum Stream<'a> {
     Wav(wav::Samples<'a>),
     Mp3(mp3::Frames<'a>),
@@ -47,16 +47,16 @@ pub(super) enum Stream<'a> {
     Ogg(ogg::Packets<'a>),
 }
 
-/// What a decoder is fed with.
+/// The input of a decoder.
 #[derive(Clone)]
 pub(super) struct Packet<'a> {
-    /// None where there is only an Ogg page's end.
+    /// None for the mere end of an Ogg page.
     pub data: Option<Cow<'a, [u8]>>,
     /// The end of an Ogg page, if this is the last packet on it.
     pub page_end: Option<ogg::PageEnd>,
 }
 
-/// A packet that is there and cannot be read.
+/// A packet that cannot be read.
 pub(super) struct Damaged;
 
 impl<'a> Stream<'a> {

@@ -1,6 +1,6 @@
-//! WAV: chunks walked by the bytes that are there, whatever their sizes say (RIFF; RF64 and BW64 of EBU Tech 3306).
+//! WAV: chunks read by the bytes that are there, whatever their announced sizes (RIFF; RF64 and BW64 of EBU Tech 3306).
 //!
-//! An encoder that writes to a pipe cannot come back to fill in a length: it leaves 0, the highest number, or a guess.
+//! An encoder that writes to a pipe cannot fill in a length afterwards: it leaves 0, the highest number, or a guess.
 
 use symphonia::core::audio::Channels;
 use symphonia::core::codecs::audio::well_known::{
@@ -13,17 +13,17 @@ use super::sound::{Sound, Stream};
 use super::{Sounds, Work, mp3};
 use crate::prompt::{MAX_CHANNELS, MAX_FILE_BYTES, PromptError};
 
-/// Frames that are decoded at once.
+/// Frames decoded at once.
 const FRAMES_PER_PACKET: usize = 1024;
 
-/// What stands behind the samples and is no chunk is more sound, with a wrong size before it, from this share of the
-/// file on. Less is a few stray bytes.
+/// Bytes after the samples that are not a chunk count as audio after a wrong size, if they are at least this share of the
+/// file. Fewer are stray bytes.
 const STRAY_SHARE: usize = 5;
 
-/// By how much a right size of the whole file may be off.
+/// Tolerance for the announced size of the whole file.
 const SIZE_TOLERANCE: usize = 16;
 
-/// Samples as they stand in the file.
+/// Samples as stored in the file.
 pub(super) struct Samples<'a> {
     data: &'a [u8],
     frame_bytes: usize,
@@ -36,13 +36,13 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// True where a RIFF file of the kind WAVE begins.
+/// True where a RIFF file of type WAVE starts.
 pub(super) fn is_wav(bytes: &[u8]) -> bool {
     let is_riff = [b"RIFF", b"RF64", b"BW64"].iter().any(|id| bytes.starts_with(*id));
     is_riff && bytes.get(8..12) == Some(b"WAVE")
 }
 
-/// The sounds of a file: each data chunk, and each RIFF that another was joined to.
+/// The streams of a file: each data chunk, and each RIFF joined to another.
 pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>, PromptError> {
     let mut sounds = Vec::new();
     let mut rest = bytes;
@@ -54,7 +54,7 @@ pub(super) fn sounds<'a>(bytes: &'a [u8], work: &mut Work) -> Result<Sounds<'a>,
     Ok(sounds)
 }
 
-/// One RIFF, walked.
+/// One RIFF, read.
 struct Riff<'a> {
     format: Option<&'a [u8]>,
     data: Vec<Data<'a>>,
@@ -65,11 +65,11 @@ struct Riff<'a> {
 /// The samples of one data chunk.
 struct Data<'a> {
     bytes: &'a [u8],
-    /// What the file says their length is, where it may be right.
+    /// Their announced length, where it is plausible.
     announced: Option<usize>,
 }
 
-/// A chunk's header and what is in the file from there on.
+/// A chunk's header and the rest of the file from there.
 struct Chunk<'a> {
     id: [u8; 4],
     size: usize,
@@ -92,7 +92,7 @@ impl<'a> Riff<'a> {
             let mut length = chunk.size.min(chunk.content.len());
             match &chunk.id {
                 b"fmt " if riff.format.is_none() => riff.format = Some(&chunk.content[..length]),
-                // A 64-bit size of the data stands in a chunk of its own.
+                // A 64-bit size of the data is in a chunk of its own.
                 b"ds64" => long_size = size_at(chunk.content, 8).filter(|_| size_at(chunk.content, 12) == Some(0)),
                 b"data" => {
                     work.spend_sound()?;
@@ -108,7 +108,7 @@ impl<'a> Riff<'a> {
         Ok(riff)
     }
 
-    /// A chunk with a wrong size hides those behind it: then they are looked for by name.
+    /// A chunk with a wrong size hides those after it: then they are searched for by name.
     fn repair(&mut self, bytes: &'a [u8]) {
         let find = |id: &[u8; 4], from: usize| {
             let at = bytes.get(from..)?.windows(4).position(|window| window == id)?;
@@ -145,7 +145,7 @@ impl<'a> Chunk<'a> {
         Some(Self { id, size: size_at(bytes, 4)?, content: bytes.get(8..)? })
     }
 
-    /// False for samples that stand where a chunk should.
+    /// False for samples in the place of a chunk.
     fn is_plausible(&self) -> bool {
         self.id.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') && self.size <= self.content.len()
     }
@@ -155,12 +155,12 @@ impl<'a> Data<'a> {
     fn read(chunk: &Chunk<'a>, long_size: Option<usize>, is_whole: bool) -> Self {
         let there = chunk.content.len();
         let size = long_size.unwrap_or(chunk.size);
-        // Nothing, or more than any file of ours has, was written before the length was known.
+        // Zero, or more than the largest file: written before the length was known.
         if size == 0 && !is_empty(chunk.content) || size > MAX_FILE_BYTES {
             return Self { bytes: chunk.content, announced: None };
         }
         if size > there {
-            // Where the size of the whole is right, nothing is missing, and it is this size that is wrong.
+            // Where the size of the whole file is right, nothing is missing, and this size is wrong.
             return Self { bytes: chunk.content, announced: Some(size).filter(|_| !is_whole) };
         }
         let stray = behind(chunk.content, size);
@@ -177,7 +177,7 @@ fn is_empty(content: &[u8]) -> bool {
     content.is_empty() || Chunk::read(content).is_some_and(|next| next.is_plausible())
 }
 
-/// What follows a chunk. One of odd length is filled up by a byte, which some writers forget.
+/// The bytes after a chunk. One of odd length is padded by a byte, which some writers omit.
 fn behind(content: &[u8], length: usize) -> &[u8] {
     let rest = &content[length..];
     match rest {
@@ -191,7 +191,7 @@ fn size_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(*size)).ok()
 }
 
-/// What the format chunk says; 16 bytes of it are enough for all but WAVE_FORMAT_EXTENSIBLE.
+/// The format chunk. Its first 16 bytes are enough for all but WAVE_FORMAT_EXTENSIBLE.
 struct Format {
     tag: u16,
     channels: usize,
@@ -200,7 +200,7 @@ struct Format {
     bits: usize,
 }
 
-/// Here the kind of samples is named by the first bytes of a GUID.
+/// The sample type is in the first bytes of a GUID.
 const EXTENSIBLE: u16 = 0xfffe;
 
 /// A whole MP3 in the place of samples.
@@ -241,7 +241,7 @@ impl Format {
         })
     }
 
-    /// What the samples are, and how many bytes one takes. It is as wide as its place in a frame, where that is right.
+    /// The sample type, and the bytes per sample: its width in a frame, where that is plausible.
     fn codec(&self) -> Result<(AudioCodecId, usize), PromptError> {
         let by_frame = Some(self.frame_bytes / self.channels).filter(|bytes| bytes * self.channels == self.frame_bytes);
         let bytes = by_frame.filter(|bytes| *bytes * 8 >= self.bits && *bytes > 0).unwrap_or(self.bits.div_ceil(8));

@@ -9,7 +9,7 @@ const CAPTURE: &[u8] = b"OggS";
 
 const HEADER_BYTES: usize = 27;
 
-/// Where the checksum stands in the header.
+/// Position of the checksum in the header.
 const CRC: std::ops::Range<usize> = 22..26;
 
 const CONTINUED: u8 = 1;
@@ -21,14 +21,14 @@ const NO_POSITION: u64 = u64::MAX;
 
 /// One whole page.
 pub(super) struct Page<'a> {
-    /// Where it stands in the file.
+    /// Its position in the file.
     pub start: usize,
     pub serial: u32,
     pub sequence: u32,
     pub body: &'a [u8],
     flags: u8,
     position: u64,
-    /// How the body is cut into packets.
+    /// How the body is split into packets.
     lacing: &'a [u8],
 }
 
@@ -50,7 +50,7 @@ impl<'a> Page<'a> {
         Some(self.position).filter(|position| *position != NO_POSITION)
     }
 
-    /// Packets, and false with the last if it goes on on the next page.
+    /// Packets, and false with the last if it continues on the next page.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {
         let mut body = self.body;
         // A packet ends with the first value below 255.
@@ -63,12 +63,12 @@ impl<'a> Page<'a> {
     }
 }
 
-/// The pages of a file, found by their capture pattern. What lies between them is passed over.
+/// The pages of a file, found by their capture pattern. Other bytes are skipped.
 #[derive(Clone)]
 pub(super) struct Pages<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// True once a page turned out to be there in part only.
+    /// True once a page is found to be truncated.
     pub is_cut: bool,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Iterator for Pages<'a> {
             };
             self.is_cut = false;
             if !is_intact(&self.bytes[start..start + length]) {
-                // Its length may be what is damaged.
+                // Its length may be damaged.
                 self.at = start + CAPTURE.len();
                 return Some(Err(Damaged));
             }
@@ -102,7 +102,7 @@ impl<'a> Iterator for Pages<'a> {
     }
 }
 
-/// The page that begins here, and how long it is. None if the file ends before it does.
+/// The page that starts here, and its length. None if the file ends before it does.
 fn page_at(bytes: &[u8], start: usize) -> Option<(Page<'_>, usize)> {
     let header = bytes.get(start..)?.first_chunk::<HEADER_BYTES>()?;
     let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
