@@ -210,7 +210,7 @@ impl Worker {
                 self.with_media(&call, |media| self.dial(media, PortUser::Agent { attempt }, Speaker::Agent, *dial));
             }
             Command::DialBeside { call, attempt, dial } => {
-                self.with_media(&call, |media| media.dial_beside(attempt, *dial))
+                self.with_media(&call, |media| media.dial_beside(attempt, *dial));
             }
             Command::Promote { call, attempt } => self.with_media(&call, |media| media.promote(attempt)),
             // The agent may have left meanwhile.
@@ -277,7 +277,7 @@ impl Worker {
         self.tick.remove(&media);
         media.contained(|| {
             media.drop_agent(None, reason);
-            media.drop_guests(None, reason);
+            media.drop_participants(None, reason);
             media.close(now);
         });
         for id in media.endpoints() {

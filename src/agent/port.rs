@@ -117,7 +117,7 @@ impl AgentPort {
         self.report(PortReport::HungUp);
         match self.user() {
             PortUser::Agent { .. } => "agent_hung_up",
-            PortUser::Guest(_) => "left",
+            PortUser::Participant(_) => "left",
         }
     }
 

@@ -55,7 +55,7 @@ impl Worker {
         let call = media.call.clone();
         let media = Rc::new(CallMedia::new(media, services, caller, bridge));
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Caller };
-        self.endpoints.borrow_mut().add(endpoint, remotes, now);
+        self.endpoints.borrow_mut().add(&endpoint, remotes, now);
         self.media.borrow_mut().insert(call, media.clone());
         self.status.calls.store(self.media.borrow().len(), Ordering::Relaxed);
         media.settle();

@@ -106,9 +106,9 @@ pub enum Report {
     /// A gather has ended.
     Gathered { id: u64, owner: Owner, protected: bool, gathered: Gathered },
     /// A participant is listening.
-    GuestJoined { guest: ParticipantId },
+    ParticipantJoined { participant: ParticipantId },
     /// A participant could not be reached, or has left.
-    GuestLeft { guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
+    ParticipantLeft { participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
     /// The quality of the call's audio: the first measurement, and every change of level.
     Quality(Quality),
     /// The caller started or stopped speaking.
@@ -137,8 +137,8 @@ impl Report {
             | Self::EventsWanted
             | Self::PlaybackFinished { .. }
             | Self::Gathered { .. }
-            | Self::GuestJoined { .. }
-            | Self::GuestLeft { .. }
+            | Self::ParticipantJoined { .. }
+            | Self::ParticipantLeft { .. }
             | Self::Quality(_)
             | Self::Speech { .. }
             | Self::Dtmf { .. } => false,

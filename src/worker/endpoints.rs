@@ -57,7 +57,7 @@ impl Endpoints {
     }
 
     /// Datagrams for this endpoint are found from now on.
-    pub fn add(&mut self, endpoint: Endpoint, remotes: &[SocketAddr], now: Instant) {
+    pub fn add(&mut self, endpoint: &Endpoint, remotes: &[SocketAddr], now: Instant) {
         let transport = endpoint.media.transport(endpoint.id);
         for remote in remotes {
             self.ports.take(transport.port, *remote, endpoint.clone(), now);

@@ -186,7 +186,7 @@ async fn only_a_signed_check_is_admitted_from_another_address() -> anyhow::Resul
     let worker = bare_worker()?;
     let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     assert!(worker.endpoints.borrow_mut().place(&[], now).is_some_and(|placed| placed.port == 0));
-    worker.endpoints.borrow_mut().add(Endpoint { media: Rc::new(media), id: EndpointId::Caller }, &[], now);
+    worker.endpoints.borrow_mut().add(&Endpoint { media: Rc::new(media), id: EndpointId::Caller }, &[], now);
     let from = |number: u16| SocketAddr::from(([198, 51, 100, 1], 1000 + number));
     let is_admitted = |number: u16| worker.endpoints.borrow().at(0, &from(number)).is_some();
     for number in 0..100 {

@@ -18,7 +18,7 @@ pub(crate) enum PortUser {
     /// The agent dialled as this attempt.
     Agent { attempt: Attempt },
     /// A participant.
-    Guest(ParticipantId),
+    Participant(ParticipantId),
 }
 
 /// The state that a call and the port of one agent or participant share.

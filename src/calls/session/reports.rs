@@ -41,12 +41,14 @@ impl Session {
             Report::EventsWanted => self.events.subscribe_agent(),
             // Only a live call performs it, and then it is read elsewhere.
             Report::Asked { .. } => {}
-            Report::GuestJoined { guest } => self.events.emit("call.guest_joined", json!({ "guest_id": guest })),
-            Report::GuestLeft { guest, reason, detail } => {
+            Report::ParticipantJoined { participant } => {
+                self.events.emit("call.guest_joined", json!({ "guest_id": participant }))
+            }
+            Report::ParticipantLeft { participant, reason, detail } => {
                 if let Some(detail) = &detail {
                     info!("a participant of call {} is gone: {detail}", self.context.id);
                 }
-                let data = json!({ "guest_id": guest, "reason": reason, "detail": detail.as_deref() });
+                let data = json!({ "guest_id": participant, "reason": reason, "detail": detail.as_deref() });
                 self.events.emit("call.guest_left", data);
             }
             Report::Quality(quality) => {

@@ -28,7 +28,7 @@ pub(super) struct Agents {
     /// It is to take over from the agent, and is a participant until then.
     successor: RefCell<Option<Rc<AgentSlot>>>,
     /// At most as many as the mixer takes.
-    guests: RefCell<Vec<Rc<AgentSlot>>>,
+    participants: RefCell<Vec<Rc<AgentSlot>>>,
 }
 
 impl Agents {
@@ -57,7 +57,7 @@ impl Agents {
 
     /// A frame waits for everyone but the agent: the mixer has one for them in every 20 ms.
     pub fn wake_others(&self) {
-        self.guests.borrow().iter().chain(&*self.successor.borrow()).for_each(|slot| slot.has_output());
+        self.participants.borrow().iter().chain(&*self.successor.borrow()).for_each(|slot| slot.has_output());
     }
 
     /// The slot of a speaker, if there is one.
@@ -65,8 +65,8 @@ impl Agents {
         match speaker {
             Speaker::Agent => self.agent.borrow().clone(),
             Speaker::Participant(_) => {
-                let (guests, successor) = (self.guests.borrow(), self.successor.borrow());
-                guests.iter().chain(&*successor).find(|slot| slot.speaker() == speaker).cloned()
+                let (participants, successor) = (self.participants.borrow(), self.successor.borrow());
+                participants.iter().chain(&*successor).find(|slot| slot.speaker() == speaker).cloned()
             }
         }
     }
@@ -76,8 +76,8 @@ impl Agents {
         let replaced = match (slot.user(), slot.speaker()) {
             (PortUser::Agent { .. }, Speaker::Agent) => self.agent.replace(Some(slot)),
             (PortUser::Agent { .. }, Speaker::Participant(_)) => self.successor.replace(Some(slot)),
-            (PortUser::Guest(_), _) => {
-                self.guests.borrow_mut().push(slot);
+            (PortUser::Participant(_), _) => {
+                self.participants.borrow_mut().push(slot);
                 None
             }
         };
@@ -93,9 +93,9 @@ impl Agents {
     }
 
     /// Takes out participants: this one, or all.
-    fn take_guests(&self, id: Option<ParticipantId>) -> Vec<Rc<AgentSlot>> {
-        let is_meant = |slot: &mut Rc<AgentSlot>| id.is_none_or(|id| slot.user() == PortUser::Guest(id));
-        self.guests.borrow_mut().extract_if(.., is_meant).collect()
+    fn take_participants(&self, id: Option<ParticipantId>) -> Vec<Rc<AgentSlot>> {
+        let is_meant = |slot: &mut Rc<AgentSlot>| id.is_none_or(|id| slot.user() == PortUser::Participant(id));
+        self.participants.borrow_mut().extract_if(.., is_meant).collect()
     }
 }
 
@@ -103,7 +103,7 @@ impl CallMedia {
     /// Makes a slot for an agent or a participant; an earlier agent must have left.
     pub(crate) fn add_agent(&self, user: PortUser, speaker: Speaker) -> Rc<AgentSlot> {
         let slot = Rc::new(AgentSlot::new(user, speaker));
-        if self.stage.is_accepted.get() && (speaker == Speaker::Agent || matches!(user, PortUser::Guest(_))) {
+        if self.stage.is_accepted.get() && (speaker == Speaker::Agent || matches!(user, PortUser::Participant(_))) {
             // It is sent after `Start`, with which every connection begins.
             slot.tell(Notice::Accepted);
         }
@@ -120,8 +120,8 @@ impl CallMedia {
     }
 
     /// Sends participants away: this one, or all. Says whether there was one.
-    pub(crate) fn drop_guests(&self, id: Option<ParticipantId>, reason: &'static str) -> bool {
-        let leaving = self.agents.take_guests(id);
+    pub(crate) fn drop_participants(&self, id: Option<ParticipantId>, reason: &'static str) -> bool {
+        let leaving = self.agents.take_participants(id);
         for slot in &leaving {
             self.bridge.borrow_mut().detach(slot.speaker());
             slot.dismiss(reason);
@@ -161,9 +161,9 @@ impl CallMedia {
     }
 
     /// A participant has left, or could not be reached.
-    fn guest_left(&self, guest: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
-        self.drop_guests(Some(guest), reason);
-        self.report(Report::GuestLeft { guest, reason, detail });
+    fn participant_left(&self, participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
+        self.drop_participants(Some(participant), reason);
+        self.report(Report::ParticipantLeft { participant, reason, detail });
     }
 }
 
@@ -203,13 +203,17 @@ impl PortHost for CallMedia {
             (PortUser::Agent { attempt }, PortReport::Command { request_id, command }) => {
                 self.report(Report::Asked { attempt, request_id, command });
             }
-            (PortUser::Guest(guest), PortReport::Joined) => self.report(Report::GuestJoined { guest }),
-            (PortUser::Guest(guest), PortReport::HungUp) => self.guest_left(guest, "left", None),
-            (PortUser::Guest(guest), PortReport::Failed(failure)) => {
-                self.guest_left(guest, failure.kind.name(), failure.detail);
+            (PortUser::Participant(participant), PortReport::Joined) => {
+                self.report(Report::ParticipantJoined { participant });
+            }
+            (PortUser::Participant(participant), PortReport::HungUp) => {
+                self.participant_left(participant, "left", None);
+            }
+            (PortUser::Participant(participant), PortReport::Failed(failure)) => {
+                self.participant_left(participant, failure.kind.name(), failure.detail);
             }
             // The port refuses them itself.
-            (PortUser::Guest(_), PortReport::EventsWanted | PortReport::Command { .. }) => {}
+            (PortUser::Participant(_), PortReport::EventsWanted | PortReport::Command { .. }) => {}
         }
     }
 

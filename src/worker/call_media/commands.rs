@@ -83,9 +83,9 @@ impl CallMedia {
             CallCommand::StopRecording => self.stop_recording(),
             CallCommand::Invite(invite) => self.invite(&invite),
             CallCommand::SetRole(SetRole { guest_id, role }) => self.set_role(guest_id, role),
-            CallCommand::Dismiss(Dismiss { guest_id }) => match self.drop_guests(Some(guest_id), "dismissed") {
+            CallCommand::Dismiss(Dismiss { guest_id }) => match self.drop_participants(Some(guest_id), "dismissed") {
                 true => Ok(Value::Null),
-                false => Err(no_such_guest(guest_id)),
+                false => Err(no_such_participant(guest_id)),
             },
         };
         self.settle();
@@ -223,7 +223,7 @@ impl CallMedia {
         invited.map_err(|error| Refusal::new(RefusalCode::TooManyGuests, error.to_string()))?;
         worker.dial(
             self,
-            PortUser::Guest(id),
+            PortUser::Participant(id),
             Speaker::Participant(id),
             Dial { target, max_buffer: DEFAULT_MAX_BUFFER },
         );
@@ -233,7 +233,7 @@ impl CallMedia {
     fn set_role(&self, id: ParticipantId, role: Role) -> Result<Value, Refusal> {
         match self.bridge.borrow_mut().set_role(id, role.into()) {
             Ok(()) => Ok(Value::Null),
-            Err(_) => Err(no_such_guest(id)),
+            Err(_) => Err(no_such_participant(id)),
         }
     }
 
@@ -290,7 +290,7 @@ impl CallMedia {
     }
 }
 
-fn no_such_guest(id: ParticipantId) -> Refusal {
+fn no_such_participant(id: ParticipantId) -> Refusal {
     Refusal::new(RefusalCode::UnknownGuest, format!("there is no participant {id}"))
 }
 
