@@ -19,6 +19,7 @@ mod media;
 mod outbox;
 mod record;
 mod record_guard;
+mod restart;
 mod srtp;
 mod ssrc_guard;
 mod stats;
@@ -40,7 +41,7 @@ pub use stun::stun_request_ufrag;
 
 use consent::ConsentChange;
 use dtls::{Dtls, DtlsEvent, DtlsRole};
-use ice::{Ice, Path};
+use ice::{Ice, Path, Remote};
 use media::Media;
 use outbox::Outbox;
 use srtp::SrtpKeys;
@@ -133,6 +134,8 @@ pub struct Peer {
     identity: Arc<Identity>,
     allow_private: bool,
     ice: Ice,
+    /// While ICE is restarted: it replaces the other as soon as it has a path.
+    next_ice: Option<Box<Ice>>,
     /// Absent until the remote's SDP is known.
     dtls: Option<Dtls>,
     media: Media,
@@ -156,14 +159,14 @@ impl Peer {
         };
         let mut peer = Peer::new(options, now)?;
         peer.negotiate(offer, role, false, now)?;
-        let answer = peer.describe(options, |local| sdp::write_answer(local, offer, setup));
+        let answer = peer.describe(options, &peer.ice, |local| sdp::write_answer(local, offer, setup));
         Ok((peer, answer))
     }
 
     /// A peer that offers, and its offer. It is silent until [`Peer::accept_answer`].
     pub fn offer(options: &PeerOptions, now: Instant) -> Result<(Peer, String), PeerError> {
         let peer = Peer::new(options, now)?;
-        let offer = peer.describe(options, sdp::write_offer);
+        let offer = peer.describe(options, &peer.ice, sdp::write_offer);
         Ok((peer, offer))
     }
 
@@ -238,6 +241,7 @@ impl Peer {
             return;
         }
         self.ice.handle_timeout(now, &mut self.outbox);
+        self.drive_restart(now);
         self.follow_ice(now);
         if let Some(dtls) = &mut self.dtls
             && dtls.poll_timeout().is_some_and(|at| at <= now)
@@ -296,7 +300,7 @@ impl Peer {
     /// Whether a STUN message is signed with this session's passwords, which only the remote of the SDP exchange knows.
     /// The message must still be [received](Self::receive).
     pub fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
-        self.ice.is_authentic(datagram)
+        self.ice.is_authentic(datagram) || self.next_ice.as_mut().is_some_and(|ice| ice.is_authentic(datagram))
     }
 
     /// When RTP or RTCP of the remote last arrived. Connectivity checks do not count: they continue without media.
@@ -322,6 +326,7 @@ impl Peer {
             identity: Arc::clone(&options.identity),
             allow_private: options.allow_private,
             ice: Ice::new(&options.identity, &options.addresses, options.consent, now)?,
+            next_ice: None,
             dtls: None,
             media: Media::new(options.ssrc, now),
             dropped: Dropped::default(),
@@ -342,7 +347,8 @@ impl Peer {
         }
         let give_up = (!self.media.is_connected()).then_some(self.give_up_at);
         let dtls = self.dtls.as_ref().and_then(Dtls::poll_timeout);
-        [self.ice.poll_timeout(), dtls, self.media.poll_timeout(), give_up].into_iter().flatten().min()
+        let restart = self.next_ice.as_ref().and_then(|ice| ice.poll_timeout());
+        [self.ice.poll_timeout(), restart, dtls, self.media.poll_timeout(), give_up].into_iter().flatten().min()
     }
 
     fn negotiate(
@@ -352,18 +358,14 @@ impl Peer {
         we_offered: bool,
         now: Instant,
     ) -> Result<(), PeerError> {
-        let candidates: Vec<Candidate> = remote
-            .candidates
-            .iter()
-            .filter(|candidate| address::is_allowed(candidate.address, self.allow_private))
-            .copied()
-            .collect();
+        let candidates = self.allowed(&remote.candidates);
         // A full agent finds us by itself; a lite one waits for our checks.
         if candidates.is_empty() && remote.ice_lite {
             return Err(PeerError::NoRemoteAddress);
         }
         let dtls = Dtls::new(&self.identity, role, remote.fingerprints.clone(), now)?;
-        self.ice.start(&self.identity, remote, &candidates, we_offered, now)?;
+        let transport = Remote { ufrag: &remote.ufrag, pwd: &remote.pwd, is_lite: remote.ice_lite };
+        self.ice.start(&self.identity, transport, &candidates, we_offered, now)?;
         self.dtls = Some(dtls);
         self.media.negotiate(remote);
         self.give_up_at = now + CONNECT_WITHIN;
@@ -371,21 +373,32 @@ impl Peer {
         Ok(())
     }
 
-    fn describe(&self, options: &PeerOptions, write: impl FnOnce(&LocalDescription<'_>) -> String) -> String {
+    fn allowed(&self, candidates: &[Candidate]) -> Vec<Candidate> {
+        let allowed = candidates.iter().filter(|one| address::is_allowed(one.address, self.allow_private));
+        allowed.copied().collect()
+    }
+
+    /// What we say of ourselves beside this ICE session.
+    fn describe(
+        &self,
+        options: &PeerOptions,
+        ice: &Ice,
+        write: impl FnOnce(&LocalDescription<'_>) -> String,
+    ) -> String {
         let addresses: Vec<SocketAddr> = options.addresses.iter().map(|address| address.advertised).collect();
         write(&LocalDescription {
             // RFC 8866 §5.2 wants it unique, and it must fit 63 bits.
             session_id: rand::random::<u64>() >> 1,
             addresses: &addresses,
-            ufrag: self.ice.ufrag(),
-            pwd: self.ice.pwd(),
+            ufrag: ice.ufrag(),
+            pwd: ice.pwd(),
             fingerprint: self.identity.fingerprint(),
             ssrc: options.ssrc,
         })
     }
 
     fn receive_stun(&mut self, path: Path, datagram: &[u8], now: Instant) {
-        if !self.ice.receive(path, datagram, now, &mut self.outbox) {
+        if !self.receive_restarted(path, datagram, now) && !self.ice.receive(path, datagram, now, &mut self.outbox) {
             self.dropped.stun += 1;
         }
         self.follow_ice(now);

@@ -6,6 +6,7 @@
 //! No crate because a malformed line must not fail a call whose audio does not need it, and no error may quote the text.
 
 mod candidate;
+mod fragment;
 mod read;
 mod write;
 
@@ -15,6 +16,8 @@ use std::ops::Deref;
 use thiserror::Error;
 
 pub use candidate::Candidate;
+pub use fragment::Fragment;
+pub(crate) use fragment::write_fragment;
 pub(crate) use write::{CNAME, LocalDescription, write_answer, write_offer};
 
 /// A remote offer, parsed once.

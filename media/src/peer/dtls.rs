@@ -149,6 +149,15 @@ impl Dtls {
         }
     }
 
+    /// ICE was restarted: what is said from now on goes this way.
+    pub fn move_to(&mut self, path: Path) {
+        self.phase = match self.phase {
+            Phase::Waiting => Phase::Waiting,
+            Phase::Handshaking(_) => Phase::Handshaking(path),
+            Phase::Established(_) => Phase::Established(path),
+        };
+    }
+
     /// Takes a datagram from a proven address; `Err(())` when it is refused.
     pub fn receive(&mut self, datagram: &[u8], now: Instant, outbox: &mut Outbox) -> Result<Option<DtlsEvent>, ()> {
         if self.role == DtlsRole::Client && self.phase == Phase::Waiting {

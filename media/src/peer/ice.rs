@@ -18,7 +18,7 @@ use super::outbox::Outbox;
 use super::stun::{StunKind, request_transaction};
 use super::stun_guard::StunGuard;
 use super::{Identity, LocalAddress, PeerError};
-use crate::sdp::{Candidate, Description};
+use crate::sdp::Candidate;
 
 /// Interval of checks. A remote that gets our answer late is connected up to two intervals later.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -27,6 +27,17 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// The agent asks to be woken five times a second throughout. Once connected, once a second is enough.
 const CONNECTED_REST: Duration = Duration::from_secs(1);
 const ZERO: Duration = Duration::ZERO;
+
+/// Limit of a remote's candidates, discovered ones included. More addresses only mean more checks.
+const MOST_REMOTE_CANDIDATES: usize = 40;
+
+/// What the remote's SDP says of its ICE.
+#[derive(Clone, Copy)]
+pub(super) struct Remote<'a> {
+    pub ufrag: &'a str,
+    pub pwd: &'a str,
+    pub is_lite: bool,
+}
 
 /// The selected pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,26 +107,39 @@ impl Ice {
     pub fn start(
         &mut self,
         identity: &Identity,
-        remote: &Description,
+        remote: Remote<'_>,
         candidates: &[Candidate],
         we_offered: bool,
         now: Instant,
     ) -> Result<(), PeerError> {
-        let credentials = (remote.ufrag.as_str(), remote.pwd.as_str());
-        let guard = StunGuard::new(&identity.crypto, (self.ufrag(), self.pwd()), credentials)?;
+        let guard = StunGuard::new(&identity.crypto, (self.ufrag(), self.pwd()), (remote.ufrag, remote.pwd))?;
         self.guard = Some(guard);
-        self.remote_is_lite = remote.ice_lite;
-        for candidate in candidates {
-            if let Some(candidate) = host(candidate.address, candidate.priority) {
-                // A candidate that the agent refuses is one path less.
-                let _ = self.agent.add_remote_candidate(candidate);
-            }
-        }
+        self.remote_is_lite = remote.is_lite;
+        self.add_candidates(candidates);
+        let (ufrag, pwd) = (remote.ufrag.to_owned(), remote.pwd.to_owned());
         self.agent
-            .start_connectivity_checks(now, we_offered || remote.ice_lite, remote.ufrag.clone(), remote.pwd.clone())
+            .start_connectivity_checks(now, we_offered || remote.is_lite, ufrag, pwd)
             .map_err(|_| PeerError::Crypto)?;
         self.deadline = self.agent.poll_timeout();
         Ok(())
+    }
+
+    /// Adds addresses of the remote. A candidate that the agent refuses is one path less.
+    pub fn add_candidates(&mut self, candidates: &[Candidate]) {
+        for candidate in candidates {
+            if self.agent.get_remote_candidates().len() >= MOST_REMOTE_CANDIDATES {
+                return;
+            }
+            if let Some(candidate) = host(candidate.address, candidate.priority) {
+                let _ = self.agent.add_remote_candidate(candidate);
+            }
+        }
+        self.deadline = self.agent.poll_timeout();
+    }
+
+    /// Whether these are the remote's credentials of this session.
+    pub fn is_with(&self, ufrag: &str, pwd: &str) -> bool {
+        self.agent.get_remote_credentials().is_some_and(|remote| remote.ufrag == ufrag && remote.pwd == pwd)
     }
 
     /// Whether a STUN message is signed with this session's passwords.

@@ -23,10 +23,16 @@ const LONGEST_CREDENTIAL_BYTES: usize = 256;
 /// Line ends, spaces at the ends of lines, runs of spaces and tabs, and the case of names do not matter. A
 /// malformed line fails its section, and the whole SDP only where every section needs it.
 pub(super) fn description(text: &str, setup: Option<Setup>) -> Result<Description, SdpError> {
+    let mut reader = Reader::default();
+    lines(text, |line, number| reader.line(line, number))?;
+    reader.finish(setup)
+}
+
+/// Hands out each line that is not empty, trimmed, with its number from 1.
+pub(super) fn lines(text: &str, mut take: impl FnMut(&str, usize) -> Result<(), SdpError>) -> Result<(), SdpError> {
     if text.len() > LONGEST_TEXT_BYTES {
         return Err(SdpError::TooLong);
     }
-    let mut reader = Reader::default();
     for (index, line) in text.trim_start_matches('\u{feff}').split('\n').enumerate() {
         if index >= MOST_LINES {
             return Err(SdpError::TooManyLines);
@@ -36,10 +42,10 @@ pub(super) fn description(text: &str, setup: Option<Setup>) -> Result<Descriptio
             return Err(SdpError::ControlCharacter { line: index + 1 });
         }
         if !line.is_empty() {
-            reader.line(line, index + 1)?;
+            take(line, index + 1)?;
         }
     }
-    reader.finish(setup)
+    Ok(())
 }
 
 #[derive(Default)]
@@ -52,7 +58,7 @@ struct Reader {
 
 /// One level of the SDP: the session, or a media section, which overrides it.
 #[derive(Default)]
-struct Level {
+pub(super) struct Level {
     /// The first required line that cannot be read.
     malformed: Option<usize>,
     ufrag: Option<String>,
@@ -195,7 +201,14 @@ impl Reader {
 }
 
 impl Level {
-    fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
+    /// The ICE credentials and the best candidates, for a text that has no other level.
+    pub(super) fn transport(self) -> Result<(String, String, Vec<Candidate>), SdpError> {
+        let (ufrag, pwd) = self.ufrag.zip(self.pwd).ok_or(SdpError::NoIceCredentials)?;
+        Ok((ufrag, pwd, best(self.candidates)))
+    }
+
+    /// None for a line that is needed and cannot be read.
+    pub(super) fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
         match name {
             "ice-ufrag" => self.ufrag = Some(credential(value, 4).filter(|ufrag| !ufrag.contains(':'))?),
             "ice-pwd" => self.pwd = Some(credential(value, 22)?),

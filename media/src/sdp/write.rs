@@ -68,17 +68,22 @@ fn write(local: &LocalDescription<'_>, terms: &Terms<'_>) -> String {
     session_lines(&mut lines, local, terms);
     terms.refused_before.iter().for_each(|media| refused_lines(&mut lines, media));
     media_lines(&mut lines, local, terms);
-    for (index, address) in local.addresses.iter().enumerate() {
-        let (number, priority) = (index + 1, Candidate::host_priority(index));
-        let (ip, port) = (address.ip(), address.port());
-        lines.push(format_args!("a=candidate:{number} 1 udp {priority} {ip} {port} typ host"));
-    }
-    lines.push(format_args!("a=end-of-candidates"));
+    candidate_lines(&mut lines, local.addresses);
     transport_lines(&mut lines, local, terms);
     codec_lines(&mut lines, terms);
     lines.push(format_args!("a=ssrc:{} cname:{CNAME}", local.ssrc));
     terms.refused_behind.iter().for_each(|media| refused_lines(&mut lines, media));
     lines.0
+}
+
+/// All that there are: we trickle nothing.
+pub(super) fn candidate_lines(lines: &mut Lines, addresses: &[SocketAddr]) {
+    for (index, address) in addresses.iter().enumerate() {
+        let (number, priority) = (index + 1, Candidate::host_priority(index));
+        let (ip, port) = (address.ip(), address.port());
+        lines.push(format_args!("a=candidate:{number} 1 udp {priority} {ip} {port} typ host"));
+    }
+    lines.push(format_args!("a=end-of-candidates"));
 }
 
 fn session_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
@@ -149,10 +154,11 @@ fn codec_lines(lines: &mut Lines, terms: &Terms<'_>) {
     lines.push(format_args!("a=maxptime:20"));
 }
 
-struct Lines(String);
+#[derive(Default)]
+pub(super) struct Lines(pub(super) String);
 
 impl Lines {
-    fn push(&mut self, line: std::fmt::Arguments<'_>) {
+    pub(super) fn push(&mut self, line: std::fmt::Arguments<'_>) {
         self.0.write_fmt(line).expect("writing into a string cannot fail");
         self.0.push_str("\r\n");
     }

@@ -20,7 +20,7 @@ pub struct Foreigner {
     pub rtc: Rtc,
     pub connected: bool,
     pub heard: Vec<Vec<u8>>,
-    mid: Option<Mid>,
+    pub mid: Option<Mid>,
     timeout: Option<Instant>,
 }
 
@@ -37,7 +37,7 @@ struct Case {
 const META: Case = Case { lite: true, foreigner_is_client: false, seed: 1, loss: 0.0 };
 
 impl Foreigner {
-    fn new(lite: bool, now: Instant) -> Foreigner {
+    pub fn new(lite: bool, now: Instant) -> Foreigner {
         let mut rtc = Rtc::builder()
             .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
             .set_ice_lite(lite)
@@ -49,14 +49,14 @@ impl Foreigner {
         Foreigner { rtc, connected: false, heard: Vec::new(), mid: None, timeout: Some(now) }
     }
 
-    fn offer(&mut self) -> (String, SdpPendingOffer) {
+    pub fn offer(&mut self) -> (String, SdpPendingOffer) {
         let mut change = self.rtc.sdp_api();
         self.mid = Some(change.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None));
         let (offer, pending) = change.apply().unwrap();
         (offer.to_sdp_string(), pending)
     }
 
-    fn say(&mut self, number: u64, payload: &[u8], now: Instant) {
+    pub fn say(&mut self, number: u64, payload: &[u8], now: Instant) {
         let Some(mid) = self.mid else { return };
         let mut direct = self.rtc.direct_api();
         let stream = direct.stream_tx_by_mid(mid, None).unwrap();
@@ -99,7 +99,7 @@ impl End for Foreigner {
     }
 }
 
-type Call = Network<Foreigner, PeerEnd>;
+pub type Call = Network<Foreigner, PeerEnd>;
 
 /// The foreigner offers, as Meta does when a user calls.
 fn user_calls(case: Case) -> Call {
@@ -135,12 +135,17 @@ fn network(case: Case, foreigner: Foreigner, peer: Peer, now: Instant) -> Call {
     network
 }
 
-fn connect(network: &mut Call, within: Duration) -> bool {
+pub fn connect(network: &mut Call, within: Duration) -> bool {
     network.run_until(within, |network| network.left.connected && network.right.peer.is_connected())
 }
 
-fn talk(network: &mut Call, frames: u16) {
-    for number in 0..frames {
+pub fn talk(network: &mut Call, frames: u16) {
+    talk_on(network, 0, frames);
+}
+
+/// Both sides say so many frames, from this number on.
+pub fn talk_on(network: &mut Call, first: u16, frames: u16) {
+    for number in first..first + frames {
         let header = RtpHeader {
             payload_type: 111,
             marker: false,

@@ -13,3 +13,4 @@ mod description;
 mod lite;
 mod loss;
 mod network;
+mod restart;
