@@ -1,4 +1,4 @@
-//! Floods of forged datagrams fill no memory. Alone in its process, which is what is measured.
+//! Floods of forged datagrams fill no memory. Alone in its process, whose memory is measured.
 
 #![expect(
     clippy::unwrap_used,
@@ -64,7 +64,7 @@ fn forged_senders() {
     assert_eq!(network.right.packets.len(), 5);
 }
 
-/// How much memory this process holds, as Linux tells it.
+/// Resident memory of this process, from Linux.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn a_key_is_given_once_at_its_end_though_the_end_comes_three_times() {
+fn a_key_is_reported_once_at_its_end_though_the_end_arrives_three_times() {
     let mut wire = Wire::new(8);
     assert_eq!(wire.read(960, 5, false, 160), []);
     assert_eq!(wire.read(960, 5, false, 320), []);
@@ -57,7 +57,7 @@ fn a_long_press_is_one_key_in_several_segments() {
 }
 
 #[test]
-fn a_long_press_told_too_early_is_not_told_again() {
+fn a_long_press_reported_too_early_is_not_reported_again() {
     let mut wire = Wire::new(48);
     wire.read(0, 9, false, 60_000);
     wire.now += OVER_AFTER;
@@ -145,7 +145,7 @@ fn another_sender_tells_the_key_that_was_pressed_and_its_own() {
 }
 
 #[test]
-fn a_clock_that_starts_anew_is_followed() {
+fn a_restarted_clock_is_followed() {
     let mut wire = Wire::new(8);
     wire.read(1_000_000, 1, true, 800);
     assert_eq!(wire.read(999_000, 1, true, 800), []);

@@ -66,7 +66,7 @@ fn a_stopped_gather_tells_what_it_has() {
 }
 
 #[test]
-fn a_standstill_of_our_own_costs_no_caller_its_time() {
+fn a_stall_of_our_own_costs_no_caller_its_time() {
     let start = Instant::now();
     let gap = Duration::from_secs(60);
     let mut gather = Gather::new(pin());

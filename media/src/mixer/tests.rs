@@ -217,7 +217,7 @@ fn half_a_sample_too_much_spoils_nothing_a_participant_says_later() {
 }
 
 #[test]
-fn what_a_participant_has_said_is_heard_before_what_it_says_in_another_form() {
+fn a_participants_queued_audio_is_heard_before_audio_in_another_format() {
     let forms = [Some(SampleRate::Hz8000), Some(SampleRate::Hz48000), None];
     for before in forms {
         for after in forms {
@@ -336,7 +336,7 @@ proptest! {
     }
 }
 
-/// A call with everybody's ears.
+/// A call, and what everybody in it hears.
 /// As a participant with Opus would send them.
 fn packets(samples: &[i16]) -> impl Iterator<Item = Bytes> {
     let mut encoder = Encoder::new(RATE, Profile::Hq).unwrap();

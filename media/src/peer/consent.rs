@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standstill_of_our_own_is_no_silence_and_no_round_trip() {
+    fn a_stall_of_our_own_is_no_silence_and_no_round_trip() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut watch = ConsentWatch::new(Consent::default(), start);

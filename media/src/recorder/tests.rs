@@ -258,7 +258,7 @@ fn skipped_frames_of_our_line_are_silent_and_keep_their_time() {
 }
 
 #[test]
-fn a_caller_whose_rtp_starts_anew_stays_in_his_place() {
+fn a_caller_whose_rtp_restarts_stays_in_place() {
     let mut call = Call::begin();
     for number in 0..200 {
         call.agent(&packet(number, true));
@@ -290,7 +290,7 @@ fn each_of_several_senders_stays_in_its_place_though_their_timestamps_look_like_
 }
 
 #[test]
-fn a_clock_that_jumps_ahead_by_half_a_second_is_laid_down_anew() {
+fn a_clock_that_jumps_ahead_by_half_a_second_restarts_its_line() {
     let mut call = Call::begin();
     for number in 0..400 {
         call.agent(&packet(number, true));
@@ -322,7 +322,7 @@ fn a_way_that_becomes_half_a_second_longer_is_followed() {
 }
 
 #[test]
-fn a_worker_that_stood_still_loses_no_sound_of_the_agent() {
+fn a_stalled_worker_loses_no_audio_of_the_agent() {
     let mut call = Call::begin();
     for number in 0..100 {
         if number == 50 {

@@ -1,6 +1,7 @@
 //! AgentQueue: an agent's or participant's audio waiting to be played, with its marks.
 
 mod backlog;
+mod bound;
 mod marks;
 mod pace;
 mod pcm;
@@ -14,9 +15,11 @@ use thiserror::Error;
 use crate::opus::{FRAME, PacketError, SampleRate, inspect};
 use crate::timeline::TICKS_PER_FRAME;
 use backlog::Backlog;
+use bound::Bound;
 use marks::Marks;
 use segments::{Segment, Segments, take_packet};
 
+pub use bound::Room;
 pub use marks::{MAX_MARK_BYTES, MAX_MARKS, MarkStatus, QueueEvent, TooManyMarks};
 
 /// How much audio an agent may send ahead. Fast speech synthesis delivers whole answers at once.
@@ -25,10 +28,6 @@ pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
 /// An empty queue for this long ends the agent's utterance. Speech synthesis that streams sentence by sentence falls
 /// behind for some hundred milliseconds within one utterance.
 pub const UTTERANCE_PAUSE: Duration = Duration::from_secs(1);
-
-/// The share of the bound (a quarter) that must be free again before a full queue reports room, so that `xoff` and `xon`
-/// do not flutter.
-const FREE_AGAIN_SHARE: u32 = 4;
 
 /// A queue of audio, bounded by duration.
 ///
@@ -44,19 +43,9 @@ const FREE_AGAIN_SHARE: u32 = 4;
 #[derive(Debug)]
 pub struct AgentQueue {
     segments: Segments,
-    max_buffer: Duration,
-    overrun: Duration,
-    full: bool,
+    bound: Bound,
+    totals: Totals,
     paused: bool,
-    /// Total pushed and total taken, in 48 kHz ticks whatever the format.
-    pushed: u64,
-    taken: u64,
-    /// Ticks of this utterance that left in frames.
-    played: u64,
-    /// Total ticks skipped to shorten the delay.
-    trimmed: u64,
-    /// Total ticks refused.
-    refused: u64,
     /// Frames since the queue ran empty.
     empty_frames: u64,
     /// The last frame was missing.
@@ -67,13 +56,16 @@ pub struct AgentQueue {
     marks: Marks,
 }
 
-/// Whether the agent may send more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// It may.
-    Free,
-    /// The agent should stop until a quarter of the queue is free again.
-    Full,
+/// Totals since the start, in 48 kHz ticks whatever the format.
+#[derive(Debug, Default)]
+struct Totals {
+    pushed: u64,
+    taken: u64,
+    /// Left in frames, within this utterance only.
+    played: u64,
+    /// Skipped to shorten the delay.
+    trimmed: u64,
+    refused: u64,
 }
 
 /// The content of one 20 ms frame.
@@ -130,15 +122,9 @@ impl AgentQueue {
     pub fn new(rate: Option<SampleRate>, max_buffer: Duration) -> Self {
         Self {
             segments: Segments::new(rate),
-            max_buffer,
-            overrun: Duration::ZERO,
-            full: false,
+            bound: Bound::new(max_buffer),
+            totals: Totals::default(),
             paused: false,
-            pushed: 0,
-            taken: 0,
-            played: 0,
-            trimmed: 0,
-            refused: 0,
             empty_frames: 0,
             has_underrun: false,
             in_pause: false,
@@ -149,12 +135,12 @@ impl AgentQueue {
 
     /// Accepts `overrun` more while the queue is full, for audio that was in flight when the agent was told to stop.
     pub fn tolerating(self, overrun: Duration) -> Self {
-        Self { overrun, ..self }
+        Self { bound: self.bound.tolerating(overrun), ..self }
     }
 
     /// Whether a push now would be refused.
     pub fn refuses(&self) -> bool {
-        self.queued() >= self.max_buffer.saturating_add(self.overrun)
+        self.bound.refuses(self.queued())
     }
 
     /// Switches to PCM at `rate`, or to Opus packets for None. Queued audio is played first in its own format, and marks
@@ -212,22 +198,22 @@ impl AgentQueue {
     /// Places a mark behind everything queued so far. It is reported when all of that has been taken. The next push starts
     /// with a whole sample.
     pub fn mark(&mut self, name: String) -> Result<(), TooManyMarks> {
-        self.marks.place(self.pushed, name)?;
+        self.marks.place(self.totals.pushed, name)?;
         self.segments.last_mut().drop_odd_byte();
-        self.marks.reach(self.taken);
+        self.marks.reach(self.totals.taken);
         Ok(())
     }
 
     /// Drops everything: queued audio, half a frame, half a sample, and marks. The next frame is silence.
     pub fn clear(&mut self) -> Cleared {
         let cleared =
-            Cleared { played_ms: milliseconds(self.played), dropped_ms: milliseconds(self.pushed - self.taken) };
+            Cleared { played_ms: milliseconds(self.totals.played), dropped_ms: milliseconds(self.totals.queued()) };
         self.segments.clear();
-        self.taken = self.pushed;
-        self.played = 0;
+        self.totals.taken = self.totals.pushed;
+        self.totals.played = 0;
         self.backlog.clear();
         self.marks.clear();
-        self.full = false;
+        self.bound.removed(Duration::ZERO);
         cleared
     }
 
@@ -251,7 +237,7 @@ impl AgentQueue {
             return Taken::Silence;
         }
         let taken = self.next_frame(frame);
-        self.backlog.tick(self.pushed - self.taken);
+        self.backlog.tick(self.totals.queued());
         taken
     }
 
@@ -262,7 +248,7 @@ impl AgentQueue {
             return None;
         }
         let packet = self.next_packet();
-        self.backlog.tick(self.pushed - self.taken);
+        self.backlog.tick(self.totals.queued());
         packet
     }
 
@@ -285,8 +271,8 @@ impl AgentQueue {
             self.idle();
         }
         self.trim(ticks);
-        self.marks.reach(self.taken);
-        self.backlog.tick(self.pushed - self.taken);
+        self.marks.reach(self.totals.taken);
+        self.backlog.tick(self.totals.queued());
     }
 
     /// Forgets underruns of the start-up phase, so that no cushion is kept for them.
@@ -301,34 +287,34 @@ impl AgentQueue {
 
     /// Whether the agent may send more.
     pub fn room(&self) -> Room {
-        if self.full { Room::Full } else { Room::Free }
+        self.bound.room()
     }
 
     /// Duration of the queued audio.
     pub fn queued(&self) -> Duration {
-        duration_of(self.pushed - self.taken)
+        duration_of(self.totals.queued())
     }
 
     /// Total audio queued since the start.
     pub fn pushed(&self) -> Duration {
-        duration_of(self.pushed)
+        duration_of(self.totals.pushed)
     }
 
     /// Position in all audio ever queued at the end of the next frame; None unless the agent is live and the frame is
     /// queued.
     pub fn live_frame_end(&self) -> Option<Duration> {
         let is_there = !self.paused && self.queued() >= FRAME && self.backlog.is_live();
-        is_there.then(|| duration_of(self.taken) + FRAME)
+        is_there.then(|| duration_of(self.totals.taken) + FRAME)
     }
 
     /// Total audio refused because the queue was full.
     pub fn refused(&self) -> Duration {
-        duration_of(self.refused)
+        duration_of(self.totals.refused)
     }
 
     /// Total live audio skipped because it was late. The caller did not hear it.
     pub fn trimmed(&self) -> Duration {
-        duration_of(self.trimmed)
+        duration_of(self.totals.trimmed)
     }
 
     /// The sample rate of the audio taken next, or None for Opus packets. Audio pushed now may have another format.
@@ -340,7 +326,7 @@ impl AgentQueue {
     fn free_ticks(&self) -> u64 {
         match self.refuses() {
             true => 0,
-            false => ticks_in(self.max_buffer.saturating_mul(2)).saturating_sub(self.pushed - self.taken),
+            false => ticks_in(self.bound.limit_of_a_push()).saturating_sub(self.totals.queued()),
         }
     }
 
@@ -394,40 +380,40 @@ impl AgentQueue {
     fn queued_ticks(&mut self, taken: u64, refused: u64) {
         if taken > 0 {
             if self.empty_frames >= frames_in(UTTERANCE_PAUSE) {
-                self.played = 0;
+                self.totals.played = 0;
                 self.backlog.resume();
-            } else if self.has_underrun && self.played > 0 {
+            } else if self.has_underrun && self.totals.played > 0 {
                 self.backlog.underran(self.in_pause);
             }
             self.empty_frames = 0;
             self.has_underrun = false;
             self.backlog.pushed(u32::try_from(taken).unwrap_or(u32::MAX));
         }
-        self.pushed += taken;
-        self.refused += refused;
-        self.full |= self.queued() >= self.max_buffer;
+        self.totals.pushed += taken;
+        self.totals.refused += refused;
+        let queued = self.queued();
+        self.bound.pushed(queued);
     }
 
     /// Marks inside are reported with the frame that follows.
     fn trim(&mut self, ticks: u64) {
-        self.trimmed += ticks;
+        self.totals.trimmed += ticks;
         self.removed(ticks);
     }
 
     fn took(&mut self, ticks: u64) {
-        self.played += ticks;
+        self.totals.played += ticks;
         self.has_underrun = false;
         self.removed(ticks);
-        self.marks.reach(self.taken);
+        self.marks.reach(self.totals.taken);
     }
 
     /// `ticks` have left the queue, played or not.
     fn removed(&mut self, ticks: u64) {
-        self.taken += ticks;
+        self.totals.taken += ticks;
         self.segments.advance();
-        if self.queued() <= self.max_buffer - self.max_buffer / FREE_AGAIN_SHARE {
-            self.full = false;
-        }
+        let queued = self.queued();
+        self.bound.removed(queued);
     }
 
     /// A frame of silence because no audio is ready.
@@ -438,10 +424,16 @@ impl AgentQueue {
 
     /// 20 ms passed without a frame taken. They count towards the end of an utterance only if nothing is queued.
     fn idle(&mut self) {
-        if self.pushed == self.taken {
+        if self.totals.queued() == 0 {
             self.empty_frames += 1;
         }
         self.segments.last_mut().idle();
+    }
+}
+
+impl Totals {
+    fn queued(&self) -> u64 {
+        self.pushed - self.taken
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the caller's decoder hears, whoever is on air.
+//! What the caller's decoder plays, whatever is on air.
 
 use super::*;
 use crate::opus::{Decoder, Encoder, SampleRate, inspect};
@@ -17,7 +17,7 @@ fn silence_is_the_cached_packet() {
 }
 
 #[test]
-fn a_live_voice_is_heard_and_then_silence_costs_no_encoding() {
+fn a_live_agent_is_heard_and_then_silence_costs_no_encoding() {
     for rate in SampleRate::ALL {
         let mut call = Call::live(rate);
         call.say(&tone(440.0, rate, 25));
@@ -85,7 +85,7 @@ fn what_a_muted_agent_says_is_lost_and_the_wave_ends_softly() {
 
 /// The switch to the cached packet adds no edge: no step between neighbouring samples is larger than in the sound.
 #[test]
-fn nothing_clicks_when_a_voice_stops_or_starts_again() {
+fn nothing_clicks_when_speech_stops_or_starts_again() {
     for stop in [Stop::Dry, Stop::Clear, Stop::Pause] {
         let mut call = Call::live(RATE);
         let frames = if matches!(stop, Stop::Dry) { 30 } else { 60 };
@@ -124,7 +124,7 @@ fn nothing_clicks_when_a_voice_stops_or_starts_again() {
     }
 }
 
-/// Silence that an agent streams costs no more than silence that it does not send, and keeps its place in the line.
+/// Streamed silence costs no more than silence that is not sent, and keeps its place in the line.
 #[test]
 fn zeros_are_encoded_for_five_frames_and_then_the_cached_packet_goes_out() {
     for rate in SampleRate::ALL {
@@ -160,7 +160,7 @@ fn a_stream_of_zeros_that_stops_costs_no_last_frame() {
     assert_eq!(call.fill().1, SILENCE);
 }
 
-/// What follows a pause errs no more than if the zeros had been encoded, and makes no edge.
+/// Audio after a pause has no more error than if the zeros had been encoded, and no edge.
 #[test]
 fn speech_with_pauses_sounds_as_if_its_zeros_were_encoded() {
     let (mut errors, mut steps) = ([0.0; 2], [0; 2]);
@@ -230,7 +230,7 @@ fn what_waits_when_the_agent_changes_its_form_is_heard_first() {
     }
 }
 
-/// An encoder that still remembers the spurt before would predict from sound the phone no longer has in mind.
+/// An encoder that still remembers the previous spurt would predict from audio that the phone's decoder has forgotten.
 #[test]
 fn a_new_spurt_begins_as_the_agent_said_it() {
     for step in 0..20 {
@@ -273,7 +273,7 @@ fn a_frame_needs_no_new_memory() {
 }
 
 #[test]
-fn the_voice_waits_while_a_prompt_is_on_air() {
+fn the_agents_queue_waits_while_a_prompt_is_on_air() {
     let mut call = Call::live(RATE);
     call.say(&tone(440.0, RATE, 10));
     call.source.switch_to_prompts(vec![Prompt::builtin(Builtin::Goodbye).unwrap()], Repeat::Once);
@@ -289,9 +289,9 @@ fn the_voice_waits_while_a_prompt_is_on_air() {
     assert!(call.fill().0.talking);
 }
 
-/// A live agent speaks on while a prompt interrupts it; when it is on air again, it is not late by the prompt's length.
+/// A live agent keeps speaking while a prompt interrupts it; afterwards it is not late by the prompt's length.
 #[test]
-fn what_a_live_voice_says_meanwhile_goes_by() {
+fn a_live_agents_audio_is_discarded_meanwhile() {
     let mut call = Call::live(RATE);
     let frame = tone(440.0, RATE, 1);
     let speak = |call: &mut Call| {
@@ -385,7 +385,7 @@ fn without_a_voice_live_is_silence() {
     assert!(call.source.queue().is_none());
 }
 
-/// Chance decides who is on air; every frame is one good 20 ms packet. The seed is fixed.
+/// Random sources, fixed seed: every frame is one valid 20 ms packet.
 #[test]
 fn however_the_sources_change_every_frame_is_one_packet() {
     let mut chance = 0x2545_f491_4f6c_dd1d_u64;
@@ -496,7 +496,7 @@ fn recording(clip: &str) -> Vec<i16> {
     samples
 }
 
-/// What a phone hears of samples that are all encoded, one frame after another.
+/// The decoded audio of samples that are all encoded, frame by frame.
 fn heard_when_all_is_encoded(samples: &[i16]) -> Vec<i16> {
     let (mut encoder, mut phone) = (Encoder::new(RATE, Profile::Eco).unwrap(), Decoder::new(RATE).unwrap());
     let (mut packet, mut heard) = (Vec::new(), Vec::new());

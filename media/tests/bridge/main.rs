@@ -1,4 +1,4 @@
-//! One call's sound as a whole, against another peer, over a simulated network with a virtual clock.
+//! The audio of one call as a whole, against another peer, over a simulated network with a virtual clock.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic and print, in its helpers too")]
 
@@ -29,10 +29,10 @@ const KEYS: u8 = 126;
 const FRAME: Duration = Duration::from_millis(20);
 const BUFFER: Duration = Duration::from_secs(120);
 
-/// Silence, prompt, agent, human, prompt again, participants, music, keys: whatever chance brings on air, the caller gets one
-/// SSRC, sequence +1 and timestamp +960.
+/// Silence, prompt, agent, prompt again, participants, music, keys: whatever is on air, the caller gets one SSRC, sequence
+/// +1 and timestamp +960.
 #[test]
-fn whoever_is_on_air_the_line_is_one() {
+fn the_rtp_line_is_unbroken_whatever_is_on_air() {
     for seed in 1..=6 {
         let mut call = Call::connected(seed);
         let mut chance = StdRng::seed_from_u64(seed);
@@ -164,15 +164,15 @@ fn a_gather_hears_the_keys_of_a_lossy_network_once_each() {
     assert_eq!(gathered.as_deref(), Some("4711"));
 }
 
-/// What a live agent says leaves soon after it came, and no frame is lost or late on the way there.
+/// A live agent's audio leaves soon after its arrival, and no frame is lost or late in the transition.
 #[test]
-fn a_live_agents_frames_wait_for_nothing() {
+fn a_live_agents_frames_do_not_wait_without_need() {
     for phase in [3, 9, 17] {
         let mut call = Call::connected(7);
         call.start_media();
         let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
         call.bridge().attach(Speaker::Agent, pcm, BUFFER, now).unwrap();
-        // From here it is so long until a frame leaves.
+        // The time from here until a frame leaves.
         let wait = call.network.right.next - call.network.now;
         call.network.run_for(wait + milliseconds(phase));
         for _ in 0..500 {
@@ -190,9 +190,9 @@ fn a_live_agents_frames_wait_for_nothing() {
     }
 }
 
-/// An agent that stumbles while the call begins is not kept waiting for it: its frames leave within one frame's time.
+/// Underruns while a call starts cause no lasting delay: afterwards the agent's frames leave within one frame's time.
 #[test]
-fn what_was_late_at_the_beginning_is_no_delay_later() {
+fn lateness_at_the_start_is_no_delay_later() {
     let mut call = Call::connected(7);
     call.start_media();
     let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, call.network.now);
@@ -220,7 +220,7 @@ fn what_was_late_at_the_beginning_is_no_delay_later() {
 
 /// A machine that was frozen for a minute.
 #[test]
-fn a_standstill_of_our_own_is_not_held_against_the_caller() {
+fn a_stall_of_our_own_is_not_held_against_the_caller() {
     let mut call = Call::connected(9);
     call.start_media();
     call.talk(100);
@@ -239,7 +239,7 @@ fn a_standstill_of_our_own_is_not_held_against_the_caller() {
     assert!(call.network.right.events.ends_with(&silent), "{:?}", call.network.right.events);
 }
 
-/// In the middle of its words: none of them is lost, its marks keep their order, and it hears in the new form.
+/// In the middle of speech: nothing is lost, marks keep their order, and the agent receives the new format.
 #[test]
 fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
     let mut call = Call::connected(9);
@@ -269,7 +269,7 @@ fn an_agent_that_changes_its_sound_is_heard_to_the_end() {
     assert_eq!(call.bridge().take_audio(Speaker::Agent).map(|frame| frame.len()), Some(1920));
 }
 
-/// Two hundred times as much as time allows, with every number right.
+/// Two hundred times real time, with correct sequence numbers and timestamps.
 #[test]
 fn a_caller_who_sends_faster_than_time_passes_is_not_heard_faster() {
     let mut call = Call::connected(6);
@@ -357,7 +357,7 @@ struct BridgeEnd {
     bridge: Bridge,
     next: Instant,
     events: Vec<BridgeEvent>,
-    /// How much earlier than at first frames leave.
+    /// How much earlier than at the start frames leave.
     earlier: Duration,
 }
 
@@ -402,7 +402,7 @@ impl Call {
         self.network.right.events.iter().filter(|event| is_meant(event)).cloned().collect()
     }
 
-    /// The caller talks for so many frames.
+    /// The caller talks for `frames`.
     fn talk(&mut self, frames: usize) {
         for _ in 0..frames {
             let payload = self.phone.next_frame();
@@ -412,13 +412,13 @@ impl Call {
         }
     }
 
-    /// An agent that takes samples, and has said nothing yet.
+    /// Attaches a PCM agent that has not spoken yet.
     fn attach_agent(&mut self) {
         let (pcm, now) = (AudioFormat::Pcm { rate: SampleRate::Hz16000, profile: Profile::Eco }, self.network.now);
         self.bridge().attach(Speaker::Agent, pcm, BUFFER, now).unwrap();
     }
 
-    /// What the agent hears while the caller talks for so many frames, at 16 kHz.
+    /// What the agent hears while the caller talks for `frames`, at 16 kHz.
     fn heard_while_talking(&mut self, frames: usize) -> Vec<i16> {
         let mut heard = Vec::new();
         for _ in 0..frames {
@@ -471,7 +471,7 @@ impl Call {
         let pcm = AudioFormat::Pcm { rate, profile: Profile::Eco };
         let words = self.words(chance.random_range(0..200));
         let bridge = &mut self.network.right.bridge;
-        // What is out of place is refused, and the line goes on.
+        // Commands out of place are refused, and the line continues.
         match chance.random_range(0..29) {
             0 => bridge.stand_in(prompts, repeat),
             1 => bridge.play(chance.random(), prompts, repeat, now),
@@ -538,7 +538,7 @@ impl Call {
         }
     }
 
-    /// So many samples of a tone, and perhaps half a sample.
+    /// PCM of a tone, perhaps with half a sample more.
     fn words(&self, milliseconds: usize) -> Vec<u8> {
         let samples = (0..milliseconds * 16).map(|index| (8000.0 * (index as f64 * 0.2).sin()) as i16);
         let mut bytes: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();

@@ -64,7 +64,7 @@ fn a_stream_cut_at_odd_bytes_may_be_late() {
                 (0..late_frames).for_each(|_| heard.extend(taken(&mut queue).1));
             }
         }
-        // What is late costs silence and fades, never the right sample.
+        // Late chunks cost silence and fades, never a wrong sample.
         assert!(heard.iter().all(|sample| (0..=1000).contains(sample)), "{late_frames}");
         assert!(heard.iter().filter(|sample| **sample == 1000).count() > 95 * FRAME_SAMPLES, "{late_frames}");
     }
@@ -104,7 +104,7 @@ fn a_half_frame_that_nothing_follows_goes_out_with_a_fade() {
 }
 
 #[test]
-fn marks_are_told_when_the_sound_before_them_has_left() {
+fn marks_are_reported_when_the_audio_before_them_has_left() {
     let mut queue = queue();
     queue.mark("nothing before".into()).unwrap();
     push(&mut queue, &[1; 400]);
@@ -112,11 +112,11 @@ fn marks_are_told_when_the_sound_before_them_has_left() {
     push(&mut queue, &[1; 240]);
     queue.mark("second".into()).unwrap();
     queue.mark("third".into()).unwrap();
-    assert_eq!(told(&mut queue), [played("nothing before")]);
+    assert_eq!(events(&mut queue), [played("nothing before")]);
     speech_frame(&mut queue);
-    assert_eq!(told(&mut queue), []);
+    assert_eq!(events(&mut queue), []);
     speech_frame(&mut queue);
-    assert_eq!(told(&mut queue), [played("first"), played("second"), played("third")]);
+    assert_eq!(events(&mut queue), [played("first"), played("second"), played("third")]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn clear_empties_everything_and_says_what_was_heard() {
     queue.push_pcm(&[7]).unwrap();
     let cleared = queue.clear();
     assert_eq!((cleared.played_ms, cleared.dropped_ms), (20, 42));
-    assert_eq!(told(&mut queue), [("done".into(), MarkStatus::Cleared)]);
+    assert_eq!(events(&mut queue), [("done".into(), MarkStatus::Cleared)]);
     assert_eq!(taken(&mut queue), (Taken::Silence, [0; FRAME_SAMPLES]));
     assert_eq!(queue.queued(), Duration::ZERO);
     assert_eq!(queue.clear(), Cleared::default());
@@ -137,7 +137,7 @@ fn clear_empties_everything_and_says_what_was_heard() {
 }
 
 #[test]
-fn another_form_waits_behind_the_one_before() {
+fn another_format_waits_behind_the_one_before() {
     let mut queue = queue();
     push(&mut queue, &[1000; 400]);
     queue.mark("old".into()).unwrap();
@@ -147,20 +147,20 @@ fn another_form_waits_behind_the_one_before() {
     queue.mark("new".into()).unwrap();
     assert_eq!((queue.queued(), queue.rate()), (Duration::from_millis(45), Some(RATE)));
     assert_eq!(speech_frame(&mut queue), [1000; FRAME_SAMPLES]);
-    assert_eq!(told(&mut queue), []);
-    // Nothing completes the last part of the old form, so it does not wait.
+    assert_eq!(events(&mut queue), []);
+    // Nothing completes the last part of the old format, so it does not wait.
     let rest = speech_frame(&mut queue);
     assert!(rest[0] > 900 && rest[80..].iter().all(|sample| *sample == 0));
-    assert_eq!(told(&mut queue), [played("old")]);
+    assert_eq!(events(&mut queue), [played("old")]);
     assert_eq!(queue.rate(), Some(SampleRate::Hz8000));
     let mut frame = [99; 160];
     assert_eq!((queue.take_frame(&mut frame), frame), (Taken::Speech, [2000; 160]));
-    assert_eq!(told(&mut queue), [played("new")]);
+    assert_eq!(events(&mut queue), [played("new")]);
     assert_eq!(queue.clear(), Cleared { played_ms: 45, dropped_ms: 0 });
 }
 
 #[test]
-fn the_same_form_again_loses_nothing_but_half_a_sample() {
+fn the_same_format_again_loses_nothing_but_half_a_sample() {
     let mut queue = queue();
     push(&mut queue, &[1; FRAME_SAMPLES / 2]);
     queue.push_pcm(&[7]).unwrap();
@@ -187,7 +187,7 @@ fn packets_and_samples_may_follow_each_other() {
 }
 
 #[test]
-fn a_clear_and_the_bound_are_for_all_forms_together() {
+fn a_clear_and_the_bound_cover_all_formats_together() {
     let mut queue = AgentQueue::pcm(RATE, Duration::from_millis(100));
     assert_eq!(push(&mut queue, &[1; 4 * FRAME_SAMPLES]), Room::Free);
     queue.mark("first".into()).unwrap();
@@ -202,12 +202,12 @@ fn a_clear_and_the_bound_are_for_all_forms_together() {
     assert_eq!(queue.room(), Room::Free);
     assert_eq!(queue.clear(), Cleared { played_ms: 40, dropped_ms: 60 });
     let cleared = |name: &str| (name.into(), MarkStatus::Cleared);
-    assert_eq!(told(&mut queue), [cleared("first"), cleared("second")]);
+    assert_eq!(events(&mut queue), [cleared("first"), cleared("second")]);
     assert_eq!(queue.rate(), Some(SampleRate::Hz8000), "the last form stays");
 }
 
 #[test]
-fn of_too_many_forms_all_that_waits_is_thrown_away_and_told() {
+fn too_many_formats_drop_and_report_everything_queued() {
     let mut queue = queue();
     for rate in [SampleRate::Hz8000, RATE, SampleRate::Hz8000] {
         push(&mut queue, &[1; FRAME_SAMPLES]);
@@ -217,7 +217,7 @@ fn of_too_many_forms_all_that_waits_is_thrown_away_and_told() {
     queue.mark("late".into()).unwrap();
     assert_eq!(queue.change_to(Some(SampleRate::Hz8000)), Duration::ZERO, "the same form again is no other");
     assert_eq!(queue.change_to(Some(RATE)), Duration::from_millis(20 + 40 + 20 + 20));
-    assert_eq!(told(&mut queue), [("late".into(), MarkStatus::Cleared)]);
+    assert_eq!(events(&mut queue), [("late".into(), MarkStatus::Cleared)]);
     push(&mut queue, &[3; FRAME_SAMPLES]);
     assert_eq!(speech_frame(&mut queue), [3; FRAME_SAMPLES]);
 }
@@ -258,7 +258,7 @@ fn an_utterance_that_ended_is_still_reported_until_the_next_begins() {
 }
 
 #[test]
-fn a_paused_voice_keeps_its_queue() {
+fn a_paused_queue_keeps_its_audio() {
     let mut queue = queue();
     push(&mut queue, &[5; 2 * FRAME_SAMPLES]);
     speech_frame(&mut queue);
@@ -288,7 +288,7 @@ fn a_full_queue_loses_nothing_until_it_is_ignored() {
     assert_eq!((queue.queued(), queue.room()), (3 * FRAME, Room::Free));
 }
 
-/// A muted agent that was told to stop may go on as soon as there is room; it would wait for that word for ever.
+/// Discarding frees room too: otherwise a muted agent that was told to stop would wait forever.
 #[test]
 fn what_is_let_go_makes_room_too() {
     let mut queue = AgentQueue::pcm(RATE, Duration::from_millis(100));
@@ -328,7 +328,7 @@ fn marks_are_bounded() {
     }
     assert_eq!(queue.mark("one more".into()), Err(TooManyMarks));
     queue.clear();
-    assert_eq!(queue.mark("untold ones count".into()), Err(TooManyMarks));
+    assert_eq!(queue.mark("unreported ones count".into()), Err(TooManyMarks));
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn the_names_of_marks_are_bounded_together() {
     queue.mark(half).unwrap();
     assert_eq!(queue.mark("m".into()), Err(TooManyMarks));
     queue.clear();
-    assert_eq!(queue.mark("m".into()), Err(TooManyMarks), "untold ones count");
+    assert_eq!(queue.mark("m".into()), Err(TooManyMarks), "unreported ones count");
     while queue.poll_event().is_some() {}
     queue.mark("m".repeat(MAX_MARK_BYTES)).unwrap();
 }
@@ -360,7 +360,7 @@ fn an_opus_agent_sends_packets_of_20_ms() {
     queue.push_opus(silence.clone()).unwrap();
     assert_eq!((queue.queued(), queue.refused()), (3 * FRAME, FRAME));
     assert_eq!(queue.take_packet(), Some(silence));
-    assert_eq!(told(&mut queue), [played("one")]);
+    assert_eq!(events(&mut queue), [played("one")]);
     let cleared = queue.clear();
     assert_eq!((cleared.played_ms, cleared.dropped_ms), (20, 40));
     assert_eq!(queue.take_packet(), None);
@@ -390,9 +390,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever an agent does: each mark is told once and in order, and what was pushed was heard, dropped or waits.
+    /// Whatever an agent does, each mark is reported once and in order, and all audio pushed is played, dropped or queued.
     #[test]
-    fn nothing_is_lost_or_told_twice(steps in prop::collection::vec(step(), 1..120)) {
+    fn nothing_is_lost_or_reported_twice(steps in prop::collection::vec(step(), 1..120)) {
         let mut queue = AgentQueue::pcm(RATE, Duration::from_millis(500));
         let (mut placed, mut heard) = (0u32, Vec::new());
         for step in steps {
@@ -429,10 +429,10 @@ proptest! {
                 Step::Resume => queue.resume(),
             }
             prop_assert!(queue.queued() <= Duration::from_secs(1));
-            heard.extend(told(&mut queue).into_iter().map(|(name, _)| name));
+            heard.extend(events(&mut queue).into_iter().map(|(name, _)| name));
         }
         queue.clear();
-        heard.extend(told(&mut queue).into_iter().map(|(name, _)| name));
+        heard.extend(events(&mut queue).into_iter().map(|(name, _)| name));
         let expected: Vec<String> = (0..placed).map(|name| name.to_string()).collect();
         prop_assert_eq!(heard, expected);
     }
@@ -475,7 +475,7 @@ fn taken(queue: &mut AgentQueue) -> (Taken, [i16; FRAME_SAMPLES]) {
     (queue.take_frame(&mut frame), frame)
 }
 
-/// Nothing is there to be taken.
+/// Takes frames from an empty queue.
 fn idle(queue: &mut AgentQueue, frames: u32) {
     for _ in 0..frames {
         assert_eq!(taken(queue).0, Taken::Silence);
@@ -488,7 +488,7 @@ fn speech_frame(queue: &mut AgentQueue) -> [i16; FRAME_SAMPLES] {
     frame
 }
 
-fn told(queue: &mut AgentQueue) -> Vec<(String, MarkStatus)> {
+fn events(queue: &mut AgentQueue) -> Vec<(String, MarkStatus)> {
     std::iter::from_fn(|| queue.poll_event()).map(|QueueEvent::Mark { name, status }| (name, status)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Agents that deliver in their own way, on a virtual clock: what is content stays whole, what is late catches up.
+//! Agents of different pace, on a virtual clock: content stays whole, late audio catches up.
 
 use super::*;
 use std::collections::VecDeque;
@@ -148,7 +148,7 @@ fn a_live_agent_that_spoke_before_the_call_was_answered_catches_up_in_its_pauses
 
 /// Speech synthesis of many kinds: whatever the speed, every sample of it is played.
 #[test]
-fn content_is_never_left_out() {
+fn content_is_never_skipped() {
     // (first burst ms, then so many ms of sound each 100 ms, answer ms)
     let kinds: [(u64, u64, u64); 8] = [
         (8000, 0, 8000),
@@ -230,7 +230,7 @@ fn a_cut_in_the_speech_does_not_click() {
 }
 
 #[test]
-fn marks_in_what_is_left_out_are_told_in_order_and_played_ms_tells_the_truth() {
+fn marks_in_skipped_audio_are_reported_in_order_and_played_ms_is_right() {
     let mut line = Line::new();
     line.run(10_000, |_| Arrival::on_time());
     let over_ms = line.ms + 900;
@@ -239,7 +239,7 @@ fn marks_in_what_is_left_out_are_told_in_order_and_played_ms_tells_the_truth() {
     line.run(8_000, |_| Arrival::on_time());
     assert!(line.queue.trimmed() > Duration::from_millis(300));
     line.account();
-    let names: Vec<u64> = told(&mut line.queue).into_iter().map(|(name, _)| name.parse().unwrap()).collect();
+    let names: Vec<u64> = events(&mut line.queue).into_iter().map(|(name, _)| name.parse().unwrap()).collect();
     assert!(names.len() > 390);
     assert!(names.is_sorted());
     let queued = line.queue.queued().as_millis() as u64;
@@ -316,7 +316,7 @@ impl Line {
         }
     }
 
-    /// So long the agent records a frame every 20 ms of its clock; `arrives` says when each comes.
+    /// For this long the agent records a frame every 20 ms of its clock; `arrives` returns when each arrives.
     fn run(&mut self, ms: u64, mut arrives: impl FnMut(u64) -> Arrival) {
         for _ in 0..ms {
             let due = (self.sent * 20) as i64 * (1_000_000 - self.parts_per_million) / 1_000_000;
@@ -375,7 +375,7 @@ impl Line {
         self.last = frame[FRAME_SAMPLES_LIVE - 1];
     }
 
-    /// Every sample was heard, left out, or waits.
+    /// Every sample was played, skipped, or waits.
     fn account(&self) {
         let heard = FRAME * self.heard_frames as u32;
         assert_eq!(FRAME * self.frames as u32, heard + self.queue.trimmed() + self.queue.queued());
