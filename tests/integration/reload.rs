@@ -46,9 +46,9 @@ async fn a_live_call_keeps_its_agent_and_the_next_goes_to_the_new_one() -> anyho
     // A wrong configuration is logged line by line, and changes nothing.
     program.rewrite_config(|text| text.replace(&new.url(), "htp://wrong").replace("verify-me", ""))?;
     program.hang_up()?;
-    let told = program.line_with("and the old one stays").await?;
+    let told = program.line_with("the old one stays in use").await?;
     assert!(told.contains("routes.reception.agent = \"htp://wrong\": give ws://"), "{told}");
-    let told = program.line_with("and the old one stays").await?;
+    let told = program.line_with("the old one stays in use").await?;
     assert!(told.contains("whatsapp.verify_token: the secret is empty"), "{told}");
     assert_eq!(voices_of_a_new_call(&meta).await?, [SECOND_AGENT_HZ]);
     assert_eq!(counted(&program, r#"patchcord_config_reloads_total{outcome="refused"}"#).await?, 1);
