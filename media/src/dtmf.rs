@@ -328,7 +328,7 @@ impl KeySender {
         }
         let (event, frame) = match self.state {
             Sending::Press { event, frame } => (event, frame),
-            _ => (self.waiting.pop_front()?, 0),
+            Sending::Idle | Sending::Gap { .. } => (self.waiting.pop_front()?, 0),
         };
         let is_end = frame + 1 >= TONE_FRAMES;
         let is_last = frame + 1 == TONE_FRAMES + END_PACKETS - 1;

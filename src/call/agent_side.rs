@@ -163,7 +163,13 @@ impl AgentSide {
             {
                 self.failed(attempt, AgentFailureKind::NoAnswer.into(), hears, now, actions)
             }
-            _ => ControlFlow::Continue(()),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => ControlFlow::Continue(()),
         }
     }
 
@@ -185,7 +191,13 @@ impl AgentSide {
                     None => self.hand_over(None, to, actions),
                 }
             }
-            _ => {}
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => {}
         }
     }
 
@@ -203,7 +215,13 @@ impl AgentSide {
             State::Joined { attempt } if attempt == failed => true,
             State::Transferring { from, to, .. } if to == failed || from == Some(failed) => from == Some(failed),
             State::Consulting { from, to } if from == failed || to == failed => true,
-            _ => return ControlFlow::Continue(()),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => return ControlFlow::Continue(()),
         };
         actions.push_back(Action::DropAgent { attempt: failed, reason: LeaveReason::Failed });
         actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure: failure.clone() }));
@@ -212,7 +230,12 @@ impl AgentSide {
             State::Transferring { from: Some(from), to, .. } => self.try_next(from, to, failure, now, actions),
             State::Consulting { from, to } if from == failed => self.hand_over(Some(from), to, actions),
             State::Consulting { from, to } => self.give_back(from, to, Some(failure), actions),
-            _ => {
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. } => {
                 let Some(next) = self.planned(failed).next else {
                     return ControlFlow::Break(match was_joined {
                         true => EndReason::AgentLost(failure),
@@ -253,7 +276,13 @@ impl AgentSide {
                 self.give_back(from, to, None, actions);
                 ControlFlow::Continue(())
             }
-            _ => ControlFlow::Continue(()),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => ControlFlow::Continue(()),
         }
     }
 
@@ -309,7 +338,7 @@ impl AgentSide {
                 let advice = "a transfer is under way: complete_transfer or cancel_transfer first";
                 return Err(Refusal::new(RefusalCode::TransferUnderWay, advice));
             }
-            _ => {
+            State::Planned { .. } | State::Parked | State::Dialling { .. } | State::Prompts { .. } => {
                 return Err(Refusal::new(
                     RefusalCode::NoAgent,
                     "no agent is on the line to transfer from: use connect",
@@ -348,7 +377,12 @@ impl AgentSide {
                 self.state = State::Transferring { from, to, warm: false, give_up_at };
                 Ok(())
             }
-            _ => Err(no_transfer()),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. } => Err(no_transfer()),
         }
     }
 
@@ -365,7 +399,12 @@ impl AgentSide {
                 self.give_back(from, to, None, actions);
                 Ok(())
             }
-            _ => Err(no_transfer()),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. } => Err(no_transfer()),
         }
     }
 }

@@ -256,6 +256,10 @@ impl CallCommand {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) | Self::Accept(Accept { to, .. }) => {
                 to.is_given().then_some(to)
             }
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "a command has a destination only where its fields name one"
+            )]
             _ => None,
         }
     }
@@ -286,6 +290,7 @@ impl CallCommand {
                     false => Err(invalid(format!("digits: give 1 to {MAX_SENT_DIGITS} of 0-9, *, #, A-D"))),
                 }
             }
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the fields of the other commands have no limits")]
             _ => Ok(()),
         }
     }

@@ -211,6 +211,7 @@ impl EndReason {
             Self::EndedByMeta { code }
             | Self::PreAcceptFailed(GraphTrouble::Refused(code))
             | Self::AcceptFailed(GraphTrouble::Refused(code)) => *code,
+            #[expect(clippy::wildcard_enum_match_arm, reason = "only these endings carry a code of Meta's")]
             _ => None,
         }
     }

@@ -234,6 +234,7 @@ impl Ice {
                 }
                 // A lite remote cannot control: the role stays ours.
                 Event::RoleChange(false) if self.remote_is_lite => self.agent.set_role(true),
+                #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
                 _ => {}
             }
         }

@@ -96,6 +96,7 @@ fn refused(error: &Error) -> Refused {
     match error {
         Error::SrtpSsrcDuplicated(..) | Error::SrtcpSsrcDuplicated(..) => Refused::Replayed,
         Error::ErrTooShortRtp | Error::ErrTooShortRtcp => Refused::Malformed,
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of hundreds of errors")]
         _ => Refused::Unauthenticated,
     }
 }
