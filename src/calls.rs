@@ -27,6 +27,7 @@ use crate::call::command::CallCommand;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::clock;
 use crate::egress::Hosts;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
@@ -101,7 +102,7 @@ impl Calls {
             options,
             runtime: Handle::current(),
             table: Mutex::default(),
-            clock: WebhookClock::new(Instant::now()),
+            clock: WebhookClock::new(clock::now()),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
         };
@@ -149,7 +150,7 @@ impl Calls {
     fn remove(&self, call: &CallId) {
         let mut table = self.table();
         if let Some(live) = table.live.remove(call) {
-            table.directory.end(&live.wacid, call, Instant::now());
+            table.directory.end(&live.wacid, call, clock::now());
             self.agents().left(call);
         }
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);

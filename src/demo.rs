@@ -9,7 +9,7 @@ mod standstill;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::call::event::CallEvent;
+use crate::clock;
 use crate::config::{Config, Environment};
 use crate::telemetry::shown;
 use screen::Screen;
@@ -102,7 +103,7 @@ async fn talk(call: &Call, session: &AgentSession, screen: &mut Screen) -> anyho
     let length = |clip: Vec<i16>| Duration::from_secs_f64(clip.len() as f64 / 16_000.0);
     // A little longer than the longer of the two, for the codec's delay.
     let enough = length(sound::caller_clip()).max(length(sound::agent_clip())) + Duration::from_millis(300);
-    let began = Instant::now();
+    let began = clock::now();
     let mut picture = tokio::time::interval(Duration::from_millis(100));
     loop {
         picture.tick().await;

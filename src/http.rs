@@ -10,7 +10,7 @@ mod stray;
 mod webhook;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{ApiOptions, Keys};
 use axum::Router;
@@ -26,6 +26,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::address::AddressRange;
 use crate::calls::Calls;
+use crate::clock;
 use crate::config::api::Page;
 use crate::health::Health;
 use crate::settings::CurrentSettings;
@@ -90,7 +91,7 @@ async fn within_time(request: Request, next: Next) -> Result<Response, ApiError>
 
 /// The liveness probe: it fails only for what a restart repairs.
 async fn live(State(options): State<Arc<HttpOptions>>) -> (StatusCode, String) {
-    match options.health.stuck(Instant::now()) {
+    match options.health.stuck(clock::now()) {
         None => (StatusCode::OK, "alive\n".to_owned()),
         Some(stuck) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stuck}\n")),
     }
@@ -99,7 +100,7 @@ async fn live(State(options): State<Arc<HttpOptions>>) -> (StatusCode, String) {
 async fn ready(State(options): State<Arc<HttpOptions>>) -> (StatusCode, &'static str) {
     if options.calls.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining: no new calls are taken\n")
-    } else if !options.health.takes_calls(Instant::now()) {
+    } else if !options.health.takes_calls(clock::now()) {
         (StatusCode::SERVICE_UNAVAILABLE, "stuck: no media worker runs\n")
     } else if options.store.is_low() {
         (StatusCode::SERVICE_UNAVAILABLE, "low disk: less than store.min_free is left, no new calls are taken\n")

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::time::error::Elapsed;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use crate::clock;
+
 /// Four consecutive beats must be missed before a loop counts as stalled.
 const BEAT_EVERY: Duration = Duration::from_millis(250);
 /// A shorter gap is a hiccup, which every deadline has room for.
@@ -45,7 +47,7 @@ impl Pulse {
         let mut beats = beats();
         loop {
             beats.tick().await;
-            self.beat(Instant::now());
+            self.beat(clock::now());
         }
     }
 
@@ -110,7 +112,7 @@ impl Standstills {
         let mut work = pin!(work);
         loop {
             match timeout(within, work.as_mut()).await {
-                Err(_) if self.next(Instant::now()).is_some() => {}
+                Err(_) if self.next(clock::now()).is_some() => {}
                 done => return done,
             }
         }

@@ -31,12 +31,13 @@ pub use terminations::{PendingTermination, Termination, TerminationAction, Termi
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
+use crate::clock;
 use crate::free_space::{FreeBytes, FreeSpace};
 use calls::Unwritten;
 use delivery_clock::DeliveryClock;
@@ -152,7 +153,7 @@ impl Store {
             unfinished_up_to,
             positions,
             unwritten,
-            delivery_clock: Mutex::new(DeliveryClock::new(now_ms(), Instant::now())),
+            delivery_clock: Mutex::new(DeliveryClock::new(now_ms(), clock::now())),
             #[cfg(test)]
             clock_set_by: std::sync::atomic::AtomicI64::new(0),
             thread,
@@ -360,7 +361,7 @@ impl Store {
         let wall = now_ms();
         #[cfg(test)]
         let wall = wall + self.0.clock_set_by.load(std::sync::atomic::Ordering::Relaxed);
-        self.0.delivery_clock.lock().unwrap_or_else(PoisonError::into_inner).read(wall, Instant::now())
+        self.0.delivery_clock.lock().unwrap_or_else(PoisonError::into_inner).read(wall, clock::now())
     }
 
     /// Shifts our clock by so many ms.
@@ -452,7 +453,7 @@ fn take_over(connection: &Connection, endpoints: &[Endpoint]) -> rusqlite::Resul
 }
 
 pub(crate) fn now_ms() -> i64 {
-    ms_of(SystemTime::now())
+    ms_of(clock::wall())
 }
 
 /// The time with the file's precision, so that it reads the same from memory and file.

@@ -40,6 +40,7 @@ use crate::agent::port::{AgentPort, PortUser};
 use crate::agent::{self, Dial, SocketOptions};
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse;
 use crate::recordings::Recordings;
@@ -173,10 +174,10 @@ impl Worker {
     /// Beats the pulse and measures the load, as long as the thread runs.
     async fn beat(&self) -> Infallible {
         let mut beats = pulse::beats();
-        let mut load = Load::new(self.options.load, Instant::now(), load::processor_time());
+        let mut load = Load::new(self.options.load, clock::now(), load::processor_time());
         loop {
             beats.tick().await;
-            let now = Instant::now();
+            let now = clock::now();
             self.status.pulse.beat(now);
             self.tick.forgive_standstill(now);
             self.show(load.measure(self.tick.take_lateness(), load::processor_time(), now));
@@ -269,7 +270,7 @@ impl Worker {
     }
 
     fn release(&self, call: &CallId, reason: &'static str, reply: oneshot::Sender<Value>) {
-        let now = Instant::now();
+        let now = clock::now();
         let Some(media) = self.media.borrow_mut().remove(call) else {
             let _ = reply.send(Value::Null);
             return;

@@ -4,6 +4,7 @@
 //! with one worker; phones, agents and Meta run here on core 1. A missed limit is reported and does not fail the run:
 //! only a measurement that is impossible does.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 #![expect(clippy::print_stdout, reason = "the tables are the result")]
 
 mod agent;

@@ -2,6 +2,12 @@
 //!
 //! [`bridge::Bridge`] is one call's audio as one value; the other modules are its parts.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm, reason = "a test begins at some moment")
+)]
+
 pub mod bridge;
 pub mod rtp_leg;
 pub mod peer;

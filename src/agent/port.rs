@@ -23,6 +23,7 @@ use crate::call::command::{CallCommand, Owner};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 
 pub(crate) use slot::{AgentSlot, PortUser};
@@ -99,7 +100,7 @@ impl AgentPort {
 
     /// The standstills of this thread from now on. They count against no agent.
     pub fn standstills(&self) -> Standstills {
-        Standstills::of(self.host.pulse(), Instant::now())
+        Standstills::of(self.host.pulse(), clock::now())
     }
 
     /// The agent is listening.
@@ -174,8 +175,7 @@ impl AgentPort {
     pub fn attach(&self, format: SoundFormat, profile: Profile) {
         let sound = self.set_format(format, profile);
         let max_buffer = self.max_buffer;
-        if let Err(error) =
-            self.with_bridge(|bridge, speaker| bridge.attach(speaker, sound, max_buffer, Instant::now()))
+        if let Err(error) = self.with_bridge(|bridge, speaker| bridge.attach(speaker, sound, max_buffer, clock::now()))
         {
             self.complain(ErrorCode::SoundUnavailable, error.to_string());
         }
@@ -184,7 +184,7 @@ impl AgentPort {
     /// Changes the format. The caller still hears what the agent has said already, as long as not too many formats wait.
     pub fn change_format(&self, format: SoundFormat, profile: Profile) {
         let sound = self.set_format(format, profile);
-        match self.with_bridge(|bridge, speaker| bridge.change_format(speaker, sound, Instant::now())) {
+        match self.with_bridge(|bridge, speaker| bridge.change_format(speaker, sound, clock::now())) {
             Ok(Duration::ZERO) => {}
             Ok(dropped) => {
                 let dropped_ms = dropped.as_millis();

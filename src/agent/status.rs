@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::call::agent_failure::AgentFailure;
 use crate::call::event::CallId;
+use crate::clock;
 
 /// Remembered addresses: those of the configuration, and some that apps have named. One more pushes out the address
 /// that was tried longest ago.
@@ -76,7 +77,7 @@ impl Entries {
             let oldest = self.outcomes.iter().min_by_key(|(_, outcome)| outcome.at).map(|(address, _)| address.clone());
             oldest.map(|oldest| self.outcomes.remove(&oldest));
         }
-        self.outcomes.insert(address.to_owned(), AgentOutcome { at: SystemTime::now(), failure });
+        self.outcomes.insert(address.to_owned(), AgentOutcome { at: clock::wall(), failure });
     }
 }
 

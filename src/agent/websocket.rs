@@ -29,6 +29,7 @@ use super::notice::{ErrorCode, Notice, Start};
 use super::port::AgentPort;
 use super::{AgentOptions, SocketOptions, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::clock;
 use crate::descriptors;
 use crate::telemetry::shown;
 use connect::{Connected, connect};
@@ -65,7 +66,7 @@ enum Ending {
 /// Connects to an agent and talks with it until one side leaves.
 pub(super) async fn run(agent: AgentOptions, port: Rc<AgentPort>, options: SocketOptions) {
     let dialect = agent.dialect.translator();
-    let (dialled_at, standstills) = (Instant::now(), port.standstills());
+    let (dialled_at, standstills) = (clock::now(), port.standstills());
     let (tls, limit) = (options.tls.clone(), options.connect_timeout);
     let connected = tokio::select! {
         biased;
@@ -135,7 +136,7 @@ impl Conversation<'_> {
         if self.dialect.borrow().joins() == Joins::WhenOpen {
             self.join();
         }
-        let heard_at = Cell::new(Instant::now());
+        let heard_at = Cell::new(clock::now());
         tokio::select! {
             biased;
             reason = self.port.dismissed() => Ending::Dismissed(reason),
@@ -227,7 +228,7 @@ impl Conversation<'_> {
             };
             // An agent that reads nothing fails in `write`.
             self.port.notices_read().await;
-            heard_at.set(Instant::now());
+            heard_at.set(clock::now());
             let incoming = match message {
                 Message::Binary(bytes) => Incoming::Binary(bytes),
                 Message::Text(text) => Incoming::Text(text),
@@ -252,7 +253,7 @@ impl Conversation<'_> {
             while self.port.is_full() {
                 self.port.room().await;
                 // Its pongs waited too.
-                heard_at.set(Instant::now());
+                heard_at.set(clock::now());
             }
         }
         self.port.say(sound, heard_at.get());
@@ -291,9 +292,9 @@ impl Conversation<'_> {
             let written = tokio::select! {
                 () = self.port.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
                 _ = ping.tick() => {
-                    if let Some(gap) = standstills.next(Instant::now()) {
+                    if let Some(gap) = standstills.next(clock::now()) {
                         // What the agent sent meanwhile has not been read yet.
-                        heard_at.set((heard_at.get() + gap).min(Instant::now()));
+                        heard_at.set((heard_at.get() + gap).min(clock::now()));
                     }
                     // While its queue is full, we may not be reading its pongs.
                     if !self.port.is_full() && heard_at.get().elapsed() >= idle_timeout {

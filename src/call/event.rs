@@ -58,12 +58,19 @@ pub struct CallEvent {
 }
 
 impl CallEvent {
-    /// An event that happens now.
-    pub fn new(call_id: CallId, sequence: u64, kind: &'static str, client_state: Option<String>, data: Value) -> Self {
+    /// An event that happened at this time.
+    pub fn new(
+        call_id: CallId,
+        sequence: u64,
+        kind: &'static str,
+        client_state: Option<String>,
+        data: Value,
+        occurred_at: SystemTime,
+    ) -> Self {
         Self {
             id: format!("evt_{}", ulid::Ulid::new().to_string().to_lowercase()),
             kind,
-            occurred_at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            occurred_at: humantime::format_rfc3339_millis(occurred_at).to_string(),
             call_id,
             sequence,
             client_state,

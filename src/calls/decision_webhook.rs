@@ -4,8 +4,6 @@
 //! commands or with nothing. Whatever goes wrong costs the call at most the route's `decide_timeout`: then the route
 //! stands as it is configured. Nothing is tried twice, because the caller waits.
 
-use std::time::SystemTime;
-
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Response};
 use serde::Deserialize;
@@ -16,6 +14,7 @@ use crate::agent::AgentTarget;
 use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
 use crate::call::refusal::Refusal;
 use crate::cause::cause_of;
+use crate::clock;
 use crate::egress::Hosts;
 use crate::events::signature;
 use crate::pulse::Standstills;
@@ -112,7 +111,7 @@ impl DecisionWebhook {
     async fn exchange(&self, http: &Client, incoming: &EventRecord) -> Result<Vec<u8>, NoDecision> {
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let secrets = std::slice::from_ref(&self.secret);
-        signature::add_headers(&mut headers, secrets, &incoming.id, SystemTime::now(), &incoming.body);
+        signature::add_headers(&mut headers, secrets, &incoming.id, clock::wall(), &incoming.body);
         let body = bytes::Bytes::from_owner(incoming.body.clone());
         let request = http.post(self.url.clone()).headers(headers).body(body);
         let mut response = request.send().await.map_err(|error| unanswered(&error))?;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::terminations::Terminations;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, Stages, ended_data};
+use crate::clock;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::store::{CallRecord, EventRecord, RecordingFilter, Store, Termination, TerminationAction};
 
@@ -89,14 +90,14 @@ impl Recovery {
         let client_state = call.client_state.clone();
         let mut next_event = |kind, data| {
             sequence += 1;
-            EventRecord::of(&CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data))
+            EventRecord::of(&CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data, clock::wall()))
         };
         for recording in untold {
             // What finds no room is counted and told by the store.
             let _ = self.store.event(next_event("call.recording_finished", json!(recording)));
         }
         let reason = EndReason::ServiceLost;
-        let stages = Stages { ended: SystemTime::now().duration_since(call.began_at).ok(), ..Stages::default() };
+        let stages = Stages { ended: clock::wall().duration_since(call.began_at).ok(), ..Stages::default() };
         let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null));
         call.end(&reason, &stages, &Value::Null);
         self.tell_meta(&call);
@@ -143,6 +144,8 @@ impl Recovery {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::settings::CurrentSettings;
     use crate::store::tests::Folder;

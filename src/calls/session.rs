@@ -32,6 +32,7 @@ use crate::agent::{AgentStatus, AgentTarget, Dial};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, ended_data};
 use crate::call::{Action, Attempt, Call, CallOptions, Input};
+use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 use crate::routes::Number;
@@ -129,7 +130,7 @@ impl Session {
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
             requests: JoinSet::new(),
-            standstills: Standstills::of(&session.pulse, Instant::now()),
+            standstills: Standstills::of(&session.pulse, clock::now()),
             context: Context { id, origin, number, options: session, settings: options.settings.clone(), store },
         }
     }
@@ -177,7 +178,7 @@ impl Session {
         async move {
             let mut call = Call::new(self.context.call_options(), self.record.received_at());
             match refusal {
-                Some(reason) => call.handle(Input::HangUp(reason), Instant::now()),
+                Some(reason) => call.handle(Input::HangUp(reason), clock::now()),
                 None => self.request_decision(),
             }
             let mut is_broken = false;
@@ -191,7 +192,7 @@ impl Session {
                         is_broken = true;
                         error!("bug: call ended after a panic; please report the place logged above");
                         metrics::counter!("patchcord_calls_broken_total").increment(1);
-                        call.handle(Input::HangUp(EndReason::InternalError), Instant::now());
+                        call.handle(Input::HangUp(EndReason::InternalError), clock::now());
                     }
                 }
             }
@@ -229,23 +230,23 @@ impl Session {
     }
 
     async fn wait(&mut self, call: &mut Call, inbox: &mut Inbox) {
-        self.forgive_standstill(call, Instant::now());
-        let deadline = call.poll_timeout().unwrap_or_else(|| Instant::now() + self.context.options.accept_timeout);
+        self.forgive_standstill(call, clock::now());
+        let deadline = call.poll_timeout().unwrap_or_else(|| clock::now() + self.context.options.accept_timeout);
         let first_record = self.record.first_write();
         tokio::select! {
-            Some(ending) = inbox.endings.recv() => call.handle(ending, Instant::now()),
+            Some(ending) = inbox.endings.recv() => call.handle(ending, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(report) = self.worker.next_report() => self.take_report(call, report).await,
             Some(done) = self.requests.join_next() => {
                 if let Some(input) = input_of(done) {
-                    call.handle(input, Instant::now());
+                    call.handle(input, clock::now());
                 }
             }
             Some(outcome) = self.decision.asking.join_next() => self.decided(call, outcome),
             Some(Ok(command)) = self.resolving.join_next() => self.run_agent_command(call, command).await,
             Some(result) = self.recordings.next_finished() => self.recording_finished(result),
             _ = first_record.confirmed(), if self.events.is_holding() => self.events.publish_held(),
-            () = tokio::time::sleep_until(deadline.into()) => self.deadline_passed(call, Instant::now()),
+            () = tokio::time::sleep_until(deadline.into()) => self.deadline_passed(call, clock::now()),
         }
     }
 

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::{Calls, NewCall, Origin};
 use crate::call::event::CallId;
+use crate::clock;
 use crate::directory::TOMBSTONES;
 use crate::store::{StoreError, Unanswered, WacidDigest, Written};
 use crate::whatsapp::webhook::Connect;
@@ -20,7 +21,7 @@ impl Calls {
         let store = &self.0.options.store;
         let seen = readable(store.seen_calls(TOMBSTONES).await);
         let unanswered = readable(store.unanswered_calls(self.0.options.max_calls).await);
-        let now = Instant::now();
+        let now = clock::now();
         self.remember(seen, now);
         let resumed = unanswered.into_iter().filter_map(|call| {
             let id = call.call.call_id.clone();

@@ -4,13 +4,14 @@
 //! module makes all later ones.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::clock;
 use crate::settings::CurrentSettings;
 use crate::store::{PendingTermination, Store, Termination, TerminationAction, TerminationQueue};
 use crate::whatsapp::graph::{Done, GraphClient, GraphFailure, NumberCredentials};
@@ -60,14 +61,14 @@ impl Terminations {
 
     /// Stores a request before anything else of the call's end is stored, and gives its first attempt.
     pub fn begin(&self, termination: Termination) -> impl Future<Output = ()> + use<> {
-        self.0.store.termination_began(termination.clone(), SystemTime::now() + FIRST_TRY);
+        self.0.store.termination_began(termination.clone(), clock::wall() + FIRST_TRY);
         let terminations = self.clone();
-        async move { terminations.send(PendingTermination { termination, began_at: SystemTime::now(), attempts: 0 }).await }
+        async move { terminations.send(PendingTermination { termination, began_at: clock::wall(), attempts: 0 }).await }
     }
 
     /// Stores a request whose first attempt is due at once.
     pub fn leave(&self, termination: Termination) {
-        self.0.store.termination_began(termination, SystemTime::now());
+        self.0.store.termination_began(termination, clock::wall());
     }
 
     /// Looks at once for requests that are due.
@@ -98,7 +99,7 @@ impl Terminations {
         metrics::gauge!("patchcord_terminates_waiting").set(queue.waiting as f64);
         metrics::gauge!("patchcord_terminates_oldest_seconds").set(age.as_secs_f64());
         if queue.due.is_empty() {
-            let next = queue.next_due_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+            let next = queue.next_due_at.map(|at| at.duration_since(clock::wall()).unwrap_or_default());
             // A new one wakes us, or is due only after the session's attempt.
             return next.unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
         }
@@ -132,7 +133,7 @@ impl Terminations {
                 if attempts == 0 {
                     warn!("Meta has not confirmed the end of call {call}; retrying");
                 }
-                if let Err(error) = self.0.store.termination_failed(call, SystemTime::now() + wait).await {
+                if let Err(error) = self.0.store.termination_failed(call, clock::wall() + wait).await {
                     warn!("the next attempt to end call {call} at Meta cannot be stored: {error}");
                 }
                 self.wake();

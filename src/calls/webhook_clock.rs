@@ -1,10 +1,11 @@
 //! WebhookClock: how old a webhook is, judged by Meta's clock, and the warnings about ours.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use tracing::warn;
 
+use crate::clock;
 use crate::throttle::Throttle;
 use crate::whatsapp::clock::ClockSkew;
 
@@ -71,6 +72,6 @@ impl WebhookClock {
 
 /// Our clock in seconds since 1970, as Meta stamps its webhooks.
 fn unix_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

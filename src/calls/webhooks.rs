@@ -1,7 +1,7 @@
 //! What the calls do with Meta's webhooks: each `connect` is admitted once, each `terminate` reaches its call.
 
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
@@ -10,6 +10,7 @@ use super::{Calls, NewCall, Origin, WRITTEN_WITHIN};
 use crate::call::Input;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
+use crate::clock;
 use crate::directory::Owner;
 use crate::routes::Number;
 use crate::store::{self, Written};
@@ -61,7 +62,7 @@ impl Calls {
     /// Takes all notices of one webhook, in their order. Those of numbers that the signer does not speak for are counted
     /// and skipped. Returns at once; Meta gets its 200 when the writes are done.
     pub fn take(&self, notices: Vec<Notice>, signer: &Signer) -> Vec<Written> {
-        let received_at = Instant::now();
+        let received_at = clock::now();
         notices.iter().filter_map(Notice::timestamp).for_each(|stamp| self.0.clock.observe(stamp, received_at));
         let mut writes = Vec::new();
         for notice in notices {
@@ -137,10 +138,10 @@ impl Calls {
         if table.directory.claim(&connect.call_id, &id).is_err() {
             return (Outcome::Duplicate, None);
         }
-        let worker = placement::best(&self.0.options.workers, Instant::now());
+        let worker = placement::best(&self.0.options.workers, clock::now());
         let refusal = self.refusal(&table, &number, &worker);
         let is_refused = refusal.is_some();
-        let began_at = store::whole_ms(SystemTime::now());
+        let began_at = store::whole_ms(clock::wall());
         let new_call = NewCall { id, origin: Origin::Offered(connect), number, worker, received_at, began_at };
         let first_record = self.start(table, new_call, refusal, |session| session.begin(is_refused));
         (Outcome::Admitted, Some(first_record))
@@ -184,7 +185,7 @@ impl Calls {
             },
             Owner::Ended => Outcome::Duplicate,
             Owner::Nobody => {
-                table.directory.end_unclaimed(&terminate.call_id, Instant::now());
+                table.directory.end_unclaimed(&terminate.call_id, clock::now());
                 Outcome::AlreadyTerminated
             }
         };

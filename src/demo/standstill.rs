@@ -4,6 +4,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::clock;
+
 /// Half a frame of audio, so that no relevant standstill is missed.
 const STEP: Duration = Duration::from_millis(10);
 /// Shorter ones are absorbed by buffers.
@@ -19,10 +21,10 @@ impl Watch {
     pub fn start() -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("standstill".to_owned()).spawn(move || {
-            let mut steps = Steps::from(Instant::now());
+            let mut steps = Steps::from(clock::now());
             loop {
                 let end = stopped.recv_timeout(STEP);
-                steps.woke(Instant::now());
+                steps.woke(clock::now());
                 if end != Err(RecvTimeoutError::Timeout) {
                     return steps.longest;
                 }

@@ -7,6 +7,7 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::{Webhook, signature};
 use crate::cause::cause_of;
+use crate::clock;
 use crate::store::Delivery;
 
 /// A response is read this far, so that its connection can be reused; its content is ignored.
@@ -30,7 +31,7 @@ pub(super) enum Outcome {
 pub(super) async fn post(http: &Client, webhook: &Webhook, delivery: &Delivery, timeout: Duration) -> Outcome {
     let request = http
         .post(webhook.url.clone())
-        .headers(headers(webhook, delivery, SystemTime::now()))
+        .headers(headers(webhook, delivery, clock::wall()))
         .body(reqwest::Body::from(bytes::Bytes::from_owner(delivery.body.clone())))
         .timeout(timeout);
     match request.send().await {

@@ -341,7 +341,14 @@ fn independent_signature(secret: &str, signed: &[u8]) -> String {
 #[test]
 fn an_events_bytes_are_made_once() {
     use crate::call::event::{CallEvent, CallId};
-    let event = CallEvent::new(CallId::generate(), 3, "call.ended", None, serde_json::json!({ "reason": "x" }));
+    let event = CallEvent::new(
+        CallId::generate(),
+        3,
+        "call.ended",
+        None,
+        serde_json::json!({ "reason": "x" }),
+        std::time::SystemTime::now(),
+    );
     let record = EventRecord::of(&event);
     assert_eq!(record.body[..], serde_json::to_vec(&event).unwrap()[..]);
     assert_eq!((record.id, record.sequence, record.kind.as_str()), (event.id, 3, "call.ended"));

@@ -16,7 +16,7 @@ mod dead_letters;
 mod openapi;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 pub(super) use auth::Keys;
 use axum::body::to_bytes;
@@ -37,6 +37,7 @@ use super::error::ApiError;
 use super::server::Connection;
 use crate::call::event::CallEvent;
 use crate::calls::Calls;
+use crate::clock;
 use crate::config::api::{Page, Scope};
 use crate::prompts::PromptLibrary;
 use crate::recordings::Recordings;
@@ -133,7 +134,7 @@ async fn guard(
 ) -> Result<Response, ApiError> {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let shown = keys.shown(request.headers(), connection.as_deref());
-    let admitted = keys.admit(&shown, needs, Instant::now(), SystemTime::now());
+    let admitted = keys.admit(&shown, needs, clock::now(), clock::wall());
     let caller = admitted.inspect_err(|error| {
         metrics::counter!("patchcord_api_refused_total", "code" => error.code).increment(1);
     })?;

@@ -2,7 +2,6 @@
 //! dashboard appears in the log.
 
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
@@ -10,6 +9,7 @@ use tracing::warn;
 
 use super::WEBHOOK_PATH;
 use super::error::ApiError;
+use crate::clock;
 use crate::throttle::Throttle;
 use crate::whatsapp::signature::SIGNATURE_HEADER;
 
@@ -38,7 +38,7 @@ fn is_metas(request: &Request) -> bool {
 
 fn warn(request: &Request) {
     metrics::counter!("patchcord_webhooks_total", "outcome" => "elsewhere").increment(1);
-    let Some(held_back) = WARNING.admit(Instant::now()) else { return };
+    let Some(held_back) = WARNING.admit(clock::now()) else { return };
     let (method, path) = (shown_method(request.method()), shown_path(request.uri().path()));
     warn!(
         http.method = method,

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{RecordingId, RecordingsOptions, Signals};
+use crate::clock;
 use crate::config::recordings::{S3, Upload};
 use crate::telemetry::shown;
 
@@ -328,7 +329,7 @@ async fn clear_old(dir: PathBuf, max_age: Duration) {
         for entry in dir.read_dir()? {
             let entry = entry?;
             let Some(id) = entry.file_name().to_str().and_then(RecordingId::of_finished) else { continue };
-            let age = SystemTime::now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
+            let age = clock::wall().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
             if age > max_age && !waiting.contains(&id) {
                 fs::remove_file(entry.path())?;
                 cleared += 1;

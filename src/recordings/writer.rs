@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -15,6 +14,7 @@ use tracing::{error, info};
 use super::file::{Closed, GrowingFile, OpenFile, Outcome, explain};
 use super::{Queue, RecordingId, RecordingResult, Signals};
 use crate::call::event::CallId;
+use crate::clock;
 use crate::free_space::FreeSpace;
 
 /// Messages to a writer. The channel has no bound of its own: each sink limits its waiting pages.
@@ -154,7 +154,7 @@ impl Work {
 
 /// Below the floor nothing is recorded, so that the rest of the disk, such as the store, can still be written.
 fn check_room(space: &mut FreeSpace) -> io::Result<()> {
-    match space.is_low(Instant::now()) {
+    match space.is_low(clock::now()) {
         true => Err(io::Error::new(ErrorKind::StorageFull, "less than recordings.min_free is left on the disk")),
         false => Ok(()),
     }

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::writer::{InTrouble, Job, Queue};
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, now_ms, outbox, terminations};
+use crate::clock;
 
 /// How long a call's id is kept: longer than Meta retries a webhook.
 pub(super) const SEEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -122,7 +123,7 @@ impl Store {
 
     /// The calls seen in the last day, at most `limit`, newest first, each with its time.
     pub async fn seen_calls(&self, limit: usize) -> Result<Vec<(WacidDigest, SystemTime)>, StoreError> {
-        let since = ms_of(SystemTime::now() - SEEN_FOR);
+        let since = ms_of(clock::wall() - SEEN_FOR);
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT wacid_digest, seen_at FROM seen_calls WHERE seen_at > ?1 ORDER BY seen_at DESC LIMIT ?2",

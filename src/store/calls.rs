@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{Store, StoreError, at_of, ms_of};
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
+use crate::clock;
 
 /// The record of one call. `Debug` shows nothing personal.
 #[derive(Clone, PartialEq)]
@@ -82,7 +83,7 @@ impl CallRecord {
 
     /// Sets the call's end, which is now.
     pub fn end(&mut self, reason: &EndReason, stages: &Stages, sound: &Value) {
-        self.ended_at = Some(SystemTime::now());
+        self.ended_at = Some(clock::wall());
         self.reason = Some(reason.name().to_owned());
         self.fault = Some(reason.fault().name().to_owned());
         self.hung_up_by = Some(reason.hung_up_by().to_owned());

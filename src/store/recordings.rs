@@ -6,6 +6,7 @@ use rusqlite::{Connection, Row, named_params, params};
 
 use super::writer::Job;
 use super::{Queue, Store, StoreError, at_of, ms_of};
+use crate::clock;
 use crate::recordings::RecordingResult;
 
 /// The record of one recording.
@@ -52,13 +53,13 @@ pub struct RecordingFilter {
 impl Store {
     /// Stores the start of a recording. Never waits.
     pub fn recording_began(&self, id: &str, call_id: &str) {
-        let (id, call_id, now) = (id.to_owned(), call_id.to_owned(), SystemTime::now());
+        let (id, call_id, now) = (id.to_owned(), call_id.to_owned(), clock::wall());
         self.note(512, move |connection| began(connection, &id, &call_id, now));
     }
 
     /// Stores the outcome of a recording. Never waits.
     pub fn recording_finished(&self, result: &RecordingResult) {
-        let (result, now) = (result.clone(), SystemTime::now());
+        let (result, now) = (result.clone(), clock::wall());
         self.note(1024, move |connection| finished(connection, &result, now));
     }
 

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::{InTrouble, Job, Queue};
 use super::{Store, StoreError, at_of, ms_of};
+use crate::clock;
 
 /// The request that ends a call at Meta.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl TerminationAction {
 impl Store {
     /// Stores a request, due from `due_at` on unless it is done before. Never waits; a full queue is counted and logged.
     pub fn termination_began(&self, termination: Termination, due_at: SystemTime) {
-        let (now, due_at) = (ms_of(SystemTime::now()), ms_of(due_at));
+        let (now, due_at) = (ms_of(clock::wall()), ms_of(due_at));
         let bytes = termination.wacid.len() + 512;
         let job = Job::new(bytes, move |connection| add(connection, &termination, now, due_at));
         // The queue has counted and logged it.
@@ -100,7 +101,7 @@ impl Store {
     /// All that are pending, with at most `limit` of those that are due. One that is due later than `longest_wait` from
     /// now is due as well: the clock has been set back.
     pub async fn terminations(&self, limit: usize, longest_wait: Duration) -> Result<TerminationQueue, StoreError> {
-        let now = SystemTime::now();
+        let now = clock::wall();
         let (now, latest) = (ms_of(now), ms_of(now + longest_wait));
         self.read(move |connection| queue(connection, now, latest, limit)).await
     }

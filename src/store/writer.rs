@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use super::schema::Lock;
 use super::{Retention, StoreError, retention};
+use crate::clock;
 use crate::free_space::FreeSpace;
 use crate::telemetry::shown;
 use crate::throttle::Throttle;
@@ -302,7 +303,7 @@ impl Writer {
             trouble: None,
             retry_every,
             retention,
-            clean_at: Instant::now(),
+            clean_at: clock::now(),
             positions,
             // SQLite's default.
             is_full_sync: true,
@@ -320,7 +321,7 @@ impl Writer {
             self.collect();
             self.watch_disk();
             if self.is_closed {
-                self.trouble = self.trouble.map(|trouble| Trouble { retry_at: Instant::now(), ..trouble });
+                self.trouble = self.trouble.map(|trouble| Trouble { retry_at: clock::now(), ..trouble });
             }
             self.write();
             self.clean();
@@ -338,7 +339,7 @@ impl Writer {
     fn collect(&mut self) {
         let wake_at = self.trouble.as_ref().map_or(self.clean_at, |trouble| trouble.retry_at);
         let wake_at = self.disk.look_at().map_or(wake_at, |look_at| wake_at.min(look_at));
-        match self.jobs.recv_timeout(wake_at.saturating_duration_since(Instant::now())) {
+        match self.jobs.recv_timeout(wake_at.saturating_duration_since(clock::now())) {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.is_closed = true,
@@ -359,7 +360,7 @@ impl Writer {
     }
 
     fn watch_disk(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let is_low = self.disk.is_low(now);
         if self.load.is_low.swap(is_low, Ordering::AcqRel) == is_low {
             return;
@@ -376,7 +377,7 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        if self.trouble.as_ref().is_some_and(|trouble| Instant::now() < trouble.retry_at) {
+        if self.trouble.as_ref().is_some_and(|trouble| clock::now() < trouble.retry_at) {
             self.turn_away();
             return;
         }
@@ -464,7 +465,7 @@ impl Writer {
             self.waiting.push_front(job);
         }
         metrics::counter!("patchcord_store_failures_total").increment(1);
-        let now = Instant::now();
+        let now = clock::now();
         self.load.set_failing_since(self.load.failing_since().or(Some(now)));
         let told_at = self.trouble.as_ref().filter(|trouble| trouble.reason == reason).map(|trouble| trouble.told_at);
         let told_at = told_at.filter(|told_at| now.saturating_duration_since(*told_at) < TOLD_EVERY);
@@ -507,7 +508,7 @@ impl Writer {
 
     /// Deletes a small batch of expired records between two groups.
     fn clean(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if now < self.clean_at || self.trouble.is_some() || self.is_closed {
             return;
         }

@@ -19,6 +19,7 @@ use super::endpoints::{Endpoint, EndpointId};
 use super::sockets::{self, PortSockets};
 use super::{Silence, Worker};
 use crate::call::end::{EndReason, Shortage};
+use crate::clock;
 use crate::descriptors;
 
 /// RFC 3711 §3.3.1: a first sequence number near the wrap, with its packet lost, would leave the two sides' rollover
@@ -43,7 +44,7 @@ impl Worker {
     }
 
     fn admit(self: &Rc<Self>, media: MediaOptions, services: Services, offer: &Offer) -> Result<Arc<str>, EndReason> {
-        let now = Instant::now();
+        let now = clock::now();
         let remotes = &offer.remote_candidates();
         let (port, sockets) = self.open_port(remotes, now).map_err(EndReason::Overloaded)?;
         let options = self.peer_options(&sockets);

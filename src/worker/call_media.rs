@@ -32,6 +32,7 @@ use crate::agent::notice::Notice;
 use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
+use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
 use crate::recordings::{RecordingSink, Recordings};
@@ -176,7 +177,7 @@ impl CallMedia {
 
     /// Meta accepted the call: audio starts.
     pub(super) fn start_sound(&self) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.options.record {
             // A folder that cannot be used was refused at the start.
             let _ = self.start_recording();

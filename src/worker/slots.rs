@@ -16,12 +16,12 @@ pub(super) struct Slots {
 impl Slots {
     /// The timer is off until [`Slots::start`]. Must be called inside the runtime.
     pub fn new(length: Duration) -> io::Result<Self> {
-        Ok(Self { timer: Timer::new()?, length, next_at: Instant::now(), due: 0 })
+        Ok(Self { timer: Timer::new()?, length, next_at: clock::now(), due: 0 })
     }
 
     /// The first slot is due one length from now.
     pub fn start(&mut self) -> io::Result<()> {
-        (self.next_at, self.due) = (Instant::now() + self.length, 0);
+        (self.next_at, self.due) = (clock::now() + self.length, 0);
         self.timer.set(self.length)
     }
 
@@ -48,6 +48,8 @@ impl Slots {
 use kernel::Timer;
 #[cfg(not(target_os = "linux"))]
 use runtime::Timer;
+
+use crate::clock;
 
 /// The kernel's timer. The runtime's counts whole milliseconds and is late by up to one, by a different part of it each
 /// time, which a caller gets as jitter.

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Worker;
+use crate::clock;
 
 /// Enough for a burst of a few hundred calls; a larger one hides overload as seconds of delay.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
@@ -74,7 +74,7 @@ pub(crate) fn spawn_readers(worker: &Rc<Worker>, port: usize, sockets: &Rc<PortS
 fn read_a_turn(worker: &Worker, port: usize, address: SocketAddr, socket: &UdpSocket, buffer: &mut [u8]) {
     for _ in 0..TURN {
         match socket.try_recv_from(buffer) {
-            Ok((length, from)) => worker.receive(port, address, from, &buffer[..length], Instant::now()),
+            Ok((length, from)) => worker.receive(port, address, from, &buffer[..length], clock::now()),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
             // An ICMP error of an earlier datagram: the next call reads on.
             Err(_) => {}

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::call_media::CallMedia;
 use super::slots::Slots;
+use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 use crate::telemetry::shown;
 
@@ -34,7 +35,7 @@ pub(crate) struct Tick {
 
 impl Tick {
     pub fn new(pulse: &Arc<Pulse>) -> Self {
-        let standstills = RefCell::new(Standstills::of(pulse, Instant::now()));
+        let standstills = RefCell::new(Standstills::of(pulse, clock::now()));
         let (slots, connecting, lateness) = Default::default();
         Self { slots, connecting, wake: Notify::new(), standstills, lateness }
     }
@@ -80,7 +81,7 @@ impl Tick {
             slot = (slot + left_out as usize) % SLOTS;
             // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
             // due just where its slot lies would at times be found too early for one and then owe two at once.
-            let now = Instant::now();
+            let now = clock::now();
             self.was_late(now.saturating_duration_since(due) + SLOT * u32::try_from(left_out).unwrap_or(u32::MAX));
             self.forgive_standstill(now);
             self.visit(slot, due);

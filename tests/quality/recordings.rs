@@ -4,6 +4,7 @@
 //! ICE, DTLS, SRTP and Opus are real, on loopback; loss is simulated, from a printed seed.
 //! The one argument is a folder that holds `sentences/*.wav` (16 kHz mono); the recordings and `plan.json` go there.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 #![expect(clippy::print_stdout, reason = "whoever waits for it sees how far it is")]
 
 use std::ops::Range;

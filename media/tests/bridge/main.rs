@@ -1,5 +1,6 @@
 //! The audio of one call as a whole, against another peer, over a simulated network with a virtual clock.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins at some moment")]
 #![expect(clippy::unwrap_used, reason = "a test may panic and print, in its helpers too")]
 
 #[path = "../peer/network.rs"]

@@ -1,5 +1,6 @@
 //! The peer against itself and against a foreign stack, over a simulated network with a virtual clock.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins at some moment")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,

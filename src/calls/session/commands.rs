@@ -1,7 +1,5 @@
 //! Commands of the application and of agents: the call's course is decided here, its sound on the worker.
 
-use std::time::Instant;
-
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -12,6 +10,7 @@ use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{AcceptWith, Attempt, Call, Input, Request};
 use crate::calls::destination::targets_of;
+use crate::clock;
 use crate::egress::Hosts;
 use crate::worker::{Command, Report};
 
@@ -95,7 +94,7 @@ impl Session {
         let attempts: Vec<_> = targets.iter().map(AgentTarget::attempt_kind).collect();
         let request = match command {
             CallCommand::Hangup => {
-                call.handle(Input::HangUp(hung_up), Instant::now());
+                call.handle(Input::HangUp(hung_up), clock::now());
                 return Ok(json!({}));
             }
             CallCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
@@ -110,7 +109,7 @@ impl Session {
             _ => return Err(Refusal::new(RefusalCode::InternalError, "this is for the call's worker")),
         };
         let begins = !matches!(request, Request::Disconnect);
-        call.request(request, Instant::now())?;
+        call.request(request, clock::now())?;
         // The call numbers them after the attempts it had.
         self.targets.extend(targets);
         Ok(if begins { json!({}) } else { Value::Null })
@@ -128,7 +127,7 @@ impl Session {
             }
             report => {
                 if let Some(input) = self.read_report(report) {
-                    call.handle(input, Instant::now());
+                    call.handle(input, clock::now());
                 }
             }
         }

@@ -1,8 +1,6 @@
 //! The decision of a call: the app gets `call.incoming` while media and pre_accept go on, and its commands are performed in
 //! their order.
 
-use std::time::Instant;
-
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, warn};
@@ -13,6 +11,7 @@ use crate::call::end::EndReason;
 use crate::call::refusal::Refusal;
 use crate::call::{Call, Input};
 use crate::calls::decision_webhook::{NoDecision, Plan, Step};
+use crate::clock;
 use crate::pulse::Standstills;
 use crate::store::EventRecord;
 use crate::worker::Command;
@@ -42,7 +41,7 @@ impl Session {
             return;
         };
         let (http, settings) = (self.context.options.http.clone(), self.context.settings.get());
-        let standstills = Standstills::of(&self.context.options.pulse, Instant::now());
+        let standstills = Standstills::of(&self.context.options.pulse, clock::now());
         self.decision.asking.spawn(async move { webhook.decide(&http, &incoming, &settings, standstills).await });
     }
 
@@ -66,7 +65,7 @@ impl Session {
                 _ => self.decision.postponed.push(step),
             }
         }
-        call.handle(Input::Decided, Instant::now());
+        call.handle(Input::Decided, clock::now());
     }
 
     /// Performs the commands that had to wait. Call this once the caller hears us.

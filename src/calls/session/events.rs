@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 use crate::call::command::Owner;
 use crate::call::event::{CallEvent, CallId};
 use crate::calls::WRITTEN_WITHIN;
+use crate::clock;
 use crate::store::{CallRecord, EventRecord, Store};
 
 /// Writes the events of one call, in their sequence.
@@ -92,7 +93,8 @@ impl EventWriter {
     /// The next event, for the caller to store.
     pub fn next(&mut self, kind: &'static str, for_app: Value, for_agent: Option<Value>) -> CallEvent {
         self.sequence += 1;
-        let event = CallEvent::new(self.call.clone(), self.sequence, kind, self.client_state.clone(), for_app);
+        let event =
+            CallEvent::new(self.call.clone(), self.sequence, kind, self.client_state.clone(), for_app, clock::wall());
         if let Some(data) = for_agent {
             self.subscription.queued.push(CallEvent { data, ..event.clone() });
         }

@@ -9,6 +9,7 @@ use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallId, Stages};
 use crate::calls::snapshot::StatusSender;
+use crate::clock;
 use crate::recordings::RecordingId;
 use crate::routes::Number;
 use crate::store::{CallRecord, Store, Written};
@@ -92,7 +93,7 @@ impl LiveRecord {
     }
 
     pub fn accepted(&mut self) {
-        self.record.accepted_at = Some(SystemTime::now());
+        self.record.accepted_at = Some(clock::wall());
         // The outcome of pre_accept may have been unknown.
         self.answered();
         self.store.call_updated(self.record.clone());

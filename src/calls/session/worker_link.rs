@@ -1,13 +1,13 @@
 //! WorkerLink: a session's side of the worker that its call lives on.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use crate::call::end::EndReason;
 use crate::call::event::CallId;
+use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 use crate::telemetry::shown;
 use crate::worker::{ANSWERS_WITHIN, Command, Report, WorkerHandle};
@@ -52,7 +52,7 @@ impl WorkerLink {
 
     /// Waits for an answer of the worker. A worker that is stuck must not hold the call up: None after a deadline.
     pub fn answer<T>(&self, reply: oneshot::Receiver<T>) -> impl Future<Output = Option<T>> + use<T> {
-        let mut standstills = Standstills::of(&self.pulse, Instant::now());
+        let mut standstills = Standstills::of(&self.pulse, clock::now());
         async move {
             let answer = standstills.timeout(ANSWERS_WITHIN, reply).await;
             if answer.is_err() {

@@ -33,6 +33,7 @@ use super::{Api, calls};
 use crate::agent::dialect::native;
 use crate::call::event::CallEvent;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::clock;
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::store::{StoreError, StoredEvent};
@@ -135,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         commands: Commands,
     ) -> Self {
         let (sink, source) = socket.split();
-        Self { sink, source, past, told: Told::default(), events, stopping, commands, heard_at: Instant::now() }
+        Self { sink, source, past, told: Told::default(), events, stopping, commands, heard_at: clock::now() }
     }
 
     /// Serves until the stream ends; gives the reason.
@@ -187,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
 
     async fn take(&mut self, message: Option<Result<Message, Error>>) -> Result<(), &'static str> {
         let message = message.ok_or("the reader is gone")?.map_err(|_| "the connection broke")?;
-        self.heard_at = Instant::now();
+        self.heard_at = clock::now();
         match message {
             Message::Text(text) => match self.commands.answer(&text).await {
                 Some(answer) => self.send_message(Message::text(answer)).await,
@@ -274,7 +275,7 @@ impl Commands {
         if !self.caller.may(Scope::CallsWrite) {
             return Err(Refusal::new(RefusalCode::MissingScope, "this key lacks the scope \"calls:write\""));
         }
-        self.caller.take_turn(Instant::now()).map_err(|error| {
+        self.caller.take_turn(clock::now()).map_err(|error| {
             Refusal::new(RefusalCode::of_name(error.code).unwrap_or(RefusalCode::InternalError), error.detail)
         })?;
         let mut take = |key| match message.remove(key) {

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use patchcord_media::bridge::{Bridge, Speaker};
 use patchcord_media::mixer::ParticipantId;
@@ -17,6 +16,7 @@ use crate::call::command::{CallCommand, Owner};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::Refusal;
+use crate::clock;
 use crate::pulse::Pulse;
 use crate::worker::command::Report;
 
@@ -136,7 +136,7 @@ impl CallMedia {
         let before = (slot.speaker(), slot.sound());
         slot.become_agent();
         if let (Speaker::Participant(id), Some(sound)) = before {
-            let promoted = self.bridge.borrow_mut().promote(id, sound, Instant::now());
+            let promoted = self.bridge.borrow_mut().promote(id, sound, clock::now());
             if let Err(error) = promoted {
                 slot.tell(Notice::Error { code: ErrorCode::SoundUnavailable, message: error.to_string() });
             }

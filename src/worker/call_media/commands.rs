@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patchcord_media::bridge::{Bridge, PlaybackId, SendDigitsError, Speaker};
 use patchcord_media::dtmf::Key;
@@ -25,6 +25,7 @@ use crate::call::command::{
 };
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
+use crate::clock;
 use crate::worker::command::Report;
 
 /// What commands have started and not finished.
@@ -101,7 +102,7 @@ impl CallMedia {
         let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
         let id = self.next_id();
         self.ongoing.borrow_mut().playbacks.insert(id, owner);
-        self.bridge.borrow_mut().play(id, prompts, repeat, Instant::now());
+        self.bridge.borrow_mut().play(id, prompts, repeat, clock::now());
         Ok(json!({ "playback_id": id }))
     }
 
@@ -111,7 +112,7 @@ impl CallMedia {
             self.bridge.borrow_mut().set_music(None).map_err(|error| no_sound(&error))?;
             return Ok(Value::Null);
         }
-        match self.bridge.borrow_mut().stop_playback(Instant::now()) {
+        match self.bridge.borrow_mut().stop_playback(clock::now()) {
             true => Ok(Value::Null),
             false => Err(Refusal::new(RefusalCode::NothingPlays, "no prompt is playing")),
         }
@@ -120,17 +121,17 @@ impl CallMedia {
     fn gather(&self, gather: &Gather, owner: Owner) -> Result<Value, Refusal> {
         let prompts = self.prompts(&gather.prompts)?;
         // An earlier gather ends first, and is reported to its own owner.
-        self.bridge.borrow_mut().stop_gather(Instant::now());
+        self.bridge.borrow_mut().stop_gather(clock::now());
         self.settle();
         let id = self.next_id();
         self.ongoing.borrow_mut().gather = Some(OngoingGather { id, owner, protected: gather.protected });
         self.bridge.borrow_mut().mask_recording(self.is_protected());
-        self.bridge.borrow_mut().gather(gather.options(), prompts, Instant::now());
+        self.bridge.borrow_mut().gather(gather.options(), prompts, clock::now());
         Ok(json!({ "gather_id": id }))
     }
 
     fn stop_gather(&self) -> Result<Value, Refusal> {
-        match self.bridge.borrow_mut().stop_gather(Instant::now()) {
+        match self.bridge.borrow_mut().stop_gather(clock::now()) {
             true => Ok(Value::Null),
             false => Err(Refusal::new(RefusalCode::NothingGathers, "no digits are being gathered")),
         }
@@ -170,7 +171,7 @@ impl CallMedia {
     }
 
     pub(crate) fn unhold(&self) -> Result<Value, Refusal> {
-        match self.bridge.borrow_mut().unhold(Instant::now()) {
+        match self.bridge.borrow_mut().unhold(clock::now()) {
             true => Ok(Value::Null),
             false => Err(Refusal::new(RefusalCode::NotOnHold, "the caller is not on hold")),
         }
@@ -181,7 +182,7 @@ impl CallMedia {
         let mut bridge = self.bridge.borrow_mut();
         match party {
             MuteParty::Agent => bridge.mute_agent(muted),
-            MuteParty::Caller => bridge.mute_caller(muted, Instant::now()),
+            MuteParty::Caller => bridge.mute_caller(muted, clock::now()),
         }
         Ok(Value::Null)
     }

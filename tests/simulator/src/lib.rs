@@ -17,6 +17,11 @@
 //! # }
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "its shells have a clock of their own: it shares nothing with the service"
+)]
+
 pub mod agent;
 pub mod call;
 mod cut;

@@ -1,5 +1,6 @@
 //! Simulated agents seen from the service's side of the WebSocket.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins at some moment")]
 #![expect(clippy::unwrap_used, reason = "in a test every failure is a failure of the test")]
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The simulator against a small answerer of its own stack: proves that a good service passes and a bad one
 //! is noticed.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins at some moment")]
 #![expect(clippy::unwrap_used, reason = "in a test every failure is a failure of the test")]
 
 use std::net::SocketAddr;

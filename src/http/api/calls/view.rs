@@ -10,6 +10,7 @@ use super::super::rfc3339;
 use crate::call::Attempt;
 use crate::call::description::CallDirection;
 use crate::calls::snapshot::CallSnapshot;
+use crate::clock;
 use crate::store::CallRecord;
 
 /// The state of a call that is being ended at Meta or whose recording is being closed. After a crash, also of a call that the
@@ -144,7 +145,7 @@ impl CallView {
     }
 
     fn of_record(record: CallRecord) -> Self {
-        let until = record.ended_at.unwrap_or_else(SystemTime::now);
+        let until = record.ended_at.unwrap_or_else(clock::wall);
         let since = |from: SystemTime| until.duration_since(from).unwrap_or_default().as_millis() as u64;
         let stage = |name: &str| record.stages[name].as_f64();
         let (ended, accepted) = (stage("ended_ms"), stage("accepted_ms"));

@@ -54,7 +54,14 @@ async fn reader_of(events: broadcast::Sender<CallEvent>, past: Option<Past>) -> 
 
 impl Reader {
     fn happen(&self, sequence: u64) {
-        let event = CallEvent::new(CallId::generate(), sequence, "call.dtmf", None, json!({ "more": "x".repeat(200) }));
+        let event = CallEvent::new(
+            CallId::generate(),
+            sequence,
+            "call.dtmf",
+            None,
+            json!({ "more": "x".repeat(200) }),
+            std::time::SystemTime::now(),
+        );
         self.events.send(event).unwrap();
     }
 
@@ -122,7 +129,14 @@ async fn a_reader_that_comes_back_misses_nothing_and_gets_nothing_twice() {
             async move {
                 for sequence in 1..=EACH {
                     for call in &calls {
-                        let event = CallEvent::new(call.clone(), sequence, "call.dtmf", None, json!({}));
+                        let event = CallEvent::new(
+                            call.clone(),
+                            sequence,
+                            "call.dtmf",
+                            None,
+                            json!({}),
+                            std::time::SystemTime::now(),
+                        );
                         store.event(EventRecord::of(&event)).unwrap();
                         tokio::task::yield_now().await;
                         let _ = events.send(event.clone());
