@@ -17,13 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::agent::AgentStatus;
 use crate::call::Input;
-use crate::call::command::CallCommand;
+use crate::call::command::{CallCommand, CommandResult};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -158,16 +157,15 @@ impl Calls {
         self.0.ended.notify_waiters();
     }
 
-    /// Performs a command of the application on a live call. Returns the ids of what was begun, null for what is done, or
-    /// the refusal. `client_state`, if given, is kept with the call from then on; the command's URL may name one of
-    /// `hosts`.
+    /// Performs a command of the application on a live call. `client_state`, if given, is kept with the call from
+    /// then on; the command's URL may name one of `hosts`.
     pub async fn perform(
         &self,
         call: &CallId,
         command: CallCommand,
         client_state: Option<String>,
         hosts: Hosts,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<CommandResult, Refusal> {
         command.check()?;
         let session = self.table().live(call)?.session.clone();
         let targets = match command.destination() {

@@ -9,6 +9,7 @@ use patchcord_media::source::{Cleared, MarkStatus};
 use serde_json::Value;
 
 use super::SoundFormat;
+use crate::call::command::CommandResult;
 use crate::call::description::CallDescription;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::Refusal;
@@ -36,7 +37,7 @@ pub enum Notice {
     /// Something happened on the call.
     Event(Box<CallEvent>),
     /// The outcome of a command: its ids, or why it was refused. `request_id` is the agent's own, unchanged.
-    CommandResult { request_id: Value, outcome: Result<Value, Refusal> },
+    CommandResult { request_id: Value, outcome: Result<CommandResult, Refusal> },
     /// The agent sent something that cannot be used; the call goes on. `message` is for its developer.
     Error { code: ErrorCode, message: String },
     /// The last notice: the call is over for this agent. `reason` is a stable name.
@@ -104,7 +105,7 @@ impl Notice {
                 size_of::<CallEvent>() + event.client_state.as_ref().map_or(0, String::len) + json_bytes(&event.data)
             }
             Self::CommandResult { request_id, outcome } => {
-                json_bytes(request_id) + outcome.as_ref().map_or_else(|refusal| refusal.message.len(), json_bytes)
+                json_bytes(request_id) + outcome.as_ref().map_or_else(|refusal| refusal.message.len(), |_| 0)
             }
             Self::Error { message, .. } => message.len(),
         };

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::notice::{ErrorCode, Notice};
 use super::{Encoding, SoundFormat};
 use crate::call::agent_failure::AgentFailure;
-use crate::call::command::{CallCommand, Owner};
+use crate::call::command::{CallCommand, CommandResult, CourseCommand, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -44,7 +44,7 @@ pub(crate) trait PortHost {
     fn settle(&self);
 
     /// Performs a command on the call's sound.
-    fn perform(self: Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal>;
+    fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal>;
 
     /// Takes a report of the port's user.
     fn report(&self, user: PortUser, report: PortReport);
@@ -65,7 +65,7 @@ pub(crate) enum PortReport {
     /// The agent wants all events of the call.
     EventsWanted,
     /// The agent gives a command that the call decides. The answer comes as [`Notice::CommandResult`].
-    Command { request_id: Value, command: CallCommand },
+    Command { request_id: Value, command: CourseCommand },
 }
 
 /// One agent's or participant's access to its call.
@@ -284,11 +284,13 @@ impl AgentPort {
             Ok(_) if !self.has_caller() => {
                 Err(Refusal::new(RefusalCode::NotAllowed, "only the agent that has the caller gives commands"))
             }
-            Ok(command) if !command.is_for_the_call() => self.host.clone().perform(command, Owner::Agent),
-            Ok(command) if self.slot.begin_command() => {
+            Ok(CallCommand::Sound(command)) => self.host.clone().perform(command, Owner::Agent),
+            Ok(CallCommand::Course(command)) if self.slot.begin_command() => {
                 return self.report(PortReport::Command { request_id, command });
             }
-            Ok(_) => Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before")),
+            Ok(CallCommand::Course(_)) => {
+                Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before"))
+            }
         };
         self.slot.tell(Notice::CommandResult { request_id, outcome });
     }

@@ -1,79 +1,150 @@
-//! What an app may ask of a live call: the verbs of the control API, and of the agent's `command`.
+//! Commands to a live call: the actions of the control API, of decisions and of agents.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::refusal::{Refusal, RefusalCode};
 
-/// Prompts in one list at most; a longer announcement is one file.
+/// The most prompts in one list; a longer announcement is one file.
 const MAX_PROMPTS: usize = 32;
-/// Digits sent at once at most.
+/// The most digits sent at once.
 const MAX_SENT_DIGITS: usize = 64;
-/// The application's words for a rejection, in characters at most.
+/// The longest reason of a rejection, in characters.
 const MAX_WORDS: usize = 200;
-/// What an application may keep with a call, in bytes at most.
+/// The longest `client_state`, in bytes.
 pub const MAX_CLIENT_STATE_BYTES: usize = 4096;
 
-/// One verb with what it needs.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(tag = "action", rename_all = "snake_case")]
+/// A command to a live call.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallCommand {
-    /// Accept a call that rings, as soon as sound can flow.
-    Accept(Accept),
-    /// Decline a call that rings.
-    Reject(Reject),
-    /// End the call.
-    Hangup,
-    /// Put the caller through to another agent; the present one leaves at once.
-    Connect(Destination),
-    /// Leave the caller without an agent, with hold music.
-    Disconnect,
-    /// Hand the caller over to another agent; if nobody answers, the first one goes on. Ends with `call.transferred`.
-    Transfer(Transfer),
-    /// The first agent leaves a warm transfer, and the second takes the caller.
-    CompleteTransfer,
-    /// The second agent leaves, and the first one goes on.
-    CancelTransfer,
-    /// Music for the caller, while agent and third parties are among themselves.
-    Hold(Hold),
-    /// End the hold.
-    Unhold,
-    /// Agent or caller is not heard by the other.
-    Mute(Mute),
-    /// It is heard again.
-    Unmute(Mute),
-    /// Play prompts in their order; what is on air waits. Answered with a `playback_id`.
-    Play(Play),
-    /// Stop the playback within one frame.
-    StopPlayback,
-    /// Collect keys; ends with `call.gather_finished`. Answered with a `gather_id`.
-    Gather(Gather),
-    /// End the gather with the keys pressed so far.
-    StopGather,
-    /// Press keys towards the other side, if it takes them.
-    SendDtmf(SendDtmf),
-    /// Mask the caller's keys and keep sound out of the recording until `unprotect`.
-    Protect,
-    /// End the protection.
-    Unprotect,
-    /// Record from now on. Answered with a `recording_id`.
-    StartRecording,
-    /// Silence in the recording.
-    PauseRecording,
-    /// Sound in the recording again.
-    ResumeRecording,
-    /// Close the recording.
-    StopRecording,
-    /// Bring a third party in: somebody who listens, whispers or joins.
-    Invite(Invite),
-    /// Change what a third party may do.
-    SetRole(SetRole),
-    /// Send a third party away.
-    Dismiss(Dismiss),
+    /// The call decides it.
+    Course(CourseCommand),
+    /// The call's worker performs it.
+    Sound(SoundCommand),
+}
+
+/// Declares commands: each variant with its body, and its name in JSON. The names stand here and nowhere else.
+macro_rules! commands {
+    (
+        $(#[$about:meta])* $enum:ident {
+            $( $(#[$doc:meta])* $variant:ident $(($body:ident))? = $name:literal, )*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+        #[serde(tag = "action")]
+        pub enum $enum {
+            $( $(#[$doc])* #[serde(rename = $name)] $variant $(($body))?, )*
+        }
+
+        impl $enum {
+            /// The names of the actions, in the order of the documentation.
+            pub const NAMES: &[&str] = &[$($name),*];
+            /// The schemas of the actions' fields; a name may repeat.
+            pub const BODIES: &[&str] = &[$( $(stringify!($body),)? )*];
+        }
+    };
+}
+
+commands! {
+    /// A command that changes the course of the call.
+    CourseCommand {
+        /// Accept a call that rings, as soon as media can flow.
+        Accept(Accept) = "accept",
+        /// Decline a call that rings.
+        Reject(Reject) = "reject",
+        /// End the call.
+        Hangup = "hangup",
+        /// Put the caller through to another agent; the present one leaves at once.
+        Connect(Destination) = "connect",
+        /// Leave the caller without an agent, with hold music.
+        Disconnect = "disconnect",
+        /// Hand the caller over to another agent; if none answers, the first one goes on. Ends with `call.transferred`.
+        Transfer(Transfer) = "transfer",
+        /// The first agent leaves a warm transfer, and the second gets the caller.
+        CompleteTransfer = "complete_transfer",
+        /// The second agent leaves, and the first one goes on.
+        CancelTransfer = "cancel_transfer",
+    }
+}
+
+commands! {
+    /// A command that changes what the call sounds like.
+    SoundCommand {
+        /// Play music to the caller; agent and participants hear each other.
+        Hold(Hold) = "hold",
+        /// End the hold.
+        Unhold = "unhold",
+        /// Mute agent or caller for the other.
+        Mute(Mute) = "mute",
+        /// End the mute.
+        Unmute(Mute) = "unmute",
+        /// Play prompts in their order; other audio waits.
+        Play(Play) = "play",
+        /// Stop the playback within one frame.
+        StopPlayback = "stop_playback",
+        /// Collect keys; ends with `call.gather_finished`.
+        Gather(Gather) = "gather",
+        /// End the gather with the keys pressed so far.
+        StopGather = "stop_gather",
+        /// Send keys to the caller, if its phone takes them.
+        SendDtmf(SendDtmf) = "send_dtmf",
+        /// Mask the caller's keys and keep audio out of the recording until `unprotect`.
+        Protect = "protect",
+        /// End the protection.
+        Unprotect = "unprotect",
+        /// Record from now on.
+        StartRecording = "start_recording",
+        /// Silence in the recording.
+        PauseRecording = "pause_recording",
+        /// Audio in the recording again.
+        ResumeRecording = "resume_recording",
+        /// Close the recording.
+        StopRecording = "stop_recording",
+        /// Add a participant, who listens, whispers or joins.
+        Invite(Invite) = "invite",
+        /// Change what a participant may do.
+        SetRole(SetRole) = "set_role",
+        /// Remove a participant.
+        Dismiss(Dismiss) = "dismiss",
+    }
+}
+
+/// The names of all actions, in the order of the documentation.
+pub const ACTIONS: &[&str] = &{
+    let (course, sound) = (CourseCommand::NAMES, SoundCommand::NAMES);
+    let mut names = [""; CourseCommand::NAMES.len() + SoundCommand::NAMES.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = if index < course.len() { course[index] } else { sound[index - course.len()] };
+        index += 1;
+    }
+    names
+};
+
+/// What a command has done or started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandResult {
+    /// It is done.
+    Done,
+    /// The call is on its way; events report the outcome.
+    Started,
+    /// Music plays under the agent's voice. It has no id.
+    MusicStarted,
+    /// A playback, by its id.
+    Playback(u64),
+    /// A gather, by its id.
+    Gather(u64),
+    /// A recording, by its id.
+    Recording(String),
+    /// A participant, by its id.
+    Participant(u32),
 }
 
 /// Whom to put a caller through to: the agents of a route, or one by its address.
@@ -235,37 +306,68 @@ pub enum Owner {
 }
 
 impl CallCommand {
-    /// Whether the call's own course is to change. Everything else happens to its sound, on its worker.
-    pub fn is_for_the_call(&self) -> bool {
-        matches!(
-            self,
-            Self::Accept(_)
-                | Self::Reject(_)
-                | Self::Hangup
-                | Self::Connect(_)
-                | Self::Disconnect
-                | Self::Transfer(_)
-                | Self::CompleteTransfer
-                | Self::CancelTransfer
-        )
+    /// Refuses what no call could do, so that nothing behind this checks it again.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Course(command) => command.check(),
+            Self::Sound(command) => command.check(),
+        }
     }
 
-    /// To whom it leads, where it leads to somebody.
+    /// The destination that the command names.
+    pub fn destination(&self) -> Option<&Destination> {
+        match self {
+            Self::Course(command) => command.destination(),
+            Self::Sound(_) => None,
+        }
+    }
+}
+
+impl From<CourseCommand> for CallCommand {
+    fn from(command: CourseCommand) -> Self {
+        Self::Course(command)
+    }
+}
+
+impl From<SoundCommand> for CallCommand {
+    fn from(command: SoundCommand) -> Self {
+        Self::Sound(command)
+    }
+}
+
+/// From a JSON object with the name as `action` and the command's fields beside it.
+impl<'de> Deserialize<'de> for CallCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Map::deserialize(deserializer)?;
+        let name = match fields.get("action") {
+            Some(Value::String(name)) => name.clone(),
+            Some(_) => return Err(D::Error::custom("action: give a name")),
+            None => return Err(D::Error::missing_field("action")),
+        };
+        let fields = Value::Object(fields);
+        let command = if CourseCommand::NAMES.contains(&name.as_str()) {
+            CourseCommand::deserialize(fields).map(Self::Course)
+        } else if SoundCommand::NAMES.contains(&name.as_str()) {
+            SoundCommand::deserialize(fields).map(Self::Sound)
+        } else {
+            return Err(D::Error::unknown_variant(&name, ACTIONS));
+        };
+        command.map_err(D::Error::custom)
+    }
+}
+
+impl CourseCommand {
+    /// The destination that the command names.
     pub fn destination(&self) -> Option<&Destination> {
         match self {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) | Self::Accept(Accept { to, .. }) => {
                 to.is_given().then_some(to)
             }
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "a command has a destination only where its fields name one"
-            )]
-            _ => None,
+            Self::Reject(_) | Self::Hangup | Self::Disconnect | Self::CompleteTransfer | Self::CancelTransfer => None,
         }
     }
 
-    /// Refuses what no call could do, so that whoever performs a command need not look again.
-    pub fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) => to.check(),
             Self::Accept(Accept { to, without_agent }) => match (to.is_given(), without_agent) {
@@ -276,13 +378,20 @@ impl CallCommand {
             Self::Reject(Reject { reason }) if reason.chars().count() > MAX_WORDS => {
                 Err(invalid(format!("reason: give at most {MAX_WORDS} characters")))
             }
+            Self::Reject(_) | Self::Hangup | Self::Disconnect | Self::CompleteTransfer | Self::CancelTransfer => Ok(()),
+        }
+    }
+}
+
+impl SoundCommand {
+    fn check(&self) -> Result<(), Refusal> {
+        match self {
             Self::Play(play) if play.prompts.is_empty() => Err(invalid("prompts: give at least one name")),
-            Self::Play(Play { prompts, .. }) | Self::Gather(Gather { prompts, .. }) | Self::Hold(Hold { prompts })
-                if prompts.len() > MAX_PROMPTS =>
-            {
-                Err(invalid(format!("prompts: give at most {MAX_PROMPTS} names")))
+            Self::Play(Play { prompts, .. }) | Self::Hold(Hold { prompts }) => check_prompts(prompts),
+            Self::Gather(gather) => {
+                check_prompts(&gather.prompts)?;
+                gather.check()
             }
-            Self::Gather(gather) => gather.check(),
             Self::SendDtmf(SendDtmf { digits }) => {
                 let all_keys = !digits.is_empty() && digits.chars().all(is_key);
                 match all_keys && digits.len() <= MAX_SENT_DIGITS {
@@ -290,9 +399,28 @@ impl CallCommand {
                     false => Err(invalid(format!("digits: give 1 to {MAX_SENT_DIGITS} of 0-9, *, #, A-D"))),
                 }
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the fields of the other commands have no limits")]
-            _ => Ok(()),
+            Self::Unhold
+            | Self::Mute(_)
+            | Self::Unmute(_)
+            | Self::StopPlayback
+            | Self::StopGather
+            | Self::Protect
+            | Self::Unprotect
+            | Self::StartRecording
+            | Self::PauseRecording
+            | Self::ResumeRecording
+            | Self::StopRecording
+            | Self::Invite(_)
+            | Self::SetRole(_)
+            | Self::Dismiss(_) => Ok(()),
         }
+    }
+}
+
+fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
+    match prompts.len() <= MAX_PROMPTS {
+        true => Ok(()),
+        false => Err(invalid(format!("prompts: give at most {MAX_PROMPTS} names"))),
     }
 }
 
@@ -387,14 +515,26 @@ mod tests {
             terminator: Some('#'),
             protected: false,
         };
-        assert_eq!(read(r#"{"action":"gather"}"#), Ok(CallCommand::Gather(gather.clone())));
+        assert_eq!(read(r#"{"action":"gather"}"#), Ok(SoundCommand::Gather(gather.clone()).into()));
         assert_eq!(
             read(r#"{"action":"gather","terminator":null}"#),
-            Ok(CallCommand::Gather(Gather { terminator: None, ..gather }))
+            Ok(SoundCommand::Gather(Gather { terminator: None, ..gather }).into())
         );
         let play = Play { prompts: vec!["hold".to_owned()], repeat: true, under_voice: false };
-        assert_eq!(read(r#"{"action":"play","prompts":["hold"],"loop":true}"#), Ok(CallCommand::Play(play)));
-        assert_eq!(read(r#"{"action":"stop_playback"}"#), Ok(CallCommand::StopPlayback));
+        assert_eq!(read(r#"{"action":"play","prompts":["hold"],"loop":true}"#), Ok(SoundCommand::Play(play).into()));
+        assert_eq!(read(r#"{"action":"stop_playback"}"#), Ok(SoundCommand::StopPlayback.into()));
+    }
+
+    #[test]
+    fn every_action_is_read_by_its_name_and_documented() {
+        let page = include_str!("../../docs/agents.md");
+        for action in ACTIONS {
+            let fields = r#""route":"r","party":"agent","prompts":["p"],"digits":"1","role":"join","guest_id":1"#;
+            let command = read(&format!(r#"{{"action":"{action}",{fields}}}"#));
+            let is_course = CourseCommand::NAMES.contains(action);
+            assert_eq!(command.map(|command| matches!(command, CallCommand::Course(_))), Ok(is_course), "{action}");
+            assert!(page.contains(&format!("`{action}`")), "docs/agents.md lacks {action}");
+        }
     }
 
     #[test]
@@ -406,7 +546,9 @@ mod tests {
             (r#"{"action":"gather","terminator":"x"}"#, "terminator"),
             (r#"{"action":"send_dtmf","digits":"12a"}"#, "digits"),
             (r#"{"action":"send_dtmf","digits":""}"#, "digits"),
-            (r#"{"action":"fly"}"#, "fly"),
+            (r#"{"action":"fly"}"#, "unknown variant `fly`, expected one of `accept`, `reject`"),
+            (r#"{"action":"invite","role":"join"}"#, "missing field `route`"),
+            (r#"{"digits":"1"}"#, "missing field `action`"),
         ] {
             assert!(read(text).unwrap_err().contains(key), "{text}: {:?}", read(text));
         }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::Dial;
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
-use crate::call::command::{CallCommand, Owner};
+use crate::call::command::{CommandResult, CourseCommand, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::end::{EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
@@ -42,9 +42,14 @@ pub enum Command {
     /// Play prompts in place of an agent, until they end or one joins.
     StandIn { call: CallId, prompts: Vec<Prompt>, repeat: Repeat },
     /// Perform a command of the application. The reply is its ids, or why it was refused.
-    Perform { call: CallId, command: CallCommand, owner: Owner, reply: oneshot::Sender<Result<Value, Refusal>> },
+    Perform {
+        call: CallId,
+        command: SoundCommand,
+        owner: Owner,
+        reply: oneshot::Sender<Result<CommandResult, Refusal>>,
+    },
     /// Answer the command of an agent.
-    AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal> },
+    AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<CommandResult, Refusal> },
     /// Send an event to the agent.
     TellAgent { call: CallId, event: Box<CallEvent> },
     /// End the call's media. The reply is the figures of its audio.
@@ -96,7 +101,7 @@ pub enum Report {
     /// The agent of `attempt` hung up.
     AgentHungUp { attempt: Attempt },
     /// The agent of `attempt` gives a command that the call decides; it waits for the answer.
-    Asked { attempt: Attempt, request_id: Value, command: CallCommand },
+    Asked { attempt: Attempt, request_id: Value, command: CourseCommand },
     /// The agent wants all events of the call on its socket.
     EventsWanted,
     /// The prompts that stood in for an agent were played to their end.

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use patchcord_media::source::{Cleared, MarkStatus};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Closing, Dialect, FromAgent, Incoming, Joins};
 use crate::agent::SoundFormat;
 use crate::agent::notice::{Notice, Start};
-use crate::call::command::{CallCommand, SendDtmf};
+use crate::call::command::{CallCommand, CommandResult, SendDtmf, SoundCommand};
 use crate::call::description::{CallDescription, CallDirection};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -73,7 +73,7 @@ enum ToAgent<'a> {
     Xoff { queued_ms: u64 },
     Xon { queued_ms: u64 },
     Event { event: &'a CallEvent },
-    Result(CommandResult<'a>),
+    Result(ResultMessage<'a>),
     Error { code: &'static str, message: &'a str },
     Stop { reason: &'static str },
 }
@@ -119,11 +119,11 @@ struct Audio {
 
 /// The answer to a `command`: its ids, or why it was refused.
 #[derive(Serialize)]
-struct CommandResult<'a> {
+struct ResultMessage<'a> {
     request_id: &'a Value,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Value>,
+    data: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,7 +167,7 @@ fn parse(text: &str) -> Result<FromAgent, String> {
         "bye" => FromAgent::Bye,
         "dtmf" => FromAgent::Command {
             request_id: Value::Null,
-            command: checked(CallCommand::SendDtmf(SendDtmf { digits: message.digits.unwrap_or_default() })),
+            command: checked(SoundCommand::SendDtmf(SendDtmf { digits: message.digits.unwrap_or_default() }).into()),
         },
         "command" => FromAgent::Command {
             request_id: message.request_id.unwrap_or(Value::Null),
@@ -185,7 +185,19 @@ fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
 
 /// The `result` message that answers a command.
 pub fn write_result(request_id: &Value, outcome: &Result<Value, Refusal>) -> String {
-    to_json(&ToAgent::Result(CommandResult::new(request_id, outcome)))
+    to_json(&ToAgent::Result(ResultMessage::new(request_id, outcome.as_ref().map(Value::clone))))
+}
+
+/// The ids of what a command started; null for what is done.
+pub fn result_data(result: &CommandResult) -> Value {
+    match result {
+        CommandResult::Done | CommandResult::MusicStarted => Value::Null,
+        CommandResult::Started => json!({}),
+        CommandResult::Playback(id) => json!({ "playback_id": id }),
+        CommandResult::Gather(id) => json!({ "gather_id": id }),
+        CommandResult::Recording(id) => json!({ "recording_id": id }),
+        CommandResult::Participant(id) => json!({ "guest_id": id }),
+    }
 }
 
 fn to_json(message: &ToAgent<'_>) -> String {
@@ -211,7 +223,9 @@ impl<'a> ToAgent<'a> {
             Notice::Xoff { queued_ms } => Self::Xoff { queued_ms: *queued_ms },
             Notice::Xon { queued_ms } => Self::Xon { queued_ms: *queued_ms },
             Notice::Event(event) => Self::Event { event },
-            Notice::CommandResult { request_id, outcome } => Self::Result(CommandResult::new(request_id, outcome)),
+            Notice::CommandResult { request_id, outcome } => {
+                Self::Result(ResultMessage::new(request_id, outcome.as_ref().map(result_data)))
+            }
             Notice::Error { code, message } => Self::Error { code: code.name(), message },
             Notice::Stop { reason } => Self::Stop { reason },
         }
@@ -251,8 +265,8 @@ impl<'a> StartMessage<'a> {
     }
 }
 
-impl<'a> CommandResult<'a> {
-    fn new(request_id: &'a Value, outcome: &'a Result<Value, Refusal>) -> Self {
+impl<'a> ResultMessage<'a> {
+    fn new(request_id: &'a Value, outcome: Result<Value, &'a Refusal>) -> Self {
         match outcome {
             Ok(data) => {
                 let data = Some(data).filter(|data| !data.is_null());
@@ -282,7 +296,7 @@ mod tests {
         assert_eq!(read(r#"{"type":"of a later version"}"#), FromAgent::Nothing);
         assert_eq!(
             read(r#"{"type":"command","request_id":7,"action":"stop_playback"}"#),
-            FromAgent::Command { request_id: 7.into(), command: Ok(CallCommand::StopPlayback) }
+            FromAgent::Command { request_id: 7.into(), command: Ok(SoundCommand::StopPlayback.into()) }
         );
         let FromAgent::Command { command: Err(refusal), .. } = read(r#"{"type":"command","action":"fly"}"#) else {
             panic!("there is no action fly");

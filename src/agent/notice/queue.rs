@@ -48,9 +48,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::call::command::CommandResult;
 
     fn result(request_id: Value) -> Notice {
-        Notice::CommandResult { request_id, outcome: Ok(Value::Null) }
+        Notice::CommandResult { request_id, outcome: Ok(CommandResult::Done) }
     }
 
     fn request_ids(queue: &mut NoticeQueue) -> Vec<Value> {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::*;
+use crate::call::command::SoundCommand;
 use crate::events::{SigningSecret, client_settings};
 use crate::pulse::Pulse;
 
@@ -79,7 +80,13 @@ async fn the_app_is_told_of_the_call_signed_and_says_what_to_do() {
     };
     let decision = asked_of(Router::new().route("/calls", post(app))).await.unwrap();
     assert_eq!(decision.client_state.as_deref(), Some("customer 7"));
-    assert!(matches!(decision.commands[..], [CallCommand::Play(_), CallCommand::StartRecording]), "{decision:?}");
+    assert!(
+        matches!(
+            decision.commands[..],
+            [CallCommand::Sound(SoundCommand::Play(_)), CallCommand::Sound(SoundCommand::StartRecording)]
+        ),
+        "{decision:?}"
+    );
 
     let (headers, body) = received.recv().await.unwrap();
     assert_eq!(body, &incoming().body[..]);

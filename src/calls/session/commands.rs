@@ -1,11 +1,11 @@
 //! Commands of the application and of agents: the call's course is decided here, its sound on the worker.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::Session;
 use crate::agent::AgentTarget;
-use crate::call::command::{Accept, CallCommand, Owner, Reject, Transfer};
+use crate::call::command::{Accept, CallCommand, CommandResult, CourseCommand, Owner, Reject, SoundCommand, Transfer};
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{AcceptWith, Attempt, Call, Input, Request};
@@ -25,15 +25,14 @@ pub struct AppCommand {
     pub targets: Vec<AgentTarget>,
     /// Kept with the call from now on, if given.
     pub client_state: Option<String>,
-    /// The ids of what was begun, null for what is done, or the refusal.
-    pub reply: oneshot::Sender<Result<Value, Refusal>>,
+    pub reply: oneshot::Sender<Result<CommandResult, Refusal>>,
 }
 
 /// A command of the agent of `attempt`, with the targets that it names.
 pub(super) struct AgentCommand {
     attempt: Attempt,
     request_id: Value,
-    command: CallCommand,
+    command: CourseCommand,
     targets: Result<Vec<AgentTarget>, Refusal>,
 }
 
@@ -43,27 +42,34 @@ impl Session {
         if let Some(client_state) = client_state {
             self.keep_client_state(client_state);
         }
-        if !command.is_for_the_call() {
-            if call.state_name() == "answering" {
-                // The worker has not taken the call yet.
-                let refusal =
-                    Refusal::new(RefusalCode::CallNotAccepted, "the call has just come: wait until it is accepted");
-                let _ = reply.send(Err(refusal));
-                return;
-            }
-            let id = self.context.id.clone();
-            self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
-            return;
-        }
         // The API request may be gone.
-        let _ = reply.send(self.request(call, command, targets, EndReason::HungUpByApi));
+        match command {
+            CallCommand::Course(command) => {
+                let _ = reply.send(self.change_course(call, command, targets, EndReason::HungUpByApi));
+            }
+            // The worker has not taken the call yet.
+            CallCommand::Sound(_) if call.state_name() == "answering" => {
+                let advice = "the call has just come: wait until it is accepted";
+                let _ = reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
+            }
+            CallCommand::Sound(command) => self.perform_sound(command, reply).await,
+        }
     }
 
-    async fn agent_command(&mut self, call: &mut Call, attempt: Attempt, request_id: Value, command: CallCommand) {
+    /// Has the worker perform an application's command.
+    pub(super) async fn perform_sound(
+        &mut self,
+        command: SoundCommand,
+        reply: oneshot::Sender<Result<CommandResult, Refusal>>,
+    ) {
+        let call = self.context.id.clone();
+        self.command(Command::Perform { call, command, owner: Owner::App, reply }).await;
+    }
+
+    async fn agent_command(&mut self, call: &mut Call, attempt: Attempt, request_id: Value, command: CourseCommand) {
         let Some(to) = command.destination().cloned() else {
-            return self
-                .run_agent_command(call, AgentCommand { attempt, request_id, command, targets: Ok(Vec::new()) })
-                .await;
+            let command = AgentCommand { attempt, request_id, command, targets: Ok(Vec::new()) };
+            return self.run_agent_command(call, command).await;
         };
         let settings = self.context.settings.get();
         // Resolving a name takes time, and the call goes on.
@@ -76,43 +82,51 @@ impl Session {
     /// Performs an agent's command once its targets are resolved.
     pub(super) async fn run_agent_command(&mut self, call: &mut Call, command: AgentCommand) {
         let AgentCommand { attempt, request_id, command, targets } = command;
-        let outcome = targets.and_then(|targets| self.request(call, command, targets, EndReason::AgentHungUp));
+        let outcome = targets.and_then(|targets| self.change_course(call, command, targets, EndReason::AgentHungUp));
         self.command(Command::AnswerAgent { call: self.context.id.clone(), attempt, request_id, outcome }).await;
     }
 
-    pub(super) fn request(
+    /// Puts a command to the call. `hung_up` is the end reason of a hangup.
+    pub(super) fn change_course(
         &mut self,
         call: &mut Call,
-        command: CallCommand,
+        command: CourseCommand,
         targets: Vec<AgentTarget>,
         hung_up: EndReason,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<CommandResult, Refusal> {
         if self.targets.len() + targets.len() > MAX_ATTEMPTS {
             let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
         let attempts: Vec<_> = targets.iter().map(AgentTarget::attempt_kind).collect();
         let request = match command {
-            CallCommand::Hangup => {
+            CourseCommand::Hangup => {
                 call.handle(Input::HangUp(hung_up), clock::now());
-                return Ok(json!({}));
+                return Ok(CommandResult::Started);
             }
-            CallCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
-            CallCommand::Accept(_) if attempts.is_empty() => Request::Accept { with: AcceptWith::Route },
-            CallCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(attempts) },
-            CallCommand::Reject(Reject { reason }) => Request::Reject { why: reason },
-            CallCommand::Connect(_) => Request::Connect { attempts },
-            CallCommand::Disconnect => Request::Disconnect,
-            CallCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { attempts, warm },
-            CallCommand::CompleteTransfer => Request::CompleteTransfer,
-            CallCommand::CancelTransfer => Request::CancelTransfer,
-            _ => return Err(Refusal::new(RefusalCode::InternalError, "this is for the call's worker")),
+            CourseCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
+            CourseCommand::Accept(_) if attempts.is_empty() => Request::Accept { with: AcceptWith::Route },
+            CourseCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(attempts) },
+            CourseCommand::Reject(Reject { reason }) => Request::Reject { why: reason },
+            CourseCommand::Connect(_) => Request::Connect { attempts },
+            CourseCommand::Disconnect => Request::Disconnect,
+            CourseCommand::Transfer(Transfer { warm, .. }) => Request::Transfer { attempts, warm },
+            CourseCommand::CompleteTransfer => Request::CompleteTransfer,
+            CourseCommand::CancelTransfer => Request::CancelTransfer,
         };
-        let begins = !matches!(request, Request::Disconnect);
+        let result = match request {
+            Request::Disconnect => CommandResult::Done,
+            Request::Accept { .. }
+            | Request::Reject { .. }
+            | Request::Connect { .. }
+            | Request::Transfer { .. }
+            | Request::CompleteTransfer
+            | Request::CancelTransfer => CommandResult::Started,
+        };
         call.request(request, clock::now())?;
         // The call numbers them after the attempts it had.
         self.targets.extend(targets);
-        Ok(if begins { json!({}) } else { Value::Null })
+        Ok(result)
     }
 
     pub(super) fn keep_client_state(&mut self, client_state: String) {

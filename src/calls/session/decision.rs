@@ -6,7 +6,8 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, warn};
 
 use super::Session;
-use crate::call::command::{CallCommand, Owner};
+use crate::agent::AgentTarget;
+use crate::call::command::{CallCommand, CourseCommand};
 use crate::call::end::EndReason;
 use crate::call::refusal::Refusal;
 use crate::call::{Call, Input};
@@ -14,7 +15,6 @@ use crate::calls::decision_webhook::{NoDecision, Plan, Step};
 use crate::clock;
 use crate::pulse::Standstills;
 use crate::store::EventRecord;
-use crate::worker::Command;
 
 /// The decision webhook's request, and what is left of its answer.
 #[derive(Default)]
@@ -55,14 +55,19 @@ impl Session {
         if let Some(client_state) = plan.client_state {
             self.keep_client_state(client_state);
         }
-        for step in plan.steps {
-            match step.command {
-                CallCommand::Accept(_)
-                | CallCommand::Reject(_)
-                | CallCommand::Hangup
-                | CallCommand::Connect(_)
-                | CallCommand::Disconnect => self.take_step(call, step),
-                _ => self.decision.postponed.push(step),
+        for Step { command, targets } in plan.steps {
+            match command {
+                CallCommand::Course(
+                    command @ (CourseCommand::Accept(_)
+                    | CourseCommand::Reject(_)
+                    | CourseCommand::Hangup
+                    | CourseCommand::Connect(_)
+                    | CourseCommand::Disconnect),
+                ) => self.take_step(call, command, targets),
+                command @ (CallCommand::Sound(_)
+                | CallCommand::Course(
+                    CourseCommand::Transfer(_) | CourseCommand::CompleteTransfer | CourseCommand::CancelTransfer,
+                )) => self.decision.postponed.push(Step { command, targets }),
             }
         }
         call.handle(Input::Decided, clock::now());
@@ -70,14 +75,16 @@ impl Session {
 
     /// Performs the commands that had to wait. Call this once the caller hears us.
     pub(super) async fn run_postponed(&mut self, call: &mut Call) {
-        for step in std::mem::take(&mut self.decision.postponed) {
-            if step.command.is_for_the_call() {
-                self.take_step(call, step);
-                continue;
-            }
+        for Step { command, targets } in std::mem::take(&mut self.decision.postponed) {
+            let command = match command {
+                CallCommand::Course(command) => {
+                    self.take_step(call, command, targets);
+                    continue;
+                }
+                CallCommand::Sound(command) => command,
+            };
             let (reply, done) = oneshot::channel();
-            let (id, command) = (self.context.id.clone(), step.command);
-            self.command(Command::Perform { call: id, command, owner: Owner::App, reply }).await;
+            self.perform_sound(command, reply).await;
             let done = self.worker.answer(done);
             self.requests.spawn(
                 async {
@@ -91,8 +98,8 @@ impl Session {
         }
     }
 
-    fn take_step(&mut self, call: &mut Call, step: Step) {
-        if let Err(refusal) = self.request(call, step.command, step.targets, EndReason::HungUpByApi) {
+    fn take_step(&mut self, call: &mut Call, command: CourseCommand, targets: Vec<AgentTarget>) {
+        if let Err(refusal) = self.change_course(call, command, targets, EndReason::HungUpByApi) {
             log_refusal(&refusal);
         }
     }

@@ -15,7 +15,7 @@ use tracing::{Metadata, Subscriber, span};
 use super::*;
 use crate::agent::{DialectName, Encoding, SoundFormat};
 use crate::call::AnswerWhen;
-use crate::call::command::CallCommand;
+use crate::call::command::SoundCommand;
 use crate::call::route::BargeIn;
 use crate::calls::snapshot::CallStatus;
 use crate::calls::terminations::Terminations;
@@ -73,7 +73,7 @@ async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
     loop {
         let (reply, done) = oneshot::channel();
         let hold = AppCommand {
-            command: CallCommand::Hold(Default::default()),
+            command: SoundCommand::Hold(Default::default()).into(),
             targets: Vec::new(),
             client_state: None,
             reply,

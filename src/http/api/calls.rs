@@ -20,7 +20,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::Caller;
 use super::page::PageQuery;
 use super::{Api, ApiOptions, read_object, stored};
-use crate::call::command::{CallCommand, MAX_CLIENT_STATE_BYTES};
+use crate::agent::dialect::native;
+use crate::call::command::{ACTIONS, CallCommand, CommandResult, MAX_CLIENT_STATE_BYTES};
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::calls::Calls;
@@ -32,36 +33,6 @@ use view::CallView;
 
 /// Deadline for a call to perform an action.
 const DONE_WITHIN: Duration = Duration::from_secs(10);
-
-/// The actions of a call: the names of [`CallCommand`].
-pub(super) const ACTIONS: [&str; 26] = [
-    "accept",
-    "reject",
-    "hangup",
-    "connect",
-    "disconnect",
-    "transfer",
-    "complete_transfer",
-    "cancel_transfer",
-    "hold",
-    "unhold",
-    "mute",
-    "unmute",
-    "play",
-    "stop_playback",
-    "gather",
-    "stop_gather",
-    "send_dtmf",
-    "protect",
-    "unprotect",
-    "start_recording",
-    "pause_recording",
-    "resume_recording",
-    "stop_recording",
-    "invite",
-    "set_role",
-    "dismiss",
-];
 
 /// Filters of the list.
 #[derive(Deserialize, IntoParams)]
@@ -248,13 +219,9 @@ async fn have_done(
     body.insert("action".to_owned(), action.into());
     let command: CallCommand = serde_json::from_value(Value::Object(body))
         .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))?;
-    let takes_time = matches!(
-        command,
-        CallCommand::Play(_) | CallCommand::Gather(_) | CallCommand::StartRecording | CallCommand::Invite(_)
-    );
     let mut begun = match calls.perform(id, command, client_state, hosts).await? {
-        Value::Null if takes_time => json!({}),
-        answer => answer,
+        CommandResult::MusicStarted => json!({}),
+        result => native::result_data(&result),
     };
     if let Value::Object(ids) = &mut begun {
         ids.insert("call_id".to_owned(), id.as_str().into());

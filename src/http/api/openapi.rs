@@ -10,10 +10,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::calls::ACTIONS;
 use super::{endpoints, idempotency};
 use crate::call::command::{
-    Accept, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole, Transfer,
+    ACTIONS, Accept, CourseCommand, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole,
+    SoundCommand, Transfer,
 };
 use crate::http::error::Problem;
 
@@ -75,7 +75,7 @@ impl ToSchema for Sound {
 
 impl PartialSchema for ActionName {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(ACTIONS)).into()
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(ACTIONS.iter().copied())).into()
     }
 }
 
@@ -87,20 +87,12 @@ impl ToSchema for ActionName {
 
 impl PartialSchema for ActionBody {
     fn schema() -> RefOr<Schema> {
-        let bodies = [
-            "Accept",
-            "Reject",
-            "Destination",
-            "Transfer",
-            "Hold",
-            "Mute",
-            "Play",
-            "Gather",
-            "SendDtmf",
-            "Invite",
-            "SetRole",
-            "Dismiss",
-        ];
+        let mut bodies: Vec<&str> = Vec::new();
+        for body in CourseCommand::BODIES.iter().chain(SoundCommand::BODIES) {
+            if !bodies.contains(body) {
+                bodies.push(body);
+            }
+        }
         let nothing = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
         let nothing = nothing.description(Some("All other actions have no fields"));
         let schema = bodies.into_iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(name)));

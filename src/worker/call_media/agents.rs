@@ -12,7 +12,7 @@ use super::CallMedia;
 use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::call::Attempt;
-use crate::call::command::{CallCommand, Owner};
+use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::Refusal;
@@ -147,7 +147,7 @@ impl CallMedia {
     }
 
     /// Answers the command of an agent.
-    pub(crate) fn answer_agent(&self, attempt: Attempt, request_id: Value, outcome: Result<Value, Refusal>) {
+    pub(crate) fn answer_agent(&self, attempt: Attempt, request_id: Value, outcome: Result<CommandResult, Refusal>) {
         let (agent, successor) = (self.agents.agent.borrow(), self.agents.successor.borrow());
         let is_meant = |slot: &&Rc<AgentSlot>| slot.user() == PortUser::Agent { attempt };
         if let Some(slot) = agent.iter().chain(&*successor).find(is_meant) {
@@ -188,7 +188,7 @@ impl PortHost for CallMedia {
         self.settle();
     }
 
-    fn perform(self: Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
+    fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {
         Self::perform(&self, command, owner)
     }
 

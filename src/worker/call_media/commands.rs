@@ -12,7 +12,6 @@ use patchcord_media::opus::OpusError;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use patchcord_media::speech::SpeechEvent;
-use serde_json::{Value, json};
 
 use super::CallMedia;
 use crate::agent::Dial;
@@ -21,7 +20,7 @@ use crate::agent::port::PortUser;
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
-    CallCommand, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Role, SendDtmf, SetRole,
+    CommandResult, Dismiss, Gather, Invite, Mute, MuteParty, Owner, Play, Role, SendDtmf, SetRole, SoundCommand,
 };
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
@@ -48,8 +47,8 @@ struct OngoingGather {
 }
 
 impl CallMedia {
-    /// Performs a checked command. The answer holds its ids.
-    pub(crate) fn perform(self: &Rc<Self>, command: CallCommand, owner: Owner) -> Result<Value, Refusal> {
+    /// Performs a checked command.
+    pub(crate) fn perform(self: &Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {
         if !self.stage.is_accepted.get() {
             return Err(Refusal::new(
                 RefusalCode::CallNotAccepted,
@@ -57,35 +56,25 @@ impl CallMedia {
             ));
         }
         let done = match command {
-            CallCommand::Accept(_)
-            | CallCommand::Reject(_)
-            | CallCommand::Hangup
-            | CallCommand::Connect(_)
-            | CallCommand::Disconnect
-            | CallCommand::Transfer(_)
-            | CallCommand::CompleteTransfer
-            | CallCommand::CancelTransfer => {
-                Err(Refusal::new(RefusalCode::InternalError, "the call decides this, not its worker"))
-            }
-            CallCommand::Hold(hold) => self.hold(&hold.prompts),
-            CallCommand::Unhold => self.unhold(),
-            CallCommand::Mute(Mute { party }) => self.mute(party, true),
-            CallCommand::Unmute(Mute { party }) => self.mute(party, false),
-            CallCommand::Play(play) => self.play(&play, owner),
-            CallCommand::StopPlayback => self.stop_playback(),
-            CallCommand::Gather(gather) => self.gather(&gather, owner),
-            CallCommand::StopGather => self.stop_gather(),
-            CallCommand::SendDtmf(SendDtmf { digits }) => self.send_dtmf(&digits),
-            CallCommand::Protect => self.protect(true),
-            CallCommand::Unprotect => self.protect(false),
-            CallCommand::StartRecording => self.start_recording(),
-            CallCommand::PauseRecording => self.pause_recording(true),
-            CallCommand::ResumeRecording => self.pause_recording(false),
-            CallCommand::StopRecording => self.stop_recording(),
-            CallCommand::Invite(invite) => self.invite(&invite),
-            CallCommand::SetRole(SetRole { guest_id, role }) => self.set_role(guest_id, role),
-            CallCommand::Dismiss(Dismiss { guest_id }) => match self.drop_participants(Some(guest_id), "dismissed") {
-                true => Ok(Value::Null),
+            SoundCommand::Hold(hold) => self.hold(&hold.prompts),
+            SoundCommand::Unhold => self.unhold(),
+            SoundCommand::Mute(Mute { party }) => self.mute(party, true),
+            SoundCommand::Unmute(Mute { party }) => self.mute(party, false),
+            SoundCommand::Play(play) => self.play(&play, owner),
+            SoundCommand::StopPlayback => self.stop_playback(),
+            SoundCommand::Gather(gather) => self.gather(&gather, owner),
+            SoundCommand::StopGather => self.stop_gather(),
+            SoundCommand::SendDtmf(SendDtmf { digits }) => self.send_dtmf(&digits),
+            SoundCommand::Protect => self.protect(true),
+            SoundCommand::Unprotect => self.protect(false),
+            SoundCommand::StartRecording => self.start_recording(),
+            SoundCommand::PauseRecording => self.pause_recording(true),
+            SoundCommand::ResumeRecording => self.pause_recording(false),
+            SoundCommand::StopRecording => self.stop_recording(),
+            SoundCommand::Invite(invite) => self.invite(&invite),
+            SoundCommand::SetRole(SetRole { guest_id, role }) => self.set_role(guest_id, role),
+            SoundCommand::Dismiss(Dismiss { guest_id }) => match self.drop_participants(Some(guest_id), "dismissed") {
+                true => Ok(CommandResult::Done),
                 false => Err(no_such_participant(guest_id)),
             },
         };
@@ -93,32 +82,32 @@ impl CallMedia {
         done
     }
 
-    fn play(&self, play: &Play, owner: Owner) -> Result<Value, Refusal> {
+    fn play(&self, play: &Play, owner: Owner) -> Result<CommandResult, Refusal> {
         let prompts = self.prompts(&play.prompts)?;
         if play.under_voice {
             self.bridge.borrow_mut().set_music(Some(prompts)).map_err(|error| no_sound(&error))?;
-            return Ok(Value::Null);
+            return Ok(CommandResult::MusicStarted);
         }
         let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
         let id = self.next_id();
         self.ongoing.borrow_mut().playbacks.insert(id, owner);
         self.bridge.borrow_mut().play(id, prompts, repeat, clock::now());
-        Ok(json!({ "playback_id": id }))
+        Ok(CommandResult::Playback(id))
     }
 
-    fn stop_playback(&self) -> Result<Value, Refusal> {
+    fn stop_playback(&self) -> Result<CommandResult, Refusal> {
         let has_music = self.bridge.borrow().has_music();
         if has_music {
             self.bridge.borrow_mut().set_music(None).map_err(|error| no_sound(&error))?;
-            return Ok(Value::Null);
+            return Ok(CommandResult::Done);
         }
         match self.bridge.borrow_mut().stop_playback(clock::now()) {
-            true => Ok(Value::Null),
+            true => Ok(CommandResult::Done),
             false => Err(Refusal::new(RefusalCode::NothingPlays, "no prompt is playing")),
         }
     }
 
-    fn gather(&self, gather: &Gather, owner: Owner) -> Result<Value, Refusal> {
+    fn gather(&self, gather: &Gather, owner: Owner) -> Result<CommandResult, Refusal> {
         let prompts = self.prompts(&gather.prompts)?;
         // An earlier gather ends first, and is reported to its own owner.
         self.bridge.borrow_mut().stop_gather(clock::now());
@@ -127,19 +116,19 @@ impl CallMedia {
         self.ongoing.borrow_mut().gather = Some(OngoingGather { id, owner, protected: gather.protected });
         self.bridge.borrow_mut().mask_recording(self.is_protected());
         self.bridge.borrow_mut().gather(gather.options(), prompts, clock::now());
-        Ok(json!({ "gather_id": id }))
+        Ok(CommandResult::Gather(id))
     }
 
-    fn stop_gather(&self) -> Result<Value, Refusal> {
+    fn stop_gather(&self) -> Result<CommandResult, Refusal> {
         match self.bridge.borrow_mut().stop_gather(clock::now()) {
-            true => Ok(Value::Null),
+            true => Ok(CommandResult::Done),
             false => Err(Refusal::new(RefusalCode::NothingGathers, "no digits are being gathered")),
         }
     }
 
-    fn send_dtmf(&self, digits: &str) -> Result<Value, Refusal> {
+    fn send_dtmf(&self, digits: &str) -> Result<CommandResult, Refusal> {
         match self.bridge.borrow_mut().send_digits(digits) {
-            Ok(()) => Ok(Value::Null),
+            Ok(()) => Ok(CommandResult::Done),
             Err(error @ SendDigitsError::NotNegotiated) => {
                 Err(Refusal::new(RefusalCode::DtmfUnsupported, error.to_string()))
             }
@@ -147,10 +136,10 @@ impl CallMedia {
         }
     }
 
-    fn protect(&self, protected: bool) -> Result<Value, Refusal> {
+    fn protect(&self, protected: bool) -> Result<CommandResult, Refusal> {
         self.ongoing.borrow_mut().protected = protected;
         self.bridge.borrow_mut().mask_recording(self.is_protected());
-        Ok(Value::Null)
+        Ok(CommandResult::Done)
     }
 
     fn is_protected(&self) -> bool {
@@ -159,7 +148,7 @@ impl CallMedia {
     }
 
     /// Without prompts the caller hears the hold prompt of the route.
-    pub(crate) fn hold(&self, prompts: &[String]) -> Result<Value, Refusal> {
+    pub(crate) fn hold(&self, prompts: &[String]) -> Result<CommandResult, Refusal> {
         self.has_agent()?;
         let prompts = match prompts {
             // It existed at the start; if it has been removed, the caller hears silence.
@@ -167,24 +156,24 @@ impl CallMedia {
             names => self.prompts(names)?,
         };
         self.bridge.borrow_mut().hold(prompts).map_err(|error| no_sound(&error))?;
-        Ok(Value::Null)
+        Ok(CommandResult::Done)
     }
 
-    pub(crate) fn unhold(&self) -> Result<Value, Refusal> {
+    pub(crate) fn unhold(&self) -> Result<CommandResult, Refusal> {
         match self.bridge.borrow_mut().unhold(clock::now()) {
-            true => Ok(Value::Null),
+            true => Ok(CommandResult::Done),
             false => Err(Refusal::new(RefusalCode::NotOnHold, "the caller is not on hold")),
         }
     }
 
-    fn mute(&self, party: MuteParty, muted: bool) -> Result<Value, Refusal> {
+    fn mute(&self, party: MuteParty, muted: bool) -> Result<CommandResult, Refusal> {
         self.has_agent()?;
         let mut bridge = self.bridge.borrow_mut();
         match party {
             MuteParty::Agent => bridge.mute_agent(muted),
             MuteParty::Caller => bridge.mute_caller(muted, clock::now()),
         }
-        Ok(Value::Null)
+        Ok(CommandResult::Done)
     }
 
     fn has_agent(&self) -> Result<(), Refusal> {
@@ -209,7 +198,7 @@ impl CallMedia {
     }
 
     /// Dials a participant. It is heard, and hears, once its socket is open.
-    fn invite(self: &Rc<Self>, invite: &Invite) -> Result<Value, Refusal> {
+    fn invite(self: &Rc<Self>, invite: &Invite) -> Result<CommandResult, Refusal> {
         let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
         let worker = self.services.worker.upgrade().ok_or_else(unavailable)?;
         let route = worker.options.settings.get().routes.get(&invite.route);
@@ -228,12 +217,12 @@ impl CallMedia {
             Speaker::Participant(id),
             Dial { target, max_buffer: DEFAULT_MAX_BUFFER },
         );
-        Ok(json!({ "guest_id": id }))
+        Ok(CommandResult::Participant(id))
     }
 
-    fn set_role(&self, id: ParticipantId, role: Role) -> Result<Value, Refusal> {
+    fn set_role(&self, id: ParticipantId, role: Role) -> Result<CommandResult, Refusal> {
         match self.bridge.borrow_mut().set_role(id, role.into()) {
-            Ok(()) => Ok(Value::Null),
+            Ok(()) => Ok(CommandResult::Done),
             Err(_) => Err(no_such_participant(id)),
         }
     }

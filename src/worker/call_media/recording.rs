@@ -1,14 +1,14 @@
 //! The recording of one call, from the bridge to the writers of files.
 
 use patchcord_media::bridge::Bridge;
-use serde_json::{Value, json};
 
 use super::CallMedia;
+use crate::call::command::CommandResult;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::worker::command::Report;
 
 impl CallMedia {
-    pub(super) fn start_recording(&self) -> Result<Value, Refusal> {
+    pub(super) fn start_recording(&self) -> Result<CommandResult, Refusal> {
         let Some(recordings) = &self.services.recordings else {
             return Err(Refusal::new(
                 RefusalCode::RecordingUnavailable,
@@ -25,19 +25,19 @@ impl CallMedia {
         let id = sink.id().clone();
         self.recording.replace(Some(sink));
         self.report(Report::RecordingStarted { id: id.clone(), result });
-        Ok(json!({ "recording_id": id }))
+        Ok(CommandResult::Recording(id.as_str().to_owned()))
     }
 
-    pub(super) fn pause_recording(&self, paused: bool) -> Result<Value, Refusal> {
+    pub(super) fn pause_recording(&self, paused: bool) -> Result<CommandResult, Refusal> {
         match self.bridge.borrow_mut().pause_recording(paused) {
-            true => Ok(Value::Null),
+            true => Ok(CommandResult::Done),
             false => Err(not_recording()),
         }
     }
 
-    pub(super) fn stop_recording(&self) -> Result<Value, Refusal> {
+    pub(super) fn stop_recording(&self) -> Result<CommandResult, Refusal> {
         match self.finish_recording() {
-            true => Ok(Value::Null),
+            true => Ok(CommandResult::Done),
             false => Err(not_recording()),
         }
     }
