@@ -353,7 +353,7 @@ impl Call {
         match with {
             AcceptWith::Route => {}
             AcceptWith::Others(attempts) => {
-                self.agent_side.connect(attempts, CallerHears::Ringing, now, &mut self.actions)
+                self.agent_side.connect(attempts, CallerHears::Ringing, now, &mut self.actions);
             }
             // It may be parked already.
             AcceptWith::Nobody => drop(self.agent_side.park(CallerHears::Ringing, &mut self.actions)),

@@ -42,7 +42,9 @@ impl FreeSpace {
 
 /// How free bytes are found; tests bring a disk of their own.
 #[derive(Clone)]
-pub struct FreeBytes(Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>);
+pub struct FreeBytes(Arc<FindFree>);
+
+type FindFree = dyn Fn(&Path) -> io::Result<u64> + Send + Sync;
 
 impl FreeBytes {
     /// Found by this function.

@@ -199,19 +199,21 @@ impl EndReason {
 
     /// A sentence for the application, which may be its own.
     pub fn detail(&self) -> String {
-        match self {
-            Self::RejectedByApi(why) if !why.is_empty() => why.clone(),
-            reason => reason.to_string(),
+        if let Self::RejectedByApi(why) = self
+            && !why.is_empty()
+        {
+            return why.clone();
         }
+        self.to_string()
     }
 
     /// Meta's error code, where one ended the call.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these endings carry a code of Meta's")]
     pub fn meta_error_code(&self) -> Option<i64> {
         match self {
             Self::EndedByMeta { code }
             | Self::PreAcceptFailed(GraphTrouble::Refused(code))
             | Self::AcceptFailed(GraphTrouble::Refused(code)) => *code,
-            #[expect(clippy::wildcard_enum_match_arm, reason = "only these endings carry a code of Meta's")]
             _ => None,
         }
     }

@@ -174,7 +174,7 @@ impl Door {
         self.warned = Some(now);
         match why {
             NoRoom::InAll => {
-                warn!("all http.max_connections = {} are busy: refusing more", self.limits.max_connections)
+                warn!("all http.max_connections = {} are busy: refusing more", self.limits.max_connections);
             }
             NoRoom::OfAddress => warn!(
                 "one address has http.max_connections_per_address = {} busy connections: refusing more; if it is a \

@@ -135,7 +135,6 @@ impl Wake for Blocking {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 async fn a_worker_that_is_stuck_has_no_pulse_until_it_goes_on() {
     let (stuck, other) = (worker(1), worker(1));
     let (go_on, word) = std::sync::mpsc::channel();

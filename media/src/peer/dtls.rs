@@ -229,11 +229,11 @@ impl Dtls {
         (self.repeats < MOST_ENDPOINT_REPEATS).then(|| at.max(self.repeated + wait))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
     fn event(&mut self, event: &EndpointEvent) -> Option<DtlsEvent> {
         match event {
             EndpointEvent::HandshakeComplete => Some(self.complete()),
             EndpointEvent::PeerClosed => Some(DtlsEvent::Closed(CloseReason::ClosedByRemote)),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
             _ => None,
         }
     }

@@ -222,6 +222,7 @@ impl Ice {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
     fn settle(&mut self, now: Instant, outbox: &mut Outbox) {
         while let Some(tagged) = self.agent.poll_event() {
             match tagged.event {
@@ -234,7 +235,6 @@ impl Ice {
                 }
                 // A lite remote cannot control: the role stays ours.
                 Event::RoleChange(false) if self.remote_is_lite => self.agent.set_role(true),
-                #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
                 _ => {}
             }
         }

@@ -22,15 +22,12 @@ pub(super) struct SrtpKeys {
 
 impl SrtpKeys {
     /// `None` when no profile was agreed on.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of profiles, most of which are not offered")]
     pub fn export(state: &State) -> Option<SrtpKeys> {
         let profile = match state.srtp_protection_profile() {
             SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => ProtectionProfile::AeadAes128Gcm,
             SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => ProtectionProfile::AeadAes256Gcm,
             SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "a foreign enum of profiles, most of which are not offered"
-            )]
             _ => return None,
         };
         let mut config = Config { profile, ..Config::default() };
@@ -41,14 +38,11 @@ impl SrtpKeys {
     }
 
     /// The profile's name in RFC 5764 and RFC 7714.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of profiles; the only other one exported")]
     pub fn profile_name(&self) -> &'static str {
         match self.profile {
             ProtectionProfile::AeadAes128Gcm => "AEAD_AES_128_GCM",
             ProtectionProfile::AeadAes256Gcm => "AEAD_AES_256_GCM",
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "a foreign enum of profiles; the only other one exported"
-            )]
             _ => "AES128_CM_HMAC_SHA1_80",
         }
     }

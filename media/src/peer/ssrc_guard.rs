@@ -92,11 +92,11 @@ impl SsrcGuard {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of hundreds of errors")]
 fn refused(error: &Error) -> Refused {
     match error {
         Error::SrtpSsrcDuplicated(..) | Error::SrtcpSsrcDuplicated(..) => Refused::Replayed,
         Error::ErrTooShortRtp | Error::ErrTooShortRtcp => Refused::Malformed,
-        #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of hundreds of errors")]
         _ => Refused::Unauthenticated,
     }
 }

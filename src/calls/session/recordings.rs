@@ -19,7 +19,6 @@ impl OpenRecordings {
     }
 
     /// The next result. None when no recording is open; `Some(None)` for one whose writer is gone.
-    #[expect(clippy::option_option, reason = "a select arm waits for the outer one")]
     pub async fn next_finished(&mut self) -> Option<Option<RecordingResult>> {
         let result = self.closing.join_next().await?.ok().flatten();
         if let Some(result) = &result {

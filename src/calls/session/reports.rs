@@ -42,7 +42,7 @@ impl Session {
             // Only a live call performs it, and then it is read elsewhere.
             Report::Asked { .. } => {}
             Report::ParticipantJoined { participant } => {
-                self.events.emit("call.guest_joined", json!({ "guest_id": participant }))
+                self.events.emit("call.guest_joined", json!({ "guest_id": participant }));
             }
             Report::ParticipantLeft { participant, reason, detail } => {
                 if let Some(detail) = &detail {
