@@ -1,6 +1,7 @@
 //! One simulated call: who calls, and the handle that a test holds.
 
 mod record;
+pub mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use anyhow::{Context, bail};
 use tokio::task::AbortHandle;
 
 use crate::DEADLINE;
+use crate::browser::BrowserLine;
 use crate::meta::MetaShared;
 use crate::network::NetworkOptions;
 use crate::objection::Objection;
@@ -161,6 +163,8 @@ pub enum EndedBy {
     HeardNothing,
     /// Nobody accepted in time.
     RangInVain,
+    /// The service did not take the connect webhook of a call from a browser.
+    WebhookFailed,
     /// The handle was dropped.
     Dropped,
 }
@@ -175,6 +179,7 @@ impl EndedBy {
             Self::Terminated => "terminated",
             Self::HeardNothing => "heard_nothing",
             Self::RangInVain => "rang_in_vain",
+            Self::WebhookFailed => "webhook_failed",
             Self::Dropped => "dropped",
         }
     }
@@ -193,6 +198,8 @@ pub struct Call {
 pub(crate) struct LiveCall {
     pub(crate) record: Arc<CallRecord>,
     pub(crate) line: PhoneLine,
+    /// Where the phone is a browser; `line` leads nowhere then.
+    pub(crate) browser: Option<Arc<BrowserLine>>,
 }
 
 impl Call {

@@ -23,6 +23,7 @@
 )]
 
 pub mod agent;
+pub mod browser;
 pub mod call;
 mod cut;
 pub mod load;
@@ -30,12 +31,14 @@ pub mod meta;
 pub mod network;
 pub mod objection;
 pub mod phone;
+mod relay;
 pub mod sound;
 pub mod speech;
 
 use std::time::Duration;
 
 pub use agent::{Agent, AgentAudio, AgentOptions, AgentSession, Behaviour, Encoding, Junk, Pace};
+pub use browser::{BrowserCall, BrowserCaller, Faults, GraphFault, WebhookFault};
 pub use call::{Announce, Call, CallerOptions, EndedBy, Stage};
 pub use load::{LoadOptions, LoadReport, Spread};
 pub use meta::{GraphRequest, Meta, MetaOptions, Reply};

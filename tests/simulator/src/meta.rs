@@ -16,9 +16,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::DEADLINE;
-use crate::call::{Announce, Call, CallRecord, CallState, CallerOptions, EndedBy, LiveCall};
-use crate::phone::shell::{Order, PhoneShell, now};
+use crate::browser::{BrowserCall, BrowserCaller, BrowserLine};
+use crate::call::trace::Trace;
+use crate::call::{Announce, Call, CallRecord, CallState, CallerOptions, EndedBy, LiveCall, Stage};
+use crate::network::Conditions;
+use crate::phone::shell::{Order, PhoneLine, PhoneShell, now};
 use crate::phone::{Phone, PhoneEvent, PhoneOptions};
+use crate::relay::Relay;
 
 pub(crate) use bodies::Parties;
 pub(crate) use wacid::base64;
@@ -202,6 +206,14 @@ impl Meta {
         }
         Ok(call)
     }
+
+    /// Somebody calls from a browser: its offer goes out with the connect webhook, in the background.
+    ///
+    /// # Errors
+    /// When a relay is needed and no socket is to be had.
+    pub async fn place_browser_call(&self, caller: BrowserCaller) -> anyhow::Result<BrowserCall> {
+        self.shared.ring_browser(caller).await
+    }
 }
 
 impl Meta {
@@ -239,7 +251,17 @@ impl MetaShared {
             return Ok(0);
         }
         live.line.order(Order::Vanish).await;
-        self.post(live.record.terminate_body().into_bytes(), None).await
+        self.send_terminate(live).await
+    }
+
+    /// The terminate webhook, the last thing in a call.
+    pub(crate) async fn send_terminate(&self, live: &LiveCall) -> anyhow::Result<u16> {
+        let Some(browser) = &live.browser else {
+            return self.post(live.record.terminate_body().into_bytes(), None).await;
+        };
+        let sent = browser.deliver(self, &live.record, "terminate").await;
+        browser.trace.close();
+        sent
     }
 
     /// Posts a webhook; without a signature given it is the right one, an empty one is left out.
@@ -267,7 +289,7 @@ impl MetaShared {
         }
         let addresses: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
         let phone = Phone::new(phone_options(&options, seed), &addresses, unix_ms(), now())?;
-        let record = Arc::new(self.record(&options, seed, phone.offer()));
+        let record = Arc::new(self.record(&options, seed, phone.offer(), None));
         let (events, weak) = (record.clone(), Arc::downgrade(self));
         let on_event = move |event: PhoneEvent| {
             match &event {
@@ -279,13 +301,60 @@ impl MetaShared {
         };
         let shell = PhoneShell { phone, sockets, network: options.network, seed, on_event };
         let (line, running) = shell.start().context("start a phone")?;
-        let live = LiveCall { record, line };
+        let live = LiveCall { record, line, browser: None };
         self.remember(&live);
         let phone_task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(running);
         Ok(Call { meta: self.clone(), live, phone_task })
     }
 
-    fn record(&self, options: &CallerOptions, seed: u64, offer: &str) -> CallRecord {
+    async fn ring_browser(self: &Arc<Self>, caller: BrowserCaller) -> anyhow::Result<BrowserCall> {
+        let seed = caller.seed.unwrap_or_else(rand::random);
+        let faults = caller.faults;
+        let conditions = Conditions { loss: faults.loss, delay: faults.delay, ..Conditions::default() };
+        let relay = match conditions == Conditions::default() {
+            true => None,
+            false => Some(Relay::open(conditions, seed).await?),
+        };
+        let (relay, rewrite) = relay.unzip();
+        let offer = rewrite.as_ref().map_or(caller.sdp.clone(), |rewrite| rewrite.offer(&caller.sdp));
+        let options = CallerOptions { from: Some(caller.from), name: caller.name, ..CallerOptions::default() };
+        let trace = Arc::new(Trace::new());
+        let record = Arc::new(self.record(&options, seed, &offer, Some(trace.clone())));
+        let browser = Arc::new(BrowserLine::new(trace, faults, rewrite));
+        let live = LiveCall { record, line: PhoneLine::to_nobody(), browser: Some(browser.clone()) };
+        self.remember(&live);
+        self.spawn(self.clone().announce(live.clone(), browser.clone()));
+        if let Some(relay) = relay {
+            let record = live.record.clone();
+            self.spawn(async move {
+                tokio::select! {
+                    () = relay.run() => {}
+                    () = record.until(|state| state.ended.is_some()) => {}
+                }
+            });
+        }
+        Ok(BrowserCall::new(self.clone(), live, browser))
+    }
+
+    /// Sends the connect webhook of a call from a browser, and gives the call up when nobody accepts it.
+    async fn announce(self: Arc<Self>, live: LiveCall, browser: Arc<BrowserLine>) {
+        let record = &live.record;
+        match browser.deliver(&self, record, "connect").await {
+            Ok(200) => {}
+            Ok(_) | Err(_) => {
+                if record.end(EndedBy::WebhookFailed, now()) {
+                    browser.trace.close();
+                }
+                return;
+            }
+        }
+        let settled = record.until(|state| state.ended.is_some() || state.stages.contains_key(&Stage::Accepted));
+        if tokio::time::timeout(CallerOptions::default().ring_patience, settled).await.is_err() {
+            report("terminate", self.finish(&live, EndedBy::RangInVain).await);
+        }
+    }
+
+    fn record(&self, options: &CallerOptions, seed: u64, offer: &str, trace: Option<Arc<Trace>>) -> CallRecord {
         let account = &self.options;
         // The id holds a number even where Meta does not tell it; this one is from the range for fiction.
         let number = options.from.as_deref().unwrap_or("12025550100");
@@ -307,6 +376,7 @@ impl MetaShared {
             placed_at: now(),
             seed,
             changed: watch::Sender::new(()),
+            trace,
             state: Mutex::new(CallState::default()),
         }
     }

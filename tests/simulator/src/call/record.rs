@@ -1,12 +1,14 @@
 //! What happened in one call: written by its phone and by Meta, read by its handle.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::trace::{Trace, TraceEvent};
 use super::{EndedBy, Stage};
 use crate::meta::{self, Parties, unix_ms};
 use crate::objection::Objection;
@@ -31,6 +33,8 @@ pub(crate) struct CallRecord {
     pub(crate) placed_at: Instant,
     pub(crate) seed: u64,
     pub(crate) changed: watch::Sender<()>,
+    /// For somebody who watches the call; None costs nothing.
+    pub(crate) trace: Option<Arc<Trace>>,
     pub(crate) state: Mutex<CallState>,
 }
 
@@ -55,11 +59,40 @@ impl CallRecord {
     }
 
     pub(crate) fn reach(&self, stage: Stage, at: Instant) {
-        self.lock().stages.entry(stage).or_insert(at);
+        let is_new = match self.lock().stages.entry(stage) {
+            Entry::Vacant(entry) => {
+                entry.insert(at);
+                true
+            }
+            Entry::Occupied(_) => false,
+        };
+        if let Some(trace) = self.trace.as_ref().filter(|_| is_new) {
+            trace.push(TraceEvent::Stage { stage, at: self.since_placed(at) });
+        }
         self.changed.send_replace(());
     }
 
+    /// Waits until the state is so.
+    pub(crate) async fn until(&self, is_so: impl Fn(&CallState) -> bool) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if is_so(&self.lock()) {
+                return;
+            }
+            // The sender is this record's own.
+            let _ = changed.changed().await;
+        }
+    }
+
+    pub(crate) fn since_placed(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.placed_at)
+    }
+
     pub(crate) fn object(&self, objection: Objection) {
+        if let Some(trace) = &self.trace {
+            trace.push(TraceEvent::Objection { at: self.since_placed(now()), text: objection.to_string() });
+        }
         let mut state = self.lock();
         if state.objections.len() < MOST_OBJECTIONS {
             state.objections.push(objection);
@@ -78,6 +111,10 @@ impl CallRecord {
         state.ended_unix_s = Some(unix_ms() as u64 / 1000);
         state.stages.insert(Stage::Ended, at);
         drop(state);
+        if let Some(trace) = &self.trace {
+            trace.push(TraceEvent::Stage { stage: Stage::Ended, at: self.since_placed(at) });
+            trace.push(TraceEvent::Ended { by });
+        }
         self.changed.send_replace(());
         true
     }

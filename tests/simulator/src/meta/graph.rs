@@ -16,6 +16,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use super::{MetaShared, bodies, report};
+use crate::browser::BrowserLine;
+use crate::call::trace::{GraphTrace, TraceEvent};
 use crate::call::{EndedBy, LiveCall, Stage};
 use crate::cut::{CuttableListener, Knife};
 use crate::objection::Objection;
@@ -139,7 +141,10 @@ async fn settings(
 /// Answers as the script says, normally if it says nothing.
 async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Response {
     let index = shared.note(&request);
-    let mut reply = shared.graph().scripts.get_mut(&request.action).and_then(VecDeque::pop_front).unwrap_or(Reply::Ok);
+    let watch = shared.call(&request.call_id).and_then(|live| Watch::of(live, &request));
+    let scripted = watch.as_ref().and_then(|watch| watch.browser.next_reply(&request.action));
+    let scripted = scripted.or_else(|| shared.graph().scripts.get_mut(&request.action).and_then(VecDeque::pop_front));
+    let mut reply = scripted.unwrap_or(Reply::Ok);
     while let Reply::Delay(delay, then) = reply {
         tokio::time::sleep(delay).await;
         reply = *then;
@@ -149,7 +154,12 @@ async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Res
         Reply::Ok | Reply::Delay(..) => shared.apply(&request).await,
         Reply::Error { status, body } => (status, body),
         Reply::RetryAfter(_) => (429, bodies::TOO_MANY.to_owned()),
-        Reply::Hang => pending().await,
+        Reply::Hang => {
+            if let Some(watch) = &watch {
+                watch.replied(None);
+            }
+            pending().await
+        }
         Reply::DoneButHangs => {
             shared.apply(&request).await;
             pending().await
@@ -165,6 +175,9 @@ async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Res
         }
     };
     shared.answered(index, status);
+    if let Some(watch) = watch {
+        watch.replied(Some((status, body.clone())));
+    }
     respond(status, body, retry_after)
 }
 
@@ -178,6 +191,33 @@ fn respond(status: u16, body: String, retry_after: Option<u64>) -> Response {
     response
 }
 
+/// A request whose call is watched.
+struct Watch {
+    live: LiveCall,
+    browser: Arc<BrowserLine>,
+    at: Instant,
+    action: String,
+    request: String,
+}
+
+impl Watch {
+    fn of(live: LiveCall, request: &Request) -> Option<Self> {
+        let browser = live.browser.clone()?;
+        Some(Self { live, browser, at: now(), action: request.action.clone(), request: request.text.clone() })
+    }
+
+    fn replied(&self, reply: Option<(u16, String)>) {
+        let record = &self.live.record;
+        self.browser.trace.push(TraceEvent::Graph(GraphTrace {
+            at: record.since_placed(self.at),
+            took: now().saturating_duration_since(self.at),
+            action: self.action.clone(),
+            request: self.request.clone(),
+            reply,
+        }));
+    }
+}
+
 /// A request's parts, read but not judged.
 #[derive(Debug)]
 struct Request {
@@ -186,10 +226,13 @@ struct Request {
     action: String,
     call_id: String,
     body: Value,
+    /// The body as it came.
+    text: String,
 }
 
 impl Request {
     fn read(node: &str, headers: &HeaderMap, body: &[u8]) -> Self {
+        let as_it_came = String::from_utf8_lossy(body).into_owned();
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
         Self {
@@ -201,6 +244,7 @@ impl Request {
             action: text("action"),
             call_id: text("call_id"),
             body,
+            text: as_it_came,
         }
     }
 
@@ -281,7 +325,7 @@ impl MetaShared {
             return (400, bodies::invalid_parameter("no call with this call_id"));
         };
         match request.action.as_str() {
-            "pre_accept" | "accept" => answer(&live, request).await,
+            "pre_accept" | "accept" => self.answer(&live, request).await,
             _ => self.end(&live, request).await,
         }
     }
@@ -304,70 +348,71 @@ impl MetaShared {
         }
         if record.end(if is_reject { EndedBy::Rejected } else { EndedBy::Terminated }, now()) {
             live.line.order(Order::Vanish).await;
-            let (shared, record) = (self.clone(), record.clone());
-            self.spawn(async move {
-                report("terminate", shared.post(record.terminate_body().into_bytes(), None).await);
-            });
+            let (shared, live) = (self.clone(), live.clone());
+            self.spawn(async move { report("terminate", shared.send_terminate(&live).await) });
         }
         (200, bodies::SUCCESS.to_owned())
     }
-}
 
-/// `pre_accept` and `accept`.
-async fn answer(live: &LiveCall, request: &Request) -> Outcome {
-    let record = &live.record;
-    let is_accept = request.action == "accept";
-    let text = match request.answer() {
-        Ok(text) => text,
-        Err(details) => {
-            record.object(Objection::BadRequest(details.clone()));
-            return (400, bodies::invalid_parameter(&details));
+    /// `pre_accept` and `accept`.
+    async fn answer(&self, live: &LiveCall, request: &Request) -> Outcome {
+        let record = &live.record;
+        let is_accept = request.action == "accept";
+        let text = match request.answer() {
+            Ok(text) => text,
+            Err(details) => {
+                record.object(Objection::BadRequest(details.clone()));
+                return (400, bodies::invalid_parameter(&details));
+            }
+        };
+        let (ended, accepted, before) = {
+            let state = record.lock();
+            (state.ended.is_some(), state.stages.contains_key(&Stage::Accepted), state.answer.clone())
+        };
+        if ended {
+            record.object(Objection::AcceptAfterEnd);
+            return (400, bodies::invalid_parameter("the call has already ended"));
         }
-    };
-    let (ended, accepted, before) = {
-        let state = record.lock();
-        (state.ended.is_some(), state.stages.contains_key(&Stage::Accepted), state.answer.clone())
-    };
-    if ended {
-        record.object(Objection::AcceptAfterEnd);
-        return (400, bodies::invalid_parameter("the call has already ended"));
-    }
-    if accepted {
-        record.object(Objection::AcceptedTwice);
-        return (400, bodies::invalid_parameter("the call has already been accepted"));
-    }
-    match before {
-        Some(before) if before != text => {
-            record.object(Objection::AnswerChanged);
-            return (400, bodies::invalid_parameter("the SDP answer differs from the one in pre_accept"));
+        if accepted {
+            record.object(Objection::AcceptedTwice);
+            return (400, bodies::invalid_parameter("the call has already been accepted"));
         }
-        Some(_) => {}
-        None => {
-            let answer = match Answer::read(text, &record.offer) {
-                Ok(answer) => answer,
-                Err(refusal) => {
-                    record.object(Objection::AnswerRefused(refusal.to_string()));
-                    return (400, refused(refusal));
+        match before {
+            Some(before) if before != text => {
+                record.object(Objection::AnswerChanged);
+                return (400, bodies::invalid_parameter("the SDP answer differs from the one in pre_accept"));
+            }
+            Some(_) => {}
+            None => {
+                let answer = match Answer::read(text, &record.offer) {
+                    Ok(answer) => answer,
+                    Err(refusal) => {
+                        record.object(Objection::AnswerRefused(refusal.to_string()));
+                        return (400, refused(refusal));
+                    }
+                };
+                answer.objections.iter().cloned().for_each(|objection| record.object(objection));
+                record.lock().answer = Some(text.to_owned());
+                match &live.browser {
+                    Some(browser) => browser.learn_answer(self, record, text),
+                    None => drop(live.line.order(Order::LearnAnswer(Box::new(answer))).await),
                 }
-            };
-            answer.objections.iter().cloned().for_each(|objection| record.object(objection));
-            record.lock().answer = Some(text.to_owned());
-            live.line.order(Order::LearnAnswer(Box::new(answer))).await;
+            }
         }
-    }
-    if is_accept {
-        {
-            let mut state = record.lock();
-            state.accepted_unix_s = Some((super::unix_ms() / 1000) as u64);
-            state.opaque = request.body["biz_opaque_callback_data"].as_str().map(str::to_owned);
+        if is_accept {
+            {
+                let mut state = record.lock();
+                state.accepted_unix_s = Some((super::unix_ms() / 1000) as u64);
+                state.opaque = request.body["biz_opaque_callback_data"].as_str().map(str::to_owned);
+            }
+            // The record first: what the phone hears from here on is heard.
+            record.reach(Stage::Accepted, now());
+            live.line.order(Order::Accepted).await;
+        } else {
+            record.reach(Stage::PreAccepted, now());
         }
-        // The record first: what the phone hears from here on is heard.
-        record.reach(Stage::Accepted, now());
-        live.line.order(Order::Accepted).await;
-    } else {
-        record.reach(Stage::PreAccepted, now());
+        (200, bodies::SUCCESS.to_owned())
     }
-    (200, bodies::SUCCESS.to_owned())
 }
 
 fn refused(refusal: Refusal) -> String {

@@ -43,7 +43,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Answer {
-    /// Reads an answer to an offer of this simulator (`mid:audio`, payload types 111 and 126).
+    /// Reads an answer to this offer, whether a simulated phone made it or a browser.
     ///
     /// # Errors
     /// A [`Refusal`] where Meta would answer 400.
@@ -56,7 +56,7 @@ impl Answer {
         media_lines(&lines, offer)?;
         let ufrag = value(&lines, "a=ice-ufrag:").ok_or(Refusal::Invalid("no ice-ufrag"))?.to_owned();
         let password = value(&lines, "a=ice-pwd:").ok_or(Refusal::Invalid("no ice-pwd"))?.to_owned();
-        if value(&lines, "a=mid:") != Some("audio") {
+        if value(&lines, "a=mid:") != value(&offer.lines().collect::<Vec<_>>(), "a=mid:") {
             return Err(Refusal::Invalid("mid is not the offer's"));
         }
         let active = match value(&lines, "a=setup:") {
@@ -99,7 +99,7 @@ fn media_lines(lines: &[&str], offer: &str) -> Result<(), Refusal> {
             return Err(Refusal::Invalid("a media line of another kind than was offered"));
         }
         match answered[0] {
-            "audio" => audio_line(&answered)?,
+            "audio" => audio_line(&answered, offer)?,
             _ if answered[1] != "0" => return Err(Refusal::Invalid("media beside the audio is not refused")),
             _ => {}
         }
@@ -107,15 +107,26 @@ fn media_lines(lines: &[&str], offer: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Not refused, with Opus first and nothing that was not offered.
-fn audio_line(words: &[&str]) -> Result<(), Refusal> {
+const PAYLOAD_TYPES: &str = "payload types other than offered, or Opus not first";
+
+/// Not refused, with Opus first and nothing but Opus and telephone events as they were offered.
+fn audio_line(words: &[&str], offer: &str) -> Result<(), Refusal> {
     if words[1] == "0" {
         return Err(Refusal::Invalid("the media is refused with port 0"));
     }
-    if words[3] != "111" || words[3..].iter().any(|payload_type| !matches!(*payload_type, "111" | "126")) {
-        return Err(Refusal::Invalid("payload types other than offered, or Opus not first"));
+    let opus = payload_types(offer, "opus/");
+    let keys = payload_types(offer, "telephone-event/");
+    if !opus.contains(&words[3]) || words[3..].iter().any(|word| !opus.contains(word) && !keys.contains(word)) {
+        return Err(Refusal::Invalid(PAYLOAD_TYPES));
     }
     Ok(())
+}
+
+/// The payload types of the codecs whose names begin so.
+fn payload_types<'a>(offer: &'a str, codec: &str) -> Vec<&'a str> {
+    let codecs = offer.lines().filter_map(|line| line.strip_prefix("a=rtpmap:")?.split_once(' '));
+    let named = |name: &str| name.get(..codec.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(codec));
+    codecs.filter(|(_, name)| named(name)).map(|(payload_type, _)| payload_type).collect()
 }
 
 fn dislikes(text: &str, lines: &[&str], offer: &str, active: bool, ssrcs: &[u32]) -> Vec<Objection> {
@@ -178,6 +189,15 @@ mod tests {
     }
 
     #[test]
+    fn a_browsers_offer_has_its_own_mid_and_payload_types() {
+        let as_a_browser =
+            |text: &str| text.replace("a=mid:audio", "a=mid:0").replace("111", "109").replace("126", "101");
+        let (offer, answer) = (as_a_browser(OFFER), as_a_browser(RECOMMENDED));
+        assert_eq!(Answer::read(&answer, &offer).unwrap().objections, []);
+        assert_eq!(Answer::read(RECOMMENDED, &offer), Err(Refusal::Invalid(PAYLOAD_TYPES)));
+    }
+
+    #[test]
     fn three_fingerprints_are_refused_as_meta_refused_them() {
         assert_eq!(Answer::read(REJECTED, OFFER), Err(Refusal::FingerprintNotSha256));
     }
@@ -189,11 +209,7 @@ mod tests {
             ("a=mid:audio", "a=mid:0", Refusal::Invalid("mid is not the offer's")),
             ("a=setup:active", "a=setup:actpass", Refusal::Invalid("setup is neither active nor passive")),
             ("m=audio 40000", "m=audio 0", Refusal::Invalid("the media is refused with port 0")),
-            (
-                "SAVPF 111 126",
-                "SAVPF 111 126 0",
-                Refusal::Invalid("payload types other than offered, or Opus not first"),
-            ),
+            ("SAVPF 111 126", "SAVPF 111 126 0", Refusal::Invalid(PAYLOAD_TYPES)),
             ("a=fingerprint:sha-256", "a=fingerprint:sha-512", Refusal::FingerprintNotSha256),
             ("a=fingerprint:", "a=thumbprint:", Refusal::NoFingerprint),
         ];

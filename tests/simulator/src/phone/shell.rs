@@ -40,6 +40,11 @@ pub(crate) enum Order {
 pub(crate) struct PhoneLine(mpsc::Sender<(Order, oneshot::Sender<PhoneCounts>)>);
 
 impl PhoneLine {
+    /// A line without a phone.
+    pub(crate) fn to_nobody() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     /// Gives an order and waits until it has taken effect; a phone that is gone ignores it.
     pub(crate) async fn order(&self, order: Order) -> PhoneCounts {
         let (done, taken) = oneshot::channel();
@@ -205,7 +210,8 @@ async fn readable(socket: Option<&(SocketAddr, UdpSocket)>) {
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+/// Never, if there is no deadline.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => pending().await,
