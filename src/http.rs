@@ -4,7 +4,7 @@ pub mod server;
 mod bodies;
 mod client_address;
 pub mod api;
-mod error;
+pub mod error;
 pub mod forward;
 mod stray;
 mod webhook;

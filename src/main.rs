@@ -41,7 +41,7 @@ enum Command {
     /// Make one simulated WhatsApp call end to end on this machine and show its progress.
     #[cfg(feature = "simulator")]
     Demo(demo::DemoOptions),
-    /// Run a fake Meta and phone, to place calls into an agent of your own with one HTTP request.
+    /// Run a fake Meta and a WhatsApp phone as a web page, to call the built-in echo agent or your own.
     #[cfg(feature = "simulator")]
     Simulate(simulate::SimulateOptions),
     /// The commands of the simulator, in a build without it.

@@ -1,6 +1,11 @@
-//! `patchcord simulate`: a fake Meta and phone as a standing server: one HTTP request places a call.
+//! `patchcord simulate`: a fake Meta and phones that stay up: a web page that is a phone, and calls placed with one request.
 
-use std::io::Read;
+mod order;
+mod page;
+mod browser_order;
+mod browser_calls;
+mod event;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,231 +14,197 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use browser_calls::BrowserCalls;
 use clap::Args;
-use patchcord_simulator::call::{Call, CallerOptions, EndedBy, Stage};
+use patchcord_simulator::agent::{Agent, AgentOptions};
 use patchcord_simulator::meta::{Meta, MetaOptions};
-use patchcord_simulator::sound;
-use patchcord_simulator::speech::Speech;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::demo::local_config;
+use crate::http::error::ApiError;
 
-/// The longest call that one request may ask for, in seconds.
-const LONGEST_CALL: f64 = 600.0;
-/// The most keys of one request.
-const DIGITS_AT_MOST: usize = 64;
-/// Bytes of a file with speech: ten minutes at 48 kHz, in two channels, are 115 MB.
-const SPEECH_BYTES: u64 = 128 << 20;
 /// Concurrent calls; one more is refused.
 const CALLS_AT_ONCE: usize = 64;
+/// Bits of a whole number in JavaScript.
+const SEED_BITS: u32 = 53;
+/// For the requests under way when the simulator stops, once every call of a page is hung up.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the simulator runs against.
 #[derive(Args)]
 pub struct SimulateOptions {
-    /// Where to take requests for calls.
+    /// Where the phone page and the requests for calls are served.
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
-    /// Your agent: a service is started in this process and puts the calls through to it.
+    /// Your agent: a service is started in this process and puts the calls through to it. Without it, and without
+    /// --webhook, the agent is a built-in echo.
     #[arg(long, value_name = "WS_URL", conflicts_with = "webhook")]
     agent: Option<String>,
     /// A service that runs already; its config needs the graph_url, secret, number and token printed at the start.
-    #[arg(long, value_name = "URL", required_unless_present = "agent")]
+    #[arg(long, value_name = "URL")]
     webhook: Option<String>,
     /// Where the fake Graph API listens.
     #[arg(long, default_value = "127.0.0.1:8091")]
     graph_listen: SocketAddr,
-    /// Where the WAV files of what the callers heard go, and the recordings of a service started here.
-    #[arg(long, default_value = ".")]
+    /// Where the WAV files of what the callers heard go, and the store and recordings of a service started here.
+    #[arg(long, default_value = "patchcord-simulator")]
     output: PathBuf,
 }
 
+/// What the handlers share.
 struct Simulation {
     meta: Meta,
     output: PathBuf,
-    free: Semaphore,
+    target: Target,
+    free: Arc<Semaphore>,
+    browser_calls: BrowserCalls,
 }
 
-/// Runs until Ctrl-C.
-#[expect(clippy::print_stdout, reason = "what a command says is its result")]
-pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
-    let meta_options = MetaOptions { listen: options.graph_listen, ..MetaOptions::default() };
-    let meta = Meta::start(meta_options).await.with_context(|| format!("--graph-listen {}", options.graph_listen))?;
-    let app = match &options.agent {
-        Some(agent) => {
-            let app = App::start(local_config(&meta, agent, &options.output)?).await?;
-            meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
-            Some(app)
-        }
-        None => {
-            meta.set_webhook_url(options.webhook.clone().unwrap_or_default());
-            None
-        }
-    };
-    let account = meta.options();
-    println!("Fake Meta is up. A service that is to be called needs:");
-    println!("  whatsapp.graph_url             = \"{}\"", meta.graph_url());
-    println!("  whatsapp.app_secrets           = [\"{}\"]", account.app_secret);
-    println!("  whatsapp.numbers.phone_number_id = \"{}\"", account.phone_number_id);
-    println!("  whatsapp.numbers.access_token  = \"{}\"", account.access_token);
-    println!("  media.listen = [\"127.0.0.1\"], media.allow_private = true");
-    println!();
-    println!("Place a call:  curl -X POST http://{}/calls -d '{{\"seconds\": 10}}'", options.listen);
-    println!("Ctrl-C stops.");
-    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
-    axum::serve(listener, router(meta, options.output))
-        .with_graceful_shutdown(async {
-            // Without a handler Ctrl-C ends the process anyway.
-            let _ = tokio::signal::ctrl_c().await;
-        })
-        .await?;
-    if let Some(app) = app {
-        app.stop(std::future::ready(())).await;
-    }
-    Ok(())
-}
-
-fn router(meta: Meta, output: PathBuf) -> Router {
-    let simulation = Simulation { meta, output, free: Semaphore::new(CALLS_AT_ONCE) };
-    Router::new().route("/calls", post(place)).with_state(Arc::new(simulation))
-}
-
-/// The body of `POST /calls`; every field is optional.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Order {
-    /// The caller's number, digits.
-    from: String,
-    /// The caller's profile name.
-    name: String,
-    /// A local WAV file with the caller's speech, 16-bit at 8 to 192 kHz; the built-in clip by default.
-    speech: Option<PathBuf>,
-    /// Repeats the speech.
-    repeat: bool,
-    /// The caller hangs up this many seconds after accept.
-    seconds: f64,
-    /// Keys that the caller presses after a second.
-    digits: String,
-}
-
-impl Default for Order {
-    fn default() -> Self {
-        Self {
-            from: "12025550143".to_owned(),
-            name: "Example Caller".to_owned(),
-            speech: None,
-            repeat: false,
-            seconds: 15.0,
-            digits: String::new(),
-        }
-    }
-}
-
-/// A refused request, with a sentence for the developer.
-type Refused = (StatusCode, String);
-
-fn bad_request(sentence: &str) -> Refused {
-    (StatusCode::BAD_REQUEST, format!("{sentence}\n"))
-}
-
-async fn place(State(simulation): State<Arc<Simulation>>, body: String) -> Result<Json<Value>, Refused> {
-    let order = Order::read(&body).map_err(|sentence| bad_request(&sentence))?;
-    let Ok(_seat) = simulation.free.try_acquire() else {
-        return Err((StatusCode::TOO_MANY_REQUESTS, format!("{CALLS_AT_ONCE} calls are under way: wait for one\n")));
-    };
-    let path = order.speech.clone();
-    // Reading the file may block, and encoding takes time.
-    let speech = tokio::task::spawn_blocking(move || path.map_or(Ok(Speech::caller()), |path| read_speech(&path)));
-    let speech = speech.await.unwrap_or_else(|error| Err(error.into()));
-    let speech = speech.map_err(|error| bad_request(&format!("speech: {error:#}")))?;
-    let report = simulation.run(order, speech).await;
-    report.map(Json).map_err(|error| (StatusCode::BAD_GATEWAY, format!("{error:#}\n")))
-}
-
-impl Order {
-    /// The error is a sentence.
-    fn read(body: &str) -> Result<Self, String> {
-        let order: Self = match body.trim() {
-            "" => Self::default(),
-            text => serde_json::from_str(text).map_err(|error| format!("the body: {error}"))?,
-        };
-        order.check()?;
-        Ok(order)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        // E.164 has at most 15 digits.
-        if !(1..=15).contains(&self.from.len()) || !self.from.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err("from: give the caller's number, 1 to 15 digits".to_owned());
-        }
-        if self.name.chars().count() > 100 {
-            return Err("name: give at most 100 characters".to_owned());
-        }
-        // Not a number is in no range.
-        if self.seconds <= 0.0 || !(0.0..=LONGEST_CALL).contains(&self.seconds) {
-            return Err(format!("seconds: give a number above 0, at most {LONGEST_CALL}"));
-        }
-        let is_key = |key: char| matches!(key, '0'..='9' | '*' | '#' | 'A'..='D');
-        if self.digits.len() > DIGITS_AT_MOST || !self.digits.chars().all(is_key) {
-            return Err(format!("digits: give at most {DIGITS_AT_MOST} of 0-9, *, #, A-D"));
-        }
-        Ok(())
-    }
-}
-
-fn read_speech(path: &Path) -> anyhow::Result<Speech> {
-    let shown = || path.display().to_string();
-    // A pipe or a device might never end, or block.
-    anyhow::ensure!(std::fs::metadata(path).with_context(shown)?.is_file(), "{} is no file", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).with_context(shown)?;
-    file.take(SPEECH_BYTES + 1).read_to_end(&mut bytes).with_context(shown)?;
-    anyhow::ensure!(bytes.len() as u64 <= SPEECH_BYTES, "{} is larger than 128 MB", path.display());
-    Speech::wav(&bytes).with_context(shown)
+/// Where the calls go.
+enum Target {
+    /// To a service of this process, and from there to the agent built in.
+    Echo,
+    /// To a service of this process, and from there to this agent.
+    Agent(String),
+    /// To a service that runs already, by its webhook.
+    Service(String),
 }
 
 impl Simulation {
-    /// One call from the webhook to its end, and its report.
-    async fn run(&self, order: Order, speech: Speech) -> anyhow::Result<Value> {
-        let speech = if order.repeat { speech.looped() } else { speech };
-        let caller = CallerOptions { from: Some(order.from), name: order.name, speech, ..CallerOptions::default() };
-        let call = self.meta.place_call(caller).await?;
-        let accepted = call.wait_until_within(Stage::Accepted, Duration::from_secs(60)).await;
-        if accepted.is_ok() {
-            if !order.digits.is_empty() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                call.send_dtmf(&order.digits).await;
-            }
-            // An error here only means that the call did not end by itself.
-            if call.wait_until_within(Stage::Ended, Duration::from_secs_f64(order.seconds)).await.is_err() {
-                call.hang_up().await?;
-            }
-        }
-        report(&call, &self.output)
+    fn new(meta: Meta, output: PathBuf, target: Target) -> Arc<Self> {
+        let free = Arc::new(Semaphore::new(CALLS_AT_ONCE));
+        Arc::new(Self { meta, output, target, free, browser_calls: BrowserCalls::default() })
     }
 }
 
-fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
-    let heard = call.heard()?;
-    let file = folder.join(format!("caller-heard-{}.wav", call.seed()));
-    std::fs::write(&file, sound::write_wav(16_000, &heard)?).with_context(|| file.display().to_string())?;
-    let stages: serde_json::Map<String, Value> = call
-        .stages()
-        .into_iter()
-        .map(|(stage, at)| (stage.name().to_owned(), json!(at.duration_since(call.placed_at()).as_millis() as u64)))
-        .collect();
-    let objections: Vec<String> = call.objections().iter().map(ToString::to_string).collect();
-    Ok(json!({
-        "ended_by": call.ended_by().map(EndedBy::name),
-        "stages_ms": stages,
-        "heard_seconds": heard.len() as f64 / 16_000.0,
-        "heard_file": file,
-        "objections": objections,
+/// Runs until Ctrl-C.
+pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
+    std::fs::create_dir_all(&options.output).with_context(|| options.output.display().to_string())?;
+    let meta_options = MetaOptions { listen: options.graph_listen, ..MetaOptions::default() };
+    let meta = Meta::start(meta_options).await.with_context(|| format!("--graph-listen {}", options.graph_listen))?;
+    let target = match (options.agent, options.webhook) {
+        (Some(agent), _) => Target::Agent(agent),
+        (None, Some(webhook)) => Target::Service(webhook),
+        (None, None) => Target::Echo,
+    };
+    let service = Service::start(&meta, &target, &options.output).await?;
+    greet(&meta, &target, listener.local_addr()?);
+    let simulation = Simulation::new(meta, options.output, target);
+    serve(listener, simulation).await?;
+    service.stop().await;
+    Ok(())
+}
+
+/// What runs in this process beside the fake Meta.
+struct Service {
+    app: Option<App>,
+    /// Kept: dropping it would close the agent's port.
+    _echo: Option<Agent>,
+}
+
+impl Service {
+    async fn start(meta: &Meta, target: &Target, output: &Path) -> anyhow::Result<Self> {
+        let (echo, url) = match target {
+            Target::Echo => {
+                let options = AgentOptions { echo: true, keeps_audio: false, ..AgentOptions::default() };
+                let agent = Agent::start(options).await?;
+                let url = agent.url();
+                (Some(agent), url)
+            }
+            Target::Agent(url) => (None, url.clone()),
+            Target::Service(webhook) => {
+                meta.set_webhook_url(webhook);
+                return Ok(Self { app: None, _echo: None });
+            }
+        };
+        let app = App::start(local_config(meta, &url, output)?).await?;
+        meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
+        Ok(Self { app: Some(app), _echo: echo })
+    }
+
+    async fn stop(self) {
+        if let Some(app) = self.app {
+            app.stop(std::future::ready(())).await;
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a command says is its result")]
+fn greet(meta: &Meta, target: &Target, address: SocketAddr) {
+    println!("The phone:      http://{address}/  (open it and press Call)");
+    println!("or a request:   curl -X POST http://{address}/calls -d '{{\"seconds\": 10}}'");
+    match target {
+        Target::Echo => println!("It calls:       the built-in echo agent; --agent ws://… calls your own"),
+        Target::Agent(url) => println!("It calls:       the agent at {url}"),
+        Target::Service(webhook) => {
+            let account = meta.options();
+            println!("It calls:       the service at {webhook}, whose config needs");
+            println!("  whatsapp.graph_url               = \"{}\"", meta.graph_url());
+            println!("  whatsapp.app_secrets             = [\"{}\"]", account.app_secret);
+            println!("  whatsapp.numbers.phone_number_id = \"{}\"", account.phone_number_id);
+            println!("  whatsapp.numbers.access_token    = \"{}\"", account.access_token);
+            println!("  media.listen = [\"127.0.0.1\"], media.allow_private = true");
+        }
+    }
+    println!("Ctrl-C stops.");
+}
+
+/// Serves until Ctrl-C; then the calls of the page end, and with them their streams.
+async fn serve(listener: TcpListener, simulation: Arc<Simulation>) -> anyhow::Result<()> {
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let calls = simulation.clone();
+    let serving = axum::serve(listener, router(simulation)).with_graceful_shutdown(async move {
+        // Without a handler Ctrl-C ends the process anyway.
+        let _ = tokio::signal::ctrl_c().await;
+        calls.browser_calls.hang_up_all();
+        stopping.send_replace(true);
+    });
+    tokio::select! {
+        served = serving.into_future() => Ok(served?),
+        () = async {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(ANSWERED_WITHIN).await;
+        } => Ok(()),
+    }
+}
+
+fn router(simulation: Arc<Simulation>) -> Router {
+    Router::new()
+        .route("/calls", post(order::place))
+        .route("/api/simulation", get(describe))
+        .merge(browser_calls::routes())
+        .merge(page::routes())
+        .fallback(nothing_here)
+        .layer(middleware::from_fn(page::with_headers))
+        .with_state(simulation)
+}
+
+async fn nothing_here() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+/// A seed that every reader of JSON holds exactly, JavaScript too.
+fn draw_seed() -> u64 {
+    rand::random::<u64>() >> (u64::BITS - SEED_BITS)
+}
+
+/// What the page says about itself.
+async fn describe(State(simulation): State<Arc<Simulation>>) -> Json<Value> {
+    let (agent, webhook) = match &simulation.target {
+        Target::Echo => (Some("echo"), None),
+        Target::Agent(url) => (Some(url.as_str()), None),
+        Target::Service(webhook) => (None, Some(webhook)),
+    };
+    Json(json!({
+        "agent": agent,
+        "webhook": webhook,
+        "number": simulation.meta.options().display_phone_number,
     }))
 }
 

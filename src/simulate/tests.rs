@@ -1,9 +1,12 @@
 //! Requests that the simulator accepts and refuses, and its reports.
 
+mod page;
+
 use std::net::Ipv4Addr;
 
-use patchcord_simulator::agent::{Agent, AgentOptions};
+use patchcord_simulator::sound;
 
+use super::order::Order;
 use super::*;
 use crate::store::tests::Folder;
 
@@ -11,7 +14,8 @@ use crate::store::tests::Folder;
 async fn door(meta: Meta, output: PathBuf) -> anyhow::Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    tokio::spawn(axum::serve(listener, router(meta, output)).into_future());
+    let simulation = Simulation::new(meta, output, Target::Echo);
+    tokio::spawn(axum::serve(listener, router(simulation)).into_future());
     Ok(format!("http://{address}/calls"))
 }
 
