@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo test lint bench quality fuzz drills interop interop-chromium interop-s3 fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -12,6 +12,10 @@ help: ## what can be made
 demo: tools ## one simulated WhatsApp call end to end, on this machine
 	@$(CARGO) build --profile demo --locked
 	@./target/demo/patchcord demo
+
+simulate: tools ## a WhatsApp phone as a web page, at http://127.0.0.1:8090
+	@$(CARGO) build --profile demo --locked
+	@./target/demo/patchcord simulate
 
 test: tools ## all tests
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
@@ -30,8 +34,11 @@ interop: tools ## foreign programs: aiortc places a call through the real webhoo
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
 
-interop-chromium: tools ## the same with a browser as the caller; installs Chromium, 300 MB
+interop-chromium: tools ## a browser as the caller, and the phone page in it; installs Chromium, 300 MB
 	@./tests/interop/chromium/run.sh
+
+screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
+	@./tests/interop/chromium/screenshots.sh
 
 interop-s3: tools ## recordings are uploaded to a foreign S3 server
 	@./tests/interop/s3/run.sh
