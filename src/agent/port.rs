@@ -195,8 +195,19 @@ impl AgentPort {
         }
     }
 
-    /// Queues PCM of any length, or one Opus packet, that arrived at `now`. After `Xoff` some seconds more are taken,
-    /// so that a `clear` behind them is read; what [`refuses`](Self::refuses_sound) says comes first.
+    /// Waits for room in the queue if the agent has sent far more than it holds; the transport is not read meanwhile.
+    /// After `Xoff` some seconds more are taken without waiting, so that a `clear` behind them is read. Says whether it
+    /// has waited.
+    pub async fn back_pressure(&self) -> bool {
+        let must_wait = self.with_bridge(|bridge, speaker| bridge.refuses(speaker));
+        while must_wait && self.is_full() {
+            self.slot.room().await;
+        }
+        must_wait
+    }
+
+    /// Queues PCM of any length, or one Opus packet, that arrived at `now`. [`back_pressure`](Self::back_pressure) comes
+    /// first.
     pub fn say(&self, sound: Bytes, now: Instant) {
         let (was_full, said) = self.with_bridge(|bridge, speaker| {
             (bridge.room(speaker) == Room::Full, bridge.push_audio(speaker, sound, now))
@@ -209,20 +220,9 @@ impl AgentPort {
         }
     }
 
-    /// Whether the agent has sent far more than its queue holds: then its transport must not be read until
-    /// [`room`](Self::room).
-    pub fn refuses_sound(&self) -> bool {
-        self.with_bridge(|bridge, speaker| bridge.refuses(speaker))
-    }
-
     /// Whether the agent's queue is full, which it was told.
     pub fn is_full(&self) -> bool {
         self.with_bridge(|bridge, speaker| bridge.room(speaker)) == Room::Full
-    }
-
-    /// Waits until the agent's queue may have room.
-    pub async fn room(&self) {
-        self.slot.room().await;
     }
 
     /// Sends a `Mark` notice when all sound so far was heard.

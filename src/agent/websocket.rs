@@ -6,6 +6,8 @@
 
 mod connect;
 mod upgrade;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -66,20 +68,24 @@ enum Ending {
 /// Connects to an agent and talks with it until one side leaves.
 pub(super) async fn run(agent: AgentOptions, port: Rc<AgentPort>, options: SocketOptions) {
     let dialect = agent.dialect.translator();
+    talk(&agent, dialect, &port, &options).await;
+}
+
+async fn talk(agent: &AgentOptions, dialect: Box<dyn Dialect>, port: &AgentPort, options: &SocketOptions) {
     let (dialled_at, standstills) = (clock::now(), port.standstills());
     let (tls, limit) = (options.tls.clone(), options.connect_timeout);
     let connected = tokio::select! {
         biased;
         _ = port.dismissed() => return,
-        connected = connect(&agent, dialect.subprotocols(), tls, limit, standstills) => connected,
+        connected = connect(agent, dialect.subprotocols(), tls, limit, standstills) => connected,
     };
     match connected {
         Ok(connected) => {
             descriptors::shortage_is_over();
             let conversation = Conversation {
-                port: &port,
-                agent: &agent,
-                options: &options,
+                port,
+                agent,
+                options,
                 dialect: RefCell::new(dialect),
                 dialled_at,
                 has_joined: Cell::new(false),
@@ -249,12 +255,9 @@ impl Conversation<'_> {
     /// Queues the agent's sound. An agent that sends far more than its queue takes waits here, with everything that it
     /// sends behind it.
     async fn say(&self, sound: Bytes, heard_at: &Cell<Instant>) {
-        if self.port.refuses_sound() {
-            while self.port.is_full() {
-                self.port.room().await;
-                // Its pongs waited too.
-                heard_at.set(clock::now());
-            }
+        if self.port.back_pressure().await {
+            // The agent's pongs waited too.
+            heard_at.set(clock::now());
         }
         self.port.say(sound, heard_at.get());
     }
