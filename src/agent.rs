@@ -9,45 +9,23 @@ pub mod dialect;
 mod target;
 mod status;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use patchcord_media::opus::{Profile, SampleRate};
-use secrecy::SecretString;
+use patchcord_media::opus::SampleRate;
 use tokio::task::JoinSet;
 use url::Url;
 
 pub use dialect::DialectName;
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name};
+pub use websocket::WebSocketOptions;
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
-
-/// An agent behind a WebSocket: how it is reached, and its sound format.
-#[derive(Clone, Debug)]
-pub struct AgentOptions {
-    /// `ws://` or `wss://`.
-    pub url: Url,
-    /// The addresses of the host, if they were resolved and checked before ([`CheckedUrl`](crate::egress::CheckedUrl)):
-    /// then no other is connected to. If empty, the host is resolved when the agent is dialled.
-    pub addresses: Vec<SocketAddr>,
-    /// Header fields of the upgrade request, such as `Authorization`.
-    pub headers: Vec<(String, SecretString)>,
-    /// The protocol on the WebSocket.
-    pub dialect: DialectName,
-    /// The sound format until the agent changes it. A dialect with a fixed format ignores it.
-    pub format: SoundFormat,
-    /// How PCM is encoded for the caller.
-    pub profile: Profile,
-    /// The `parameters` of the `Start` notice.
-    pub parameters: BTreeMap<String, String>,
-}
 
 /// The format of an agent's sound, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

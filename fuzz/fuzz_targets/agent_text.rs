@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use patchcord::agent::native::parse;
+use patchcord::agent::dialect::native::parse;
 
 fuzz_target!(|text: &str| {
     if let Err(sentence) = parse(text) {

@@ -1,19 +1,15 @@
-//! AgentTarget: where a call may be put through to, and the one table of ways to reach an agent.
+//! AgentTarget: where a call may be put through to.
 
 use std::collections::BTreeMap;
 
-use patchcord_media::opus::{Profile, SampleRate};
-use url::Url;
-
-use super::{AgentOptions, DialectName, Encoding, SoundFormat, shown_address};
-use crate::address::is_nearby;
+use super::{WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 
-/// Where a call may be put through to. A new way to reach agents is a variant here.
+/// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
 pub enum AgentTarget {
     /// An agent behind a WebSocket.
-    WebSocket(AgentOptions),
+    WebSocket(WebSocketOptions),
     /// Prompts; the call ends after them.
     Prompts {
         /// In the order they are played; at least one.
@@ -31,7 +27,7 @@ impl AgentTarget {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {
-            "ws" | "wss" => websocket_url(text).map(|url| Self::WebSocket(AgentOptions::at(url))),
+            "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
             "prompt" => {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
                 Ok(Self::Prompts { names, repeat: false })
@@ -84,21 +80,6 @@ impl AgentTarget {
     }
 }
 
-impl AgentOptions {
-    /// An agent at this address with the defaults of a route.
-    pub fn at(url: Url) -> Self {
-        Self {
-            url,
-            addresses: Vec::new(),
-            headers: Vec::new(),
-            dialect: DialectName::Native,
-            format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
-            profile: Profile::Eco,
-            parameters: BTreeMap::new(),
-        }
-    }
-}
-
 /// Reads the name of a prompt. The error says what a name may hold.
 pub fn prompt_name(name: &str) -> Result<String, String> {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
@@ -106,18 +87,4 @@ pub fn prompt_name(name: &str) -> Result<String, String> {
         return Err("a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'".to_owned());
     }
     Ok(name.to_owned())
-}
-
-fn websocket_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("this is no address: {error}"))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("a password in an address ends in logs: put it into headers.Authorization".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("a WebSocket's address has no part after #".to_owned());
-    }
-    if url.scheme() == "ws" && !is_nearby(&url) {
-        return Err("ws:// would carry the call's sound in the clear through the internet: use wss://".to_owned());
-    }
-    Ok(url)
 }

@@ -4,6 +4,7 @@
 //! sends too much still hears. Only an agent that leaves half a megabyte of notices unread is not read until it has
 //! read them.
 
+mod options;
 mod connect;
 mod upgrade;
 #[cfg(test)]
@@ -29,12 +30,13 @@ use tracing::debug;
 use super::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
 use super::notice::{ErrorCode, Notice, Start};
 use super::port::AgentPort;
-use super::{AgentOptions, SocketOptions, SoundFormat};
+use super::{SocketOptions, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
 use crate::descriptors;
 use crate::telemetry::shown;
 use connect::{Connected, connect};
+pub use options::WebSocketOptions;
 
 /// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
@@ -66,12 +68,12 @@ enum Ending {
 }
 
 /// Connects to an agent and talks with it until one side leaves.
-pub(super) async fn run(agent: AgentOptions, port: Rc<AgentPort>, options: SocketOptions) {
+pub(super) async fn run(agent: WebSocketOptions, port: Rc<AgentPort>, options: SocketOptions) {
     let dialect = agent.dialect.translator();
     talk(&agent, dialect, &port, &options).await;
 }
 
-async fn talk(agent: &AgentOptions, dialect: Box<dyn Dialect>, port: &AgentPort, options: &SocketOptions) {
+async fn talk(agent: &WebSocketOptions, dialect: Box<dyn Dialect>, port: &AgentPort, options: &SocketOptions) {
     let (dialled_at, standstills) = (clock::now(), port.standstills());
     let (tls, limit) = (options.tls.clone(), options.connect_timeout);
     let connected = tokio::select! {
@@ -116,7 +118,7 @@ async fn open(connected: Connected) -> Socket {
 /// An agent or participant at its open socket.
 struct Conversation<'a> {
     port: &'a AgentPort,
-    agent: &'a AgentOptions,
+    agent: &'a WebSocketOptions,
     options: &'a SocketOptions,
     /// Borrowed between two awaits only.
     dialect: RefCell<Box<dyn Dialect>>,

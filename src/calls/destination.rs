@@ -1,6 +1,6 @@
 //! The targets that a command names: those of a route, or the WebSocket of a URL that the egress guard admits.
 
-use crate::agent::{AgentOptions, AgentTarget};
+use crate::agent::{AgentTarget, WebSocketOptions};
 use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{Hosts, Use};
@@ -12,8 +12,8 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
         (None, Some(url)) => {
             let found = settings.egress.check(url, Use::WebSocket, hosts).await;
             let found = found.map_err(|refused| Refusal::new(refused.code(), format!("url: {refused}")))?;
-            let agent = AgentOptions::at(found.url().clone());
-            vec![AgentTarget::WebSocket(AgentOptions { addresses: found.addresses().to_vec(), ..agent })]
+            let agent = WebSocketOptions::at(found.url().clone());
+            vec![AgentTarget::WebSocket(WebSocketOptions { addresses: found.addresses().to_vec(), ..agent })]
         }
         (name, _) => {
             let name = name.as_deref().unwrap_or_default();

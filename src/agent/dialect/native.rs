@@ -131,7 +131,7 @@ struct ResultMessage<'a> {
 }
 
 /// Reads one text message. The error is a sentence for the agent's developer.
-fn parse(text: &str) -> Result<FromAgent, String> {
+pub fn parse(text: &str) -> Result<FromAgent, String> {
     #[derive(Deserialize)]
     struct Message {
         #[serde(rename = "type")]

@@ -14,8 +14,8 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{MaybeTlsStream, tungstenite};
 use url::Url;
 
+use super::options::WebSocketOptions;
 use super::upgrade::{Refused, Upgrade};
-use crate::agent::AgentOptions;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::pulse::Standstills;
 use crate::telemetry::shown;
@@ -61,7 +61,7 @@ pub(super) enum Step {
 
 /// Connects to an agent. Redirects are not followed. Our own standstills extend the deadline.
 pub(super) async fn connect(
-    agent: &AgentOptions,
+    agent: &WebSocketOptions,
     subprotocols: &'static [&'static str],
     tls: Arc<rustls::ClientConfig>,
     limit: Duration,
@@ -73,7 +73,7 @@ pub(super) async fn connect(
 }
 
 async fn take_steps(
-    agent: &AgentOptions,
+    agent: &WebSocketOptions,
     subprotocols: &'static [&'static str],
     tls: Arc<rustls::ClientConfig>,
     step: &Cell<Step>,
@@ -97,7 +97,7 @@ async fn take_steps(
     Ok(Connected { stream, received })
 }
 
-async fn addresses_of(agent: &AgentOptions) -> io::Result<Vec<SocketAddr>> {
+async fn addresses_of(agent: &WebSocketOptions) -> io::Result<Vec<SocketAddr>> {
     if !agent.addresses.is_empty() {
         return Ok(agent.addresses.clone());
     }

@@ -120,7 +120,7 @@ fn bridge() -> anyhow::Result<Bridge> {
 /// An agent's address, and the call's side of the connection to it.
 struct Scene {
     listener: TcpListener,
-    agent: AgentOptions,
+    agent: WebSocketOptions,
     port: AgentPort,
     slot: Rc<AgentSlot>,
     options: SocketOptions,
@@ -130,7 +130,7 @@ struct Scene {
 async fn scene(connect_timeout: Duration) -> anyhow::Result<Scene> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let agent = AgentOptions::at(format!("ws://{}/call", listener.local_addr()?).parse()?);
+    let agent = WebSocketOptions::at(format!("ws://{}/call", listener.local_addr()?).parse()?);
     let (told, reports) = mpsc::unbounded_channel();
     let host = Host {
         call: CallId::generate(),

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_reques
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::agent::AgentOptions;
+use super::options::WebSocketOptions;
 
 /// The largest head of a response. Servers behind a proxy that sets cookies send 2 kB.
 pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
@@ -53,7 +53,10 @@ pub(super) enum Refused {
 }
 
 impl Upgrade {
-    pub(super) fn new(agent: &AgentOptions, subprotocols: &'static [&'static str]) -> Result<Self, tungstenite::Error> {
+    pub(super) fn new(
+        agent: &WebSocketOptions,
+        subprotocols: &'static [&'static str],
+    ) -> Result<Self, tungstenite::Error> {
         let (request, key) = generate_request(request(agent, subprotocols)?)?;
         Ok(Self { request, accept_key: derive_accept_key(key.as_bytes()), subprotocols })
     }
@@ -107,7 +110,7 @@ impl Upgrade {
     }
 }
 
-fn request(agent: &AgentOptions, subprotocols: &[&str]) -> Result<Request, tungstenite::Error> {
+fn request(agent: &WebSocketOptions, subprotocols: &[&str]) -> Result<Request, tungstenite::Error> {
     let mut request = agent.url.as_str().into_client_request()?;
     let headers = request.headers_mut();
     if !subprotocols.is_empty() {

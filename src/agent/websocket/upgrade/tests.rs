@@ -13,7 +13,7 @@ const TWO_LINES: &str = include_str!("../../../../tests/fixtures/agent-upgrade/t
 const PLAIN: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n";
 
 fn upgrade() -> Upgrade {
-    let agent = AgentOptions {
+    let agent = WebSocketOptions {
         url: "ws://127.0.0.1:9000/call?token=secret".parse().unwrap(),
         addresses: Vec::new(),
         headers: vec![("Authorization".to_owned(), "Bearer secret".into())],

@@ -1,0 +1,61 @@
+//! WebSocketOptions: how an agent behind a WebSocket is reached.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use patchcord_media::opus::{Profile, SampleRate};
+use secrecy::SecretString;
+use url::Url;
+
+use crate::address::is_nearby;
+use crate::agent::{DialectName, Encoding, SoundFormat};
+
+/// An agent behind a WebSocket: how it is reached, and its sound format.
+#[derive(Clone, Debug)]
+pub struct WebSocketOptions {
+    /// `ws://` or `wss://`.
+    pub url: Url,
+    /// The addresses of the host, if they were resolved and checked before ([`CheckedUrl`](crate::egress::CheckedUrl)):
+    /// then no other is connected to. If empty, the host is resolved when the agent is dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// Header fields of the upgrade request, such as `Authorization`.
+    pub headers: Vec<(String, SecretString)>,
+    /// The protocol on the WebSocket.
+    pub dialect: DialectName,
+    /// The sound format until the agent changes it. A dialect with a fixed format ignores it.
+    pub format: SoundFormat,
+    /// How PCM is encoded for the caller.
+    pub profile: Profile,
+    /// The `parameters` of the `Start` notice.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl WebSocketOptions {
+    /// An agent at this address with the defaults of a route.
+    pub fn at(url: Url) -> Self {
+        Self {
+            url,
+            addresses: Vec::new(),
+            headers: Vec::new(),
+            dialect: DialectName::Native,
+            format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
+            profile: Profile::Eco,
+            parameters: BTreeMap::new(),
+        }
+    }
+
+    /// Reads `ws://…` or `wss://…`. The error says what to write instead.
+    pub(in crate::agent) fn parse(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("this is no address: {error}"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("a password in an address ends in logs: put it into headers.Authorization".to_owned());
+        }
+        if url.fragment().is_some() {
+            return Err("a WebSocket's address has no part after #".to_owned());
+        }
+        if url.scheme() == "ws" && !is_nearby(&url) {
+            return Err("ws:// would carry the call's sound in the clear through the internet: use wss://".to_owned());
+        }
+        Ok(Self::at(url))
+    }
+}
