@@ -177,7 +177,7 @@ impl Config {
         }
     }
 
-    /// Reads a configuration's text. `file_name` stands in messages. Opens no file but those of `{ file = "…" }` secrets.
+    /// Reads a configuration's text. Messages name `file_name`. Opens no file but those of `{ file = "…" }` secrets.
     pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
         read(text, file_name, environment).0
     }

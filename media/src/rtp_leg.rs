@@ -66,8 +66,8 @@ pub enum RtpLegEvent {
 pub enum MediaFailure {
     /// The remote's certificate is not the one its SDP promised.
     FingerprintMismatch,
-    /// ICE found no path.
-    NoPath,
+    /// ICE found no path, or the handshake did not finish in time.
+    NeverConnected,
     /// DTLS failed.
     HandshakeFailed,
     /// No consent, or no media, for too long.

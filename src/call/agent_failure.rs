@@ -1,4 +1,4 @@
-//! Why an agent could not be reached, or is gone: a kind to branch on, and the cause in words.
+//! Agent failures: why an agent could not be reached, or was lost; a kind to branch on, and the cause in words.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 /// The longest cause that is kept, in characters. Ours are shorter; those of a library or the system may not be.
 const MAX_DETAIL_CHARS: usize = 300;
 
-/// Why an agent could not be reached, or is gone.
+/// Why an agent could not be reached, or was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentFailure {
-    /// What went wrong, for whoever branches on it.
+    /// What went wrong, for programs.
     pub kind: AgentFailureKind,
-    /// The cause for people, such as "HTTP 401 Unauthorized": no address, header, or text of the agent's is in it.
+    /// The cause for people, such as "HTTP 401 Unauthorized". It holds no address, header or text of the agent.
     pub detail: Option<Arc<str>>,
 }
 
@@ -24,13 +24,13 @@ pub enum AgentFailureKind {
     Refused,
     /// It did not answer within the deadline.
     NoAnswer,
-    /// The connection broke, or was closed as no hang-up is.
+    /// The connection broke, or was closed with another code than a hang-up.
     Disconnected,
-    /// Nothing came from it for too long, not even an answer to a ping.
+    /// Nothing arrived from it for too long, not even an answer to a ping.
     Unresponsive,
     /// It broke the protocol: a message too large, text that is not UTF-8.
     ProtocolError,
-    /// It read so slowly that the caller's sound could not be delivered.
+    /// It read so slowly that the caller's audio could not be delivered.
     TooSlow,
 }
 
@@ -48,7 +48,7 @@ impl AgentFailureKind {
         }
     }
 
-    /// With its cause.
+    /// The failure with its cause.
     pub fn because(self, cause: impl fmt::Display) -> AgentFailure {
         let detail: String = cause.to_string().chars().take(MAX_DETAIL_CHARS).collect();
         AgentFailure { kind: self, detail: Some(detail.into()) }

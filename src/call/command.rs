@@ -147,7 +147,7 @@ pub enum CommandResult {
     Participant(u32),
 }
 
-/// Whom to put a caller through to: the agents of a route, or one by its address.
+/// Where to put a caller through to: the agents of a route, or one by its URL.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Destination {
     /// A route by its name: its agent, then its fallbacks.
@@ -156,7 +156,7 @@ pub struct Destination {
     /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
     #[serde(default)]
     pub url: Option<String>,
-    /// For the agent's `start`, beside the route's own.
+    /// For the agent's `start`, beside those of the route.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
 }
@@ -164,10 +164,10 @@ pub struct Destination {
 /// How to accept.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Accept {
-    /// With whom; the call's own route if neither `route` nor `url` is given.
+    /// The agents; those of the call's route if neither `route` nor `url` is given.
     #[serde(flatten)]
     pub to: Destination,
-    /// With nobody: play, gather and connect from there.
+    /// Without an agent: play, gather and connect from there.
     #[serde(default)]
     pub without_agent: bool,
 }
@@ -175,18 +175,18 @@ pub struct Accept {
 /// Why a call is declined.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Reject {
-    /// Your own words, told in `call.ended`. The caller does not hear of them.
+    /// Your own words, repeated in `call.ended`. The caller does not get them.
     #[serde(default)]
     pub reason: String,
 }
 
-/// Whom to hand a caller over to, and how.
+/// Where to hand a caller over to, and how.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Transfer {
     /// `route` or `url`.
     #[serde(flatten)]
     pub to: Destination,
-    /// Both agents talk first; `complete_transfer` or the first agent's goodbye hands the caller over.
+    /// Both agents talk first; `complete_transfer` or the first agent's hang-up hands the caller over.
     #[serde(default)]
     pub warm: bool,
 }
@@ -194,15 +194,15 @@ pub struct Transfer {
 /// What a caller on hold hears.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Hold {
-    /// By name, in their order, again and again; the route's hold music if there are none.
+    /// By name, in their order, repeated; the route's hold music if there are none.
     #[serde(default)]
     pub prompts: Vec<String>,
 }
 
-/// Who is not heard.
+/// Whom to mute.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Mute {
-    /// `agent`: the caller does not hear it, and what it says is lost. `caller`: the agent does not hear it.
+    /// `agent`: the caller does not hear it, and its audio is dropped. `caller`: the agent does not hear it.
     pub party: MuteParty,
 }
 
@@ -210,7 +210,7 @@ pub struct Mute {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MuteParty {
-    /// The one the call was put through to.
+    /// The agent that has the caller.
     Agent,
     /// The WhatsApp user.
     Caller,
@@ -221,10 +221,10 @@ pub enum MuteParty {
 pub struct Play {
     /// By name, in their order.
     pub prompts: Vec<String>,
-    /// From the beginning again until stopped.
+    /// Repeated until stopped.
     #[serde(default, rename = "loop")]
     pub repeat: bool,
-    /// Under the agent's voice, ducked while somebody speaks, instead of interrupting it.
+    /// Under the agent's voice and ducked during speech, instead of interrupting it.
     #[serde(default)]
     pub under_voice: bool,
 }
@@ -235,7 +235,7 @@ pub struct Gather {
     /// Played before; the first key stops them.
     #[serde(default)]
     pub prompts: Vec<String>,
-    /// So many keys are enough.
+    /// The gather ends after this many keys.
     #[serde(default = "usual_max_digits")]
     pub max_digits: usize,
     /// For the first key, from the end of the prompts.
@@ -244,51 +244,51 @@ pub struct Gather {
     /// For each further key.
     #[serde(default = "usual_inter_digit_timeout_ms")]
     pub inter_digit_timeout_ms: u64,
-    /// A key that ends it, `#` unless said otherwise; null for none.
+    /// The key that ends it; `#` by default, null for none.
     #[serde(default = "usual_terminator")]
     pub terminator: Option<char>,
-    /// While it goes on only its owner learns the keys, and the recording is silent.
+    /// Until it ends, only its owner gets the keys, and the recording is silent.
     #[serde(default)]
     pub protected: bool,
 }
 
-/// Keys to press.
+/// Keys to send.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct SendDtmf {
     /// `0`–`9`, `*`, `#`, `A`–`D`.
     pub digits: String,
 }
 
-/// Somebody to bring in.
+/// A participant to add.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Invite {
-    /// A route whose WebSocket agent it is.
+    /// The route whose first agent is added.
     pub route: String,
     /// What it may do.
     pub role: Role,
 }
 
-/// A change of what a third party may do.
+/// A change of what a participant may do.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct SetRole {
     /// As `invite` answered.
     pub guest_id: u32,
-    /// What it may do from now on.
+    /// The new role.
     pub role: Role,
 }
 
-/// A third party to send away.
+/// A participant to remove.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Dismiss {
     /// As `invite` answered.
     pub guest_id: u32,
 }
 
-/// What a third party may do. All of them hear caller and agent.
+/// What a participant may do. All of them hear caller and agent.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Nobody hears it.
+    /// It is not heard.
     Listen,
     /// The agent hears it.
     Whisper,
@@ -296,7 +296,7 @@ pub enum Role {
     Join,
 }
 
-/// Who gave a command, and so learns what it gathers.
+/// Who gave a command, and gets the keys that it gathers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The agent, on its socket.
@@ -425,7 +425,7 @@ fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
 }
 
 impl Destination {
-    /// Whether it says anything.
+    /// Whether it names a route or a URL.
     pub fn is_given(&self) -> bool {
         self.route.is_some() || self.url.is_some()
     }
@@ -459,7 +459,7 @@ impl Gather {
         }
     }
 
-    /// As the sound takes it.
+    /// The options of the media package.
     pub fn options(&self) -> GatherOptions {
         GatherOptions {
             max_digits: self.max_digits,

@@ -1,10 +1,12 @@
-//! Why a call ended, and whose fault it was.
+//! End reasons: why a call ended, and whose fault it was.
 
 use std::fmt;
 
+pub use patchcord_media::bridge::MediaFailure;
+
 use super::agent_failure::{AgentFailure, AgentFailureKind};
 
-/// The reason of a call's one ending.
+/// Why a call ended. Every call has exactly one reason.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndReason {
@@ -16,9 +18,9 @@ pub enum EndReason {
     EndedByMeta { code: Option<i64> },
     /// The agent hung up: `bye`, or a normal close of its socket.
     AgentHungUp,
-    /// Nobody among the route's agents could be reached.
+    /// No agent of the route could be reached.
     NoAgent(AgentFailure),
-    /// The agent was lost and nobody was left to take over.
+    /// The agent was lost, and no attempt was left.
     AgentLost(AgentFailure),
     /// The route's prompt was played to its end.
     PromptFinished,
@@ -36,7 +38,7 @@ pub enum EndReason {
     PreAcceptFailed(GraphTrouble),
     /// Meta refused accept, or could not be reached with it.
     AcceptFailed(GraphTrouble),
-    /// Sound could not flow, or stopped flowing.
+    /// Media did not come up, or stopped.
     MediaFailed(MediaFailure),
     /// Media and agent were not both ready within the accept window.
     AcceptTimedOut,
@@ -44,13 +46,13 @@ pub enum EndReason {
     MaxDuration,
     /// The service is stopping.
     ShuttingDown,
-    /// The service was killed or crashed in the middle of the call; the next start ended it.
+    /// The service was killed or crashed during the call; the next start ended it.
     ServiceLost,
-    /// Our own failure, such as a worker that is gone.
+    /// A failure of ours, such as a bug or a stuck worker.
     InternalError,
 }
 
-/// What there is too little of for another call.
+/// The resource that another call would need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     /// The limit of live calls is reached.
@@ -59,7 +61,7 @@ pub enum Shortage {
     Ports,
     /// The system gives no more sockets: out of file descriptors or memory.
     Sockets,
-    /// The media workers have all that they can do.
+    /// The media workers are overloaded.
     Load,
     /// The store's disk has less free space than `store.min_free`.
     Disk,
@@ -82,32 +84,17 @@ pub enum Fault {
     Patchcord,
 }
 
-/// Why Graph did not do what it was asked, after all retries.
+/// Why a request to Graph failed, after all retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GraphTrouble {
-    /// Meta said no, with its error code where it gave one.
+    /// Meta refused it, with its error code where it gave one.
     Refused(Option<i64>),
-    /// The request may or may not have been done: every attempt timed out.
+    /// Every attempt timed out: Meta may or may not have done it.
     Unknown,
     /// No connection to Graph.
     Unreachable,
     /// No socket for a connection to Graph: our own shortage.
     NoSockets,
-}
-
-/// Why sound cannot flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaFailure {
-    /// No finished handshake within the deadline.
-    NeverConnected,
-    /// The peer's certificate is not the one its offer promised.
-    FingerprintMismatch,
-    /// The DTLS handshake failed.
-    HandshakeFailed,
-    /// Consent or RTP was silent for too long.
-    Silent,
-    /// The other side closed the DTLS connection.
-    ClosedByPeer,
 }
 
 impl EndReason {
@@ -197,7 +184,7 @@ impl EndReason {
         }
     }
 
-    /// A sentence for the application, which may be its own.
+    /// A sentence for the application; for a rejection its own words.
     pub fn detail(&self) -> String {
         if let Self::RejectedByApi(why) = self
             && !why.is_empty()
@@ -218,7 +205,7 @@ impl EndReason {
         }
     }
 
-    /// Whether Meta itself said that the call is over, so that it need not be told.
+    /// Whether Meta reported the end, so that no request has to end the call there.
     pub fn is_metas_word(&self) -> bool {
         matches!(self, Self::CallerHungUp | Self::CallerGaveUp | Self::EndedByMeta { .. })
     }
@@ -236,7 +223,7 @@ impl fmt::Display for EndReason {
             Self::AgentLost(failure) => write!(f, "the agent was lost: it {failure}"),
             Self::PromptFinished => write!(f, "the prompt was played to its end"),
             Self::HungUpByApi => write!(f, "the application ended the call"),
-            // The words are the application's: they may be personal, and this is logged.
+            // The application's words may be personal, and this text is logged.
             Self::RejectedByApi(_) => write!(f, "the application declined the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),
             Self::Overloaded(shortage) => write!(f, "the service has no room for another call: {shortage}"),

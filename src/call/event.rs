@@ -1,4 +1,4 @@
-//! What the outside learns of a call: one envelope for every event.
+//! Events of a call: one envelope for every kind.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::end::EndReason;
 
-/// Our own id of a call: `call_` and a ULID, so ids sort by the time the call began. It says nothing of the caller.
+/// Our own id of a call: `call_` and a ULID, so ids sort by the time the call began. It holds nothing personal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct CallId(String);
@@ -18,7 +18,7 @@ impl CallId {
         Self(format!("call_{}", ulid::Ulid::new().to_string().to_lowercase()))
     }
 
-    /// Reads an id. What is none belongs to no call either.
+    /// Reads an id; None for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let ulid = text.strip_prefix("call_")?;
         let is_lower = !ulid.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -47,13 +47,13 @@ pub struct CallEvent {
     pub kind: &'static str,
     /// RFC 3339, UTC.
     pub occurred_at: String,
-    /// Whose event it is.
+    /// The call.
     pub call_id: CallId,
     /// Counts the events of this call from 1 without gaps.
     pub sequence: u64,
-    /// What the application keeps with the call, as it was when this happened.
+    /// What the application keeps with the call, at the time of the event.
     pub client_state: Option<String>,
-    /// What belongs to this kind.
+    /// The fields of this kind.
     pub data: Value,
 }
 

@@ -1,4 +1,4 @@
-//! The decision webhook: while a call rings, the app is asked what is to become of it.
+//! The decision webhook: while a call rings, the app decides what happens to it.
 //!
 //! It is posted `call.incoming` as everybody else is, signed as a Standard Webhook, and answers with a short list of
 //! commands or with nothing. Whatever goes wrong costs the call at most the route's `decide_timeout`: then the route
@@ -22,21 +22,21 @@ use crate::routes::DecisionWebhook;
 use crate::settings::Settings;
 use crate::store::EventRecord;
 
-/// What is said in answer, at most; it is read no further.
+/// The longest answer; the rest is not read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// Commands in one answer at most.
+/// The most commands in one answer.
 pub const MAX_ACTIONS: usize = 16;
 
-/// What the app wants. Without commands the route stands.
+/// What the app decided. Without commands the route applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// To be done in this order; each is one that a call could do.
+    /// In the order to perform them; each is checked.
     pub commands: Vec<CallCommand>,
     /// Kept with the call.
     pub client_state: Option<String>,
 }
 
-/// A decision with everybody found to whom it leads.
+/// A decision with its targets resolved.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// In their order.
@@ -45,25 +45,25 @@ pub struct Plan {
     pub client_state: Option<String>,
 }
 
-/// One command, and to whom it leads.
+/// One command, and the targets that it names.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What to do.
+    /// The command.
     pub command: CallCommand,
-    /// Empty where it leads to nobody.
+    /// Empty for a command without a destination.
     pub targets: Vec<AgentTarget>,
 }
 
 /// Why there is no decision. The texts are for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDecision {
-    /// Nothing, or not all of it, came in time.
+    /// The answer did not arrive completely in time.
     #[error("it did not answer in time")]
     TimedOut,
     /// No connection, or it broke.
     #[error("it could not be reached: {0}")]
     Unreachable(String),
-    /// It pointed elsewhere.
+    /// It redirected the request.
     #[error("it answered with HTTP {0}, and redirects are not followed")]
     Redirected(u16),
     /// Any other status than 2xx.
@@ -75,10 +75,10 @@ pub enum NoDecision {
     /// Not a JSON object.
     #[error("its answer is not a JSON object")]
     NotJson,
-    /// It leads where it may not, or to nobody; the text says which action and why.
+    /// A destination is unknown or not allowed; the text says which action and why.
     #[error("its answer leads nowhere: {0}")]
     NoDestination(String),
-    /// JSON that does not say what to do; the text says where.
+    /// JSON that is not a list of commands; the text says where.
     #[error("its answer cannot be done: {0}")]
     Senseless(String),
 }
@@ -171,7 +171,7 @@ async fn read_body(response: &mut Response) -> Result<Vec<u8>, NoDecision> {
     Ok(body)
 }
 
-/// As the app writes it. Keys that are not known are for a later version.
+/// The JSON of the answer. Unknown keys belong to later versions.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -180,7 +180,7 @@ struct Answer {
     client_state: Option<String>,
 }
 
-/// Reads what the app answered. One action that makes no sense spoils all: half a decision is none.
+/// Reads the app's answer. One invalid action makes the whole answer invalid.
 pub fn read(answer: &[u8]) -> Result<Decision, NoDecision> {
     if answer.trim_ascii().is_empty() {
         return Ok(Decision::default());
@@ -206,7 +206,7 @@ fn read_action(index: usize, action: Value) -> Result<CallCommand, NoDecision> {
     Ok(command)
 }
 
-/// The reader's words stand in a log, and its values may be a caller's.
+/// The error goes to the log, and a value in it may be personal.
 fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.starts_with("missing field") || text.starts_with("unknown variant") {

@@ -1,5 +1,5 @@
-//! After a crash: calls that the last process left behind, and that cannot be answered any more, are ended at Meta, in
-//! the store and for the app.
+//! Recovery after a crash: calls of the previous process that cannot be answered any more are ended at Meta, in the store
+//! and for the app.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::store::{CallRecord, EventRecord, RecordingFilter, Store, Termination,
 
 /// Calls and recordings read at once.
 const PAGE: usize = 1000;
-/// So many are ended at once.
+/// Calls ended at once.
 const AT_ONCE: usize = 32;
-/// For the records to be written before the app learns of the ends.
+/// For the records to be written before the ends are published.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// What it takes to end a call of an earlier process.
+/// Ends the calls of an earlier process.
 #[derive(Clone)]
 pub struct Recovery {
-    /// Where the calls stand.
+    /// Holds the calls.
     pub store: Store,
-    /// Tells Meta, also later.
+    /// Ends calls at Meta, with retries.
     pub terminations: Terminations,
-    /// Where recordings are, if the folder can be used.
+    /// The recordings, if the folder can be used.
     pub recordings: Option<Recordings>,
-    /// Calls that are answered now, and so are not to be ended.
+    /// Calls that are answered now, and so are not ended.
     pub resumed: Arc<HashSet<String>>,
-    /// Those that were closed at this start.
+    /// Recordings that were closed at this start.
     pub closed: Arc<Vec<RecordingResult>>,
 }
 
 impl Recovery {
-    /// Ends each of them, once. The app does not wait for Meta to be told.
+    /// Ends each of them once. The app gets the ends before Meta confirms them.
     pub async fn run(self) {
         for recording in self.closed.iter() {
             self.store.recording_finished(recording);
@@ -64,7 +64,7 @@ impl Recovery {
         }
     }
 
-    /// Says how many.
+    /// Returns how many.
     async fn end_all(&self, lost: Vec<CallRecord>) -> usize {
         let lost = lost.into_iter().filter(|call| !self.resumed.contains(&call.call_id));
         let (mut ending, mut count) = (JoinSet::new(), 0);
@@ -93,7 +93,7 @@ impl Recovery {
             EventRecord::of(&CallEvent::new(id.clone(), sequence, kind, client_state.clone(), data, clock::wall()))
         };
         for recording in untold {
-            // What finds no room is counted and told by the store.
+            // The store counts and logs an event that finds no room.
             let _ = self.store.event(next_event("call.recording_finished", json!(recording)));
         }
         let reason = EndReason::ServiceLost;
@@ -101,13 +101,13 @@ impl Recovery {
         let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null));
         call.end(&reason, &stages, &Value::Null);
         self.tell_meta(&call);
-        // The store counts and tells its trouble.
+        // The store counts and logs its trouble.
         let _ = self.store.call_ended(call, told, WRITTEN_WITHIN).confirmed().await;
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
             .increment(1);
     }
 
-    /// What became of the call's recordings that had not ended, or of which nobody was told that they had.
+    /// The results of the call's recordings that have no `call.recording_finished` yet.
     async fn untold_recordings(&self, call: &CallRecord) -> Vec<RecordingResult> {
         let of_call = RecordingFilter { call_id: Some(call.call_id.clone()), before: None, limit: PAGE };
         let known = self.store.recordings(of_call).await.unwrap_or_default();
@@ -129,7 +129,7 @@ impl Recovery {
         untold
     }
 
-    /// Stands in the store before the call's end does.
+    /// Stores the termination before the call's end is stored.
     fn tell_meta(&self, call: &CallRecord) {
         let Some(wacid) = call.wacid.clone() else { return };
         self.terminations.leave(Termination {

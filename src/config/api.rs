@@ -8,7 +8,7 @@ use super::read::Section;
 /// Who may use the control API.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Api {
-    /// Empty means that nobody may.
+    /// Empty closes the API.
     pub keys: Vec<ApiKey>,
     /// Pages that need a key; the others are anybody's.
     pub closed: Vec<Page>,

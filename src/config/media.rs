@@ -35,7 +35,7 @@ pub enum Advertise {
     /// Ask these STUN servers, as `host:port`.
     Stun(Vec<String>),
     /// The addresses that the sockets are bound to. For `0.0.0.0` and `::` that is known only once they are,
-    /// so whoever binds them must refuse private ones unless `allow_private`.
+    /// so the code that binds them must refuse private ones unless `allow_private`.
     Bound,
 }
 
@@ -128,7 +128,7 @@ impl Media {
         }
     }
 
-    /// What is bound is what callers are told, so each address must be reachable. Wildcards are found out later.
+    /// Callers get the bound addresses, so each must be reachable. Wildcards are resolved later.
     fn check_bound(&self, section: &Section<'_, '_>) {
         let is_reachable = |address: &&IpAddr| address.is_unspecified() || is_public(**address);
         for address in self.listen.iter().filter(|address| !self.allow_private && !is_reachable(address)) {

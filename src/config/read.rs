@@ -211,7 +211,7 @@ impl<'n, 'e> Section<'n, 'e> {
         notes.problems.push(Problem { source, place, value, advice: advice.into() });
     }
 
-    /// Notes every key that nobody asked for. Values are not shown: one may be a mistyped secret.
+    /// Notes every unknown key. Values are not shown: one may be a mistyped secret.
     pub(super) fn end(self) {
         for key in self.table.keys() {
             let advice = match nearest(key, self.asked.iter().copied()) {

@@ -41,7 +41,7 @@ pub enum Upload {
 pub struct S3 {
     /// Its name.
     pub bucket: String,
-    /// What stands before the files' names, without slashes around it.
+    /// The prefix of the files' names, without slashes around it.
     pub prefix: String,
     /// `None` is Amazon's.
     pub endpoint: Option<Url>,

@@ -1,4 +1,4 @@
-//! What a running service cannot take on. It is named, so that nobody waits for it in vain.
+//! Settings that a running service cannot apply, by name, for the log line of a reload.
 
 use secrecy::ExposeSecret;
 

@@ -29,7 +29,6 @@ use super::Worker;
 use super::command::{MediaOptions, Report};
 use super::endpoints::EndpointId;
 use crate::agent::notice::Notice;
-use crate::call::end::MediaFailure;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::clock;
@@ -245,7 +244,7 @@ impl CallMedia {
                     self.report(Report::MediaConnected);
                 }
                 BridgeEvent::MediaSilent(silent) => self.report(Report::MediaSilent(silent)),
-                BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure.into())),
+                BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure)),
                 BridgeEvent::PromptsFinished => self.report(Report::PromptsFinished),
                 BridgeEvent::PlaybackFinished { id, completed } => self.playback_finished(id, completed),
                 BridgeEvent::Gathered(gathered) => self.gathered(gathered, &mut bridge),
@@ -272,19 +271,6 @@ impl CallMedia {
         let has_room = report.is_vital() || self.services.reports.capacity() > VITAL_REPORTS;
         if !has_room || self.services.reports.try_send(report).is_err() {
             metrics::counter!("patchcord_reports_lost_total").increment(1);
-        }
-    }
-}
-
-impl From<patchcord_media::bridge::MediaFailure> for MediaFailure {
-    fn from(failure: patchcord_media::bridge::MediaFailure) -> Self {
-        use patchcord_media::bridge::MediaFailure as Failure;
-        match failure {
-            Failure::NoPath => Self::NeverConnected,
-            Failure::FingerprintMismatch => Self::FingerprintMismatch,
-            Failure::HandshakeFailed => Self::HandshakeFailed,
-            Failure::Silent => Self::Silent,
-            Failure::ClosedByPeer => Self::ClosedByPeer,
         }
     }
 }

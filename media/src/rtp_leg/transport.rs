@@ -124,7 +124,7 @@ fn transport_event(event: PeerEvent) -> Option<TransportEvent> {
             CloseReason::ClosedByUs => return None,
             CloseReason::ClosedByRemote => MediaFailure::ClosedByPeer,
             CloseReason::ConsentExpired => MediaFailure::Silent,
-            CloseReason::NoPath => MediaFailure::NoPath,
+            CloseReason::NoPath => MediaFailure::NeverConnected,
             CloseReason::HandshakeFailed => MediaFailure::HandshakeFailed,
             CloseReason::FingerprintMismatch => MediaFailure::FingerprintMismatch,
         }),

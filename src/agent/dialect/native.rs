@@ -185,7 +185,11 @@ fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
 
 /// The `result` message that answers a command.
 pub fn write_result(request_id: &Value, outcome: &Result<Value, Refusal>) -> String {
-    to_json(&ToAgent::Result(ResultMessage::new(request_id, outcome.as_ref().map(Value::clone))))
+    let outcome = match outcome {
+        Ok(data) => Ok(data.clone()),
+        Err(refusal) => Err(refusal),
+    };
+    to_json(&ToAgent::Result(ResultMessage::new(request_id, outcome)))
 }
 
 /// The ids of what a command started; null for what is done.

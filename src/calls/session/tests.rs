@@ -35,7 +35,7 @@ async fn a_call_whose_sound_breaks_ends_as_our_own_bug() -> anyhow::Result<()> {
     played.ends_as_our_own_bug().await
 }
 
-/// A mistake that shows in what the session logs.
+/// A panic while the session logs.
 #[tokio::test]
 async fn a_call_whose_session_breaks_ends_as_our_own_bug() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
@@ -64,7 +64,7 @@ async fn a_worker_that_does_not_answer_keeps_no_call() -> anyhow::Result<()> {
     played.ends_as_our_own_bug().await
 }
 
-/// An application that floods a call with commands keeps nobody from ending it.
+/// An application that floods a call with commands does not delay its end.
 #[tokio::test]
 async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
     let mut played = Played::begin().await?;
