@@ -17,12 +17,10 @@ pub struct Store {
     pub keep_events: Duration,
     /// Whether the service is not ready while the file cannot be written.
     pub required: bool,
-    /// While less is free on the file's disk, no new call is taken; 0 for no floor.
+    /// While less is free on the file's disk, no new call is taken. 0, the default, takes calls on a full disk too: a
+    /// call is worth more than its record.
     pub min_free_bytes: u64,
 }
-
-/// Enough for the ends of a thousand live calls with their events, in the file and in the log beside it.
-const USUAL_MIN_FREE_BYTES: u64 = 50_000_000;
 
 impl Store {
     pub(super) fn read(mut section: Section<'_, '_>) -> Self {
@@ -34,7 +32,7 @@ impl Store {
         let keep_calls = section.duration("keep_calls", 3660 * DAY).unwrap_or(30 * DAY);
         let keep_events = section.duration("keep_events", 3660 * DAY).unwrap_or(7 * DAY);
         let required = section.flag("required").unwrap_or(false);
-        let min_free_bytes = section.text("min_free", size_bytes).unwrap_or(USUAL_MIN_FREE_BYTES);
+        let min_free_bytes = section.text("min_free", size_bytes).unwrap_or(0);
         section.end();
         let path = path.unwrap_or_else(|| PathBuf::from("patchcord.db"));
         Self { path, keep_calls, keep_events, required, min_free_bytes }
