@@ -1,18 +1,20 @@
 // The simulator's HTTP: what it is connected to, a call placed, its events, its end.
 
+export const GONE = "The simulator does not answer. Start it again with: patchcord simulate";
+
 /** Facts of the simulation: `{agent, webhook, number}`. */
-export async function simulation() {
-  return reply(await fetch("/api/simulation"));
+export function simulation() {
+  return ask("/api/simulation");
 }
 
 /** Puts an offer into Meta's connect webhook. Returns `{call, seed}`. */
-export async function place(order) {
+export function place(order) {
   const headers = { "Content-Type": "application/json" };
-  return reply(await fetch("/api/calls", { method: "POST", headers, body: JSON.stringify(order) }));
+  return ask("/api/calls", { method: "POST", headers, body: JSON.stringify(order) });
 }
 
-export async function hangUp(call) {
-  await reply(await fetch(`/api/calls/${call}/hang_up`, { method: "POST" }));
+export function hangUp(call) {
+  return ask(`/api/calls/${call}/hang_up`, { method: "POST" });
 }
 
 const KINDS = ["answer", "stage", "webhook", "graph", "objection", "ended"];
@@ -30,7 +32,10 @@ export function events(call, { onEvent, onClosed }) {
   return source;
 }
 
-async function reply(response) {
+async function ask(path, options) {
+  const response = await fetch(path, options).catch(() => {
+    throw new Error(GONE);
+  });
   if (response.status === 204) return null;
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.detail ?? `the simulator answered ${response.status}`);

@@ -1,6 +1,6 @@
 // The page: buttons, states and words of the phone.
 
-import { simulation } from "./api.js";
+import { GONE, simulation } from "./api.js";
 import { PhoneCall } from "./call.js";
 import { faults, watchFaults } from "./faults.js";
 import { Level } from "./levels.js";
@@ -118,7 +118,7 @@ class PhonePage {
       case "lost":
         if (this.#call !== call) return;
         this.#over(STATUS.ended);
-        this.#complain(new Error("The simulator no longer answers. Start it again with: patchcord simulate"));
+        this.#complain(new Error(GONE));
         break;
     }
   }

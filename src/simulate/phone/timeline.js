@@ -57,7 +57,7 @@ export class Timeline {
 
   graph({ at_ms, took_ms, action, request, status, reply }) {
     this.#record.push({ kind: "graph", at_ms, took_ms, action, request, status, reply });
-    const notes = status === null ? "no reply on purpose" : `replied in ${shownMs(took_ms)}`;
+    const notes = status === null ? "on purpose" : `replied in ${shownMs(took_ms)}`;
     const parts = [["Request", request]];
     if (reply !== null) parts.push(["Reply", reply]);
     this.#add("graph", { at_ms, title: action, notes, status: status ?? "no reply" }, parts);

@@ -50,7 +50,7 @@ impl Simulator {
     }
 
     /// Places a call and opens its events.
-    async fn call(&self, faults: Value) -> anyhow::Result<(String, Events)> {
+    async fn call(&self, faults: &Value) -> anyhow::Result<(String, Events)> {
         let order = json!({ "sdp": offer(), "from": "12025550123", "faults": faults, "seed": 7 });
         let (status, reply) = self.post("/api/calls", order.to_string()).await?;
         assert_eq!((status, &reply["seed"]), (200, &json!(7)), "{reply}");
@@ -201,7 +201,7 @@ async fn the_page_comes_with_its_policy_and_names_no_other_host() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_in_order_and_show_what_was_sent() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
-    let (id, mut events) = simulator.call(json!({})).await?;
+    let (id, mut events) = simulator.call(&json!({})).await?;
     let begun = events.until("answer", |_| true).await?;
     let words = short(&begun);
     assert!(place_of("stage pre_accepted", &words) < place_of("answer", &words), "{words:?}");
@@ -234,7 +234,7 @@ async fn events_come_in_order_and_show_what_was_sent() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_are_doubled_and_reordered_on_demand() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
-    let (id, mut events) = simulator.call(json!({ "webhooks": "doubled" })).await?;
+    let (id, mut events) = simulator.call(&json!({ "webhooks": "doubled" })).await?;
     events.until("answer", |_| true).await?;
     simulator.hang_up(&id).await?;
     let words = short(&events.rest().await?);
@@ -245,7 +245,7 @@ async fn webhooks_are_doubled_and_reordered_on_demand() -> anyhow::Result<()> {
     assert_eq!(words.iter().filter(|word| word.ends_with("connect 200")).count(), 2, "{words:?}");
     assert_eq!(words.iter().filter(|word| *word == "pre_accept 200").count(), 1, "{words:?}");
 
-    let (id, mut events) = simulator.call(json!({ "webhooks": "reordered" })).await?;
+    let (id, mut events) = simulator.call(&json!({ "webhooks": "reordered" })).await?;
     events.until("answer", |_| true).await?;
     simulator.hang_up(&id).await?;
     let words = short(&events.rest().await?);
@@ -257,7 +257,7 @@ async fn webhooks_are_doubled_and_reordered_on_demand() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn graph_errors_and_late_answers_happen_on_demand() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
-    let (id, mut events) = simulator.call(json!({ "graph_error": "pre_accept_500", "late_answer_ms": 300 })).await?;
+    let (id, mut events) = simulator.call(&json!({ "graph_error": "pre_accept_500", "late_answer_ms": 300 })).await?;
     let seen = events.until("answer", |_| true).await?;
     let words = short(&seen);
     assert!(place_of("pre_accept 500", &words) < place_of("pre_accept 200", &words), "{words:?}");
@@ -273,7 +273,7 @@ async fn graph_errors_and_late_answers_happen_on_demand() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn loss_and_delay_put_a_relay_between_both_sides() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
-    let (id, mut events) = simulator.call(json!({ "loss_percent": 10, "delay_ms": 20 })).await?;
+    let (id, mut events) = simulator.call(&json!({ "loss_percent": 10, "delay_ms": 20 })).await?;
     let seen = events.until("answer", |_| true).await?;
     simulator.hang_up(&id).await?;
     let mut all = seen;
@@ -296,7 +296,7 @@ async fn loss_and_delay_put_a_relay_between_both_sides() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_goes_ends_its_call() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
-    let (id, mut events) = simulator.call(json!({})).await?;
+    let (id, mut events) = simulator.call(&json!({})).await?;
     events.until("answer", |_| true).await?;
     drop(events);
     let call = simulator.simulation.browser_calls.find(&id).map_err(|error| anyhow::anyhow!(error.detail))?.call;
@@ -318,7 +318,7 @@ async fn a_service_that_does_not_take_the_webhook_ends_the_call() -> anyhow::Res
     // Taken and closed again, so that nobody listens there.
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?;
     simulator.simulation.meta.set_webhook_url(format!("http://{nobody}/webhooks/whatsapp"));
-    let (_, mut events) = simulator.call(json!({})).await?;
+    let (_, mut events) = simulator.call(&json!({})).await?;
     let seen = events.rest().await?;
     assert_eq!(short(&seen), ["connect null", "stage ended", "ended by webhook_failed"]);
     assert!(seen[0].1["error"].as_str().unwrap().contains("post a webhook"), "{seen:?}");
