@@ -1,0 +1,174 @@
+//! One agent of the queues: what it may take, and what it does just now.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{Entry, QueueName, RingEnd, Skill};
+use crate::call::event::CallId;
+
+/// An agent that is signed in, or still talks.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    queues: BTreeSet<QueueName>,
+    skills: BTreeSet<Skill>,
+    shift: Shift,
+    presence: Presence,
+    /// Rings in a row that were not answered.
+    missed: u32,
+}
+
+/// What an agent does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It takes no calls.
+    #[default]
+    Away,
+    /// It waits for a call since then.
+    Idle { since: Instant },
+    /// A call rings.
+    Ringing { call: CallId },
+    /// It has a caller of that queue.
+    Talking { call: CallId, queue: QueueName },
+    /// It writes up the last call until then.
+    WrapUp { until: Instant },
+}
+
+/// What an agent that is busy does afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shift {
+    /// It takes the next call.
+    On,
+    /// It is away.
+    #[default]
+    Paused,
+    /// It is gone.
+    Over,
+}
+
+impl Agent {
+    pub(super) fn sign_in(&mut self, queues: BTreeSet<QueueName>, skills: BTreeSet<Skill>) {
+        (self.queues, self.skills) = (queues, skills);
+        if self.shift == Shift::Over {
+            self.shift = Shift::Paused;
+        }
+    }
+
+    /// A ring must have been taken from it before.
+    pub(super) fn sign_out(&mut self) {
+        self.shift = Shift::Over;
+        if !matches!(self.presence, Presence::Talking { .. }) {
+            self.presence = Presence::Away;
+        }
+    }
+
+    /// Whether nothing holds it here any more.
+    pub(super) fn has_left(&self) -> bool {
+        self.shift == Shift::Over && !matches!(self.presence, Presence::Talking { .. })
+    }
+
+    pub(super) fn become_available(&mut self, now: Instant) {
+        if self.shift == Shift::Over {
+            return;
+        }
+        (self.shift, self.missed) = (Shift::On, 0);
+        if matches!(self.presence, Presence::Away | Presence::WrapUp { .. }) {
+            self.presence = Presence::Idle { since: now };
+        }
+    }
+
+    /// What rings or is talked about goes on.
+    pub(super) fn go_away(&mut self) {
+        if self.shift == Shift::On {
+            self.shift = Shift::Paused;
+        }
+        if matches!(self.presence, Presence::Idle { .. } | Presence::WrapUp { .. }) {
+            self.presence = Presence::Away;
+        }
+    }
+
+    pub(super) fn rings(&mut self, call: CallId) {
+        self.presence = Presence::Ringing { call };
+    }
+
+    pub(super) fn answered(&mut self, call: CallId, queue: QueueName) {
+        self.missed = 0;
+        self.presence = Presence::Talking { call, queue };
+    }
+
+    /// An agent that misses too many in a row is away: its callers would wait for an empty chair.
+    pub(super) fn stops_ringing(&mut self, end: RingEnd, max_missed: u32, now: Instant) {
+        match end {
+            RingEnd::Missed => self.missed += 1,
+            RingEnd::Declined | RingEnd::AgentLeft | RingEnd::CallerLeft | RingEnd::Overflowed => {}
+        }
+        if self.missed >= max_missed && self.shift == Shift::On {
+            self.shift = Shift::Paused;
+        }
+        self.presence = self.next(now);
+    }
+
+    pub(super) fn finished(&mut self, wrap_up: Duration, now: Instant) {
+        self.presence = match self.shift {
+            Shift::On if !wrap_up.is_zero() => Presence::WrapUp { until: now + wrap_up },
+            Shift::On | Shift::Paused | Shift::Over => self.next(now),
+        };
+    }
+
+    fn next(&self, now: Instant) -> Presence {
+        match self.shift {
+            Shift::On => Presence::Idle { since: now },
+            Shift::Paused | Shift::Over => Presence::Away,
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Presence::WrapUp { until } = self.presence
+            && until <= now
+        {
+            self.presence = self.next(until);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self.presence {
+            Presence::WrapUp { until } => Some(until),
+            Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::Talking { .. } => None,
+        }
+    }
+
+    /// Whether it is signed in for this queue, busy or not.
+    pub(super) fn serves(&self, queue: &QueueName) -> bool {
+        self.shift != Shift::Over && self.queues.contains(queue)
+    }
+
+    pub(super) fn may_take(&self, entry: &Entry) -> bool {
+        self.is_idle() && self.serves(&entry.queue) && entry.skills.is_subset(&self.skills)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.presence, Presence::Idle { .. })
+    }
+
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        match self.presence {
+            Presence::Idle { since } => Some(since),
+            Presence::Away | Presence::Ringing { .. } | Presence::Talking { .. } | Presence::WrapUp { .. } => None,
+        }
+    }
+
+    /// The queue whose caller of this call it has.
+    pub(super) fn talks_in(&self, call: &CallId) -> Option<QueueName> {
+        match &self.presence {
+            Presence::Talking { call: with, queue } => (with == call).then(|| queue.clone()),
+            Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::WrapUp { .. } => None,
+        }
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    pub(super) fn queues(&self) -> &BTreeSet<QueueName> {
+        &self.queues
+    }
+}

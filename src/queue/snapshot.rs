@@ -1,0 +1,115 @@
+//! How the queues stand, for supervisors and metrics.
+
+use std::time::{Duration, Instant};
+
+use super::{AgentName, Presence, QueueName, Queues};
+use crate::call::event::CallId;
+
+/// Since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Callers that an agent took.
+    pub answered: u64,
+    /// Of those, within the service level.
+    pub answered_in_time: u64,
+    /// Callers that gave up.
+    pub abandoned: u64,
+    /// Callers that went on to what follows the queue.
+    pub overflowed: u64,
+}
+
+impl Counts {
+    pub(super) fn answered(&mut self, waited: Duration, service_level: Duration) {
+        self.answered += 1;
+        self.answered_in_time += u64::from(waited <= service_level);
+    }
+
+    /// The share of answered and abandoned callers that were answered in time; None before the first.
+    pub fn service_level(&self) -> Option<f64> {
+        let all = self.answered + self.abandoned;
+        (all > 0).then(|| self.answered_in_time as f64 / all as f64)
+    }
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSnapshot {
+    /// Its name in the configuration.
+    pub name: QueueName,
+    /// Who waits, the longest waiting first.
+    pub waiting: Vec<WaitingSnapshot>,
+    /// Who is signed in.
+    pub agents: Vec<AgentSnapshot>,
+    /// Since the start.
+    pub counts: Counts,
+}
+
+/// One caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingSnapshot {
+    /// Its call.
+    pub call: CallId,
+    /// Since it entered.
+    pub waited: Duration,
+    /// Where it rings.
+    pub rings_at: Option<AgentName>,
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSnapshot {
+    /// As it signed in.
+    pub name: AgentName,
+    /// `away`, `idle`, `ringing`, `talking` or `wrap_up`.
+    pub state: &'static str,
+    /// What rings, or whom it talks with.
+    pub call: Option<CallId>,
+}
+
+impl QueueSnapshot {
+    /// How long the first has waited; zero when nobody does.
+    pub fn longest_wait(&self) -> Duration {
+        self.waiting.first().map_or(Duration::ZERO, |first| first.waited)
+    }
+}
+
+impl Queues {
+    /// How every queue stands, by name.
+    pub fn snapshot(&self, now: Instant) -> Vec<QueueSnapshot> {
+        let of = |name: &QueueName, counts| QueueSnapshot {
+            name: name.clone(),
+            waiting: self.waiting_in(name, now),
+            agents: self.agents_of(name),
+            counts,
+        };
+        self.queues.iter().map(|(name, queue)| of(name, queue.counts)).collect()
+    }
+
+    fn waiting_in(&self, queue: &QueueName, now: Instant) -> Vec<WaitingSnapshot> {
+        let waiting = self.waiting.iter().filter(|waiting| waiting.entry.queue == *queue);
+        let snapshot = waiting.map(|waiting| WaitingSnapshot {
+            call: waiting.entry.call.clone(),
+            waited: now.saturating_duration_since(waiting.entered_at),
+            rings_at: waiting.ring.as_ref().map(|ring| ring.agent.clone()),
+        });
+        snapshot.collect()
+    }
+
+    fn agents_of(&self, queue: &QueueName) -> Vec<AgentSnapshot> {
+        let agents = self.agents.iter().filter(|(_, agent)| agent.queues().contains(queue));
+        agents.map(|(name, agent)| AgentSnapshot::of(name, agent.presence())).collect()
+    }
+}
+
+impl AgentSnapshot {
+    fn of(name: &AgentName, presence: &Presence) -> Self {
+        let (state, call) = match presence {
+            Presence::Away => ("away", None),
+            Presence::Idle { .. } => ("idle", None),
+            Presence::Ringing { call } => ("ringing", Some(call.clone())),
+            Presence::Talking { call, .. } => ("talking", Some(call.clone())),
+            Presence::WrapUp { .. } => ("wrap_up", None),
+        };
+        Self { name: name.clone(), state, call }
+    }
+}
