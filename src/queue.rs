@@ -98,6 +98,8 @@ pub enum Input {
     Left(CallId),
     /// The agent and the caller of this call have finished.
     Finished(CallId),
+    /// The agent answered, and its page could not connect: the caller waits again, as long as if it had never left.
+    Returned(CallId),
     /// The agent is there, and away until [`Input::Available`]. Signing in again changes its queues and skills.
     SignedIn(SignIn),
     /// The agent has gone; a conversation goes on.
@@ -170,6 +172,7 @@ impl Queues {
             Input::Entered(entry) => self.enter(entry, now),
             Input::Left(call) => self.leave(&call, now),
             Input::Finished(call) => self.finish(&call, now),
+            Input::Returned(call) => self.take_back(&call, now),
             Input::SignedIn(sign_in) => self.sign_in(sign_in, now),
             Input::SignedOut(agent) => self.sign_out(&agent, now),
             Input::Available(agent) => self.become_available(&agent, now),
@@ -186,17 +189,18 @@ impl Queues {
             waiting.entry.call == *call && waiting.ring.as_ref().is_some_and(|ring| ring.agent == *agent)
         };
         let place = self.waiting.iter().position(rings_here).ok_or(NotOffered)?;
-        let Some(waiting) = self.waiting.remove(place) else { return Err(NotOffered) };
-        let queue = waiting.entry.queue;
+        let Some(mut waiting) = self.waiting.remove(place) else { return Err(NotOffered) };
+        waiting.ring = None;
+        let queue = waiting.entry.queue.clone();
         let waited = now.saturating_duration_since(waiting.entered_at);
-        if let Some(agent) = self.agents.get_mut(agent) {
-            agent.answered(call.clone(), queue.clone());
-        }
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.counts.answered(waited, queue.options.service_level);
-            if let Some(caller) = waiting.entry.caller.filter(|_| !queue.options.sticky_for.is_zero()) {
+            if let Some(caller) = waiting.entry.caller.clone().filter(|_| !queue.options.sticky_for.is_zero()) {
                 self.last_agents.remember(caller, agent.clone(), now + queue.options.sticky_for);
             }
+        }
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.answered(waiting);
         }
         self.actions.push_back(Action::Connect { agent: agent.clone(), call: call.clone() });
         self.report(call, Progress::Answered { queue, agent: agent.clone(), waited });
@@ -282,16 +286,41 @@ impl Queues {
     }
 
     fn finish(&mut self, call: &CallId, now: Instant) {
-        let talking = self.agents.iter_mut().find_map(|(name, agent)| {
-            let queue = agent.talks_in(call)?;
-            Some((name.clone(), agent, queue))
-        });
-        let Some((name, agent, queue)) = talking else { return };
+        let Some((name, queue)) = self.talks_with(call) else { return };
         let wrap_up = self.queues.get(&queue).map_or(Duration::ZERO, |queue| queue.options.wrap_up);
-        agent.finished(wrap_up, now);
-        if agent.has_left() {
-            self.agents.remove(&name);
+        self.release(&name, wrap_up, now);
+    }
+
+    /// The agent's next call is not this one: its page has just failed.
+    fn take_back(&mut self, call: &CallId, now: Instant) {
+        let Some((name, queue)) = self.talks_with(call) else { return };
+        let Some(mut waiting) = self.release(&name, Duration::ZERO, now) else { return };
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            let waited = now.saturating_duration_since(waiting.entered_at);
+            queue.counts.take_back(waited, queue.options.service_level);
         }
+        let every = self.queues.get(&queue).and_then(|queue| queue.options.announce_every);
+        waiting.announce_at = every.map(|every| now + every);
+        waiting.missed_by.insert(name.clone());
+        let place = self.waiting.iter().position(|other| other.entered_at > waiting.entered_at);
+        self.waiting.insert(place.unwrap_or(self.waiting.len()), waiting);
+        self.report(call, Progress::Returned { queue, agent: name });
+        self.overflow_the_patient(now);
+        self.overflow_unstaffed(now);
+    }
+
+    fn talks_with(&self, call: &CallId) -> Option<(AgentName, QueueName)> {
+        self.agents.iter().find_map(|(name, agent)| Some((name.clone(), agent.talks_in(call)?)))
+    }
+
+    /// Gives the caller that the agent had.
+    fn release(&mut self, name: &AgentName, wrap_up: Duration, now: Instant) -> Option<Waiting> {
+        let agent = self.agents.get_mut(name)?;
+        let had = agent.finished(wrap_up, now);
+        if agent.has_left() {
+            self.agents.remove(name);
+        }
+        had
     }
 
     fn sign_in(&mut self, SignIn { agent, queues, skills }: SignIn, now: Instant) {
@@ -355,8 +384,7 @@ impl Queues {
         self.overflow_where(OverflowReason::NoAgents, now, |queues, waiting| {
             let queue = &waiting.entry.queue;
             let overflows = |queue: &Queue| queue.options.unstaffed == Unstaffed::Overflow;
-            queues.queues.get(queue).is_some_and(overflows)
-                && !queues.agents.values().any(|agent| agent.serves(queue))
+            queues.queues.get(queue).is_some_and(overflows) && !queues.agents.values().any(|agent| agent.serves(queue))
         });
     }
 
@@ -420,12 +448,7 @@ impl Queues {
         let candidates = self.agents.iter().filter_map(|(name, agent)| {
             let since = agent.idle_since()?;
             let may_take = agent.may_take(&waiting.entry) && !waiting.declined_by.contains(name);
-            may_take.then_some((
-                waiting.missed_by.contains(name),
-                last != Some(name),
-                since,
-                name,
-            ))
+            may_take.then_some((waiting.missed_by.contains(name), last != Some(name), since, name))
         });
         candidates.min().map(|(.., name)| name.clone())
     }

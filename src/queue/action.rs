@@ -61,6 +61,8 @@ pub enum Progress {
     Missed { queue: QueueName, agent: AgentName, end: RingEnd },
     /// The agent has it.
     Answered { queue: QueueName, agent: AgentName, waited: Duration },
+    /// The agent answered and could not connect; the caller waits again.
+    Returned { queue: QueueName, agent: AgentName },
     /// The caller gave up.
     Abandoned { queue: QueueName, waited: Duration },
     /// It goes on to what follows the queue.
@@ -75,6 +77,7 @@ impl Progress {
             Self::Offered { .. } => "queue.offered",
             Self::Missed { .. } => "queue.missed",
             Self::Answered { .. } => "queue.answered",
+            Self::Returned { .. } => "queue.returned",
             Self::Abandoned { .. } => "queue.abandoned",
             Self::Overflowed { .. } => "queue.overflowed",
         }

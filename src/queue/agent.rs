@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Entry, QueueName, RingEnd, Skill};
+use super::{Entry, QueueName, RingEnd, Skill, Waiting};
 use crate::call::event::CallId;
 
 /// An agent that is signed in, or still talks.
@@ -18,7 +18,7 @@ pub(super) struct Agent {
 }
 
 /// What an agent does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) enum Presence {
     /// It takes no calls.
     #[default]
@@ -27,8 +27,8 @@ pub(super) enum Presence {
     Idle { since: Instant },
     /// A call rings.
     Ringing { call: CallId },
-    /// It has a caller of that queue.
-    Talking { call: CallId, queue: QueueName },
+    /// It has this caller, which waits no more.
+    Talking { with: Box<Waiting> },
     /// It writes up the last call until then.
     WrapUp { until: Instant },
 }
@@ -90,9 +90,9 @@ impl Agent {
         self.presence = Presence::Ringing { call };
     }
 
-    pub(super) fn answered(&mut self, call: CallId, queue: QueueName) {
+    pub(super) fn answered(&mut self, waiting: Waiting) {
         self.missed = 0;
-        self.presence = Presence::Talking { call, queue };
+        self.presence = Presence::Talking { with: Box::new(waiting) };
     }
 
     /// An agent that misses too many in a row is away: its callers would wait for an empty chair.
@@ -107,11 +107,16 @@ impl Agent {
         self.presence = self.next(now);
     }
 
-    pub(super) fn finished(&mut self, wrap_up: Duration, now: Instant) {
-        self.presence = match self.shift {
+    /// Gives the caller that it had.
+    pub(super) fn finished(&mut self, wrap_up: Duration, now: Instant) -> Option<Waiting> {
+        let next = match self.shift {
             Shift::On if !wrap_up.is_zero() => Presence::WrapUp { until: now + wrap_up },
             Shift::On | Shift::Paused | Shift::Over => self.next(now),
         };
+        match std::mem::replace(&mut self.presence, next) {
+            Presence::Talking { with } => Some(*with),
+            Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::WrapUp { .. } => None,
+        }
     }
 
     fn next(&self, now: Instant) -> Presence {
@@ -159,7 +164,7 @@ impl Agent {
     /// The queue whose caller of this call it has.
     pub(super) fn talks_in(&self, call: &CallId) -> Option<QueueName> {
         match &self.presence {
-            Presence::Talking { call: with, queue } => (with == call).then(|| queue.clone()),
+            Presence::Talking { with } => (with.entry.call == *call).then(|| with.entry.queue.clone()),
             Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::WrapUp { .. } => None,
         }
     }

@@ -24,6 +24,12 @@ impl Counts {
         self.answered_in_time += u64::from(waited <= service_level);
     }
 
+    /// An answer whose agent could not connect is none.
+    pub(super) fn take_back(&mut self, waited: Duration, service_level: Duration) {
+        self.answered -= 1;
+        self.answered_in_time = self.answered_in_time.saturating_sub(u64::from(waited <= service_level));
+    }
+
     /// The share of answered and abandoned callers that were answered in time; None before the first.
     pub fn service_level(&self) -> Option<f64> {
         let all = self.answered + self.abandoned;
@@ -107,7 +113,7 @@ impl AgentSnapshot {
             Presence::Away => ("away", None),
             Presence::Idle { .. } => ("idle", None),
             Presence::Ringing { call } => ("ringing", Some(call.clone())),
-            Presence::Talking { call, .. } => ("talking", Some(call.clone())),
+            Presence::Talking { with } => ("talking", Some(with.entry.call.clone())),
             Presence::WrapUp { .. } => ("wrap_up", None),
         };
         Self { name: name.clone(), state, call }

@@ -214,6 +214,24 @@ fn an_agent_that_leaves_gives_its_ring_back_but_not_its_caller() {
 }
 
 #[test]
+fn a_caller_whose_agent_could_not_connect_waits_in_its_old_place() {
+    let mut script = Script::new();
+    script.works("ada");
+    script.enter(0);
+    script.after(SECOND);
+    script.enter(1);
+    script.answer("ada", 0).unwrap();
+    script.after(SECOND);
+    script.works("bob");
+    let back = script.put(Input::Returned(script.call(0)));
+    // Bob rings already for the second caller; Ada's page has just failed, and she is the only one left.
+    assert_eq!(back, [script.ring("ada", 0)]);
+    let order: Vec<CallId> = script.support().waiting.into_iter().map(|waiting| waiting.call).collect();
+    assert_eq!(order, [script.call(0), script.call(1)]);
+    assert_eq!(script.support().counts.answered, 0);
+}
+
+#[test]
 fn a_full_queue_and_a_long_wait_overflow() {
     let mut script = Script::new();
     for nth in 0..3 {
@@ -311,6 +329,7 @@ enum Step {
     Enter { call: usize, queue: usize, skilled: bool },
     Leave(usize),
     Finish(usize),
+    Return(usize),
     SignIn { agent: usize, queues: usize, skilled: bool },
     SignOut(usize),
     Available(usize),
@@ -330,6 +349,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(call, queue, skilled)| Step::Enter { call, queue, skilled }),
         1 => call.clone().prop_map(Step::Leave),
         2 => call.clone().prop_map(Step::Finish),
+        1 => call.clone().prop_map(Step::Return),
         2 => (agent.clone(), 1..4usize, any::<bool>())
             .prop_map(|(agent, queues, skilled)| Step::SignIn { agent, queues, skilled }),
         1 => agent.clone().prop_map(Step::SignOut),
@@ -366,6 +386,9 @@ impl Ledger {
             }
             Action::Report { call, progress: Progress::Entered { .. } } => {
                 self.entered.insert(call);
+            }
+            Action::Report { call, progress: Progress::Returned { .. } } => {
+                prop_assert_eq!(self.left.remove(&call), Some(1));
             }
             Action::Report { call, progress: Progress::Abandoned { .. } } | Action::Overflow { call, .. } => {
                 *self.left.entry(call).or_default() += 1;
@@ -411,6 +434,7 @@ fn run(script: &mut Script, step: &Step, ledger: &Ledger) {
         }
         Step::Leave(call) => Input::Left(script.call(call)),
         Step::Finish(call) => Input::Finished(script.call(call)),
+        Step::Return(call) => Input::Returned(script.call(call)),
         Step::SignIn { agent, queues, skilled } => {
             let queues: Vec<&str> = (0..2).filter(|bit| queues & (1 << bit) != 0).map(|bit| QUEUES[bit]).collect();
             Input::SignedIn(sign_in(AGENTS[agent], &queues, skills(skilled)))
