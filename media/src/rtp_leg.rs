@@ -3,10 +3,11 @@
 //! Pure, and independent of what is on the other side of the call: datagrams, frames and time go in; datagrams, ordered
 //! audio, keys and events come out. The owner
 //!
-//! 1. hands it every datagram ([`RtpLeg::receive`]) and calls [`RtpLeg::handle_timeout`] every 10 to 20 ms,
+//! 1. hands it every datagram ([`RtpLeg::receive`]) and calls [`RtpLeg::handle_timeout`] every 10 to 20 ms or at
+//!    [`RtpLeg::poll_timeout`],
 //! 2. after each of these drains [`RtpLeg::poll_received`], [`RtpLeg::poll_transmit`] and [`RtpLeg::poll_event`],
 //! 3. from [`RtpLeg::start`] on sends one frame every 20 ms: [`RtpLeg::send_key`] if a key is due, else
-//!    [`RtpLeg::send_frame`].
+//!    [`RtpLeg::send_frame`]. An owner that relays Opus packets calls [`RtpLeg::relay`] for each instead.
 //!
 //! Towards the remote there is one RTP line: one SSRC, consecutive sequence numbers, timestamps without a gap.
 
@@ -24,7 +25,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::peer::{PeerStats, Transmit};
+use crate::opus::SILENCE;
+use crate::peer::{Peer, PeerError, PeerOptions, PeerStats, Transmit};
+use crate::sdp::Fragment;
 use inbound::Inbound;
 use liveness::Liveness;
 use outbound::Outbound;
@@ -120,8 +123,9 @@ impl RtpLeg {
         let packet = self.transport.receive(socket, from, datagram, now);
         if self.transport.media_at() == Some(now) {
             self.liveness.heard(now);
-            self.report_silence(now);
         }
+        self.follow_transport();
+        self.report_silence(now);
         if let Some(packet) = packet.filter(|_| self.is_started) {
             self.inbound.push(packet, now);
         }
@@ -142,7 +146,32 @@ impl RtpLeg {
                 self.fail(MediaFailure::Silent);
             }
         }
+        self.follow_transport();
         self.report_silence(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) and [`poll_received`](Self::poll_received) have something new even if
+    /// nothing arrives, for an owner without a tick. Media silence is not in it. May be in the past: then at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let inbound = if self.is_started { self.inbound.poll_timeout() } else { None };
+        [self.transport.poll_timeout(), inbound].into_iter().flatten().min()
+    }
+
+    /// Takes candidates or an ICE restart of a WebRTC remote; see [`Peer::take_fragment`].
+    pub fn take_fragment(
+        &mut self,
+        options: &PeerOptions,
+        fragment: &Fragment,
+        mid: Option<&str>,
+        now: Instant,
+    ) -> Result<Option<String>, PeerError> {
+        let peer = self.transport.peer_mut().ok_or(PeerError::UnexpectedAnswer)?;
+        peer.take_fragment(options, fragment, mid, now)
+    }
+
+    /// Our ICE user names; see [`Peer::local_ufrags`].
+    pub fn local_ufrags(&self) -> impl Iterator<Item = &str> {
+        self.transport.peer().into_iter().flat_map(Peer::local_ufrags)
     }
 
     /// Nothing was read for `gap`, through no fault of the remote: extends its deadlines. To be called before
@@ -184,6 +213,14 @@ impl RtpLeg {
         self.outbound.send_frame(&mut self.transport, payload, talking, now)
     }
 
+    /// Relays one Opus packet unchanged. The line advances by the packet's own length, so no 20 ms tick is needed; a key
+    /// that is due takes the packet's place.
+    pub fn relay(&mut self, packet: &[u8], now: Instant) {
+        if self.outbound.send_key(&mut self.transport, now).is_none() {
+            self.outbound.send_packet(&mut self.transport, packet, packet != SILENCE, now);
+        }
+    }
+
     /// Passes over frames that were not sent in time.
     pub fn skip_frames(&mut self, frames: u32) {
         self.outbound.skip(frames);
@@ -196,6 +233,11 @@ impl RtpLeg {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<RtpLegEvent> {
+        self.follow_transport();
+        self.events.pop_front()
+    }
+
+    fn follow_transport(&mut self) {
         while let Some(event) = self.transport.poll_event() {
             match event {
                 TransportEvent::Connected => self.events.push_back(RtpLegEvent::Connected),
@@ -204,7 +246,6 @@ impl RtpLeg {
                 TransportEvent::Failed(failure) => self.fail(failure),
             }
         }
-        self.events.pop_front()
     }
 
     /// Counters since the start.

@@ -43,6 +43,11 @@ impl Timeline {
 
     /// The stamp of the next frame. `talking` is false for silence; the first talking frame after it is marked.
     pub fn next(&mut self, talking: bool) -> Stamp {
+        self.next_lasting(TICKS_PER_FRAME, talking)
+    }
+
+    /// The stamp of a packet that lasts this many 48 kHz ticks.
+    pub fn next_lasting(&mut self, ticks: u32, talking: bool) -> Stamp {
         let stamp = Stamp {
             ssrc: self.ssrc,
             sequence: self.sequence,
@@ -50,7 +55,7 @@ impl Timeline {
             marker: talking && !self.talking,
         };
         self.sequence = self.sequence.wrapping_add(1);
-        self.timestamp = self.timestamp.wrapping_add(TICKS_PER_FRAME);
+        self.timestamp = self.timestamp.wrapping_add(ticks);
         self.talking = talking;
         stamp
     }

@@ -77,6 +77,11 @@ impl Inbound {
         self.keys.handle_timeout(now);
     }
 
+    /// When a gap is given up or a key without an end is over, even if nothing arrives.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.reorder.poll_timeout(), self.keys.poll_timeout()].into_iter().flatten().min()
+    }
+
     pub fn poll(&mut self, now: Instant) -> Option<Received> {
         if let Some(key) = self.keys.poll() {
             return Some(Received::Key(key));

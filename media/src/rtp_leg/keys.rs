@@ -55,6 +55,10 @@ impl KeyInput {
         self.keys.extend(self.reader.handle_timeout(now));
     }
 
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.reader.poll_timeout()
+    }
+
     pub fn poll(&mut self) -> Option<Key> {
         self.keys.pop_front()
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::keys::{KeyOutput, StampedKey};
 use super::{RtpLegOptions, RtpTransport, SendDigitsError};
+use crate::opus::inspect;
 use crate::peer::Transmit;
 use crate::rtp::RtpHeader;
-use crate::timeline::{Stamp, Timeline};
+use crate::timeline::{Stamp, TICKS_PER_FRAME, Timeline};
 
 pub(super) struct Outbound {
     opus_payload_type: u8,
@@ -45,6 +46,13 @@ impl Outbound {
         let stamp = self.timeline.next(talking);
         self.transmits.extend(transport.send_rtp(header(self.opus_payload_type, stamp), payload, now));
         stamp.timestamp
+    }
+
+    /// Sends an Opus packet of any length.
+    pub fn send_packet(&mut self, transport: &mut RtpTransport, payload: &[u8], talking: bool, now: Instant) {
+        let ticks = inspect(payload).map_or(TICKS_PER_FRAME, |facts| facts.duration);
+        let stamp = self.timeline.next_lasting(ticks, talking);
+        self.transmits.extend(transport.send_rtp(header(self.opus_payload_type, stamp), payload, now));
     }
 
     pub fn skip(&mut self, frames: u32) {

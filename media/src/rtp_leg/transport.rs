@@ -78,6 +78,13 @@ impl RtpTransport {
         }
     }
 
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Peer(peer) => peer.poll_timeout(),
+        }
+    }
+
     pub(super) fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         match self {
             Self::Peer(peer) => peer.shift_deadlines(gap, now),
@@ -98,6 +105,19 @@ impl RtpTransport {
                     return Some(event);
                 }
             },
+        }
+    }
+
+    /// The WebRTC connection, if this is one.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+        }
+    }
+
+    pub(super) fn peer_mut(&mut self) -> Option<&mut Peer> {
+        match self {
+            Self::Peer(peer) => Some(peer),
         }
     }
 
