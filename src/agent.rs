@@ -5,6 +5,7 @@
 pub mod notice;
 pub(crate) mod port;
 mod websocket;
+pub(crate) mod browser;
 pub mod dialect;
 mod target;
 mod status;
@@ -19,6 +20,7 @@ use patchcord_media::opus::SampleRate;
 use tokio::task::JoinSet;
 use url::Url;
 
+pub use browser::BrowserId;
 pub use dialect::DialectName;
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name};
@@ -71,6 +73,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
     let port = Rc::new(port);
     match target {
         AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
+        AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         // A call plays its prompts itself.
         AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
     }

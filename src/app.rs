@@ -128,6 +128,7 @@ impl App {
             metrics,
             max_webhook_bytes: config.http.limits.max_webhook_bytes,
             proxies: config.http.proxies.clone(),
+            allow_origins: config.http.allow_origins.clone(),
         };
         let api = ApiOptions {
             settings: settings.clone(),

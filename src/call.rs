@@ -179,6 +179,7 @@ impl Call {
                 self.agent_side.connect(attempts, hears, now, &mut self.actions);
                 ControlFlow::Continue(())
             }
+            Request::PutThrough { attempts } => self.put_through(attempts, hears, now),
             Request::Disconnect => {
                 self.agent_side.park(hears, &mut self.actions)?;
                 ControlFlow::Continue(())
@@ -357,6 +358,19 @@ impl Call {
             }
             // It may be parked already.
             AcceptWith::Nobody => drop(self.agent_side.park(CallerHears::Ringing, &mut self.actions)),
+        }
+        self.decided = true;
+        self.begin_agent_side(now)
+    }
+
+    /// Before accept the first agent may not have been decided; it is one of these.
+    fn put_through(&mut self, attempts: Vec<AttemptKind>, hears: CallerHears, now: Instant) -> ControlFlow<EndReason> {
+        self.agent_side.connect(attempts, hears, now, &mut self.actions);
+        if self.still_ringing().is_err() {
+            return ControlFlow::Continue(());
+        }
+        if self.options.answer == AnswerWhen::OnCommand {
+            self.options.answer = AnswerWhen::AgentReady;
         }
         self.decided = true;
         self.begin_agent_side(now)

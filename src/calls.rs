@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use patchcord_media::sdp::{Fragment, Offer};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
-use crate::agent::AgentStatus;
+use crate::agent::{AgentStatus, BrowserId};
+use crate::browser::token::{Grant, TokenDigest};
 use crate::call::Input;
 use crate::call::command::{CallCommand, CommandResult};
 use crate::call::end::EndReason;
@@ -32,10 +34,10 @@ use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Store, Written};
 use crate::whatsapp::graph::GraphClient;
-use crate::worker::WorkerHandle;
+use crate::worker::{BrowserAnswer, BrowserCommand, TakenFragment, WorkerHandle};
 use destination::targets_of;
 use origin::Origin;
-use session::{AppCommand, Inbox, Session, SessionOptions};
+use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
 use table::{CallTable, LiveCall};
 use terminations::Terminations;
@@ -183,6 +185,60 @@ impl Calls {
                 "the call does not answer: it may still do what it was asked for",
             ))
         })
+    }
+
+    /// Whether a call lives; the refusal says whether it did.
+    pub fn is_live(&self, call: &CallId) -> Result<(), Refusal> {
+        self.table().live(call).map(drop)
+    }
+
+    /// Answers a page's offer for a live call, as its token grants.
+    pub async fn answer_browser(
+        &self,
+        offer: Box<Offer>,
+        grant: Grant,
+        token: TokenDigest,
+    ) -> Result<BrowserAnswer, Refusal> {
+        let call = grant.call.clone();
+        self.browser(&call, |reply| BrowserRequest::Offer(BrowserOffer { offer, grant, token, reply })).await
+    }
+
+    /// Takes a page's candidates, or restarts its ICE. `etag` is of the session that they are for, if it matters.
+    pub async fn take_fragment(
+        &self,
+        call: &CallId,
+        (browser, token): (BrowserId, TokenDigest),
+        etag: Option<String>,
+        fragment: Fragment,
+    ) -> Result<TakenFragment, Refusal> {
+        let command = |reply| BrowserCommand::TakeFragment { browser, token, etag, fragment, reply };
+        self.browser(call, |reply| BrowserRequest::ForWorker(command(reply))).await
+    }
+
+    /// A page leaves.
+    pub async fn browser_leaves(
+        &self,
+        call: &CallId,
+        (browser, token): (BrowserId, TokenDigest),
+    ) -> Result<(), Refusal> {
+        let command = |reply| BrowserCommand::Leave { browser, token, reply };
+        self.browser(call, |reply| BrowserRequest::ForWorker(command(reply))).await
+    }
+
+    async fn browser<T>(
+        &self,
+        call: &CallId,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> BrowserRequest,
+    ) -> Result<T, Refusal> {
+        let session = self.table().live(call)?.session.clone();
+        let (reply, done) = oneshot::channel();
+        session.browser(request(reply)).await?;
+        let answered = tokio::time::timeout(PERFORMED_WITHIN, done).await;
+        match answered {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(has_ended()),
+            Err(_) => Err(Refusal::new(RefusalCode::NoAnswer, "the call does not answer")),
+        }
     }
 
     /// A live call as it is now, without waiting for its session.

@@ -2,6 +2,7 @@
 
 pub mod server;
 mod bodies;
+mod cors;
 mod client_address;
 pub mod api;
 pub mod error;
@@ -20,6 +21,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use bodies::Bodies;
+use cors::AllowedOrigins;
 use error::ApiError;
 use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -60,6 +62,8 @@ pub struct HttpOptions {
     pub max_webhook_bytes: usize,
     /// Reverse proxies whose `X-Forwarded-For` is trusted.
     pub proxies: Vec<AddressRange>,
+    /// Origins whose pages may read the API's responses.
+    pub allow_origins: Vec<String>,
 }
 
 /// All routes.
@@ -69,6 +73,8 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     let webhook = webhook.layer(Extension(bodies));
     let keys = Arc::new(Keys::new(options.settings.clone(), options.proxies.clone()));
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::Metrics), api::guard_page);
+    let allowed = Arc::new(AllowedOrigins::new(&options.allow_origins));
+    let api = api::router(api, &keys).layer(middleware::from_fn_with_state(allowed, cors::share));
     Router::new()
         .route(WEBHOOK_PATH, webhook.clone())
         .route(&format!("{WEBHOOK_PATH}/"), webhook)
@@ -76,7 +82,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics).layer(if_open))
         .with_state(Arc::new(options))
-        .merge(api::router(api, &keys))
+        .merge(api)
         .fallback(stray::nothing_here)
         .layer(middleware::from_fn(within_time))
 }

@@ -16,6 +16,8 @@ pub mod pulse;
 pub mod health;
 pub mod descriptors;
 pub mod agent;
+pub mod browser;
+pub mod queue;
 pub mod store;
 pub mod events;
 pub mod prompts;

@@ -7,6 +7,7 @@ mod command;
 mod handle;
 pub mod placement;
 mod answering;
+mod browsers;
 mod endpoints;
 pub mod ports;
 mod sockets;
@@ -47,7 +48,7 @@ use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
 use crate::telemetry::shown;
 use call_media::CallMedia;
-pub use command::{Answer, Command, MediaOptions, Report};
+pub use command::{Answer, BrowserAnswer, BrowserCommand, Command, MediaOptions, Report, TakenFragment};
 use endpoints::{Endpoint, Endpoints};
 use handle::WorkerStatus;
 pub use handle::{ANSWERS_WITHIN, WorkerHandle};
@@ -240,6 +241,7 @@ impl Worker {
             Command::TellAgent { call, event } => {
                 self.with_media(&call, |media| media.tell_agent(Notice::Event(event)));
             }
+            Command::Browser { call, command } => self.browser_command(&call, command),
             Command::Release { call, reason, reply } => self.release(&call, reason, reply),
         }
     }

@@ -16,6 +16,7 @@ use patchcord_media::opus::Profile;
 use patchcord_media::source::Room;
 use serde_json::Value;
 
+use super::browser::{BrowserId, BrowserLeg};
 use super::notice::{ErrorCode, Notice};
 use super::{Encoding, SoundFormat};
 use crate::call::agent_failure::AgentFailure;
@@ -42,6 +43,12 @@ pub(crate) trait PortHost {
 
     /// Sends and reports what the bridge has ready.
     fn settle(&self);
+
+    /// The leg of a page, if it still exists.
+    fn browser(&self, id: BrowserId) -> Option<Rc<BrowserLeg>>;
+
+    /// The leg of a page is not used any more.
+    fn release_browser(&self, id: BrowserId);
 
     /// Performs a command on the call's sound.
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal>;
@@ -125,6 +132,16 @@ impl AgentPort {
     /// Waits until the call has no more use for the agent; gives the reason.
     pub async fn dismissed(&self) -> &'static str {
         self.slot.dismissed().await
+    }
+
+    /// The leg of a page, if it still exists.
+    pub fn browser(&self, id: BrowserId) -> Option<Rc<BrowserLeg>> {
+        self.host.browser(id)
+    }
+
+    /// The leg of a page is not used any more.
+    pub fn release_browser(&self, id: BrowserId) {
+        self.host.release_browser(id);
     }
 
     /// The agent's task panicked.
@@ -236,6 +253,11 @@ impl AgentPort {
     pub fn clear(&self) {
         let cleared = self.with_bridge(|bridge, speaker| bridge.clear(speaker));
         self.slot.tell(Notice::Cleared(cleared));
+    }
+
+    /// Whether the caller is on hold.
+    pub fn is_on_hold(&self) -> bool {
+        self.with_bridge(|bridge, _| bridge.is_held())
     }
 
     /// Holds the queued sound back.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{WebSocketOptions, shown_address};
+use super::{BrowserId, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
@@ -10,6 +10,8 @@ use crate::call::AttemptKind;
 pub enum AgentTarget {
     /// An agent behind a WebSocket.
     WebSocket(WebSocketOptions),
+    /// A page whose offer the call's worker has answered. No configuration names it.
+    Browser(BrowserId),
     /// Prompts; the call ends after them.
     Prompts {
         /// In the order they are played; at least one.
@@ -43,6 +45,7 @@ impl AgentTarget {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::WebSocket(_) => "websocket",
+            Self::Browser(_) => "browser",
             Self::Prompts { .. } => "prompts",
         }
     }
@@ -51,6 +54,7 @@ impl AgentTarget {
     pub fn shown(&self) -> String {
         match self {
             Self::WebSocket(agent) => shown_address(&agent.url),
+            Self::Browser(_) => "browser".to_owned(),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
         }
     }
@@ -58,7 +62,7 @@ impl AgentTarget {
     /// The prompts that it plays, by name.
     pub fn prompts(&self) -> &[String] {
         match self {
-            Self::WebSocket(_) => &[],
+            Self::WebSocket(_) | Self::Browser(_) => &[],
             Self::Prompts { names, .. } => names,
         }
     }
@@ -66,7 +70,7 @@ impl AgentTarget {
     /// What an attempt at it does.
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
-            Self::WebSocket(_) => AttemptKind::Agent,
+            Self::WebSocket(_) | Self::Browser(_) => AttemptKind::Agent,
             Self::Prompts { .. } => AttemptKind::Prompts,
         }
     }
@@ -75,7 +79,7 @@ impl AgentTarget {
     pub fn add_parameters(&mut self, parameters: &BTreeMap<String, String>) {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
-            Self::Prompts { .. } => {}
+            Self::Browser(_) | Self::Prompts { .. } => {}
         }
     }
 }

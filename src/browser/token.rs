@@ -36,6 +36,18 @@ pub enum WebRtcRole {
     Join,
 }
 
+impl WebRtcRole {
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Listen => "listen",
+            Self::Whisper => "whisper",
+            Self::Join => "join",
+        }
+    }
+}
+
 /// What a token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -104,29 +116,38 @@ impl Tokens {
         Ok(token)
     }
 
+    /// Whether [`redeem`](Self::redeem) would take the token, which stays unused: a request without it is not read.
+    pub fn check(&self, token: &str, call: &CallId, origin: Option<&str>, now: Instant) -> Result<(), TokenError> {
+        check(&self.tokens(), &TokenDigest::of(token), (call, origin), now)
+    }
+
     /// Uses a token for an offer to this call from a page of this origin. A token that is shown for another call or
     /// origin stays good for its own.
-    pub fn redeem(
-        &self,
-        token: &str,
-        call: &CallId,
-        origin: Option<&str>,
-        now: Instant,
-    ) -> Result<Grant, TokenError> {
+    pub fn redeem(&self, token: &str, call: &CallId, origin: Option<&str>, now: Instant) -> Result<Grant, TokenError> {
         let digest = TokenDigest::of(token);
         let mut tokens = self.tokens();
-        let unused = tokens.get(&digest).filter(|unused| now < unused.expires_at).ok_or(TokenError::Unknown)?;
-        if unused.grant.call != *call {
-            return Err(TokenError::WrongCall);
-        }
-        if unused.grant.origin.as_deref().is_some_and(|bound| origin != Some(bound)) {
-            return Err(TokenError::WrongOrigin);
-        }
+        check(&tokens, &digest, (call, origin), now)?;
         tokens.remove(&digest).map(|unused| unused.grant).ok_or(TokenError::Unknown)
     }
 
     fn tokens(&self) -> MutexGuard<'_, HashMap<TokenDigest, Unused>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(
+    tokens: &HashMap<TokenDigest, Unused>,
+    digest: &TokenDigest,
+    (call, origin): (&CallId, Option<&str>),
+    now: Instant,
+) -> Result<(), TokenError> {
+    let unused = tokens.get(digest).filter(|unused| now < unused.expires_at).ok_or(TokenError::Unknown)?;
+    if unused.grant.call != *call {
+        return Err(TokenError::WrongCall);
+    }
+    match unused.grant.origin.as_deref() {
+        Some(bound) if origin != Some(bound) => Err(TokenError::WrongOrigin),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Request {
     Reject { why: String },
     /// Put the caller through to other agents.
     Connect { attempts: Vec<AttemptKind> },
+    /// The same, and a call that rings is accepted once one of them is ready.
+    PutThrough { attempts: Vec<AttemptKind> },
     /// Leave the caller without an agent.
     Disconnect,
     /// Hand the caller over. In a warm transfer both agents talk first.

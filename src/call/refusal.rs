@@ -36,6 +36,8 @@ pub enum RefusalCode {
     TooManyCommands,
     /// As many participants are in the call as may be.
     TooManyGuests,
+    /// As many pages are connected to the call as may be.
+    TooManyBrowsers,
     /// Only the agent that has the caller gives commands.
     NotAllowed,
     /// The caller is not on hold.
@@ -64,6 +66,14 @@ pub enum RefusalCode {
     UrlNotAllowed,
     /// The host of the URL has no address.
     UrlUnresolved,
+    /// The SDP of a page cannot be used.
+    OfferRefused,
+    /// The token has no such WebRTC session, or it is over.
+    SessionNotFound,
+    /// `If-Match` names another ICE session than the present one.
+    PreconditionFailed,
+    /// No UDP port is free for a page.
+    NoMediaPort,
     /// The API key lacks the scope.
     MissingScope,
     /// The API key is unknown, or is so since a reload.
@@ -104,6 +114,7 @@ impl RefusalCode {
         Self::TooManyAttempts,
         Self::TooManyCommands,
         Self::TooManyGuests,
+        Self::TooManyBrowsers,
         Self::NotAllowed,
         Self::NotOnHold,
         Self::NothingPlays,
@@ -118,6 +129,10 @@ impl RefusalCode {
         Self::InvalidUrl,
         Self::UrlNotAllowed,
         Self::UrlUnresolved,
+        Self::OfferRefused,
+        Self::SessionNotFound,
+        Self::PreconditionFailed,
+        Self::NoMediaPort,
         Self::MissingScope,
         Self::KeyUnknown,
         Self::KeyExpired,
@@ -143,6 +158,7 @@ impl RefusalCode {
             Self::TooManyAttempts => "too_many_attempts",
             Self::TooManyCommands => "too_many_commands",
             Self::TooManyGuests => "too_many_guests",
+            Self::TooManyBrowsers => "too_many_browsers",
             Self::NotAllowed => "not_allowed",
             Self::NotOnHold => "not_on_hold",
             Self::NothingPlays => "nothing_plays",
@@ -157,6 +173,10 @@ impl RefusalCode {
             Self::InvalidUrl => "invalid_url",
             Self::UrlNotAllowed => "url_not_allowed",
             Self::UrlUnresolved => "url_unresolved",
+            Self::OfferRefused => "offer_refused",
+            Self::SessionNotFound => "session_not_found",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::NoMediaPort => "no_media_port",
             Self::MissingScope => "missing_scope",
             Self::KeyUnknown => "key_unknown",
             Self::KeyExpired => "key_expired",
@@ -173,7 +193,7 @@ impl RefusalCode {
         match self {
             Self::KeyUnknown | Self::KeyExpired => 401,
             Self::MissingScope | Self::ApiClosed => 403,
-            Self::UnknownAction | Self::CallNotFound => 404,
+            Self::UnknownAction | Self::CallNotFound | Self::SessionNotFound => 404,
             Self::CallEnded
             | Self::CallNotAccepted
             | Self::CallAlreadyAccepted
@@ -183,6 +203,7 @@ impl RefusalCode {
             | Self::TooManyAttempts
             | Self::TooManyCommands
             | Self::TooManyGuests
+            | Self::TooManyBrowsers
             | Self::NotAllowed
             | Self::NotOnHold
             | Self::NothingPlays
@@ -196,10 +217,12 @@ impl RefusalCode {
             | Self::UnknownGuest
             | Self::InvalidUrl
             | Self::UrlNotAllowed
-            | Self::UrlUnresolved => 422,
+            | Self::UrlUnresolved
+            | Self::OfferRefused => 422,
+            Self::PreconditionFailed => 412,
             Self::RateLimited => 429,
             Self::InternalError => 500,
-            Self::RecordingUnavailable | Self::ShuttingDown => 503,
+            Self::RecordingUnavailable | Self::NoMediaPort | Self::ShuttingDown => 503,
             Self::NoAnswer => 504,
         }
     }

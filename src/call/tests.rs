@@ -393,6 +393,20 @@ fn on_command_means_that_nobody_is_dialled_before_the_application_says_so() {
 }
 
 #[test]
+fn a_call_that_is_put_through_while_it_rings_is_accepted_once_the_agent_is_ready() {
+    let mut script = Script::answering(AnswerWhen::OnCommand, &[AttemptKind::Agent]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    script.put(Input::MediaConnected);
+    let put_through = || Request::PutThrough { attempts: vec![AttemptKind::Agent] };
+    assert_eq!(script.ask(put_through()), Ok(vec![Action::Dial { attempt: nth(1) }]));
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), [Action::Accept(answer())]);
+    script.put(Input::Accepted(Ok(())));
+    let replaced = dropped(nth(1), LeaveReason::Replaced);
+    assert_eq!(script.ask(put_through()), Ok(vec![replaced, Action::Dial { attempt: nth(2) }, Action::PlayHold]));
+}
+
+#[test]
 fn a_call_that_awaits_a_decision_is_answered_and_dials_nobody_before_it() {
     let options = CallOptions { awaits_decision: true, ..Script::new(&[AttemptKind::Agent]).call.options };
     let now = Instant::now();
@@ -561,6 +575,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         with.prop_map(|with| Request::Accept { with }),
         Just(Request::Reject { why: String::new() }),
         any_targets().prop_map(|attempts| Request::Connect { attempts }),
+        any_targets().prop_map(|attempts| Request::PutThrough { attempts }),
         Just(Request::Disconnect),
         (any_targets(), any::<bool>()).prop_map(|(attempts, warm)| Request::Transfer { attempts, warm }),
         Just(Request::CompleteTransfer),

@@ -3,6 +3,7 @@
 
 mod inbox;
 mod commands;
+mod browsers;
 mod decision;
 mod meta_requests;
 mod worker_link;
@@ -40,8 +41,10 @@ use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
 use crate::telemetry::shown;
 use crate::worker::{Answer, Command, MediaOptions};
-use commands::AgentCommand;
+use browsers::AnsweredBrowser;
+pub(super) use browsers::{BrowserOffer, BrowserRequest};
 pub(super) use commands::AppCommand;
+use commands::{AgentCommand, MAX_ATTEMPTS};
 use decision::Decision;
 use events::EventWriter;
 pub(super) use inbox::{Inbox, SessionHandle};
@@ -90,6 +93,8 @@ pub struct Session {
     targets: Vec<AgentTarget>,
     /// Commands of agents whose destination is resolved; a socket waits for its answers, so there are few.
     resolving: JoinSet<AgentCommand>,
+    /// Pages that the worker answers.
+    browsers: JoinSet<AnsweredBrowser>,
     /// Requests to Meta and the worker; each gives one input at most.
     requests: JoinSet<Option<Input>>,
     /// Freezes of our process since the call began.
@@ -129,6 +134,7 @@ impl Session {
             recordings: OpenRecordings::default(),
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
+            browsers: JoinSet::new(),
             requests: JoinSet::new(),
             standstills: Standstills::of(&session.pulse, clock::now()),
             context: Context { id, origin, number, options: session, settings: options.settings.clone(), store },
@@ -236,6 +242,7 @@ impl Session {
         tokio::select! {
             Some(ending) = inbox.endings.recv() => call.handle(ending, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
+            Some(request) = inbox.browsers.recv() => self.browser_request(call, request).await,
             Some(report) = self.worker.next_report() => self.take_report(call, report).await,
             Some(done) = self.requests.join_next() => {
                 if let Some(input) = input_of(done) {
@@ -243,6 +250,7 @@ impl Session {
                 }
             }
             Some(outcome) = self.decision.asking.join_next() => self.decided(call, outcome),
+            Some(Ok(answered)) = self.browsers.join_next() => self.browser_answered(call, answered).await,
             Some(Ok(command)) = self.resolving.join_next() => self.run_agent_command(call, command).await,
             Some(result) = self.recordings.next_finished() => self.recording_finished(result),
             _ = first_record.confirmed(), if self.events.is_holding() => self.events.publish_held(),

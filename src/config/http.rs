@@ -18,6 +18,8 @@ pub struct Http {
     pub public_url: Option<Url>,
     /// What clients may take.
     pub limits: Limits,
+    /// Origins whose pages may read the API's responses, such as `https://app.example.com` (CORS).
+    pub allow_origins: Vec<String>,
     /// Addresses of reverse proxies: their `X-Forwarded-For` is believed, and they may open any number of connections.
     pub proxies: Vec<AddressRange>,
 }
@@ -66,8 +68,10 @@ impl Http {
         let proxies = section.list("proxies", |text| {
             text.parse().map_err(|()| format!("\"{text}\" is no address or range, such as \"10.0.0.0/8\""))
         });
+        let allow_origins = section.list("allow_origins", origin).unwrap_or_default();
         section.end();
         Self {
+            allow_origins,
             listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
             public_url,
             limits,
@@ -95,6 +99,15 @@ impl Limits {
                 .whole("max_webhook_bytes", 3 * 1024 * 1024, 1024 * 1024 * 1024)
                 .map_or(usual.max_webhook_bytes, |bytes| bytes as usize),
         }
+    }
+}
+
+/// Reads an origin as browsers send it: scheme, host, and the port unless it is the scheme's own.
+fn origin(text: &str) -> Result<String, String> {
+    let origin = Url::parse(text).ok().map(|url| url.origin().ascii_serialization());
+    match origin {
+        Some(origin) if origin == text && text.starts_with("http") => Ok(origin),
+        Some(_) | None => Err(format!("\"{text}\" is no origin, such as \"https://app.example.com\"")),
     }
 }
 

@@ -13,6 +13,7 @@ mod routes;
 mod agents;
 mod events;
 mod dead_letters;
+mod webrtc;
 mod openapi;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::server::Connection;
+use crate::browser::token::Tokens;
 use crate::call::event::CallEvent;
 use crate::calls::Calls;
 use crate::clock;
@@ -79,6 +81,8 @@ struct Api {
     /// One upload at a time: each may be 64 MB.
     uploads: Semaphore,
     streams: Arc<Semaphore>,
+    /// For pages.
+    tokens: Tokens,
 }
 
 /// Every route that needs a key, with the scope. Method and path are those of the handler's `#[utoipa::path]`, so the
@@ -91,6 +95,7 @@ fn endpoints() -> Vec<(Scope, UtoipaMethodRouter<Arc<Api>>)> {
         (CallsRead, routes!(calls::read)),
         (CallsWrite, routes!(calls::several::act)),
         (CallsWrite, routes!(calls::act)),
+        (CallsWrite, routes!(webrtc::make_token)),
         (CallsRead, routes!(prompts::list)),
         (Admin, routes!(prompts::upload).layer(sound)),
         (Admin, routes!(prompts::remove)),
@@ -105,10 +110,15 @@ fn endpoints() -> Vec<(Scope, UtoipaMethodRouter<Arc<Api>>)> {
     ]
 }
 
+/// Every route of pages, which have no key but the token of a WebRTC session. The handlers check it.
+fn page_endpoints() -> Vec<UtoipaMethodRouter<Arc<Api>>> {
+    vec![routes!(webrtc::offer), routes!(webrtc::patch, webrtc::leave)]
+}
+
 /// The control API and its document.
 pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
     let streams = Arc::new(Semaphore::new(EVENT_STREAMS));
-    let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams });
+    let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams, tokens: Tokens::default() });
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::OpenApi), guard_page);
     let mut router = Router::new();
     for (needs, (_, paths, handlers)) in endpoints() {
@@ -117,6 +127,12 @@ pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
             let guard = middleware::from_fn_with_state((keys.clone(), needs), guard);
             let handlers = if item.post.is_some() { handlers.clone().route_layer(once) } else { handlers.clone() };
             router = router.route(&path, handlers.route_layer(guard));
+        }
+    }
+    for (_, paths, handlers) in page_endpoints() {
+        for path in paths.paths.into_keys() {
+            let limit = DefaultBodyLimit::max(webrtc::BODY_LIMIT_BYTES);
+            router = router.route(&path, handlers.clone().layer(limit));
         }
     }
     router

@@ -64,7 +64,7 @@ impl Worker {
         Ok(answer.into())
     }
 
-    fn peer_options(&self, sockets: &PortSockets) -> PeerOptions {
+    pub(super) fn peer_options(&self, sockets: &PortSockets) -> PeerOptions {
         PeerOptions {
             identity: self.options.identity.clone(),
             addresses: self.local_addresses(sockets),
@@ -87,7 +87,11 @@ impl Worker {
     }
 
     /// A port where no call has any of these remote addresses, with its sockets open.
-    fn open_port(self: &Rc<Self>, remotes: &[SocketAddr], now: Instant) -> Result<(usize, Rc<PortSockets>), Shortage> {
+    pub(super) fn open_port(
+        self: &Rc<Self>,
+        remotes: &[SocketAddr],
+        now: Instant,
+    ) -> Result<(usize, Rc<PortSockets>), Shortage> {
         loop {
             let placed = self.endpoints.borrow_mut().place(remotes, now).ok_or(Shortage::Ports)?;
             if !placed.is_new {

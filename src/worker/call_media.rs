@@ -8,6 +8,7 @@
 
 mod transport;
 mod agents;
+pub(super) mod browsers;
 mod commands;
 mod recording;
 mod meters;
@@ -15,7 +16,7 @@ mod meters;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
 use crate::recordings::{RecordingSink, Recordings};
 use agents::Agents;
+use browsers::Browsers;
 use commands::Ongoing;
 use meters::Meters;
 pub(crate) use meters::quality_json;
@@ -48,9 +50,10 @@ const VITAL_REPORTS: usize = 64;
 pub(crate) struct CallMedia {
     options: MediaOptions,
     services: Services,
-    caller: Transport,
+    caller: Rc<Transport>,
     bridge: RefCell<Bridge>,
     agents: Agents,
+    browsers: Browsers,
     ongoing: RefCell<Ongoing>,
     recording: RefCell<Option<RecordingSink>>,
     meters: Meters,
@@ -86,9 +89,10 @@ impl CallMedia {
         Self {
             options,
             services,
-            caller,
+            caller: Rc::new(caller),
             bridge: RefCell::new(bridge),
             agents: Agents::default(),
+            browsers: Browsers::default(),
             ongoing: RefCell::default(),
             recording: RefCell::new(None),
             meters: Meters::default(),
@@ -103,12 +107,14 @@ impl CallMedia {
 
     /// The network ends that the call has now.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = EndpointId> + use<> {
-        [EndpointId::Caller].into_iter()
+        std::iter::once(EndpointId::Caller).chain(self.browsers.ids().into_iter().map(EndpointId::Browser))
     }
 
-    pub(super) fn transport(&self, endpoint: EndpointId) -> &Transport {
+    /// None for an endpoint that is not there any more.
+    pub(super) fn transport(&self, endpoint: EndpointId) -> Option<Rc<Transport>> {
         match endpoint {
-            EndpointId::Caller => &self.caller,
+            EndpointId::Caller => Some(self.caller.clone()),
+            EndpointId::Browser(id) => Some(self.browsers.find(id)?.transport.clone()),
         }
     }
 
@@ -122,6 +128,7 @@ impl CallMedia {
     pub(super) fn is_authentic_stun(&self, endpoint: EndpointId, datagram: &[u8]) -> bool {
         let checked = catch_unwind(AssertUnwindSafe(|| match endpoint {
             EndpointId::Caller => self.bridge.borrow_mut().is_authentic_stun(datagram),
+            EndpointId::Browser(id) => self.browsers.find(id).is_some_and(|one| one.leg.is_authentic_stun(datagram)),
         }));
         checked.unwrap_or(false)
     }
@@ -137,9 +144,17 @@ impl CallMedia {
         if !self.stage.is_broken.get() {
             self.contained(|| {
                 match endpoint {
-                    EndpointId::Caller => self.bridge.borrow_mut().receive(socket, from, datagram, now),
+                    EndpointId::Caller => {
+                        self.bridge.borrow_mut().receive(socket, from, datagram, now);
+                        self.settle();
+                    }
+                    // Its task takes what it heard.
+                    EndpointId::Browser(id) => {
+                        if let Some(browser) = self.browsers.find(id) {
+                            browser.leg.receive((socket, from), datagram, now);
+                        }
+                    }
                 }
-                self.settle();
             });
         }
     }
@@ -159,6 +174,7 @@ impl CallMedia {
             self.report(Report::Quality(quality));
         }
         self.agents.wake_others();
+        self.drop_unclaimed_browsers(now);
         self.bridge.borrow_mut().poll_phase_advance()
     }
 

@@ -7,11 +7,12 @@ use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::ParticipantId;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::Quality;
-use patchcord_media::sdp::Offer;
+use patchcord_media::sdp::{Fragment, Offer};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::Dial;
+use crate::agent::{BrowserId, Dial};
+use crate::browser::token::{TokenDigest, WebRtcRole};
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CommandResult, CourseCommand, Owner, SoundCommand};
@@ -52,6 +53,8 @@ pub enum Command {
     AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<CommandResult, Refusal> },
     /// Send an event to the agent.
     TellAgent { call: CallId, event: Box<CallEvent> },
+    /// Answer a page, or change or end its connection.
+    Browser { call: CallId, command: BrowserCommand },
     /// End the call's media. The reply is the figures of its audio.
     Release { call: CallId, reason: &'static str, reply: oneshot::Sender<Value> },
 }
@@ -66,6 +69,48 @@ pub struct Answer {
     pub reports: mpsc::Sender<Report>,
     /// The SDP answer.
     pub reply: oneshot::Sender<Result<Arc<str>, EndReason>>,
+}
+
+/// A request of a page about its connection. Each but the first names the token that the connection was made with.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
+pub enum BrowserCommand {
+    /// Answer an offer. A participant is dialled too; an agent is dialled by the call.
+    Answer { offer: Box<Offer>, role: WebRtcRole, token: TokenDigest, reply: BrowserReply<BrowserAnswer> },
+    /// Take candidates or restart ICE. The reply is that of [`TakenFragment`].
+    TakeFragment {
+        browser: BrowserId,
+        token: TokenDigest,
+        /// The ETag of the ICE session that candidates are for; None for whichever there is, or a restart.
+        etag: Option<String>,
+        fragment: Fragment,
+        reply: BrowserReply<TakenFragment>,
+    },
+    /// The page leaves.
+    Leave { browser: BrowserId, token: TokenDigest, reply: BrowserReply<()> },
+}
+
+/// Takes the outcome of a [`BrowserCommand`].
+pub type BrowserReply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// Our answer to a page.
+#[derive(Clone, Debug)]
+pub struct BrowserAnswer {
+    /// The number of the connection within the call.
+    pub browser: BrowserId,
+    /// Names the ICE session.
+    pub etag: String,
+    /// Our SDP answer.
+    pub sdp: String,
+}
+
+/// The outcome of a fragment.
+#[derive(Clone, Debug)]
+pub enum TakenFragment {
+    /// Candidates were added.
+    Candidates,
+    /// ICE restarts: our fragment, and the ETag of the new session.
+    #[expect(missing_docs, reason = "the line above says what they are")]
+    Restarts { fragment: String, etag: String },
 }
 
 /// What the media of a call depend on.

@@ -14,12 +14,15 @@ use patchcord_media::peer::stun_request_ufrag;
 
 use super::call_media::CallMedia;
 use super::ports::{Placed, Ports};
+use crate::agent::BrowserId;
 
-/// One network end of a call. A call may have several: a browser's peer or the RTP of a SIP leg is a further variant.
+/// One network end of a call. A call may have several: the RTP of a SIP leg is a further variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointId {
     /// The peer of the WhatsApp user.
     Caller,
+    /// The peer of a page.
+    Browser(BrowserId),
 }
 
 /// A network end and its call.
@@ -58,17 +61,30 @@ impl Endpoints {
 
     /// Datagrams for this endpoint are found from now on.
     pub fn add(&mut self, endpoint: &Endpoint, remotes: &[SocketAddr], now: Instant) {
-        let transport = endpoint.media.transport(endpoint.id);
+        let Some(transport) = endpoint.media.transport(endpoint.id) else { return };
         for remote in remotes {
             self.ports.take(transport.port, *remote, endpoint.clone(), now);
         }
-        self.by_ufrag.insert(transport.ufrag.clone(), endpoint.clone());
+        for ufrag in transport.ufrags() {
+            self.by_ufrag.insert(ufrag, endpoint.clone());
+        }
+    }
+
+    /// The endpoint restarts ICE under this ufrag.
+    pub fn add_ufrag(&mut self, endpoint: Endpoint, ufrag: String) {
+        let Some(transport) = endpoint.media.transport(endpoint.id) else { return };
+        if let Some(oldest) = transport.add_ufrag(ufrag.clone()) {
+            self.by_ufrag.remove(&oldest);
+        }
+        self.by_ufrag.insert(ufrag, endpoint);
     }
 
     /// Forgets an endpoint. Its slots rest before they are used again.
     pub fn remove(&mut self, endpoint: &Endpoint, now: Instant) {
-        let transport = endpoint.media.transport(endpoint.id);
-        self.by_ufrag.remove(&transport.ufrag);
+        let Some(transport) = endpoint.media.transport(endpoint.id) else { return };
+        for ufrag in transport.ufrags() {
+            self.by_ufrag.remove(&ufrag);
+        }
         self.ports.leave(transport.port, |other| other.is(endpoint), now);
     }
 
@@ -85,7 +101,7 @@ impl Endpoints {
         // These are anyone's bytes: a panic while reading them would end every call of this worker.
         let ufrag = catch_unwind(|| stun_request_ufrag(datagram)).ok().flatten()?;
         let endpoint = self.by_ufrag.get(ufrag)?.clone();
-        let transport = endpoint.media.transport(endpoint.id);
+        let transport = endpoint.media.transport(endpoint.id)?;
         let is_admitted = transport.port == port
             && transport.may_add_address()
             && endpoint.media.is_authentic_stun(endpoint.id, datagram)

@@ -16,6 +16,7 @@ mod agents;
 mod agent_refusals;
 mod api;
 mod barge_in;
+mod browser;
 mod calls;
 mod deciding;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::agent::browser::{BrowserId, BrowserLeg};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::call::Attempt;
 use crate::call::command::{CommandResult, Owner, SoundCommand};
@@ -83,6 +84,12 @@ impl PortHost for Host {
     }
 
     fn settle(&self) {}
+
+    fn browser(&self, _: BrowserId) -> Option<Rc<BrowserLeg>> {
+        None
+    }
+
+    fn release_browser(&self, _: BrowserId) {}
 
     fn perform(self: Rc<Self>, _: SoundCommand, _: Owner) -> Result<CommandResult, Refusal> {
         Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))

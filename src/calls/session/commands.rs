@@ -15,7 +15,7 @@ use crate::egress::Hosts;
 use crate::worker::{Command, Report};
 
 /// The most attempts of one call; an app that makes more has a bug.
-const MAX_ATTEMPTS: usize = 1000;
+pub(super) const MAX_ATTEMPTS: usize = 1000;
 
 /// One command of the application, already checked.
 pub struct AppCommand {
@@ -119,6 +119,7 @@ impl Session {
             Request::Accept { .. }
             | Request::Reject { .. }
             | Request::Connect { .. }
+            | Request::PutThrough { .. }
             | Request::Transfer { .. }
             | Request::CompleteTransfer
             | Request::CancelTransfer => CommandResult::Started,

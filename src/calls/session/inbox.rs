@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::browsers::BrowserRequest;
 use super::commands::AppCommand;
 use crate::call::Input;
 use crate::call::refusal::Refusal;
@@ -17,6 +18,8 @@ pub struct Inbox {
     pub endings: mpsc::Receiver<Input>,
     /// The application's commands.
     pub commands: mpsc::Receiver<AppCommand>,
+    /// Requests of pages.
+    pub browsers: mpsc::Receiver<BrowserRequest>,
 }
 
 /// The other end of an [`Inbox`].
@@ -24,6 +27,7 @@ pub struct Inbox {
 pub struct SessionHandle {
     endings: mpsc::Sender<Input>,
     commands: mpsc::Sender<AppCommand>,
+    browsers: mpsc::Sender<BrowserRequest>,
 }
 
 impl Inbox {
@@ -31,7 +35,9 @@ impl Inbox {
     pub fn new() -> (SessionHandle, Self) {
         let (send_ending, endings) = mpsc::channel(1);
         let (send_command, commands) = mpsc::channel(COMMANDS);
-        (SessionHandle { endings: send_ending, commands: send_command }, Self { endings, commands })
+        let (send_browser, browsers) = mpsc::channel(COMMANDS);
+        let handle = SessionHandle { endings: send_ending, commands: send_command, browsers: send_browser };
+        (handle, Self { endings, commands, browsers })
     }
 }
 
@@ -44,5 +50,10 @@ impl SessionHandle {
     /// Passes a command on, when there is room. An error means that the call is over.
     pub async fn command(&self, command: AppCommand) -> Result<(), Refusal> {
         self.commands.send(command).await.map_err(|_| has_ended())
+    }
+
+    /// Passes a page's request on, when there is room. An error means that the call is over.
+    pub async fn browser(&self, request: BrowserRequest) -> Result<(), Refusal> {
+        self.browsers.send(request).await.map_err(|_| has_ended())
     }
 }

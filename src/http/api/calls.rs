@@ -297,11 +297,11 @@ fn no_answer() -> Refusal {
     Refusal::new(RefusalCode::NoAnswer, "the call did not answer in time and may still do it: look at its state")
 }
 
-fn no_such_call() -> Refusal {
+pub(super) fn no_such_call() -> Refusal {
     Refusal::new(RefusalCode::CallNotFound, "no call has this id, or its record has expired")
 }
 
-fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
+pub(super) fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError {
     let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let state = match (status, refusal.code) {
         (StatusCode::CONFLICT, RefusalCode::CallEnded) => Some("ended"),

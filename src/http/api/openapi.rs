@@ -6,11 +6,11 @@ use std::borrow::Cow;
 
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{endpoints, idempotency};
+use super::{endpoints, idempotency, page_endpoints};
 use crate::call::command::{
     ACTIONS, Accept, CourseCommand, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole,
     SoundCommand, Transfer,
@@ -35,6 +35,10 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     let scheme = scheme.description(Some("A configured API key: `patchcord_<id>_<secret>`")).build();
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let scheme =
+        scheme.description(Some("Of `POST /v1/calls/{call_id}/webrtc_tokens`: `patchcordrtc_<secret>`")).build();
+    components.add_security_scheme("token", SecurityScheme::Http(scheme));
     for (needs, (schemas, mut paths, _)) in endpoints() {
         components.schemas.extend(schemas);
         for item in paths.paths.values_mut() {
@@ -45,6 +49,13 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
                 say_the_usual(operation, needs.name());
                 say_idempotency(operation);
             }
+        }
+        document.paths.merge(paths);
+    }
+    for (schemas, mut paths, _) in page_endpoints() {
+        components.schemas.extend(schemas);
+        for item in paths.paths.values_mut() {
+            [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten().for_each(say_token);
         }
         document.paths.merge(paths);
     }
@@ -125,6 +136,20 @@ fn say_the_usual(operation: &mut Operation, scope: &str) {
     }
 }
 
+/// Adds the errors of a missing or wrong token.
+fn say_token(operation: &mut Operation) {
+    let said = operation.description.take().map(|said| format!("{said}\n\n")).unwrap_or_default();
+    operation.description = Some(format!("{said}Needs the session's `token`."));
+    operation.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    for (status, codes) in [
+        ("401", "`token_missing`, `token_unknown`: unknown, used or expired"),
+        ("403", "`token_for_another_call`, `token_for_another_origin`"),
+        ("408", "`request_timeout`"),
+    ] {
+        say_problem(operation, status, codes);
+    }
+}
+
 /// Adds `Idempotency-Key`, which every POST takes.
 fn say_idempotency(operation: &mut Operation) {
     // An empty body counts as `{}`.
@@ -183,6 +208,7 @@ mod tests {
             .collect();
         described.sort();
         let expected = [
+            "delete /v1/calls/{call_id}/webrtc/{session} token",
             "delete /v1/prompts/{name} admin",
             "delete /v1/recordings/{recording_id} admin",
             "get /v1/agents calls:read",
@@ -194,8 +220,11 @@ mod tests {
             "get /v1/recordings recordings:read",
             "get /v1/recordings/{recording_id} recordings:read",
             "get /v1/routes calls:read",
+            "patch /v1/calls/{call_id}/webrtc/{session} token",
             "post /v1/calls/{call_id}/actions calls:write",
             "post /v1/calls/{call_id}/actions/{action} calls:write",
+            "post /v1/calls/{call_id}/webrtc token",
+            "post /v1/calls/{call_id}/webrtc_tokens calls:write",
             "post /v1/dead_letters/replay admin",
             "put /v1/prompts/{name} admin",
         ];
@@ -219,12 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn every_route_needs_a_key_and_describes_the_errors_of_a_wrong_one() {
+    fn every_route_needs_a_key_or_token_and_describes_the_errors_of_a_wrong_one() {
         let document = described();
         assert_eq!(document["security"][0]["key"], Value::Array(Vec::new()));
         let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
         for (method, operation) in operations {
-            for status in ["401", "403", "408", "429"] {
+            let of_token = operation["security"][0]["token"].is_array();
+            let statuses = ["401", "403", "408", "429"];
+            for status in &statuses[..if of_token { 3 } else { 4 }] {
                 assert!(operation["responses"][status].is_object(), "{method} {operation} {status}");
             }
         }

@@ -90,8 +90,8 @@ fn view(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteView> {
     Some(RouteView {
         name: route.name.clone(),
         phone_number_ids,
-        agent: target(agent),
-        fallback: fallback.iter().map(target).collect(),
+        agent: target(agent)?,
+        fallback: fallback.iter().filter_map(target).collect(),
         dialect: route.agents.dialect.name(),
         encoding: route.agents.format.encoding.name(),
         sample_rate: route.agents.format.sample_rate.hz(),
@@ -110,9 +110,11 @@ fn view(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteView> {
     })
 }
 
-fn target(target: &AgentTarget) -> TargetView {
+/// None for a page, which no route names.
+fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
-        AgentTarget::WebSocket(_) => TargetView::Websocket { url: target.shown() },
-        AgentTarget::Prompts { names, .. } => TargetView::Prompts { prompts: names.clone() },
+        AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
+        AgentTarget::Browser(_) => None,
+        AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),
     }
 }

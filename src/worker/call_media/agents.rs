@@ -9,6 +9,8 @@ use patchcord_media::mixer::ParticipantId;
 use serde_json::Value;
 
 use super::CallMedia;
+use crate::agent::BrowserId;
+use crate::agent::browser::BrowserLeg;
 use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::call::Attempt;
@@ -186,6 +188,14 @@ impl PortHost for CallMedia {
 
     fn settle(&self) {
         self.settle();
+    }
+
+    fn browser(&self, id: BrowserId) -> Option<Rc<BrowserLeg>> {
+        Some(self.browsers.find(id)?.leg.clone())
+    }
+
+    fn release_browser(&self, id: BrowserId) {
+        self.remove_browser(id, clock::now());
     }
 
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {

@@ -208,9 +208,7 @@ impl CallMedia {
                 format!("there is no route {:?} that leads to a WebSocket", invite.route),
             )
         })?;
-        let id = self.next_id() as ParticipantId;
-        let invited = self.bridge.borrow_mut().add_participant(id, invite.role.into(), DEFAULT_MAX_BUFFER);
-        invited.map_err(|error| Refusal::new(RefusalCode::TooManyGuests, error.to_string()))?;
+        let id = self.add_participant(invite.role.into())?;
         worker.dial(
             self,
             PortUser::Participant(id),
@@ -235,7 +233,7 @@ impl CallMedia {
         names.iter().map(find).collect()
     }
 
-    fn next_id(&self) -> u64 {
+    pub(super) fn next_id(&self) -> u64 {
         let mut ongoing = self.ongoing.borrow_mut();
         ongoing.last_id += 1;
         ongoing.last_id

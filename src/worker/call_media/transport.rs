@@ -1,26 +1,45 @@
 //! The network end of a call: its port and sockets, and by which ufrag a new address of its peer is recognised.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+
+use patchcord_media::peer::Transmit;
+
+use crate::agent::browser::Wire;
 
 use crate::worker::sockets::PortSockets;
 
 /// Addresses that a peer may prove to be at beside those of its offer: a phone has a few interfaces, not more.
 const MAX_ADDED_ADDRESSES: u32 = 16;
+/// The ICE session in use and the one that is to replace it.
+const MAX_UFRAGS: usize = 2;
 
 /// Where the packets of one endpoint come and go.
 pub(crate) struct Transport {
     /// The index among the open ports of the worker.
     pub port: usize,
     pub sockets: Rc<PortSockets>,
-    /// Our ufrag of the ICE session.
-    pub ufrag: String,
+    /// Our ufrags of the ICE sessions, the newest last.
+    ufrags: RefCell<Vec<String>>,
     added_addresses: Cell<u32>,
 }
 
 impl Transport {
     pub fn new(port: usize, sockets: Rc<PortSockets>, ufrag: String) -> Self {
-        Self { port, sockets, ufrag, added_addresses: Cell::new(0) }
+        Self { port, sockets, ufrags: RefCell::new(vec![ufrag]), added_addresses: Cell::new(0) }
+    }
+
+    pub fn ufrags(&self) -> Vec<String> {
+        self.ufrags.borrow().clone()
+    }
+
+    /// ICE restarts, maybe in another network: its addresses are counted anew. Returns the ufrag that is forgotten for it.
+    pub fn add_ufrag(&self, ufrag: String) -> Option<String> {
+        self.added_addresses.set(0);
+        let mut ufrags = self.ufrags.borrow_mut();
+        let oldest = (ufrags.len() >= MAX_UFRAGS).then(|| ufrags.remove(0));
+        ufrags.push(ufrag);
+        oldest
     }
 
     pub fn may_add_address(&self) -> bool {
@@ -29,5 +48,11 @@ impl Transport {
 
     pub fn address_added(&self) {
         self.added_addresses.set(self.added_addresses.get().saturating_add(1));
+    }
+}
+
+impl Wire for Rc<Transport> {
+    fn send(&self, transmit: &Transmit) {
+        self.sockets.send(transmit.socket, transmit.to, &transmit.data);
     }
 }

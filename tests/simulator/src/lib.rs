@@ -30,6 +30,7 @@ pub mod load;
 pub mod meta;
 pub mod network;
 pub mod objection;
+pub mod page;
 pub mod phone;
 mod relay;
 pub mod sound;

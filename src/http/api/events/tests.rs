@@ -11,6 +11,7 @@ use super::super::ApiOptions;
 use super::super::auth::{Keys, Shown};
 use super::*;
 use crate::agent::AgentStatus;
+use crate::browser::token::Tokens;
 use crate::call::event::CallId;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
@@ -236,5 +237,5 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         stopping: watch::channel(false).1,
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
-    Arc::new(Api { options, uploads, streams })
+    Arc::new(Api { options, uploads, streams, tokens: Tokens::default() })
 }

@@ -1,0 +1,104 @@
+//! Pages: their requests to the worker, and the agent's page as the call's agent.
+
+use patchcord_media::sdp::Offer;
+use tokio::sync::oneshot;
+
+use super::{MAX_ATTEMPTS, Session};
+use crate::agent::{AgentTarget, BrowserId};
+use crate::browser::token::{Grant, TokenDigest, WebRtcRole};
+use crate::call::refusal::{Refusal, RefusalCode};
+use crate::call::{AttemptKind, Call, Request};
+use crate::clock;
+use crate::worker::{BrowserAnswer, BrowserCommand, Command};
+
+/// A request of a page.
+pub enum BrowserRequest {
+    /// It offers.
+    Offer(BrowserOffer),
+    /// For the worker alone.
+    ForWorker(BrowserCommand),
+}
+
+/// A page's offer, with what its token grants.
+pub struct BrowserOffer {
+    /// Its SDP.
+    pub offer: Box<Offer>,
+    /// What the token grants.
+    pub grant: Grant,
+    /// The token, which later requests show again.
+    pub token: TokenDigest,
+    /// Our answer, or the refusal.
+    pub reply: oneshot::Sender<Result<BrowserAnswer, Refusal>>,
+}
+
+/// The worker's answer to a page, before the call knows of the page.
+pub(super) struct AnsweredBrowser {
+    answer: Result<BrowserAnswer, Refusal>,
+    grant: Grant,
+    token: TokenDigest,
+    reply: oneshot::Sender<Result<BrowserAnswer, Refusal>>,
+}
+
+impl Session {
+    pub(super) async fn browser_request(&mut self, call: &Call, request: BrowserRequest) {
+        match request {
+            BrowserRequest::Offer(offer) if call.state_name() == "answering" => {
+                // The worker has not taken the call yet.
+                let advice = "the call has just come: try again in a moment";
+                let _ = offer.reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
+            }
+            BrowserRequest::Offer(offer) => self.answer_browser(offer).await,
+            BrowserRequest::ForWorker(command) => self.browser_command(command).await,
+        }
+    }
+
+    async fn answer_browser(&mut self, offer: BrowserOffer) {
+        let BrowserOffer { offer, grant, token, reply } = offer;
+        let (to_us, answered) = oneshot::channel();
+        self.browser_command(BrowserCommand::Answer { offer, role: grant.role, token, reply: to_us }).await;
+        let answered = self.worker.answer(answered);
+        self.browsers.spawn(async move {
+            let late = || Err(Refusal::new(RefusalCode::InternalError, "the call's worker does not answer"));
+            AnsweredBrowser { answer: answered.await.unwrap_or_else(late), grant, token, reply }
+        });
+    }
+
+    /// An agent's page becomes the call's agent; a participant is in the call already.
+    pub(super) async fn browser_answered(&mut self, call: &mut Call, answered: AnsweredBrowser) {
+        let AnsweredBrowser { answer, grant, token, reply } = answered;
+        let outcome = match answer {
+            // The page will not hear our answer.
+            Ok(answer) if reply.is_closed() => Err((no_page(), Some(answer.browser))),
+            Ok(answer) if grant.role == WebRtcRole::Agent => match self.seat_browser(call, answer.browser) {
+                Ok(()) => Ok(answer),
+                Err(refusal) => Err((refusal, Some(answer.browser))),
+            },
+            Ok(answer) => Ok(answer),
+            Err(refusal) => Err((refusal, None)),
+        };
+        if let Err((_, Some(browser))) = outcome {
+            let (reply, _) = oneshot::channel();
+            self.browser_command(BrowserCommand::Leave { browser, token, reply }).await;
+        }
+        let _ = reply.send(outcome.map_err(|(refusal, _)| refusal));
+    }
+
+    /// Puts the caller through to an agent's page; a call that rings is accepted once the page is connected.
+    fn seat_browser(&mut self, call: &mut Call, browser: BrowserId) -> Result<(), Refusal> {
+        if self.targets.len() >= MAX_ATTEMPTS {
+            let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
+            return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
+        }
+        call.request(Request::PutThrough { attempts: vec![AttemptKind::Agent] }, clock::now())?;
+        self.targets.push(AgentTarget::Browser(browser));
+        Ok(())
+    }
+
+    async fn browser_command(&mut self, command: BrowserCommand) {
+        self.command(Command::Browser { call: self.context.id.clone(), command }).await;
+    }
+}
+
+fn no_page() -> Refusal {
+    Refusal::new(RefusalCode::NoAnswer, "the page has closed its request")
+}
