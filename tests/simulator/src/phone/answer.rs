@@ -56,7 +56,8 @@ impl Answer {
         media_lines(&lines, offer)?;
         let ufrag = value(&lines, "a=ice-ufrag:").ok_or(Refusal::Invalid("no ice-ufrag"))?.to_owned();
         let password = value(&lines, "a=ice-pwd:").ok_or(Refusal::Invalid("no ice-pwd"))?.to_owned();
-        if value(&lines, "a=mid:") != value(&offer.lines().collect::<Vec<_>>(), "a=mid:") {
+        let offered = offer.lines().find_map(|line| line.strip_prefix("a=mid:")).map(str::trim_end);
+        if value(&lines, "a=mid:") != offered {
             return Err(Refusal::Invalid("mid is not the offer's"));
         }
         let active = match value(&lines, "a=setup:") {
