@@ -1,5 +1,6 @@
 //! Floods of forged datagrams fill no memory. Alone in its process, whose memory is measured.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins at some moment")]
 #![expect(
     clippy::unwrap_used,
     clippy::needless_pass_by_value,
