@@ -38,7 +38,8 @@ await until(() => state.value === "connected");
 report("connected", performance.now() - began);
 const context = new AudioContext();
 const meter = context.createAnalyser();
-context.createMediaStreamSource(caller.srcObject).connect(meter);
+// Only what leads to the destination is computed.
+context.createMediaStreamSource(caller.srcObject).connect(meter).connect(context.destination);
 const samples = new Float32Array(meter.fftSize);
 let loudest = 0;
 const stop = performance.now() + 8000;
@@ -60,13 +61,15 @@ class Scenario:
         self.meta = Meta()
         self.service = Service(program)
         self.browser = Child("chromium")
-        self.phone = Phone()
-        self._stops: list = [self.phone.close]
+        self._stops: list = []
         self._from_page: dict[str, asyncio.Future] = {}
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         self._from_page = {name: loop.create_future() for name in ("connected", "heard")}
+        # aiortc binds its parts to the running loop.
+        self.phone = Phone()
+        self._stops.append(self.phone.close)
         await self.meta.start()
         self._stops.append(self.meta.stop)
         page = await self._serve_page()

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Chromium as the caller, and with the phone page. Not part of the gate: it installs 300 MB.
+# Chromium as the caller, as an agent, and with the phone page. Not part of the gate: it installs 300 MB.
 set -eu
 . "$(dirname "$0")/prepare.sh"
 target/venv/bin/python tests/interop/chromium/caller.py "$@"
+target/venv/bin/python tests/interop/chromium/agent.py "$@"
 target/venv/bin/python tests/interop/chromium/phone_page.py "$@"
