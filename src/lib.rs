@@ -18,6 +18,7 @@ pub mod descriptors;
 pub mod agent;
 pub mod browser;
 pub mod queue;
+pub mod queues;
 pub mod store;
 pub mod events;
 pub mod prompts;

@@ -33,7 +33,7 @@ pub type Skill = Arc<str>;
 pub type CallerKey = Arc<str>;
 
 /// The rules of one queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
     /// How long one agent rings before the next one does.
     pub ring_timeout: Duration,

@@ -70,6 +70,19 @@ pub enum Progress {
 }
 
 impl Progress {
+    /// The queue.
+    pub fn queue(&self) -> &QueueName {
+        match self {
+            Self::Entered { queue, .. }
+            | Self::Offered { queue, .. }
+            | Self::Missed { queue, .. }
+            | Self::Answered { queue, .. }
+            | Self::Returned { queue, .. }
+            | Self::Abandoned { queue, .. }
+            | Self::Overflowed { queue, .. } => queue,
+        }
+    }
+
     /// The event's type.
     pub fn event_type(&self) -> &'static str {
         match self {

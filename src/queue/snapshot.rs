@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::{AgentName, Presence, QueueName, Queues};
 use crate::call::event::CallId;
 
+/// The state of an agent that has a caller.
+const TALKING: &str = "talking";
+
 /// Since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -70,6 +73,21 @@ pub struct AgentSnapshot {
     pub state: &'static str,
     /// What rings, or whom it talks with.
     pub call: Option<CallId>,
+    /// When its wrap-up time is over.
+    pub until: Option<Instant>,
+}
+
+/// A call that rings at an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingSnapshot {
+    /// Which.
+    pub call: CallId,
+    /// Where its caller waits.
+    pub queue: QueueName,
+    /// Since the caller entered.
+    pub waited: Duration,
+    /// Until it counts as missed.
+    pub left: Duration,
 }
 
 impl QueueSnapshot {
@@ -91,6 +109,24 @@ impl Queues {
         self.queues.iter().map(|(name, queue)| of(name, queue.counts)).collect()
     }
 
+    /// How an agent stands; None if it is not signed in.
+    pub fn agent(&self, name: &AgentName) -> Option<AgentSnapshot> {
+        self.agents.get(name).map(|agent| AgentSnapshot::of(name, agent.presence()))
+    }
+
+    /// The call that rings at an agent.
+    pub fn ring_at(&self, name: &AgentName, now: Instant) -> Option<RingSnapshot> {
+        self.waiting.iter().find_map(|waiting| {
+            let ring = waiting.ring.as_ref().filter(|ring| ring.agent == *name)?;
+            Some(RingSnapshot {
+                call: waiting.entry.call.clone(),
+                queue: waiting.entry.queue.clone(),
+                waited: now.saturating_duration_since(waiting.entered_at),
+                left: ring.until.saturating_duration_since(now),
+            })
+        })
+    }
+
     fn waiting_in(&self, queue: &QueueName, now: Instant) -> Vec<WaitingSnapshot> {
         let waiting = self.waiting.iter().filter(|waiting| waiting.entry.queue == *queue);
         let snapshot = waiting.map(|waiting| WaitingSnapshot {
@@ -109,13 +145,18 @@ impl Queues {
 
 impl AgentSnapshot {
     fn of(name: &AgentName, presence: &Presence) -> Self {
-        let (state, call) = match presence {
-            Presence::Away => ("away", None),
-            Presence::Idle { .. } => ("idle", None),
-            Presence::Ringing { call } => ("ringing", Some(call.clone())),
-            Presence::Talking { with } => ("talking", Some(with.entry.call.clone())),
-            Presence::WrapUp { .. } => ("wrap_up", None),
+        let (state, call, until) = match presence {
+            Presence::Away => ("away", None, None),
+            Presence::Idle { .. } => ("idle", None, None),
+            Presence::Ringing { call } => ("ringing", Some(call.clone()), None),
+            Presence::Talking { with } => (TALKING, Some(with.entry.call.clone()), None),
+            Presence::WrapUp { until } => ("wrap_up", None, Some(*until)),
         };
-        Self { name: name.clone(), state, call }
+        Self { name: name.clone(), state, call, until }
+    }
+
+    /// The call that it has.
+    pub fn own_call(&self) -> Option<&CallId> {
+        self.call.as_ref().filter(|_| self.state == TALKING)
     }
 }
