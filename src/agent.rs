@@ -23,7 +23,7 @@ use url::Url;
 pub use browser::BrowserId;
 pub use dialect::DialectName;
 pub use status::{AgentOutcome, AgentStatus};
-pub use target::{AgentTarget, prompt_name};
+pub use target::{AgentTarget, prompt_name, queue_name};
 pub use websocket::WebSocketOptions;
 
 use crate::call::agent_failure::AgentFailureKind;
@@ -74,8 +74,8 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
     match target {
         AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
-        // A call plays its prompts itself.
-        AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
+        // A session waits in the queue, and a call plays its prompts itself.
+        AgentTarget::Queue(_) | AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
     }
 }
 

@@ -28,6 +28,7 @@ use crate::http::server::Server;
 use crate::http::{self, HttpOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::pulse::Pulse;
+use crate::queues::QueueDesk;
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
@@ -61,6 +62,8 @@ pub struct App {
     http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
     prompt_watch: JoinHandle<()>,
+    /// The queues' task.
+    queueing: JoinHandle<()>,
     /// The pulse of the control plane.
     beating: JoinHandle<()>,
     recordings: Option<Recordings>,
@@ -83,6 +86,7 @@ impl App {
         let descriptors = descriptors::prepare(&config);
         let prompts = PromptLibrary::load(&config.prompts.dir)?;
         prompts::check_routes(&config.routes, &prompts)?;
+        prompts::check_queues(&config.queues, &prompts)?;
         let (recordings, closed) = start_recordings(&config).await?;
         let store = open_store(&config).await?;
         let deliveries = deliver_events(&config, &store)?;
@@ -93,10 +97,11 @@ impl App {
         let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
+        let (queues, queueing) = QueueDesk::start(config.queues.clone(), &pulse);
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
             max_calls: config.calls.max_calls,
-            session: session_options(&config, prompts.clone(), &pulse)?,
+            session: session_options(&config, prompts.clone(), queues.clone(), &pulse)?,
             graph,
             terminations: terminations.clone(),
             workers,
@@ -137,6 +142,7 @@ impl App {
             events: listeners.clone(),
             prompts: prompts.clone(),
             recordings: recordings.clone(),
+            queues,
             webhooks: webhooks(&config).into_iter().map(|webhook| webhook.name).collect(),
             stopping,
         };
@@ -153,6 +159,7 @@ impl App {
             http,
             workers: threads,
             prompt_watch,
+            queueing,
             beating,
             recordings,
             recovery,
@@ -220,7 +227,7 @@ impl App {
         if !requests_ended || streams.is_err() {
             info!("open HTTP connections were cut off");
         }
-        for watching in [self.prompt_watch, self.beating] {
+        for watching in [self.prompt_watch, self.queueing, self.beating] {
             watching.abort();
             // It ends as cancelled.
             let _ = watching.await;
@@ -359,7 +366,12 @@ fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClie
     Ok(GraphClient::new(http, options))
 }
 
-fn session_options(config: &Config, prompts: PromptLibrary, pulse: &Arc<Pulse>) -> anyhow::Result<SessionOptions> {
+fn session_options(
+    config: &Config,
+    prompts: PromptLibrary,
+    queues: QueueDesk,
+    pulse: &Arc<Pulse>,
+) -> anyhow::Result<SessionOptions> {
     Ok(SessionOptions {
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,
@@ -368,6 +380,7 @@ fn session_options(config: &Config, prompts: PromptLibrary, pulse: &Arc<Pulse>) 
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,
         agents: AgentStatus::default(),
+        queues,
         pulse: pulse.clone(),
         http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
     })

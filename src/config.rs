@@ -9,6 +9,7 @@ pub mod events;
 pub mod http;
 pub mod media;
 mod problem;
+pub mod queues;
 mod read;
 pub mod recordings;
 pub mod restart;
@@ -37,6 +38,7 @@ use events::Events;
 use http::Http;
 use media::Media;
 use problem::nearest;
+use queues::Queues;
 use read::{Notes, Section};
 use recordings::Recordings;
 use store::Store;
@@ -52,6 +54,8 @@ pub struct Config {
     pub whatsapp: WhatsApp,
     /// `[routes.NAME]`
     pub routes: BTreeMap<String, Arc<Route>>,
+    /// `[queues.NAME]`
+    pub queues: Queues,
     /// `[calls]`
     pub calls: Calls,
     /// `[prompts]`
@@ -220,7 +224,9 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let calls = Calls::read(root.section("calls"));
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
     let recordings = Recordings::read(root.section("recordings"));
-    let api = Api::read(root.section("api"));
+    let queues = queues::read_all(&mut root);
+    queues::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &queues);
+    let api = Api::read(root.section("api"), &queues);
     // Its earlier name is still read.
     let is_earlier = root.has("outbound") && !root.has("egress");
     let egress = Egress::read(root.section(if is_earlier { "outbound" } else { "egress" }));
@@ -234,6 +240,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         media,
         whatsapp: whatsapp?,
         routes,
+        queues,
         calls,
         prompts,
         recordings,

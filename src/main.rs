@@ -85,7 +85,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check { config } => {
             let read = load(&config)?;
-            prompts::check_routes(&read.routes, &prompts::PromptLibrary::load(&read.prompts.dir)?)?;
+            let prompts = prompts::PromptLibrary::load(&read.prompts.dir)?;
+            prompts::check_routes(&read.routes, &prompts)?;
+            prompts::check_queues(&read.queues, &prompts)?;
             println!(
                 "{} is fine: {} numbers, {} routes, HTTP on {}",
                 config.display(),

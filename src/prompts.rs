@@ -18,6 +18,8 @@ use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
+use crate::queue::QueueName;
+use crate::queues::QueueSetup;
 use crate::routes::Route;
 use background::Background;
 use folder::{Folder, Readers};
@@ -205,22 +207,31 @@ impl PromptLibrary {
 pub fn check_routes(routes: &BTreeMap<String, Arc<Route>>, prompts: &PromptLibrary) -> anyhow::Result<()> {
     for (name, route) in routes {
         for prompt in route.prompts() {
-            if prompts.get(prompt).is_none() {
-                let known: Vec<String> = prompts.list().into_iter().map(|prompt| prompt.name).collect();
-                anyhow::bail!(
-                    "routes.{name} names prompt:{prompt}, which does not exist: put {prompt}.wav into prompts.dir, or use \
-                     one of {}{}",
-                    known.join(", "),
-                    prompts
-                        .problems()
-                        .iter()
-                        .map(|broken| format!("; {} is passed over: {}", broken.file, broken.sentence))
-                        .collect::<String>()
-                );
-            }
+            check_prompt(&format!("routes.{name}"), prompt, prompts)?;
         }
     }
     Ok(())
+}
+
+/// Fails if a queue's music does not exist.
+pub fn check_queues(queues: &BTreeMap<QueueName, QueueSetup>, prompts: &PromptLibrary) -> anyhow::Result<()> {
+    queues.iter().try_for_each(|(name, queue)| check_prompt(&format!("queues.{name}"), &queue.room.hold, prompts))
+}
+
+fn check_prompt(section: &str, prompt: &str, prompts: &PromptLibrary) -> anyhow::Result<()> {
+    if prompts.get(prompt).is_some() {
+        return Ok(());
+    }
+    let known: Vec<String> = prompts.list().into_iter().map(|prompt| prompt.name).collect();
+    anyhow::bail!(
+        "{section} names prompt:{prompt}, which does not exist: put {prompt}.wav into prompts.dir, or use one of {}{}",
+        known.join(", "),
+        prompts
+            .problems()
+            .iter()
+            .map(|broken| format!("; {} is passed over: {}", broken.file, broken.sentence))
+            .collect::<String>()
+    )
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Readers take them from [`CurrentSettings`] for each use. A call keeps the route that it began with.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
@@ -10,6 +11,7 @@ use secrecy::SecretString;
 use crate::config::Config;
 use crate::config::api::{ApiKey, Page};
 use crate::egress::Egress;
+use crate::queue::QueueName;
 use crate::routes::{Number, Numbers, Routes};
 use crate::whatsapp::signature::AppSecrets;
 
@@ -24,6 +26,8 @@ pub struct Settings {
     pub numbers: Numbers,
     /// Where callers are put through to.
     pub routes: Routes,
+    /// Where callers wait for people, by name.
+    pub queues: BTreeSet<QueueName>,
     /// Who may use the control API.
     pub api_keys: Vec<ApiKey>,
     /// Pages that need a key.
@@ -41,6 +45,7 @@ impl Settings {
             app_secrets: app_secrets(config),
             numbers: numbers(config, &routes)?,
             routes,
+            queues: config.queues.keys().cloned().collect(),
             api_keys: config.api.keys.clone(),
             closed_pages: config.api.closed.clone(),
             egress: Egress::new(config.egress.allow.iter().cloned()),

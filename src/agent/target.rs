@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{BrowserId, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
+use crate::queue::QueueName;
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub enum AgentTarget {
     WebSocket(WebSocketOptions),
     /// A page whose offer the call's worker has answered. No configuration names it.
     Browser(BrowserId),
+    /// A queue, in which the caller waits for a person at a page.
+    Queue(QueueName),
     /// Prompts; the call ends after them.
     Prompts {
         /// In the order they are played; at least one.
@@ -23,9 +26,10 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss:// or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, queue:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
+    /// Reads `ws://…`, `wss://…`, `queue:NAME` (or `browser:NAME`), `prompt:NAME` or `prompt:NAME,NAME`. The error says what
+    /// to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {
@@ -34,8 +38,9 @@ impl AgentTarget {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
                 Ok(Self::Prompts { names, repeat: false })
             }
-            "audiosocket" | "sip" | "sips" | "browser" => {
-                Err(format!("{scheme}: is not built yet; use ws://, wss:// or prompt:NAME"))
+            "queue" | "browser" => queue_name(rest).map(Self::Queue),
+            "audiosocket" | "sip" | "sips" => {
+                Err(format!("{scheme}: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME"))
             }
             _ => Err(Self::FORMS.to_owned()),
         }
@@ -46,6 +51,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(_) => "websocket",
             Self::Browser(_) => "browser",
+            Self::Queue(_) => "queue",
             Self::Prompts { .. } => "prompts",
         }
     }
@@ -55,6 +61,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => shown_address(&agent.url),
             Self::Browser(_) => "browser".to_owned(),
+            Self::Queue(name) => format!("queue:{name}"),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
         }
     }
@@ -62,7 +69,7 @@ impl AgentTarget {
     /// The prompts that it plays, by name.
     pub fn prompts(&self) -> &[String] {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) => &[],
+            Self::WebSocket(_) | Self::Browser(_) | Self::Queue(_) => &[],
             Self::Prompts { names, .. } => names,
         }
     }
@@ -71,6 +78,7 @@ impl AgentTarget {
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
             Self::WebSocket(_) | Self::Browser(_) => AttemptKind::Agent,
+            Self::Queue(_) => AttemptKind::Queue,
             Self::Prompts { .. } => AttemptKind::Prompts,
         }
     }
@@ -79,7 +87,15 @@ impl AgentTarget {
     pub fn add_parameters(&mut self, parameters: &BTreeMap<String, String>) {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
-            Self::Browser(_) | Self::Prompts { .. } => {}
+            Self::Browser(_) | Self::Queue(_) | Self::Prompts { .. } => {}
+        }
+    }
+
+    /// The queue that it is.
+    pub fn queue(&self) -> Option<&QueueName> {
+        match self {
+            Self::Queue(name) => Some(name),
+            Self::WebSocket(_) | Self::Browser(_) | Self::Prompts { .. } => None,
         }
     }
 }
@@ -91,4 +107,13 @@ pub fn prompt_name(name: &str) -> Result<String, String> {
         return Err("a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'".to_owned());
     }
     Ok(name.to_owned())
+}
+
+/// Reads the name of a queue. The error says what a name may hold.
+pub fn queue_name(name: &str) -> Result<QueueName, String> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    match (1..=64).contains(&name.len()) && is_plain {
+        true => Ok(name.into()),
+        false => Err("a queue's name has 1 to 64 letters, digits, '_' or '-'".to_owned()),
+    }
 }

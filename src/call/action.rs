@@ -24,7 +24,9 @@ pub enum Action {
     Dial { attempt: Attempt },
     /// Dial the agent of this attempt while the present one stays.
     DialBeside { attempt: Attempt },
-    /// Disconnect the agent of this attempt, dialled or joined.
+    /// Have the caller wait in the queue of this attempt; its agent joins as a dialled one does.
+    EnterQueue { attempt: Attempt },
+    /// Disconnect the agent of this attempt, dialled or joined, or leave its queue.
     DropAgent { attempt: Attempt, reason: LeaveReason },
     /// Give the caller to the agent that was dialled beside another.
     Promote { attempt: Attempt },
@@ -40,6 +42,8 @@ pub enum Action {
     PlayRingback,
     /// Play hold music until another agent joins.
     PlayHold,
+    /// Play the music of this attempt's queue until its agent joins.
+    PlayQueueHold { attempt: Attempt },
     /// Close the peer, the agent's socket and everything the call holds.
     Release(EndReason),
     /// Publish progress.

@@ -32,6 +32,8 @@ pub enum AgentFailureKind {
     ProtocolError,
     /// It read so slowly that the caller's audio could not be delivered.
     TooSlow,
+    /// No agent of the queue took the caller: the queue was full or unstaffed, or the caller waited too long.
+    QueueOverflow,
 }
 
 impl AgentFailureKind {
@@ -45,6 +47,7 @@ impl AgentFailureKind {
             Self::Unresponsive => "unresponsive",
             Self::ProtocolError => "protocol_error",
             Self::TooSlow => "too_slow",
+            Self::QueueOverflow => "queue_overflow",
         }
     }
 
@@ -71,6 +74,7 @@ impl fmt::Display for AgentFailure {
             AgentFailureKind::Unresponsive => "answered no ping",
             AgentFailureKind::ProtocolError => "broke the protocol",
             AgentFailureKind::TooSlow => "read too slowly",
+            AgentFailureKind::QueueOverflow => "was not found in the queue",
         })?;
         match &self.detail {
             Some(detail) => write!(f, ": {detail}"),

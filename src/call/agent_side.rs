@@ -14,6 +14,8 @@ use super::{Action, Attempt, LeaveReason, Progress};
 pub enum AttemptKind {
     /// An agent, which is dialled and joins.
     Agent,
+    /// A queue, whose agents take the caller when they are free.
+    Queue,
     /// Prompts; the call ends after them.
     Prompts,
 }
@@ -57,6 +59,10 @@ enum State {
         attempt: Attempt,
         give_up_at: Instant,
     },
+    /// The caller waits in a queue, which has deadlines of its own.
+    Queued {
+        attempt: Attempt,
+    },
     Joined {
         attempt: Attempt,
     },
@@ -90,9 +96,18 @@ impl AgentSide {
         side
     }
 
-    /// Whether an agent or prompts are ready for the caller.
+    /// Whether an agent or prompts are ready for the caller. A queue that a call begins with is ready once its agent is; a
+    /// later one is at once, because no phone rings as long as a queue may take.
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, State::Joined { .. } | State::Prompts { .. })
+        match self.state {
+            State::Joined { .. } | State::Prompts { .. } => true,
+            State::Queued { attempt } => attempt != Attempt::new(0),
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => false,
+        }
     }
 
     /// The agent that has the caller.
@@ -101,7 +116,11 @@ impl AgentSide {
             State::Joined { attempt } => Some(attempt),
             State::Transferring { from, .. } => from,
             State::Consulting { from, .. } => Some(from),
-            State::Planned { .. } | State::Parked | State::Dialling { .. } | State::Prompts { .. } => None,
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Queued { .. }
+            | State::Prompts { .. } => None,
         }
     }
 
@@ -119,6 +138,7 @@ impl AgentSide {
     pub fn sound(&self, waiting: Action) -> Option<Action> {
         match self.state {
             State::Planned { .. } | State::Parked | State::Dialling { .. } => Some(waiting),
+            State::Queued { attempt } => Some(Action::PlayQueueHold { attempt }),
             State::Prompts { attempt } => Some(Action::PlayPrompts { attempt }),
             State::Joined { .. } | State::Transferring { .. } | State::Consulting { .. } => None,
         }
@@ -130,6 +150,7 @@ impl AgentSide {
             State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => Some(give_up_at),
             State::Planned { .. }
             | State::Parked
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Consulting { .. } => None,
@@ -144,6 +165,7 @@ impl AgentSide {
             }
             State::Planned { .. }
             | State::Parked
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Consulting { .. } => {}
@@ -166,6 +188,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
@@ -176,7 +199,7 @@ impl AgentSide {
     /// The agent of the attempt `joined` is listening. Late reports of earlier agents are ignored.
     pub fn joined(&mut self, joined: Attempt, actions: &mut Actions) {
         match self.state {
-            State::Dialling { attempt, .. } if attempt == joined => {
+            State::Dialling { attempt, .. } | State::Queued { attempt } if attempt == joined => {
                 self.state = State::Joined { attempt };
                 actions.push_back(Action::Report(Progress::AgentJoined { attempt }));
             }
@@ -194,6 +217,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
@@ -211,13 +235,14 @@ impl AgentSide {
         actions: &mut Actions,
     ) -> ControlFlow<EndReason> {
         let was_joined = match self.state {
-            State::Dialling { attempt, .. } if attempt == failed => false,
+            State::Dialling { attempt, .. } | State::Queued { attempt } if attempt == failed => false,
             State::Joined { attempt } if attempt == failed => true,
             State::Transferring { from, to, .. } if to == failed || from == Some(failed) => from == Some(failed),
             State::Consulting { from, to } if from == failed || to == failed => true,
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
@@ -233,6 +258,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => {
@@ -279,6 +305,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
@@ -338,26 +365,33 @@ impl AgentSide {
                 let advice = "a transfer is under way: complete_transfer or cancel_transfer first";
                 return Err(Refusal::new(RefusalCode::TransferUnderWay, advice));
             }
-            State::Planned { .. } | State::Parked | State::Dialling { .. } | State::Prompts { .. } => {
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Queued { .. }
+            | State::Prompts { .. } => {
                 return Err(Refusal::new(
                     RefusalCode::NoAgent,
                     "no agent is on the line to transfer from: use connect",
                 ));
             }
         };
-        let is_to_agent = attempts.first() == Some(&AttemptKind::Agent);
+        let Some(kind) = attempts.first().copied() else { return Ok(()) };
+        if kind == AttemptKind::Queue && warm {
+            let advice = "warm: nobody of a queue is there to talk to yet: transfer without it, or to an agent";
+            return Err(Refusal::new(RefusalCode::InvalidCommand, advice));
+        }
         let Some(to) = self.plan(attempts) else { return Ok(()) };
-        match is_to_agent {
-            true => {
+        match kind {
+            AttemptKind::Agent => {
                 actions.push_back(Action::Hold);
                 self.dial_beside(Some(from), to, warm, now, actions);
             }
-            false => {
+            AttemptKind::Queue | AttemptKind::Prompts => {
                 self.let_go(from, LeaveReason::Transferred, actions);
-                // The prompts are wanted, whichever agent failed before.
+                // What follows is wanted, whichever agent failed before.
                 self.last_failure = None;
-                self.state = State::Prompts { attempt: to };
-                actions.push_back(Action::PlayPrompts { attempt: to });
+                self.put_through(to, CallerHears::Us, now, actions);
                 actions.push_back(Action::Report(Progress::Transferred { from: Some(from), to }));
             }
         }
@@ -380,6 +414,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => Err(no_transfer()),
@@ -402,6 +437,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => Err(no_transfer()),
@@ -433,6 +469,13 @@ impl AgentSide {
             AttemptKind::Agent => {
                 actions.push_back(Action::Dial { attempt });
                 self.state = State::Dialling { attempt, give_up_at: now + self.agent_timeout };
+            }
+            AttemptKind::Queue => {
+                self.state = State::Queued { attempt };
+                actions.push_back(Action::EnterQueue { attempt });
+                if hears == CallerHears::Us {
+                    actions.push_back(Action::PlayQueueHold { attempt });
+                }
             }
             AttemptKind::Prompts => {
                 self.state = State::Prompts { attempt };
@@ -485,7 +528,7 @@ impl AgentSide {
 
     fn drop_all(&mut self, reason: LeaveReason, actions: &mut Actions) {
         let (joined, dialled) = match self.state {
-            State::Dialling { attempt, .. } => ([None, None], Some(attempt)),
+            State::Dialling { attempt, .. } | State::Queued { attempt } => ([None, None], Some(attempt)),
             State::Joined { attempt } => ([Some(attempt), None], None),
             State::Transferring { from, to, .. } => ([from, None], Some(to)),
             State::Consulting { from, to } => ([Some(from), Some(to)], None),

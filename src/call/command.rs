@@ -71,6 +71,8 @@ commands! {
         CompleteTransfer = "complete_transfer",
         /// The second agent leaves, and the first one goes on.
         CancelTransfer = "cancel_transfer",
+        /// Keep a text with the call, and do nothing else.
+        SetClientState(SetClientState) = "set_client_state",
     }
 }
 
@@ -147,12 +149,15 @@ pub enum CommandResult {
     Participant(u32),
 }
 
-/// Where to put a caller through to: the agents of a route, or one by its URL.
+/// Where to put a caller through to: the agents of a route, a queue, or one agent by its URL.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Destination {
     /// A route by its name: its agent, then its fallbacks.
     #[serde(default)]
     pub route: Option<String>,
+    /// A queue by its name.
+    #[serde(default)]
+    pub queue: Option<String>,
     /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
     #[serde(default)]
     pub url: Option<String>,
@@ -164,7 +169,7 @@ pub struct Destination {
 /// How to accept.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Accept {
-    /// The agents; those of the call's route if neither `route` nor `url` is given.
+    /// The agents; those of the call's route if none of `route`, `queue` and `url` is given.
     #[serde(flatten)]
     pub to: Destination,
     /// Without an agent: play, gather and connect from there.
@@ -183,12 +188,19 @@ pub struct Reject {
 /// Where to hand a caller over to, and how.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Transfer {
-    /// `route` or `url`.
+    /// `route`, `queue` or `url`.
     #[serde(flatten)]
     pub to: Destination,
     /// Both agents talk first; `complete_transfer` or the first agent's hang-up hands the caller over.
     #[serde(default)]
     pub warm: bool,
+}
+
+/// What to keep with the call.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct SetClientState {
+    /// Your text of at most 4096 bytes; it is repeated in the call's events.
+    pub client_state: String,
 }
 
 /// What a caller on hold hears.
@@ -363,7 +375,12 @@ impl CourseCommand {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) | Self::Accept(Accept { to, .. }) => {
                 to.is_given().then_some(to)
             }
-            Self::Reject(_) | Self::Hangup | Self::Disconnect | Self::CompleteTransfer | Self::CancelTransfer => None,
+            Self::Reject(_)
+            | Self::Hangup
+            | Self::Disconnect
+            | Self::CompleteTransfer
+            | Self::CancelTransfer
+            | Self::SetClientState(_) => None,
         }
     }
 
@@ -371,14 +388,22 @@ impl CourseCommand {
         match self {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) => to.check(),
             Self::Accept(Accept { to, without_agent }) => match (to.is_given(), without_agent) {
-                (true, true) => Err(invalid("without_agent: leave it out, or leave out route and url")),
+                (true, true) => Err(invalid("without_agent: leave it out, or leave out route, queue and url")),
                 (true, false) => to.check(),
                 (false, _) => Ok(()),
             },
             Self::Reject(Reject { reason }) if reason.chars().count() > MAX_WORDS => {
                 Err(invalid(format!("reason: give at most {MAX_WORDS} characters")))
             }
-            Self::Reject(_) | Self::Hangup | Self::Disconnect | Self::CompleteTransfer | Self::CancelTransfer => Ok(()),
+            Self::SetClientState(SetClientState { client_state }) if client_state.len() > MAX_CLIENT_STATE_BYTES => {
+                Err(invalid(format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes")))
+            }
+            Self::Reject(_)
+            | Self::Hangup
+            | Self::Disconnect
+            | Self::CompleteTransfer
+            | Self::CancelTransfer
+            | Self::SetClientState(_) => Ok(()),
         }
     }
 }
@@ -427,14 +452,14 @@ fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
 impl Destination {
     /// Whether it names a route or a URL.
     pub fn is_given(&self) -> bool {
-        self.route.is_some() || self.url.is_some()
+        self.route.is_some() || self.queue.is_some() || self.url.is_some()
     }
 
     fn check(&self) -> Result<(), Refusal> {
-        match (&self.route, &self.url) {
-            (Some(_), None) | (None, Some(_)) => Ok(()),
-            (None, None) => Err(invalid("route: give the name of a route, or url")),
-            (Some(_), Some(_)) => Err(invalid("url: give route or url, not both")),
+        match [&self.route, &self.queue, &self.url].into_iter().flatten().count() {
+            1 => Ok(()),
+            0 => Err(invalid("route: give the name of a route, or queue, or url")),
+            _ => Err(invalid("route: give one of route, queue and url")),
         }
     }
 }
@@ -529,7 +554,7 @@ mod tests {
     fn every_action_is_read_by_its_name_and_documented() {
         let page = include_str!("../../docs/agents.md");
         for action in ACTIONS {
-            let fields = r#""route":"r","party":"agent","prompts":["p"],"digits":"1","role":"join","guest_id":1"#;
+            let fields = r#""route":"r","party":"agent","prompts":["p"],"digits":"1","role":"join","guest_id":1,"client_state":"s""#;
             let command = read(&format!(r#"{{"action":"{action}",{fields}}}"#));
             let is_course = CourseCommand::NAMES.contains(action);
             assert_eq!(command.map(|command| matches!(command, CallCommand::Course(_))), Ok(is_course), "{action}");

@@ -58,6 +58,8 @@ pub enum RefusalCode {
     UnknownPrompt,
     /// No route has this name, or it does not lead to a WebSocket.
     UnknownRoute,
+    /// No queue has this name.
+    UnknownQueue,
     /// No participant has this id.
     UnknownGuest,
     /// The URL is no address of an agent.
@@ -125,6 +127,7 @@ impl RefusalCode {
         Self::RecordingUnavailable,
         Self::UnknownPrompt,
         Self::UnknownRoute,
+        Self::UnknownQueue,
         Self::UnknownGuest,
         Self::InvalidUrl,
         Self::UrlNotAllowed,
@@ -169,6 +172,7 @@ impl RefusalCode {
             Self::RecordingUnavailable => "recording_unavailable",
             Self::UnknownPrompt => "unknown_prompt",
             Self::UnknownRoute => "unknown_route",
+            Self::UnknownQueue => "unknown_queue",
             Self::UnknownGuest => "unknown_guest",
             Self::InvalidUrl => "invalid_url",
             Self::UrlNotAllowed => "url_not_allowed",
@@ -214,6 +218,7 @@ impl RefusalCode {
             Self::InvalidCommand
             | Self::UnknownPrompt
             | Self::UnknownRoute
+            | Self::UnknownQueue
             | Self::UnknownGuest
             | Self::InvalidUrl
             | Self::UrlNotAllowed

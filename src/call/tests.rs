@@ -121,6 +121,45 @@ fn at_once_means_that_the_caller_waits_with_us() {
 }
 
 #[test]
+fn in_a_queue_the_caller_hears_its_music_and_waits_as_long_as_the_queue_lets_it() {
+    let mut script = Script::answering(AnswerWhen::AtOnce, &[AttemptKind::Queue, AttemptKind::Prompts]);
+    assert!(script.answered().contains(&Action::EnterQueue { attempt: nth(0) }));
+    script.put(Input::PreAccepted(Ok(())));
+    assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
+    let music = Action::PlayQueueHold { attempt: nth(0) };
+    assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound, music]);
+    assert_eq!(script.pass(600 * SECOND), [], "agent_timeout is not for queues");
+    let overflowed = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::QueueOverflow.into() };
+    assert_eq!(script.put(overflowed), [dropped(nth(0), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }]);
+}
+
+#[test]
+fn a_queue_behind_an_agent_accepts_the_call_and_one_before_it_does_not() {
+    for (attempts, accepts) in [(vec![AttemptKind::Queue], false), (vec![AttemptKind::Agent, AttemptKind::Queue], true)]
+    {
+        let mut script = Script::new(&attempts);
+        script.answered();
+        script.put(Input::PreAccepted(Ok(())));
+        script.put(Input::MediaConnected);
+        let refused = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Refused.into() };
+        let actions = if accepts { script.put(refused) } else { script.pass(SECOND) };
+        assert_eq!(actions.contains(&Action::Accept(answer())), accepts, "{attempts:?}: {actions:?}");
+    }
+}
+
+#[test]
+fn a_caller_handed_over_to_a_queue_has_no_agent_until_one_of_the_queue_joins() {
+    let mut script = Script::talking(&[AttemptKind::Agent]);
+    let to_queue = |warm| Request::Transfer { attempts: vec![AttemptKind::Queue], warm };
+    assert_eq!(script.ask(to_queue(true)), Err("invalid_command"));
+    let (enter, music) = (Action::EnterQueue { attempt: nth(1) }, Action::PlayQueueHold { attempt: nth(1) });
+    assert_eq!(script.ask(to_queue(false)), Ok(vec![dropped(nth(0), LeaveReason::Transferred), enter, music]));
+    assert_eq!(script.call.agent(), None);
+    script.put(Input::AgentJoined { attempt: nth(1) });
+    assert_eq!(script.call.agent(), Some(nth(1)));
+}
+
+#[test]
 fn media_that_does_not_come_up_under_load_is_our_own_fault() {
     for (under_load, reason) in
         [(true, EndReason::Overloaded(Shortage::Load)), (false, EndReason::MediaFailed(MediaFailure::NeverConnected))]
@@ -588,7 +627,12 @@ fn any_answer() -> impl Strategy<Value = AnswerWhen> {
 }
 
 fn any_targets() -> impl Strategy<Value = Vec<AttemptKind>> {
-    prop::collection::vec(prop_oneof![3 => Just(AttemptKind::Agent), 1 => Just(AttemptKind::Prompts)], 0..4)
+    let kind = prop_oneof![
+        3 => Just(AttemptKind::Agent),
+        1 => Just(AttemptKind::Queue),
+        1 => Just(AttemptKind::Prompts)
+    ];
+    prop::collection::vec(kind, 0..4)
 }
 
 proptest! {

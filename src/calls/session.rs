@@ -9,6 +9,7 @@ mod meta_requests;
 mod worker_link;
 mod reports;
 mod progress;
+mod queueing;
 mod events;
 mod record;
 mod recordings;
@@ -36,6 +37,7 @@ use crate::call::{Action, Attempt, Call, CallOptions, Input};
 use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
+use crate::queues::QueueDesk;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
@@ -49,6 +51,7 @@ use decision::Decision;
 use events::EventWriter;
 pub(super) use inbox::{Inbox, SessionHandle};
 use meta_requests::MetaRequests;
+use queueing::QueuePlace;
 use record::LiveRecord;
 use recordings::OpenRecordings;
 use worker_link::WorkerLink;
@@ -74,6 +77,8 @@ pub struct SessionOptions {
     pub prompts: PromptLibrary,
     /// The outcomes of reaching agents.
     pub agents: AgentStatus,
+    /// Where callers wait for people.
+    pub queues: QueueDesk,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
     pub http: reqwest::Client,
     /// Of the runtime that sessions run on.
@@ -89,6 +94,7 @@ pub struct Session {
     events: EventWriter,
     decision: Decision,
     recordings: OpenRecordings,
+    queue: QueuePlace,
     /// By attempt: the route's targets, then those of commands.
     targets: Vec<AgentTarget>,
     /// Commands of agents whose destination is resolved; a socket waits for its answers, so there are few.
@@ -132,6 +138,7 @@ impl Session {
             events: EventWriter::new(id.clone(), store.clone(), options.events.clone()),
             decision: Decision::default(),
             recordings: OpenRecordings::default(),
+            queue: QueuePlace::default(),
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
             browsers: JoinSet::new(),
@@ -252,6 +259,7 @@ impl Session {
             Some(outcome) = self.decision.asking.join_next() => self.decided(call, outcome),
             Some(Ok(answered)) = self.browsers.join_next() => self.browser_answered(call, answered).await,
             Some(Ok(command)) = self.resolving.join_next() => self.run_agent_command(call, command).await,
+            event = self.queue.next() => self.take_queue_event(call, event).await,
             Some(result) = self.recordings.next_finished() => self.recording_finished(result),
             _ = first_record.confirmed(), if self.events.is_holding() => self.events.publish_held(),
             () = tokio::time::sleep_until(deadline.into()) => self.deadline_passed(call, clock::now()),
@@ -271,6 +279,7 @@ impl Session {
         let gap = self.standstills.next(now);
         if let Some(gap) = gap {
             call.extend_deadlines(gap, now);
+            self.queue.extend_deadline(gap);
         }
         gap.is_some()
     }
@@ -299,7 +308,9 @@ impl Session {
                     self.command(Command::DialBeside { call, attempt, dial }).await;
                 }
             }
+            Action::EnterQueue { attempt } => self.enter_queue(attempt).await,
             Action::DropAgent { attempt, reason } => {
+                self.leave_queue_of(attempt);
                 self.command(Command::DropAgent { call, attempt, reason: reason.name() }).await;
             }
             Action::Promote { attempt } => self.command(Command::Promote { call, attempt }).await,
@@ -308,6 +319,7 @@ impl Session {
             Action::StartSound => self.command(Command::StartSound { call }).await,
             Action::PlayPrompts { attempt } => self.play_prompts(attempt).await,
             Action::PlayRingback => self.loop_prompt(&self.context.number.route.ringback.clone()).await,
+            Action::PlayQueueHold { attempt } => self.play_queue_hold(attempt).await,
             Action::PlayHold => self.loop_prompt(&self.context.number.route.hold.clone()).await,
             Action::Release(reason) => self.release(&reason).await,
             Action::Report(progress) => self.report(&progress),
@@ -363,7 +375,7 @@ impl Session {
         }
     }
 
-    async fn loop_prompt(&mut self, name: &str) {
+    pub(super) async fn loop_prompt(&mut self, name: &str) {
         if let Some(prompt) = self.prompt(name) {
             let (call, prompts) = (self.context.id.clone(), vec![prompt]);
             self.command(Command::StandIn { call, prompts, repeat: Repeat::Loop }).await;
@@ -385,6 +397,7 @@ impl Session {
     }
 
     async fn release(&mut self, reason: &EndReason) {
+        self.abandon_queue();
         let sound = self.worker.release(reason).await.unwrap_or(Value::Null);
         self.record.reach(|stages| &mut stages.ended);
         self.close_recordings().await;
@@ -405,6 +418,8 @@ impl Session {
         self.record.end(reason, sound);
         let data = ended_data(reason, self.record.stages(), sound);
         self.events.emit_end(self.record.record(), data).await;
+        // Its agent sees the end before it is free again.
+        self.queue.leave();
     }
 }
 

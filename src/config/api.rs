@@ -1,9 +1,12 @@
 //! `[api]`: who may use the control API, and for what.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::problem::nearest;
+use super::queues::{Queues, no_such_queue, skill};
 use super::read::Section;
+use crate::queue::{QueueName, Skill};
 
 /// Who may use the control API.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,6 +60,10 @@ pub struct ApiKey {
     pub sha256: [u8; 32],
     /// What it allows.
     pub scopes: Vec<Scope>,
+    /// Whose callers it may take, as an agent.
+    pub queues: QueueScope,
+    /// What its agent can do.
+    pub skills: BTreeSet<Skill>,
     /// From then on it allows nothing.
     pub expires: Option<SystemTime>,
     /// So many it may go on with, and twice as many at once after a rest.
@@ -66,6 +73,15 @@ pub struct ApiKey {
 impl ApiKey {
     /// Unless the configuration says otherwise.
     pub const REQUESTS_PER_SECOND: u32 = 100;
+}
+
+/// The queues that a key may sign in to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueScope {
+    /// By name.
+    pub named: BTreeSet<QueueName>,
+    /// `agent:*`: all that there are.
+    pub all: bool,
 }
 
 /// What an API key allows.
@@ -83,11 +99,27 @@ pub enum Scope {
     EgressAny,
     /// Read `/metrics`, where it is closed.
     MetricsRead,
+    /// Take the callers of some queues ([`QueueScope`]), and steer these calls.
+    Agent,
+}
+
+/// One item of a key's scopes.
+enum ScopeItem {
+    Scope(Scope),
+    Queue(QueueName),
+    AllQueues,
 }
 
 impl Scope {
-    const ALL: [Self; 6] =
-        [Self::CallsRead, Self::CallsWrite, Self::RecordingsRead, Self::Admin, Self::EgressAny, Self::MetricsRead];
+    const ALL: [Self; 7] = [
+        Self::CallsRead,
+        Self::CallsWrite,
+        Self::RecordingsRead,
+        Self::Admin,
+        Self::EgressAny,
+        Self::MetricsRead,
+        Self::Agent,
+    ];
 
     /// As in the configuration.
     pub fn name(self) -> &'static str {
@@ -98,13 +130,24 @@ impl Scope {
             Self::Admin => "admin",
             Self::EgressAny => "egress:any",
             Self::MetricsRead => "metrics:read",
+            Self::Agent => "agent:QUEUE",
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str, queues: &Queues) -> Result<ScopeItem, String> {
+        match text.strip_prefix("agent:") {
+            Some("*") => return Ok(ScopeItem::AllQueues),
+            Some(queue) => {
+                let known = queues.get_key_value(queue);
+                return known
+                    .map(|(name, _)| ScopeItem::Queue(name.clone()))
+                    .ok_or_else(|| no_such_queue(queue, queues));
+            }
+            None => {}
+        }
         let names = Self::ALL.map(Self::name);
         let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
-        found.ok_or_else(|| match nearest(text, names) {
+        found.map(ScopeItem::Scope).ok_or_else(|| match nearest(text, names) {
             Some(near) => format!("there is no scope \"{text}\"; did you mean \"{near}\"?"),
             None => format!("there is no scope \"{text}\"; give some of {}", names.join(", ")),
         })
@@ -118,11 +161,11 @@ impl std::fmt::Debug for ApiKey {
 }
 
 impl Api {
-    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+    pub(super) fn read(mut section: Section<'_, '_>, queues: &Queues) -> Self {
         let sections = section.sections("keys");
         let mut keys: Vec<ApiKey> = Vec::new();
         for (index, key) in sections.into_iter().enumerate() {
-            let Some(key) = ApiKey::read(key) else { continue };
+            let Some(key) = ApiKey::read(key, queues) else { continue };
             if keys.iter().any(|known| known.id == key.id) {
                 section.note(&format!("keys[{index}].id"), Some(format!("\"{}\"", key.id)), "this id stands twice");
             }
@@ -135,7 +178,7 @@ impl Api {
 }
 
 impl ApiKey {
-    fn read(mut section: Section<'_, '_>) -> Option<Self> {
+    fn read(mut section: Section<'_, '_>, known: &Queues) -> Option<Self> {
         section.require("id", "give the key a name");
         let id = section.text("id", |text| {
             let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -147,13 +190,26 @@ impl ApiKey {
             digest(text).ok_or("give the SHA-256 of the whole key as 64 hexadecimal digits, not the key".to_owned())
         });
         section.require("scopes", "give a list, such as [\"calls:write\"]");
-        let scopes = section.list("scopes", Scope::parse);
+        let items = section.list("scopes", |text| Scope::parse(text, known));
+        let skills: Option<Vec<Skill>> = section.list("skills", skill);
         let expires = section.text("expires", |text| {
             humantime::parse_rfc3339(text).map_err(|_| "give a time such as \"2027-01-31T00:00:00Z\"".to_owned())
         });
         let requests_per_second = section.whole("requests_per_second", 1, 100_000).unwrap_or(Self::REQUESTS_PER_SECOND);
         section.end();
-        Some(Self { id: id?, sha256: sha256?, scopes: scopes?, expires, requests_per_second })
+        let (mut scopes, mut queues) = (Vec::new(), QueueScope::default());
+        for item in items? {
+            match item {
+                ScopeItem::Scope(scope) => scopes.push(scope),
+                ScopeItem::Queue(name) => drop(queues.named.insert(name)),
+                ScopeItem::AllQueues => queues.all = true,
+            }
+        }
+        if queues.all || !queues.named.is_empty() {
+            scopes.push(Scope::Agent);
+        }
+        let skills = skills.map(BTreeSet::from_iter).unwrap_or_default();
+        Some(Self { id: id?, sha256: sha256?, scopes, queues, skills, expires, requests_per_second })
     }
 }
 

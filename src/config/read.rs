@@ -115,6 +115,22 @@ impl<'n, 'e> Section<'n, 'e> {
         })
     }
 
+    /// A time with its unit, at most `most`, or `0`.
+    pub(super) fn duration_or_zero(&mut self, key: &'static str, most: Duration) -> Option<Duration> {
+        self.value(key, Written::Plain, |value| {
+            let duration = match value {
+                Value::Integer(0) => Some(Duration::ZERO),
+                Value::String(text) if text == "0" => Some(Duration::ZERO),
+                value => value.as_str().and_then(|text| humantime::parse_duration(text).ok()),
+            };
+            let duration = duration.ok_or("give a time with its unit, such as \"30s\" or \"4h\", or 0")?;
+            match duration <= most {
+                true => Ok(duration),
+                false => Err(format!("give at most \"{}\"", humantime::format_duration(most))),
+            }
+        })
+    }
+
     /// A secret: text, `{ env = "NAME" }` or `{ file = "PATH" }`. Its value is in no message.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
         let value = self.take(key, Written::Secret)?;

@@ -25,7 +25,12 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     }
     let dialect = section.text("dialect", read_dialect).unwrap_or_default();
     let format = read_format(&mut section);
-    let answer = section.text("answer", read_answer).unwrap_or_default();
+    // A phone rings for half a minute at most, and a queue may take longer.
+    let usual = match agent.as_ref().and_then(AgentTarget::queue) {
+        Some(_) => AnswerWhen::AtOnce,
+        None => AnswerWhen::default(),
+    };
+    let answer = section.text("answer", read_answer).unwrap_or(usual);
     let profile = section.text("profile", read_profile).unwrap_or(Profile::Eco);
     let ringback = section.text("ringback", prompt_name).unwrap_or_else(|| "ringback".to_owned());
     let hold = section.text("hold", prompt_name).unwrap_or_else(|| "hold".to_owned());
@@ -70,7 +75,7 @@ fn apply(
             agent.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             agent.parameters.clone_from(parameters);
         }
-        AgentTarget::Browser(_) => {}
+        AgentTarget::Browser(_) | AgentTarget::Queue(_) => {}
         AgentTarget::Prompts { repeat, .. } => *repeat = agents.repeat,
     }
 }

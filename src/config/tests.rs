@@ -8,6 +8,7 @@ use super::api::Scope;
 use super::media::Advertise;
 use super::*;
 use crate::agent::AgentTarget;
+use crate::call::route::AnswerWhen;
 
 #[test]
 fn the_example_is_a_start() {
@@ -49,6 +50,54 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
     let (short, long) = (short.routes["reception"].agents, long.routes["reception"].agents);
     assert_eq!((short.format, short.profile), (long.format, long.profile));
+}
+
+#[test]
+fn a_queue_is_read_with_its_usual_values_and_its_route_answers_at_once() {
+    let text = with("route", "agent = \"browser:support\"\nfallback = [\"queue:night\"]")
+        + "\n[queues.support]\n[queues.night]\nsticky_for = 0\nwrap_up = \"0s\"\nskills = [\"spanish\"]\n"
+        + "[api]\nkeys = [{ id = \"ada\", sha256 = \""
+        + &"ab".repeat(32)
+        + "\", scopes = [\"agent:support\"], "
+        + "skills = [\"spanish\"] }]\n";
+    let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
+    let route = &config.routes["reception"];
+    assert_eq!(shown(&route.targets), ["queue:support", "queue:night"]);
+    assert_eq!(route.answer, AnswerWhen::AtOnce);
+    let queue = |name: &str| config.queues.get(name).unwrap();
+    let (support, night) = (queue("support"), queue("night"));
+    assert_eq!(support.options.ring_timeout, Duration::from_secs(20));
+    assert_eq!((support.options.max_waiting, support.options.max_missed), (50, 3));
+    assert_eq!((support.room.hold.as_str(), support.room.announce.as_str()), ("hold", "position"));
+    assert_eq!((night.options.sticky_for, night.options.wrap_up), (Duration::ZERO, Duration::ZERO));
+    assert!(night.room.skills.contains("spanish"));
+    let key = &config.api.keys[0];
+    assert_eq!(key.scopes, [Scope::Agent]);
+    assert!(key.queues.named.contains("support") && !key.queues.all && key.skills.contains("spanish"));
+    let rings = with("route", "agent = \"queue:support\"\nanswer = \"when_agent_ready\"") + "\n[queues.support]\n";
+    let config = Config::parse(&rings, "patchcord.toml", &example_environment()).unwrap();
+    assert_eq!(config.routes["reception"].answer, AnswerWhen::AgentReady);
+}
+
+#[test]
+fn what_is_wrong_with_queues_is_told() {
+    let text = with("route", "agent = \"queue:suport\"\nfallback = [\"queue:nowhere\", \"queue:\"]")
+        + "\n[queues.support]\nring_timeout = \"2h\"\nwrap_up = \"long\"\nunstaffed = \"close\"\nmax_wait = \"0s\"\n"
+        + "holds = \"x\"\n[queues.\"front desk\"]\n[api]\nkeys = [{ id = \"ada\", sha256 = \""
+        + &"ab".repeat(32)
+        + "\", scopes = [\"agent:sales\"], skills = [\"a b\"] }]\n";
+    insta::assert_snapshot!(problems_of(&text).unwrap(), @r#"
+    patchcord.toml: routes.reception.fallback = ["queue:nowhere", "queue:"]: a queue's name has 1 to 64 letters, digits, '_' or '-'
+    patchcord.toml: queues.front desk: a queue's name has 1 to 64 letters, digits, '_' or '-'
+    patchcord.toml: queues.support.ring_timeout = "2h": give at most "10m"
+    patchcord.toml: queues.support.wrap_up = "long": give a time with its unit, such as "30s" or "4h", or 0
+    patchcord.toml: queues.support.max_wait = "0s": give a time above zero with its unit, such as "30s" or "4h"
+    patchcord.toml: queues.support.unstaffed = "close": give "wait" or "overflow"
+    patchcord.toml: queues.support.holds: there is no such key; did you mean queues.support.hold?
+    patchcord.toml: routes.reception.agent = "queue:suport": there is no section [queues.suport]; did you mean "support"?
+    patchcord.toml: api.keys[0].scopes = ["agent:sales"]: there is no section [queues.sales]
+    patchcord.toml: api.keys[0].skills = ["a b"]: a skill has 1 to 64 letters, digits, '_' or '-'
+    "#);
 }
 
 #[test]
@@ -253,17 +302,17 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; use ws://, wss:// or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; use ws://, wss:// or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; use ws://, wss:// or prompt:NAME
-    patchcord.toml: routes.reception.agent = "browser:support": browser: is not built yet; use ws://, wss:// or prompt:NAME
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss:// or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, queue:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
     patchcord.toml: routes.reception.fallback: nothing after a prompt is ever reached: put the prompt last
-    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; use ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME
     patchcord.toml: routes.reception.dialect = "twilio": this dialect is not built yet; use "native"
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
@@ -311,7 +360,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"
     patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
-    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, api, egress, store, events, log
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, queues, api, egress, store, events, log
     "#);
 }
 
@@ -363,7 +412,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss:// or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, queue:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits

@@ -8,6 +8,9 @@ mod page;
 mod calls;
 mod prompts;
 mod recordings;
+mod queues;
+mod agent;
+mod sse;
 mod range;
 mod routes;
 mod agents;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub(super) use auth::Keys;
+use auth::Needs;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -42,14 +46,17 @@ use crate::calls::Calls;
 use crate::clock;
 use crate::config::api::{Page, Scope};
 use crate::prompts::PromptLibrary;
+use crate::queues::QueueDesk;
 use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
 use crate::store::{Store, StoreError};
 
 /// Of every request body but an uploaded prompt.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
-/// Open sockets of `/v1/events`; one more is refused.
+/// Open streams of `/v1/events`; one more is refused.
 const EVENT_STREAMS: usize = 64;
+/// Open streams of `/v1/agent/events`; one more is refused.
+const AGENT_STREAMS: usize = 1024;
 /// Deadline of one read from the store.
 const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest text of a rejection.
@@ -69,6 +76,8 @@ pub struct ApiOptions {
     pub prompts: PromptLibrary,
     /// None if the folder cannot be used.
     pub recordings: Option<Recordings>,
+    /// Where callers wait for people.
+    pub queues: QueueDesk,
     /// Names of the webhooks that receive events.
     pub webhooks: Vec<String>,
     /// True once the service stops: open sockets close then.
@@ -81,32 +90,39 @@ struct Api {
     /// One upload at a time: each may be 64 MB.
     uploads: Semaphore,
     streams: Arc<Semaphore>,
+    agent_streams: Arc<Semaphore>,
     /// For pages.
     tokens: Tokens,
 }
 
 /// Every route that needs a key, with the scope. Method and path are those of the handler's `#[utoipa::path]`, so the
 /// OpenAPI document describes exactly these.
-fn endpoints() -> Vec<(Scope, UtoipaMethodRouter<Arc<Api>>)> {
+fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
     use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
     let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
     vec![
-        (CallsRead, routes!(calls::list)),
-        (CallsRead, routes!(calls::read)),
-        (CallsWrite, routes!(calls::several::act)),
-        (CallsWrite, routes!(calls::act)),
-        (CallsWrite, routes!(webrtc::make_token)),
-        (CallsRead, routes!(prompts::list)),
-        (Admin, routes!(prompts::upload).layer(sound)),
-        (Admin, routes!(prompts::remove)),
-        (RecordingsRead, routes!(recordings::list)),
-        (RecordingsRead, routes!(recordings::download)),
-        (Admin, routes!(recordings::remove)),
-        (CallsRead, routes!(routes::list)),
-        (CallsRead, routes!(agents::list)),
-        (CallsRead, routes!(events::open)),
-        (Admin, routes!(dead_letters::list)),
-        (Admin, routes!(dead_letters::replay)),
+        (CallsRead.into(), routes!(calls::list)),
+        (Needs::ScopeOrAgent(CallsRead), routes!(calls::read)),
+        (CallsWrite.into(), routes!(calls::several::act)),
+        (Needs::ScopeOrAgent(CallsWrite), routes!(calls::act)),
+        (CallsWrite.into(), routes!(webrtc::make_token)),
+        (CallsRead.into(), routes!(prompts::list)),
+        (Admin.into(), routes!(prompts::upload).layer(sound)),
+        (Admin.into(), routes!(prompts::remove)),
+        (RecordingsRead.into(), routes!(recordings::list)),
+        (RecordingsRead.into(), routes!(recordings::download)),
+        (Admin.into(), routes!(recordings::remove)),
+        (CallsRead.into(), routes!(routes::list)),
+        (CallsRead.into(), routes!(agents::list)),
+        (Needs::ScopeOrAgent(CallsRead), routes!(queues::list)),
+        (Scope::Agent.into(), routes!(agent::read)),
+        (Scope::Agent.into(), routes!(agent::events)),
+        (Scope::Agent.into(), routes!(agent::set_availability)),
+        (Scope::Agent.into(), routes!(agent::answer)),
+        (Scope::Agent.into(), routes!(agent::decline)),
+        (CallsRead.into(), routes!(events::open)),
+        (Admin.into(), routes!(dead_letters::list)),
+        (Admin.into(), routes!(dead_letters::replay)),
     ]
 }
 
@@ -118,7 +134,9 @@ fn page_endpoints() -> Vec<UtoipaMethodRouter<Arc<Api>>> {
 /// The control API and its document.
 pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
     let streams = Arc::new(Semaphore::new(EVENT_STREAMS));
-    let api = Arc::new(Api { options, uploads: Semaphore::new(1), streams, tokens: Tokens::default() });
+    let agent_streams = Arc::new(Semaphore::new(AGENT_STREAMS));
+    let (uploads, tokens) = (Semaphore::new(1), Tokens::default());
+    let api = Arc::new(Api { options, uploads, streams, agent_streams, tokens });
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::OpenApi), guard_page);
     let mut router = Router::new();
     for (needs, (_, paths, handlers)) in endpoints() {
@@ -144,7 +162,7 @@ pub(super) fn router(options: ApiOptions, keys: &Arc<Keys>) -> Router {
 
 /// Admits a request whose key has the scope, and attaches the caller to it.
 async fn guard(
-    State((keys, needs)): State<(Arc<Keys>, Scope)>,
+    State((keys, needs)): State<(Arc<Keys>, Needs)>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -168,7 +186,7 @@ pub(super) async fn guard_page(
     next: Next,
 ) -> Result<Response, ApiError> {
     match keys.is_closed(page) {
-        true => guard(State((keys, page.needs())), request, next).await,
+        true => guard(State((keys, page.needs().into())), request, next).await,
         false => Ok(next.run(request).await),
     }
 }
@@ -196,6 +214,10 @@ async fn tell_as_problem(request: Request, next: Next) -> Response {
         Some(allow) => error.with_header(header::ALLOW, allow).into_response(),
         None => error.into_response(),
     }
+}
+
+fn too_many_streams() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", "close another event stream first")
 }
 
 /// A read from the store, with a deadline.

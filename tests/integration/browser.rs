@@ -22,13 +22,13 @@ const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 
 /// A page's WebRTC session.
-struct Session {
+pub struct Session {
     token: String,
     url: String,
     etag: String,
     /// The service's answer.
     sdp: String,
-    page: Page,
+    pub page: Page,
 }
 
 /// A call that rings until a page takes it.
@@ -64,7 +64,7 @@ fn request(method: Method, url: &str, token: &str) -> RequestBuilder {
     http.request(method, url).bearer_auth(token).timeout(DEADLINE)
 }
 
-async fn offer(service: &TestService, call: &CallId, token: &str, sdp: &str) -> anyhow::Result<Response> {
+pub async fn offer(service: &TestService, call: &CallId, token: &str, sdp: &str) -> anyhow::Result<Response> {
     let url = service.url(&format!("/v1/calls/{call}/webrtc"));
     Ok(request(Method::POST, &url, token).header("content-type", SDP).body(sdp.to_owned()).send().await?)
 }
@@ -86,7 +86,7 @@ async fn join(service: &TestService, call: &CallId, role: &str, speech: Speech) 
     Ok(session)
 }
 
-async fn answered(service: &TestService, response: Response, token: String, page: Page) -> anyhow::Result<Session> {
+pub async fn answered(service: &TestService, response: Response, token: String, page: Page) -> anyhow::Result<Session> {
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (location, etag, kind) = (header("location"), header("etag"), header("content-type"));
     let status = response.status().as_u16();
@@ -104,11 +104,11 @@ impl Session {
         Ok(request.header("if-match", if_match).body(fragment).send().await?)
     }
 
-    async fn leave(&self) -> anyhow::Result<u16> {
+    pub async fn leave(&self) -> anyhow::Result<u16> {
         Ok(request(Method::DELETE, &self.url, &self.token).send().await?.status().as_u16())
     }
 
-    async fn hears(&self) -> anyhow::Result<Vec<f64>> {
+    pub async fn hears(&self) -> anyhow::Result<Vec<f64>> {
         Ok(heard_voices(&self.page.hear_next(SECOND).await?))
     }
 }

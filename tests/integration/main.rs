@@ -34,6 +34,7 @@ mod offers;
 mod overload;
 mod privacy;
 mod prompts;
+mod queues;
 mod recording;
 mod reload;
 mod restarts;

@@ -69,10 +69,12 @@ impl Session {
         let outcome = match answer {
             // The page will not hear our answer.
             Ok(answer) if reply.is_closed() => Err((no_page(), Some(answer.browser))),
-            Ok(answer) if grant.role == WebRtcRole::Agent => match self.seat_browser(call, answer.browser) {
-                Ok(()) => Ok(answer),
-                Err(refusal) => Err((refusal, Some(answer.browser))),
-            },
+            Ok(answer) if grant.role == WebRtcRole::Agent => {
+                match self.seat_browser(call, &grant, answer.browser).await {
+                    Ok(()) => Ok(answer),
+                    Err(refusal) => Err((refusal, Some(answer.browser))),
+                }
+            }
             Ok(answer) => Ok(answer),
             Err(refusal) => Err((refusal, None)),
         };
@@ -84,7 +86,10 @@ impl Session {
     }
 
     /// Puts the caller through to an agent's page; a call that rings is accepted once the page is connected.
-    fn seat_browser(&mut self, call: &mut Call, browser: BrowserId) -> Result<(), Refusal> {
+    async fn seat_browser(&mut self, call: &mut Call, grant: &Grant, browser: BrowserId) -> Result<(), Refusal> {
+        if let Some(agent) = &grant.agent {
+            return self.seat_queue_agent(call, agent, browser).await;
+        }
         if self.targets.len() >= MAX_ATTEMPTS {
             let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));

@@ -5,7 +5,9 @@ use tokio::sync::oneshot;
 
 use super::Session;
 use crate::agent::AgentTarget;
-use crate::call::command::{Accept, CallCommand, CommandResult, CourseCommand, Owner, Reject, SoundCommand, Transfer};
+use crate::call::command::{
+    Accept, CallCommand, CommandResult, CourseCommand, Owner, Reject, SetClientState, SoundCommand, Transfer,
+};
 use crate::call::end::EndReason;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{AcceptWith, Attempt, Call, Input, Request};
@@ -104,6 +106,10 @@ impl Session {
                 call.handle(Input::HangUp(hung_up), clock::now());
                 return Ok(CommandResult::Started);
             }
+            CourseCommand::SetClientState(SetClientState { client_state }) => {
+                self.keep_client_state(client_state);
+                return Ok(CommandResult::Done);
+            }
             CourseCommand::Accept(Accept { without_agent: true, .. }) => Request::Accept { with: AcceptWith::Nobody },
             CourseCommand::Accept(_) if attempts.is_empty() => Request::Accept { with: AcceptWith::Route },
             CourseCommand::Accept(_) => Request::Accept { with: AcceptWith::Others(attempts) },
@@ -136,6 +142,9 @@ impl Session {
     }
 
     pub(super) async fn take_report(&mut self, call: &mut Call, report: Report) {
+        if self.queue_takes(&report).await {
+            return;
+        }
         match report {
             Report::Asked { attempt, request_id, command } => {
                 self.agent_command(call, attempt, request_id, command).await;

@@ -62,7 +62,8 @@ impl Session {
                     | CourseCommand::Reject(_)
                     | CourseCommand::Hangup
                     | CourseCommand::Connect(_)
-                    | CourseCommand::Disconnect),
+                    | CourseCommand::Disconnect
+                    | CourseCommand::SetClientState(_)),
                 ) => self.take_step(call, command, targets),
                 command @ (CallCommand::Sound(_)
                 | CallCommand::Course(

@@ -26,6 +26,7 @@ impl Session {
             }
             Report::AgentJoined { attempt } => {
                 self.record.reach(|stages| &mut stages.agent_joined);
+                self.queue.joined(attempt);
                 return Some(Input::AgentJoined { attempt });
             }
             Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),

@@ -1,6 +1,6 @@
 //! API keys: `Authorization: Bearer patchcord_<id>_<secret>`, with the scopes and the rate of each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,16 +9,22 @@ use axum::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bucket::Bucket;
 use super::guesses::{Guesser, Guesses};
+use super::too_many_streams;
 use crate::address::AddressRange;
 use crate::config::api::{ApiKey, Page, Scope};
 use crate::egress::Hosts;
 use crate::http::client_address::{client_address, home_of};
 use crate::http::error::ApiError;
 use crate::http::server::Connection;
+use crate::queue::{QueueName, Skill};
 use crate::settings::CurrentSettings;
+
+/// Event streams of an agent's key at once: its tabs, and those that a broken network has left behind.
+const STREAMS_OF_KEY: usize = 8;
 
 /// The currently configured keys.
 pub(in crate::http) struct Keys {
@@ -35,6 +41,17 @@ pub(super) struct Caller {
     /// To see whether the key is still configured.
     settings: CurrentSettings,
     bucket: Mutex<Bucket>,
+    /// Its open event streams.
+    streams: Arc<Semaphore>,
+}
+
+/// What a key must allow for a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Needs {
+    /// This scope.
+    Scope(Scope),
+    /// This scope, or that of an agent: where a call is named, the handler sees to it that it is the agent's own.
+    ScopeOrAgent(Scope),
 }
 
 /// The credentials and the origin of a request.
@@ -63,14 +80,15 @@ impl Keys {
         }
     }
 
-    /// The caller, if the request has a key with `scope`.
+    /// The caller, if the request has a key that allows this.
     pub(super) fn admit(
         &self,
         shown: &Shown<'_>,
-        scope: Scope,
+        needs: impl Into<Needs>,
         now: Instant,
         today: SystemTime,
     ) -> Result<Arc<Caller>, ApiError> {
+        let needs = needs.into();
         if self.settings.get().api_keys.is_empty() {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
@@ -80,7 +98,8 @@ impl Keys {
         }
         let caller = self.find(shown, now, today)?;
         caller.take_turn(now)?;
-        match caller.may(scope) {
+        let scope = needs.scope();
+        match caller.may(scope) || (needs.admits_agents() && caller.may(Scope::Agent)) {
             true => Ok(caller),
             false => Err(ApiError {
                 scope: Some(scope.name()),
@@ -123,7 +142,8 @@ impl Keys {
             Some(_) | None => {
                 let rate = f64::from(key.requests_per_second);
                 let bucket = Mutex::new(Bucket::new(rate, 2.0 * rate));
-                let caller = Arc::new(Caller { key: key.clone(), settings: self.settings.clone(), bucket });
+                let streams = Arc::new(Semaphore::new(STREAMS_OF_KEY));
+                let caller = Arc::new(Caller { key: key.clone(), settings: self.settings.clone(), bucket, streams });
                 callers.insert(key.id.clone(), caller.clone());
                 caller
             }
@@ -131,7 +151,45 @@ impl Keys {
     }
 }
 
+impl Needs {
+    /// The scope that suffices for every call.
+    pub(super) fn scope(self) -> Scope {
+        match self {
+            Self::Scope(scope) | Self::ScopeOrAgent(scope) => scope,
+        }
+    }
+
+    /// Whether the key of an agent suffices.
+    pub(super) fn admits_agents(self) -> bool {
+        match self {
+            Self::Scope(_) => false,
+            Self::ScopeOrAgent(_) => true,
+        }
+    }
+}
+
+impl From<Scope> for Needs {
+    fn from(scope: Scope) -> Self {
+        Self::Scope(scope)
+    }
+}
+
 impl Caller {
+    /// Whether its agent may take callers of this queue.
+    pub(super) fn serves(&self, queue: &QueueName) -> bool {
+        self.key.queues.all || self.key.queues.named.contains(queue)
+    }
+
+    /// What its agent can do.
+    pub(super) fn skills(&self) -> &BTreeSet<Skill> {
+        &self.key.skills
+    }
+
+    /// A place for one more event stream of the key.
+    pub(super) fn stream_place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.streams.clone().try_acquire_owned().map_err(|_| too_many_streams())
+    }
+
     /// The key's name, for logs.
     pub(super) fn id(&self) -> &str {
         &self.key.id
@@ -190,13 +248,22 @@ fn unauthorized(code: &'static str, detail: &'static str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::api::QueueScope;
     use crate::settings::Settings;
 
     const KEY: &str = "patchcord_app_0123456789";
 
     fn settings(scopes: &[Scope], expires: Option<SystemTime>) -> Settings {
         let sha256 = Sha256::digest(KEY).into();
-        let key = ApiKey { id: "app".to_owned(), sha256, scopes: scopes.to_vec(), expires, requests_per_second: 100 };
+        let key = ApiKey {
+            id: "app".to_owned(),
+            sha256,
+            scopes: scopes.to_vec(),
+            queues: QueueScope::default(),
+            skills: BTreeSet::new(),
+            expires,
+            requests_per_second: 100,
+        };
         Settings { api_keys: vec![key], ..Settings::default() }
     }
 

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Caller;
 use super::page::PageQuery;
-use super::{Api, ApiOptions, read_object, stored};
+use super::{Api, ApiOptions, agent, read_object, stored};
 use crate::agent::dialect::native;
 use crate::call::command::{ACTIONS, CallCommand, CommandResult, MAX_CLIENT_STATE_BYTES};
 use crate::call::event::CallId;
@@ -125,7 +125,12 @@ pub(super) async fn list(
     (status = 404, description = "`call_not_found`: no such call, or its record has expired", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`store_unavailable`: past calls cannot be read", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String>) -> Result<Json<CallView>, ApiError> {
+pub(super) async fn read(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(call_id): Path<String>,
+) -> Result<Json<CallView>, ApiError> {
+    agent::check_reads(&api, &caller, &call_id).await?;
     let id = CallId::parse(&call_id).ok_or_else(|| problem(no_such_call(), None))?;
     // Before the record, so that a call that ends in between has its record by then.
     let live = api.options.calls.get(&id);
@@ -156,7 +161,7 @@ pub(super) async fn read(State(api): State<Arc<Api>>, Path(call_id): Path<String
         (status = 404, description = "`call_not_found`, `unknown_action`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_queue`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`no_answer`: the call did not answer in time and may still perform it", body = Problem, content_type = "application/problem+json"),
@@ -167,6 +172,7 @@ pub(super) async fn act(
     Path((call_id, action)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
+    agent::check_acts(&api, &caller, &call_id, &action).await?;
     let body = read_object(&body)?;
     let done = perform(&api.options, caller.hosts(), &call_id, &action, body).await;
     match done {
@@ -208,7 +214,7 @@ async fn have_done(
     action: &str,
     mut body: Map<String, Value>,
 ) -> Result<Value, Refusal> {
-    let client_state = match body.remove("client_state") {
+    let client_state = match body.get("client_state").cloned() {
         None => None,
         Some(Value::String(text)) if text.len() <= MAX_CLIENT_STATE_BYTES => Some(text),
         Some(_) => {

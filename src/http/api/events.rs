@@ -4,6 +4,7 @@
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
 mod past;
+mod sse;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use tracing::info;
 use utoipa::IntoParams;
 
 use super::auth::Caller;
-use super::{Api, calls};
+use super::{Api, calls, too_many_streams};
 use crate::agent::dialect::native;
 use crate::call::event::CallEvent;
 use crate::call::refusal::{Refusal, RefusalCode};
@@ -38,6 +39,7 @@ use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::store::{StoreError, StoredEvent};
 use past::{Past, Told};
+use sse::SseStream;
 
 /// The longest command; a longer message closes the socket.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -69,8 +71,12 @@ pub(super) struct EventQuery {
 /// frame
 /// `{"type":"command","request_id":…,"call_id":"call_…","action":"play",…}` performs the action of this name and
 /// is answered by `{"type":"result","request_id":…,"ok":…,"data"|"code","message"}`; it needs the scope `calls:write`.
+///
+/// With `Accept: text/event-stream` it is a stream of server-sent events instead: `id` is the event's id, `data` the usual
+/// JSON. It takes no commands.
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses(
     (status = 101, description = "Events follow"),
+    (status = 200, description = "Events follow, with `Accept: text/event-stream`", body = String, content_type = "text/event-stream"),
     (status = 400, description = "`not_a_websocket`, `invalid_after`, `bad_request`", body = Problem, content_type = "application/problem+json"),
     (status = 410, description = "`event_not_kept`: the event of `after` has expired or does not exist", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`too_many_streams`, `store_unavailable`", body = Problem, content_type = "application/problem+json"),
@@ -81,16 +87,22 @@ pub(super) async fn open(
     Query(query): Query<EventQuery>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
+    let place = |api: &Api| api.streams.clone().try_acquire_owned().map_err(|_| too_many_streams());
+    if super::sse::is_asked_for(request.headers()) {
+        let place = place(&api)?;
+        let past = query.past(&api).await?;
+        let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
+        info!(api.key = caller.id(), "event stream opened with the key {}", caller.id());
+        return Ok(super::sse::respond(stopping, |writer| async move {
+            let _place = place;
+            SseStream { writer, past, told: Told::default(), events, caller }.run().await
+        }));
+    }
     let response = create_response_with_body(&request, Body::empty).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "not_a_websocket", format!("open this with a WebSocket: {error}"))
     })?;
-    let place = api.streams.clone().try_acquire_owned().map_err(|_| {
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", "close another event socket first")
-    })?;
-    let past = match &query.after {
-        Some(id) => Some(Past::after(&api.options.store, id).await?),
-        None => None,
-    };
+    let place = place(&api)?;
+    let past = query.past(&api).await?;
     let upgrade = hyper::upgrade::on(&mut request);
     let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
     // Ends with its socket, or when the service stops: `App::stop` waits until every clone of `stopping` is dropped.
@@ -106,6 +118,15 @@ pub(super) async fn open(
         info!("event stream closed: {why}");
     });
     Ok(response)
+}
+
+impl EventQuery {
+    async fn past(&self, api: &Api) -> Result<Option<Past>, ApiError> {
+        match &self.after {
+            Some(id) => Past::after(&api.options.store, id).await.map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 /// One reader of events.
@@ -165,15 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
             self.send_message(Message::Text(text)).await?;
             self.told.insert(event.id.clone());
         }
-        let Some(past) = &mut self.past else { return Ok(()) };
-        match (past.passed(&page), past.is_joined) {
-            (true, _) => {}
-            (false, false) => {
-                past.is_joined = true;
-                self.events = self.events.resubscribe();
-            }
-            (false, true) => self.past = None,
-        }
+        pass(&mut self.past, &mut self.events, &page);
         Ok(())
     }
 
@@ -249,6 +262,19 @@ async fn read(past: &Option<Past>) -> Result<Vec<StoredEvent>, StoreError> {
     match past {
         Some(past) => past.read().await,
         None => Ok(Vec::new()),
+    }
+}
+
+/// Moves on past a page of stored events, to the live ones after the last.
+fn pass(past: &mut Option<Past>, events: &mut broadcast::Receiver<CallEvent>, page: &[StoredEvent]) {
+    let Some(reading) = past else { return };
+    match (reading.passed(page), reading.is_joined) {
+        (true, _) => {}
+        (false, false) => {
+            reading.is_joined = true;
+            *events = events.resubscribe();
+        }
+        (false, true) => *past = None,
     }
 }
 

@@ -10,10 +10,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
+use super::auth::Needs;
 use super::{endpoints, idempotency, page_endpoints};
 use crate::call::command::{
-    ACTIONS, Accept, CourseCommand, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf, SetRole,
-    SoundCommand, Transfer,
+    ACTIONS, Accept, CourseCommand, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf,
+    SetClientState, SetRole, SoundCommand, Transfer,
 };
 use crate::http::error::Problem;
 
@@ -22,7 +23,7 @@ use crate::http::error::Problem;
     info(title = "Patchcord", description = "Controls live WhatsApp calls, their prompts and recordings."),
     components(schemas(
         Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss,
-        ActionName, ActionBody, Sound,
+        SetClientState,         ActionName, ActionBody, Sound,
     )),
     security(("key" = []))
 )]
@@ -43,10 +44,10 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         components.schemas.extend(schemas);
         for item in paths.paths.values_mut() {
             for operation in [&mut item.get, &mut item.put, &mut item.delete].into_iter().flatten() {
-                say_the_usual(operation, needs.name());
+                say_the_usual(operation, needs);
             }
             if let Some(operation) = &mut item.post {
-                say_the_usual(operation, needs.name());
+                say_the_usual(operation, needs);
                 say_idempotency(operation);
             }
         }
@@ -118,8 +119,13 @@ impl ToSchema for ActionBody {
 }
 
 /// Adds the scope, and the errors of a missing or wrong key.
-fn say_the_usual(operation: &mut Operation, scope: &str) {
+fn say_the_usual(operation: &mut Operation, needs: Needs) {
+    let scope = needs.scope().name();
     let said = operation.description.take().map(|said| format!("{said}\n\n")).unwrap_or_default();
+    let said = match needs.admits_agents() {
+        true => format!("{said}An agent's key may use it too, of calls only for its own. "),
+        false => said,
+    };
     operation.description = Some(format!("{said}Needs a key with the scope `{scope}`."));
     for (status, codes) in [
         ("401", "`key_missing`, `key_unknown`, `key_expired`".to_owned()),
@@ -211,21 +217,27 @@ mod tests {
             "delete /v1/calls/{call_id}/webrtc/{session} token",
             "delete /v1/prompts/{name} admin",
             "delete /v1/recordings/{recording_id} admin",
+            "get /v1/agent agent:QUEUE",
+            "get /v1/agent/events agent:QUEUE",
             "get /v1/agents calls:read",
             "get /v1/calls calls:read",
             "get /v1/calls/{call_id} calls:read",
             "get /v1/dead_letters admin",
             "get /v1/events calls:read",
             "get /v1/prompts calls:read",
+            "get /v1/queues calls:read",
             "get /v1/recordings recordings:read",
             "get /v1/recordings/{recording_id} recordings:read",
             "get /v1/routes calls:read",
             "patch /v1/calls/{call_id}/webrtc/{session} token",
+            "post /v1/agent/calls/{call_id}/answer agent:QUEUE",
+            "post /v1/agent/calls/{call_id}/decline agent:QUEUE",
             "post /v1/calls/{call_id}/actions calls:write",
             "post /v1/calls/{call_id}/actions/{action} calls:write",
             "post /v1/calls/{call_id}/webrtc token",
             "post /v1/calls/{call_id}/webrtc_tokens calls:write",
             "post /v1/dead_letters/replay admin",
+            "put /v1/agent/availability agent:QUEUE",
             "put /v1/prompts/{name} admin",
         ];
         assert_eq!(described, expected);

@@ -60,6 +60,11 @@ enum TargetView {
         /// The URL without credentials and query.
         url: String,
     },
+    /// A queue, whose agents take the call at a page.
+    Queue {
+        /// Its name.
+        queue: String,
+    },
     /// Prompts; the call ends after the last one.
     Prompts {
         /// Their names, in order.
@@ -115,6 +120,7 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
         AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
         AgentTarget::Browser(_) => None,
+        AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),
     }
 }

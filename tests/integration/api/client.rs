@@ -32,6 +32,10 @@ pub const ADMIN: &str = "patchcord_admin_0";
 pub const OUTWARD: &str = "patchcord_outward_0";
 /// Scope `metrics:read`.
 pub const METRICS: &str = "patchcord_metrics_0";
+/// Scope `agent:*`.
+pub const ADA: &str = "patchcord_ada_0";
+/// Scope `agent:*`.
+pub const BOB: &str = "patchcord_bob_0";
 /// Only `egress:any`, which opens no route.
 pub const NOBODY: &str = "patchcord_nobody_0";
 
@@ -47,6 +51,8 @@ pub fn keys() -> String {
         (RECORDINGS, "recordings:read", ""),
         (ADMIN, "admin", often),
         (METRICS, "metrics:read", ""),
+        (ADA, "agent:*", often),
+        (BOB, "agent:*", often),
         (NOBODY, "egress:any", ""),
         ("patchcord_expired_0", "calls:write", ", expires = \"2020-01-01T00:00:00Z\""),
     ];
@@ -157,6 +163,12 @@ impl Client {
     pub async fn headers_for_origin(&self, method: Method, path: &str, origin: &str) -> anyhow::Result<HeaderMap> {
         let asked = self.request(method, path).header("origin", origin).header("access-control-request-method", "GET");
         Ok(timeout(DEADLINE, asked.send()).await??.headers().clone())
+    }
+
+    /// Opens a stream of server-sent events.
+    pub async fn stream(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.request(Method::GET, path).header("accept", "text/event-stream");
+        Ok(timeout(DEADLINE, request.send()).await??)
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -16,8 +16,9 @@ use crate::call::event::CallId;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{Calls, CallsOptions};
-use crate::config::api::ApiKey;
+use crate::config::api::{ApiKey, QueueScope};
 use crate::prompts::PromptLibrary;
+use crate::queues::QueueDesk;
 use crate::settings::{CurrentSettings, Settings};
 use crate::store::tests::Folder;
 use crate::store::{EventRecord, Store};
@@ -187,6 +188,8 @@ pub(crate) fn caller() -> Arc<Caller> {
         id: "app".to_owned(),
         sha256,
         scopes: vec![Scope::CallsWrite],
+        queues: QueueScope::default(),
+        skills: Default::default(),
         expires: None,
         requests_per_second: 100,
     };
@@ -206,6 +209,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
     let prompts = PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap();
     let settings = CurrentSettings::default();
     let graph = GraphClient::new(reqwest::Client::new(), graph);
+    let queues = QueueDesk::start([], &Arc::default()).0;
     let calls = Calls::new(CallsOptions {
         terminations: Terminations::new(store.clone(), graph.clone(), settings.clone()),
         settings: settings.clone(),
@@ -220,6 +224,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
             prompts: prompts.clone(),
             http: reqwest::Client::new(),
             agents: AgentStatus::default(),
+            queues: queues.clone(),
         },
         graph,
         workers: Vec::new(),
@@ -233,9 +238,10 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         events: events.clone(),
         prompts,
         recordings: None,
+        queues,
         webhooks: Vec::new(),
         stopping: watch::channel(false).1,
     };
     let (uploads, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(1)));
-    Arc::new(Api { options, uploads, streams, tokens: Tokens::default() })
+    Arc::new(Api { options, uploads, agent_streams: streams.clone(), streams, tokens: Tokens::default() })
 }
