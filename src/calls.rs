@@ -251,12 +251,12 @@ impl Calls {
         &self,
         before: Option<&CallId>,
         limit: usize,
-        is_wanted: impl Fn(&CallFacts) -> bool,
+        is_wanted: impl Fn(&CallFacts, &CallStatus) -> bool,
     ) -> Vec<CallSnapshot> {
         let up_to = before.map_or(Bound::Unbounded, Bound::Excluded);
         let table = self.table();
         let calls = table.live.range::<CallId, _>((Bound::Unbounded, up_to)).rev();
-        let live = calls.map(|(_, live)| live).filter(|live| is_wanted(&live.facts));
+        let live = calls.map(|(_, live)| live).filter(|live| is_wanted(&live.facts, &live.status.borrow()));
         live.take(limit).map(LiveCall::snapshot).collect()
     }
 

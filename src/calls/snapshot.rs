@@ -37,12 +37,21 @@ pub struct CallStatus {
     pub client_state: Option<String>,
     /// Ids of its recordings, the first one first.
     pub recordings: Vec<String>,
+    /// Agents of queues that had the caller, by name.
+    pub agents: Vec<String>,
 }
 
 impl CallStatus {
     /// Of a new call.
     pub fn new() -> Self {
-        Self { state: "answering", stages: Stages::default(), agent: None, client_state: None, recordings: Vec::new() }
+        Self {
+            state: "answering",
+            stages: Stages::default(),
+            agent: None,
+            client_state: None,
+            recordings: Vec::new(),
+            agents: Vec::new(),
+        }
     }
 }
 

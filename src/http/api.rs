@@ -101,7 +101,7 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
     use Scope::{Admin, CallsRead, CallsWrite, RecordingsRead};
     let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
     vec![
-        (CallsRead.into(), routes!(calls::list)),
+        (Needs::ScopeOrAgent(CallsRead), routes!(calls::list)),
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::read)),
         (CallsWrite.into(), routes!(calls::several::act)),
         (Needs::ScopeOrAgent(CallsWrite), routes!(calls::act)),
@@ -109,8 +109,8 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
         (CallsRead.into(), routes!(prompts::list)),
         (Admin.into(), routes!(prompts::upload).layer(sound)),
         (Admin.into(), routes!(prompts::remove)),
-        (RecordingsRead.into(), routes!(recordings::list)),
-        (RecordingsRead.into(), routes!(recordings::download)),
+        (Needs::ScopeOrAgent(RecordingsRead), routes!(recordings::list)),
+        (Needs::ScopeOrAgent(RecordingsRead), routes!(recordings::download)),
         (Admin.into(), routes!(recordings::remove)),
         (CallsRead.into(), routes!(routes::list)),
         (CallsRead.into(), routes!(agents::list)),

@@ -50,6 +50,8 @@ pub struct CallRecord {
     pub sound: Value,
     /// Ids of its recordings.
     pub recordings: Vec<String>,
+    /// Agents of queues that had the caller, by name, in their order.
+    pub agents: Vec<String>,
 }
 
 impl CallRecord {
@@ -78,6 +80,7 @@ impl CallRecord {
             stages: Value::Null,
             sound: Value::Null,
             recordings: Vec::new(),
+            agents: Vec::new(),
         }
     }
 
@@ -135,6 +138,8 @@ pub struct CallFilter {
     pub phone_number_id: Option<String>,
     /// Only calls of this route.
     pub route: Option<String>,
+    /// Only calls that this agent of a queue had.
+    pub agent: Option<String>,
     /// Only calls that began at this time or later.
     pub began_after: Option<SystemTime>,
     /// Only calls that began before this time.
@@ -153,6 +158,7 @@ impl CallFilter {
         self.state.is_none_or(|wanted| wanted == state)
             && is_wanted(&self.phone_number_id, &call.phone_number_id)
             && is_wanted(&self.route, &call.route)
+            && self.agent.as_ref().is_none_or(|agent| call.agents.contains(agent))
             && self.began_after.is_none_or(|after| call.began_at >= after)
             && self.began_before.is_none_or(|before| call.began_at < before)
             && self.before.as_ref().is_none_or(|before| call.call_id < *before)
@@ -218,7 +224,7 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
 }
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
-                       accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings";
+                       accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 
@@ -226,9 +232,9 @@ const ID_SLACK: Duration = Duration::from_secs(60);
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
-            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings)
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents)
          VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
-            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings)
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
             client_state = coalesce(excluded.client_state, client_state),
@@ -238,7 +244,8 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
             hung_up_by = iif(ended_at IS NULL, excluded.hung_up_by, hung_up_by),
             meta_error_code = iif(ended_at IS NULL, excluded.meta_error_code, meta_error_code),
             ended_at = coalesce(ended_at, excluded.ended_at),
-            stages = excluded.stages, sound = excluded.sound, recordings = excluded.recordings",
+            stages = excluded.stages, sound = excluded.sound, recordings = excluded.recordings,
+            agents = excluded.agents",
     )?;
     statement.execute(named_params! {
         ":call_id": call.call_id,
@@ -258,6 +265,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":stages": call.stages.to_string(),
         ":sound": call.sound.to_string(),
         ":recordings": Value::from(call.recordings.clone()).to_string(),
+        ":agents": Value::from(call.agents.clone()).to_string(),
     })?;
     Ok(())
 }
@@ -296,11 +304,15 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
         Some(CallState::Ended) => ("", "AND ended_at IS NOT NULL"),
     };
     let number = if filter.phone_number_id.is_some() { "AND phone_number_id = :number" } else { "AND :number IS NULL" };
+    let agent = match filter.agent {
+        Some(_) => "AND EXISTS (SELECT 1 FROM json_each(agents) WHERE value = :agent)",
+        None => "AND :agent IS NULL",
+    };
     let route = if filter.route.is_some() { "AND route = :route" } else { "AND :route IS NULL" };
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM calls {index}
          WHERE call_id < :before AND call_id >= :from AND began_at >= :after_ms AND began_at < :before_ms
-            {state} {number} {route}
+            {state} {number} {route} {agent}
          ORDER BY call_id DESC LIMIT :limit"
     ))?;
     let first = filter.began_after.map(|after| first_id(after.checked_sub(ID_SLACK).unwrap_or(UNIX_EPOCH)));
@@ -315,6 +327,7 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
             ":before_ms": filter.began_before.map_or(i64::MAX, ms_of),
             ":number": filter.phone_number_id,
             ":route": filter.route,
+            ":agent": filter.agent,
             ":limit": filter.limit as i64,
         },
         read,
@@ -349,5 +362,6 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         stages: json("stages")?,
         sound: json("sound")?,
         recordings: serde_json::from_value(recordings).unwrap_or_default(),
+        agents: serde_json::from_value(json("agents")?).unwrap_or_default(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use rusqlite::{Connection, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::writer::Job;
 use super::{Queue, Store, StoreError, at_of, ms_of};
@@ -76,6 +76,12 @@ impl Store {
         self.read(move |connection| page(connection, &filter)).await
     }
 
+    /// One recording; None if it is unknown, or deleted.
+    pub async fn recording(&self, id: &str) -> Result<Option<RecordingRecord>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| one(connection, &id)).await
+    }
+
     fn note(&self, bytes: usize, run: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) {
         // The queue has counted and logged it.
         let _ = self.0.queue.send(Job::new(bytes, run), Queue::CALLS_SHARE);
@@ -108,10 +114,17 @@ fn finished(connection: &Connection, result: &RecordingResult, at: SystemTime) -
     statement.execute(values).map(drop)
 }
 
+const COLUMNS: &str = "id, call_id, began_at, finished_at, duration_ms, size_bytes, sha256, complete, problem";
+
+fn one(connection: &Connection, id: &str) -> rusqlite::Result<Option<RecordingRecord>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM recordings WHERE id = ?1"))?;
+    statement.query_row([id], read).optional()
+}
+
 fn page(connection: &Connection, filter: &RecordingFilter) -> rusqlite::Result<Vec<RecordingRecord>> {
     let call = if filter.call_id.is_some() { "AND call_id = :call" } else { "AND :call IS NULL" };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT id, call_id, began_at, finished_at, duration_ms, size_bytes, sha256, complete, problem FROM recordings
+        "SELECT {COLUMNS} FROM recordings
          WHERE id < :before {call} ORDER BY id DESC LIMIT :limit"
     ))?;
     let rows = statement.query_map(

@@ -10,8 +10,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 6] =
-    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, TERMINATIONS];
+pub(super) const MIGRATIONS: [&str; 7] =
+    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, TERMINATIONS, AGENTS_OF_CALLS];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -138,6 +138,11 @@ const TERMINATIONS: &str = "
         attempts INTEGER NOT NULL
     );
     CREATE INDEX terminations_due ON terminations (due_at);
+";
+
+/// `agents` is a JSON list of the names of the queues' agents that had the caller.
+const AGENTS_OF_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN agents TEXT NOT NULL DEFAULT '[]';
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

@@ -208,6 +208,16 @@ async fn a_waiting_caller_is_answered_in_a_page_and_both_hear_each_other() -> an
     assert_eq!(ada.page.next("call.ended").await?["data"]["reason"], "caller_hung_up");
     assert!(ada.page.state("wrap_up").await?["until_ms"].as_u64() <= Some(10_000));
     assert_eq!(ada.set_available(true).await?.body["state"], "idle");
+    let mine = ada.api.get("/v1/calls?mine=true").await?.body;
+    assert_eq!(
+        (&mine["calls"][0]["id"], &mine["calls"][0]["agents"]),
+        (&id.as_str().into(), &json!(["ada"])),
+        "{mine}"
+    );
+    assert_eq!(ada.api.get(&format!("/v1/calls/{id}")).await?.body["state"], "ended");
+    let bob = Client::new(&service, BOB);
+    assert_eq!(bob.get("/v1/calls?mine=true").await?.body["calls"], json!([]));
+    bob.get(&format!("/v1/calls/{id}")).await?.is_problem(403, "missing_scope");
     let counts = Client::new(&service, READER).get("/v1/queues").await?.body["queues"][0].clone();
     assert_eq!((&counts["counts"]["answered"], &counts["service_level"]), (&1.into(), &1.0.into()), "{counts}");
     assert_eq!(objections(&call), [], "{}", call.seen());
@@ -229,6 +239,14 @@ async fn an_agents_key_steers_its_own_call_and_no_other() -> anyhow::Result<()> 
     until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
     assert_eq!(act(&id, "unhold").await?.status, 200);
     act(&id, "start_recording").await?.is_problem(403, "missing_scope");
+    let recordings = format!("/v1/recordings?call_id={id}");
+    assert_eq!(ada.api.get(&recordings).await?.status, 200);
+    Client::new(&service, BOB).get(&recordings).await?.is_problem(403, "missing_scope");
+    ada.api.get("/v1/recordings").await?.is_problem(403, "missing_scope");
+    let notes = json!({ "client_state": "called about an invoice" });
+    assert_eq!(ada.api.act(id.as_str(), "set_client_state", notes).await?.status, 200);
+    let shown = ada.api.get("/v1/calls?mine=true&state=live").await?.body["calls"][0].clone();
+    assert_eq!((&shown["id"], &shown["client_state"]), (&id.as_str().into(), &"called about an invoice".into()));
     act(&other, "hangup").await?.is_problem(403, "missing_scope");
     ada.api.get(&format!("/v1/calls/{other}")).await?.is_problem(403, "missing_scope");
     ada.api.get("/v1/calls").await?.is_problem(403, "missing_scope");

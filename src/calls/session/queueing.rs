@@ -101,13 +101,13 @@ impl QueuePlace {
         std::mem::take(&mut place.is_announcing).then_some(place.attempt)
     }
 
-    /// The agent of this attempt listens.
-    pub fn joined(&mut self, attempt: Attempt) {
-        if let Some(place) = self.0.as_mut().filter(|place| place.attempt == attempt)
-            && let Stage::Answered { agent, .. } = &place.stage
-        {
-            place.stage = Stage::Joined { agent: agent.clone() };
-        }
+    /// The agent of this attempt listens: its name, if it is the queue's.
+    pub fn joined(&mut self, attempt: Attempt) -> Option<AgentName> {
+        let place = self.0.as_mut().filter(|place| place.attempt == attempt)?;
+        let Stage::Answered { agent, .. } = &place.stage else { return None };
+        let agent = agent.clone();
+        place.stage = Stage::Joined { agent: agent.clone() };
+        Some(agent)
     }
 
     /// Whether the caller waits in the queue of this attempt, and no agent has answered.

@@ -99,6 +99,15 @@ impl LiveRecord {
         self.store.call_updated(self.record.clone());
     }
 
+    /// An agent of a queue has the caller.
+    pub fn agent_joined(&mut self, agent: &str) {
+        if !self.record.agents.iter().any(|known| known == agent) {
+            self.record.agents.push(agent.to_owned());
+            self.status.send_modify(|status| status.agents.clone_from(&self.record.agents));
+            self.store.call_updated(self.record.clone());
+        }
+    }
+
     pub fn recording_began(&mut self, id: &RecordingId) {
         self.store.recording_began(id.as_str(), &self.record.call_id);
         self.status.send_modify(|status| status.recordings.push(id.as_str().to_owned()));

@@ -26,7 +26,9 @@ impl Session {
             }
             Report::AgentJoined { attempt } => {
                 self.record.reach(|stages| &mut stages.agent_joined);
-                self.queue.joined(attempt);
+                if let Some(agent) = self.queue.joined(attempt) {
+                    self.record.agent_joined(&agent);
+                }
                 return Some(Input::AgentJoined { attempt });
             }
             Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::queues::unavailable;
-use super::{Api, ApiOptions, sse};
+use super::{Api, ApiOptions, sse, stored};
 use crate::browser::token::{GOOD_FOR, Grant, WebRtcRole};
 use crate::call::event::CallId;
 use crate::clock;
@@ -234,14 +234,32 @@ pub(super) async fn calls_of(api: &Api, caller: &Caller) -> Result<(Option<CallI
     Ok(view.map_or((None, None), |view| (view.agent.own_call().cloned(), view.ring.map(|ring| ring.call))))
 }
 
-/// Refuses an agent's key a call that it does not have, unless the key has the scope for all calls.
-pub(super) async fn check_reads(api: &Api, caller: &Caller, call_id: &str) -> Result<(), ApiError> {
-    if caller.may(Scope::CallsRead) {
+/// Refuses an agent's key a call that it never had and that does not ring for it, unless the key has the scope for all
+/// calls. `agents` have had the caller.
+pub(super) async fn check_reads(api: &Api, caller: &Caller, call_id: &str, agents: &[String]) -> Result<(), ApiError> {
+    if caller.may(Scope::CallsRead) || agents.iter().any(|agent| agent == caller.id()) {
         return Ok(());
     }
     let (own, ringing) = calls_of(api, caller).await?;
     let is_own = [own, ringing].into_iter().flatten().any(|call| call.as_str() == call_id);
     if is_own { Ok(()) } else { Err(not_own_call(caller, Scope::CallsRead)) }
+}
+
+/// Refuses an agent's key the recordings of a call that it never had, unless the key has the scope for all recordings.
+pub(super) async fn check_hears(api: &Api, caller: &Caller, call_id: Option<&str>) -> Result<(), ApiError> {
+    if caller.may(Scope::RecordingsRead) {
+        return Ok(());
+    }
+    if let Some(call) = call_id.and_then(CallId::parse) {
+        let had_it = |agents: &[String]| agents.iter().any(|agent| agent == caller.id());
+        let live = api.options.calls.get(&call);
+        if live.is_some_and(|live| had_it(&live.status.agents))
+            || stored(api.options.store.call(call.as_str())).await?.is_some_and(|record| had_it(&record.agents))
+        {
+            return Ok(());
+        }
+    }
+    Err(not_own_call(caller, Scope::RecordingsRead))
 }
 
 /// The same for an action.
@@ -254,7 +272,7 @@ pub(super) async fn check_acts(api: &Api, caller: &Caller, call_id: &str, action
     if is_own { Ok(()) } else { Err(not_own_call(caller, Scope::CallsWrite)) }
 }
 
-fn not_own_call(caller: &Caller, scope: Scope) -> ApiError {
+pub(super) fn not_own_call(caller: &Caller, scope: Scope) -> ApiError {
     let detail = format!(
         "the key {:?} lacks the scope {:?}: without it an agent may use {} on its own call",
         caller.id(),

@@ -25,7 +25,8 @@ use crate::call::command::{ACTIONS, CallCommand, CommandResult, MAX_CLIENT_STATE
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::calls::Calls;
-use crate::calls::snapshot::{CallFacts, CallSnapshot};
+use crate::calls::snapshot::{CallFacts, CallSnapshot, CallStatus};
+use crate::config::api::Scope;
 use crate::egress::Hosts;
 use crate::http::error::{ApiError, Problem};
 use crate::store::{CallFilter, CallRecord, CallState};
@@ -45,6 +46,10 @@ pub(super) struct CallQuery {
     phone_number_id: Option<String>,
     /// Only calls of this route.
     route: Option<String>,
+    /// `true`: only calls that the key's agent had.
+    #[serde(default)]
+    #[param(required = false)]
+    mine: bool,
     /// Only calls that began at this time or later: RFC 3339, UTC.
     #[param(example = "2026-01-31T08:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
     since: Option<String>,
@@ -94,17 +99,27 @@ pub(super) struct Begun {
 ))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Query(page): Query<PageQuery>,
     Query(query): Query<CallQuery>,
 ) -> Result<Json<CallPage>, ApiError> {
+    if !(query.mine || caller.may(Scope::CallsRead)) {
+        return Err(agent::not_own_call(&caller, Scope::CallsRead));
+    }
+    let agent = query.mine.then(|| caller.id().to_owned());
     let page = page.read("the id of a call", CallId::parse)?;
-    let filter =
-        CallFilter { before: page.after.as_ref().map(CallId::to_string), limit: page.to_find(), ..query.read()? };
+    let filter = CallFilter {
+        before: page.after.as_ref().map(CallId::to_string),
+        limit: page.to_find(),
+        agent,
+        ..query.read()?
+    };
     let live = match filter.state {
         Some(CallState::Ended) => Vec::new(),
-        Some(CallState::Live) | None => {
-            api.options.calls.list(page.after.as_ref(), page.to_find(), |facts| is_wanted(facts, &filter))
-        }
+        Some(CallState::Live) | None => api
+            .options
+            .calls
+            .list(page.after.as_ref(), page.to_find(), |facts, status| is_wanted(facts, status, &filter)),
     };
     // Read after the live ones, so that a call that ends in between is in at least one of the two.
     let records = match filter.state {
@@ -130,19 +145,22 @@ pub(super) async fn read(
     Extension(caller): Extension<Arc<Caller>>,
     Path(call_id): Path<String>,
 ) -> Result<Json<CallView>, ApiError> {
-    agent::check_reads(&api, &caller, &call_id).await?;
     let id = CallId::parse(&call_id).ok_or_else(|| problem(no_such_call(), None))?;
     // Before the record, so that a call that ends in between has its record by then.
     let live = api.options.calls.get(&id);
     if live.as_ref().is_some_and(view::is_complete) {
-        return CallView::of(None, live).map(Json).ok_or_else(|| problem(no_such_call(), None));
+        let call = CallView::of(None, live).ok_or_else(|| problem(no_such_call(), None))?;
+        agent::check_reads(&api, &caller, &call.id, &call.agents).await?;
+        return Ok(Json(call));
     }
     let record = match stored(api.options.store.call(id.as_str())).await {
         Ok(record) => record,
         Err(_) if live.is_some() => None,
         Err(error) => return Err(error),
     };
-    CallView::of(record, live).map(Json).ok_or_else(|| problem(no_such_call(), None))
+    let call = CallView::of(record, live).ok_or_else(|| problem(no_such_call(), None))?;
+    agent::check_reads(&api, &caller, &call.id, &call.agents).await?;
+    Ok(Json(call))
 }
 
 /// Perform an action on a live call
@@ -265,13 +283,14 @@ impl CallQuery {
 }
 
 /// Whether the filter takes a live call, as the store decides it for records.
-fn is_wanted(facts: &CallFacts, filter: &CallFilter) -> bool {
+fn is_wanted(facts: &CallFacts, status: &CallStatus, filter: &CallFilter) -> bool {
     let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
     let began = |wanted: fn(&SystemTime, &SystemTime) -> bool, time: Option<SystemTime>| {
         time.is_none_or(|time| wanted(&facts.began_at, &time))
     };
     is(&filter.phone_number_id, &facts.description.number.phone_number_id)
         && is(&filter.route, &facts.route)
+        && filter.agent.as_ref().is_none_or(|agent| status.agents.contains(agent))
         && began(SystemTime::ge, filter.began_after)
         && began(SystemTime::lt, filter.began_before)
 }

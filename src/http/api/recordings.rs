@@ -23,7 +23,8 @@ use super::auth::Caller;
 use super::openapi::Sound;
 use super::page::PageQuery;
 use super::range::Wanted;
-use super::{Api, header_value, rfc3339, stored};
+use super::{Api, agent, header_value, rfc3339, stored};
+use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::recordings::{RecordingId, Recordings};
 use crate::store::{RecordingFilter, RecordingRecord};
@@ -85,9 +86,11 @@ pub(super) struct RecordingQuery {
 ))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Query(query): Query<PageQuery>,
     Query(wanted): Query<RecordingQuery>,
 ) -> Result<Json<RecordingPage>, ApiError> {
+    agent::check_hears(&api, &caller, wanted.call_id.as_deref()).await?;
     let page = query.read("the id of a recording", RecordingId::parse)?;
     let before = page.after.as_ref().map(RecordingId::to_string);
     let filter = RecordingFilter { call_id: wanted.call_id, before, limit: page.to_find() };
@@ -121,6 +124,10 @@ pub(super) async fn download(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = RecordingId::parse(&text).ok_or_else(not_found)?;
+    if !caller.may(Scope::RecordingsRead) {
+        let record = stored(api.options.store.recording(id.as_str())).await?;
+        agent::check_hears(&api, &caller, record.as_ref().map(|record| record.call_id.as_str())).await?;
+    }
     let (mut file, size) = open(&folder(&api)?.path_of(&id)).await?;
     let etag = format!("\"{id}\"");
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());

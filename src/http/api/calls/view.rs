@@ -52,6 +52,8 @@ pub(in crate::http::api) struct CallView {
     stages: Value,
     /// Ids of its recordings.
     recordings: Vec<String>,
+    /// Agents of queues that had the caller, by name.
+    pub(super) agents: Vec<String>,
     /// Why it ended; null while it is live, like all fields below.
     reason: Option<String>,
     /// Who caused it: `nobody`, `caller`, `agent`, `meta`, `operator` or `patchcord`.
@@ -136,6 +138,7 @@ impl CallView {
             talked_ms: live.talked().map(|talked| talked.as_millis() as u64),
             stages,
             recordings: live.status.recordings.clone(),
+            agents: live.status.agents.clone(),
             reason: None,
             fault: None,
             hung_up_by: None,
@@ -172,6 +175,7 @@ impl CallView {
             client_state: record.client_state,
             stages: record.stages,
             recordings: record.recordings,
+            agents: record.agents,
             reason: record.reason,
             fault: record.fault,
             hung_up_by: record.hung_up_by,
