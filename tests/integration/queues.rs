@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::api::client::{ADA, Answer, BOB, Client, READER, WRITER};
+use crate::api::client::{ADA, ADMIN, Answer, BOB, Client, READER, WRITER, wav};
 use crate::browser::{self, Session};
 use crate::events::{App, has_no_gaps};
 use crate::people::{
@@ -78,7 +78,7 @@ impl Stream {
         }
     }
 
-    async fn is_over(mut self) -> anyhow::Result<()> {
+    async fn ends(mut self) -> anyhow::Result<()> {
         Ok(timeout(DEADLINE, async { while self.events.recv().await.is_some() {} }).await?)
     }
 }
@@ -299,6 +299,22 @@ async fn callers_overflow_to_what_follows_the_queue() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_caller_hears_its_position_and_the_music_again() -> anyhow::Result<()> {
+    let mut service = service("announce_every = \"4s\"\nannounce = \"place\"", TestOptions::default()).await?;
+    let prompt = wav(SECOND_AGENT_HZ, 2 * SECOND)?;
+    let uploaded = Client::new(&service, ADMIN).upload("/v1/prompts/place-1", "audio/wav", prompt).await?;
+    anyhow::ensure!((200..300).contains(&uploaded.status), "{uploaded:?}");
+    let call = service.call(quiet_caller()).await?;
+    service.event("queue.entered").await?;
+    until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
+    assert_eq!(call.ended_by(), None);
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_missed_or_declined_rings_at_the_next_agent() -> anyhow::Result<()> {
     let mut service = service("ring_timeout = \"1s\"\nmax_missed = 1", TestOptions::default()).await?;
     let mut ada = Person::takes_calls(&service, ADA).await?;
@@ -438,7 +454,7 @@ async fn a_service_that_stops_ends_waiting_calls_and_streams() -> anyhow::Result
     timeout(DEADLINE, service.app.stop(std::future::pending())).await.context("the service did not stop")?;
     assert!(started.elapsed() >= SECOND, "callers may still be answered");
     assert_eq!(call.ended_by(), Some(EndedBy::Terminated));
-    ada.page.is_over().await
+    ada.page.ends().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
