@@ -1,4 +1,4 @@
-//! The shell around [`Queues`](crate::queue::Queues): one task owns them, sessions and agents talk to it by message.
+//! The shell around [`Queues`]: one task owns them, sessions and agents talk to it by message.
 //!
 //! A session [enters](QueueDesk::enter) its caller and keeps the [`Ticket`]; dropping the ticket takes the caller out, or
 //! ends the agent's conversation. An agent is signed in while one of its [`Attendance`]s lives, and [`RELOAD`] longer.
