@@ -1,0 +1,119 @@
+// Asks whom a call goes to: an agent, a queue, a route, or a URL; at once, or after a word with them.
+
+import { el, show } from "./element.js";
+import { t } from "./language.js";
+import { inWords } from "./trouble.js";
+
+const KINDS = ["agent", "queue", "route", "url"];
+
+/** Opens the dialog. `call` is an AgentCall, `self` the agent's name. */
+export async function openTransfer(api, call, self) {
+    const choices = await knownTargets(api, self);
+    if (document.querySelector("dialog")) return;
+    const fields = Object.fromEntries(KINDS.map((kind) => [kind, fieldOf(kind, choices[kind])]));
+    const kinds = KINDS.map((kind, index) => radio("kind", kind, t(`to_${kind}`), index === 0, () => choose(kind)));
+    const warm = radio("how", "warm", t("warm"), true, null, t("warm_help"));
+    const blind = radio("how", "blind", t("blind"), false, null, t("blind_help"));
+    const trouble = el("p", { class: "trouble", role: "alert", hidden: true });
+    const choose = (chosen) => {
+        // Who of a queue will answer is not known before they have the caller.
+        const isQueue = chosen === "queue";
+        warm.querySelector("input").disabled = isQueue;
+        if (isQueue) blind.querySelector("input").checked = true;
+        for (const kind of KINDS) {
+            show(fields[kind].node, kind === chosen);
+            fields[kind].input.disabled = kind !== chosen;
+        }
+    };
+    choose("agent");
+
+    async function submit(event) {
+        event.preventDefault();
+        const given = new FormData(event.target);
+        const kind = given.get("kind");
+        const target = { [kind]: given.get(kind).trim() };
+        try {
+            await call.transferTo(target, { warm: given.get("how") === "warm" });
+            dialog.close();
+        } catch (error) {
+            // Here, because everything behind the dialog is out of sight.
+            trouble.textContent = inWords(error);
+            show(trouble, true);
+        }
+    }
+
+    const dialog = el(
+        "dialog",
+        { class: "dialog", "aria-labelledby": "transfer-title", onclose: () => dialog.remove() },
+        el(
+            "form",
+            { onsubmit: submit },
+            el("h2", { id: "transfer-title" }, t("transfer")),
+            el("fieldset", {}, el("legend", {}, t("transfer_to")), el("div", { class: "segments" }, kinds)),
+            KINDS.map((kind) => fields[kind].node),
+            el("fieldset", {}, el("legend", {}, t("transfer_how")), el("div", { class: "options" }, warm, blind)),
+            trouble,
+            el(
+                "div",
+                { class: "dialog-buttons" },
+                el("button", { class: "button", type: "button", onclick: () => dialog.close() }, t("cancel")),
+                el("button", { class: "button primary" }, t("transfer")),
+            ),
+        ),
+    );
+    document.body.append(dialog);
+    dialog.showModal();
+}
+
+/** What can be offered. A key that may not read routes types their names. */
+async function knownTargets(api, self) {
+    const [{ queues = [] }, { routes = [] }] = await Promise.all([
+        api.get("/v1/queues").catch(() => ({})),
+        api.get("/v1/routes?limit=200").catch(() => ({})),
+    ]);
+    const agents = new Map(queues.flatMap((queue) => queue.agents).map((agent) => [agent.name, agent]));
+    agents.delete(self);
+    const isFree = (agent) => agent.state === "idle";
+    const known = [...agents.values()].filter((agent) => agent.state !== "signed_out");
+    return {
+        agent: known
+            .sort((a, b) => isFree(b) - isFree(a) || a.name.localeCompare(b.name))
+            .map(({ name, state }) => ({ value: name, label: `${name} · ${t(`state_${state}`)}` })),
+        queue: queues.map(({ name, waiting }) => ({
+            value: name,
+            label: `${name} · ${t("waiting_count", { count: waiting.length })}`,
+        })),
+        route: routes.map(({ name }) => ({ value: name, label: name })),
+        url: [],
+    };
+}
+
+/** A list where there are choices, and a line to write on where there are none. */
+function fieldOf(kind, choices) {
+    const input =
+        choices.length > 0
+            ? el(
+                  "select",
+                  { id: `to-${kind}`, name: kind, required: true },
+                  choices.map(({ value, label }) => el("option", { value }, label)),
+              )
+            : el("input", {
+                  id: `to-${kind}`,
+                  name: kind,
+                  required: true,
+                  type: kind === "url" ? "url" : "text",
+                  placeholder: kind === "url" ? "wss://" : null,
+                  autocomplete: "off",
+                  spellcheck: "false",
+              });
+    return { input, node: el("div", { class: "field" }, el("label", { for: `to-${kind}` }, t(`to_${kind}`)), input) };
+}
+
+function radio(name, value, label, checked, onchange, help = null) {
+    return el(
+        "label",
+        { class: "radio" },
+        el("input", { type: "radio", name, value, checked, onchange }),
+        el("span", {}, el("span", {}, label), help && el("small", {}, help)),
+    );
+}
