@@ -34,7 +34,7 @@ interop: tools ## foreign programs: aiortc places a call through the real webhoo
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
 
-interop-chromium: tools ## a browser as the caller, and the phone page in it; installs Chromium, 300 MB
+interop-chromium: tools ## browsers as the caller, with the phone page and the console; installs Chromium, 300 MB
 	@./tests/interop/chromium/run.sh
 
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots

@@ -6,6 +6,6 @@ if [ ! -f target/npm/node_modules/axe-core/axe.min.js ]; then
     mkdir -p target/npm
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix target/npm axe-core@4.14.1
 fi
-./tests/tools/venv.sh -r tests/interop/requirements.txt
+./tests/tools/venv.sh -r tests/interop/requirements.txt -r tests/interop/chromium/requirements.txt
 "${CARGO:-cargo}" build --locked
 export PYTHONPYCACHEPREFIX="$PWD/target/pycache" PYTHONPATH="$PWD/tests/interop"

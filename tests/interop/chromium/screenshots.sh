@@ -3,3 +3,4 @@
 set -eu
 . "$(dirname "$0")/prepare.sh"
 target/venv/bin/python tests/interop/chromium/screenshots.py "$@"
+target/venv/bin/python tests/interop/chromium/console_screenshots.py "$@"
