@@ -4,6 +4,7 @@ pub mod server;
 mod bodies;
 mod cors;
 mod client_address;
+mod console;
 pub mod api;
 pub mod error;
 pub mod forward;
@@ -81,6 +82,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics).layer(if_open))
+        .merge(console::router())
         .with_state(Arc::new(options))
         .merge(api)
         .fallback(stray::nothing_here)

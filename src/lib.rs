@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod http;
+mod pages;
 pub mod whatsapp;
 pub mod calls;
 pub mod directory;

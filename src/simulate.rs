@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use crate::app::App;
 use crate::demo::local_config;
 use crate::http::error::ApiError;
+use crate::pages;
 
 /// Concurrent calls; one more is refused.
 const CALLS_AT_ONCE: usize = 64;
@@ -179,9 +180,9 @@ fn router(simulation: Arc<Simulation>) -> Router {
         .route("/calls", post(order::place))
         .route("/api/simulation", get(describe))
         .merge(browser_calls::routes())
-        .merge(page::routes())
+        .merge(pages::routes(&page::FILES))
         .fallback(nothing_here)
-        .layer(middleware::from_fn(page::with_headers))
+        .layer(middleware::from_fn(pages::with_headers))
         .with_state(simulation)
 }
 

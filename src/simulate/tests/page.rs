@@ -178,7 +178,7 @@ async fn a_call_that_cannot_be_is_refused_as_a_problem() -> anyhow::Result<()> {
 async fn the_page_comes_with_its_policy_and_names_no_other_host() -> anyhow::Result<()> {
     let simulator = Simulator::start().await?;
     let mut bytes = 0;
-    for path in crate::simulate::page::paths() {
+    for path in crate::simulate::page::FILES.iter().map(|file| file.path) {
         let response = simulator.get(path).await?;
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()["content-security-policy"].to_str()?;
