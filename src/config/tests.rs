@@ -173,6 +173,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("http", "max_connections = 0"),
         ("http", "max_webhook_bytes = 1000"),
         ("http", "proxies = [\"proxy.example.com\"]"),
+        ("http", "allow_origins = [\"https://app.example.com/\"]"),
         ("media", "ports = \"40000\""),
         ("media", "ports = \"40010-40000\""),
         ("media", "ports = \"40000-40001\"\nworkers = 4"),
@@ -279,6 +280,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: http.max_connections = 0: give a whole number from 1 to 100000
     patchcord.toml: http.max_webhook_bytes = 1000: give a whole number from 3145728 to 1073741824
     patchcord.toml: http.proxies = ["proxy.example.com"]: "proxy.example.com" is no address or range, such as "10.0.0.0/8"
+    patchcord.toml: http.allow_origins = ["https://app.example.com/"]: "https://app.example.com/" is no origin, such as "https://app.example.com"
     patchcord.toml: media.ports = "40000": give a first and a last port, such as "40000-40255"
     patchcord.toml: media.ports = "40010-40000": give a first and a last port, such as "40000-40255"
     patchcord.toml: media.ports = "40000-40001": 4 workers need at least as many ports
