@@ -61,7 +61,7 @@ keys = [{{ id = "contract", sha256 = "{digest}", scopes = [{SCOPES}] }}]
             "--rate-limit", RATE, "--request-timeout", "10", "--warnings", "off", *arguments,
         ]
         print(f"schemathesis, {name}, seed {SEED}", flush=True)
-        settings = {"NO_COLOR": "1", "SCHEMATHESIS_HOOKS": "sounds", "PYTHONPATH": str(Path(__file__).parent)}
+        settings = {"NO_COLOR": "1", "SCHEMATHESIS_HOOKS": "bodies", "PYTHONPATH": str(Path(__file__).parent)}
         process = await asyncio.create_subprocess_exec(*command, cwd=SCRATCH, env={**os.environ, **settings})
         try:
             code = await within(SECONDS[name] + 30, f"schemathesis, {name}", process.wait())
