@@ -1,14 +1,15 @@
-// Asks whom a call goes to: an agent, a queue, a route, or a URL; at once, or after a word with them.
+// Asks whom a call goes to: a queue, a route, or a URL; at once, or after a word with them.
 
 import { el, show } from "./element.js";
 import { t } from "./language.js";
 import { inWords } from "./trouble.js";
 
-const KINDS = ["agent", "queue", "route", "url"];
+// An agent by name is not among them: the API has no such transfer yet.
+const KINDS = ["queue", "route", "url"];
 
-/** Opens the dialog. `call` is an AgentCall, `self` the agent's name. */
-export async function openTransfer(api, call, self) {
-    const choices = await knownTargets(api, self);
+/** Opens the dialog. `call` is an AgentCall. */
+export async function openTransfer(api, call) {
+    const choices = await knownTargets(api);
     if (document.querySelector("dialog")) return;
     const fields = Object.fromEntries(KINDS.map((kind) => [kind, fieldOf(kind, choices[kind])]));
     const kinds = KINDS.map((kind, index) => radio("kind", kind, t(`to_${kind}`), index === 0, () => choose(kind)));
@@ -25,7 +26,7 @@ export async function openTransfer(api, call, self) {
             fields[kind].input.disabled = kind !== chosen;
         }
     };
-    choose("agent");
+    choose("queue");
 
     async function submit(event) {
         event.preventDefault();
@@ -66,19 +67,12 @@ export async function openTransfer(api, call, self) {
 }
 
 /** What can be offered. A key that may not read routes types their names. */
-async function knownTargets(api, self) {
+async function knownTargets(api) {
     const [{ queues = [] }, { routes = [] }] = await Promise.all([
         api.get("/v1/queues").catch(() => ({})),
         api.get("/v1/routes?limit=200").catch(() => ({})),
     ]);
-    const agents = new Map(queues.flatMap((queue) => queue.agents).map((agent) => [agent.name, agent]));
-    agents.delete(self);
-    const isFree = (agent) => agent.state === "idle";
-    const known = [...agents.values()].filter((agent) => agent.state !== "signed_out");
     return {
-        agent: known
-            .sort((a, b) => isFree(b) - isFree(a) || a.name.localeCompare(b.name))
-            .map(({ name, state }) => ({ value: name, label: `${name} · ${t(`state_${state}`)}` })),
         queue: queues.map(({ name, waiting }) => ({
             value: name,
             label: `${name} · ${t("waiting_count", { count: waiting.length })}`,
