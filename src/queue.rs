@@ -55,7 +55,7 @@ pub struct QueueOptions {
     pub max_missed: u32,
 }
 
-/// What becomes of callers while no agent of their queue is signed in.
+/// The policy for callers while no agent of their queue is signed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unstaffed {
     /// They wait for one.
@@ -89,7 +89,7 @@ pub struct SignIn {
     pub skills: BTreeSet<Skill>,
 }
 
-/// What the world tells the queues. What names no such call or agent is passed over.
+/// An input to the queues. One that names an unknown call or agent is ignored.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A caller waits from now on.

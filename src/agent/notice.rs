@@ -1,4 +1,4 @@
-//! Notices: what an agent is told of its call, in no dialect.
+//! Notices: the messages of a call to its agent, independent of the dialect.
 
 mod queue;
 

@@ -1,4 +1,4 @@
-//! The facts of a call that its agents are told when it begins.
+//! The facts of a call that open every conversation with an agent: wacid, direction, user and business number.
 
 /// Who calls whom.
 #[derive(Clone, Debug, Default)]

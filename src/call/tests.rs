@@ -186,7 +186,7 @@ fn a_standstill_of_our_own_ends_nobodys_time() {
     script.put(Input::AgentJoined { attempt: nth(0) });
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
 
-    // Whoever has said nothing has what was left of its time, and no longer.
+    // A side that has not connected yet keeps the rest of its time, and no more.
     for (joined, connected, passed, reason) in [
         (true, false, 10, EndReason::MediaFailed(MediaFailure::NeverConnected)),
         (false, true, 8, EndReason::NoAgent(AgentFailureKind::NoAnswer.into())),

@@ -155,7 +155,7 @@ impl AgentSnapshot {
         Self { name: name.clone(), state, call, until }
     }
 
-    /// The call that it has.
+    /// The call that the agent is talking in; None while one only rings.
     pub fn own_call(&self) -> Option<&CallId> {
         self.call.as_ref().filter(|_| self.state == TALKING)
     }

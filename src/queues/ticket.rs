@@ -13,7 +13,7 @@ use crate::queue::{AgentName, OverflowReason, Progress};
 const NEWS: usize = 64;
 const VITAL_NEWS: usize = 8;
 
-/// What a session is told of its caller.
+/// News for a session about its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketNews {
     /// This agent has it. The ticket is kept until they have finished.

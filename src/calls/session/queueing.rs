@@ -54,7 +54,7 @@ enum Stage {
     },
 }
 
-/// What becomes of the place.
+/// An event in the life of a place.
 pub(super) enum QueueEvent {
     News(TicketNews),
     /// The queues are gone.

@@ -234,8 +234,8 @@ pub(super) async fn calls_of(api: &Api, caller: &Caller) -> Result<(Option<CallI
     Ok(view.map_or((None, None), |view| (view.agent.own_call().cloned(), view.ring.map(|ring| ring.call))))
 }
 
-/// Refuses an agent's key a call that it never had and that does not ring for it, unless the key has the scope for all
-/// calls. `agents` have had the caller.
+/// Lets a key read a call if it has the scope for all calls, or if its agent has, had or is being offered this one.
+/// `agents` are those that have had the caller.
 pub(super) async fn check_reads(api: &Api, caller: &Caller, call_id: &str, agents: &[String]) -> Result<(), ApiError> {
     if caller.may(Scope::CallsRead) || agents.iter().any(|agent| agent == caller.id()) {
         return Ok(());
@@ -245,7 +245,7 @@ pub(super) async fn check_reads(api: &Api, caller: &Caller, call_id: &str, agent
     if is_own { Ok(()) } else { Err(not_own_call(caller, Scope::CallsRead)) }
 }
 
-/// Refuses an agent's key the recordings of a call that it never had, unless the key has the scope for all recordings.
+/// Lets a key fetch the recordings of a call if it has the scope for all recordings, or if its agent had this call.
 pub(super) async fn check_hears(api: &Api, caller: &Caller, call_id: Option<&str>) -> Result<(), ApiError> {
     if caller.may(Scope::RecordingsRead) {
         return Ok(());
@@ -262,7 +262,7 @@ pub(super) async fn check_hears(api: &Api, caller: &Caller, call_id: Option<&str
     Err(not_own_call(caller, Scope::RecordingsRead))
 }
 
-/// The same for an action.
+/// Lets a key act on a call if it has the scope for all calls, or if its agent has this one and may use the action.
 pub(super) async fn check_acts(api: &Api, caller: &Caller, call_id: &str, action: &str) -> Result<(), ApiError> {
     if caller.may(Scope::CallsWrite) {
         return Ok(());
