@@ -110,7 +110,7 @@ impl Calls {
         Self(Arc::new(shared))
     }
 
-    /// Starts the session of a new call whose wacid is claimed. The table is locked until the call is in it. With a
+    /// Starts the session of a new call whose wacid, if it has one, is claimed. The table is locked until the call is in it. With a
     /// refusal the call ends at once. `first` writes the first record.
     fn start(
         &self,
@@ -121,7 +121,7 @@ impl Calls {
     ) -> Written {
         let (handle, inbox) = Inbox::new();
         let (status_sender, status) = watch::channel(CallStatus::new());
-        let (id, wacid) = (new_call.id.clone(), new_call.origin.wacid().clone());
+        let id = new_call.id.clone();
         let number = new_call.number.phone_number_id.clone();
         let facts = Arc::new(CallFacts {
             id: id.clone(),
@@ -132,7 +132,7 @@ impl Calls {
         });
         let mut session = Session::new(new_call, &self.0.options, status_sender);
         let first_record = first(&mut session);
-        let live = LiveCall { session: handle, wacid, number, facts, status, first_record: first_record.clone() };
+        let live = LiveCall { session: handle, number, facts, status, first_record: first_record.clone() };
         table.live.insert(id.clone(), live);
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);
         drop(table);
@@ -150,8 +150,8 @@ impl Calls {
 
     fn remove(&self, call: &CallId) {
         let mut table = self.table();
-        if let Some(live) = table.live.remove(call) {
-            table.directory.end(&live.wacid, call, clock::now());
+        if table.live.remove(call).is_some() {
+            table.directory.end(call, clock::now());
             self.agents().left(call);
         }
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);

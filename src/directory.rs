@@ -1,7 +1,8 @@
 //! Directory: which call owns which of Meta's ids, and which calls have ended. This one is in the process's memory.
 //!
-//! Meta's webhooks are doubled, batched and unordered. A wacid is claimed once; when its call ends, or its `terminate`
-//! comes before its `connect`, a tombstone keeps it from being claimed again.
+//! The key is our own id, because Meta names a call that we place only once it is under way. A wacid is claimed for a call
+//! once: Meta's webhooks are doubled, batched and unordered, so when its call ends, or its `terminate` comes before its
+//! `connect`, a tombstone keeps it from being claimed again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub const TOMBSTONES: usize = 100_000;
 #[derive(Default)]
 pub struct Directory {
     owners: HashMap<WaCallId, CallId>,
+    /// The same pairs, by our ids.
+    wacids: HashMap<CallId, WaCallId>,
     tombstones: HashSet<WacidDigest>,
     /// Calls that have lived, as long as their tombstones stand.
     ended: HashSet<CallId>,
@@ -39,7 +42,8 @@ pub enum Owner {
 
 struct Burial {
     at: Instant,
-    wacid: WacidDigest,
+    /// None for a call that Meta never named.
+    wacid: Option<WacidDigest>,
     /// None when the end came before the call.
     call: Option<CallId>,
 }
@@ -54,26 +58,34 @@ impl Directory {
         }
     }
 
+    /// Meta's id of a live call, once it is claimed.
+    pub fn wacid(&self, call: &CallId) -> Option<&WaCallId> {
+        self.wacids.get(call)
+    }
+
     /// Gives a wacid that nobody owns to a call. Otherwise the owner is returned, and nothing changes.
     pub fn claim(&mut self, wacid: &WaCallId, call: &CallId) -> Result<(), Owner> {
         match self.owner(wacid) {
             Owner::Nobody => {
-                self.owners.insert(wacid.clone(), call.clone());
+                self.reclaim(wacid, call);
                 Ok(())
             }
             owner @ (Owner::Call(_) | Owner::Ended) => Err(owner),
         }
     }
 
-    /// Ends a call. Its wacid cannot be claimed again.
-    pub fn end(&mut self, wacid: &WaCallId, call: &CallId, now: Instant) {
-        self.owners.remove(wacid);
-        self.bury(wacid, Some(call.clone()), now);
+    /// Ends a call. Its wacid, if it has one, cannot be claimed again.
+    pub fn end(&mut self, call: &CallId, now: Instant) {
+        let wacid = self.wacids.remove(call);
+        if let Some(wacid) = &wacid {
+            self.owners.remove(wacid);
+        }
+        self.bury(wacid.as_ref(), Some(call.clone()), now);
     }
 
     /// Ends a call of which only the wacid is known.
     pub fn end_unclaimed(&mut self, wacid: &WaCallId, now: Instant) {
-        self.bury(wacid, None, now);
+        self.bury(Some(wacid), None, now);
     }
 
     /// Whether this call has lived and ended.
@@ -85,7 +97,7 @@ impl Directory {
     pub fn remember(&mut self, seen: impl Iterator<Item = (WacidDigest, Instant)>) {
         for (wacid, at) in seen {
             if self.tombstones.insert(wacid) {
-                self.burials.push_back(Burial { at, wacid, call: None });
+                self.burials.push_back(Burial { at, wacid: Some(wacid), call: None });
             }
         }
     }
@@ -93,6 +105,7 @@ impl Directory {
     /// Gives a call of an earlier process, which is remembered, its wacid back.
     pub fn reclaim(&mut self, wacid: &WaCallId, call: &CallId) {
         self.owners.insert(wacid.clone(), call.clone());
+        self.wacids.insert(call.clone(), wacid.clone());
     }
 
     /// Removes tombstones that are too old or too many.
@@ -102,7 +115,9 @@ impl Directory {
                 return;
             }
             if let Some(burial) = self.burials.pop_front() {
-                self.tombstones.remove(&burial.wacid);
+                if let Some(wacid) = burial.wacid {
+                    self.tombstones.remove(&wacid);
+                }
                 if let Some(call) = burial.call {
                     self.ended.remove(&call);
                 }
@@ -110,9 +125,9 @@ impl Directory {
         }
     }
 
-    fn bury(&mut self, wacid: &WaCallId, call: Option<CallId>, now: Instant) {
-        let wacid = wacid_digest(wacid.as_str());
-        let is_new = self.tombstones.insert(wacid);
+    fn bury(&mut self, wacid: Option<&WaCallId>, call: Option<CallId>, now: Instant) {
+        let wacid = wacid.map(|wacid| wacid_digest(wacid.as_str()));
+        let is_new = wacid.is_some_and(|wacid| self.tombstones.insert(wacid));
         self.ended.extend(call.clone());
         if is_new || call.is_some() {
             self.burials.push_back(Burial { at: now, wacid, call });
@@ -135,7 +150,8 @@ mod tests {
         let (wacid, first, second) = (wacid("wacid.1"), CallId::generate(), CallId::generate());
         assert_eq!(directory.claim(&wacid, &first), Ok(()));
         assert_eq!(directory.claim(&wacid, &second), Err(Owner::Call(first.clone())));
-        directory.end(&wacid, &first, now);
+        assert_eq!(directory.wacid(&first), Some(&wacid));
+        directory.end(&first, now);
         assert_eq!(directory.claim(&wacid, &second), Err(Owner::Ended));
         assert!(directory.has_ended(&first) && !directory.has_ended(&second));
     }
@@ -159,7 +175,18 @@ mod tests {
         directory.remember([(wacid_digest("wacid.1"), now)].into_iter());
         directory.reclaim(&wacid, &call);
         assert_eq!(directory.owner(&wacid), Owner::Call(call.clone()));
-        directory.end(&wacid, &call, now);
+        directory.end(&call, now);
         assert_eq!(directory.owner(&wacid), Owner::Ended);
+    }
+
+    #[test]
+    fn a_call_that_meta_never_named_has_ended_too() {
+        let (mut directory, now) = (Directory::default(), Instant::now());
+        let call = CallId::generate();
+        assert_eq!(directory.wacid(&call), None);
+        directory.end(&call, now);
+        assert!(directory.has_ended(&call));
+        directory.forget_old(now + TOMBSTONE_FOR);
+        assert!(!directory.has_ended(&call));
     }
 }

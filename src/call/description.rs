@@ -3,8 +3,8 @@
 /// Who calls whom.
 #[derive(Clone, Debug, Default)]
 pub struct CallDescription {
-    /// Meta's id. It contains the user's phone number.
-    pub wacid: String,
+    /// Meta's id; None until Meta has named a call that we place. It contains the user's phone number.
+    pub wacid: Option<String>,
     /// Who placed the call.
     pub direction: CallDirection,
     /// The person on WhatsApp.

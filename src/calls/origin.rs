@@ -16,10 +16,10 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Meta's id of the call.
-    pub fn wacid(&self) -> &WaCallId {
+    /// Meta's id of the call, if the call begins with one.
+    pub fn wacid(&self) -> Option<&WaCallId> {
         match self {
-            Self::Offered(connect) => &connect.call_id,
+            Self::Offered(connect) => Some(&connect.call_id),
         }
     }
 
@@ -27,7 +27,7 @@ impl Origin {
     pub fn description(&self, number: &Number) -> CallDescription {
         match self {
             Self::Offered(connect) => CallDescription {
-                wacid: connect.call_id.as_str().to_owned(),
+                wacid: Some(connect.call_id.as_str().to_owned()),
                 direction: match connect.direction {
                     Direction::UserInitiated => CallDirection::UserInitiated,
                     Direction::BusinessInitiated => CallDirection::BusinessInitiated,

@@ -126,7 +126,7 @@ impl Session {
         Self {
             meta: MetaRequests {
                 call: id.clone(),
-                wacid: origin.wacid().clone(),
+                wacid: origin.wacid().cloned(),
                 number: number.clone(),
                 settings: options.settings.clone(),
                 graph: options.graph.clone(),
@@ -356,7 +356,9 @@ impl Session {
     /// Other requests to Meta are aborted, so that none of them arrives after the end.
     fn end_at_meta(&mut self, action: TerminationAction) {
         self.requests.abort_all();
-        self.requests.spawn(self.meta.end(action));
+        if let Some(attempt) = self.meta.end(action) {
+            self.requests.spawn(attempt);
+        }
     }
 
     /// What the worker needs to dial the agent of an attempt.

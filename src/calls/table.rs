@@ -12,7 +12,7 @@ use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::directory::Directory;
 use crate::store::Written;
-use crate::whatsapp::{PhoneNumberId, WaCallId};
+use crate::whatsapp::PhoneNumberId;
 
 /// The live calls and the directory of Meta's ids. Both change under one lock.
 #[derive(Default)]
@@ -25,8 +25,6 @@ pub(super) struct CallTable {
 /// One live call.
 pub(super) struct LiveCall {
     pub session: SessionHandle,
-    /// Meta's id.
-    pub wacid: WaCallId,
     /// The business number.
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,

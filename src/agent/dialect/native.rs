@@ -82,7 +82,7 @@ enum ToAgent<'a> {
 struct StartMessage<'a> {
     version: u32,
     call_id: &'a CallId,
-    wacid: &'a str,
+    wacid: Option<&'a str>,
     direction: &'static str,
     from: FromUser<'a>,
     to: ToNumber<'a>,
@@ -242,7 +242,7 @@ impl<'a> StartMessage<'a> {
         Self {
             version: 1,
             call_id: &start.call_id,
-            wacid,
+            wacid: wacid.as_deref(),
             direction: match direction {
                 CallDirection::UserInitiated => "user_initiated",
                 CallDirection::BusinessInitiated => "business_initiated",

@@ -18,7 +18,8 @@ use crate::whatsapp::graph::{CallbackData, FailureKind, GraphClient, GraphFailur
 /// The requests of one call.
 pub(super) struct MetaRequests {
     pub call: CallId,
-    pub wacid: WaCallId,
+    /// Meta's id of the call. Only a call that we place begins without one.
+    pub wacid: Option<WaCallId>,
     pub number: Arc<Number>,
     pub settings: CurrentSettings,
     pub graph: GraphClient,
@@ -32,7 +33,7 @@ impl MetaRequests {
         let (graph, number, wacid) = (self.graph.clone(), self.credentials(), self.wacid.clone());
         let is_resumed = self.is_resumed;
         async move {
-            let result = graph.pre_accept(&number, &wacid, &answer).await;
+            let result = graph.pre_accept(&number, &wacid?, &answer).await;
             Some(match result {
                 // Meta has the answer of the previous process, whose media is gone.
                 Ok(done) if is_resumed && done.was_done_before => Input::HangUp(EndReason::ServiceLost),
@@ -51,20 +52,20 @@ impl MetaRequests {
         async move {
             // The store logs a disk that does not answer in time; the call goes on.
             let _ = first_record.confirmed().await;
-            let result = graph.accept(&number, &wacid, &answer, tracker.as_ref()).await;
+            let result = graph.accept(&number, &wacid?, &answer, tracker.as_ref()).await;
             Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
         }
     }
 
-    /// Stores the termination at once; the future is its first attempt.
-    pub fn end(&self, action: TerminationAction) -> impl Future<Output = Option<Input>> + use<> {
+    /// Stores the termination at once; the future is its first attempt. None for a call that Meta has not named.
+    pub fn end(&self, action: TerminationAction) -> Option<impl Future<Output = Option<Input>> + use<>> {
         let attempt = self.terminations.begin(Termination {
             call_id: self.call.as_str().to_owned(),
-            wacid: self.wacid.as_str().to_owned(),
+            wacid: self.wacid.as_ref()?.as_str().to_owned(),
             phone_number_id: self.number.phone_number_id.as_str().to_owned(),
             action,
         });
-        attempt.map(|()| None).in_current_span()
+        Some(attempt.map(|()| None).in_current_span())
     }
 
     /// With the number's current token: the one at the call's beginning may have been withdrawn.

@@ -35,7 +35,7 @@ impl LiveRecord {
         store: Store,
     ) -> Self {
         let mut record = CallRecord::new(call.as_str(), number.phone_number_id.as_str(), &number.route.name, began_at);
-        record.wacid = Some(description.wacid.clone());
+        record.wacid = description.wacid.clone();
         record.display_phone_number = description.number.display_phone_number.clone();
         let user = &description.user;
         record.from = json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name });

@@ -23,7 +23,7 @@ pub(in crate::http::api) struct CallView {
     /// Our id; sorts by the start of the call.
     #[schema(example = "call_01k0000000000000000000000")]
     pub(super) id: String,
-    /// Meta's id. It contains the caller's number.
+    /// Meta's id; null until Meta has named the call. It contains the caller's number.
     wacid: Option<String>,
     /// `answering`, `ringing`, `accepting`, `talking`, briefly `ending`, and `ended`.
     state: &'static str,
@@ -113,7 +113,7 @@ impl CallView {
         let (facts, call, stages) = (&live.facts, &live.facts.description, live.status.stages.to_json());
         Self {
             id: facts.id.to_string(),
-            wacid: Some(call.wacid.clone()),
+            wacid: call.wacid.clone(),
             state: state_of(live),
             direction: match call.direction {
                 CallDirection::UserInitiated => "user_initiated",
