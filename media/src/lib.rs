@@ -12,6 +12,7 @@ pub mod bridge;
 pub mod rtp_leg;
 pub mod peer;
 pub mod sdp;
+pub mod audio_terms;
 pub mod rtp;
 pub mod rtcp;
 mod allowance;

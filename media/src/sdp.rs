@@ -1,12 +1,13 @@
 //! SDP of an audio call: offers and answers read, ours written.
 //!
-//! Only what a WhatsApp call or a browser's microphone needs is read; everything else is skipped. Errors name the fault and
+//! Only what a WhatsApp call, a browser's microphone or a SIP phone needs is read; everything else is skipped. Errors name the fault and
 //! the line, and never quote the text: an SDP contains passwords and addresses.
 //!
 //! No crate because a malformed line must not fail a call whose audio does not need it, and no error may quote the text.
 
 mod candidate;
 mod fragment;
+pub mod phone;
 mod read;
 mod write;
 
@@ -157,6 +158,15 @@ pub enum SdpError {
     /// An answer that leaves the DTLS role open, or a role that does not exist.
     #[error("the SDP does not settle who opens DTLS (a=setup)")]
     NoSetup,
+    /// A SIP phone's audio section is neither plain RTP nor SRTP with keys in the SDP.
+    #[error("the audio of the SDP is neither RTP/AVP nor RTP/SAVP")]
+    NotPlainRtp,
+    /// A SIP phone's audio has no address, or a name in its place.
+    #[error("the SDP has no IP address for its audio (c=)")]
+    NoAddress,
+    /// SRTP without usable keys.
+    #[error("the SDP has no usable a=crypto line (AES_CM_128_HMAC_SHA1_80 or AES-GCM, without MKI)")]
+    NoKeys,
 }
 
 impl Offer {

@@ -310,16 +310,16 @@ fn best(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
 }
 
 /// The first word, and the rest.
-fn two_words(value: &str) -> Option<(&str, &str)> {
+pub(super) fn two_words(value: &str) -> Option<(&str, &str)> {
     let (first, rest) = value.split_once([' ', '\t'])?;
     Some((first, rest.trim_start()))
 }
 
-fn payload_type(word: &str) -> Option<u8> {
+pub(super) fn payload_type(word: &str) -> Option<u8> {
     word.parse().ok().filter(|number| *number < 128)
 }
 
-fn token(value: &str) -> Option<String> {
+pub(super) fn token(value: &str) -> Option<String> {
     visible(value, 1..=LONGEST_TOKEN_BYTES)
 }
 

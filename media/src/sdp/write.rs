@@ -114,7 +114,7 @@ fn media_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_
 }
 
 /// RFC 3264 §6: every section of the offer has its own in the answer, in the same order; port 0 refuses it.
-fn refused_lines(lines: &mut Lines, media: &RefusedMedia) {
+pub(super) fn refused_lines(lines: &mut Lines, media: &RefusedMedia) {
     lines.push(format_args!("m={} 0 {} {}", media.kind, media.protocol, media.format));
     lines.push(format_args!("c=IN IP4 0.0.0.0"));
     if let Some(mid) = &media.mid {
