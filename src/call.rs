@@ -155,7 +155,13 @@ impl Call {
                 Some(_) | None => ControlFlow::Continue(()),
             },
             Input::Decided => self.decide(now),
-            Input::Terminated { failed, error } => ControlFlow::Break(self.reason_of_terminate(failed, error)),
+            Input::Terminated { failed: true, error, .. } => ControlFlow::Break(EndReason::EndedByMeta { code: error }),
+            Input::Terminated { failed: false, picked_up, .. } => {
+                ControlFlow::Break(match picked_up || hears == CallerHears::Us {
+                    true => EndReason::CallerHungUp,
+                    false => EndReason::CallerGaveUp,
+                })
+            }
         };
         self.proceed(flow);
     }
@@ -480,14 +486,6 @@ impl Call {
             }
             (MediaFailure::ClosedByPeer, Media::Closed { .. }) => ControlFlow::Continue(()),
             (failure, _) => ControlFlow::Break(EndReason::MediaFailed(failure)),
-        }
-    }
-
-    fn reason_of_terminate(&self, failed: bool, error: Option<i64>) -> EndReason {
-        match (&self.state, failed) {
-            (_, true) => EndReason::EndedByMeta { code: error },
-            (State::Live(Live { phase: Phase::Talking { .. }, .. }), false) => EndReason::CallerHungUp,
-            (State::Answering | State::Live(_) | State::Ended(_), false) => EndReason::CallerGaveUp,
         }
     }
 }

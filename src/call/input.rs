@@ -28,8 +28,9 @@ pub enum Input {
     AgentHungUp { attempt: Attempt },
     /// The prompts played to their end.
     PromptFinished,
-    /// Meta's `terminate` webhook. `error` is the first Meta error code of a failed call.
-    Terminated { failed: bool, error: Option<i64> },
+    /// Meta's `terminate` webhook. `error` is the first Meta error code of a failed call; `picked_up` is whether Meta
+    /// counted a duration, which it does once it has our accept, also if its reply has not reached us.
+    Terminated { failed: bool, error: Option<i64>, picked_up: bool },
     /// The application's decision is carried out, or failed.
     Decided,
     /// Our side ends the call: an API command, a drain, a shutdown.

@@ -215,7 +215,7 @@ fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
     assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
     assert_eq!(script.put(Input::Accepted(Ok(()))), [Action::StartSound]);
     assert_eq!(
-        script.put(Input::Terminated { failed: false, error: None }),
+        script.put(Input::Terminated { failed: false, error: None, picked_up: false }),
         [Action::Release(EndReason::CallerHungUp)]
     );
 }
@@ -224,15 +224,29 @@ fn media_and_agent_connect_in_parallel_and_accept_waits_for_both() {
 fn a_caller_who_hangs_up_while_ringing_frees_the_agent_and_meta_is_not_told() {
     let mut script = Script::new(&[AttemptKind::Agent]);
     script.answered();
-    let ended = script.put(Input::Terminated { failed: false, error: None });
+    let ended = script.put(Input::Terminated { failed: false, error: None, picked_up: false });
     assert_eq!(ended, [Action::Release(EndReason::CallerGaveUp)]);
     assert_eq!(script.put(Input::MediaConnected), []);
+}
+
+/// Meta's `terminate` may overtake its reply to our accept.
+#[test]
+fn a_caller_who_hangs_up_before_metas_reply_to_accept_has_hung_up_if_meta_counted_the_call() {
+    for (picked_up, reason) in [(true, EndReason::CallerHungUp), (false, EndReason::CallerGaveUp)] {
+        let mut script = Script::new(&[AttemptKind::Agent]);
+        script.answered();
+        script.put(Input::AgentJoined { attempt: nth(0) });
+        script.put(Input::PreAccepted(Ok(())));
+        assert_eq!(script.put(Input::MediaConnected), [Action::Accept(answer())]);
+        let ended = script.put(Input::Terminated { failed: false, error: None, picked_up });
+        assert_eq!(ended, [Action::Release(reason)]);
+    }
 }
 
 #[test]
 fn metas_error_code_becomes_the_reason() {
     let mut script = Script::talking(&[AttemptKind::Agent]);
-    let ended = script.put(Input::Terminated { failed: true, error: Some(138_021) });
+    let ended = script.put(Input::Terminated { failed: true, error: Some(138_021), picked_up: true });
     assert_eq!(ended, [Action::Release(EndReason::EndedByMeta { code: Some(138_021) })]);
 }
 
@@ -555,7 +569,7 @@ fn a_media_close_waits_for_metas_word_about_it() {
     assert_eq!(script.put(Input::MediaFailed(MediaFailure::ClosedByPeer)), []);
     script.pass(SECOND);
     assert_eq!(
-        script.put(Input::Terminated { failed: false, error: None }),
+        script.put(Input::Terminated { failed: false, error: None, picked_up: false }),
         [Action::Release(EndReason::CallerHungUp)]
     );
 
@@ -595,8 +609,8 @@ fn any_input() -> impl Strategy<Value = Input> {
         3 => (attempt.clone(), agent).prop_map(|(attempt, kind)| Input::AgentFailed { attempt, failure: kind.into() }),
         1 => attempt.prop_map(|attempt| Input::AgentHungUp { attempt }),
         1 => Just(Input::PromptFinished),
-        1 => (any::<bool>(), prop::option::of(Just(138_021i64)))
-            .prop_map(|(failed, error)| Input::Terminated { failed, error }),
+        1 => (any::<bool>(), prop::option::of(Just(138_021i64)), any::<bool>())
+            .prop_map(|(failed, error, picked_up)| Input::Terminated { failed, error, picked_up }),
         1 => Just(Input::HangUp(EndReason::ShuttingDown)),
     ]
 }

@@ -174,6 +174,7 @@ impl Calls {
                     let input = Input::Terminated {
                         failed: terminate.status == TerminateStatus::Failed,
                         error: terminate.errors.first().and_then(|error| error.code),
+                        picked_up: terminate.start_time.is_some() || terminate.duration_seconds.is_some(),
                     };
                     match live.session.end(input) {
                         true => Outcome::Delivered,

@@ -76,7 +76,7 @@ async fn each_refusal_has_its_cause_in_the_event_and_in_the_api() -> anyhow::Res
         assert!(lost["detail"].as_str().is_some_and(|detail| detail.contains(cause)), "{url}, {cause}: {lost}");
     }
     assert_eq!(service.event("call.agent_joined").await?.data["attempt"], table.len());
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
 
     let found = Client::new(&service, READER).get("/v1/agents").await?.body;
     let outcome_of = |url: &str| {

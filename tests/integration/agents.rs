@@ -274,7 +274,7 @@ async fn an_agent_that_answers_no_ping_is_lost_after_the_idle_timeout_and_it_is_
     let options = TestOptions { calls: r#"agent_idle_timeout = "2s""#.to_owned(), ..TestOptions::default() };
     let mut service = TestService::start_with(&agent.url(), options).await?;
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let lost = service.event("call.agent_lost").await?.data;
     assert_eq!(lost["failure"], "unresponsive", "{lost}");
     assert_eq!(lost["detail"], "nothing came for 2 s (calls.agent_idle_timeout)");
@@ -320,7 +320,7 @@ async fn an_agent_whose_server_selects_no_subprotocol_is_put_through_all_the_sam
     let mut socket = tokio_tungstenite::accept_async(stream).await?;
     let first = socket.next().await.context("a first message")??;
     assert_eq!(serde_json::from_str::<Value>(first.to_text()?)?["type"], "start");
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     Ok(())
 }
 
@@ -334,7 +334,7 @@ async fn an_agent_that_pings_gets_its_pong() -> anyhow::Result<()> {
     let first = socket.next().await.context("a first message")??;
     let start: Value = serde_json::from_str(first.to_text()?)?;
     assert_eq!(start["type"], "start");
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     socket.send(Message::Ping("are you there?".into())).await?;
     loop {
         match socket.next().await.context("the service left")?? {
@@ -360,7 +360,7 @@ async fn an_agent_that_asks_and_never_reads_is_left_as_too_slow() -> anyhow::Res
     let call = service.call(caller()).await?;
     let (stream, _) = listener.accept().await?;
     let mut socket = tokio_tungstenite::accept_hdr_async(stream, Subprotocol).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
 
     // Linux buffers at most 4 MB by default; the results contain the ids.
     let request_id = "x".repeat(12_000);

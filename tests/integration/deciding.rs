@@ -99,7 +99,7 @@ async fn agents() -> anyhow::Result<(Agent, Agent)> {
 
 async fn accepted(service: &TestService) -> anyhow::Result<Call> {
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     Ok(call)
 }
 
@@ -242,7 +242,7 @@ async fn while_the_app_thinks_meta_has_our_answer_and_nobody_is_dialled() -> any
     let call = service.call(caller()).await?;
     call.wait_until(Stage::PreAccepted).await?;
     let pre_accepted = placed_at.elapsed();
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let accepted = placed_at.elapsed();
     assert!(accepted >= Duration::from_secs(3), "dialled before the app was given up: {accepted:?}");
     assert!(pre_accepted < Duration::from_secs(3), "{pre_accepted:?}");

@@ -31,7 +31,7 @@ async fn http_leaves_calls_their_descriptors() -> anyhow::Result<()> {
     tokio::time::timeout(DEADLINE, served).await.context("idle clients keep everybody else out")?;
     for _ in 0..3 {
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         call.hang_up().await?;
         program.line_with(": the caller hung up").await?;
     }
@@ -60,7 +60,7 @@ async fn a_passing_lack_of_descriptors_costs_no_later_call() -> anyhow::Result<(
     program.limit_files(None)?;
     for _ in 0..2 {
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         call.hang_up().await?;
         program.line_with(": the caller hung up").await?;
     }

@@ -117,7 +117,7 @@ async fn a_call_that_was_killed_is_ended_by_the_next_start_once() -> anyhow::Res
     let agent = Agent::start(agent()).await?;
     let mut program = Program::start(&folder, &meta, &agent, app.options()).await?;
     let call: Call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     call.hear_for(2 * SECOND).await?;
     program.line_with("accepted after").await?;
     program.finish().await?;
@@ -156,7 +156,7 @@ async fn all_calls_that_were_killed_are_ended_by_the_next_start_once_each() -> a
     let mut calls = Vec::new();
     for _ in 0..3 {
         calls.push(meta.place_call(caller()).await?);
-        calls[calls.len() - 1].wait_until(Stage::Accepted).await?;
+        calls[calls.len() - 1].wait_until(Stage::FirstPacket).await?;
     }
     let client = Client::at(program.url(), WRITER);
     let listed = client.get("/v1/calls").await?.body;

@@ -131,7 +131,7 @@ async fn our_calls_stay_here_and_everything_else_goes_on() -> anyhow::Result<()>
     let agent = Agent::start(agent()).await?;
     let mut service = TestService::start_with(&agent.url(), app.options()).await?;
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     call.hang_up().await?;
     service.end_of(&call).await?;
 
@@ -140,7 +140,7 @@ async fn our_calls_stay_here_and_everything_else_goes_on() -> anyhow::Result<()>
     let mixed = with_a_message(&second)?;
     assert_eq!(service.post_signed(mixed.clone()).await?.status, 200);
     assert_eq!(app.next().await?.1, mixed.as_bytes());
-    second.wait_until(Stage::Accepted).await?;
+    second.wait_until(Stage::FirstPacket).await?;
 
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/whatsapp");
     for name in [
@@ -210,7 +210,7 @@ async fn while_nothing_can_be_stored_meta_is_asked_to_come_again() -> anyhow::Re
     assert!(counter(refused) > before);
     let call = service.unannounced(caller()).await?;
     assert_eq!(service.post_signed(with_a_message(&call)?).await?.status, 503);
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     Ok(())
 }
 

@@ -33,7 +33,7 @@ async fn a_pre_accept_that_fails_twice_at_metas_is_tried_again() -> anyhow::Resu
     let (_agent, service) = ready(TestOptions::default()).await?;
     service.meta.script("pre_accept", vec![internal_error(), internal_error()]);
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     assert_eq!(service.actions(), ["pre_accept", "pre_accept", "pre_accept", "accept"]);
     assert_eq!(objections(&call), [], "{}", call.seen());
@@ -45,7 +45,7 @@ async fn a_rate_limit_is_waited_for_as_long_as_meta_wishes() -> anyhow::Result<(
     let (_agent, service) = ready(TestOptions::default()).await?;
     service.meta.script("accept", vec![Reply::RetryAfter(SECOND)]);
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let first = service.meta.wait_for_request("accept", 1).await?;
     let second = service.meta.wait_for_request("accept", 2).await?;
     assert!(second.at - first.at >= SECOND, "tried again after {:?}", second.at - first.at);
@@ -59,7 +59,7 @@ async fn an_accept_that_hangs_is_tried_again_with_the_same_bytes() -> anyhow::Re
     let (_agent, service) = ready(TestOptions::default()).await?;
     service.meta.script("accept", vec![Reply::Hang]);
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let first = service.meta.wait_for_request("accept", 1).await?;
     let second = service.meta.wait_for_request("accept", 2).await?;
     assert_eq!(first.body, second.body);
@@ -167,7 +167,7 @@ async fn sound_flows_right_after_a_slow_pre_accept() -> anyhow::Result<()> {
     let late = Duration::from_millis(2500);
     service.meta.script("pre_accept", vec![Reply::Delay(late, Box::new(Reply::Ok))]);
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     call.hang_up().await?;
     let stages = service.end_of(&call).await?["stages"].take();
@@ -184,7 +184,7 @@ async fn a_pre_accept_slower_than_one_try_is_sent_again_and_the_call_goes_on() -
     let (_agent, service) = ready(TestOptions::default()).await?;
     service.meta.script("pre_accept", vec![Reply::DoneButHangs]);
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     assert_eq!(service.actions(), ["pre_accept", "pre_accept", "accept"]);
     assert_eq!(objections(&call), [], "{}", call.seen());

@@ -15,7 +15,7 @@ async fn a_log_in_a_pipe_has_no_colours_and_durations_of_a_few_digits() -> anyho
     let agent = Agent::start(agent()).await?;
     let mut program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
     let call = meta.place_call(quiet_caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let accepted = program.line_with("accepted after").await?;
     call.hang_up().await?;
     let ended = program.line_with("caller_hung_up").await?;

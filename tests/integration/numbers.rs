@@ -27,7 +27,7 @@ async fn over_its_limit_a_number_rejects_and_the_others_go_on() -> anyhow::Resul
     let options = TestOptions { number: "max_calls = 1".to_owned(), ..with_another_number("") };
     let mut service = TestService::start_with(&agent.url(), options).await?;
     let first = service.call(caller()).await?;
-    first.wait_until(Stage::Accepted).await?;
+    first.wait_until(Stage::FirstPacket).await?;
 
     let second = service.call(caller()).await?;
     second.wait_until(Stage::Ended).await?;
@@ -46,7 +46,7 @@ async fn over_its_limit_a_number_rejects_and_the_others_go_on() -> anyhow::Resul
     first.hang_up().await?;
     service.end_of(&first).await?;
     let third = service.call(caller()).await?;
-    third.wait_until(Stage::Accepted).await?;
+    third.wait_until(Stage::FirstPacket).await?;
     assert_eq!(objections(&third), [], "{}", third.seen());
     Ok(())
 }
@@ -74,7 +74,7 @@ async fn a_secret_of_one_number_cannot_speak_for_another() -> anyhow::Result<()>
         assert_eq!(service.post_signed_by("of-the-other", forged).await?.status, 200);
     }
     assert_eq!(service.live_calls().await?, 1);
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
 
     assert_eq!(service.post_signed_by("of-nobody", to_other).await?.status, 401);
     let second = service.unannounced(caller()).await?;

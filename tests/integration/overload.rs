@@ -18,7 +18,7 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     let media = Some("max_lateness = \"1ns\"".to_owned());
     let mut program = Program::start(&folder, &meta, &agent, TestOptions { media, ..TestOptions::default() }).await?;
     let live = meta.place_call(caller()).await?;
-    live.wait_until(Stage::Accepted).await?;
+    live.wait_until(Stage::FirstPacket).await?;
     program.line_with("worker 0 is overloaded and takes no new calls").await?;
 
     let rejected = meta.place_call(caller()).await?;
@@ -32,7 +32,7 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     // Without calls there is no load.
     program.line_with("worker 0 takes calls again").await?;
     let next = meta.place_call(caller()).await?;
-    next.wait_until(Stage::Accepted).await?;
+    next.wait_until(Stage::FirstPacket).await?;
     report("overload", "the new call is rejected, the live one is heard without a gap; calls are taken again");
     Ok(())
 }

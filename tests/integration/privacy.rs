@@ -86,7 +86,7 @@ async fn a_good_call_leaves_nothing_private_in_the_log() -> anyhow::Result<()> {
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::Junk(junk), ..agent() }).await?;
     let mut program = Program::start(&folder, &meta, &agent, private_route()).await?;
     let call = meta.place_call(named_caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let session = agent.wait_for_session(1).await?;
     assert_eq!(session.header("authorization"), Some("agent-authorization"));
     let gather = r#"{"type":"command","action":"gather","max_digits":8,"protected":true}"#;
@@ -141,7 +141,7 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
     calls.push(hostile);
 
     let last = meta.place_call(named_caller()).await?;
-    last.wait_until(Stage::Accepted).await?;
+    last.wait_until(Stage::FirstPacket).await?;
     let is_theirs =
         |session: &AgentSession| session.messages_of("start").iter().any(|start| start["wacid"] == last.wacid());
     agent.sessions().into_iter().find(is_theirs).context("the last call's session")?.reset().await;

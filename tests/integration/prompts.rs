@@ -27,7 +27,7 @@ async fn answered_at_once_the_caller_hears_ringback_until_the_agent_joins() -> a
     let late = Agent::start(AgentOptions { behaviour, pace: Pace::Burst, ..agent() }).await?;
     let mut service = TestService::start_with(&late.url(), at_once()).await?;
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let before = call.hear_for(SECOND).await?;
     assert!(sound::hears(&before, PHONE_RATE, RINGBACK_HZ), "ringback");
     assert!(heard_voices(&before).is_empty(), "nobody else");

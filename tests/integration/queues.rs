@@ -161,7 +161,7 @@ async fn service(queue: &str, options: TestOptions) -> anyhow::Result<TestServic
 async fn waits(service: &mut TestService) -> anyhow::Result<(Call, CallId)> {
     let call = service.call(caller()).await?;
     let id = service.event("queue.entered").await?.call_id;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     Ok((call, id))
 }
 
@@ -475,7 +475,7 @@ async fn a_caller_who_waits_when_the_process_is_killed_is_ended_once() -> anyhow
     let program = start().await?;
     let call = meta.place_call(caller()).await?;
     // A queue behind an agent accepts the call.
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
     program.finish().await?;
 

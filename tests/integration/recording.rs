@@ -103,7 +103,7 @@ async fn a_recording_survives_kill_9() -> anyhow::Result<()> {
     let agent = Agent::start(speaker()).await?;
     let mut program = Program::start(&folder, &meta, &agent, recorded()).await?;
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     call.hear_for(3 * SECOND).await?;
     let heard = call.heard()?.len() as u64 * 1000 / u64::from(PHONE_RATE);
     program.line_with("accepted after").await?;

@@ -14,7 +14,7 @@ use crate::service::{Folder, TestOptions, signature};
 /// What the next call hears of its agent.
 async fn voices_of_a_new_call(meta: &Meta) -> anyhow::Result<Vec<f64>> {
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let heard = heard_voices(&caller_hears_next(&call, SECOND).await?);
     call.hang_up().await?;
     Ok(heard)
@@ -32,7 +32,7 @@ async fn a_live_call_keeps_its_agent_and_the_next_goes_to_the_new_one() -> anyho
     let (old, new) = (Agent::start(agent()).await?, Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?);
     let mut program = Program::start(&folder, &meta, &old, TestOptions::default()).await?;
     let live: Call = meta.place_call(caller()).await?;
-    live.wait_until(Stage::Accepted).await?;
+    live.wait_until(Stage::FirstPacket).await?;
 
     program.rewrite_config(|text| text.replace(&old.url(), &new.url()))?;
     program.hang_up()?;

@@ -44,7 +44,7 @@ impl Scene {
     /// Puts a later call through, so that all effects of an earlier webhook have happened.
     async fn a_call_goes_through(&self) -> anyhow::Result<()> {
         let call = self.meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         call.hang_up().await?;
         Ok(())
     }
@@ -64,7 +64,7 @@ async fn a_call_that_meta_has_no_answer_to_is_answered_by_the_next_start() -> an
     for _ in 0..3 {
         assert_eq!(call.send_connect().await?, 200);
     }
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&caller_hears_next(&call, SECOND).await?), [AGENT_HZ]);
     call.hang_up().await?;
     let events = scene.app.until("call.ended").await?;
@@ -161,7 +161,7 @@ async fn a_call_of_the_process_before_is_not_admitted_again() -> anyhow::Result<
     let mut scene = Scene::new().await?;
     let program = scene.start().await?;
     let call = scene.meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     call.hang_up().await?;
     scene.app.until("call.ended").await?;
     let over = scene.meta.place_call(CallerOptions { announce: Announce::ByHand, ..caller() }).await?;
@@ -186,7 +186,7 @@ async fn a_call_that_ends_while_graph_is_away_is_ended_at_meta_later() -> anyhow
     scene.meta.script("terminate", vec![away(), away()]);
     let program = scene.start().await?;
     let call = scene.meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     scene.agent.wait_for_session(1).await?.bye().await;
     let events = scene.app.until("call.ended").await?;
     assert_eq!(events[events.len() - 1]["data"]["reason"], "agent_hung_up");
@@ -212,7 +212,7 @@ async fn an_ending_that_meta_does_not_know_of_is_told_by_the_next_start() -> any
         scene.meta.script("terminate", vec![away()]);
         let mut program = scene.start().await?;
         let call = scene.meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         if is_killed {
             scene.agent.wait_for_session(1).await?.bye().await;
             program.line_with("; retrying").await?;
@@ -256,7 +256,7 @@ async fn metas_200_waits_for_the_store_a_second_and_the_call_does_not() -> anyho
     for waited in [answered_after, told_after] {
         assert!(waited >= Duration::from_millis(950), "Meta had its 200, and listeners their event, after {waited:?}");
     }
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&caller_hears_next(&call, SECOND).await?), [AGENT_HZ]);
     // SQLite itself tries for two seconds.
     tokio::time::timeout(DEADLINE, async {

@@ -41,7 +41,7 @@ async fn calls_are_answered_while_nobody_reads_the_log() -> anyhow::Result<()> {
         assert_eq!(answer.status(), 200, "{probe}");
     }
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     call.hang_up().await?;
     program.signal("TERM")?;

@@ -24,7 +24,7 @@ async fn calls_outlive_a_freeze_of_the_service() -> anyhow::Result<()> {
     let mut calls: Vec<Call> = Vec::new();
     for _ in 0..3 {
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         program.line_with("accepted after").await?;
         calls.push(call);
     }

@@ -97,7 +97,7 @@ async fn a_program_ends_its_calls_at_the_second_signal_and_leaves_cleanly() -> a
         let agent = Agent::start(agent()).await?;
         let mut program = Program::start(&folder, &meta, &agent, options.clone()).await?;
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         agent.set_behaviour(Behaviour::NeverAnswerHandshake);
         let ringing = meta.place_call(caller()).await?;
         ringing.wait_until(Stage::MediaUp).await?;

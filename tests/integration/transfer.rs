@@ -309,7 +309,7 @@ async fn a_call_accepted_without_an_agent_is_the_applications_to_lead() -> anyho
     assert_eq!(service.event("call.accepted").await?.client_state.as_deref(), Some("ticket 17"));
     assert_eq!(service.act(&id, "accept", accept).await, refused("call_already_accepted"));
     assert_eq!(agent.connections(), 0, "nobody was dialled");
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(service.act(&id, "connect", json!({ "route": "reception" })).await, Ok(json!({})));
     assert_eq!(heard_voices(&caller_hears_next(&call, 3 * SECOND).await?[2 * PHONE_RATE as usize..]), [AGENT_HZ]);
     let joined = service.event("call.agent_joined").await?;

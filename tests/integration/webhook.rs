@@ -109,7 +109,7 @@ async fn a_caller_whose_name_is_cut_in_an_emoji_is_answered() -> anyhow::Result<
         let call = service.unannounced(caller()).await?;
         let body = connect_with_name(&call, name)?;
         assert_eq!(service.post_signed(body).await?.status, 200, "{name:?}");
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         let told = service.event("call.incoming").await?;
         assert!(told.data.to_string().contains('\u{fffd}'), "{}", told.data);
     }
@@ -160,7 +160,7 @@ async fn the_webhook_is_taken_with_a_slash_behind_it_as_well() -> anyhow::Result
     assert_eq!((verified.status, verified.body.as_str()), (200, "1158201444"));
     let call = service.unannounced(caller()).await?;
     assert_eq!(service.post_signed_to("/webhooks/whatsapp/", call.connect_body()).await?.status, 200);
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     Ok(())
 }
 
@@ -224,7 +224,7 @@ async fn a_fast_clock_costs_no_calls_once_signed_webhooks_have_shown_it() -> any
     elsewhere.call.hear_for(6 * SECOND).await?;
 
     let call = service.call(late()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     // A webhook that Meta repeats after an outage is still too old.
     service.call(CallerOptions { timestamp_offset_s: -300, ..caller() }).await?;
     assert_eq!(service.live_calls().await?, 1);
@@ -316,7 +316,7 @@ async fn ten_connects_at_once_are_one_call() -> anyhow::Result<()> {
         assert_eq!(status?, 200);
     }
     assert_eq!(service.live_calls().await?, 1);
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(heard_voices(&call.hear_for(SECOND).await?), [AGENT_HZ]);
     call.hang_up().await?;
     service.end_of(&call).await?;
@@ -357,7 +357,7 @@ async fn a_connect_that_comes_again_after_the_end_is_ignored() -> anyhow::Result
     let agent = Agent::start(agent()).await?;
     let mut service = TestService::start(&agent.url()).await?;
     let call = service.call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     assert_eq!(call.send_connect().await?, 200);
     call.hang_up().await?;
     service.end_of(&call).await?;

@@ -82,7 +82,7 @@ async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
         replies.push(done);
     }
     assert!(replies.len() > 10);
-    assert!(played.handle.end(Input::Terminated { failed: false, error: None }));
+    assert!(played.handle.end(Input::Terminated { failed: false, error: None, picked_up: false }));
     assert!(!played.handle.end(Input::HangUp(EndReason::ShuttingDown)), "one end is enough");
     played.released("caller_gave_up").await.send(json!({})).expect("the session waits for its figures");
     assert_eq!(played.ended().await?["reason"], "caller_gave_up");

@@ -22,7 +22,7 @@ async fn a_damaged_store_stops_the_start_and_a_backup_mends_it() -> anyhow::Resu
     let mut program = start().await?;
     for _ in 0..CALLS {
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         call.hang_up().await?;
         program.line_with(": the caller hung up").await?;
     }
@@ -43,7 +43,7 @@ async fn a_damaged_store_stops_the_start_and_a_backup_mends_it() -> anyhow::Resu
     std::fs::write(&file, backup)?;
     let program = start().await?;
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     program.finish().await?;
     report("damaged store", "the start names the file and the remedy; with the backup a call is accepted");
     Ok(())

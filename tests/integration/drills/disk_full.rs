@@ -68,7 +68,7 @@ async fn below_the_floor_new_calls_are_rejected_and_live_ones_go_on() -> anyhow:
     let options = with_floor(&app, MIN_FREE_MB);
     let mut program = Program::start(&folder, &meta, &agent, options).await?;
     let live = meta.place_call(caller()).await?;
-    live.wait_until(Stage::Accepted).await?;
+    live.wait_until(Stage::FirstPacket).await?;
     disk.take(SIZE_MB - MIN_FREE_MB)?;
     program.line_with("less than store.min_free is left").await?;
     for _ in 0..CALLS {
@@ -86,7 +86,7 @@ async fn below_the_floor_new_calls_are_rejected_and_live_ones_go_on() -> anyhow:
     disk.free()?;
     program.line_with("the store's disk has room again").await?;
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     let log = program.finish().await?;
     assert_eq!(log.matches("less than store.min_free is left on the store's disk: new calls").count(), 1, "{log}");
     report("disk nearly full", &format!("{CALLS} of {CALLS} new calls rejected and told, 1 live call untouched"));
@@ -111,14 +111,14 @@ async fn no_call_is_harmed_by_a_full_disk() -> anyhow::Result<()> {
     disk.fill()?;
     for _ in 0..CALLS {
         let call = meta.place_call(caller()).await?;
-        call.wait_until(Stage::Accepted).await?;
+        call.wait_until(Stage::FirstPacket).await?;
         caller_hears_next(&call, SECOND).await?;
         assert_eq!(objections(&call), [], "{}", call.seen());
         call.hang_up().await?;
     }
     disk.free()?;
     let call = meta.place_call(caller()).await?;
-    call.wait_until(Stage::Accepted).await?;
+    call.wait_until(Stage::FirstPacket).await?;
     call.hang_up().await?;
     loop {
         let events = app.until("call.ended").await?;
