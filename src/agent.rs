@@ -6,6 +6,7 @@ pub mod notice;
 pub(crate) mod port;
 mod websocket;
 pub(crate) mod browser;
+mod offer;
 pub mod dialect;
 mod target;
 mod status;
@@ -22,6 +23,7 @@ use url::Url;
 
 pub use browser::BrowserId;
 pub use dialect::DialectName;
+pub use offer::{OfferFormat, OfferOptions};
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name};
 pub use websocket::WebSocketOptions;
@@ -59,7 +61,7 @@ pub struct Dial {
 /// What all agents' sockets of a worker have in common.
 #[derive(Clone)]
 pub struct SocketOptions {
-    /// For `wss://`.
+    /// For `wss://` and `offer:https://`.
     pub tls: Arc<rustls::ClientConfig>,
     /// From dialling to the agent's joining.
     pub connect_timeout: Duration,
@@ -74,6 +76,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
     match target {
         AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
+        AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
         // A session waits in the queue, and a call plays its prompts itself.
         AgentTarget::Queue(_) | AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
     }

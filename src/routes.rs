@@ -8,7 +8,7 @@ use patchcord_media::opus::Profile;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::agent::{AgentTarget, DialectName, SoundFormat};
+use crate::agent::{AgentTarget, DialectName, OfferFormat, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
@@ -48,6 +48,8 @@ pub struct AgentDefaults {
     pub profile: Profile,
     /// Whether prompts repeat until the caller hangs up.
     pub repeat: bool,
+    /// How our offers are posted.
+    pub offer_format: OfferFormat,
 }
 
 /// The app that decides what happens to a route's calls.

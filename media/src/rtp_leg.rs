@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use crate::opus::SILENCE;
 use crate::peer::{Peer, PeerError, PeerOptions, PeerStats, Transmit};
-use crate::sdp::Fragment;
+use crate::sdp::{Answer, Fragment};
 use inbound::Inbound;
 use liveness::Liveness;
 use outbound::Outbound;
@@ -155,6 +155,14 @@ impl RtpLeg {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let inbound = if self.is_started { self.inbound.poll_timeout() } else { None };
         [self.transport.poll_timeout(), inbound].into_iter().flatten().min()
+    }
+
+    /// Takes the remote's answer to our offer; see [`Peer::accept_answer`]. Its payload types hold from then on.
+    pub fn accept_answer(&mut self, answer: &Answer, now: Instant) -> Result<(), PeerError> {
+        self.transport.peer_mut().ok_or(PeerError::UnexpectedAnswer)?.accept_answer(answer, now)?;
+        self.inbound.set_payload_types(answer.opus.payload_type, answer.telephone_event);
+        self.outbound.set_payload_types(answer.opus.payload_type, answer.telephone_event);
+        Ok(())
     }
 
     /// Takes candidates or an ICE restart of a WebRTC remote; see [`Peer::take_fragment`].

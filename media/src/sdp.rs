@@ -20,6 +20,7 @@ pub use candidate::Candidate;
 pub use fragment::Fragment;
 pub(crate) use fragment::write_fragment;
 pub(crate) use write::{CNAME, LocalDescription, write_answer, write_offer};
+pub use write::{OFFERED_OPUS, OFFERED_TELEPHONE_EVENT};
 
 /// A remote offer, parsed once.
 #[derive(Debug, Clone, PartialEq, Eq)]

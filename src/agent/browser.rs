@@ -1,9 +1,10 @@
 //! A browser page as agent or participant: the task that carries Opus packets and keys between its RTP leg and the call.
+//! Whoever else is at the end of a WebRTC leg is carried by the same task.
 //!
 //! The worker hands every datagram to the leg, which wakes the task. Packets are relayed unchanged in both directions.
 
 mod leg;
-mod seat;
+pub(super) mod seat;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::pulse::Standstills;
 pub use leg::BrowserId;
 pub(crate) use leg::{BrowserLeg, Wire};
-use seat::{Occupant, Seat, SeatChange};
+use seat::{CONNECT_WITHIN, Occupant, Seat, SeatChange};
 
 /// The format on the wire, which no page changes.
 const FORMAT: SoundFormat = SoundFormat { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 };
@@ -44,11 +45,20 @@ enum Ending {
 
 /// Carries the audio of a page whose offer was answered, until it leaves, is lost or is dismissed.
 pub(super) async fn run(id: BrowserId, port: Rc<AgentPort>) {
+    let occupant = match port.user() {
+        PortUser::Agent { .. } => Occupant::Agent,
+        PortUser::Participant(_) => Occupant::Participant,
+    };
+    carry(id, &port, Seat::new(occupant, CONNECT_WITHIN, clock::now())).await;
+}
+
+/// Carries the audio of a leg whose SDP is exchanged, until its remote leaves, is lost or is dismissed.
+pub(super) async fn carry(id: BrowserId, port: &AgentPort, seat: Seat) {
     let Some(leg) = port.browser(id) else {
         return port.failed(AgentFailureKind::Refused.because("its connection was given up"));
     };
     leg.claim();
-    let mut visit = Visit::new(&leg, &port, clock::now());
+    let mut visit = Visit::new(&leg, port, seat, clock::now());
     let ending = visit.last().await;
     match ending {
         Ending::Dismissed => {}
@@ -56,7 +66,6 @@ pub(super) async fn run(id: BrowserId, port: Rc<AgentPort>) {
         Ending::Left => port.failed(AgentFailureKind::Refused.because("it left before it was connected")),
         Ending::Failed(failure) => port.failed(failure),
     }
-    leg.close(clock::now());
     port.release_browser(id);
 }
 
@@ -73,12 +82,7 @@ struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    fn new(leg: &'a BrowserLeg, port: &'a AgentPort, now: Instant) -> Self {
-        let occupant = match port.user() {
-            PortUser::Agent { .. } => Occupant::Agent,
-            PortUser::Participant(_) => Occupant::Participant,
-        };
-        let seat = Seat::new(occupant, now);
+    fn new(leg: &'a BrowserLeg, port: &'a AgentPort, seat: Seat, now: Instant) -> Self {
         let standstills = port.standstills();
         Self { leg, port, seat, standstills, has_joined: false, holds_caller: false, wakes_at: now }
     }
@@ -157,6 +161,7 @@ impl<'a> Visit<'a> {
                     self.port.command(Value::Null, Ok(CallCommand::Sound(SoundCommand::Unhold)));
                 }
             }
+            SeatChange::HungUp => return Some(Ending::Left),
             SeatChange::Lost(failure) => return Some(Ending::Failed(failure)),
         }
         None

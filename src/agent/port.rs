@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
 use patchcord_media::opus::Profile;
+use patchcord_media::sdp::Answer;
 use patchcord_media::source::Room;
 use serde_json::Value;
 
@@ -47,7 +48,13 @@ pub(crate) trait PortHost {
     /// The leg of a page, if it still exists.
     fn browser(&self, id: BrowserId) -> Option<Rc<BrowserLeg>>;
 
-    /// The leg of a page is not used any more.
+    /// Makes a leg that offers; gives its SDP.
+    fn offer_browser(self: Rc<Self>) -> Result<(BrowserId, String), Refusal>;
+
+    /// The remote's answer to that.
+    fn accept_answer(self: Rc<Self>, id: BrowserId, answer: &Answer) -> Result<(), Refusal>;
+
+    /// The leg of a page is not used any more: closes it.
     fn release_browser(&self, id: BrowserId);
 
     /// Performs a command on the call's sound.
@@ -139,7 +146,17 @@ impl AgentPort {
         self.host.browser(id)
     }
 
-    /// The leg of a page is not used any more.
+    /// Makes a leg that offers; gives its SDP. It must be released.
+    pub fn offer_browser(&self) -> Result<(BrowserId, String), Refusal> {
+        self.host.clone().offer_browser()
+    }
+
+    /// The remote's answer to that.
+    pub fn accept_answer(&self, id: BrowserId, answer: &Answer) -> Result<(), Refusal> {
+        self.host.clone().accept_answer(id, answer)
+    }
+
+    /// The leg of a page is not used any more: closes it.
     pub fn release_browser(&self, id: BrowserId) {
         self.host.release_browser(id);
     }

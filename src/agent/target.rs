@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BrowserId, WebSocketOptions, shown_address};
+use super::{BrowserId, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 use crate::queue::QueueName;
 
@@ -13,6 +13,8 @@ pub enum AgentTarget {
     WebSocket(WebSocketOptions),
     /// A page whose offer the call's worker has answered. No configuration names it.
     Browser(BrowserId),
+    /// An agent behind an HTTP endpoint that answers our WebRTC offer.
+    Offer(OfferOptions),
     /// A queue, in which the caller waits for a person at a page.
     Queue(QueueName),
     /// Prompts; the call ends after them.
@@ -26,22 +28,21 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, queue:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, offer:https://, queue:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `queue:NAME` (or `browser:NAME`), `prompt:NAME` or `prompt:NAME,NAME`. The error says what
-    /// to write instead.
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `queue:NAME` (or `browser:NAME`), `prompt:NAME` or `prompt:NAME,NAME`.
+    /// The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {
             "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
+            "offer" => OfferOptions::parse(rest).map(Self::Offer),
             "prompt" => {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
                 Ok(Self::Prompts { names, repeat: false })
             }
             "queue" | "browser" => queue_name(rest).map(Self::Queue),
-            "audiosocket" | "sip" | "sips" => {
-                Err(format!("{scheme}: is not built yet; use ws://, wss://, queue:NAME or prompt:NAME"))
-            }
+            "audiosocket" | "sip" | "sips" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
     }
@@ -51,6 +52,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(_) => "websocket",
             Self::Browser(_) => "browser",
+            Self::Offer(_) => "offer",
             Self::Queue(_) => "queue",
             Self::Prompts { .. } => "prompts",
         }
@@ -61,6 +63,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => shown_address(&agent.url),
             Self::Browser(_) => "browser".to_owned(),
+            Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
             Self::Queue(name) => format!("queue:{name}"),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
         }
@@ -69,7 +72,7 @@ impl AgentTarget {
     /// The prompts that it plays, by name.
     pub fn prompts(&self) -> &[String] {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) | Self::Queue(_) => &[],
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) => &[],
             Self::Prompts { names, .. } => names,
         }
     }
@@ -77,7 +80,7 @@ impl AgentTarget {
     /// What an attempt at it does.
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) => AttemptKind::Agent,
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) => AttemptKind::Agent,
             Self::Queue(_) => AttemptKind::Queue,
             Self::Prompts { .. } => AttemptKind::Prompts,
         }
@@ -87,6 +90,7 @@ impl AgentTarget {
     pub fn add_parameters(&mut self, parameters: &BTreeMap<String, String>) {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
+            Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
             Self::Browser(_) | Self::Queue(_) | Self::Prompts { .. } => {}
         }
     }
@@ -95,7 +99,7 @@ impl AgentTarget {
     pub fn queue(&self) -> Option<&QueueName> {
         match self {
             Self::Queue(name) => Some(name),
-            Self::WebSocket(_) | Self::Browser(_) | Self::Prompts { .. } => None,
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Prompts { .. } => None,
         }
     }
 }

@@ -158,7 +158,8 @@ pub struct Destination {
     /// A queue by its name.
     #[serde(default)]
     pub queue: Option<String>,
-    /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
+    /// The WebSocket of an agent that speaks `patchcord.v1`, or `offer:` and the URL of an endpoint that answers WebRTC offers
+    /// as JSON. It must be allowed by the configuration.
     #[serde(default)]
     pub url: Option<String>,
     /// For the agent's `start`, beside those of the route.

@@ -1,6 +1,6 @@
-//! The targets that a command names: those of a route, a queue, or the WebSocket of a URL that the egress guard admits.
+//! The targets that a command names: those of a route, a queue, or the agent of a URL that the egress guard admits.
 
-use crate::agent::{AgentTarget, WebSocketOptions};
+use crate::agent::{AgentTarget, OfferOptions, WebSocketOptions};
 use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{Hosts, Use};
@@ -9,12 +9,7 @@ use crate::settings::Settings;
 /// The targets of a destination. A URL's host is resolved here, once, which may take 3 s.
 pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Result<Vec<AgentTarget>, Refusal> {
     let mut targets = match (&to.url, &to.queue) {
-        (Some(url), _) => {
-            let found = settings.egress.check(url, Use::WebSocket, hosts).await;
-            let found = found.map_err(|refused| Refusal::new(refused.code(), format!("url: {refused}")))?;
-            let agent = WebSocketOptions::at(found.url().clone());
-            vec![AgentTarget::WebSocket(WebSocketOptions { addresses: found.addresses().to_vec(), ..agent })]
-        }
+        (Some(url), _) => vec![target_at(url, settings, hosts).await?],
         (None, Some(name)) => {
             let unknown = || Refusal::new(RefusalCode::UnknownQueue, format!("there is no section [queues.{name}]"));
             vec![AgentTarget::Queue(settings.queues.get(name.as_str()).ok_or_else(unknown)?.clone())]
@@ -30,4 +25,19 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
         target.add_parameters(&to.parameters);
     }
     Ok(targets)
+}
+
+/// The agent at a WebSocket, or behind `offer:` and the URL of an endpoint that answers offers.
+async fn target_at(url: &str, settings: &Settings, hosts: Hosts) -> Result<AgentTarget, Refusal> {
+    let (text, meant_for) = match url.strip_prefix("offer:") {
+        Some(url) => (url, Use::Web),
+        None => (url, Use::WebSocket),
+    };
+    let found = settings.egress.check(text, meant_for, hosts).await;
+    let found = found.map_err(|refused| Refusal::new(refused.code(), format!("url: {refused}")))?;
+    let (url, addresses) = (found.url().clone(), found.addresses().to_vec());
+    Ok(match meant_for {
+        Use::Web => AgentTarget::Offer(OfferOptions { addresses, ..OfferOptions::at(url) }),
+        Use::WebSocket => AgentTarget::WebSocket(WebSocketOptions { addresses, ..WebSocketOptions::at(url) }),
+    })
 }

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::events::{app_url, signing_secret};
 use super::read::Section;
-use crate::agent::{AgentTarget, DialectName, Encoding, SoundFormat, prompt_name};
+use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat, prompt_name};
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};
 
@@ -25,6 +25,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     }
     let dialect = section.text("dialect", read_dialect).unwrap_or_default();
     let format = read_format(&mut section);
+    let offer_format = section.text("offer_format", read_offer_format).unwrap_or_default();
     // A phone rings for half a minute at most, and a queue may take longer.
     let usual = match agent.as_ref().and_then(AgentTarget::queue) {
         Some(_) => AnswerWhen::AtOnce,
@@ -42,7 +43,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     check_headers(&section, &headers);
     let decide = read_decide(&mut section);
     section.end();
-    let agents = AgentDefaults { dialect, format, profile, repeat };
+    let agents = AgentDefaults { dialect, format, profile, repeat, offer_format };
     let mut targets = vec![agent?];
     targets.extend(fallback);
     for target in &mut targets {
@@ -75,6 +76,11 @@ fn apply(
             agent.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             agent.parameters.clone_from(parameters);
         }
+        AgentTarget::Offer(agent) => {
+            agent.format = agents.offer_format;
+            agent.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            agent.parameters.clone_from(parameters);
+        }
         AgentTarget::Browser(_) | AgentTarget::Queue(_) => {}
         AgentTarget::Prompts { repeat, .. } => *repeat = agents.repeat,
     }
@@ -103,6 +109,10 @@ fn read_decide(section: &mut Section<'_, '_>) -> Option<Option<DecisionWebhook>>
 
 fn read_dialect(text: &str) -> Result<DialectName, String> {
     DialectName::of_name(text).ok_or_else(|| "this dialect is not built yet; use \"native\"".to_owned())
+}
+
+fn read_offer_format(text: &str) -> Result<OfferFormat, String> {
+    OfferFormat::of_name(text).ok_or_else(|| "give \"json\", \"sdp\" or \"form\"".to_owned())
 }
 
 fn read_format(section: &mut Section<'_, '_>) -> SoundFormat {

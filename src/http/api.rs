@@ -112,7 +112,7 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
         (Needs::ScopeOrAgent(RecordingsRead), routes!(recordings::list)),
         (Needs::ScopeOrAgent(RecordingsRead), routes!(recordings::download)),
         (Admin.into(), routes!(recordings::remove)),
-        (CallsRead.into(), routes!(routes::list)),
+        (Needs::ScopeOrAgent(CallsRead), routes!(routes::list)),
         (CallsRead.into(), routes!(agents::list)),
         (Needs::ScopeOrAgent(CallsRead), routes!(queues::list)),
         (Scope::Agent.into(), routes!(agent::read)),

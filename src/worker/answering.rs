@@ -123,10 +123,14 @@ impl Worker {
     }
 }
 
+pub(super) fn first_sequence() -> u16 {
+    rand::random::<u16>() & LOWER_HALF
+}
+
 pub(super) fn rtp_leg_options(offer: &Offer, ssrc: u32, silence: Silence) -> RtpLegOptions {
     RtpLegOptions {
         ssrc,
-        first_sequence: rand::random::<u16>() & LOWER_HALF,
+        first_sequence: first_sequence(),
         first_timestamp: rand::random(),
         opus_payload_type: offer.opus.payload_type,
         telephone_event_payload_type: offer.telephone_event,

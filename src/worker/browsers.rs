@@ -1,16 +1,17 @@
-//! Pages: from a page's offer to its leg, and the changes and the end that it asks for later.
+//! Pages: from a page's offer to its leg, and the changes and the end that it asks for later; and legs that offer themselves.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::Speaker;
 use patchcord_media::mixer::{self, ParticipantId};
 use patchcord_media::peer::{Consent, Peer, PeerError, PeerOptions};
-use patchcord_media::rtp_leg::RtpLeg;
-use patchcord_media::sdp::{Fragment, Offer};
+use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
+use patchcord_media::sdp::{Answer, Fragment, OFFERED_OPUS, OFFERED_TELEPHONE_EVENT, Offer};
 use patchcord_media::source::DEFAULT_MAX_BUFFER;
 
-use super::answering::rtp_leg_options;
+use super::answering::{first_sequence, rtp_leg_options};
 use super::call_media::browsers::Browser;
 use super::call_media::{CallMedia, Transport};
 use super::command::{BrowserAnswer, BrowserCommand, TakenFragment};
@@ -20,12 +21,16 @@ use crate::agent::browser::BrowserLeg;
 use crate::agent::port::PortUser;
 use crate::agent::{AgentTarget, BrowserId, Dial};
 use crate::browser::token::{TokenDigest, WebRtcRole};
+use crate::call::end::Shortage;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 
 /// A muted page may send nothing for the whole call: only its answers to connectivity checks count.
 const SILENCE: Silence = Silence { warn_after: A_DAY, consent_lost_after: A_DAY, end_after: A_DAY };
+/// Holds the port of a leg that offers: where its remote will be is not known when the port is chosen, and two calls may go to
+/// the same address. So no two such legs share a port.
+const UNKNOWN_REMOTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Worker {
@@ -58,13 +63,9 @@ impl Worker {
         token: TokenDigest,
     ) -> Result<BrowserAnswer, Refusal> {
         let now = clock::now();
-        if !media.has_room_for_browser() {
-            return Err(Refusal::new(RefusalCode::TooManyBrowsers, "8 pages are connected to this call already"));
-        }
+        has_room(media)?;
         let remotes = &offer.remote_candidates();
-        let (port, sockets) = self.open_port(remotes, now).map_err(|_| {
-            Refusal::new(RefusalCode::NoMediaPort, "no UDP port is free for this page: try again later")
-        })?;
+        let (port, sockets) = self.open_port(remotes, now).map_err(no_port)?;
         let options = PeerOptions { consent: Consent::default(), ..self.peer_options(&sockets) };
         let (peer, sdp) = Peer::answer(&options, offer, now).map_err(refused)?;
         let participant = self.seat_participant(media, role)?;
@@ -73,7 +74,7 @@ impl Worker {
         let leg = RtpLeg::new(peer, &rtp_leg_options(offer, options.ssrc, SILENCE), now);
         let leg = Rc::new(BrowserLeg::new(leg, options, offer.mid.clone(), Box::new(transport.clone())));
         leg.flush();
-        media.add_browser(Browser { id: browser, token, transport, leg, answered_at: now });
+        media.add_browser(Browser { id: browser, token: Some(token), transport, leg, answered_at: now });
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(browser) };
         self.endpoints.borrow_mut().add(&endpoint, remotes, now);
         if let Some(participant) = participant {
@@ -92,6 +93,33 @@ impl Worker {
             WebRtcRole::Join => mixer::Role::Join,
         };
         media.add_participant(role).map(Some)
+    }
+
+    /// Makes a leg that offers, and gives its SDP.
+    pub(super) fn offer_browser(self: &Rc<Self>, media: &Rc<CallMedia>) -> Result<(BrowserId, String), Refusal> {
+        let now = clock::now();
+        has_room(media)?;
+        let (port, sockets) = self.open_port(&[UNKNOWN_REMOTE], now).map_err(no_port)?;
+        let options = PeerOptions { consent: Consent::default(), ..self.peer_options(&sockets) };
+        let (peer, sdp) = Peer::offer(&options, now).map_err(refused)?;
+        let transport = Rc::new(Transport::new(port, sockets, peer.local_ufrag().to_owned()));
+        let leg = RtpLeg::new(peer, &offered_leg_options(options.ssrc), now);
+        let leg = Rc::new(BrowserLeg::new(leg, options, None, Box::new(transport.clone())));
+        leg.claim();
+        let id = media.next_browser_id();
+        media.add_browser(Browser { id, token: None, transport, leg, answered_at: now });
+        let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(id) };
+        self.endpoints.borrow_mut().add(&endpoint, &[UNKNOWN_REMOTE], now);
+        Ok((id, sdp))
+    }
+
+    /// Takes the remote's answer to that.
+    pub(super) fn accept_answer(&self, media: &Rc<CallMedia>, id: BrowserId, answer: &Answer) -> Result<(), Refusal> {
+        let now = clock::now();
+        let leg = media.browser_leg(id).ok_or_else(no_session)?;
+        let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(id) };
+        self.endpoints.borrow_mut().add(&endpoint, &answer.remote_candidates(), now);
+        leg.accept_answer(answer, now).map_err(refused)
     }
 
     fn take_fragment(
@@ -127,9 +155,7 @@ fn leave(media: &CallMedia, id: BrowserId, token: &TokenDigest) -> Result<(), Re
     let browser = media.browser_of(id, token).ok_or_else(no_session)?;
     browser.leg.leave();
     if !browser.leg.is_claimed() {
-        let now = clock::now();
-        browser.leg.close(now);
-        media.remove_browser(id, now);
+        media.remove_browser(id, clock::now());
     }
     Ok(())
 }
@@ -138,6 +164,30 @@ fn leave(media: &CallMedia, id: BrowserId, token: &TokenDigest) -> Result<(), Re
 fn in_call<T>(media: &Rc<CallMedia>, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     let broken = || Refusal::new(RefusalCode::InternalError, "the call ends because of a bug in Patchcord");
     media.contained(work).unwrap_or_else(|| Err(broken()))
+}
+
+fn has_room(media: &CallMedia) -> Result<(), Refusal> {
+    match media.has_room_for_browser() {
+        true => Ok(()),
+        false => Err(Refusal::new(RefusalCode::TooManyBrowsers, "8 pages are connected to this call already")),
+    }
+}
+
+/// Until the answer is known.
+fn offered_leg_options(ssrc: u32) -> RtpLegOptions {
+    RtpLegOptions {
+        ssrc,
+        first_sequence: first_sequence(),
+        first_timestamp: rand::random(),
+        opus_payload_type: OFFERED_OPUS,
+        telephone_event_payload_type: Some(OFFERED_TELEPHONE_EVENT),
+        silence_warn_after: SILENCE.warn_after,
+        silence_end_after: SILENCE.end_after,
+    }
+}
+
+fn no_port(_: Shortage) -> Refusal {
+    Refusal::new(RefusalCode::NoMediaPort, "no UDP port of [media] ports is free for this: try again later")
 }
 
 fn no_session() -> Refusal {

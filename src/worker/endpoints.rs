@@ -21,7 +21,7 @@ use crate::agent::BrowserId;
 pub(crate) enum EndpointId {
     /// The peer of the WhatsApp user.
     Caller,
-    /// The peer of a page.
+    /// The peer of a page, or of an endpoint that answered our offer.
     Browser(BrowserId),
 }
 

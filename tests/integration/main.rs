@@ -14,6 +14,7 @@ mod service;
 mod agent_sound;
 mod agents;
 mod agent_refusals;
+mod answering_agents;
 mod api;
 mod barge_in;
 mod browser;

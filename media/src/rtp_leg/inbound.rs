@@ -52,6 +52,11 @@ impl Inbound {
         }
     }
 
+    pub fn set_payload_types(&mut self, opus: u8, telephone_event: Option<u8>) {
+        self.opus_payload_type = opus;
+        self.keys.set_payload_type(telephone_event);
+    }
+
     pub fn push(&mut self, packet: RtpPacket, now: Instant) {
         let is_audio = packet.payload_type == self.opus_payload_type;
         let cost = match is_audio {

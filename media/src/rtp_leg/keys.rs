@@ -39,6 +39,10 @@ impl KeyInput {
         Self { payload_type, ssrc: None, reader: KeyReader::new(KEY_TICKS_PER_MS), keys: VecDeque::new() }
     }
 
+    pub fn set_payload_type(&mut self, payload_type: Option<u8>) {
+        self.payload_type = payload_type;
+    }
+
     /// Takes a packet that is not audio. Another sender's timestamps are not comparable, so its keys start afresh.
     pub fn push(&mut self, packet: &RtpPacket, now: Instant) {
         if Some(packet.payload_type) != self.payload_type {
@@ -82,6 +86,10 @@ pub(super) struct StampedKey {
 impl KeyOutput {
     pub fn new(payload_type: Option<u8>) -> Self {
         Self { payload_type, sender: KeySender::new(KEY_TICKS_PER_MS) }
+    }
+
+    pub fn set_payload_type(&mut self, payload_type: Option<u8>) {
+        self.payload_type = payload_type;
     }
 
     pub fn push(&mut self, digits: &str) -> Result<(), SendDigitsError> {

@@ -28,6 +28,11 @@ impl Outbound {
         }
     }
 
+    pub fn set_payload_types(&mut self, opus: u8, telephone_event: Option<u8>) {
+        self.opus_payload_type = opus;
+        self.keys.set_payload_type(telephone_event);
+    }
+
     pub fn push_digits(&mut self, digits: &str) -> Result<(), SendDigitsError> {
         self.keys.push(digits)
     }

@@ -7,6 +7,10 @@ use super::{Candidate, Description, Direction, Fingerprint, Offer, OpusFormat, R
 
 /// Our name in the SDP and in RTCP.
 pub(crate) const CNAME: &str = "patchcord";
+/// Payload type of Opus in our offers, 111 by custom.
+pub const OFFERED_OPUS: u8 = 111;
+/// Payload type of telephone-event in our offers.
+pub const OFFERED_TELEPHONE_EVENT: u8 = 126;
 
 /// Our side of the session.
 pub(crate) struct LocalDescription<'a> {
@@ -47,16 +51,16 @@ pub(crate) fn write_answer(local: &LocalDescription<'_>, offer: &Offer, setup: S
     write(local, &terms)
 }
 
-/// Our offer for a business-initiated call. Trickle ICE does not exist there, so it is complete.
+/// Our offer, for a business-initiated call or an agent that answers offers. Neither trickles, so it is complete.
 pub(crate) fn write_offer(local: &LocalDescription<'_>) -> String {
-    let opus = OpusFormat { payload_type: 111, fmtp: Some("minptime=20;useinbandfec=1".to_owned()) };
+    let opus = OpusFormat { payload_type: OFFERED_OPUS, fmtp: Some("minptime=20;useinbandfec=1".to_owned()) };
     let terms = Terms {
         mid: Some("audio"),
         bundle: true,
         setup: Setup::Actpass,
         direction: Direction::SendRecv,
         opus: &opus,
-        telephone_event: Some(126),
+        telephone_event: Some(OFFERED_TELEPHONE_EVENT),
         refused_before: &[],
         refused_behind: &[],
     };

@@ -1,4 +1,4 @@
-//! BrowserLeg: the RTP leg of a page, shared by the worker, which has its datagrams, and the task, which has its audio.
+//! BrowserLeg: the RTP leg of a page, or of an endpoint that answers our offer, shared by the worker, which has its datagrams, and the task, which has its audio.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_media::peer::{PeerError, PeerOptions, Transmit};
 use patchcord_media::rtp_leg::{Received, RtpLeg, RtpLegEvent};
-use patchcord_media::sdp::Fragment;
+use patchcord_media::sdp::{Answer, Fragment};
 use tokio::sync::Notify;
 
 /// The number of a page's connection within its call.
@@ -52,6 +52,14 @@ impl BrowserLeg {
         self.leg.borrow_mut().is_authentic_stun(datagram)
     }
 
+    /// Takes the answer to our offer.
+    pub fn accept_answer(&self, answer: &Answer, now: Instant) -> Result<(), PeerError> {
+        let taken = self.leg.borrow_mut().accept_answer(answer, now);
+        self.flush();
+        self.news.notify_one();
+        taken
+    }
+
     /// Takes candidates of the page, or restarts ICE: then the reply is our fragment.
     pub fn take_fragment(&self, fragment: &Fragment, now: Instant) -> Result<Option<String>, PeerError> {
         let taken = self.leg.borrow_mut().take_fragment(&self.options, fragment, self.mid.as_deref(), now);
@@ -92,7 +100,8 @@ impl BrowserLeg {
 
 /// The task's side.
 impl BrowserLeg {
-    pub(super) fn claim(&self) {
+    /// A task carries it, or will.
+    pub fn claim(&self) {
         self.is_claimed.set(true);
     }
 

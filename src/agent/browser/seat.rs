@@ -5,25 +5,29 @@ use std::time::{Duration, Instant};
 use patchcord_media::rtp_leg::{MediaFailure, RtpLegEvent};
 
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::telemetry::shown;
 
-/// From our answer to media. A page on a usable network takes less than a second.
-const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// From our answer to a page to its media. A page on a usable network takes less than a second.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// How long an agent's place is kept: for a reload, or another network.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 
 /// Who sits there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occupant {
+pub(in crate::agent) enum Occupant {
     /// Its place is kept when it vanishes.
     Agent,
     /// It has left when it vanishes.
     Participant,
+    /// It answered our offer: closing its connection is its hang-up.
+    Answerer,
 }
 
 /// A page's place in the call.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(in crate::agent) struct Seat {
     occupant: Occupant,
+    connect_within: Duration,
     state: State,
 }
 
@@ -37,21 +41,23 @@ enum State {
 
 /// What the call is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SeatChange {
+pub(in crate::agent) enum SeatChange {
     /// The page is connected for the first time.
     Joined,
     /// The agent's page is gone, and its place is kept.
     Vanished,
     /// It is back.
     Returned,
+    /// It hung up. The last change.
+    HungUp,
     /// It does not come, or does not come back. The last change.
     Lost(AgentFailure),
 }
 
 impl Seat {
-    /// Our answer is on its way to the page.
-    pub fn new(occupant: Occupant, now: Instant) -> Self {
-        Self { occupant, state: State::Connecting { give_up_at: now + CONNECT_WITHIN } }
+    /// Both SDPs are known, or on their way: it has this long to connect.
+    pub fn new(occupant: Occupant, connect_within: Duration, now: Instant) -> Self {
+        Self { occupant, connect_within, state: State::Connecting { give_up_at: now + connect_within } }
     }
 
     /// Takes what happened to the page's leg.
@@ -69,6 +75,12 @@ impl Seat {
             {
                 self.state = State::Kept { give_up_at: now + KEPT_FOR };
                 Some(SeatChange::Vanished)
+            }
+            (State::Taken, RtpLegEvent::MediaFailed(MediaFailure::ClosedByPeer))
+                if self.occupant == Occupant::Answerer =>
+            {
+                self.state = State::Lost;
+                Some(SeatChange::HungUp)
             }
             (State::Taken, RtpLegEvent::MediaFailed(failure)) => {
                 self.lose(AgentFailureKind::Disconnected.because(in_words(failure)))
@@ -88,9 +100,9 @@ impl Seat {
     /// Gives the page up when its time is over.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<SeatChange> {
         match self.state {
-            State::Connecting { give_up_at } if now >= give_up_at => {
-                self.lose(AgentFailureKind::NoAnswer.because("its page did not connect within 15 s"))
-            }
+            State::Connecting { give_up_at } if now >= give_up_at => self.lose(
+                AgentFailureKind::NoAnswer.because(format!("it did not connect within {}", shown(self.connect_within))),
+            ),
             State::Kept { give_up_at } if now >= give_up_at => {
                 self.lose(AgentFailureKind::Disconnected.because("its page was gone for 20 s"))
             }
@@ -109,7 +121,7 @@ impl Seat {
     /// Nothing was read for `gap`, through no fault of the page's.
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         match &mut self.state {
-            State::Connecting { give_up_at } => *give_up_at = (*give_up_at + gap).min(now + CONNECT_WITHIN),
+            State::Connecting { give_up_at } => *give_up_at = (*give_up_at + gap).min(now + self.connect_within),
             State::Kept { give_up_at } => *give_up_at = (*give_up_at + gap).min(now + KEPT_FOR),
             State::Taken | State::Lost => {}
         }
@@ -123,11 +135,11 @@ impl Seat {
 
 fn in_words(failure: MediaFailure) -> &'static str {
     match failure {
-        MediaFailure::FingerprintMismatch => "its certificate is not the one of its offer",
-        MediaFailure::NeverConnected => "ICE found no path to its page",
-        MediaFailure::HandshakeFailed => "the DTLS handshake with its page failed",
-        MediaFailure::Silent => "its page fell silent",
-        MediaFailure::ClosedByPeer => "its page closed the connection",
+        MediaFailure::FingerprintMismatch => "its certificate is not the one of its SDP",
+        MediaFailure::NeverConnected => "ICE found no path to it",
+        MediaFailure::HandshakeFailed => "the DTLS handshake with it failed",
+        MediaFailure::Silent => "it fell silent",
+        MediaFailure::ClosedByPeer => "it closed the connection",
     }
 }
 
@@ -140,12 +152,12 @@ mod tests {
     fn kind(change: Option<SeatChange>) -> Option<AgentFailureKind> {
         match change? {
             SeatChange::Lost(failure) => Some(failure.kind),
-            SeatChange::Joined | SeatChange::Vanished | SeatChange::Returned => None,
+            SeatChange::Joined | SeatChange::Vanished | SeatChange::Returned | SeatChange::HungUp => None,
         }
     }
 
     fn taken(occupant: Occupant, now: Instant) -> Seat {
-        let mut seat = Seat::new(occupant, now);
+        let mut seat = Seat::new(occupant, CONNECT_WITHIN, now);
         assert_eq!(seat.handle(RtpLegEvent::Connected, now), Some(SeatChange::Joined));
         seat
     }
@@ -153,7 +165,7 @@ mod tests {
     #[test]
     fn a_page_that_never_connects_is_given_up() {
         let now = Instant::now();
-        let mut seat = Seat::new(Occupant::Agent, now);
+        let mut seat = Seat::new(Occupant::Agent, CONNECT_WITHIN, now);
         assert_eq!(seat.handle(RtpLegEvent::MediaSilent(true), now + 5 * SECOND), None);
         assert_eq!(seat.poll_timeout(), Some(now + CONNECT_WITHIN));
         assert_eq!(seat.handle_timeout(now + CONNECT_WITHIN - SECOND), None);
@@ -193,9 +205,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answerer_hangs_up_by_closing_and_is_lost_when_it_falls_silent() {
+        let now = Instant::now();
+        let closed = RtpLegEvent::MediaFailed(MediaFailure::ClosedByPeer);
+        let mut seat = taken(Occupant::Answerer, now);
+        assert_eq!(seat.handle(RtpLegEvent::MediaSilent(true), now), None);
+        assert_eq!(seat.handle(closed, now), Some(SeatChange::HungUp));
+        assert_eq!(seat.handle(closed, now), None);
+        let mut seat = taken(Occupant::Answerer, now);
+        let silent = RtpLegEvent::MediaFailed(MediaFailure::Silent);
+        assert_eq!(kind(seat.handle(silent, now)), Some(AgentFailureKind::Disconnected));
+        let mut seat = Seat::new(Occupant::Answerer, SECOND, now);
+        assert_eq!(kind(seat.handle(closed, now)), Some(AgentFailureKind::Refused));
+        let mut seat = Seat::new(Occupant::Answerer, SECOND, now);
+        assert_eq!(kind(seat.handle_timeout(now + SECOND)), Some(AgentFailureKind::NoAnswer));
+    }
+
+    #[test]
     fn a_standstill_of_ours_counts_against_no_page() {
         let now = Instant::now();
-        let mut seat = Seat::new(Occupant::Agent, now);
+        let mut seat = Seat::new(Occupant::Agent, CONNECT_WITHIN, now);
         let woken = now + 60 * SECOND;
         seat.shift_deadlines(50 * SECOND, woken);
         assert_eq!(seat.handle_timeout(woken), None);

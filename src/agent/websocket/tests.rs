@@ -3,6 +3,7 @@
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
+use patchcord_media::sdp::Answer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -87,6 +88,14 @@ impl PortHost for Host {
 
     fn browser(&self, _: BrowserId) -> Option<Rc<BrowserLeg>> {
         None
+    }
+
+    fn offer_browser(self: Rc<Self>) -> Result<(BrowserId, String), Refusal> {
+        Err(Refusal::new(RefusalCode::NoMediaPort, "not in this test"))
+    }
+
+    fn accept_answer(self: Rc<Self>, _: BrowserId, _: &Answer) -> Result<(), Refusal> {
+        Err(Refusal::new(RefusalCode::NoMediaPort, "not in this test"))
     }
 
     fn release_browser(&self, _: BrowserId) {}

@@ -13,7 +13,7 @@ use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
 
 use super::*;
-use crate::agent::{DialectName, Encoding, SoundFormat};
+use crate::agent::{DialectName, Encoding, OfferFormat, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::command::SoundCommand;
 use crate::call::route::BargeIn;
@@ -196,6 +196,7 @@ fn number(connect: &Connect) -> Number {
             format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
             profile: Profile::Eco,
             repeat: true,
+            offer_format: OfferFormat::default(),
         },
         answer: AnswerWhen::AgentReady,
         ringback: String::new(),

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use patchcord_media::opus::Profile;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::auth::Caller;
 use super::page::PageQuery;
-use crate::agent::AgentTarget;
+use crate::agent::{AgentTarget, shown_address};
+use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::routes::Route;
 
@@ -22,10 +24,18 @@ pub(super) struct RoutePage {
     next: Option<String>,
 }
 
-/// One configured route. Headers and parameters are not shown, because they may be secret.
+/// One configured route.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RouteView {
     name: String,
+    /// Left out for the key of an agent, which may transfer callers to it.
+    #[serde(flatten)]
+    settings: Option<RouteSettings>,
+}
+
+/// The settings of a route. Headers and parameters are not shown, because they may be secret.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RouteSettings {
     /// The numbers that use it, by Meta's ids.
     phone_number_ids: Vec<String>,
     agent: TargetView,
@@ -60,6 +70,13 @@ enum TargetView {
         /// The URL without credentials and query.
         url: String,
     },
+    /// An HTTP endpoint that answers a WebRTC offer.
+    Offer {
+        /// The URL without credentials and query.
+        url: String,
+        /// `json`, `sdp` or `form`
+        offer_format: &'static str,
+    },
     /// A queue, whose agents take the call at a page.
     Queue {
         /// Its name.
@@ -73,27 +90,34 @@ enum TargetView {
 }
 
 /// List the routes
+///
+/// The key of an agent gets their names alone.
 #[utoipa::path(get, path = "/v1/routes", tag = "routes", params(PageQuery), responses(
     (status = 200, description = "A page of the routes, by name", body = RoutePage),
     (status = 400, description = "`invalid_page`, `bad_request`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<RoutePage>, ApiError> {
     let page = query.read("the name of a route", |text| Some(text.to_owned()))?;
     let settings = api.options.settings.get();
     let behind = settings.routes.iter().filter(|route| page.after.as_ref().is_none_or(|after| route.name > *after));
     let (found, next) = page.cut(behind.take(page.to_find()).collect(), |route| route.name.clone());
-    let routes = found.into_iter().filter_map(|route| view(route, settings.numbers.ids_on(&route.name)));
+    let sees_all = caller.may(Scope::CallsRead);
+    let routes = found.into_iter().filter_map(|route| {
+        let shown = || settings_of(route, settings.numbers.ids_on(&route.name));
+        let settings = if sees_all { Some(shown()?) } else { None };
+        Some(RouteView { name: route.name.clone(), settings })
+    });
     Ok(Json(RoutePage { routes: routes.collect(), next }))
 }
 
 /// None for a route without targets, which the configuration does not admit.
-fn view(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteView> {
+fn settings_of(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteSettings> {
     let (agent, fallback) = route.targets.split_first()?;
-    Some(RouteView {
-        name: route.name.clone(),
+    Some(RouteSettings {
         phone_number_ids,
         agent: target(agent)?,
         fallback: fallback.iter().filter_map(target).collect(),
@@ -120,6 +144,9 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
         AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
         AgentTarget::Browser(_) => None,
+        AgentTarget::Offer(agent) => {
+            Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
+        }
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use patchcord_media::bridge::{Bridge, Speaker};
 use patchcord_media::mixer::ParticipantId;
+use patchcord_media::sdp::Answer;
 use serde_json::Value;
 
 use super::CallMedia;
@@ -17,9 +18,10 @@ use crate::call::Attempt;
 use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
-use crate::call::refusal::Refusal;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 use crate::pulse::Pulse;
+use crate::worker::Worker;
 use crate::worker::command::Report;
 
 /// The slots of one call.
@@ -162,6 +164,11 @@ impl CallMedia {
         self.agents.tell_agent(notice);
     }
 
+    fn worker(&self) -> Result<Rc<Worker>, Refusal> {
+        let stops = || Refusal::new(RefusalCode::ShuttingDown, "the service stops");
+        self.services.worker.upgrade().ok_or_else(stops)
+    }
+
     /// A participant has left, or could not be reached.
     fn participant_left(&self, participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
         self.drop_participants(Some(participant), reason);
@@ -191,7 +198,15 @@ impl PortHost for CallMedia {
     }
 
     fn browser(&self, id: BrowserId) -> Option<Rc<BrowserLeg>> {
-        Some(self.browsers.find(id)?.leg.clone())
+        self.browser_leg(id)
+    }
+
+    fn offer_browser(self: Rc<Self>) -> Result<(BrowserId, String), Refusal> {
+        self.worker()?.offer_browser(&self)
+    }
+
+    fn accept_answer(self: Rc<Self>, id: BrowserId, answer: &Answer) -> Result<(), Refusal> {
+        self.worker()?.accept_answer(&self, id, answer)
     }
 
     fn release_browser(&self, id: BrowserId) {

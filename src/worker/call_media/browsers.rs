@@ -28,8 +28,8 @@ pub(super) struct Browsers {
 /// One page.
 pub(in crate::worker) struct Browser {
     pub id: BrowserId,
-    /// What its later requests must show.
-    pub token: TokenDigest,
+    /// What its later requests must show; None for one that answered our offer, which makes none.
+    pub token: Option<TokenDigest>,
     pub transport: Rc<Transport>,
     pub leg: Rc<BrowserLeg>,
     pub answered_at: Instant,
@@ -62,7 +62,7 @@ impl CallMedia {
 
     /// The page of this number, if the token is the one that it was made with.
     pub(in crate::worker) fn browser_of(&self, id: BrowserId, token: &TokenDigest) -> Option<Rc<Browser>> {
-        self.browsers.find(id).filter(|browser| browser.token == *token)
+        self.browsers.find(id).filter(|browser| browser.token.as_ref() == Some(token))
     }
 
     /// Makes room for a participant, which is heard, and hears, once it is attached.
@@ -77,8 +77,15 @@ impl CallMedia {
         Ok(id)
     }
 
-    /// Forgets a page. Its network end rests before it is used again.
+    pub(in crate::worker) fn browser_leg(&self, id: BrowserId) -> Option<Rc<BrowserLeg>> {
+        Some(self.browsers.find(id)?.leg.clone())
+    }
+
+    /// Closes and forgets a page. Its network end rests before it is used again.
     pub(in crate::worker) fn remove_browser(&self, id: BrowserId, now: Instant) {
+        if let Some(leg) = self.browser_leg(id) {
+            leg.close(now);
+        }
         if let Some(worker) = self.services.worker.upgrade() {
             worker.remove_browser_endpoint(self.call(), id, now);
         }
@@ -95,7 +102,6 @@ impl CallMedia {
         };
         let unclaimed = self.browsers.list.borrow().iter().find(is_unclaimed).cloned();
         if let Some(browser) = unclaimed {
-            browser.leg.close(now);
             self.remove_browser(browser.id, now);
         }
     }

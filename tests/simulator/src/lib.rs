@@ -23,6 +23,7 @@
 )]
 
 pub mod agent;
+pub mod answerer;
 pub mod browser;
 pub mod call;
 mod cut;

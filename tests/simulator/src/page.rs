@@ -1,13 +1,14 @@
 //! A browser page with a microphone: full ICE, DTLS-SRTP, Opus, and an ICE restart when its network changes.
 //!
-//! The test carries the SDP between the page and the service, as the page's script would.
+//! It offers, or answers as a bot's server does. The test carries the SDP between the page and the service, as the page's
+//! script would.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
 use str0m::format::{Codec, FormatParams};
 use str0m::media::{Direction, Frequency, MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
@@ -34,7 +35,8 @@ const EVENTS_ON_THE_WIRE: &str = "telephone-event/8000";
 /// A page that runs until it is dropped.
 #[derive(Debug)]
 pub struct Page {
-    offer: String,
+    /// Its own description.
+    sdp: String,
     orders: mpsc::Sender<Order>,
     state: Arc<Mutex<PageState>>,
 }
@@ -42,6 +44,7 @@ pub struct Page {
 #[derive(Debug, Default)]
 struct PageState {
     is_connected: bool,
+    is_closed: bool,
     heard: Vec<HeardPacket>,
 }
 
@@ -53,6 +56,7 @@ enum Order {
     Press(String),
     Say(Speech),
     Mute,
+    Close,
 }
 
 impl Page {
@@ -68,38 +72,46 @@ impl Page {
         let mid = change.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None);
         let (offer, pending) = change.apply().context("an offer")?;
         let offer = offer.to_sdp_string().replace(EVENTS_OF_STR0M, EVENTS_ON_THE_WIRE);
-        let (orders, inbox) = mpsc::channel(ORDERS);
-        let state = Arc::<Mutex<PageState>>::default();
-        let running = Running {
-            rtc,
-            mid,
-            pending: Some(pending),
-            answer: String::new(),
-            socket,
-            deadline: now(),
-            voice: Voice::new(speech, 0, rand::random::<u16>() / 2, rand::random()),
-            state: state.clone(),
-        };
-        tokio::spawn(running.run(inbox));
-        Ok(Self { offer, orders, state })
+        let mut running = Running::new(rtc, socket, speech);
+        (running.mid, running.pending) = (Some(mid), Some(pending));
+        Ok(running.start(offer))
+    }
+
+    /// A page on loopback that answers this offer, and says this once it is connected.
+    ///
+    /// # Errors
+    /// When no socket can be opened or the offer cannot be used.
+    pub async fn answering(offer: &str, speech: Speech) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut rtc = stack();
+        add_candidate(&mut rtc, socket.local_addr()?)?;
+        let offer = SdpOffer::from_sdp_string(&offer.replace(EVENTS_ON_THE_WIRE, EVENTS_OF_STR0M))?;
+        let answer = rtc.sdp_api().accept_offer(offer)?.to_sdp_string().replace(EVENTS_OF_STR0M, EVENTS_ON_THE_WIRE);
+        Ok(Running::new(rtc, socket, speech).start(answer))
     }
 
     /// Its SDP offer.
     #[must_use]
     pub fn offer(&self) -> &str {
-        &self.offer
+        &self.sdp
+    }
+
+    /// Its SDP answer, if it answers.
+    #[must_use]
+    pub fn answer(&self) -> &str {
+        &self.sdp
     }
 
     /// Its offer without candidates, as a page that trickles sends it.
     #[must_use]
     pub fn bare_offer(&self) -> String {
-        without_candidates(&self.offer)
+        without_candidates(&self.sdp)
     }
 
     /// The fragment that it trickles.
     #[must_use]
     pub fn fragment(&self) -> String {
-        fragment(&self.offer)
+        fragment(&self.sdp)
     }
 
     /// The service has answered.
@@ -139,6 +151,19 @@ impl Page {
     /// Sends no more RTP.
     pub async fn mute(&self) {
         self.tell(Order::Mute).await;
+    }
+
+    /// Leaves, and says so on the connection (DTLS).
+    pub async fn close(&self) {
+        self.tell(Order::Close).await;
+    }
+
+    /// Waits until the connection is over.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn closed(&self) -> anyhow::Result<()> {
+        self.wait_until(DEADLINE, |state| state.is_closed).await.context("the page is still connected")
     }
 
     /// Waits until ICE and DTLS are done.
@@ -205,7 +230,7 @@ impl Page {
 /// The page on its socket.
 struct Running {
     rtc: Rtc,
-    mid: Mid,
+    mid: Option<Mid>,
     pending: Option<SdpPendingOffer>,
     /// The service's first answer, which later ones change.
     answer: String,
@@ -216,6 +241,26 @@ struct Running {
 }
 
 impl Running {
+    fn new(rtc: Rtc, socket: UdpSocket, speech: Speech) -> Self {
+        Self {
+            rtc,
+            mid: None,
+            pending: None,
+            answer: String::new(),
+            socket,
+            deadline: now(),
+            voice: Voice::new(speech, 0, rand::random::<u16>() / 2, rand::random()),
+            state: Arc::default(),
+        }
+    }
+
+    fn start(self, sdp: String) -> Page {
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let state = self.state.clone();
+        tokio::spawn(self.run(inbox));
+        Page { sdp, orders, state }
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         let mut buffer = vec![0; 2048];
         while self.rtc.is_alive() {
@@ -257,6 +302,7 @@ impl Running {
                 self.voice.start(now());
             }
             Order::Mute => self.voice.stop(),
+            Order::Close => drop(self.rtc.close()),
         }
     }
 
@@ -301,7 +347,7 @@ impl Running {
 
     fn write(&mut self, packet: VoicePacket) {
         let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_tx_by_mid(self.mid, None) else { return };
+        let Some(stream) = self.mid.and_then(|mid| direct.stream_tx_by_mid(mid, None)) else { return };
         let payload_type = Pt::new_with_value(packet.payload_type);
         let write = RtpWrite::new(payload_type, packet.sequence.into(), packet.timestamp, now(), packet.payload);
         stream.write_rtp(write.marker(packet.marker));
@@ -324,6 +370,8 @@ impl Running {
                     self.deadline = at;
                     return Ok(());
                 }
+                Output::Event(Event::MediaAdded(media)) => self.mid = Some(media.mid),
+                Output::Event(Event::Closed) => self.state().is_closed = true,
                 Output::Event(Event::Connected) => {
                     self.voice.start(now());
                     self.state().is_connected = true;
