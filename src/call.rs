@@ -185,7 +185,7 @@ impl Call {
                 self.agent_side.connect(attempts, hears, now, &mut self.actions);
                 ControlFlow::Continue(())
             }
-            Request::PutThrough { attempts } => self.put_through(attempts, hears, now),
+            Request::TakeOver => self.take_over(hears, now),
             Request::Disconnect => {
                 self.agent_side.park(hears, &mut self.actions)?;
                 ControlFlow::Continue(())
@@ -369,9 +369,9 @@ impl Call {
         self.begin_agent_side(now)
     }
 
-    /// Before accept the first agent may not have been decided; it is one of these.
-    fn put_through(&mut self, attempts: Vec<AttemptKind>, hears: CallerHears, now: Instant) -> ControlFlow<EndReason> {
-        self.agent_side.connect(attempts, hears, now, &mut self.actions);
+    /// Before accept the first agent may not have been decided; it is this one.
+    fn take_over(&mut self, hears: CallerHears, now: Instant) -> ControlFlow<EndReason> {
+        self.agent_side.take_over(hears, now, &mut self.actions);
         if self.still_ringing().is_err() {
             return ControlFlow::Continue(());
         }

@@ -69,11 +69,12 @@ enum State {
     Prompts {
         attempt: Attempt,
     },
-    /// `to` is dialled while `from`, if it is still connected, waits and the caller is on hold.
+    /// `to` is dialled while `from`, if it is still connected, waits and the caller is on hold. In a take-over they go on
+    /// talking.
     Transferring {
         from: Option<Attempt>,
         to: Attempt,
-        warm: bool,
+        handover: Handover,
         give_up_at: Instant,
     },
     /// `from` and `to` talk to each other while the caller is on hold.
@@ -81,6 +82,17 @@ enum State {
         from: Attempt,
         to: Attempt,
     },
+}
+
+/// How the caller comes from one agent to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handover {
+    /// As soon as the second agent joins.
+    Cold,
+    /// The agents talk first.
+    Warm,
+    /// The second agent takes the place of the first when it joins. If it fails, nothing has changed.
+    TakeOver,
 }
 
 /// Where the methods below append what is to be done. `Break` ends the call with that reason.
@@ -203,15 +215,22 @@ impl AgentSide {
                 self.state = State::Joined { attempt };
                 actions.push_back(Action::Report(Progress::AgentJoined { attempt }));
             }
-            State::Transferring { from, to, warm, .. } if to == joined => {
+            State::Transferring { from, to, handover, .. } if to == joined => {
                 actions.push_back(Action::Report(Progress::AgentJoined { attempt: to }));
-                match from {
-                    Some(from) if warm => self.state = State::Consulting { from, to },
-                    Some(from) => {
+                match (from, handover) {
+                    (Some(from), Handover::Warm) => self.state = State::Consulting { from, to },
+                    (Some(from), Handover::Cold) => {
                         self.let_go(from, LeaveReason::Transferred, actions);
                         self.hand_over(Some(from), to, actions);
                     }
-                    None => self.hand_over(None, to, actions),
+                    (None, Handover::Cold | Handover::Warm) => self.hand_over(None, to, actions),
+                    (from, Handover::TakeOver) => {
+                        if let Some(from) = from {
+                            self.let_go(from, LeaveReason::Replaced, actions);
+                        }
+                        self.state = State::Joined { attempt: to };
+                        actions.push_back(Action::Promote { attempt: to });
+                    }
                 }
             }
             State::Planned { .. }
@@ -252,6 +271,9 @@ impl AgentSide {
         actions.push_back(Action::Report(Progress::AgentFailed { attempt: failed, failure: failure.clone() }));
         match self.state {
             State::Transferring { from: Some(from), .. } if from == failed => self.lose_first(actions),
+            State::Transferring { from: Some(from), handover: Handover::TakeOver, .. } => {
+                self.state = State::Joined { attempt: from };
+            }
             State::Transferring { from: Some(from), to, .. } => self.try_next(from, to, failure, now, actions),
             State::Consulting { from, to } if from == failed => self.hand_over(Some(from), to, actions),
             State::Consulting { from, to } => self.give_back(from, to, Some(failure), actions),
@@ -338,6 +360,26 @@ impl AgentSide {
         }
     }
 
+    /// An agent takes the place of the one that is on the line, or dialled, once it has joined. What was to follow that one's
+    /// loss follows this one's.
+    pub fn take_over(&mut self, hears: CallerHears, now: Instant, actions: &mut Actions) {
+        let (before, is_joined) = match self.state {
+            State::Joined { attempt } => (Some(attempt), true),
+            State::Dialling { attempt, .. } => (Some(attempt), false),
+            State::Transferring { from: None, to, .. } => (Some(to), false),
+            State::Transferring { from: Some(from), .. } | State::Consulting { from, .. } => (Some(from), false),
+            State::Planned { .. } | State::Parked | State::Queued { .. } | State::Prompts { .. } => (None, false),
+        };
+        let to = Attempt::new(self.attempts.len());
+        if let (Some(from), true, CallerHears::Us) = (before, is_joined, hears) {
+            self.plan(vec![AttemptKind::Agent]);
+            self.dial_beside(Some(from), to, Handover::TakeOver, now, actions);
+        } else {
+            self.connect(vec![AttemptKind::Agent], hears, now, actions);
+        }
+        self.attempts[to.number()].next = before.and_then(|before| self.planned(before).next);
+    }
+
     /// Leaves the caller without an agent.
     pub fn park(&mut self, hears: CallerHears, actions: &mut Actions) -> Result<(), Refusal> {
         if self.state == State::Parked {
@@ -385,7 +427,8 @@ impl AgentSide {
         match kind {
             AttemptKind::Agent => {
                 actions.push_back(Action::Hold);
-                self.dial_beside(Some(from), to, warm, now, actions);
+                let handover = if warm { Handover::Warm } else { Handover::Cold };
+                self.dial_beside(Some(from), to, handover, now, actions);
             }
             AttemptKind::Queue | AttemptKind::Prompts => {
                 self.let_go(from, LeaveReason::Transferred, actions);
@@ -406,9 +449,9 @@ impl AgentSide {
                 self.hand_over(Some(from), to, actions);
                 Ok(())
             }
-            State::Transferring { from, to, warm: true, give_up_at } => {
+            State::Transferring { from, to, handover: Handover::Warm, give_up_at } => {
                 // The second agent gets the caller as soon as it joins.
-                self.state = State::Transferring { from, to, warm: false, give_up_at };
+                self.state = State::Transferring { from, to, handover: Handover::Cold, give_up_at };
                 Ok(())
             }
             State::Planned { .. }
@@ -429,7 +472,7 @@ impl AgentSide {
                 self.give_back(from, to, None, actions);
                 Ok(())
             }
-            State::Transferring { from: Some(from), to, .. } => {
+            State::Transferring { from: Some(from), to, handover: Handover::Cold | Handover::Warm, .. } => {
                 actions.push_back(Action::DropAgent { attempt: to, reason: LeaveReason::Cancelled });
                 self.give_back(from, to, None, actions);
                 Ok(())
@@ -486,24 +529,35 @@ impl AgentSide {
         }
     }
 
-    fn dial_beside(&mut self, from: Option<Attempt>, to: Attempt, warm: bool, now: Instant, actions: &mut Actions) {
+    fn dial_beside(
+        &mut self,
+        from: Option<Attempt>,
+        to: Attempt,
+        handover: Handover,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
         actions.push_back(Action::DialBeside { attempt: to });
-        self.state = State::Transferring { from, to, warm, give_up_at: now + self.agent_timeout };
+        self.state = State::Transferring { from, to, handover, give_up_at: now + self.agent_timeout };
     }
 
     /// Dials the next target of the transfer; if there is none, the first agent gets the caller back.
     fn try_next(&mut self, from: Attempt, failed: Attempt, failure: AgentFailure, now: Instant, actions: &mut Actions) {
-        let State::Transferring { warm, .. } = self.state else { return };
+        let State::Transferring { handover, .. } = self.state else { return };
         match self.planned(failed).next.filter(|next| self.planned(*next).kind == AttemptKind::Agent) {
-            Some(next) => self.dial_beside(Some(from), next, warm, now, actions),
+            Some(next) => self.dial_beside(Some(from), next, handover, now, actions),
             None => self.give_back(from, failed, Some(failure), actions),
         }
     }
 
     /// The first agent is lost while the second is dialled: the caller waits for the second.
     fn lose_first(&mut self, actions: &mut Actions) {
-        if let State::Transferring { to, give_up_at, .. } = self.state {
-            self.state = State::Transferring { from: None, to, warm: false, give_up_at };
+        if let State::Transferring { to, handover, give_up_at, .. } = self.state {
+            let handover = match handover {
+                Handover::Cold | Handover::Warm => Handover::Cold,
+                Handover::TakeOver => Handover::TakeOver,
+            };
+            self.state = State::Transferring { from: None, to, handover, give_up_at };
             actions.push_back(Action::PlayHold);
         }
     }

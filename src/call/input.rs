@@ -47,8 +47,9 @@ pub enum Request {
     Reject { why: String },
     /// Put the caller through to other agents.
     Connect { attempts: Vec<AttemptKind> },
-    /// The same, and a call that rings is accepted once one of them is ready.
-    PutThrough { attempts: Vec<AttemptKind> },
+    /// Another agent takes the place of the present one once it has joined; until then, and if it fails, nothing changes. A
+    /// call that rings is put through to it, and accepted once it is ready.
+    TakeOver,
     /// Leave the caller without an agent.
     Disconnect,
     /// Hand the caller over. In a warm transfer both agents talk first.

@@ -451,12 +451,47 @@ fn a_call_that_is_put_through_while_it_rings_is_accepted_once_the_agent_is_ready
     script.answered();
     script.put(Input::PreAccepted(Ok(())));
     script.put(Input::MediaConnected);
-    let put_through = || Request::PutThrough { attempts: vec![AttemptKind::Agent] };
+    let put_through = || Request::TakeOver;
     assert_eq!(script.ask(put_through()), Ok(vec![Action::Dial { attempt: nth(1) }]));
     assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), [Action::Accept(answer())]);
     script.put(Input::Accepted(Ok(())));
-    let replaced = dropped(nth(1), LeaveReason::Replaced);
-    assert_eq!(script.ask(put_through()), Ok(vec![replaced, Action::Dial { attempt: nth(2) }, Action::PlayHold]));
+    assert_eq!(script.ask(put_through()), Ok(vec![Action::DialBeside { attempt: nth(2) }]));
+}
+
+#[test]
+fn an_agent_that_takes_over_replaces_the_other_only_once_it_has_joined() {
+    let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Prompts]);
+    assert_eq!(script.ask(Request::TakeOver), Ok(vec![Action::DialBeside { attempt: nth(2) }]));
+    assert_eq!(script.ask(Request::CancelTransfer), Err("no_transfer"));
+    let fails = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::NoAnswer.into() };
+    assert_eq!(script.put(fails(nth(2))), [dropped(nth(2), LeaveReason::Failed)]);
+    assert_eq!(script.call.agent(), Some(nth(0)), "nothing has changed");
+    script.ask(Request::TakeOver).unwrap();
+    let taken = [dropped(nth(0), LeaveReason::Replaced), Action::Promote { attempt: nth(3) }];
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(3) }), taken);
+    assert_eq!(script.call.agent(), Some(nth(3)));
+    // The route's fallback follows it, and whoever takes over from it.
+    script.ask(Request::TakeOver).unwrap();
+    script.put(Input::AgentJoined { attempt: nth(4) });
+    let lost = [dropped(nth(4), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }];
+    assert_eq!(script.put(fails(nth(4))), lost);
+}
+
+#[test]
+fn an_agent_that_is_lost_while_another_takes_over_leaves_the_caller_to_that_one() {
+    let talking = || {
+        let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Prompts]);
+        script.ask(Request::TakeOver).unwrap();
+        script
+    };
+    let fails = |attempt| Input::AgentFailed { attempt, failure: AgentFailureKind::Disconnected.into() };
+    let mut lost = talking();
+    assert_eq!(lost.put(fails(nth(0))), [dropped(nth(0), LeaveReason::Failed), Action::PlayHold]);
+    assert_eq!(lost.put(Input::AgentJoined { attempt: nth(2) }), [Action::Promote { attempt: nth(2) }]);
+    let mut both = talking();
+    both.put(fails(nth(0)));
+    let prompts = [dropped(nth(2), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }];
+    assert_eq!(both.put(fails(nth(2))), prompts);
 }
 
 #[test]
@@ -628,7 +663,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         with.prop_map(|with| Request::Accept { with }),
         Just(Request::Reject { why: String::new() }),
         any_targets().prop_map(|attempts| Request::Connect { attempts }),
-        any_targets().prop_map(|attempts| Request::PutThrough { attempts }),
+        Just(Request::TakeOver),
         Just(Request::Disconnect),
         (any_targets(), any::<bool>()).prop_map(|(attempts, warm)| Request::Transfer { attempts, warm }),
         Just(Request::CompleteTransfer),

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::api::client::{Client, WRITER};
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next, caller, caller_hears_next,
-    heard_voices, objections, until_caller_hears,
+    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_hears_next, caller,
+    caller_hears_next, heard_voices, objections, until_caller_hears,
 };
 use crate::service::{DEADLINE, Talk, TestOptions, TestService};
 
@@ -362,6 +362,44 @@ async fn another_page_takes_over_from_the_agent() -> anyhow::Result<()> {
     assert_eq!(session.hears().await?, [CALLER_HZ]);
     let wrong = request(Method::DELETE, &session.url, "patchcordrtc_wrong").send().await?;
     assert_eq!(refusal(wrong).await?, (404, "session_not_found".to_owned()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_fails_to_take_over_changes_nothing() -> anyhow::Result<()> {
+    let options = TestOptions { calls: "agent_timeout = \"2s\"".to_owned(), ..TestOptions::default() };
+    let mut talk = Talk::start_with(caller(), agent(), options).await?;
+    let id = talk.service.event("call.accepted").await?.call_id;
+    until_caller_hears(&talk.call, &[AGENT_HZ]).await?;
+    let token = token(&talk.service, &id, json!({ "role": "agent" })).await?;
+    let page = Page::start(Speech::silence()).await?;
+    // It never takes our answer.
+    assert_eq!(offer(&talk.service, &id, &token, page.offer()).await?.status(), 201);
+    assert_eq!(caller_hears(&talk.call).await?, [AGENT_HZ], "the agent talks on while the page connects");
+    assert_eq!(talk.service.event("call.agent_lost").await?.data["failure"], "no_answer");
+    assert_eq!(caller_hears(&talk.call).await?, [AGENT_HZ]);
+    assert!(!talk.service.kinds().contains(&"call.agent_left"), "{:?}", talk.service.kinds());
+    assert_eq!(heard_voices(&agent_hears_next(&talk.session, SECOND).await?), [CALLER_HZ]);
+    assert_eq!(objections(&talk.call), [], "{}", talk.call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fallbacks_of_a_call_stay_with_the_pages_that_take_it_over() -> anyhow::Result<()> {
+    let options = TestOptions { route: "fallback = [\"prompt:goodbye\"]".to_owned(), ..TestOptions::default() };
+    let mut talk = Talk::start_with(caller(), agent(), options).await?;
+    let id = talk.service.event("call.accepted").await?.call_id;
+    let first = join(&talk.service, &id, "agent", Speech::tone(SECOND_AGENT_HZ)?).await?;
+    until_caller_hears(&talk.call, &[SECOND_AGENT_HZ]).await?;
+    drop(first);
+    until_caller_hears(&talk.call, &[HOLD_NOTE_HZ]).await?;
+    let reloaded = join(&talk.service, &id, "agent", Speech::tone(SECOND_AGENT_HZ)?).await?;
+    until_caller_hears(&talk.call, &[SECOND_AGENT_HZ]).await?;
+    assert_eq!(reloaded.hears().await?, [CALLER_HZ]);
+    drop(reloaded);
+    assert_eq!(talk.service.event("call.agent_lost").await?.data["failure"], "disconnected");
+    until_caller_hears(&talk.call, &GOODBYE_NOTES_HZ).await?;
+    assert_eq!(talk.service.end_of(&talk.call).await?["reason"], "agent_lost");
     Ok(())
 }
 

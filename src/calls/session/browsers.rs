@@ -7,7 +7,7 @@ use super::{MAX_ATTEMPTS, Session};
 use crate::agent::{AgentTarget, BrowserId};
 use crate::browser::token::{Grant, TokenDigest, WebRtcRole};
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::{AttemptKind, Call, Request};
+use crate::call::{Attempt, Call, Request};
 use crate::clock;
 use crate::worker::{BrowserAnswer, BrowserCommand, Command};
 
@@ -85,18 +85,24 @@ impl Session {
         let _ = reply.send(outcome.map_err(|(refusal, _)| refusal));
     }
 
-    /// Puts the caller through to an agent's page; a call that rings is accepted once the page is connected.
+    /// An agent's page takes the call, or takes it over from the present agent, once it is connected.
     async fn seat_browser(&mut self, call: &mut Call, grant: &Grant, browser: BrowserId) -> Result<(), Refusal> {
         if let Some(agent) = &grant.agent {
             return self.seat_queue_agent(call, agent, browser).await;
         }
+        self.take_over(call, browser).map(drop)
+    }
+
+    /// Gives the attempt that the page is.
+    pub(super) fn take_over(&mut self, call: &mut Call, browser: BrowserId) -> Result<Attempt, Refusal> {
         if self.targets.len() >= MAX_ATTEMPTS {
             let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
-        call.request(Request::PutThrough { attempts: vec![AttemptKind::Agent] }, clock::now())?;
+        call.request(Request::TakeOver, clock::now())?;
+        // The call numbers it after the attempts it had.
         self.targets.push(AgentTarget::Browser(browser));
-        Ok(())
+        Ok(Attempt::new(self.targets.len() - 1))
     }
 
     async fn browser_command(&mut self, command: BrowserCommand) {

@@ -125,7 +125,7 @@ impl Session {
             Request::Accept { .. }
             | Request::Reject { .. }
             | Request::Connect { .. }
-            | Request::PutThrough { .. }
+            | Request::TakeOver
             | Request::Transfer { .. }
             | Request::CompleteTransfer
             | Request::CancelTransfer => CommandResult::Started,

@@ -16,7 +16,7 @@ use crate::agent::{AgentTarget, BrowserId, Dial};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::description::WhatsAppUser;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::{Attempt, Call, Input, LeaveReason};
+use crate::call::{Attempt, Call, Input};
 use crate::clock;
 use crate::queue::{AgentName, CallerKey, Entry, OverflowReason, Progress, QueueName};
 use crate::queues::{Ticket, TicketNews, WaitingRoom};
@@ -31,6 +31,8 @@ pub(super) struct QueuePlace(Option<Place>);
 
 struct Place {
     attempt: Attempt,
+    /// Another page of its agent that takes over once it is connected, as after a reload.
+    successor: Option<Attempt>,
     queue: QueueName,
     room: WaitingRoom,
     ticket: Ticket,
@@ -127,6 +129,29 @@ impl QueuePlace {
         answered
     }
 
+    fn succeeds(&mut self, successor: Attempt) {
+        if let Some(place) = &mut self.0 {
+            place.successor = Some(successor);
+        }
+    }
+
+    /// The agent of this attempt is dropped. Says whether it was the place's, and nobody succeeds it.
+    fn is_left_with(&mut self, attempt: Attempt) -> bool {
+        let Some(place) = &mut self.0 else { return false };
+        if place.successor == Some(attempt) {
+            place.successor = None;
+            return false;
+        }
+        match place.successor {
+            _ if place.attempt != attempt => false,
+            Some(successor) => {
+                (place.attempt, place.successor) = (successor, None);
+                false
+            }
+            None => true,
+        }
+    }
+
     fn answered(&mut self, agent: AgentName, now: Instant) {
         if let Some(place) = &mut self.0 {
             place.stage = Stage::Answered { agent, give_up_at: now + CONNECTS_WITHIN };
@@ -168,7 +193,8 @@ impl Session {
         let entry = Entry { call, queue: queue.clone(), caller: caller_key(&user), skills: room.skills.clone() };
         let ticket = queues.enter(entry).await.map_err(|error| AgentFailureKind::Refused.because(error))?;
         let (entered_at, stage) = (clock::now(), Stage::Waiting);
-        self.queue.0 = Some(Place { attempt, queue, room, ticket, entered_at, stage, is_announcing: false });
+        self.queue.0 =
+            Some(Place { attempt, successor: None, queue, room, ticket, entered_at, stage, is_announcing: false });
         Ok(())
     }
 
@@ -194,8 +220,8 @@ impl Session {
         }
     }
 
-    /// Dials the page of the agent that has answered this caller. A page of the agent that talks already replaces its
-    /// earlier one, as after a reload.
+    /// Dials the page of the agent that has answered this caller. A page of the agent that talks already takes over from its
+    /// earlier one.
     pub(super) async fn seat_queue_agent(
         &mut self,
         call: &mut Call,
@@ -208,11 +234,12 @@ impl Session {
         }
         let late = || Refusal::new(RefusalCode::NotAllowed, "the caller is not yours any more");
         let (attempt, has_joined) = self.queue.seat_of(agent).ok_or_else(late)?;
-        let id = self.context.id.clone();
         if has_joined {
-            self.command(Command::DropAgent { call: id.clone(), attempt, reason: LeaveReason::Replaced.name() }).await;
-            self.play_queue_hold(attempt).await;
+            let successor = self.take_over(call, browser)?;
+            self.queue.succeeds(successor);
+            return Ok(());
         }
+        let id = self.context.id.clone();
         let (target, max_buffer) = (AgentTarget::Browser(browser), self.context.options.max_buffer);
         self.command(Command::Dial { call: id, attempt, dial: Box::new(Dial { target, max_buffer }) }).await;
         Ok(())
@@ -248,7 +275,7 @@ impl Session {
 
     /// Leaves the queue of this attempt. A caller that nobody has taken has abandoned it.
     pub(super) fn leave_queue_of(&mut self, attempt: Attempt) {
-        if self.queue.0.as_ref().is_some_and(|place| place.attempt == attempt) {
+        if self.queue.is_left_with(attempt) {
             self.abandon_queue();
             self.queue.leave();
         }
