@@ -129,8 +129,8 @@ impl fmt::Debug for CallRecord {
     }
 }
 
-/// Filter of a list of calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Filter of a list of calls. No `Debug`, because it holds the caller's number.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CallFilter {
     /// Only live or only ended ones.
     pub state: Option<CallState>,
@@ -138,6 +138,8 @@ pub struct CallFilter {
     pub phone_number_id: Option<String>,
     /// Only calls of this route.
     pub route: Option<String>,
+    /// Only calls of the WhatsApp user with this number.
+    pub wa_id: Option<String>,
     /// Only calls that this agent of a queue had.
     pub agent: Option<String>,
     /// Only calls that began at this time or later.
@@ -158,6 +160,7 @@ impl CallFilter {
         self.state.is_none_or(|wanted| wanted == state)
             && is_wanted(&self.phone_number_id, &call.phone_number_id)
             && is_wanted(&self.route, &call.route)
+            && self.wa_id.as_ref().is_none_or(|wa_id| call.from["wa_id"] == **wa_id)
             && self.agent.as_ref().is_none_or(|agent| call.agents.contains(agent))
             && self.began_after.is_none_or(|after| call.began_at >= after)
             && self.began_before.is_none_or(|before| call.began_at < before)
@@ -309,10 +312,14 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
         None => "AND :agent IS NULL",
     };
     let route = if filter.route.is_some() { "AND route = :route" } else { "AND :route IS NULL" };
+    let caller = match filter.wa_id {
+        Some(_) => "AND json_extract(caller, '$.wa_id') = :wa_id",
+        None => "AND :wa_id IS NULL",
+    };
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM calls {index}
          WHERE call_id < :before AND call_id >= :from AND began_at >= :after_ms AND began_at < :before_ms
-            {state} {number} {route} {agent}
+            {state} {number} {route} {caller} {agent}
          ORDER BY call_id DESC LIMIT :limit"
     ))?;
     let first = filter.began_after.map(|after| first_id(after.checked_sub(ID_SLACK).unwrap_or(UNIX_EPOCH)));
@@ -327,6 +334,7 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
             ":before_ms": filter.began_before.map_or(i64::MAX, ms_of),
             ":number": filter.phone_number_id,
             ":route": filter.route,
+            ":wa_id": filter.wa_id,
             ":agent": filter.agent,
             ":limit": filter.limit as i64,
         },

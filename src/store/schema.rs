@@ -10,8 +10,16 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 7] =
-    [CALLS_AND_EVENTS, IDEMPOTENCY_KEYS, LISTS_OF_CALLS, RECORDINGS, ARRIVALS, TERMINATIONS, AGENTS_OF_CALLS];
+pub(super) const MIGRATIONS: [&str; 8] = [
+    CALLS_AND_EVENTS,
+    IDEMPOTENCY_KEYS,
+    LISTS_OF_CALLS,
+    RECORDINGS,
+    ARRIVALS,
+    TERMINATIONS,
+    AGENTS_OF_CALLS,
+    CALLS_OF_CALLER,
+];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
 ///
@@ -143,6 +151,11 @@ const TERMINATIONS: &str = "
 /// `agents` is a JSON list of the names of the queues' agents that had the caller.
 const AGENTS_OF_CALLS: &str = "
     ALTER TABLE calls ADD COLUMN agents TEXT NOT NULL DEFAULT '[]';
+";
+
+/// For the earlier calls of a caller.
+const CALLS_OF_CALLER: &str = "
+    CREATE INDEX calls_of_caller ON calls (json_extract(caller, '$.wa_id'), call_id);
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

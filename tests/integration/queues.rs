@@ -217,6 +217,11 @@ async fn a_waiting_caller_is_answered_in_a_page_and_both_hear_each_other() -> an
     assert_eq!(ada.api.get(&format!("/v1/calls/{id}")).await?.body["state"], "ended");
     let bob = Client::new(&service, BOB);
     assert_eq!(bob.get("/v1/calls?mine=true").await?.body["calls"], json!([]));
+    let with = async |agent: &Client, number| agent.get(&format!("/v1/calls?mine=true&wa_id={number}")).await;
+    assert_eq!(with(&ada.api, "12025550143").await?.body["calls"][0]["id"], id.as_str());
+    assert_eq!(with(&ada.api, "12025550144").await?.body["calls"], json!([]));
+    assert_eq!(with(&bob, "12025550143").await?.body["calls"], json!([]));
+    bob.get("/v1/calls?wa_id=12025550143").await?.is_problem(403, "missing_scope");
     bob.get(&format!("/v1/calls/{id}")).await?.is_problem(403, "missing_scope");
     let counts = Client::new(&service, READER).get("/v1/queues").await?.body["queues"][0].clone();
     assert_eq!((&counts["counts"]["answered"], &counts["service_level"]), (&1.into(), &1.0.into()), "{counts}");
@@ -252,6 +257,9 @@ async fn an_agents_key_steers_its_own_call_and_no_other() -> anyhow::Result<()> 
     ada.api.get("/v1/calls").await?.is_problem(403, "missing_scope");
     ada.api.get("/v1/events").await?.is_problem(403, "missing_scope");
     assert_eq!(ada.api.get("/v1/queues").await?.status, 200);
+    let routes = ada.api.get("/v1/routes").await?.body;
+    assert_eq!(routes, json!({ "routes": [{ "name": "reception" }], "next": null }), "names alone");
+    assert_eq!(Client::new(&service, READER).get("/v1/routes").await?.body["routes"][0]["answer"], "at_once");
     Client::new(&service, WRITER).get("/v1/agent").await?.is_problem(403, "missing_scope");
     assert_eq!(act(&id, "hangup").await?.status, 202);
     assert_eq!(service.end_of(&call).await?["reason"], "hung_up_by_api");

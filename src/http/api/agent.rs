@@ -14,6 +14,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::idempotency::HoldsSecret;
 use super::queues::unavailable;
 use super::{Api, ApiOptions, sse, stored};
 use crate::browser::token::{GOOD_FOR, Grant, WebRtcRole};
@@ -178,14 +179,14 @@ pub(super) async fn set_availability(
 /// to rejoin. A page that does not connect within 15 s gives the caller back to the queue.
 #[utoipa::path(post, path = "/v1/agent/calls/{call_id}/answer", tag = "agent", params(("call_id" = String, Path)), responses(
     (status = 200, description = "A token for the call", body = AnswerToken),
-    (status = 409, description = "`not_ringing`: it rings no more, or for another agent", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "`not_ringing`: it rings no more, or for another agent; `response_not_kept`", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`queues_unavailable`, `too_many_tokens`", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn answer(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(call_id): Path<String>,
-) -> Result<Json<AnswerToken>, ApiError> {
+) -> Result<(Extension<HoldsSecret>, Json<AnswerToken>), ApiError> {
     let (queues, agent) = (&api.options.queues, name_of(&caller));
     let call = CallId::parse(&call_id).ok_or_else(not_ringing)?;
     match queues.answer(agent.clone(), call.clone()).await {
@@ -204,7 +205,7 @@ pub(super) async fn answer(
         .tokens
         .issue(grant, clock::now())
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_tokens", error.to_string()))?;
-    Ok(Json(AnswerToken { token, expires_in_s: GOOD_FOR.as_secs() }))
+    Ok((Extension(HoldsSecret), Json(AnswerToken { token, expires_in_s: GOOD_FOR.as_secs() })))
 }
 
 /// Decline the call that rings

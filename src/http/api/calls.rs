@@ -46,6 +46,9 @@ pub(super) struct CallQuery {
     phone_number_id: Option<String>,
     /// Only calls of this route.
     route: Option<String>,
+    /// Only calls of the WhatsApp user with this number, in digits.
+    #[param(example = "491511234567", pattern = "^[0-9]{1,20}$")]
+    wa_id: Option<String>,
     /// `true`: only calls that the key's agent had.
     #[serde(default)]
     #[param(required = false)]
@@ -271,10 +274,16 @@ impl CallQuery {
             Some(Err(_)) => Err(invalid_filter(&format!("{key}: give a time such as 2026-01-31T08:00:00Z"))),
             time => Ok(time.and_then(Result::ok)),
         };
+        let is_number =
+            |wa_id: &String| (1..=20).contains(&wa_id.len()) && wa_id.bytes().all(|byte| byte.is_ascii_digit());
+        if self.wa_id.as_ref().is_some_and(|wa_id| !is_number(wa_id)) {
+            return Err(invalid_filter("wa_id: give a number in 1 to 20 digits, without +"));
+        }
         Ok(CallFilter {
             state,
             phone_number_id: self.phone_number_id,
             route: self.route,
+            wa_id: self.wa_id,
             began_after: time("since", self.since)?,
             began_before: time("until", self.until)?,
             ..CallFilter::default()
@@ -290,6 +299,7 @@ fn is_wanted(facts: &CallFacts, status: &CallStatus, filter: &CallFilter) -> boo
     };
     is(&filter.phone_number_id, &facts.description.number.phone_number_id)
         && is(&filter.route, &facts.route)
+        && filter.wa_id.as_ref().is_none_or(|wa_id| facts.description.user.wa_id.as_ref() == Some(wa_id))
         && filter.agent.as_ref().is_none_or(|agent| status.agents.contains(agent))
         && began(SystemTime::ge, filter.began_after)
         && began(SystemTime::lt, filter.began_before)

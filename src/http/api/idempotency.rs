@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: a POST that is sent twice is performed once, and gets the same response twice.
 //!
-//! Responses are kept for 24 h, separately for each API key. A request that has begun is completed even if its client
+//! A response that holds a secret is not kept: the same request again is told so. Others are kept for 24 h, separately for each API key. A request that has begun is completed even if its client
 //! disconnects, so that a retry finds the response.
 
 use std::panic::AssertUnwindSafe;
@@ -29,6 +29,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MAX_KEY: usize = 255;
 /// Deadline for the store to look up a key or to keep a response. The API goes on without it.
 const STORED_WITHIN: Duration = Duration::from_secs(2);
+/// Marks a response whose body must not be stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HoldsSecret;
+
 /// Our responses are shorter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -86,10 +90,19 @@ impl Key {
             let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
             let (parts, body) = answer.unwrap_or_else(|_| failed_inside().into_response()).into_parts();
             let body = to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
-            self.note(parts.status, &body).await;
+            match parts.extensions.get::<HoldsSecret>() {
+                Some(HoldsSecret) => self.note_secret().await,
+                None => self.note(parts.status, &body).await,
+            }
             Response::from_parts(parts, Body::from(body))
         });
         answered.await.map_err(|_| failed_inside())
+    }
+
+    async fn note_secret(&self) {
+        let (parts, body) = not_kept().into_response().into_parts();
+        let body = to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
+        self.note(parts.status, &body).await;
     }
 
     async fn note(&self, status: StatusCode, body: &[u8]) {
@@ -106,6 +119,14 @@ impl Key {
             warn!("the response for an Idempotency-Key is not stored yet: {error}");
         }
     }
+}
+
+fn not_kept() -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        "response_not_kept",
+        "this request was performed, and its response held a secret, which is not stored: ask again with a new Idempotency-Key",
+    )
 }
 
 fn failed_inside() -> ApiError {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::calls::{no_such_call, problem};
+use super::idempotency::HoldsSecret;
 use super::{Api, header_value, read_object};
 use crate::agent::BrowserId;
 use crate::browser::token::{GOOD_FOR, Grant, TokenDigest, TokenError, WebRtcRole};
@@ -57,7 +58,7 @@ pub(super) struct TokenView {
     (status = 201, description = "The token", body = TokenView),
     (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "`call_not_found`", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "`call_ended`", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "`call_ended`, `response_not_kept`", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "`invalid_command`: the role or origin cannot be used", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "`too_many_tokens`", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -65,7 +66,7 @@ pub(super) async fn make_token(
     State(api): State<Arc<Api>>,
     Path(call_id): Path<String>,
     body: Bytes,
-) -> Result<(StatusCode, Json<TokenView>), ApiError> {
+) -> Result<(StatusCode, Extension<HoldsSecret>, Json<TokenView>), ApiError> {
     let call = call_of(&call_id)?;
     let wanted: TokenRequest = serde_json::from_value(Value::Object(read_object(&body)?))
         .map_err(|error| problem(Refusal::new(RefusalCode::InvalidCommand, error.to_string()), None))?;
@@ -75,7 +76,8 @@ pub(super) async fn make_token(
         .tokens
         .issue(grant, clock::now())
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_tokens", error.to_string()))?;
-    Ok((StatusCode::CREATED, Json(TokenView { token, expires_in_s: GOOD_FOR.as_secs() })))
+    let view = TokenView { token, expires_in_s: GOOD_FOR.as_secs() };
+    Ok((StatusCode::CREATED, Extension(HoldsSecret), Json(view)))
 }
 
 /// Offer as a page

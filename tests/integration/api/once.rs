@@ -39,6 +39,31 @@ async fn the_same_request_twice_is_done_once_and_answered_byte_for_byte() -> any
     Ok(())
 }
 
+/// What is stored for a day must not open a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_given_once_and_never_stored() -> anyhow::Result<()> {
+    let (mut talk, client) = talk().await?;
+    let id = talk.service.event("call.accepted").await?.call_id.to_string();
+    let path = format!("/v1/calls/{id}/webrtc_tokens");
+    let first = client.once("page-1", &path, r#"{"role": "listen"}"#).await?;
+    let token = first.body["token"].as_str().unwrap_or_default().to_owned();
+    assert_eq!((first.status, token.is_empty()), (201, false), "{first:?}");
+    let again = client.once("page-1", &path, r#"{"role": "listen"}"#).await?;
+    again.is_problem(409, "response_not_kept");
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(client.once("page-2", &path, r#"{"role": "listen"}"#).await?.status, 201);
+    client.once("page-3", &path, r#"{"role": "boss"}"#).await?.is_problem(422, "invalid_command");
+    client.once("page-3", &path, r#"{"role": "boss"}"#).await?.is_problem(422, "invalid_command");
+    for file in std::fs::read_dir(&talk.service.folder.0)? {
+        let path = file?.path();
+        if path.is_file() {
+            let bytes = std::fs::read(&path)?;
+            assert!(!bytes.windows(token.len()).any(|part| part == token.as_bytes()), "{}", path.display());
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_at_once_one_is_done_and_the_others_wait_or_get_its_answer() -> anyhow::Result<()> {
     let (mut talk, client) = talk().await?;

@@ -132,6 +132,9 @@ async fn filters_show_what_they_name() -> anyhow::Result<()> {
         ("phone_number_id=1".to_owned(), 0),
         ("route=reception".to_owned(), 2),
         ("route=nowhere".to_owned(), 0),
+        ("wa_id=12025550143".to_owned(), 2),
+        ("wa_id=12025550143&state=ended".to_owned(), 1),
+        ("wa_id=12025550144".to_owned(), 0),
         (format!("since={before}&until={later}"), 2),
         (format!("since={before}&until={later}&state=ended&route=reception&phone_number_id={number}"), 1),
         (format!("since={later}"), 0),
@@ -147,6 +150,7 @@ async fn filters_show_what_they_name() -> anyhow::Result<()> {
         ("limit=1&limit=2", "bad_request"),
         ("after=first", "invalid_page"),
         ("state=dead", "invalid_filter"),
+        ("wa_id=somebody", "invalid_filter"),
         ("since=yesterday", "invalid_filter"),
         ("until=2026-13-01T00:00:00Z", "invalid_filter"),
     ] {
