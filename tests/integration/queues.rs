@@ -274,6 +274,7 @@ async fn a_caller_who_gives_up_while_it_rings_has_abandoned_the_queue() -> anyho
     let mut ada = Person::takes_calls(&service, ADA).await?;
     let (call, id) = waits(&mut service).await?;
     ada.rings().await?;
+    service.event("call.accepted").await?;
     call.hang_up().await?;
     assert_eq!(ada.stops_ringing().await?, "caller_left");
     assert_eq!(service.event("queue.abandoned").await?.data["queue"], "support");
