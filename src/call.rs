@@ -5,8 +5,6 @@
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing after
 //! its end.
 
-#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
-
 pub mod input;
 pub mod action;
 mod agent_side;

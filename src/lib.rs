@@ -2,7 +2,11 @@
 //!
 //! [`app::App`] is the running service. The modules are in the order in which a call passes through them.
 
-#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment"))]
+#![warn(clippy::wildcard_enum_match_arm)]
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm, reason = "a test begins at some moment")
+)]
 
 pub mod app;
 pub mod http;

@@ -388,6 +388,7 @@ fn close_name(code: u16) -> Option<&'static str> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
 fn ending_of(error: &tungstenite::Error) -> Ending {
     match error {
         tungstenite::Error::Capacity(_) => {

@@ -164,7 +164,7 @@ impl Terminations {
             TerminationAction::Reject => match outcome(graph.reject(&credentials, &wacid).await) {
                 // Meta may have an answer after all.
                 Outcome::Refused => outcome(graph.terminate(&credentials, &wacid).await),
-                other => other,
+                settled @ (Outcome::Confirmed | Outcome::Failed) => settled,
             },
         }
     }

@@ -3,6 +3,8 @@
 //! `PATCHCORD_MEDIA__PORTS` sets `media.ports`; `PATCHCORD_WHATSAPP__NUMBERS__0__ROUTE` sets the route of the
 //! first number. A list is a TOML literal or comma-separated. An empty variable counts as not set.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "any other TOML value is a mistake of the same kind")]
+
 use std::collections::BTreeMap;
 
 use toml::{Table, Value};

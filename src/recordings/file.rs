@@ -156,6 +156,7 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 }
 
 /// The text of an error for people, and its label in metrics.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
 pub(super) fn explain(error: &io::Error) -> (String, &'static str) {
     match error.kind() {
         // From the floor of free space.

@@ -132,7 +132,7 @@ impl Work {
         let duration = match outcome {
             // A broken file has less than the recorder produced.
             Outcome::Finished(duration) if problem.is_none() => Some(duration),
-            _ => None,
+            Outcome::Finished(_) | Outcome::Abandoned => None,
         };
         let problem = problem.or_else(|| match outcome {
             Outcome::Abandoned => Some("the recording was broken off".to_owned()),

@@ -275,7 +275,10 @@ impl GraphClient {
             FailureKind::Refused(error) if retry::is_done_before(action, error) => {
                 Ok(Done { attempts: failure.attempts, was_done_before: true })
             }
-            _ => Err(logged(action, failure)),
+            FailureKind::Refused(_)
+            | FailureKind::Unknown(_)
+            | FailureKind::Unreachable(_)
+            | FailureKind::NoSockets(_) => Err(logged(action, failure)),
         }
     }
 

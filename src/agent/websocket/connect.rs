@@ -156,7 +156,14 @@ impl From<ConnectError> for AgentFailure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::TimedOut { .. } => AgentFailureKind::NoAnswer.because(error),
-            _ => AgentFailureKind::Refused.because(error),
+            ConnectError::Request(_)
+            | ConnectError::Name(_)
+            | ConnectError::Tcp(_)
+            | ConnectError::Tls(_)
+            | ConnectError::NotTls
+            | ConnectError::Broken(_)
+            | ConnectError::Closed
+            | ConnectError::Refused(_) => AgentFailureKind::Refused.because(error),
         }
     }
 }

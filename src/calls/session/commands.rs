@@ -145,15 +145,10 @@ impl Session {
         if self.queue_takes(&report).await {
             return;
         }
-        match report {
-            Report::Asked { attempt, request_id, command } => {
-                self.agent_command(call, attempt, request_id, command).await;
-            }
-            report => {
-                if let Some(input) = self.read_report(report) {
-                    call.handle(input, clock::now());
-                }
-            }
+        if let Report::Asked { attempt, request_id, command } = report {
+            self.agent_command(call, attempt, request_id, command).await;
+        } else if let Some(input) = self.read_report(report) {
+            call.handle(input, clock::now());
         }
     }
 }

@@ -246,10 +246,8 @@ async fn have_done(
     body.insert("action".to_owned(), action.into());
     let command: CallCommand = serde_json::from_value(Value::Object(body))
         .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))?;
-    let mut begun = match calls.perform(id, command, client_state, hosts).await? {
-        CommandResult::MusicStarted => json!({}),
-        result => native::result_data(&result),
-    };
+    let result = calls.perform(id, command, client_state, hosts).await?;
+    let mut begun = if let CommandResult::MusicStarted = result { json!({}) } else { native::result_data(&result) };
     if let Value::Object(ids) = &mut begun {
         ids.insert("call_id".to_owned(), id.as_str().into());
     }

@@ -188,10 +188,9 @@ pub(super) async fn remove(
             "the recording is in progress: stop it first",
         ));
     }
-    tokio::fs::remove_file(&path).await.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => not_found(),
-        _ => unreadable(&error),
-    })?;
+    tokio::fs::remove_file(&path)
+        .await
+        .map_err(|error| if error.kind() == ErrorKind::NotFound { not_found() } else { unreadable(&error) })?;
     // Removes it from the upload queue. Usually it is not in there.
     let _ = tokio::fs::remove_file(beside(".upload")).await;
     api.options.store.recording_deleted(id.as_str());
@@ -242,10 +241,9 @@ async fn open(path: &FilePath) -> Result<(File, u64), ApiError> {
     if !is_file {
         return Err(not_found());
     }
-    let file = File::open(path).await.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => not_found(),
-        _ => unreadable(&error),
-    })?;
+    let file = File::open(path)
+        .await
+        .map_err(|error| if error.kind() == ErrorKind::NotFound { not_found() } else { unreadable(&error) })?;
     let size = file.metadata().await.map_err(|error| unreadable(&error))?.len();
     Ok((file, size))
 }

@@ -110,12 +110,14 @@ fn read(actions: Option<Value>) -> Result<Vec<Action>, Refusal> {
     if actions.is_empty() || actions.len() > MAX_ACTIONS {
         return Err(invalid(format!("actions: give 1 to {MAX_ACTIONS}")));
     }
-    let read_one = |(index, action)| match action {
-        Value::Object(mut needs) => match needs.remove("action") {
-            Some(Value::String(name)) => Ok((name, needs)),
-            _ => Err(invalid(format!("actions[{index}].action: give the name of an action"))),
-        },
-        _ => Err(invalid(format!("actions[{index}]: give an object"))),
+    let read_one = |(index, action)| {
+        let Value::Object(mut needs) = action else {
+            return Err(invalid(format!("actions[{index}]: give an object")));
+        };
+        let Some(Value::String(name)) = needs.remove("action") else {
+            return Err(invalid(format!("actions[{index}].action: give the name of an action")));
+        };
+        Ok((name, needs))
     };
     actions.into_iter().enumerate().map(read_one).collect()
 }
