@@ -119,7 +119,7 @@ mod kernel {
             Some(Errno::MFILE) => "raise the limit nofile (LimitNOFILE=, --ulimit nofile)",
             Some(Errno::NFILE) => "the machine's open files are used up: raise fs.file-max, or stop what takes them",
             Some(Errno::NOMEM | Errno::NOBUFS) => "the machine is out of memory for sockets",
-            Some(Errno::ADDRNOTAVAIL) => "an address of media.listen is not on this machine at the moment",
+            Some(Errno::ADDRNOTAVAIL) => "an address of media.listen is not on this machine now",
             _ => "is the machine out of file descriptors (nofile) or memory?",
         }
     }

@@ -138,7 +138,7 @@ impl QueueDesk {
     }
 
     /// The agent is signed in, and away until it says otherwise. A second attendance of one agent, such as another tab,
-    /// is told the same.
+    /// gets the same messages.
     pub async fn attend(&self, sign_in: SignIn) -> Result<Attendance, Unavailable> {
         let (attendance, news) = Attendance::new(sign_in.agent.clone(), self.commands.clone());
         self.send(Command::Attend { sign_in, news, number: attendance.number() }).await?;
@@ -329,7 +329,7 @@ impl Desk {
         self.tickets.tell(call, TicketNews::Progress(progress));
     }
 
-    /// Tells each agent how it stands, and the metrics how the queues do.
+    /// Sends each agent its state, and the state of the queues to the metrics.
     fn show_states(&mut self, now: Instant) {
         let queues = self.queues.snapshot(now);
         self.show_figures(&queues);

@@ -16,7 +16,7 @@ use crate::call::refusal::Refusal;
 
 pub(crate) use queue::NoticeQueue;
 
-/// One thing an agent is told.
+/// One notification to an agent.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Clone, Debug)]
 pub enum Notice {
@@ -44,7 +44,7 @@ pub enum Notice {
     Stop { reason: &'static str },
 }
 
-/// What an agent is told before any sound flows.
+/// The announcement of a call, before any audio.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// Our id of the call.

@@ -38,7 +38,7 @@ pub struct Terminations(Arc<Shared>);
 struct Shared {
     store: Store,
     graph: GraphClient,
-    /// With the number's token of the moment.
+    /// Has the numbers' current access tokens.
     settings: CurrentSettings,
     wake: Notify,
 }

@@ -15,7 +15,7 @@ use crate::queue::{AgentName, RingEnd};
 /// News waiting for one page. A page that does not read them is cut off and learns the rest when it comes back.
 const NEWS: usize = 64;
 
-/// What an agent's page is told.
+/// A message to an agent's page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentNews {
     /// How the agent stands: at first, and whenever it changes.
@@ -126,7 +126,7 @@ impl Attendances {
         }
     }
 
-    /// Tells the agent how it stands, if that is new.
+    /// Sends the agent its state if it has changed.
     pub(super) fn show(&mut self, agent: &AgentSnapshot) {
         if let Some(pages) = self.0.get_mut(&agent.name)
             && pages.shown.as_ref() != Some(agent)

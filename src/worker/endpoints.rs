@@ -54,7 +54,7 @@ impl Endpoints {
         self.ports.discard_newest();
     }
 
-    /// Takes back the port placed last, which cannot be opened at the moment.
+    /// Takes back the port placed last, which cannot be opened now.
     pub fn put_back_newest_port(&mut self) {
         self.ports.put_back_newest();
     }

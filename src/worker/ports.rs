@@ -66,7 +66,7 @@ impl<T: Clone> Ports<T> {
         self.open.pop();
     }
 
-    /// Takes back the port placed last, which cannot be opened at the moment; it is the next to be tried.
+    /// Takes back the port placed last, which cannot be opened now; it is the next to be tried.
     pub fn put_back_newest(&mut self) {
         if let Some(port) = self.open.pop() {
             self.unopened.push_front(port.number);

@@ -79,8 +79,8 @@ impl Tick {
             // After a stall each call is visited once; it sends all the frames it owes.
             let (due, left_out) = slots.next(SLOTS as u64).await?;
             slot = (slot + left_out as usize) % SLOTS;
-            // The moment is the slot's own. By the clock, which is late by more and by less, a call whose frames fall
-            // due just where its slot lies would at times be found too early for one and then owe two at once.
+            // The slot's own time counts. The clock is late by a varying amount: a call whose frames are due right at its
+            // slot would sometimes be too early for one and then owe two at once.
             let now = clock::now();
             self.was_late(now.saturating_duration_since(due) + SLOT * u32::try_from(left_out).unwrap_or(u32::MAX));
             self.forgive_standstill(now);

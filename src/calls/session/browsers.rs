@@ -44,7 +44,7 @@ impl Session {
         match request {
             BrowserRequest::Offer(offer) if call.state_name() == "answering" => {
                 // The worker has not taken the call yet.
-                let advice = "the call has just come: try again in a moment";
+                let advice = "the call is not set up yet: try again shortly";
                 let _ = offer.reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
             }
             BrowserRequest::Offer(offer) => self.answer_browser(offer).await,

@@ -51,7 +51,7 @@ impl Session {
             }
             // The worker has not taken the call yet.
             CallCommand::Sound(_) if call.state_name() == "answering" => {
-                let advice = "the call has just come: wait until it is accepted";
+                let advice = "the call is not set up yet: wait until it is accepted";
                 let _ = reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
             }
             CallCommand::Sound(command) => self.perform_sound(command, reply).await,

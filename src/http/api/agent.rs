@@ -107,7 +107,7 @@ pub(super) struct AnswerToken {
 
 /// Get the agent
 ///
-/// The agent that this key signs in as, how it stands, and what rings for it.
+/// The agent that this key signs in as, its state, and the calls that ring for it.
 #[utoipa::path(get, path = "/v1/agent", tag = "agent", responses(
     (status = 200, description = "The agent", body = AgentSelf),
     (status = 503, description = "`queues_unavailable`", body = Problem, content_type = "application/problem+json"),

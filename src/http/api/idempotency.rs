@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a POST that is sent twice is performed once, and gets the same response twice.
 //!
-//! A response that holds a secret is not kept: the same request again is told so. Others are kept for 24 h, separately for each API key. A request that has begun is completed even if its client
-//! disconnects, so that a retry finds the response.
+//! Responses are kept for 24 h, separately for each API key. One that holds a secret is not kept: a retry gets an error
+//! that says so. A request that has begun is completed even if its client disconnects, so that a retry finds the response.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

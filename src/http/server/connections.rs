@@ -89,7 +89,7 @@ impl Connections {
         self.open().evict(|_| true, now);
     }
 
-    /// Held for a moment only.
+    /// Locked briefly, never across an await.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,7 +239,7 @@ impl Connection {
         self.state().is_known
     }
 
-    /// Held for a moment only.
+    /// Locked briefly, never across an await.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -154,7 +154,7 @@ impl Agent {
     pub async fn start(options: AgentOptions) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4().context("a TCP socket")?;
         if options.behaviour == Behaviour::SlowReader {
-            // A small window, so that whoever writes notices soon that nobody reads.
+            // A small window, so that the writer soon notices that nobody reads.
             socket.set_recv_buffer_size(4096)?;
         }
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).context("bind an agent")?;

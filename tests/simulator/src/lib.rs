@@ -50,5 +50,5 @@ pub use phone::ear::HeardPacket;
 pub use phone::offer::OfferQuirks;
 pub use speech::Speech;
 
-/// How long every wait lasts unless it is told otherwise.
+/// The default deadline of every wait.
 pub const DEADLINE: Duration = Duration::from_secs(10);

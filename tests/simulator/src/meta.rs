@@ -240,7 +240,7 @@ pub(crate) struct MetaShared {
     graph: Mutex<graph::Journal>,
     changed: watch::Sender<()>,
     tasks: Mutex<JoinSet<()>>,
-    /// Where Meta runs, whoever asks it for something.
+    /// The runtime that Meta runs on, whichever thread calls.
     runtime: Handle,
 }
 

@@ -98,7 +98,7 @@ pub fn rms(pcm: &[i16]) -> f64 {
     (pcm.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / pcm.len() as f64).sqrt()
 }
 
-/// Whether somebody whose voice is this tone is heard for at least 200 ms (all of it, if the sound is shorter).
+/// Whether a voice of this tone is heard for at least 200 ms (all of it, if the sound is shorter).
 #[must_use]
 pub fn hears(pcm: &[i16], rate: u32, frequency_hz: f64) -> bool {
     let block = rate as usize * BLOCK_MS / 1000;

@@ -1,4 +1,4 @@
-//! What somebody says: sound encoded once, as WhatsApp encodes it, and shared by every phone.
+//! Speech: sound encoded once, as WhatsApp encodes it, and shared by every phone.
 
 use std::sync::{Arc, LazyLock};
 

@@ -33,7 +33,7 @@ pub(crate) struct CallRecord {
     pub(crate) placed_at: Instant,
     pub(crate) seed: u64,
     pub(crate) changed: watch::Sender<()>,
-    /// For somebody who watches the call; None costs nothing.
+    /// For a live view of the call; None costs nothing.
     pub(crate) trace: Option<Arc<Trace>>,
     pub(crate) state: Mutex<CallState>,
 }

@@ -1,4 +1,4 @@
-//! What Meta does in one call, in order, for somebody who watches it happen.
+//! The trace of one call: what Meta did and saw, in order, for a live view.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -94,7 +94,7 @@ impl Reply {
     }
 }
 
-/// What came in, and what is to be done with what comes next.
+/// The requests received, and the script for the next ones.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     pub(crate) requests: Vec<GraphRequest>,

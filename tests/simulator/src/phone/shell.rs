@@ -163,7 +163,7 @@ impl<F: FnMut(PhoneEvent) + Send + 'static> Running<F> {
         }
     }
 
-    /// Carries whatever is due in either direction until nothing is.
+    /// Carries data in both directions until nothing is due.
     fn drain(&mut self) {
         let at = now();
         if self.phone.deadline().is_some_and(|deadline| deadline <= at) {
