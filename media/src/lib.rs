@@ -11,11 +11,14 @@
 pub mod bridge;
 pub mod rtp_leg;
 pub mod peer;
+mod rtp_session;
+mod srtp;
 pub mod sdp;
 pub mod audio_terms;
 pub mod rtp;
 pub mod rtcp;
 mod allowance;
+mod playout;
 pub mod reorder;
 pub mod timeline;
 pub mod dtmf;

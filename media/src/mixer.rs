@@ -4,7 +4,6 @@
 //! bridge's tick, and allocates nothing after its start but the audio that participants take.
 
 mod sum;
-mod playout;
 mod participant;
 mod mix_input;
 mod music;
@@ -20,9 +19,9 @@ use self::mix_input::MixInput;
 use self::mix_output::{Mix, MixOutput};
 use self::music::Music;
 use self::participant::Participant;
-use self::playout::Playout;
-use self::sum::{Frame, SILENT, Sum, is_loud};
-use crate::opus::{OpusError, Profile, SampleRate};
+use self::sum::{FRAME_SAMPLES, Frame, RATE, SILENT, Sum, is_loud};
+use crate::opus::{Decoder, OpusError, Profile, SampleRate};
+use crate::playout::Playout;
 use crate::prompt::Prompt;
 use crate::reorder::Slot;
 use crate::source::AgentQueue;
@@ -81,7 +80,7 @@ pub struct Mixed {
 /// audible. The mix fades in and out, and ends in a pause of the agent's speech.
 #[derive(Debug)]
 pub struct Mixer {
-    caller: Playout,
+    caller: Playout<FRAME_SAMPLES, Decoder>,
     participants: Vec<Participant>,
     music: Option<Music>,
     output: MixOutput,
@@ -104,7 +103,7 @@ impl Mixer {
     /// A mixer without participants. `profile` is how the mix is encoded for the caller.
     pub fn new(profile: Profile) -> Result<Self, OpusError> {
         Ok(Self {
-            caller: Playout::new()?,
+            caller: Playout::new(Decoder::new(RATE)?),
             participants: Vec::with_capacity(MAX_PARTICIPANTS),
             music: None,
             output: MixOutput::new(profile)?,

@@ -9,19 +9,16 @@
 //! ICE finds a path, DTLS negotiates keys over it, and SRTP encrypts the media with them. Three guards filter the input of
 //! the library's agents, which trust it too early.
 
-mod address;
+pub(crate) mod address;
 mod consent;
 mod dtls;
 mod flight;
 mod ice;
 mod identity;
-mod media;
 mod outbox;
 mod record;
 mod record_guard;
 mod restart;
-mod srtp;
-mod ssrc_guard;
 mod stats;
 mod stun;
 mod stun_guard;
@@ -42,13 +39,14 @@ pub use stun::stun_request_ufrag;
 use consent::ConsentChange;
 use dtls::{Dtls, DtlsEvent, DtlsRole};
 use ice::{Ice, Path, Remote};
-use media::Media;
 use outbox::Outbox;
-use srtp::SrtpKeys;
 
+use crate::audio_terms::Codec;
 use crate::rtcp::is_rtcp;
 use crate::rtp::{RtpHeader, RtpPacket};
+use crate::rtp_session::RtpSession;
 use crate::sdp::{self, Answer, Candidate, Description, LocalDescription, Offer, Setup};
+use crate::srtp::SrtpKeys;
 
 /// Limit for a peer that is never closed. Calls have shorter deadlines of their own.
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
@@ -138,7 +136,7 @@ pub struct Peer {
     next_ice: Option<Box<Ice>>,
     /// Absent until the remote's SDP is known.
     dtls: Option<Dtls>,
-    media: Media,
+    media: RtpSession,
     dropped: Dropped,
     outbox: Outbox,
     events: VecDeque<PeerEvent>,
@@ -328,7 +326,7 @@ impl Peer {
             ice: Ice::new(&options.identity, &options.addresses, options.consent, now)?,
             next_ice: None,
             dtls: None,
-            media: Media::new(options.ssrc, now),
+            media: RtpSession::new(options.ssrc, Codec::Opus.clock_hz(), now),
             dropped: Dropped::default(),
             outbox: Outbox::default(),
             events: VecDeque::new(),
@@ -367,7 +365,7 @@ impl Peer {
         let transport = Remote { ufrag: &remote.ufrag, pwd: &remote.pwd, is_lite: remote.ice_lite };
         self.ice.start(&self.identity, transport, &candidates, we_offered, now)?;
         self.dtls = Some(dtls);
-        self.media.negotiate(remote);
+        self.media.negotiate(remote.telephone_event, remote.direction.receives());
         self.give_up_at = now + CONNECT_WITHIN;
         self.deadline = self.next_deadline();
         Ok(())

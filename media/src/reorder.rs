@@ -52,7 +52,7 @@ pub enum Slot {
     Packet {
         /// 48 kHz ticks.
         timestamp: u32,
-        /// One Opus packet, known to be well formed.
+        /// One Opus packet, known to be well formed; or what was [pushed with its duration](Reorder::push_lasting).
         payload: Bytes,
     },
     /// Audio that was sent and did not arrive in time.
@@ -145,6 +145,16 @@ impl Reorder {
             }
         };
         self.hold(sequence, content, now);
+    }
+
+    /// Takes one packet of another codec, which lasts `duration` and has no FEC. Times are in 48 kHz ticks.
+    pub fn push_lasting(&mut self, sequence: u16, timestamp: u32, payload: Bytes, duration: u32, now: Instant) {
+        self.hold(sequence, Content::Sound { timestamp, payload, duration, has_fec: false }, now);
+    }
+
+    /// Waits `wait` for the packets of each gap from now on.
+    pub fn set_wait(&mut self, wait: Duration) {
+        self.wait = wait;
     }
 
     /// Marks a sequence number as arrived without audio: a telephone-event (RFC 4733) shares the numbers.

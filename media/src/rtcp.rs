@@ -106,6 +106,12 @@ pub fn write_report(ssrc: u32, cname: &str, sender: Option<&SenderInfo>, block: 
     bytes
 }
 
+/// Appends a BYE.
+fn write_goodbye(compound: &mut Vec<u8>, ssrc: u32) {
+    compound.extend([0x81, GOODBYE, 0, 1]);
+    compound.extend(ssrc.to_be_bytes());
+}
+
 /// Reads a compound packet part by part, up to the first malformed one.
 pub fn read_compound(compound: &[u8]) -> impl Iterator<Item = RtcpPart<'_>> {
     let mut rest = compound;

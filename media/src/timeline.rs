@@ -46,7 +46,7 @@ impl Timeline {
         self.next_lasting(TICKS_PER_FRAME, talking)
     }
 
-    /// The stamp of a packet that lasts this many 48 kHz ticks.
+    /// The stamp of a packet that lasts this many ticks of the line's clock.
     pub fn next_lasting(&mut self, ticks: u32, talking: bool) -> Stamp {
         let stamp = Stamp {
             ssrc: self.ssrc,
@@ -69,6 +69,12 @@ impl Timeline {
             return;
         }
         self.timestamp = self.timestamp.wrapping_add(TICKS_PER_FRAME.wrapping_mul(frames));
+        self.talking = false;
+    }
+
+    /// Passes over `ticks` of the line's clock in which nothing was sent; see [`skip`](Self::skip).
+    pub fn skip_ticks(&mut self, ticks: u32) {
+        self.timestamp = self.timestamp.wrapping_add(ticks);
         self.talking = false;
     }
 

@@ -1,6 +1,7 @@
 //! Sum: several frames added, without wrapping around.
 
 use crate::opus::SampleRate;
+use crate::playout::power;
 
 /// All mixing happens at the bandwidth of a WhatsApp call.
 pub(super) const RATE: SampleRate = SampleRate::Hz16000;
@@ -52,11 +53,6 @@ fn limit(sum: i32) -> i16 {
 /// Whether somebody speaks in this frame.
 pub(super) fn is_loud(frame: &Frame) -> bool {
     power(frame) > LOUD_POWER
-}
-
-/// The mean square.
-pub(super) fn power(frame: &[i16]) -> i64 {
-    frame.iter().map(|sample| i64::from(*sample).pow(2)).sum::<i64>() / frame.len().max(1) as i64
 }
 
 #[cfg(test)]

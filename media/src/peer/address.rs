@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 ///
 /// Otherwise an SDP could make this machine probe its own network. Multicast, broadcast and unspecified addresses are
 /// never sent to; private ones only if the operator allows it.
-pub(super) fn is_allowed(address: SocketAddr, allow_private: bool) -> bool {
+pub(crate) fn is_allowed(address: SocketAddr, allow_private: bool) -> bool {
     let ip = address.ip().to_canonical();
     let reachable = match ip {
         IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),

@@ -22,9 +22,9 @@ use super::identity::fingerprint_of;
 use super::outbox::Outbox;
 use super::record::{ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, renumber};
 use super::record_guard::RecordGuard;
-use super::srtp::SrtpKeys;
 use super::{CloseReason, Identity, PeerError};
 use crate::sdp::Fingerprint;
+use crate::srtp::SrtpKeys;
 
 /// The endpoint wants one address per association; ICE decides where datagrams really go.
 const TUNNEL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);

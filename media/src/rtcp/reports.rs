@@ -2,19 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{NtpTime, ReportBlock, RtcpPart, SenderInfo, read_compound, to_short, write_report};
+use super::{NtpTime, ReportBlock, RtcpPart, SenderInfo, read_compound, to_short, write_goodbye, write_report};
 use crate::rtp::{FIXED_HEADER_BYTES, RtpHeader};
 use crate::sdp::CNAME;
 
 /// Often enough for NATs and statistics; RFC 3550 §6.2 asks for no more.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
-/// Opus is timed at 48 kHz whatever it carries (RFC 7587 §4.1).
-const TICKS_PER_SECOND: u64 = 48_000;
 
 /// Counters of one session's packets.
 pub(crate) struct Reports {
     ssrc: u32,
-    started: Instant,
+    clock: Clock,
     /// The DTMF type: such packets share a timestamp, so their arrival says nothing about jitter.
     telephone_event: Option<u8>,
     sent: Sent,
@@ -27,12 +25,19 @@ pub(crate) struct Reports {
     due: Option<Instant>,
 }
 
+/// Arrival times in ticks of the RTP timestamps.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    started: Instant,
+    hz: u64,
+}
+
 /// The remote's latest report on our packets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heard {
     pub lost: i32,
     pub fraction_lost: u8,
-    pub jitter: u32,
+    pub jitter: Duration,
     pub round_trip: Option<Duration>,
 }
 
@@ -48,17 +53,13 @@ impl Heard {
     pub fn loss_percent(self) -> u8 {
         u8::try_from(u32::from(self.fraction_lost) * 100 / 256).unwrap_or(100)
     }
-
-    pub fn jitter(self) -> Duration {
-        duration(self.jitter)
-    }
 }
 
 impl Reports {
-    pub fn new(ssrc: u32, now: Instant) -> Reports {
+    pub fn new(ssrc: u32, clock_hz: u32, now: Instant) -> Reports {
         Reports {
             ssrc,
-            started: now,
+            clock: Clock { started: now, hz: u64::from(clock_hz.max(1)) },
             telephone_event: None,
             sent: Sent::default(),
             reception: None,
@@ -96,11 +97,11 @@ impl Reports {
         let timed = self.telephone_event != Some(header.payload_type);
         match &mut self.reception {
             Some(reception) if reception.ssrc == header.ssrc => {
-                reception.received(header, timed, now, self.started);
+                reception.received(header, timed, now, self.clock);
             }
             reception => {
                 self.lost_before += reception.as_ref().map_or(0, Reception::lost);
-                *reception = Some(Reception::new(header, now, self.started));
+                *reception = Some(Reception::new(header, now, self.clock));
             }
         }
     }
@@ -137,6 +138,16 @@ impl Reports {
         Some(write_report(self.ssrc, CNAME, sender.as_ref(), block.as_ref()))
     }
 
+    /// A last report with the goodbye, if anything was sent (RFC 3550 §6.3.7).
+    pub fn goodbye(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.sent.last?;
+        let sender = self.sender_info(now);
+        let block = self.reception.as_mut().map(|reception| reception.report(now));
+        let mut compound = write_report(self.ssrc, CNAME, sender.as_ref(), block.as_ref());
+        write_goodbye(&mut compound, self.ssrc);
+        Some(compound)
+    }
+
     pub fn packets_out(&self) -> u64 {
         self.sent.packets
     }
@@ -151,7 +162,7 @@ impl Reports {
     }
 
     pub fn jitter(&self) -> Duration {
-        duration(self.reception.as_ref().map_or(0, Reception::jitter))
+        self.clock.duration(self.reception.as_ref().map_or(0, Reception::jitter))
     }
 
     pub fn remote_ssrc(&self) -> Option<u32> {
@@ -164,7 +175,7 @@ impl Reports {
         self.heard = Some(Heard {
             lost: block.lost,
             fraction_lost: block.fraction_lost,
-            jitter: block.jitter,
+            jitter: self.clock.duration(block.jitter),
             round_trip: block.round_trip(self.ntp(now)).or(known),
         });
     }
@@ -178,7 +189,7 @@ impl Reports {
         self.sent.reported = self.sent.packets;
         Some(SenderInfo {
             ntp: self.ntp(now),
-            timestamp: timestamp.wrapping_add(ticks(now.saturating_duration_since(at))),
+            timestamp: timestamp.wrapping_add(self.clock.ticks(now.saturating_duration_since(at))),
             // The counters wrap by design.
             packets: (self.sent.packets & 0xffff_ffff) as u32,
             bytes: (self.sent.bytes & 0xffff_ffff) as u32,
@@ -186,7 +197,7 @@ impl Reports {
     }
 
     fn ntp(&self, now: Instant) -> NtpTime {
-        NtpTime::after(now.saturating_duration_since(self.started))
+        NtpTime::after(now.saturating_duration_since(self.clock.started))
     }
 }
 
@@ -205,7 +216,7 @@ struct Reception {
 }
 
 impl Reception {
-    fn new(header: RtpHeader, now: Instant, started: Instant) -> Reception {
+    fn new(header: RtpHeader, now: Instant, clock: Clock) -> Reception {
         let sequence = i64::from(header.sequence);
         Reception {
             ssrc: header.ssrc,
@@ -213,23 +224,23 @@ impl Reception {
             highest: sequence,
             packets: 1,
             reported: (0, 0),
-            transit: transit(header, now, started),
+            transit: clock.transit(header, now),
             jitter_16: 0,
             sender_report: None,
         }
     }
 
-    fn received(&mut self, header: RtpHeader, timed: bool, now: Instant, started: Instant) {
+    fn received(&mut self, header: RtpHeader, timed: bool, now: Instant, clock: Clock) {
         self.packets += 1;
         // The step from the highest number, short way round.
         let step = header.sequence.wrapping_sub((self.highest & 0xffff) as u16).cast_signed();
         self.highest = self.highest.max(self.highest + i64::from(step));
         if timed {
-            let transit = transit(header, now, started);
+            let transit = clock.transit(header, now);
             let change = transit.wrapping_sub(self.transit).cast_signed().unsigned_abs();
             self.transit = transit;
             // A jump of more than 10 s is a new timeline, not jitter.
-            if change < 480_000 {
+            if u64::from(change) < 10 * clock.hz {
                 self.jitter_16 = self.jitter_16 + change - ((self.jitter_16 + 8) >> 4);
             }
         }
@@ -268,20 +279,21 @@ impl Reception {
     }
 }
 
-/// How much later a packet arrived than its timestamp says, in ticks from an arbitrary zero.
-fn transit(header: RtpHeader, now: Instant, started: Instant) -> u32 {
-    ticks(now.saturating_duration_since(started)).wrapping_sub(header.timestamp)
-}
+impl Clock {
+    /// How much later a packet arrived than its timestamp says, in ticks from an arbitrary zero.
+    fn transit(self, header: RtpHeader, now: Instant) -> u32 {
+        self.ticks(now.saturating_duration_since(self.started)).wrapping_sub(header.timestamp)
+    }
 
-fn duration(ticks: u32) -> Duration {
-    Duration::from_nanos(u64::from(ticks) * 1_000_000_000 / TICKS_PER_SECOND)
-}
+    fn duration(self, ticks: u32) -> Duration {
+        Duration::from_nanos(u64::from(ticks) * 1_000_000_000 / self.hz)
+    }
 
-/// RTP time wraps by design.
-fn ticks(elapsed: Duration) -> u32 {
-    let ticks =
-        elapsed.as_secs() * TICKS_PER_SECOND + u64::from(elapsed.subsec_nanos()) * TICKS_PER_SECOND / 1_000_000_000;
-    (ticks & 0xffff_ffff) as u32
+    /// RTP time wraps by design.
+    fn ticks(self, elapsed: Duration) -> u32 {
+        let ticks = elapsed.as_secs() * self.hz + u64::from(elapsed.subsec_nanos()) * self.hz / 1_000_000_000;
+        (ticks & 0xffff_ffff) as u32
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +313,7 @@ mod tests {
     #[test]
     fn losses_are_counted_across_the_wrap_and_late_packets_taken_off() {
         let start = Instant::now();
-        let mut reports = Reports::new(1, start);
+        let mut reports = Reports::new(1, 48_000, start);
         for number in (0..100).filter(|number| number % 10 != 5) {
             let (header, at) = frame(start, number);
             reports.received(header, 60, at);
@@ -317,7 +329,7 @@ mod tests {
     #[test]
     fn a_second_sender_does_not_look_like_loss() {
         let start = Instant::now();
-        let mut reports = Reports::new(1, start);
+        let mut reports = Reports::new(1, 48_000, start);
         reports.received(header(10, 0), 60, start);
         reports.received(header(12, 1920), 60, start);
         reports.received(RtpHeader { ssrc: 8, ..header(40_000, 5) }, 60, start);
@@ -328,7 +340,7 @@ mod tests {
     #[test]
     fn nothing_is_reported_before_the_first_packet_is_sent() {
         let start = Instant::now();
-        let mut reports = Reports::new(1, start);
+        let mut reports = Reports::new(1, 48_000, start);
         let (received, at) = frame(start, 0);
         reports.received(received, 60, at);
         assert_eq!(reports.poll_timeout(), None);
@@ -348,7 +360,7 @@ mod tests {
     #[test]
     fn a_silent_sender_reports_as_a_receiver() {
         let start = Instant::now();
-        let mut reports = Reports::new(1, start);
+        let mut reports = Reports::new(1, 48_000, start);
         reports.sent(header(0, 0), 8, start);
         reports.begin(start);
         assert!(reports.handle_timeout(start + Duration::from_secs(5)).is_some());

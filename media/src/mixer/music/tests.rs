@@ -1,7 +1,7 @@
 //! The levels of music under speech, and the times in which they change.
 
 use super::*;
-use crate::mixer::sum::power;
+use crate::playout::power;
 use std::f64::consts::TAU;
 
 #[test]

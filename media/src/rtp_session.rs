@@ -1,4 +1,4 @@
-//! Media: the RTP and RTCP of one connection, encrypted, counted and reported on.
+//! RtpSession: the RTP and RTCP of one transport, encrypted or plain, counted and reported on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,46 +7,75 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use rtc_crypto::RTCCryptoProvider;
 
-use super::srtp::{Srtp, SrtpKeys};
-use super::ssrc_guard::Refused;
-use super::{Dropped, PeerStats};
+use crate::peer::{Dropped, PeerStats};
 use crate::rtcp::Reports;
 use crate::rtp::{self, RtpHeader, RtpPacket};
-use crate::sdp::Description;
+use crate::srtp::{Refused, Srtp, SrtpKeys};
 
-pub(super) struct Media {
-    /// Present while connected, with the name of its profile.
-    srtp: Option<(Srtp, &'static str)>,
+pub(crate) struct RtpSession {
+    /// Present while media can flow.
+    protection: Option<Protection>,
     reports: Reports,
     /// Whether the remote's SDP wants our audio.
     remote_receives: bool,
     heard_at: Option<Instant>,
 }
 
-impl Media {
-    pub fn new(ssrc: u32, now: Instant) -> Media {
-        Media { srtp: None, reports: Reports::new(ssrc, now), remote_receives: true, heard_at: None }
+/// How packets are protected.
+enum Protection {
+    /// Not at all: RTP/AVP.
+    Plain,
+    Srtp {
+        srtp: Box<Srtp>,
+        /// The profile's name.
+        profile: &'static str,
+    },
+}
+
+impl RtpSession {
+    /// A session whose timestamps count `clock_hz` ticks a second.
+    pub fn new(ssrc: u32, clock_hz: u32, now: Instant) -> Self {
+        Self { protection: None, reports: Reports::new(ssrc, clock_hz, now), remote_receives: true, heard_at: None }
     }
 
-    /// The remote's SDP is known.
-    pub fn negotiate(&mut self, remote: &Description) {
-        self.reports.set_telephone_event(remote.telephone_event);
-        self.remote_receives = remote.direction.receives();
+    /// The remote's SDP is known: the payload type of its telephone-events, and whether it receives audio.
+    pub fn negotiate(&mut self, telephone_event: Option<u8>, remote_receives: bool) {
+        self.reports.set_telephone_event(telephone_event);
+        self.remote_receives = remote_receives;
     }
 
     /// The keys are agreed on. Returns false if they cannot be used.
     pub fn connect(&mut self, keys: &SrtpKeys, crypto: Arc<dyn RTCCryptoProvider>) -> bool {
-        self.srtp = Srtp::new(keys, crypto).map(|srtp| (srtp, keys.profile_name()));
+        self.protection =
+            Srtp::new(keys, crypto).map(|srtp| Protection::Srtp { srtp: Box::new(srtp), profile: keys.profile_name() });
         self.is_connected()
+    }
+
+    /// Packets are not encrypted.
+    pub fn connect_plain(&mut self) {
+        self.protection = Some(Protection::Plain);
+    }
+
+    /// Lets `change` replace keys. Returns false if there are none, or they cannot be replaced.
+    pub fn rekey(&mut self, change: impl FnOnce(&mut Srtp) -> Option<()>) -> bool {
+        match &mut self.protection {
+            Some(Protection::Srtp { srtp, .. }) => change(srtp).is_some(),
+            Some(Protection::Plain) | None => false,
+        }
     }
 
     /// The connection is over.
     pub fn disconnect(&mut self) {
-        self.srtp = None;
+        self.protection = None;
     }
 
     pub fn is_connected(&self) -> bool {
-        self.srtp.is_some()
+        self.protection.is_some()
+    }
+
+    /// Whether the remote's SDP wants our audio.
+    pub fn remote_receives(&self) -> bool {
+        self.remote_receives
     }
 
     /// When RTP or RTCP of the remote last arrived.
@@ -63,7 +92,7 @@ impl Media {
         now: Instant,
         dropped: &mut Dropped,
     ) -> Option<RtpPacket> {
-        let packet = self.open(dropped, |srtp| srtp.unprotect_rtp(header, header_length, datagram))?;
+        let packet = self.open(dropped, datagram, |srtp| srtp.unprotect_rtp(header, header_length, datagram))?;
         self.heard_at = Some(now);
         self.reports.received(header, packet.len(), now);
         let Some(padding) = rtp::padding(&packet, header_length) else {
@@ -79,7 +108,7 @@ impl Media {
 
     /// Decrypts and reads a compound RTCP packet.
     pub fn receive_rtcp(&mut self, datagram: &[u8], now: Instant, dropped: &mut Dropped) {
-        if let Some(compound) = self.open(dropped, |srtp| srtp.unprotect_rtcp(datagram)) {
+        if let Some(compound) = self.open(dropped, datagram, |srtp| srtp.unprotect_rtcp(datagram)) {
             self.heard_at = Some(now);
             self.reports.read(&compound, now);
         }
@@ -87,8 +116,10 @@ impl Media {
 
     /// Encrypts an RTP packet. None before connected, and for a remote that wants no audio.
     pub fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<BytesMut> {
-        let (srtp, _) = self.srtp.as_mut().filter(|_| self.remote_receives)?;
-        let data = srtp.protect_rtp(header, payload)?;
+        let data = match self.protection.as_mut().filter(|_| self.remote_receives)? {
+            Protection::Srtp { srtp, .. } => srtp.protect_rtp(header, payload)?,
+            Protection::Plain => plain_rtp(header, payload),
+        };
         self.reports.sent(header, payload.len(), now);
         Some(data)
     }
@@ -105,9 +136,24 @@ impl Media {
 
     /// The encrypted report that is due, if one is.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<BytesMut> {
-        let (srtp, _) = self.srtp.as_mut()?;
+        if !self.is_connected() {
+            return None;
+        }
         let report = self.reports.handle_timeout(now)?;
-        srtp.protect_rtcp(&report)
+        self.protect_rtcp(&report)
+    }
+
+    /// A last report and the goodbye, if anything was sent.
+    pub fn goodbye(&mut self, now: Instant) -> Option<BytesMut> {
+        let goodbye = self.reports.goodbye(now)?;
+        self.protect_rtcp(&goodbye)
+    }
+
+    fn protect_rtcp(&mut self, compound: &[u8]) -> Option<BytesMut> {
+        match self.protection.as_mut()? {
+            Protection::Srtp { srtp, .. } => srtp.protect_rtcp(compound),
+            Protection::Plain => Some(BytesMut::from(compound)),
+        }
     }
 
     /// `check_round_trip` is used until the remote has reported one.
@@ -127,11 +173,14 @@ impl Media {
             jitter: self.reports.jitter(),
             remote_lost: heard.map(|heard| heard.lost.into()),
             remote_loss_percent: heard.map_or(0, |heard| heard.loss_percent()),
-            remote_jitter: heard.map_or(Duration::ZERO, |heard| heard.jitter()),
+            remote_jitter: heard.map_or(Duration::ZERO, |heard| heard.jitter),
             round_trip: heard.and_then(|heard| heard.round_trip).or(check_round_trip),
             remote_ssrc: self.reports.remote_ssrc(),
             path,
-            srtp_profile: self.srtp.as_ref().map(|(_, name)| *name),
+            srtp_profile: self.protection.as_ref().and_then(|protection| match protection {
+                Protection::Srtp { profile, .. } => Some(*profile),
+                Protection::Plain => None,
+            }),
             dropped,
         }
     }
@@ -140,9 +189,13 @@ impl Media {
     fn open(
         &mut self,
         dropped: &mut Dropped,
+        datagram: &[u8],
         open: impl FnOnce(&mut Srtp) -> Result<BytesMut, Refused>,
     ) -> Option<BytesMut> {
-        let (srtp, _) = self.srtp.as_mut()?;
+        let srtp = match self.protection.as_mut()? {
+            Protection::Srtp { srtp, .. } => srtp,
+            Protection::Plain => return Some(BytesMut::from(datagram)),
+        };
         let refused = match open(srtp) {
             Ok(packet) => return Some(packet),
             Err(refused) => refused,
@@ -154,4 +207,11 @@ impl Media {
         }
         None
     }
+}
+
+fn plain_rtp(header: RtpHeader, payload: &[u8]) -> BytesMut {
+    let mut packet = BytesMut::with_capacity(rtp::FIXED_HEADER_BYTES + payload.len());
+    packet.extend_from_slice(&header.to_bytes());
+    packet.extend_from_slice(payload);
+    packet
 }

@@ -1,4 +1,4 @@
-//! Guard 3: a sender gets memory only after one of its packets has authenticated.
+//! A sender gets memory only after one of its packets has authenticated.
 //!
 //! The SRTP context makes a record for every SSRC it is asked about, before it checks anything, and
 //! keeps it forever: a million forged packets would cost 200 MB. So each sender has a context of its
@@ -16,7 +16,7 @@ use rtc_srtp::context::Context;
 use rtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
 use rtc_srtp::protection_profile::ProtectionProfile;
 
-use super::srtp::SrtpKeys;
+use super::SrtpKeys;
 
 /// A call has one sender at a time; hold, resume and another device bring a few more.
 const MOST_SENDERS: usize = 8;
@@ -27,7 +27,7 @@ const REPLAY_WINDOW: usize = 64;
 
 /// Why a packet was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// Its authentication tag is wrong.
     Unauthenticated,
     /// It was received before, or is too old to tell.

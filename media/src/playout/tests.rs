@@ -1,7 +1,11 @@
 //! A caller over bad networks and with another clock, heard on the tick.
 
 use super::*;
-use crate::opus::{Encoder, Profile};
+
+const RATE: SampleRate = SampleRate::Hz16000;
+const FRAME_SAMPLES: usize = 320;
+const BLEND_SAMPLES: usize = FRAME_SAMPLES / BLEND;
+use crate::opus::{Decoder, Encoder, Profile};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::f64::consts::TAU;
@@ -11,7 +15,7 @@ use std::f64::consts::TAU;
 fn another_clock_is_absorbed_in_the_pauses() {
     for parts_per_million in [-200.0, 200.0] {
         let talk = packets(&sentences(250));
-        let (mut playout, mut sent, mut dry) = (Playout::new().unwrap(), 0_usize, 0);
+        let (mut playout, mut sent, mut dry) = (playout(), 0_usize, 0);
         let (mut least, mut most) = (usize::MAX, 0);
         for tick in 0..30_000 {
             let due = (f64::from(tick) * (1.0 + parts_per_million / 1e6) + 0.3) as usize;
@@ -34,7 +38,7 @@ fn another_clock_is_absorbed_in_the_pauses() {
 #[test]
 fn what_comes_in_time_is_played_as_it_was_said() {
     let sound = sentences(100);
-    let mut playout = Playout::new().unwrap();
+    let mut playout = playout();
     let mut decoder = Decoder::new(RATE).unwrap();
     let (mut heard, mut said) = (Vec::new(), Vec::new());
     for slot in packets(&sound) {
@@ -45,7 +49,7 @@ fn what_comes_in_time_is_played_as_it_was_said() {
     }
     // The reserve of two frames is there at the second tick, so what is heard is one frame late.
     let late = FRAME_SAMPLES;
-    assert_eq!(heard[late + BLEND..], said[BLEND..said.len() - late]);
+    assert_eq!(heard[late + BLEND_SAMPLES..], said[BLEND_SAMPLES..said.len() - late]);
 }
 
 #[test]
@@ -61,7 +65,7 @@ fn jitter_costs_delay_and_then_nothing() {
             arrival
         })
         .collect();
-    let (mut playout, mut next, mut late) = (Playout::new().unwrap(), 0, [0, 0]);
+    let (mut playout, mut next, mut late) = (playout(), 0, [0, 0]);
     for tick in 0..talk.len() as u64 {
         while next < talk.len() && arrivals[next] <= tick * 20 {
             playout.push(&talk[next]);
@@ -69,7 +73,7 @@ fn jitter_costs_delay_and_then_nothing() {
         }
         playout.play();
         late[usize::from(tick > 1500)] += u32::from(matches!(playout.stage, Stage::Dry { .. }));
-        assert!(playout.ring.len() <= playout.reserve + BURST);
+        assert!(playout.ring.len() <= playout.reserve + BURST * FRAME_SAMPLES);
     }
     println!("seed {seed}: {late:?} frames late in each half, {} samples wait", playout.ring.len());
     assert!(late[0] <= 10 && late[1] <= 10, "{late:?}");
@@ -79,7 +83,7 @@ fn jitter_costs_delay_and_then_nothing() {
 #[test]
 fn losses_leave_no_hole() {
     let talk = packets(&tone(440.0, 300));
-    let mut playout = Playout::new().unwrap();
+    let mut playout = playout();
     for (index, slot) in talk.iter().enumerate() {
         match index % 10 {
             5 => {
@@ -100,7 +104,7 @@ fn losses_leave_no_hole() {
 /// The pause is named only when the next packet comes, and has been given as silence by then.
 #[test]
 fn dtx_pauses_are_no_delay_and_no_click() {
-    let mut playout = Playout::new().unwrap();
+    let mut playout = playout();
     let mut encoder = Encoder::new(RATE, Profile::Eco).unwrap();
     let mut largest_step = 0;
     let mut last = 0_i16;
@@ -119,7 +123,7 @@ fn dtx_pauses_are_no_delay_and_no_click() {
         assert!(playout.ring.len() <= 3 * FRAME_SAMPLES, "round {round}: {}", playout.ring.len());
     }
     println!("largest step {largest_step}");
-    assert_eq!(playout.reserve, FIRST_RESERVE, "a pause is not lateness");
+    assert_eq!(playout.reserve, FIRST_RESERVE * FRAME_SAMPLES, "a pause is not lateness");
     // A full tone of 440 Hz moves 1382 from sample to sample.
     assert!(largest_step < 2600, "{largest_step}");
 }
@@ -127,7 +131,7 @@ fn dtx_pauses_are_no_delay_and_no_click() {
 #[test]
 fn a_stalled_network_leaves_no_lasting_delay() {
     let talk = packets(&tone(440.0, 400));
-    let mut playout = Playout::new().unwrap();
+    let mut playout = playout();
     let mut next = 0;
     for tick in 0..talk.len() {
         let stalled = (100..120).contains(&tick);
@@ -136,7 +140,7 @@ fn a_stalled_network_leaves_no_lasting_delay() {
             next += 1;
         }
         playout.play();
-        assert!(playout.ring.len() <= playout.reserve + BURST);
+        assert!(playout.ring.len() <= playout.reserve + BURST * FRAME_SAMPLES);
     }
     assert!(playout.ring.len() <= 4 * FRAME_SAMPLES, "{}", playout.ring.len());
 }
@@ -144,7 +148,7 @@ fn a_stalled_network_leaves_no_lasting_delay() {
 #[test]
 fn the_ring_asks_for_no_memory() {
     let talk = packets(&sentences(100));
-    let mut playout = Playout::new().unwrap();
+    let mut playout = playout();
     let room = (playout.ring.capacity(), playout.decoded.capacity());
     for round in 0..50 {
         for slot in &talk[..round] {
@@ -164,7 +168,7 @@ proptest! {
     fn any_slots_at_any_time_stay_in_bounds(
         steps in prop::collection::vec((0u8..8, any::<u32>(), prop::collection::vec(any::<u8>(), 0..60)), 0..200),
     ) {
-        let mut playout = Playout::new().unwrap();
+        let mut playout = playout();
         for (kind, duration, bytes) in steps {
             match kind {
                 0 => playout.push(&Slot::Lost { timestamp: 0, duration, next: Some(bytes.into()) }),
@@ -172,8 +176,8 @@ proptest! {
                 2..5 => playout.push(&Slot::Packet { timestamp: 0, payload: bytes.into() }),
                 _ => drop(playout.play()),
             }
-            prop_assert!(playout.ring.len() <= playout.reserve + BURST);
-            prop_assert!(playout.ring.capacity() <= 2 * RING);
+            prop_assert!(playout.ring.len() <= playout.reserve + BURST * FRAME_SAMPLES);
+            prop_assert!(playout.ring.capacity() <= 2 * RING * FRAME_SAMPLES);
         }
     }
 }
@@ -215,9 +219,13 @@ fn sentences(frames: usize) -> Vec<i16> {
     sound
 }
 
-fn step_in(frame: &Frame, last: &mut i16, largest: &mut u16) {
+fn step_in(frame: &[i16; FRAME_SAMPLES], last: &mut i16, largest: &mut u16) {
     for sample in frame {
         *largest = (*largest).max(sample.abs_diff(*last));
         *last = *sample;
     }
+}
+
+fn playout() -> Playout<FRAME_SAMPLES, Decoder> {
+    Playout::new(Decoder::new(RATE).unwrap())
 }

@@ -1,4 +1,6 @@
-//! SRTP (RFC 3711, RFC 7714): protecting and unprotecting packets with the keys of the handshake.
+//! SRTP (RFC 3711, RFC 7714): protecting and unprotecting packets with the keys of a DTLS handshake or of an SDP.
+
+mod ssrc_guard;
 
 use std::sync::Arc;
 
@@ -11,17 +13,27 @@ use rtc_srtp::config::{Config, LABEL_EXTRACTOR_DTLS_SRTP, SessionKeys};
 use rtc_srtp::context::Context;
 use rtc_srtp::protection_profile::ProtectionProfile;
 
-use super::ssrc_guard::{Refused, SsrcGuard};
 use crate::rtp::{FIXED_HEADER_BYTES, RtpHeader};
+use crate::sdp::phone::{CryptoSuite, SdesKeys};
+pub(crate) use ssrc_guard::Refused;
+use ssrc_guard::SsrcGuard;
 
-/// The result of a finished handshake: the profile and the keys of both directions.
-pub(super) struct SrtpKeys {
+/// The cryptographic library.
+pub(crate) type CryptoProvider = Arc<dyn RTCCryptoProvider>;
+
+/// The library's default provider; None if it has none.
+pub(crate) fn crypto_provider() -> Option<CryptoProvider> {
+    rtc_crypto::default_provider().ok()
+}
+
+/// The profile and the keys of both directions.
+pub(crate) struct SrtpKeys {
     pub profile: ProtectionProfile,
     pub keys: SessionKeys,
 }
 
 impl SrtpKeys {
-    /// `None` when no profile was agreed on.
+    /// The result of a finished handshake. `None` when no profile was agreed on.
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of profiles, most of which are not offered")]
     pub fn export(state: &State) -> Option<SrtpKeys> {
         let profile = match state.srtp_protection_profile() {
@@ -37,6 +49,23 @@ impl SrtpKeys {
         Some(SrtpKeys { profile, keys: config.keys })
     }
 
+    /// Keys from an SDP. `None` when they have a wrong length.
+    pub fn sdes(keys: &SdesKeys) -> Option<SrtpKeys> {
+        let profile = match keys.suite {
+            CryptoSuite::AesCm128HmacSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            CryptoSuite::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
+            CryptoSuite::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
+        };
+        let (local, remote) = (keys.local.split(keys.suite)?, keys.remote.split(keys.suite)?);
+        let keys = SessionKeys {
+            local_master_key: local.0.to_vec(),
+            local_master_salt: local.1.to_vec(),
+            remote_master_key: remote.0.to_vec(),
+            remote_master_salt: remote.1.to_vec(),
+        };
+        Some(SrtpKeys { profile, keys })
+    }
+
     /// The profile's name in RFC 5764 and RFC 7714.
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of profiles; the only other one exported")]
     pub fn profile_name(&self) -> &'static str {
@@ -49,7 +78,7 @@ impl SrtpKeys {
 }
 
 /// Both directions of one call.
-pub(super) struct Srtp {
+pub(crate) struct Srtp {
     outbound: Context,
     inbound: SsrcGuard,
     /// Reused from packet to packet.
@@ -59,21 +88,24 @@ pub(super) struct Srtp {
 
 impl Srtp {
     pub fn new(keys: &SrtpKeys, crypto: Arc<dyn RTCCryptoProvider>) -> Option<Srtp> {
-        let outbound = Context::new(
-            &keys.keys.local_master_key,
-            &keys.keys.local_master_salt,
-            keys.profile,
-            None,
-            None,
-            crypto.crypto(),
-        )
-        .ok()?;
         Some(Srtp {
-            outbound,
+            outbound: outbound(keys, &crypto)?,
             inbound: SsrcGuard::new(keys, crypto)?,
             header: Header::default(),
             plain: Vec::with_capacity(256),
         })
+    }
+
+    /// Replaces the key of what we send; sequence numbers begin anew for the receiver.
+    pub fn replace_outbound(&mut self, keys: &SrtpKeys, crypto: &Arc<dyn RTCCryptoProvider>) -> Option<()> {
+        self.outbound = outbound(keys, crypto)?;
+        Some(())
+    }
+
+    /// Replaces the key of what we receive, and forgets all senders.
+    pub fn replace_inbound(&mut self, keys: &SrtpKeys, crypto: Arc<dyn RTCCryptoProvider>) -> Option<()> {
+        self.inbound = SsrcGuard::new(keys, crypto)?;
+        Some(())
     }
 
     /// Encrypts an RTP packet.
@@ -105,6 +137,11 @@ impl Srtp {
     pub fn unprotect_rtcp(&mut self, datagram: &[u8]) -> Result<BytesMut, Refused> {
         self.inbound.unprotect_rtcp(datagram)
     }
+}
+
+fn outbound(keys: &SrtpKeys, crypto: &Arc<dyn RTCCryptoProvider>) -> Option<Context> {
+    let SessionKeys { local_master_key, local_master_salt, .. } = &keys.keys;
+    Context::new(local_master_key, local_master_salt, keys.profile, None, None, crypto.crypto()).ok()
 }
 
 /// Fills in what the context needs of a header: SSRC, sequence number and length. Contributors and extensions count as
