@@ -76,6 +76,13 @@ impl PayloadTypes {
 }
 
 impl AudioTerms {
+    /// Whether the remote may send this payload type.
+    pub fn receives(&self, payload_type: u8) -> bool {
+        self.payload_types.receive == payload_type
+            || self.comfort_noise == Some(payload_type)
+            || self.telephone_event.is_some_and(|event| event.payload_types.receive == payload_type)
+    }
+
     /// Opus packets of 20 ms, as WebRTC negotiates them: one payload type for both directions, keys on an 8 kHz clock.
     pub fn webrtc(opus: u8, telephone_event: Option<u8>) -> Self {
         Self {

@@ -10,7 +10,9 @@
 
 pub mod bridge;
 pub mod rtp_leg;
+pub mod phone_leg;
 pub mod peer;
+pub mod plain_rtp;
 mod rtp_session;
 mod srtp;
 pub mod sdp;
@@ -19,6 +21,8 @@ pub mod rtp;
 pub mod rtcp;
 mod allowance;
 mod playout;
+pub mod g711;
+mod concealment;
 pub mod reorder;
 pub mod timeline;
 pub mod dtmf;

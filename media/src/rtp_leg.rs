@@ -25,9 +25,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::audio_terms::AudioTerms;
 use crate::opus::SILENCE;
 use crate::peer::{Peer, PeerError, PeerOptions, PeerStats, Transmit};
-use crate::sdp::{Answer, Fragment};
+use crate::plain_rtp::PlainRtpError;
+use crate::sdp::phone::PhoneTerms;
+use crate::sdp::{Answer, Direction, Fragment};
 use inbound::Inbound;
 use liveness::Liveness;
 use outbound::Outbound;
@@ -40,12 +43,10 @@ pub struct RtpLegOptions {
     pub ssrc: u32,
     /// Random (RFC 3550 §5.1).
     pub first_sequence: u16,
-    /// Random (RFC 3550 §5.1), in 48 kHz ticks.
+    /// Random (RFC 3550 §5.1), in ticks of the codec's clock.
     pub first_timestamp: u32,
-    /// RTP payload type of Opus.
-    pub opus_payload_type: u8,
-    /// RTP payload type of telephone-event; None if it was not negotiated.
-    pub telephone_event_payload_type: Option<u8>,
+    /// Codec and payload types.
+    pub audio: AudioTerms,
     /// Time without RTP and RTCP from the remote until [`RtpLegEvent::MediaSilent`].
     pub silence_warn_after: Duration,
     /// Time without RTP and RTCP from the remote until [`MediaFailure::Silent`], even if it answers connectivity checks. A
@@ -160,8 +161,9 @@ impl RtpLeg {
     /// Takes the remote's answer to our offer; see [`Peer::accept_answer`]. Its payload types hold from then on.
     pub fn accept_answer(&mut self, answer: &Answer, now: Instant) -> Result<(), PeerError> {
         self.transport.peer_mut().ok_or(PeerError::UnexpectedAnswer)?.accept_answer(answer, now)?;
-        self.inbound.set_payload_types(answer.opus.payload_type, answer.telephone_event);
-        self.outbound.set_payload_types(answer.opus.payload_type, answer.telephone_event);
+        let terms = AudioTerms::webrtc(answer.opus.payload_type, answer.telephone_event);
+        self.inbound.follow_terms(&terms);
+        self.outbound.follow(&terms);
         Ok(())
     }
 
@@ -227,6 +229,32 @@ impl RtpLeg {
         if self.outbound.send_key(&mut self.transport, now).is_none() {
             self.outbound.send_packet(&mut self.transport, packet, packet != SILENCE, now);
         }
+    }
+
+    /// Sends one packet of the leg's codec, of any length. While the remote wants no audio time goes on, and no sequence
+    /// number is used up.
+    pub fn send_packet(&mut self, payload: &[u8], talking: bool, now: Instant) {
+        self.outbound.send_packet(&mut self.transport, payload, talking, now);
+    }
+
+    /// Whether a key is being sent or waits.
+    pub fn has_keys(&self) -> bool {
+        self.outbound.has_keys()
+    }
+
+    /// How long a gap in what the remote sends may stay open.
+    pub fn set_reorder_wait(&mut self, wait: Duration) {
+        self.inbound.set_wait(wait);
+    }
+
+    /// Follows a later offer or answer of a SIP phone: another address, hold, other keys and payload types. On an error
+    /// nothing has changed. Silence of a phone that holds the call, or does not send, is no reason to end it.
+    pub fn renegotiate(&mut self, terms: &PhoneTerms, now: Instant) -> Result<(), PlainRtpError> {
+        self.transport.renegotiate(terms, now)?;
+        self.inbound.follow_terms(&terms.audio);
+        self.outbound.follow(&terms.audio);
+        self.liveness.set_held(terms.direction != Direction::SendRecv, now);
+        Ok(())
     }
 
     /// Passes over frames that were not sent in time.

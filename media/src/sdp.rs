@@ -222,6 +222,11 @@ impl Direction {
         matches!(self, Self::SendRecv | Self::RecvOnly)
     }
 
+    /// Whether its writer sends audio.
+    pub fn sends(self) -> bool {
+        matches!(self, Self::SendRecv | Self::SendOnly)
+    }
+
     /// The attribute's name.
     pub fn name(self) -> &'static str {
         match self {

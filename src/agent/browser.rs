@@ -185,7 +185,9 @@ impl<'a> Visit<'a> {
                     let digits = key.digit.to_string();
                     self.port.command(Value::Null, Ok(CallCommand::Sound(SoundCommand::SendDtmf(SendDtmf { digits }))));
                 }
-                Received::Slot(Slot::Lost { .. } | Slot::Quiet { .. }) | Received::Restarted => {}
+                Received::Slot(Slot::Lost { .. } | Slot::Quiet { .. })
+                | Received::Restarted
+                | Received::ComfortNoise { .. } => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, LocalAddress, Peer, PeerOptions};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
@@ -132,8 +133,7 @@ pub(super) fn rtp_leg_options(offer: &Offer, ssrc: u32, silence: Silence) -> Rtp
         ssrc,
         first_sequence: first_sequence(),
         first_timestamp: rand::random(),
-        opus_payload_type: offer.opus.payload_type,
-        telephone_event_payload_type: offer.telephone_event,
+        audio: AudioTerms::webrtc(offer.opus.payload_type, offer.telephone_event),
         silence_warn_after: silence.warn_after,
         silence_end_after: silence.end_after,
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Speaker;
 use patchcord_media::mixer::{self, ParticipantId};
 use patchcord_media::peer::{Consent, Peer, PeerError, PeerOptions};
@@ -179,8 +180,7 @@ fn offered_leg_options(ssrc: u32) -> RtpLegOptions {
         ssrc,
         first_sequence: first_sequence(),
         first_timestamp: rand::random(),
-        opus_payload_type: OFFERED_OPUS,
-        telephone_event_payload_type: Some(OFFERED_TELEPHONE_EVENT),
+        audio: AudioTerms::webrtc(OFFERED_OPUS, Some(OFFERED_TELEPHONE_EVENT)),
         silence_warn_after: SILENCE.warn_after,
         silence_end_after: SILENCE.end_after,
     }

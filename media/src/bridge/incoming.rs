@@ -39,6 +39,8 @@ impl Bridge {
                 }
                 Received::Slot(slot) => self.pass_on(slot, now),
                 Received::Key(key) => self.key_pressed(key, now),
+                // Opus has its own.
+                Received::ComfortNoise { .. } => {}
             }
         }
     }

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 use super::RtpLegOptions;
 use super::keys::KeyInput;
 use crate::allowance::Allowance;
+use crate::audio_terms::{AudioTerms, Codec};
 use crate::dtmf::Key;
+use crate::g711::Law;
 use crate::opus::{FRAME, inspect};
 use crate::reorder::{DEFAULT_WAIT, Reorder, ReorderStats, Slot};
 use crate::rtp::RtpPacket;
@@ -13,20 +17,29 @@ use crate::timeline::duration_of;
 
 /// What a packet without audio costs of the remote's allowance: 200 a second are more than anybody sends.
 const OTHER_PACKET: Duration = Duration::from_millis(5);
+/// Static (RFC 3551 §6): some phones send it without having negotiated it.
+const COMFORT_NOISE: u8 = 13;
+/// 48 kHz ticks in a sample of G.711.
+const TICKS_PER_SAMPLE: u32 = 6;
 
 /// What a leg receives, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// Another sender starts, with another SSRC: later slots have nothing to do with earlier ones.
     Restarted,
-    /// The next audio, or the next gap in it.
+    /// The next audio, or the next gap in it. G.711 is 16-bit little-endian PCM at 8 kHz already.
     Slot(Slot),
+    /// The remote pauses, with comfort noise (RFC 3389) of this level below full scale.
+    ComfortNoise {
+        /// In -dBov, 0 to 127.
+        level: u8,
+    },
     /// A key was pressed and released.
     Key(Key),
 }
 
 pub(super) struct Inbound {
-    opus_payload_type: u8,
+    audio: AudioTerms,
     /// Bounds what a remote that sends faster than real time costs us.
     allowance: Allowance,
     /// Packets beyond the allowance.
@@ -36,46 +49,104 @@ pub(super) struct Inbound {
     ssrc: Option<u32>,
     /// Another sender has just started.
     has_restarted: bool,
+    comfort_noise: Option<u8>,
     keys: KeyInput,
 }
 
 impl Inbound {
     pub fn new(options: &RtpLegOptions, now: Instant) -> Self {
         Self {
-            opus_payload_type: options.opus_payload_type,
+            audio: options.audio,
             allowance: Allowance::new(now),
             excess: 0,
             reorder: Reorder::new(DEFAULT_WAIT),
             ssrc: None,
             has_restarted: false,
-            keys: KeyInput::new(options.telephone_event_payload_type),
+            comfort_noise: None,
+            keys: KeyInput::new(&options.audio),
         }
     }
 
-    pub fn set_payload_types(&mut self, opus: u8, telephone_event: Option<u8>) {
-        self.opus_payload_type = opus;
-        self.keys.set_payload_type(telephone_event);
+    /// Follows other payload types.
+    pub fn follow_terms(&mut self, terms: &AudioTerms) {
+        if self.audio.telephone_event != terms.telephone_event {
+            self.keys = KeyInput::new(terms);
+        }
+        self.audio = *terms;
+    }
+
+    /// How long gaps may stay open.
+    pub fn set_wait(&mut self, wait: Duration) {
+        self.reorder.set_wait(wait);
     }
 
     pub fn push(&mut self, packet: RtpPacket, now: Instant) {
-        let is_audio = packet.payload_type == self.opus_payload_type;
-        let cost = match is_audio {
-            true => inspect(&packet.payload).map_or(FRAME, |facts| duration_of(facts.duration)),
-            false => OTHER_PACKET,
-        };
-        if !self.allowance.spend(cost, now) {
-            self.excess += 1;
-            return;
+        match self.audio.codec {
+            Codec::Opus if packet.payload_type == self.audio.payload_types.receive => self.push_opus(packet, now),
+            Codec::Pcmu | Codec::Pcma => match self.law_of(packet.payload_type) {
+                Some(law) => self.push_g711(law, &packet, now),
+                None => self.push_other(&packet, now),
+            },
+            Codec::Opus => self.push_other(&packet, now),
         }
-        if is_audio {
+    }
+
+    /// Both laws have static payload types (RFC 3551 §6), and some phones change between them.
+    fn law_of(&self, payload_type: u8) -> Option<Law> {
+        let law = |codec| match codec {
+            Codec::Pcmu => Some(Law::Mu),
+            Codec::Pcma => Some(Law::A),
+            Codec::Opus => None,
+        };
+        match payload_type {
+            number if number == self.audio.payload_types.receive => law(self.audio.codec),
+            0 => Some(Law::Mu),
+            8 => Some(Law::A),
+            _ => None,
+        }
+    }
+
+    fn push_opus(&mut self, packet: RtpPacket, now: Instant) {
+        let length = inspect(&packet.payload).map_or(FRAME, |facts| duration_of(facts.duration));
+        if self.is_allowed(length, now) {
             self.follow(packet.ssrc);
             self.reorder.push(packet.sequence, packet.timestamp, packet.payload, now);
+        }
+    }
+
+    /// Timestamps of 8 kHz become 48 kHz ticks. Both wrap, and so does their product: differences stay right.
+    fn push_g711(&mut self, law: Law, packet: &RtpPacket, now: Instant) {
+        let ticks = TICKS_PER_SAMPLE * u32::try_from(packet.payload.len()).unwrap_or(0);
+        if !self.is_allowed(duration_of(ticks).max(OTHER_PACKET), now) {
+            return;
+        }
+        self.follow(packet.ssrc);
+        if packet.payload.is_empty() {
+            return self.reorder.skip(packet.sequence, now);
+        }
+        let timestamp = packet.timestamp.wrapping_mul(TICKS_PER_SAMPLE);
+        self.reorder.push_lasting(packet.sequence, timestamp, pcm(law, &packet.payload), ticks, now);
+    }
+
+    fn push_other(&mut self, packet: &RtpPacket, now: Instant) {
+        if !self.is_allowed(OTHER_PACKET, now) {
             return;
         }
         if self.ssrc == Some(packet.ssrc) {
             self.reorder.skip(packet.sequence, now);
         }
-        self.keys.push(&packet, now);
+        let is_g711 = self.audio.codec != Codec::Opus;
+        if self.audio.comfort_noise == Some(packet.payload_type) || (is_g711 && packet.payload_type == COMFORT_NOISE) {
+            self.comfort_noise = packet.payload.first().map(|level| level & 0x7f);
+        } else {
+            self.keys.push(packet, now);
+        }
+    }
+
+    fn is_allowed(&mut self, audio: Duration, now: Instant) -> bool {
+        let is_allowed = self.allowance.spend(audio, now);
+        self.excess += u64::from(!is_allowed);
+        is_allowed
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -94,7 +165,9 @@ impl Inbound {
         if std::mem::take(&mut self.has_restarted) {
             return Some(Received::Restarted);
         }
-        self.reorder.poll(now).map(Received::Slot)
+        // Whatever it follows on the line: it is about what comes after the last packet.
+        let slot = self.reorder.poll(now).map(Received::Slot);
+        slot.or_else(|| self.comfort_noise.take().map(|level| Received::ComfortNoise { level }))
     }
 
     pub fn has_gap(&self) -> bool {
@@ -118,10 +191,14 @@ impl Inbound {
     }
 }
 
+fn pcm(law: Law, payload: &[u8]) -> Bytes {
+    let mut pcm = BytesMut::with_capacity(2 * payload.len());
+    payload.iter().for_each(|byte| pcm.put_i16_le(law.decode(*byte)));
+    pcm.freeze()
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::opus::SILENCE;
     use crate::rtp::RtpHeader;
@@ -134,8 +211,7 @@ mod tests {
             ssrc: 1,
             first_sequence: 0,
             first_timestamp: 0,
-            opus_payload_type: OPUS,
-            telephone_event_payload_type: Some(KEYS),
+            audio: AudioTerms::webrtc(OPUS, Some(KEYS)),
             silence_warn_after: Duration::from_secs(5),
             silence_end_after: Duration::from_secs(30),
         };

@@ -5,13 +5,12 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use crate::audio_terms::AudioTerms;
 use crate::dtmf::{Key, KeyError, KeyPacket, KeyReader, KeySender};
 use crate::rtp::RtpPacket;
 
-/// The event clock that WhatsApp offers: `telephone-event/8000`.
-const KEY_TICKS_PER_MS: u32 = 8;
-/// RTP ticks of audio in one tick of the event clock.
-const AUDIO_TICKS_PER_KEY_TICK: u32 = 6;
+/// Of a leg without keys, whatever it is: `telephone-event/8000`.
+const DEFAULT_CLOCK_HZ: u32 = 8_000;
 
 /// Why keys cannot be sent to the remote.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -35,12 +34,10 @@ pub(super) struct KeyInput {
 }
 
 impl KeyInput {
-    pub fn new(payload_type: Option<u8>) -> Self {
-        Self { payload_type, ssrc: None, reader: KeyReader::new(KEY_TICKS_PER_MS), keys: VecDeque::new() }
-    }
-
-    pub fn set_payload_type(&mut self, payload_type: Option<u8>) {
-        self.payload_type = payload_type;
+    pub fn new(terms: &AudioTerms) -> Self {
+        let reader = KeyReader::new(clock_hz(terms) / 1000);
+        let payload_type = terms.telephone_event.map(|event| event.payload_types.receive);
+        Self { payload_type, ssrc: None, reader, keys: VecDeque::new() }
     }
 
     /// Takes a packet that is not audio. Another sender's timestamps are not comparable, so its keys start afresh.
@@ -72,6 +69,9 @@ impl KeyInput {
 pub(super) struct KeyOutput {
     payload_type: Option<u8>,
     sender: KeySender,
+    clock_hz: u32,
+    /// Of the audio's timestamps.
+    line_hz: u32,
 }
 
 /// A key packet and how to stamp it.
@@ -84,12 +84,24 @@ pub(super) struct StampedKey {
 }
 
 impl KeyOutput {
-    pub fn new(payload_type: Option<u8>) -> Self {
-        Self { payload_type, sender: KeySender::new(KEY_TICKS_PER_MS) }
+    pub fn new(terms: &AudioTerms) -> Self {
+        let clock_hz = clock_hz(terms);
+        Self {
+            payload_type: terms.telephone_event.map(|event| event.payload_types.send),
+            sender: KeySender::new(clock_hz / 1000),
+            clock_hz,
+            line_hz: terms.codec.clock_hz(),
+        }
     }
 
-    pub fn set_payload_type(&mut self, payload_type: Option<u8>) {
-        self.payload_type = payload_type;
+    /// Follows another payload type. Another clock takes effect in a new leg only.
+    pub fn follow(&mut self, terms: &AudioTerms) {
+        self.payload_type = terms.telephone_event.map(|event| event.payload_types.send);
+    }
+
+    /// Whether a key is being sent or waits.
+    pub fn is_busy(&self) -> bool {
+        self.sender.is_busy()
     }
 
     pub fn push(&mut self, digits: &str) -> Result<(), SendDigitsError> {
@@ -102,7 +114,11 @@ impl KeyOutput {
     /// The key packet of this frame, if any. To be called once for every frame.
     pub fn next(&mut self) -> Option<StampedKey> {
         let packet = self.sender.next()?;
-        let timestamp_offset = packet.timestamp_offset_ticks * AUDIO_TICKS_PER_KEY_TICK;
+        let timestamp_offset = packet.timestamp_offset_ticks * (self.line_hz / 1000) / (self.clock_hz / 1000);
         Some(StampedKey { packet, payload_type: self.payload_type?, timestamp_offset })
     }
+}
+
+fn clock_hz(terms: &AudioTerms) -> u32 {
+    terms.telephone_event.map_or(DEFAULT_CLOCK_HZ, |event| event.clock_hz)
 }

@@ -10,13 +10,15 @@ pub(super) struct Liveness {
     heard_at: Instant,
     /// Answers to connectivity checks are overdue.
     is_unanswered: bool,
+    /// The remote holds the call, and need not send anything.
+    is_held: bool,
     /// As last reported.
     is_silent: bool,
 }
 
 impl Liveness {
     pub fn new(warn_after: Duration, end_after: Duration, now: Instant) -> Self {
-        Self { warn_after, end_after, heard_at: now, is_unanswered: false, is_silent: false }
+        Self { warn_after, end_after, heard_at: now, is_unanswered: false, is_held: false, is_silent: false }
     }
 
     /// RTP or RTCP arrived.
@@ -28,6 +30,12 @@ impl Liveness {
         self.is_unanswered = is_unanswered;
     }
 
+    /// Whether the remote holds the call. It is heard anew when it resumes.
+    pub fn set_held(&mut self, is_held: bool, now: Instant) {
+        self.is_held = is_held;
+        self.heard_at = now;
+    }
+
     /// Nothing was read for `gap`: what arrived meanwhile is still unread.
     pub fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         self.heard_at = (self.heard_at + gap).min(now);
@@ -35,12 +43,12 @@ impl Liveness {
 
     /// Whether the remote is to be given up.
     pub fn is_expired(&self, now: Instant) -> bool {
-        self.silence(now) >= self.end_after
+        !self.is_held && self.silence(now) >= self.end_after
     }
 
     /// Whether the remote is silent, when that has changed. `expects_media` is false before media starts.
     pub fn poll_change(&mut self, expects_media: bool, now: Instant) -> Option<bool> {
-        let sends_nothing = expects_media && self.silence(now) >= self.warn_after;
+        let sends_nothing = expects_media && !self.is_held && self.silence(now) >= self.warn_after;
         let is_silent = self.is_unanswered || sends_nothing;
         (std::mem::replace(&mut self.is_silent, is_silent) != is_silent).then_some(is_silent)
     }

@@ -1,18 +1,22 @@
 //! RtpTransport: how an RTP leg reaches its remote.
 //!
-//! A new way, such as plain RTP or SDES, is one more variant and its arm in each method.
+//! A new way is one more variant and its arm in each method.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::MediaFailure;
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
+use crate::plain_rtp::{PlainRtp, PlainRtpError};
 use crate::rtp::{RtpHeader, RtpPacket};
+use crate::sdp::phone::PhoneTerms;
 
 /// What carries a leg's RTP and RTCP.
 pub enum RtpTransport {
     /// WebRTC: ICE, DTLS, SRTP.
-    Peer(Peer),
+    Peer(Box<Peer>),
+    /// RTP or SDES-SRTP of a SIP phone.
+    Plain(Box<PlainRtp>),
 }
 
 /// What happens to a transport.
@@ -29,7 +33,13 @@ pub(super) enum TransportEvent {
 
 impl From<Peer> for RtpTransport {
     fn from(peer: Peer) -> Self {
-        Self::Peer(peer)
+        Self::Peer(Box::new(peer))
+    }
+}
+
+impl From<PlainRtp> for RtpTransport {
+    fn from(plain: PlainRtp) -> Self {
+        Self::Plain(Box::new(plain))
     }
 }
 
@@ -44,12 +54,14 @@ impl RtpTransport {
     ) -> Option<RtpPacket> {
         match self {
             Self::Peer(peer) => peer.receive(socket, from, datagram, now),
+            Self::Plain(plain) => plain.receive(from, datagram, now),
         }
     }
 
     pub(super) fn is_authentic_stun(&mut self, datagram: &[u8]) -> bool {
         match self {
             Self::Peer(peer) => peer.is_authentic_stun(datagram),
+            Self::Plain(_) => false,
         }
     }
 
@@ -57,6 +69,7 @@ impl RtpTransport {
     pub(super) fn media_at(&self) -> Option<Instant> {
         match self {
             Self::Peer(peer) => peer.media_at(),
+            Self::Plain(plain) => plain.media_at(),
         }
     }
 
@@ -64,6 +77,23 @@ impl RtpTransport {
     pub(super) fn send_rtp(&mut self, header: RtpHeader, payload: &[u8], now: Instant) -> Option<Transmit> {
         match self {
             Self::Peer(peer) => peer.send_rtp(header, payload, now),
+            Self::Plain(plain) => plain.send_rtp(header, payload, now),
+        }
+    }
+
+    /// Whether packets should be sent at present. A peer decides by itself.
+    pub(super) fn can_send(&self) -> bool {
+        match self {
+            Self::Peer(_) => true,
+            Self::Plain(plain) => plain.can_send(),
+        }
+    }
+
+    /// Follows a later offer or answer of a SIP phone. A WebRTC connection has its own ways.
+    pub(super) fn renegotiate(&mut self, terms: &PhoneTerms, now: Instant) -> Result<(), PlainRtpError> {
+        match self {
+            Self::Peer(_) => Ok(()),
+            Self::Plain(plain) => plain.renegotiate(terms, now),
         }
     }
 
@@ -75,6 +105,7 @@ impl RtpTransport {
                     peer.handle_timeout(now);
                 }
             }
+            Self::Plain(plain) => plain.handle_timeout(now),
         }
     }
 
@@ -82,12 +113,15 @@ impl RtpTransport {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Self::Peer(peer) => peer.poll_timeout(),
+            Self::Plain(plain) => plain.poll_timeout(),
         }
     }
 
     pub(super) fn shift_deadlines(&mut self, gap: Duration, now: Instant) {
         match self {
             Self::Peer(peer) => peer.shift_deadlines(gap, now),
+            // It has none: silence is the leg's to judge.
+            Self::Plain(_) => {}
         }
     }
 
@@ -95,6 +129,7 @@ impl RtpTransport {
     pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
         match self {
             Self::Peer(peer) => peer.poll_transmit(),
+            Self::Plain(plain) => plain.poll_transmit(),
         }
     }
 
@@ -105,6 +140,7 @@ impl RtpTransport {
                     return Some(event);
                 }
             },
+            Self::Plain(plain) => plain.poll_connected().then_some(TransportEvent::Connected),
         }
     }
 
@@ -112,24 +148,28 @@ impl RtpTransport {
     pub(super) fn peer(&self) -> Option<&Peer> {
         match self {
             Self::Peer(peer) => Some(peer),
+            Self::Plain(_) => None,
         }
     }
 
     pub(super) fn peer_mut(&mut self) -> Option<&mut Peer> {
         match self {
             Self::Peer(peer) => Some(peer),
+            Self::Plain(_) => None,
         }
     }
 
     pub(super) fn stats(&self) -> PeerStats {
         match self {
             Self::Peer(peer) => peer.stats(),
+            Self::Plain(plain) => plain.stats(),
         }
     }
 
     pub(super) fn close(&mut self, now: Instant) {
         match self {
             Self::Peer(peer) => peer.close(now),
+            Self::Plain(plain) => plain.close(now),
         }
     }
 }

@@ -6,10 +6,12 @@
 #[path = "../peer/network.rs"]
 #[expect(dead_code, clippy::needless_pass_by_value, reason = "the peer's tests use more of it")]
 mod network;
+mod phone;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::{AudioFormat, Bridge, BridgeEvent, MediaFailure, Speaker};
 use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::Role;
@@ -373,8 +375,7 @@ impl Call {
             ssrc: 22,
             first_sequence: 65_000,
             first_timestamp: u32::MAX - 100_000,
-            opus_payload_type: OPUS,
-            telephone_event_payload_type: Some(KEYS),
+            audio: AudioTerms::webrtc(OPUS, Some(KEYS)),
             silence_warn_after: Duration::from_secs(5),
             silence_end_after: Duration::from_secs(120),
         };

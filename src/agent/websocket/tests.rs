@@ -1,5 +1,6 @@
 //! Connections in a dialect whose agent has to say that it is ready.
 
+use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
@@ -125,8 +126,7 @@ fn bridge() -> anyhow::Result<Bridge> {
         ssrc: 1,
         first_sequence: 1,
         first_timestamp: 1,
-        opus_payload_type: 111,
-        telephone_event_payload_type: None,
+        audio: AudioTerms::webrtc(111, None),
         silence_warn_after: Duration::from_secs(5),
         silence_end_after: Duration::from_secs(30),
     };
