@@ -1,4 +1,4 @@
-"""A caller's phone on aiortc: speaks when told, writes down what it hears. Loopback only."""
+"""A phone on aiortc, or a bot: speaks when told, writes down what it hears. Loopback only."""
 
 import asyncio
 import time
@@ -73,6 +73,12 @@ class Phone:
 
     async def take_answer(self, answer: str) -> None:
         await self._connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+
+    async def answer(self, offer: str) -> str:
+        """A full answer to an offer, as a bot's server gives it."""
+        await self._connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+        await self._connection.setLocalDescription(await self._connection.createAnswer())
+        return self._connection.localDescription.sdp
 
     async def wait_for_state(self, state: str, seconds: float = 10) -> None:
         """`connected`: ICE and DTLS are through. `closed`: the other side has said goodbye."""

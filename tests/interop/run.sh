@@ -1,5 +1,5 @@
 #!/bin/sh
-# A foreign caller against the real program: builds it, makes target/venv, places the calls.
+# A foreign caller, and a foreign bot, against the real program: builds it, makes target/venv, places the calls.
 set -eu
 cd "$(dirname "$0")/../.."
 if command -v python3 >/dev/null && ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -9,4 +9,5 @@ fi
 ./tests/tools/venv.sh -r tests/interop/requirements.txt
 "${CARGO:-cargo}" build --locked
 export PYTHONPYCACHEPREFIX="$PWD/target/pycache"
-exec target/venv/bin/python tests/interop/aiortc_caller.py "$@"
+target/venv/bin/python tests/interop/aiortc_caller.py "$@"
+exec target/venv/bin/python tests/interop/aiortc_answerer.py "$@"
