@@ -9,6 +9,7 @@
 
 mod agent;
 mod app;
+mod bots;
 mod burst;
 mod control;
 mod delay;
@@ -25,6 +26,7 @@ mod service;
 mod setup;
 mod startup;
 mod table;
+mod webrtc;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -123,6 +125,9 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("16") {
         show("16 Three times as many calls as a core carries", overload::three_times().await);
+    }
+    if wanted("17") {
+        show("17 WebRTC agent, as a browser is one, both talking", webrtc::relayed().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -201,7 +201,7 @@ impl Webhooks {
 
     /// Announces a call to the service.
     pub async fn announce(&mut self, call: &Call) -> anyhow::Result<()> {
-        let request = self.request(&connect(&call.wacid, &call.phone.offer));
+        let request = self.request(&connect(&call.wacid, &call.phone.sdp));
         call.posted_at.set(Some(Instant::now()));
         self.post(&request).await
     }

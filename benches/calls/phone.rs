@@ -1,4 +1,4 @@
-//! A minimal phone: Patchcord's own peer as the offerer, so that one core runs hundreds.
+//! A minimal phone: Patchcord's own peer, so that one core runs hundreds. It offers, or answers as a bot.
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSliceMut;
@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setso
 use nix::sys::time::TimeSpec;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerEvent, PeerOptions};
 use patchcord_media::rtp::RtpHeader;
-use patchcord_media::sdp::Answer;
+use patchcord_media::sdp::{Answer, Offer};
 use patchcord_simulator::Speech;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -37,8 +37,8 @@ pub struct Phone {
     address: SocketAddr,
     ssrc: u32,
     speech: Speech,
-    /// The offer for the connect webhook.
-    pub offer: String,
+    /// Its offer for the connect webhook, or its answer.
+    pub sdp: String,
     /// When the next frame is said, from accept on.
     next_at: Cell<Option<Instant>>,
     sequence: Cell<u16>,
@@ -74,6 +74,20 @@ pub struct Arrival {
 impl Phone {
     /// A phone that has its offer ready.
     pub async fn new(identity: &Arc<Identity>, speech: Speech) -> anyhow::Result<Rc<Self>> {
+        Self::make(identity, speech, |options| Ok(Peer::offer(options, Instant::now())?)).await
+    }
+
+    /// One that has its answer to this offer ready.
+    pub async fn answering(identity: &Arc<Identity>, speech: Speech, offer: &str) -> anyhow::Result<Rc<Self>> {
+        let offer = Offer::parse(offer)?;
+        Self::make(identity, speech, |options| Ok(Peer::answer(options, &offer, Instant::now())?)).await
+    }
+
+    async fn make(
+        identity: &Arc<Identity>,
+        speech: Speech,
+        peer: impl FnOnce(&PeerOptions) -> anyhow::Result<(Peer, String)>,
+    ) -> anyhow::Result<Rc<Self>> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = socket.local_addr()?;
         let ssrc = rand::random();
@@ -84,14 +98,14 @@ impl Phone {
             allow_private: true,
             ssrc,
         };
-        let (peer, offer) = Peer::offer(&options, Instant::now())?;
+        let (peer, sdp) = peer(&options)?;
         Ok(Rc::new(Self {
             peer: RefCell::new(peer),
             socket,
             address,
             ssrc,
             speech,
-            offer,
+            sdp,
             next_at: Cell::new(None),
             sequence: Cell::new(0),
             sent: Cell::new(0),

@@ -8,6 +8,7 @@ use patchcord_media::peer::Identity;
 use patchcord_simulator::Speech;
 
 use crate::agent::{Agents, Talk};
+use crate::bots::Bots;
 use crate::machine::{self, Usage};
 use crate::meta::{self, Call, Meta, Webhooks};
 use crate::phone::Phone;
@@ -25,6 +26,8 @@ pub enum Route {
     Agent(Talk),
     /// The same, and recorded.
     Recorded(Talk),
+    /// To a bot that answers a WebRTC offer, as a browser's leg is.
+    Bot,
     /// To the built-in hold music, again and again.
     HoldMusic,
 }
@@ -37,6 +40,7 @@ pub struct Scene {
     pub calls: Vec<Rc<Call>>,
     /// All agents.
     pub agents: Agents,
+    bots: Bots,
     /// The callers' speech.
     pub speech: Speech,
     route: Route,
@@ -118,9 +122,12 @@ impl Scene {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
             // Never dialled.
-            Route::HoldMusic => Talk::Echo,
+            Route::Bot | Route::HoldMusic => Talk::Echo,
         };
         let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
+        let identity = Arc::new(Identity::generate()?);
+        let speech = Speech::caller().looped();
+        let bots = Bots::start(&identity, &speech).await?;
         let to_agent = service::to_agent(&agents.url, if talk == Talk::Echo { "opus" } else { "pcm_s16le" });
         let service = Service::start(&ServiceOptions {
             graph_url: meta.graph_url.clone(),
@@ -130,6 +137,7 @@ impl Scene {
             route: match route {
                 Route::Agent(_) => to_agent,
                 Route::Recorded(_) => to_agent + "record = true",
+                Route::Bot => format!("agent = \"{}\"\n", bots.url),
                 Route::HoldMusic => "agent = \"prompt:hold\"
 loop = true"
                     .to_owned(),
@@ -139,9 +147,7 @@ loop = true"
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
-        let identity = Arc::new(Identity::generate()?);
-        let speech = Speech::caller().looped();
-        Ok(Self { service, calls: Vec::new(), agents, speech, route, meta, webhooks, identity })
+        Ok(Self { service, calls: Vec::new(), agents, bots, speech, route, meta, webhooks, identity })
     }
 
     /// Places calls at this rate and waits until all are accepted.
@@ -206,6 +212,6 @@ loop = true"
     fn counts(&self) -> [u64; 4] {
         let heard = self.calls.iter().map(|call| call.phone.heard.get()).sum();
         let sent = self.calls.iter().map(|call| call.phone.sent.get()).sum();
-        [heard, sent, self.agents.heard(), self.agents.said()]
+        [heard, sent, self.agents.heard() + self.bots.heard(), self.agents.said() + self.bots.said()]
     }
 }

@@ -305,3 +305,17 @@ fn no_room() -> Response {
     let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_room", "too many connections: try again later");
     error.with_header(header::RETRY_AFTER, HeaderValue::from_static("1")).into_response()
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_whose_machine_is_gone_is_given_up_by_the_system() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream);
+        assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_FOR));
+    }
+}
