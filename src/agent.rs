@@ -78,7 +78,9 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
         // A session waits in the queue, and a call plays its prompts itself.
-        AgentTarget::Queue(_) | AgentTarget::Prompts { .. } => port.failed(AgentFailureKind::NotConfigured.into()),
+        AgentTarget::Queue(_) | AgentTarget::Person(_) | AgentTarget::Prompts { .. } => {
+            port.failed(AgentFailureKind::NotConfigured.into());
+        }
     }
 }
 

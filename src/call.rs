@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use action::{Action, LeaveReason, Progress};
-pub use agent_side::AttemptKind;
 use agent_side::{AgentSide, CallerHears};
+pub use agent_side::{AttemptKind, Transfer, TransferStage};
 pub use attempt::Attempt;
 use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
@@ -296,6 +296,11 @@ impl Call {
     /// The agent that has the caller.
     pub fn agent(&self) -> Option<Attempt> {
         self.agent_side.agent()
+    }
+
+    /// The transfer that is under way.
+    pub fn transfer(&self) -> Option<Transfer> {
+        self.agent_side.transfer_under_way()
     }
 
     /// The state as the API shows it: `answering`, `ringing`, `accepting`, `talking`, `ended`.

@@ -227,6 +227,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let queues = queues::read_all(&mut root);
     queues::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &queues);
     let api = Api::read(root.section("api"), &queues);
+    api.check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()));
     // Its earlier name is still read.
     let is_earlier = root.has("outbound") && !root.has("egress");
     let egress = Egress::read(root.section(if is_earlier { "outbound" } else { "egress" }));

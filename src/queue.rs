@@ -3,7 +3,8 @@
 //! All queues are one value, because an agent that serves two of them rings for one caller at a time. Inputs and time go
 //! in through [`Queues::handle`], [`Queues::answer`] and [`Queues::handle_timeout`]; what is to be done comes out of
 //! [`Queues::poll_action`]. After every input no caller waits unoffered while an agent that may take it is idle, no caller
-//! rings at two agents, and each caller leaves exactly once: connected, abandoned or overflowed.
+//! rings at two agents, and each caller leaves exactly once: connected, abandoned, overflowed or, where it wants one agent
+//! by name, told that this agent was not reached.
 
 pub mod action;
 mod agent;
@@ -15,11 +16,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use action::{Action, OverflowReason, Progress, RingEnd};
+pub use action::{Action, OverflowReason, Progress, RingEnd, Unreached};
 use agent::{Agent, Presence};
 
+use crate::call::Attempt;
 use crate::call::event::CallId;
 
+/// How long an agent rings that is called by name and serves no queue whose rules could say it.
+const RING_BY_NAME: Duration = Duration::from_secs(20);
 /// Returning callers that are remembered with their last agent; the oldest is forgotten first.
 const REMEMBERED_CALLERS: usize = 10_000;
 
@@ -65,17 +69,38 @@ pub enum Unstaffed {
     Overflow,
 }
 
-/// A caller that enters a queue.
+/// One attempt of a call to reach a person. During a transfer a call has two: the agent that it has, and the next one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PlaceId {
+    /// Whose.
+    pub call: CallId,
+    /// Which of its attempts.
+    pub attempt: Attempt,
+}
+
+/// A caller that is to reach a person.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its call.
-    pub call: CallId,
-    /// Where it waits.
-    pub queue: QueueName,
+    /// What it is known by.
+    pub place: PlaceId,
+    /// Who may take it.
+    pub wanted: Wanted,
     /// Finds its last agent.
     pub caller: Option<CallerKey>,
-    /// What an agent must have to be offered the call.
-    pub skills: BTreeSet<Skill>,
+}
+
+/// Who may take a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any agent of this queue that has these skills. The caller waits for one.
+    AnyOf {
+        /// Where it waits.
+        queue: QueueName,
+        /// What an agent must have to be offered the call.
+        skills: BTreeSet<Skill>,
+    },
+    /// This agent, if it is idle now. Nobody waits for one agent.
+    Agent(AgentName),
 }
 
 /// An agent's shift.
@@ -95,11 +120,11 @@ pub enum Input {
     /// A caller waits from now on.
     Entered(Entry),
     /// The caller hung up, or was put through elsewhere.
-    Left(CallId),
-    /// The agent and the caller of this call have finished.
-    Finished(CallId),
+    Left(PlaceId),
+    /// The agent and the caller have finished.
+    Finished(PlaceId),
     /// The agent answered, and its page could not connect: the caller waits again, as long as if it had never left.
-    Returned(CallId),
+    Returned(PlaceId),
     /// The agent is there, and away until [`Input::Available`]. Signing in again changes its queues and skills.
     SignedIn(SignIn),
     /// The agent has gone; a conversation goes on.
@@ -138,7 +163,8 @@ struct Queue {
 struct Waiting {
     entry: Entry,
     entered_at: Instant,
-    overflow_at: Instant,
+    /// None for a caller that wants one agent, whose ring has an end.
+    overflow_at: Option<Instant>,
     announce_at: Option<Instant>,
     ring: Option<Ring>,
     /// Who let it ring in vain: offered it again only when nobody else is free.
@@ -170,9 +196,9 @@ impl Queues {
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Entered(entry) => self.enter(entry, now),
-            Input::Left(call) => self.leave(&call, now),
-            Input::Finished(call) => self.finish(&call, now),
-            Input::Returned(call) => self.take_back(&call, now),
+            Input::Left(place) => self.leave(&place, now),
+            Input::Finished(place) => self.finish(&place, now),
+            Input::Returned(place) => self.take_back(&place, now),
             Input::SignedIn(sign_in) => self.sign_in(sign_in, now),
             Input::SignedOut(agent) => self.sign_out(&agent, now),
             Input::Available(agent) => self.become_available(&agent, now),
@@ -185,25 +211,24 @@ impl Queues {
     /// The agent takes the call that rings for it. The first answer wins; a later one, from another tab or after the
     /// ring's end, is refused.
     pub fn answer(&mut self, agent: &AgentName, call: &CallId, now: Instant) -> Result<(), NotOffered> {
-        let rings_here = |waiting: &Waiting| {
-            waiting.entry.call == *call && waiting.ring.as_ref().is_some_and(|ring| ring.agent == *agent)
-        };
-        let place = self.waiting.iter().position(rings_here).ok_or(NotOffered)?;
-        let Some(mut waiting) = self.waiting.remove(place) else { return Err(NotOffered) };
+        let rings_here = |waiting: &Waiting| waiting.entry.place.call == *call && waiting.rings_at(agent);
+        let index = self.waiting.iter().position(rings_here).ok_or(NotOffered)?;
+        let Some(mut waiting) = self.waiting.remove(index) else { return Err(NotOffered) };
         waiting.ring = None;
-        let queue = waiting.entry.queue.clone();
+        let Entry { place, wanted, caller } = waiting.entry.clone();
         let waited = now.saturating_duration_since(waiting.entered_at);
-        if let Some(queue) = self.queues.get_mut(&queue) {
-            queue.counts.answered(waited, queue.options.service_level);
-            if let Some(caller) = waiting.entry.caller.clone().filter(|_| !queue.options.sticky_for.is_zero()) {
-                self.last_agents.remember(caller, agent.clone(), now + queue.options.sticky_for);
-            }
-        }
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.answered(waiting);
         }
-        self.actions.push_back(Action::Connect { agent: agent.clone(), call: call.clone() });
-        self.report(call, Progress::Answered { queue, agent: agent.clone(), waited });
+        self.actions.push_back(Action::Connect { agent: agent.clone(), place: place.clone() });
+        let Wanted::AnyOf { queue, .. } = wanted else { return Ok(()) };
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.counts.answered(waited, queue.options.service_level);
+            if let Some(caller) = caller.filter(|_| !queue.options.sticky_for.is_zero()) {
+                self.last_agents.remember(caller, agent.clone(), now + queue.options.sticky_for);
+            }
+        }
+        self.report(&place, Progress::Answered { queue, agent: agent.clone(), waited });
         Ok(())
     }
 
@@ -219,7 +244,7 @@ impl Queues {
     /// When [`Queues::handle_timeout`] wants to be called, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let callers = self.waiting.iter().flat_map(|waiting| {
-            [Some(waiting.overflow_at), waiting.announce_at, waiting.ring.as_ref().map(|ring| ring.until)]
+            [waiting.overflow_at, waiting.announce_at, waiting.ring.as_ref().map(|ring| ring.until)]
         });
         let agents = self.agents.values().map(Agent::poll_timeout);
         callers.chain(agents).flatten().min()
@@ -229,7 +254,9 @@ impl Queues {
     /// much later, so that nobody misses a ring that the page was never shown.
     pub fn stood_still(&mut self, gap: Duration) {
         for waiting in &mut self.waiting {
-            waiting.overflow_at += gap;
+            if let Some(at) = &mut waiting.overflow_at {
+                *at += gap;
+            }
             if let Some(ring) = &mut waiting.ring {
                 ring.until += gap;
             }
@@ -242,59 +269,78 @@ impl Queues {
     }
 
     fn enter(&mut self, entry: Entry, now: Instant) {
-        let is_known = self.waiting.iter().any(|waiting| waiting.entry.call == entry.call);
-        let Some(queue) = self.queues.get(&entry.queue).filter(|_| !is_known) else { return };
+        if self.waiting.iter().any(|waiting| waiting.entry.place == entry.place) {
+            return;
+        }
+        match entry.wanted.clone() {
+            Wanted::AnyOf { queue, .. } => self.enter_queue(entry, &queue, now),
+            Wanted::Agent(agent) => self.call_by_name(entry, agent, now),
+        }
+    }
+
+    fn enter_queue(&mut self, entry: Entry, name: &QueueName, now: Instant) {
+        let Some(queue) = self.queues.get(name) else { return };
         let options = &queue.options;
         let (overflow_at, announce_at) = (now + options.max_wait, options.announce_every.map(|every| now + every));
-        let count = self.waiting.iter().filter(|waiting| waiting.entry.queue == entry.queue).count();
-        let is_staffed = self.agents.values().any(|agent| agent.serves(&entry.queue));
+        let count = self.waiting.iter().filter(|waiting| waiting.entry.queue() == Some(name)).count();
+        let is_staffed = self.agents.values().any(|agent| agent.serves(name));
         let refusal = match options.unstaffed {
             Unstaffed::Overflow if !is_staffed => Some(OverflowReason::NoAgents),
             Unstaffed::Overflow | Unstaffed::Wait if count >= options.max_waiting => Some(OverflowReason::Full),
             Unstaffed::Overflow | Unstaffed::Wait => None,
         };
-        let (call, queue) = (entry.call.clone(), entry.queue.clone());
-        self.report(&call, Progress::Entered { queue: queue.clone(), position: count + 1 });
+        let place = entry.place.clone();
+        self.report(&place, Progress::Entered { queue: name.clone(), position: count + 1 });
         match refusal {
-            Some(reason) => self.overflow(&call, &queue, Duration::ZERO, reason),
-            None => {
-                let (missed_by, declined_by) = Default::default();
-                self.waiting.push_back(Waiting {
-                    entry,
-                    entered_at: now,
-                    overflow_at,
-                    announce_at,
-                    ring: None,
-                    missed_by,
-                    declined_by,
-                });
-            }
+            Some(reason) => self.overflow(&place, name, Duration::ZERO, reason),
+            None => self.waiting.push_back(Waiting {
+                overflow_at: Some(overflow_at),
+                announce_at,
+                ..Waiting::new(entry, now)
+            }),
         }
     }
 
-    fn leave(&mut self, call: &CallId, now: Instant) {
-        let Some(place) = self.waiting.iter().position(|waiting| waiting.entry.call == *call) else {
-            return self.finish(call, now);
+    /// Rings at this agent, or says at once why it cannot be reached.
+    fn call_by_name(&mut self, entry: Entry, name: AgentName, now: Instant) {
+        let free = self.agents.get(&name).map_or(Err(Unreached::SignedOut), Agent::is_free_for_a_call_by_name);
+        match free {
+            Ok(()) => {
+                let mut waiting = Waiting::new(entry, now);
+                self.ring(&mut waiting, name, now);
+                self.waiting.push_back(waiting);
+            }
+            Err(why) => self.actions.push_back(Action::Unreached { place: entry.place, why }),
+        }
+    }
+
+    fn leave(&mut self, place: &PlaceId, now: Instant) {
+        let Some(index) = self.waiting.iter().position(|waiting| waiting.entry.place == *place) else {
+            return self.finish(place, now);
         };
-        let Some(mut waiting) = self.waiting.remove(place) else { return };
+        let Some(mut waiting) = self.waiting.remove(index) else { return };
         self.stop_ring(&mut waiting, RingEnd::CallerLeft, now);
         let waited = now.saturating_duration_since(waiting.entered_at);
-        if let Some(queue) = self.queues.get_mut(&waiting.entry.queue) {
+        let Some(name) = waiting.entry.queue().cloned() else { return };
+        if let Some(queue) = self.queues.get_mut(&name) {
             queue.counts.abandoned += 1;
         }
-        self.report(call, Progress::Abandoned { queue: waiting.entry.queue, waited });
+        self.report(place, Progress::Abandoned { queue: name, waited });
     }
 
-    fn finish(&mut self, call: &CallId, now: Instant) {
-        let Some((name, queue)) = self.talks_with(call) else { return };
-        let wrap_up = self.queues.get(&queue).map_or(Duration::ZERO, |queue| queue.options.wrap_up);
+    fn finish(&mut self, place: &PlaceId, now: Instant) {
+        let Some(name) = self.agent_of(place) else { return };
+        let wrap_up = self.rules_of(&name, place).map_or(Duration::ZERO, |rules| rules.wrap_up);
         self.release(&name, wrap_up, now);
     }
 
     /// The agent's next call is not this one: its page has just failed.
-    fn take_back(&mut self, call: &CallId, now: Instant) {
-        let Some((name, queue)) = self.talks_with(call) else { return };
+    fn take_back(&mut self, place: &PlaceId, now: Instant) {
+        let Some(name) = self.agent_of(place) else { return };
         let Some(mut waiting) = self.release(&name, Duration::ZERO, now) else { return };
+        let Some(queue) = waiting.entry.queue().cloned() else {
+            return self.actions.push_back(Action::Unreached { place: place.clone(), why: Unreached::NoAnswer });
+        };
         if let Some(queue) = self.queues.get_mut(&queue) {
             let waited = now.saturating_duration_since(waiting.entered_at);
             queue.counts.take_back(waited, queue.options.service_level);
@@ -302,15 +348,28 @@ impl Queues {
         let every = self.queues.get(&queue).and_then(|queue| queue.options.announce_every);
         waiting.announce_at = every.map(|every| now + every);
         waiting.missed_by.insert(name.clone());
-        let place = self.waiting.iter().position(|other| other.entered_at > waiting.entered_at);
-        self.waiting.insert(place.unwrap_or(self.waiting.len()), waiting);
-        self.report(call, Progress::Returned { queue, agent: name });
+        let index = self.waiting.iter().position(|other| other.entered_at > waiting.entered_at);
+        self.waiting.insert(index.unwrap_or(self.waiting.len()), waiting);
+        self.report(place, Progress::Returned { queue, agent: name });
         self.overflow_the_patient(now);
         self.overflow_unstaffed(now);
     }
 
-    fn talks_with(&self, call: &CallId) -> Option<(AgentName, QueueName)> {
-        self.agents.iter().find_map(|(name, agent)| Some((name.clone(), agent.talks_in(call)?)))
+    /// Who has the caller of this place.
+    fn agent_of(&self, place: &PlaceId) -> Option<AgentName> {
+        self.agents.iter().find(|(_, agent)| agent.has(place).is_some()).map(|(name, _)| name.clone())
+    }
+
+    /// The rules under which this agent has this caller: those of its queue, or for a call by name those of the first of
+    /// the agent's queues.
+    fn rules_of(&self, name: &AgentName, place: &PlaceId) -> Option<&QueueOptions> {
+        let agent = self.agents.get(name)?;
+        self.rules_for(agent.has(place)?, agent)
+    }
+
+    fn rules_for(&self, entry: &Entry, agent: &Agent) -> Option<&QueueOptions> {
+        let queue = entry.queue().or_else(|| agent.queues().first())?;
+        self.queues.get(queue).map(|queue| &queue.options)
     }
 
     /// Gives the caller that the agent had.
@@ -353,74 +412,96 @@ impl Queues {
     }
 
     fn decline(&mut self, agent: &AgentName, call: &CallId, now: Instant) {
-        let rings = |waiting: &&Waiting| {
-            waiting.entry.call == *call && waiting.ring.as_ref().is_some_and(|ring| ring.agent == *agent)
-        };
-        if self.waiting.iter().find(rings).is_some() {
+        if self.waiting.iter().any(|waiting| waiting.entry.place.call == *call && waiting.rings_at(agent)) {
             self.take_ring_from(agent, RingEnd::Declined, now);
         }
     }
 
     fn take_ring_from(&mut self, agent: &AgentName, end: RingEnd, now: Instant) {
-        let rings = |waiting: &Waiting| waiting.ring.as_ref().is_some_and(|ring| ring.agent == *agent);
-        let Some(place) = self.waiting.iter().position(rings) else { return };
-        self.with_waiting(place, |queues, waiting| queues.stop_ring(waiting, end, now));
+        if let Some(index) = self.waiting.iter().position(|waiting| waiting.rings_at(agent)) {
+            self.end_ring_of(index, end, now);
+        }
     }
 
     fn end_rings(&mut self, now: Instant) {
-        for place in 0..self.waiting.len() {
-            if self.waiting[place].ring.as_ref().is_some_and(|ring| ring.until <= now) {
-                self.with_waiting(place, |queues, waiting| queues.stop_ring(waiting, RingEnd::Missed, now));
+        let mut index = 0;
+        while let Some(waiting) = self.waiting.get(index) {
+            let is_over = waiting.ring.as_ref().is_some_and(|ring| ring.until <= now);
+            if !is_over || self.end_ring_of(index, RingEnd::Missed, now) {
+                index += 1;
+            }
+        }
+    }
+
+    /// Nobody has answered this caller. Says whether it waits for somebody else.
+    fn end_ring_of(&mut self, index: usize, end: RingEnd, now: Instant) -> bool {
+        let Some(mut waiting) = self.waiting.remove(index) else { return false };
+        self.stop_ring(&mut waiting, end, now);
+        match waiting.entry.wanted {
+            Wanted::AnyOf { .. } => {
+                self.waiting.insert(index, waiting);
+                true
+            }
+            Wanted::Agent(_) => {
+                self.actions.push_back(Action::Unreached { place: waiting.entry.place, why: end.into() });
+                false
             }
         }
     }
 
     fn overflow_the_patient(&mut self, now: Instant) {
-        self.overflow_where(OverflowReason::WaitedTooLong, now, |_, waiting| waiting.overflow_at <= now);
+        self.overflow_where(OverflowReason::WaitedTooLong, now, |_, waiting, _| {
+            waiting.overflow_at.is_some_and(|at| at <= now)
+        });
     }
 
     /// The last agent of a queue has gone.
     fn overflow_unstaffed(&mut self, now: Instant) {
-        self.overflow_where(OverflowReason::NoAgents, now, |queues, waiting| {
-            let queue = &waiting.entry.queue;
+        self.overflow_where(OverflowReason::NoAgents, now, |queues, _, queue| {
             let overflows = |queue: &Queue| queue.options.unstaffed == Unstaffed::Overflow;
             queues.queues.get(queue).is_some_and(overflows) && !queues.agents.values().any(|agent| agent.serves(queue))
         });
     }
 
-    fn overflow_where(&mut self, reason: OverflowReason, now: Instant, is_meant: impl Fn(&Self, &Waiting) -> bool) {
-        let mut place = 0;
-        while let Some(waiting) = self.waiting.get(place) {
-            if !is_meant(self, waiting) {
-                place += 1;
+    fn overflow_where(
+        &mut self,
+        reason: OverflowReason,
+        now: Instant,
+        is_meant: impl Fn(&Self, &Waiting, &QueueName) -> bool,
+    ) {
+        let mut index = 0;
+        while let Some(waiting) = self.waiting.get(index) {
+            let Some(queue) = waiting.entry.queue().filter(|queue| is_meant(self, waiting, queue)).cloned() else {
+                index += 1;
                 continue;
-            }
-            let Some(mut waiting) = self.waiting.remove(place) else { return };
+            };
+            let Some(mut waiting) = self.waiting.remove(index) else { return };
             self.stop_ring(&mut waiting, RingEnd::Overflowed, now);
             let waited = now.saturating_duration_since(waiting.entered_at);
-            self.overflow(&waiting.entry.call, &waiting.entry.queue, waited, reason);
+            self.overflow(&waiting.entry.place, &queue, waited, reason);
         }
     }
 
-    fn overflow(&mut self, call: &CallId, queue: &QueueName, waited: Duration, reason: OverflowReason) {
+    fn overflow(&mut self, place: &PlaceId, queue: &QueueName, waited: Duration, reason: OverflowReason) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.counts.overflowed += 1;
         }
-        self.actions.push_back(Action::Overflow { call: call.clone(), reason });
-        self.report(call, Progress::Overflowed { queue: queue.clone(), waited, reason });
+        self.actions.push_back(Action::Overflow { place: place.clone(), reason });
+        self.report(place, Progress::Overflowed { queue: queue.clone(), waited, reason });
     }
 
     fn announce(&mut self, now: Instant) {
         let mut ahead: BTreeMap<&QueueName, usize> = BTreeMap::new();
         for waiting in &mut self.waiting {
-            let position = ahead.entry(&waiting.entry.queue).or_default();
+            let Some(queue) = waiting.entry.queue() else { continue };
+            let position = ahead.entry(queue).or_default();
             *position += 1;
-            let every = self.queues.get(&waiting.entry.queue).and_then(|queue| queue.options.announce_every);
+            let every = self.queues.get(queue).and_then(|queue| queue.options.announce_every);
             if let (Some(at), Some(every)) = (waiting.announce_at, every)
                 && at <= now
             {
                 waiting.announce_at = Some(now + every);
-                self.actions.push_back(Action::Announce { call: waiting.entry.call.clone(), position: *position });
+                self.actions.push_back(Action::Announce { place: waiting.entry.place.clone(), position: *position });
             }
         }
     }
@@ -428,15 +509,17 @@ impl Queues {
     /// Offers each caller, the longest waiting first, to the best agent that is idle.
     fn assign(&mut self, now: Instant) {
         let mut idle = self.agents.values().filter(|agent| agent.is_idle()).count();
-        for place in 0..self.waiting.len() {
+        for index in 0..self.waiting.len() {
             if idle == 0 {
                 return;
             }
-            let waiting = &self.waiting[place];
+            let waiting = &self.waiting[index];
             if waiting.ring.is_none()
                 && let Some(agent) = self.best_agent(waiting, now)
+                && let Some(mut waiting) = self.waiting.remove(index)
             {
-                self.with_waiting(place, |queues, waiting| queues.ring(waiting, agent, now));
+                self.ring(&mut waiting, agent, now);
+                self.waiting.insert(index, waiting);
                 idle -= 1;
             }
         }
@@ -453,44 +536,71 @@ impl Queues {
         candidates.min().map(|(.., name)| name.clone())
     }
 
-    fn ring(&mut self, waiting: &mut Waiting, agent: AgentName, now: Instant) {
-        let Some(queue) = self.queues.get(&waiting.entry.queue) else { return };
-        let Some(ringing) = self.agents.get_mut(&agent) else { return };
-        ringing.rings(waiting.entry.call.clone());
-        waiting.ring = Some(Ring { agent: agent.clone(), until: now + queue.options.ring_timeout });
-        let (call, queue) = (waiting.entry.call.clone(), waiting.entry.queue.clone());
-        self.actions.push_back(Action::Ring { agent: agent.clone(), call: call.clone() });
-        self.report(&call, Progress::Offered { queue, agent });
+    fn ring(&mut self, waiting: &mut Waiting, name: AgentName, now: Instant) {
+        let Some(agent) = self.agents.get(&name) else { return };
+        let ring_timeout = self.rules_for(&waiting.entry, agent).map_or(RING_BY_NAME, |rules| rules.ring_timeout);
+        let (place, queue) = (waiting.entry.place.clone(), waiting.entry.queue().cloned());
+        if let Some(agent) = self.agents.get_mut(&name) {
+            agent.rings(place.call.clone());
+        }
+        waiting.ring = Some(Ring { agent: name.clone(), until: now + ring_timeout });
+        self.actions.push_back(Action::Ring { agent: name.clone(), call: place.call.clone() });
+        if let Some(queue) = queue {
+            self.report(&place, Progress::Offered { queue, agent: name });
+        }
     }
 
     fn stop_ring(&mut self, waiting: &mut Waiting, end: RingEnd, now: Instant) {
-        let Some(Ring { agent, .. }) = waiting.ring.take() else { return };
-        let queue = self.queues.get(&waiting.entry.queue);
-        let most = queue.map_or(u32::MAX, |queue| queue.options.max_missed);
-        if let Some(ringing) = self.agents.get_mut(&agent) {
-            ringing.stops_ringing(end, most, now);
+        let Some(Ring { agent: name, .. }) = waiting.ring.take() else { return };
+        let rules = self.agents.get(&name).and_then(|agent| self.rules_for(&waiting.entry, agent));
+        let most = rules.map_or(u32::MAX, |rules| rules.max_missed);
+        if let Some(agent) = self.agents.get_mut(&name) {
+            agent.stops_ringing(end, most, now);
         }
-        let call = waiting.entry.call.clone();
-        self.actions.push_back(Action::StopRinging { agent: agent.clone(), call: call.clone(), end });
+        let place = waiting.entry.place.clone();
+        self.actions.push_back(Action::StopRinging { agent: name.clone(), call: place.call.clone(), end });
         match end {
             RingEnd::Missed | RingEnd::Declined => {
                 let by = if end == RingEnd::Missed { &mut waiting.missed_by } else { &mut waiting.declined_by };
-                by.insert(agent.clone());
-                self.report(&call, Progress::Missed { queue: waiting.entry.queue.clone(), agent, end });
+                by.insert(name.clone());
+                if let Some(queue) = waiting.entry.queue().cloned() {
+                    self.report(&place, Progress::Missed { queue, agent: name, end });
+                }
             }
             RingEnd::CallerLeft | RingEnd::AgentLeft | RingEnd::Overflowed => {}
         }
     }
 
-    /// Works on one caller as if it stood outside.
-    fn with_waiting(&mut self, place: usize, work: impl FnOnce(&mut Self, &mut Waiting)) {
-        let Some(mut waiting) = self.waiting.remove(place) else { return };
-        work(self, &mut waiting);
-        self.waiting.insert(place, waiting);
+    fn report(&mut self, place: &PlaceId, progress: Progress) {
+        self.actions.push_back(Action::Report { place: place.clone(), progress });
+    }
+}
+
+impl Entry {
+    /// Where the caller waits; None if it wants one agent.
+    pub fn queue(&self) -> Option<&QueueName> {
+        match &self.wanted {
+            Wanted::AnyOf { queue, .. } => Some(queue),
+            Wanted::Agent(_) => None,
+        }
+    }
+}
+
+impl Waiting {
+    fn new(entry: Entry, now: Instant) -> Self {
+        Self {
+            entry,
+            entered_at: now,
+            overflow_at: None,
+            announce_at: None,
+            ring: None,
+            missed_by: BTreeSet::new(),
+            declined_by: BTreeSet::new(),
+        }
     }
 
-    fn report(&mut self, call: &CallId, progress: Progress) {
-        self.actions.push_back(Action::Report { call: call.clone(), progress });
+    fn rings_at(&self, agent: &AgentName) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.agent == *agent)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 use crate::queue::snapshot::{AgentSnapshot, QueueSnapshot, RingSnapshot};
 use crate::queue::{
-    Action, AgentName, Entry, Input, NotOffered, Progress, QueueName, QueueOptions, Queues, SignIn, Skill,
+    Action, AgentName, Entry, Input, NotOffered, PlaceId, Progress, QueueName, QueueOptions, Queues, SignIn, Skill,
 };
 use attendance::Attendances;
 use ticket::Tickets;
@@ -91,9 +91,9 @@ pub enum AnswerError {
 }
 
 enum Command {
-    Enter { entry: Entry, news: mpsc::Sender<TicketNews>, number: u64 },
-    Return(CallId),
-    Leave { call: CallId, number: u64 },
+    Enter { entry: Entry, news: mpsc::Sender<TicketNews> },
+    Return(PlaceId),
+    Leave(PlaceId),
     Attend { sign_in: SignIn, news: mpsc::Sender<AgentNews>, number: u64 },
     Depart { agent: AgentName, number: u64 },
     SetAvailable { agent: AgentName, available: bool },
@@ -129,11 +129,10 @@ impl QueueDesk {
         self.rooms.get(queue)
     }
 
-    /// The caller waits from now on, in a queue that has a [room](Self::room). A later ticket of a call replaces the one
-    /// before.
+    /// The caller waits from now on, in a queue that has a [room](Self::room), or rings at the agent that it wants.
     pub async fn enter(&self, entry: Entry) -> Result<Ticket, Unavailable> {
-        let (ticket, news) = Ticket::new(entry.call.clone(), self.commands.clone());
-        self.send(Command::Enter { entry, news, number: ticket.number() }).await?;
+        let (ticket, news) = Ticket::new(entry.place.clone(), self.commands.clone());
+        self.send(Command::Enter { entry, news }).await?;
         Ok(ticket)
     }
 
@@ -232,18 +231,15 @@ impl Desk {
     fn take(&mut self, command: Command, now: Instant) {
         self.forgive_standstill();
         match command {
-            Command::Enter { entry, news, number } => {
-                if self.tickets.insert(entry.call.clone(), number, news) {
-                    self.queues.handle(Input::Left(entry.call.clone()), now);
-                }
+            Command::Enter { entry, news } => {
+                self.tickets.insert(entry.place.clone(), news);
                 self.queues.handle(Input::Entered(entry), now);
             }
-            Command::Return(call) => self.queues.handle(Input::Returned(call), now),
-            // A later ticket of the same call is not this one's to end.
-            Command::Leave { call, number } if self.tickets.remove(&call, number) => {
-                self.queues.handle(Input::Left(call), now);
+            Command::Return(place) => self.queues.handle(Input::Returned(place), now),
+            Command::Leave(place) => {
+                self.tickets.remove(&place);
+                self.queues.handle(Input::Left(place), now);
             }
-            Command::Leave { .. } => {}
             Command::Attend { sign_in, news, number } => self.attend(sign_in, news, number, now),
             Command::Depart { agent, number } => self.attendances.depart(&agent, number, now),
             Command::SetAvailable { agent, available: true } => self.queues.handle(Input::Available(agent), now),
@@ -311,22 +307,23 @@ impl Desk {
                 Action::StopRinging { agent, call, end } => {
                     self.attendances.tell(&agent, &AgentNews::RingStopped { call, end: Some(end) });
                 }
-                Action::Connect { agent, call } => {
+                Action::Connect { agent, place } => {
                     // The other tabs of the agent ring no more either.
-                    self.attendances.tell(&agent, &AgentNews::RingStopped { call: call.clone(), end: None });
-                    self.tickets.tell(&call, TicketNews::Answered(agent));
+                    self.attendances.tell(&agent, &AgentNews::RingStopped { call: place.call.clone(), end: None });
+                    self.tickets.tell(&place, TicketNews::Answered(agent));
                 }
-                Action::Overflow { call, reason } => self.tickets.tell(&call, TicketNews::Overflowed(reason)),
-                Action::Announce { call, position } => self.tickets.tell(&call, TicketNews::Position(position)),
-                Action::Report { call, progress } => self.report(&call, progress),
+                Action::Overflow { place, reason } => self.tickets.tell(&place, TicketNews::Overflowed(reason)),
+                Action::Unreached { place, why } => self.tickets.tell(&place, TicketNews::Unreached(why)),
+                Action::Announce { place, position } => self.tickets.tell(&place, TicketNews::Position(position)),
+                Action::Report { place, progress } => self.report(&place, progress),
             }
         }
     }
 
-    fn report(&mut self, call: &CallId, progress: Progress) {
+    fn report(&mut self, place: &PlaceId, progress: Progress) {
         let (queue, event) = (progress.queue().to_string(), progress.event_type());
         metrics::counter!("patchcord_queue_events_total", "queue" => queue, "event" => event).increment(1);
-        self.tickets.tell(call, TicketNews::Progress(progress));
+        self.tickets.tell(place, TicketNews::Progress(progress));
     }
 
     /// Sends each agent its state, and the state of the queues to the metrics.
@@ -358,5 +355,5 @@ impl Desk {
     }
 }
 
-/// By agent or call and a number that is never used twice.
+/// By agent and a number that is never used twice.
 type Numbered<T> = BTreeMap<u64, T>;

@@ -9,9 +9,9 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use crate::config::Config;
-use crate::config::api::{ApiKey, Page};
+use crate::config::api::{ApiKey, Page, Scope};
 use crate::egress::Egress;
-use crate::queue::QueueName;
+use crate::queue::{AgentName, QueueName};
 use crate::routes::{Number, Numbers, Routes};
 use crate::whatsapp::signature::AppSecrets;
 
@@ -50,6 +50,14 @@ impl Settings {
             closed_pages: config.api.closed.clone(),
             egress: Egress::new(config.egress.allow.iter().cloned()),
         })
+    }
+
+    /// The agent of the API key with this id, if that key has one.
+    pub fn agent_name(&self, id: &str) -> Option<AgentName> {
+        self.api_keys
+            .iter()
+            .find(|key| key.id == id && key.scopes.contains(&Scope::Agent))
+            .map(|key| key.id.as_str().into())
     }
 }
 

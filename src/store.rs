@@ -195,6 +195,13 @@ impl Store {
         arrivals::confirmation(sent, answer, deadline, "the end of a call is published before it is on disk")
     }
 
+    /// Keeps the app's text with a call that has ended. False if no ended call has this id.
+    pub async fn set_client_state(&self, call_id: &str, client_state: String) -> Result<bool, StoreError> {
+        let call_id = call_id.to_owned();
+        self.ask(InTrouble::Refuse, move |connection| calls::set_client_state(connection, &call_id, &client_state))
+            .await
+    }
+
     /// From now on reads find the record, in memory or in the file.
     fn save(&self, job: Job, call: &Arc<CallRecord>) -> Result<(), StoreError> {
         let unwritten = self.0.unwritten.clone();

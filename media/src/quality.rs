@@ -56,6 +56,15 @@ pub struct Quality {
     pub round_trip: Option<Duration>,
 }
 
+/// An estimate, and whether it is worth an event.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Over the last [`INTERVAL`].
+    pub quality: Quality,
+    /// Whether it is the first one, or of another level than the last news.
+    pub is_news: bool,
+}
+
 /// Estimates the quality of a leg every [`INTERVAL`].
 #[derive(Debug)]
 pub struct QualityMeter {
@@ -84,8 +93,8 @@ impl QualityMeter {
         now >= self.due_at
     }
 
-    /// Estimates. Returns the first estimate, and then each whose level differs from the last one returned.
-    pub fn observe(&mut self, stats: &RtpLegStats, now: Instant) -> Option<Quality> {
+    /// Estimates; None while nothing flows.
+    pub fn observe(&mut self, stats: &RtpLegStats, now: Instant) -> Option<Estimate> {
         self.due_at = now + INTERVAL;
         let counts = Counts {
             received: stats.transport.packets_in,
@@ -98,7 +107,8 @@ impl QualityMeter {
         if self.worst.is_none_or(|worst| quality.mean_opinion_score < worst.mean_opinion_score) {
             self.worst = Some(quality);
         }
-        (self.reported.replace(quality.level) != Some(quality.level)).then_some(quality)
+        let is_news = self.reported.replace(quality.level) != Some(quality.level);
+        Some(Estimate { quality, is_news })
     }
 
     /// The worst estimate so far; None for a call too short for one.
@@ -173,11 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_estimate_is_given_and_then_each_change() {
+    fn the_first_estimate_is_news_and_then_each_change() {
         let start = Instant::now();
         let mut meter = QualityMeter::new(start);
         assert!(!meter.is_due(start + INTERVAL / 2) && meter.is_due(start + INTERVAL));
-        let mut level = |received, lost| meter.observe(&stats(received, lost, 40), start).map(|quality| quality.level);
+        let mut level = |received, lost| {
+            let Estimate { quality, is_news } = meter.observe(&stats(received, lost, 40), start)?;
+            is_news.then_some(quality.level)
+        };
         assert_eq!(level(500, 0), Some(Level::Good));
         assert_eq!(level(1000, 0), None);
         assert_eq!(level(1460, 40), Some(Level::Fair), "8 % of this interval, not 2.7 % of the call");
@@ -195,14 +208,14 @@ mod tests {
         assert_eq!(meter.observe(&RtpLegStats::default(), start), None);
         let mut one_way = RtpLegStats::default();
         one_way.transport.packets_in = 500;
-        let quality = meter.observe(&one_way, start).unwrap();
+        let Estimate { quality, .. } = meter.observe(&one_way, start).unwrap();
         assert_eq!((quality.loss_from_caller, quality.loss_to_caller, quality.round_trip), (Some(0.0), None, None));
     }
 
     #[test]
     fn delay_alone_makes_a_call_fair() {
         let start = Instant::now();
-        let quality = QualityMeter::new(start).observe(&stats(500, 0, 600), start).unwrap();
+        let Estimate { quality, .. } = QualityMeter::new(start).observe(&stats(500, 0, 600), start).unwrap();
         assert_eq!(quality.level, Level::Fair);
     }
 }

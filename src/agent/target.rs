@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{BrowserId, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
-use crate::queue::QueueName;
+use crate::queue::{AgentName, QueueName};
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub enum AgentTarget {
     Offer(OfferOptions),
     /// A queue, in which the caller waits for a person at a page.
     Queue(QueueName),
+    /// A person by name, at a page, who takes the caller now or not at all.
+    Person(AgentName),
     /// Prompts; the call ends after them.
     Prompts {
         /// In the order they are played; at least one.
@@ -28,10 +30,10 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, offer:https://, queue:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `queue:NAME` (or `browser:NAME`), `prompt:NAME` or `prompt:NAME,NAME`.
-    /// The error says what to write instead.
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or
+    /// `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {
@@ -42,6 +44,7 @@ impl AgentTarget {
                 Ok(Self::Prompts { names, repeat: false })
             }
             "queue" | "browser" => queue_name(rest).map(Self::Queue),
+            "agent" => agent_name(rest).map(Self::Person),
             "audiosocket" | "sip" | "sips" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
@@ -54,6 +57,7 @@ impl AgentTarget {
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
             Self::Queue(_) => "queue",
+            Self::Person(_) => "person",
             Self::Prompts { .. } => "prompts",
         }
     }
@@ -65,6 +69,7 @@ impl AgentTarget {
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
             Self::Queue(name) => format!("queue:{name}"),
+            Self::Person(name) => format!("agent:{name}"),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
         }
     }
@@ -72,7 +77,7 @@ impl AgentTarget {
     /// The prompts that it plays, by name.
     pub fn prompts(&self) -> &[String] {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) => &[],
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) | Self::Person(_) => &[],
             Self::Prompts { names, .. } => names,
         }
     }
@@ -82,6 +87,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) => AttemptKind::Agent,
             Self::Queue(_) => AttemptKind::Queue,
+            Self::Person(_) => AttemptKind::Person,
             Self::Prompts { .. } => AttemptKind::Prompts,
         }
     }
@@ -91,7 +97,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
-            Self::Browser(_) | Self::Queue(_) | Self::Prompts { .. } => {}
+            Self::Browser(_) | Self::Queue(_) | Self::Person(_) | Self::Prompts { .. } => {}
         }
     }
 
@@ -99,7 +105,15 @@ impl AgentTarget {
     pub fn queue(&self) -> Option<&QueueName> {
         match self {
             Self::Queue(name) => Some(name),
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Prompts { .. } => None,
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Person(_) | Self::Prompts { .. } => None,
+        }
+    }
+
+    /// The person that it is.
+    pub fn person(&self) -> Option<&AgentName> {
+        match self {
+            Self::Person(name) => Some(name),
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) | Self::Prompts { .. } => None,
         }
     }
 }
@@ -111,6 +125,15 @@ pub fn prompt_name(name: &str) -> Result<String, String> {
         return Err("a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'".to_owned());
     }
     Ok(name.to_owned())
+}
+
+/// Reads the name of a person, which is the id of an API key. The error says what a name may hold.
+fn agent_name(name: &str) -> Result<AgentName, String> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match (1..=64).contains(&name.len()) && is_plain {
+        true => Ok(name.into()),
+        false => Err("an agent's name is the id of its API key: 1 to 64 letters, digits or hyphens".to_owned()),
+    }
 }
 
 /// Reads the name of a queue. The error says what a name may hold.

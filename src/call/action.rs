@@ -24,8 +24,10 @@ pub enum Action {
     Dial { attempt: Attempt },
     /// Dial the agent of this attempt while the present one stays.
     DialBeside { attempt: Attempt },
-    /// Have the caller wait in the queue of this attempt; its agent joins as a dialled one does.
+    /// Have the caller wait in the queue, or for the person, of this attempt; the agent joins as a dialled one does.
     EnterQueue { attempt: Attempt },
+    /// The same while the present agent stays.
+    EnterQueueBeside { attempt: Attempt },
     /// Disconnect the agent of this attempt, dialled or joined, or leave its queue.
     DropAgent { attempt: Attempt, reason: LeaveReason },
     /// Give the caller to the agent that was dialled beside another.
@@ -42,7 +44,7 @@ pub enum Action {
     PlayRingback,
     /// Play hold music until another agent joins.
     PlayHold,
-    /// Play the music of this attempt's queue until its agent joins.
+    /// Play the music of this attempt's queue, or the hold music for a person, until the agent joins.
     PlayQueueHold { attempt: Attempt },
     /// Close the peer, the agent's socket and everything the call holds.
     Release(EndReason),

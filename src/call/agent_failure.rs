@@ -34,6 +34,12 @@ pub enum AgentFailureKind {
     TooSlow,
     /// No agent of the queue took the caller: the queue was full or unstaffed, or the caller waited too long.
     QueueOverflow,
+    /// The person is not signed in, or away.
+    Unavailable,
+    /// The person has another call, or wraps one up.
+    Busy,
+    /// The person declined the call.
+    Declined,
 }
 
 impl AgentFailureKind {
@@ -48,6 +54,9 @@ impl AgentFailureKind {
             Self::ProtocolError => "protocol_error",
             Self::TooSlow => "too_slow",
             Self::QueueOverflow => "queue_overflow",
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+            Self::Declined => "declined",
         }
     }
 
@@ -75,6 +84,9 @@ impl fmt::Display for AgentFailure {
             AgentFailureKind::ProtocolError => "broke the protocol",
             AgentFailureKind::TooSlow => "read too slowly",
             AgentFailureKind::QueueOverflow => "was not found in the queue",
+            AgentFailureKind::Unavailable => "is not available",
+            AgentFailureKind::Busy => "is busy",
+            AgentFailureKind::Declined => "declined the call",
         })?;
         match &self.detail {
             Some(detail) => write!(f, ": {detail}"),

@@ -14,10 +14,52 @@ use super::{Action, Attempt, LeaveReason, Progress};
 pub enum AttemptKind {
     /// An agent, which is dialled and joins.
     Agent,
+    /// A person by name, whose page rings. It takes the caller now or not at all.
+    Person,
     /// A queue, whose agents take the caller when they are free.
     Queue,
     /// Prompts; the call ends after them.
     Prompts,
+}
+
+impl AttemptKind {
+    /// Whether the present agent stays until this one joins. In a blind transfer to a queue it leaves at once: it need not
+    /// wait as long as a queue may take.
+    fn joins_beside(self, handover: Handover) -> bool {
+        match self {
+            Self::Agent | Self::Person => true,
+            Self::Queue => handover == Handover::Warm,
+            Self::Prompts => false,
+        }
+    }
+}
+
+/// A transfer that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The agent that is to take over.
+    pub to: Attempt,
+    /// How far it has come.
+    pub stage: TransferStage,
+}
+
+/// How far a transfer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferStage {
+    /// The second agent is dialled, or rings.
+    Asking,
+    /// Both agents talk.
+    Consulting,
+}
+
+impl TransferStage {
+    /// The stable name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asking => "asking",
+            Self::Consulting => "consulting",
+        }
+    }
 }
 
 /// What the caller hears.
@@ -59,7 +101,7 @@ enum State {
         attempt: Attempt,
         give_up_at: Instant,
     },
-    /// The caller waits in a queue, which has deadlines of its own.
+    /// The caller waits in a queue, or for a person; both have deadlines of their own.
     Queued {
         attempt: Attempt,
     },
@@ -70,12 +112,12 @@ enum State {
         attempt: Attempt,
     },
     /// `to` is dialled while `from`, if it is still connected, waits and the caller is on hold. In a take-over they go on
-    /// talking.
+    /// talking. Without a deadline `to` is a queue or a person, which have their own.
     Transferring {
         from: Option<Attempt>,
         to: Attempt,
         handover: Handover,
-        give_up_at: Instant,
+        give_up_at: Option<Instant>,
     },
     /// `from` and `to` talk to each other while the caller is on hold.
     Consulting {
@@ -136,6 +178,24 @@ impl AgentSide {
         }
     }
 
+    /// The transfer that is under way.
+    pub fn transfer_under_way(&self) -> Option<Transfer> {
+        match self.state {
+            State::Transferring { to, handover: Handover::Cold | Handover::Warm, .. } => {
+                Some(Transfer { to, stage: TransferStage::Asking })
+            }
+            State::Consulting { to, .. } => Some(Transfer { to, stage: TransferStage::Consulting }),
+            // The agent stays the same person, or is another one without a word.
+            State::Transferring { handover: Handover::TakeOver, .. } => None,
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Queued { .. }
+            | State::Joined { .. }
+            | State::Prompts { .. } => None,
+        }
+    }
+
     /// Starts the first attempt.
     pub fn begin(&mut self, hears: CallerHears, now: Instant, actions: &mut Actions) -> ControlFlow<EndReason> {
         let State::Planned { first } = self.state else { return ControlFlow::Continue(()) };
@@ -159,7 +219,8 @@ impl AgentSide {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => Some(give_up_at),
+            State::Dialling { give_up_at, .. } => Some(give_up_at),
+            State::Transferring { give_up_at, .. } => give_up_at,
             State::Planned { .. }
             | State::Parked
             | State::Queued { .. }
@@ -172,7 +233,7 @@ impl AgentSide {
     /// Moves the deadline of an agent that is dialled by `gap`, at most to what it would be if it were dialled now.
     pub fn extend_deadlines(&mut self, gap: Duration, now: Instant) {
         match &mut self.state {
-            State::Dialling { give_up_at, .. } | State::Transferring { give_up_at, .. } => {
+            State::Dialling { give_up_at, .. } | State::Transferring { give_up_at: Some(give_up_at), .. } => {
                 *give_up_at = (*give_up_at + gap).min(now + self.agent_timeout);
             }
             State::Planned { .. }
@@ -180,6 +241,7 @@ impl AgentSide {
             | State::Queued { .. }
             | State::Joined { .. }
             | State::Prompts { .. }
+            | State::Transferring { give_up_at: None, .. }
             | State::Consulting { .. } => {}
         }
     }
@@ -192,7 +254,8 @@ impl AgentSide {
         actions: &mut Actions,
     ) -> ControlFlow<EndReason> {
         match self.state {
-            State::Dialling { attempt, give_up_at } | State::Transferring { to: attempt, give_up_at, .. }
+            State::Dialling { attempt, give_up_at }
+            | State::Transferring { to: attempt, give_up_at: Some(give_up_at), .. }
                 if now >= give_up_at =>
             {
                 self.failed(attempt, AgentFailureKind::NoAnswer.into(), hears, now, actions)
@@ -232,6 +295,13 @@ impl AgentSide {
                         actions.push_back(Action::Promote { attempt: to });
                     }
                 }
+            }
+            // Its page has reloaded, which ended the hold.
+            State::Transferring { from: Some(from), handover: Handover::Cold | Handover::Warm, .. }
+            | State::Consulting { from, .. }
+                if from == joined =>
+            {
+                actions.push_back(Action::Hold);
             }
             State::Planned { .. }
             | State::Parked
@@ -373,7 +443,7 @@ impl AgentSide {
         let to = Attempt::new(self.attempts.len());
         if let (Some(from), true, CallerHears::Us) = (before, is_joined, hears) {
             self.plan(vec![AttemptKind::Agent]);
-            self.dial_beside(Some(from), to, Handover::TakeOver, now, actions);
+            self.reach_beside(from, to, Handover::TakeOver, now, actions);
         } else {
             self.connect(vec![AttemptKind::Agent], hears, now, actions);
         }
@@ -419,24 +489,17 @@ impl AgentSide {
             }
         };
         let Some(kind) = attempts.first().copied() else { return Ok(()) };
-        if kind == AttemptKind::Queue && warm {
-            let advice = "warm: nobody of a queue is there to talk to yet: transfer without it, or to an agent";
-            return Err(Refusal::new(RefusalCode::InvalidCommand, advice));
-        }
         let Some(to) = self.plan(attempts) else { return Ok(()) };
-        match kind {
-            AttemptKind::Agent => {
-                actions.push_back(Action::Hold);
-                let handover = if warm { Handover::Warm } else { Handover::Cold };
-                self.dial_beside(Some(from), to, handover, now, actions);
-            }
-            AttemptKind::Queue | AttemptKind::Prompts => {
-                self.let_go(from, LeaveReason::Transferred, actions);
-                // What follows is wanted, whichever agent failed before.
-                self.last_failure = None;
-                self.put_through(to, CallerHears::Us, now, actions);
-                actions.push_back(Action::Report(Progress::Transferred { from: Some(from), to }));
-            }
+        let handover = if warm { Handover::Warm } else { Handover::Cold };
+        if kind.joins_beside(handover) {
+            actions.push_back(Action::Hold);
+            self.reach_beside(from, to, handover, now, actions);
+        } else {
+            self.let_go(from, LeaveReason::Transferred, actions);
+            // What follows is wanted, whichever agent failed before.
+            self.last_failure = None;
+            self.put_through(to, CallerHears::Us, now, actions);
+            actions.push_back(Action::Report(Progress::Transferred { from: Some(from), to }));
         }
         Ok(())
     }
@@ -447,6 +510,14 @@ impl AgentSide {
             State::Consulting { from, to } => {
                 self.let_go(from, LeaveReason::Transferred, actions);
                 self.hand_over(Some(from), to, actions);
+                Ok(())
+            }
+            // The first agent need not wait as long as a queue may take.
+            State::Transferring { from: Some(from), to, handover: Handover::Warm, .. }
+                if self.planned(to).kind == AttemptKind::Queue =>
+            {
+                self.let_go(from, LeaveReason::Transferred, actions);
+                self.lose_first(actions);
                 Ok(())
             }
             State::Transferring { from, to, handover: Handover::Warm, give_up_at } => {
@@ -513,7 +584,7 @@ impl AgentSide {
                 actions.push_back(Action::Dial { attempt });
                 self.state = State::Dialling { attempt, give_up_at: now + self.agent_timeout };
             }
-            AttemptKind::Queue => {
+            AttemptKind::Person | AttemptKind::Queue => {
                 self.state = State::Queued { attempt };
                 actions.push_back(Action::EnterQueue { attempt });
                 if hears == CallerHears::Us {
@@ -529,23 +600,23 @@ impl AgentSide {
         }
     }
 
-    fn dial_beside(
-        &mut self,
-        from: Option<Attempt>,
-        to: Attempt,
-        handover: Handover,
-        now: Instant,
-        actions: &mut Actions,
-    ) {
-        actions.push_back(Action::DialBeside { attempt: to });
-        self.state = State::Transferring { from, to, handover, give_up_at: now + self.agent_timeout };
+    /// Reaches the next agent while the present one stays. Its kind [joins beside](AttemptKind::joins_beside) another.
+    fn reach_beside(&mut self, from: Attempt, to: Attempt, handover: Handover, now: Instant, actions: &mut Actions) {
+        let (action, give_up_at) = match self.planned(to).kind {
+            AttemptKind::Agent => (Action::DialBeside { attempt: to }, Some(now + self.agent_timeout)),
+            AttemptKind::Person | AttemptKind::Queue | AttemptKind::Prompts => {
+                (Action::EnterQueueBeside { attempt: to }, None)
+            }
+        };
+        actions.push_back(action);
+        self.state = State::Transferring { from: Some(from), to, handover, give_up_at };
     }
 
-    /// Dials the next target of the transfer; if there is none, the first agent gets the caller back.
+    /// Reaches the next target of the transfer; if there is none, the first agent gets the caller back.
     fn try_next(&mut self, from: Attempt, failed: Attempt, failure: AgentFailure, now: Instant, actions: &mut Actions) {
         let State::Transferring { handover, .. } = self.state else { return };
-        match self.planned(failed).next.filter(|next| self.planned(*next).kind == AttemptKind::Agent) {
-            Some(next) => self.dial_beside(Some(from), next, handover, now, actions),
+        match self.planned(failed).next.filter(|next| self.planned(*next).kind.joins_beside(handover)) {
+            Some(next) => self.reach_beside(from, next, handover, now, actions),
             None => self.give_back(from, failed, Some(failure), actions),
         }
     }
@@ -558,7 +629,10 @@ impl AgentSide {
                 Handover::TakeOver => Handover::TakeOver,
             };
             self.state = State::Transferring { from: None, to, handover, give_up_at };
-            actions.push_back(Action::PlayHold);
+            actions.push_back(match self.planned(to).kind {
+                AttemptKind::Person | AttemptKind::Queue => Action::PlayQueueHold { attempt: to },
+                AttemptKind::Agent | AttemptKind::Prompts => Action::PlayHold,
+            });
         }
     }
 

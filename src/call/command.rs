@@ -149,7 +149,7 @@ pub enum CommandResult {
     Participant(u32),
 }
 
-/// Where to put a caller through to: the agents of a route, a queue, or one agent by its URL.
+/// Where to put a caller through to: the agents of a route, a queue, a person, or one agent by its URL.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Destination {
     /// A route by its name: its agent, then its fallbacks.
@@ -158,6 +158,9 @@ pub struct Destination {
     /// A queue by its name.
     #[serde(default)]
     pub queue: Option<String>,
+    /// A person by the id of its API key, who is signed in and idle.
+    #[serde(default)]
+    pub agent: Option<String>,
     /// The WebSocket of an agent that speaks `patchcord.v1`, or `offer:` and the URL of an endpoint that answers WebRTC offers
     /// as JSON. It must be allowed by the configuration.
     #[serde(default)]
@@ -170,7 +173,7 @@ pub struct Destination {
 /// How to accept.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Accept {
-    /// The agents; those of the call's route if none of `route`, `queue` and `url` is given.
+    /// The agents; those of the call's route if none of `route`, `queue`, `agent` and `url` is given.
     #[serde(flatten)]
     pub to: Destination,
     /// Without an agent: play, gather and connect from there.
@@ -189,7 +192,7 @@ pub struct Reject {
 /// Where to hand a caller over to, and how.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Transfer {
-    /// `route`, `queue` or `url`.
+    /// `route`, `queue`, `agent` or `url`.
     #[serde(flatten)]
     pub to: Destination,
     /// Both agents talk first; `complete_transfer` or the first agent's hang-up hands the caller over.
@@ -389,7 +392,7 @@ impl CourseCommand {
         match self {
             Self::Connect(to) | Self::Transfer(Transfer { to, .. }) => to.check(),
             Self::Accept(Accept { to, without_agent }) => match (to.is_given(), without_agent) {
-                (true, true) => Err(invalid("without_agent: leave it out, or leave out route, queue and url")),
+                (true, true) => Err(invalid("without_agent: leave it out, or leave out route, queue, agent and url")),
                 (true, false) => to.check(),
                 (false, _) => Ok(()),
             },
@@ -451,17 +454,21 @@ fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
 }
 
 impl Destination {
-    /// Whether it names a route or a URL.
+    /// Whether it names anything.
     pub fn is_given(&self) -> bool {
-        self.route.is_some() || self.queue.is_some() || self.url.is_some()
+        self.given().next().is_some()
     }
 
     fn check(&self) -> Result<(), Refusal> {
-        match [&self.route, &self.queue, &self.url].into_iter().flatten().count() {
+        match self.given().count() {
             1 => Ok(()),
-            0 => Err(invalid("route: give the name of a route, or queue, or url")),
-            _ => Err(invalid("route: give one of route, queue and url")),
+            0 => Err(invalid("route: give the name of a route, or queue, agent or url")),
+            _ => Err(invalid("route: give one of route, queue, agent and url")),
         }
+    }
+
+    fn given(&self) -> impl Iterator<Item = &String> {
+        [&self.route, &self.queue, &self.agent, &self.url].into_iter().flatten()
     }
 }
 

@@ -60,6 +60,8 @@ pub enum RefusalCode {
     UnknownRoute,
     /// No queue has this name.
     UnknownQueue,
+    /// No API key of an agent has this id.
+    UnknownAgent,
     /// No participant has this id.
     UnknownGuest,
     /// The URL is no address of an agent.
@@ -128,6 +130,7 @@ impl RefusalCode {
         Self::UnknownPrompt,
         Self::UnknownRoute,
         Self::UnknownQueue,
+        Self::UnknownAgent,
         Self::UnknownGuest,
         Self::InvalidUrl,
         Self::UrlNotAllowed,
@@ -173,6 +176,7 @@ impl RefusalCode {
             Self::UnknownPrompt => "unknown_prompt",
             Self::UnknownRoute => "unknown_route",
             Self::UnknownQueue => "unknown_queue",
+            Self::UnknownAgent => "unknown_agent",
             Self::UnknownGuest => "unknown_guest",
             Self::InvalidUrl => "invalid_url",
             Self::UrlNotAllowed => "url_not_allowed",
@@ -219,6 +223,7 @@ impl RefusalCode {
             | Self::UnknownPrompt
             | Self::UnknownRoute
             | Self::UnknownQueue
+            | Self::UnknownAgent
             | Self::UnknownGuest
             | Self::InvalidUrl
             | Self::UrlNotAllowed

@@ -1,4 +1,4 @@
-//! The targets that a command names: those of a route, a queue, or the agent of a URL that the egress guard admits.
+//! The targets that a command names: those of a route, a queue, a person, or the agent of a URL that the egress guard admits.
 
 use crate::agent::{AgentTarget, OfferOptions, WebSocketOptions};
 use crate::call::command::Destination;
@@ -8,13 +8,20 @@ use crate::settings::Settings;
 
 /// The targets of a destination. A URL's host is resolved here, once, which may take 3 s.
 pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Result<Vec<AgentTarget>, Refusal> {
-    let mut targets = match (&to.url, &to.queue) {
-        (Some(url), _) => vec![target_at(url, settings, hosts).await?],
-        (None, Some(name)) => {
+    let mut targets = match (&to.url, &to.queue, &to.agent) {
+        (Some(url), ..) => vec![target_at(url, settings, hosts).await?],
+        (None, Some(name), _) => {
             let unknown = || Refusal::new(RefusalCode::UnknownQueue, format!("there is no section [queues.{name}]"));
             vec![AgentTarget::Queue(settings.queues.get(name.as_str()).ok_or_else(unknown)?.clone())]
         }
-        (None, None) => {
+        (None, None, Some(name)) => {
+            let unknown = || {
+                let advice = format!("no API key with a scope \"agent:QUEUE\" has the id {name:?}");
+                Refusal::new(RefusalCode::UnknownAgent, advice)
+            };
+            vec![AgentTarget::Person(settings.agent_name(name).ok_or_else(unknown)?)]
+        }
+        (None, None, None) => {
             let name = to.route.as_deref().unwrap_or_default();
             let route = settings.routes.get(name);
             let unknown = || Refusal::new(RefusalCode::UnknownRoute, format!("there is no section [routes.{name}]"));

@@ -28,12 +28,12 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::snapshot::StatusSender;
+use super::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use super::{CallsOptions, NewCall, Origin, WRITTEN_WITHIN};
 use crate::agent::{AgentStatus, AgentTarget, Dial};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, ended_data};
-use crate::call::{Action, Attempt, Call, CallOptions, Input};
+use crate::call::{Action, Attempt, Call, CallOptions, Input, Transfer};
 use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
@@ -51,8 +51,8 @@ use decision::Decision;
 use events::EventWriter;
 pub(super) use inbox::{Inbox, SessionHandle};
 use meta_requests::MetaRequests;
-use queueing::QueuePlace;
-use record::LiveRecord;
+use queueing::QueuePlaces;
+use record::{LiveRecord, People};
 use recordings::OpenRecordings;
 use worker_link::WorkerLink;
 
@@ -94,7 +94,7 @@ pub struct Session {
     events: EventWriter,
     decision: Decision,
     recordings: OpenRecordings,
-    queue: QueuePlace,
+    queue: QueuePlaces,
     /// By attempt: the route's targets, then those of commands.
     targets: Vec<AgentTarget>,
     /// Commands of agents whose destination is resolved; a socket waits for its answers, so there are few.
@@ -138,7 +138,7 @@ impl Session {
             events: EventWriter::new(id.clone(), store.clone(), options.events.clone()),
             decision: Decision::default(),
             recordings: OpenRecordings::default(),
-            queue: QueuePlace::default(),
+            queue: QueuePlaces::default(),
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
             browsers: JoinSet::new(),
@@ -220,7 +220,7 @@ impl Session {
 
     /// Performs the call's actions and waits for the next input.
     async fn step(&mut self, call: &mut Call, inbox: &mut Inbox) -> ControlFlow<()> {
-        self.record.show(call);
+        self.record.show(call, self.people(call));
         while let Some(action) = call.poll_action() {
             self.perform(action).await;
         }
@@ -259,7 +259,7 @@ impl Session {
             Some(outcome) = self.decision.asking.join_next() => self.decided(call, outcome),
             Some(Ok(answered)) = self.browsers.join_next() => self.browser_answered(call, answered).await,
             Some(Ok(command)) = self.resolving.join_next() => self.run_agent_command(call, command).await,
-            event = self.queue.next() => self.take_queue_event(call, event).await,
+            (attempt, event) = self.queue.next() => self.take_queue_event(call, attempt, event).await,
             Some(result) = self.recordings.next_finished() => self.recording_finished(result),
             _ = first_record.confirmed(), if self.events.is_holding() => self.events.publish_held(),
             () = tokio::time::sleep_until(deadline.into()) => self.deadline_passed(call, clock::now()),
@@ -279,7 +279,7 @@ impl Session {
         let gap = self.standstills.next(now);
         if let Some(gap) = gap {
             call.extend_deadlines(gap, now);
-            self.queue.extend_deadline(gap);
+            self.queue.extend_deadlines(gap);
         }
         gap.is_some()
     }
@@ -309,11 +309,15 @@ impl Session {
                 }
             }
             Action::EnterQueue { attempt } => self.enter_queue(attempt).await,
+            Action::EnterQueueBeside { attempt } => self.enter_queue_beside(attempt).await,
             Action::DropAgent { attempt, reason } => {
                 self.leave_queue_of(attempt);
                 self.command(Command::DropAgent { call, attempt, reason: reason.name() }).await;
             }
-            Action::Promote { attempt } => self.command(Command::Promote { call, attempt }).await,
+            Action::Promote { attempt } => {
+                self.queue.promoted(attempt);
+                self.command(Command::Promote { call, attempt }).await;
+            }
             Action::Hold => self.command(Command::Hold { call, held: true }).await,
             Action::Unhold => self.command(Command::Hold { call, held: false }).await,
             Action::StartSound => self.command(Command::StartSound { call }).await,
@@ -361,6 +365,25 @@ impl Session {
         }
     }
 
+    fn people(&self, call: &Call) -> People {
+        let transfer =
+            call.transfer().and_then(|Transfer { to, stage }| Some(TransferFacts { to: self.agent_facts(to)?, stage }));
+        People {
+            agent: call.agent().and_then(|agent| self.agent_facts(agent)),
+            transfer,
+            queue: self.queue.name().cloned(),
+        }
+    }
+
+    fn agent_facts(&self, attempt: Attempt) -> Option<AgentFacts> {
+        let target = self.targets.get(attempt.number())?;
+        let (kind, name) = match self.queue.agent(attempt).or(target.person()) {
+            Some(person) => ("person", person.to_string()),
+            None => (target.kind(), target.shown()),
+        };
+        Some(AgentFacts { attempt, kind, name })
+    }
+
     /// What the worker needs to dial the agent of an attempt.
     fn dial(&self, attempt: Attempt) -> Option<Box<Dial>> {
         let target = self.targets.get(attempt.number())?.clone();
@@ -399,7 +422,7 @@ impl Session {
     }
 
     async fn release(&mut self, reason: &EndReason) {
-        self.abandon_queue();
+        self.abandon_queues();
         let sound = self.worker.release(reason).await.unwrap_or(Value::Null);
         self.record.reach(|stages| &mut stages.ended);
         self.close_recordings().await;

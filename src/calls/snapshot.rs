@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::call::Attempt;
 use crate::call::description::CallDescription;
 use crate::call::event::{CallId, Stages};
+use crate::call::{Attempt, TransferStage};
+use crate::queue::QueueName;
 
 /// What does not change while a call lives.
 #[derive(Clone)]
@@ -32,13 +34,41 @@ pub struct CallStatus {
     /// When each stage was reached.
     pub stages: Stages,
     /// The agent that has the caller.
-    pub agent: Option<Attempt>,
+    pub agent: Option<AgentFacts>,
+    /// The transfer that is under way.
+    pub transfer: Option<TransferFacts>,
+    /// The queue in which the caller waits, or from which its agent took it.
+    pub queue: Option<QueueName>,
+    /// Whether the caller is on hold.
+    pub is_held: bool,
+    /// The last estimate, as in `call.quality`; null before the first.
+    pub quality: Value,
     /// What the application keeps with the call.
     pub client_state: Option<String>,
     /// Ids of its recordings, the first one first.
     pub recordings: Vec<String>,
     /// Agents of queues that had the caller, by name.
     pub agents: Vec<String>,
+}
+
+/// An agent of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentFacts {
+    /// The attempt that reached it.
+    pub attempt: Attempt,
+    /// `person` at a page of a queue's agent, otherwise as [`AgentTarget::kind`](crate::agent::AgentTarget::kind) says.
+    pub kind: &'static str,
+    /// The name of a person, or the address without secrets.
+    pub name: String,
+}
+
+/// A transfer that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferFacts {
+    /// The agent that is to take over; a queue while nobody of it has answered.
+    pub to: AgentFacts,
+    /// How far it has come.
+    pub stage: TransferStage,
 }
 
 impl CallStatus {
@@ -48,6 +78,10 @@ impl CallStatus {
             state: "answering",
             stages: Stages::default(),
             agent: None,
+            transfer: None,
+            queue: None,
+            is_held: false,
+            quality: Value::Null,
             client_state: None,
             recordings: Vec::new(),
             agents: Vec::new(),

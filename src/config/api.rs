@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use super::problem::nearest;
 use super::queues::{Queues, no_such_queue, skill};
 use super::read::Section;
+use crate::agent::AgentTarget;
 use crate::queue::{QueueName, Skill};
+use crate::routes::Route;
 
 /// Who may use the control API.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -174,6 +176,24 @@ impl Api {
         let closed = section.list("closed", Page::parse).unwrap_or_default();
         section.end();
         Self { keys, closed }
+    }
+
+    /// Notes every person that a route names and that no key signs in.
+    pub(super) fn check_routes<'r>(&self, root: &Section<'_, '_>, routes: impl IntoIterator<Item = &'r Route>) {
+        let agents = || self.keys.iter().filter(|key| key.scopes.contains(&Scope::Agent)).map(|key| key.id.as_str());
+        for route in routes {
+            for (index, person) in route.targets.iter().map(AgentTarget::person).enumerate() {
+                let Some(person) = person.filter(|person| !agents().any(|known| known == &***person)) else { continue };
+                let key = if index == 0 { "agent" } else { "fallback" };
+                let advice = match nearest(person, agents()) {
+                    Some(near) => {
+                        format!("no key in [api] with a scope \"agent:QUEUE\" has this id; did you mean \"{near}\"?")
+                    }
+                    None => "no key in [api] with a scope \"agent:QUEUE\" has this id".to_owned(),
+                };
+                root.note(&format!("routes.{}.{key}", route.name), Some(format!("\"agent:{person}\"")), advice);
+            }
+        }
     }
 }
 

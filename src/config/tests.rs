@@ -101,6 +101,23 @@ fn what_is_wrong_with_queues_is_told() {
 }
 
 #[test]
+fn a_person_that_a_route_names_has_a_key() {
+    let named = |agent: &str| {
+        with("route", &format!("agent = \"{agent}\"\nfallback = [\"agent:\"]"))
+            + "\n[queues.support]\n[api]\nkeys = [{ id = \"ada\", sha256 = \""
+            + &"ab".repeat(32)
+            + "\", scopes = [\"agent:support\"] }]\n"
+    };
+    insta::assert_snapshot!(problems_of(&named("agent:adda")).unwrap(), @r#"
+    patchcord.toml: routes.reception.fallback = ["agent:"]: an agent's name is the id of its API key: 1 to 64 letters, digits or hyphens
+    patchcord.toml: routes.reception.agent = "agent:adda": no key in [api] with a scope "agent:QUEUE" has this id; did you mean "ada"?
+    "#);
+    let right = named("agent:ada").replace("\"agent:\"", "");
+    let config = Config::parse(&right, "patchcord.toml", &example_environment()).unwrap();
+    assert_eq!(shown(&config.routes["reception"].targets), ["agent:ada"]);
+}
+
+#[test]
 fn the_section_egress_is_read_by_its_earlier_name_too() {
     let allowed = |section| {
         let text = with(section, "allow = [\"bots.example.com\"]");
@@ -304,17 +321,17 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
     patchcord.toml: routes.reception.fallback: nothing after a prompt is ever reached: put the prompt last
-    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.dialect = "twilio": this dialect is not built yet; use "native"
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
@@ -414,7 +431,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, queue:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AgentName, QueueName};
+use super::{AgentName, PlaceId, QueueName};
 use crate::call::event::CallId;
 
 /// What the shell is to do, in this order.
@@ -14,13 +14,15 @@ pub enum Action {
     /// The call does not ring at the agent any more.
     StopRinging { agent: AgentName, call: CallId, end: RingEnd },
     /// Agent and caller hear each other.
-    Connect { agent: AgentName, call: CallId },
+    Connect { agent: AgentName, place: PlaceId },
     /// Put the caller through to what follows the queue in its route.
-    Overflow { call: CallId, reason: OverflowReason },
+    Overflow { place: PlaceId, reason: OverflowReason },
+    /// The agent that the caller wants does not take it.
+    Unreached { place: PlaceId, why: Unreached },
     /// Tell the caller its position, from 1.
-    Announce { call: CallId, position: usize },
+    Announce { place: PlaceId, position: usize },
     /// Tell the outside.
-    Report { call: CallId, progress: Progress },
+    Report { place: PlaceId, progress: Progress },
 }
 
 /// Why a ring ended without an answer.
@@ -47,6 +49,37 @@ pub enum OverflowReason {
     WaitedTooLong,
     /// No agent of the queue is signed in.
     NoAgents,
+}
+
+/// Why an agent that was called by name did not take the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreached {
+    /// It is not signed in, or has just left.
+    #[error("not signed in")]
+    SignedOut,
+    /// It takes no calls.
+    #[error("away")]
+    Away,
+    /// Another call rings or is on, or its wrap-up goes on.
+    #[error("has another call, or wraps one up")]
+    Busy,
+    /// It did not answer, or its page did not connect.
+    #[error("did not answer")]
+    NoAnswer,
+    /// It does not want the call.
+    #[error("declined the call")]
+    Declined,
+}
+
+impl From<RingEnd> for Unreached {
+    fn from(end: RingEnd) -> Self {
+        match end {
+            RingEnd::Declined => Self::Declined,
+            RingEnd::AgentLeft => Self::SignedOut,
+            // The last two end a caller's place, and nobody is told.
+            RingEnd::Missed | RingEnd::CallerLeft | RingEnd::Overflowed => Self::NoAnswer,
+        }
+    }
 }
 
 /// What the outside may know of a caller in a queue.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Entry, QueueName, RingEnd, Skill, Waiting};
+use super::{Entry, PlaceId, QueueName, RingEnd, Skill, Unreached, Waiting, Wanted};
 use crate::call::event::CallId;
 
 /// An agent that is signed in, or still talks.
@@ -15,6 +15,8 @@ pub(super) struct Agent {
     presence: Presence,
     /// Rings in a row that were not answered.
     missed: u32,
+    /// The call that it had last, until it answers another.
+    last_call: Option<CallId>,
 }
 
 /// What an agent does.
@@ -91,7 +93,7 @@ impl Agent {
     }
 
     pub(super) fn answered(&mut self, waiting: Waiting) {
-        self.missed = 0;
+        (self.missed, self.last_call) = (0, None);
         self.presence = Presence::Talking { with: Box::new(waiting) };
     }
 
@@ -114,7 +116,10 @@ impl Agent {
             Shift::On | Shift::Paused | Shift::Over => self.next(now),
         };
         match std::mem::replace(&mut self.presence, next) {
-            Presence::Talking { with } => Some(*with),
+            Presence::Talking { with } => {
+                self.last_call = Some(with.entry.place.call.clone());
+                Some(*with)
+            }
             Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::WrapUp { .. } => None,
         }
     }
@@ -146,8 +151,22 @@ impl Agent {
         self.shift != Shift::Over && self.queues.contains(queue)
     }
 
+    /// Whether it may be offered a caller that waits. One that wants a certain agent rings there from the first moment.
     pub(super) fn may_take(&self, entry: &Entry) -> bool {
-        self.is_idle() && self.serves(&entry.queue) && entry.skills.is_subset(&self.skills)
+        match &entry.wanted {
+            Wanted::AnyOf { queue, skills } => self.is_idle() && self.serves(queue) && skills.is_subset(&self.skills),
+            Wanted::Agent(_) => false,
+        }
+    }
+
+    /// Whether a call by name may ring here now.
+    pub(super) fn is_free_for_a_call_by_name(&self) -> Result<(), Unreached> {
+        match (&self.presence, self.shift) {
+            (Presence::Idle { .. }, _) => Ok(()),
+            (Presence::Away, Shift::Over) => Err(Unreached::SignedOut),
+            (Presence::Away, Shift::On | Shift::Paused) => Err(Unreached::Away),
+            (Presence::Ringing { .. } | Presence::Talking { .. } | Presence::WrapUp { .. }, _) => Err(Unreached::Busy),
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -161,12 +180,16 @@ impl Agent {
         }
     }
 
-    /// The queue whose caller of this call it has.
-    pub(super) fn talks_in(&self, call: &CallId) -> Option<QueueName> {
+    /// The caller of this place, if the agent has it.
+    pub(super) fn has(&self, place: &PlaceId) -> Option<&Entry> {
         match &self.presence {
-            Presence::Talking { with } => (with.entry.call == *call).then(|| with.entry.queue.clone()),
+            Presence::Talking { with } => (with.entry.place == *place).then_some(&with.entry),
             Presence::Away | Presence::Idle { .. } | Presence::Ringing { .. } | Presence::WrapUp { .. } => None,
         }
+    }
+
+    pub(super) fn last_call(&self) -> Option<&CallId> {
+        self.last_call.as_ref()
     }
 
     pub(super) fn presence(&self) -> &Presence {

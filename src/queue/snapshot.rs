@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::agent::Agent;
 use super::{AgentName, Presence, QueueName, Queues};
 use crate::call::event::CallId;
 
@@ -73,6 +74,8 @@ pub struct AgentSnapshot {
     pub state: &'static str,
     /// What rings, or whom it talks with.
     pub call: Option<CallId>,
+    /// The call that it had last, until it answers another.
+    pub last_call: Option<CallId>,
     /// When its wrap-up time is over.
     pub until: Option<Instant>,
 }
@@ -82,8 +85,8 @@ pub struct AgentSnapshot {
 pub struct RingSnapshot {
     /// Which.
     pub call: CallId,
-    /// Where its caller waits.
-    pub queue: QueueName,
+    /// Where its caller waits; None if it wants this agent.
+    pub queue: Option<QueueName>,
     /// Since the caller entered.
     pub waited: Duration,
     /// Until it counts as missed.
@@ -111,7 +114,7 @@ impl Queues {
 
     /// How an agent stands; None if it is not signed in.
     pub fn agent(&self, name: &AgentName) -> Option<AgentSnapshot> {
-        self.agents.get(name).map(|agent| AgentSnapshot::of(name, agent.presence()))
+        self.agents.get(name).map(|agent| AgentSnapshot::of(name, agent))
     }
 
     /// The call that rings at an agent.
@@ -119,8 +122,8 @@ impl Queues {
         self.waiting.iter().find_map(|waiting| {
             let ring = waiting.ring.as_ref().filter(|ring| ring.agent == *name)?;
             Some(RingSnapshot {
-                call: waiting.entry.call.clone(),
-                queue: waiting.entry.queue.clone(),
+                call: waiting.entry.place.call.clone(),
+                queue: waiting.entry.queue().cloned(),
                 waited: now.saturating_duration_since(waiting.entered_at),
                 left: ring.until.saturating_duration_since(now),
             })
@@ -128,9 +131,9 @@ impl Queues {
     }
 
     fn waiting_in(&self, queue: &QueueName, now: Instant) -> Vec<WaitingSnapshot> {
-        let waiting = self.waiting.iter().filter(|waiting| waiting.entry.queue == *queue);
+        let waiting = self.waiting.iter().filter(|waiting| waiting.entry.queue() == Some(queue));
         let snapshot = waiting.map(|waiting| WaitingSnapshot {
-            call: waiting.entry.call.clone(),
+            call: waiting.entry.place.call.clone(),
             waited: now.saturating_duration_since(waiting.entered_at),
             rings_at: waiting.ring.as_ref().map(|ring| ring.agent.clone()),
         });
@@ -139,20 +142,20 @@ impl Queues {
 
     fn agents_of(&self, queue: &QueueName) -> Vec<AgentSnapshot> {
         let agents = self.agents.iter().filter(|(_, agent)| agent.queues().contains(queue));
-        agents.map(|(name, agent)| AgentSnapshot::of(name, agent.presence())).collect()
+        agents.map(|(name, agent)| AgentSnapshot::of(name, agent)).collect()
     }
 }
 
 impl AgentSnapshot {
-    fn of(name: &AgentName, presence: &Presence) -> Self {
-        let (state, call, until) = match presence {
+    fn of(name: &AgentName, agent: &Agent) -> Self {
+        let (state, call, until) = match agent.presence() {
             Presence::Away => ("away", None, None),
             Presence::Idle { .. } => ("idle", None, None),
             Presence::Ringing { call } => ("ringing", Some(call.clone()), None),
-            Presence::Talking { with } => (TALKING, Some(with.entry.call.clone()), None),
+            Presence::Talking { with } => (TALKING, Some(with.entry.place.call.clone()), None),
             Presence::WrapUp { until } => ("wrap_up", None, Some(*until)),
         };
-        Self { name: name.clone(), state, call, until }
+        Self { name: name.clone(), state, call, last_call: agent.last_call().cloned(), until }
     }
 
     /// The call that the agent is talking in; None while one only rings.

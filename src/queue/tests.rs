@@ -7,9 +7,10 @@ use proptest::prelude::*;
 
 use super::snapshot::QueueSnapshot;
 use super::{
-    Action, AgentName, Entry, Input, NotOffered, OverflowReason, Progress, QueueOptions, Queues, RingEnd, SignIn,
-    Unstaffed,
+    Action, AgentName, Entry, Input, NotOffered, OverflowReason, PlaceId, Progress, QueueOptions, Queues, RingEnd,
+    SignIn, Unreached, Unstaffed, Wanted,
 };
+use crate::call::Attempt;
 use crate::call::event::CallId;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,13 +37,23 @@ impl Script {
         self.calls[nth].clone()
     }
 
+    /// The place of its first attempt.
+    fn place(&self, nth: usize) -> PlaceId {
+        PlaceId { call: self.call(nth), attempt: Attempt::new(0) }
+    }
+
     fn put(&mut self, input: Input) -> Vec<Action> {
         self.queues.handle(input, self.now);
         self.actions()
     }
 
     fn enter(&mut self, nth: usize) -> Vec<Action> {
-        self.put(Input::Entered(entry(self.call(nth), "support", &[])))
+        self.put(Input::Entered(entry(self.place(nth), "support", &[])))
+    }
+
+    fn calls_by_name(&mut self, nth: usize, agent: &str) -> Vec<Action> {
+        let wanted = Wanted::Agent(agent.into());
+        self.put(Input::Entered(Entry { place: self.place(nth), wanted, caller: None }))
     }
 
     fn works(&mut self, agent: &str) -> Vec<Action> {
@@ -76,7 +87,7 @@ impl Script {
     }
 
     fn overflow(&self, nth: usize, reason: OverflowReason) -> Action {
-        Action::Overflow { call: self.call(nth), reason }
+        Action::Overflow { place: self.place(nth), reason }
     }
 
     fn support(&self) -> QueueSnapshot {
@@ -98,8 +109,9 @@ fn options() -> QueueOptions {
     }
 }
 
-fn entry(call: CallId, queue: &str, skills: &[&str]) -> Entry {
-    Entry { call, queue: queue.into(), caller: None, skills: skills.iter().map(|skill| (*skill).into()).collect() }
+fn entry(place: PlaceId, queue: &str, skills: &[&str]) -> Entry {
+    let skills = skills.iter().map(|skill| (*skill).into()).collect();
+    Entry { place, wanted: Wanted::AnyOf { queue: queue.into(), skills }, caller: None }
 }
 
 fn sign_in(agent: &str, queues: &[&str], skills: &[&str]) -> SignIn {
@@ -116,7 +128,7 @@ fn callers_are_answered_in_their_order() {
     assert_eq!(script.enter(0), []);
     assert_eq!(script.enter(1), []);
     assert_eq!(script.works("ada"), [script.ring("ada", 0)]);
-    assert_eq!(script.answer("ada", 0), Ok(vec![Action::Connect { agent: "ada".into(), call: script.call(0) }]));
+    assert_eq!(script.answer("ada", 0), Ok(vec![Action::Connect { agent: "ada".into(), place: script.place(0) }]));
     assert_eq!(script.works("bob"), [script.ring("bob", 1)]);
     assert_eq!(script.support().counts.answered_in_time, 1);
 }
@@ -166,7 +178,7 @@ fn a_caller_that_hangs_up_stops_the_ring() {
     script.works("ada");
     script.enter(0);
     script.enter(1);
-    let left = script.put(Input::Left(script.call(0)));
+    let left = script.put(Input::Left(script.place(0)));
     assert_eq!(left, [script.stop("ada", 0, RingEnd::CallerLeft), script.ring("ada", 1)]);
     assert_eq!(script.support().counts.abandoned, 1);
 }
@@ -178,12 +190,12 @@ fn wrap_up_time_is_respected_and_may_be_cut_short() {
     script.enter(0);
     script.answer("ada", 0).unwrap();
     script.enter(1);
-    assert_eq!(script.put(Input::Finished(script.call(0))), []);
+    assert_eq!(script.put(Input::Finished(script.place(0))), []);
     assert_eq!(script.after(4 * SECOND), []);
     assert_eq!(script.after(SECOND), [script.ring("ada", 1)]);
     script.answer("ada", 1).unwrap();
     script.enter(2);
-    script.put(Input::Finished(script.call(1)));
+    script.put(Input::Finished(script.place(1)));
     assert_eq!(script.put(Input::Available("ada".into())), [script.ring("ada", 2)]);
 }
 
@@ -209,7 +221,7 @@ fn an_agent_that_leaves_gives_its_ring_back_but_not_its_caller() {
     script.answer("bob", 0).unwrap();
     assert_eq!(script.put(Input::SignedOut("bob".into())), []);
     assert_eq!(script.support().agents.len(), 1);
-    script.put(Input::Finished(script.call(0)));
+    script.put(Input::Finished(script.place(0)));
     assert_eq!(script.support().agents, []);
 }
 
@@ -223,7 +235,7 @@ fn a_caller_whose_agent_could_not_connect_waits_in_its_old_place() {
     script.answer("ada", 0).unwrap();
     script.after(SECOND);
     script.works("bob");
-    let back = script.put(Input::Returned(script.call(0)));
+    let back = script.put(Input::Returned(script.place(0)));
     // Bob rings already for the second caller; Ada's page has just failed, and she is the only one left.
     assert_eq!(back, [script.ring("ada", 0)]);
     let order: Vec<CallId> = script.support().waiting.into_iter().map(|waiting| waiting.call).collect();
@@ -258,7 +270,7 @@ fn skills_decide_who_may_take_a_call() {
     let mut script = Script::new();
     script.works("ada");
     script.put(Input::SignedIn(sign_in("bob", &["support"], &["spanish", "billing"])));
-    script.put(Input::Entered(entry(script.call(0), "support", &["spanish"])));
+    script.put(Input::Entered(entry(script.place(0), "support", &["spanish"])));
     // Ada is idle and may not take it; the next caller needs no skill and is not held up.
     assert_eq!(script.enter(1), [script.ring("ada", 1)]);
     assert_eq!(script.put(Input::Available("bob".into())), [script.ring("bob", 0)]);
@@ -268,19 +280,19 @@ fn skills_decide_who_may_take_a_call() {
 fn a_returning_caller_gets_its_last_agent_if_that_one_is_free() {
     let mut script = Script::new();
     let of = |nth, script: &Script| {
-        Input::Entered(Entry { caller: Some("digest".into()), ..entry(script.call(nth), "support", &[]) })
+        Input::Entered(Entry { caller: Some("digest".into()), ..entry(script.place(nth), "support", &[]) })
     };
     script.works("ada");
     script.put(of(0, &script));
     script.answer("ada", 0).unwrap();
     script.after(SECOND);
     script.works("bob");
-    script.put(Input::Finished(script.call(0)));
+    script.put(Input::Finished(script.place(0)));
     script.after(5 * SECOND);
     assert_eq!(script.put(of(1, &script)), [script.ring("ada", 1)]);
     assert_eq!(script.put(of(2, &script)), [script.ring("bob", 2)]);
-    script.put(Input::Left(script.call(1)));
-    script.put(Input::Left(script.call(2)));
+    script.put(Input::Left(script.place(1)));
+    script.put(Input::Left(script.place(2)));
     script.after(3600 * SECOND);
     // Too long ago; both are idle, and Ada was the first to be.
     script.put(Input::Away("ada".into()));
@@ -291,13 +303,65 @@ fn a_returning_caller_gets_its_last_agent_if_that_one_is_free() {
 #[test]
 fn an_agent_of_two_queues_has_one_caller_at_a_time() {
     let mut script = Script::new();
-    script.put(Input::Entered(entry(script.call(0), "sales", &[])));
+    script.put(Input::Entered(entry(script.place(0), "sales", &[])));
     script.enter(1);
     script.put(Input::SignedIn(sign_in("ada", &["support", "sales"], &[])));
     assert_eq!(script.put(Input::Available("ada".into())), [script.ring("ada", 0)]);
     script.answer("ada", 0).unwrap();
-    script.put(Input::Finished(script.call(0)));
+    script.put(Input::Finished(script.place(0)));
     assert_eq!(script.after(5 * SECOND), [script.ring("ada", 1)]);
+}
+
+#[test]
+fn a_call_by_name_rings_at_that_agent_alone_and_nobody_waits_for_it() {
+    let mut script = Script::new();
+    let unreached = |nth, why| Action::Unreached { place: script.place(nth), why };
+    let [signed_out, away, missed, declined, busy, wraps_up] = [
+        unreached(0, Unreached::SignedOut),
+        unreached(0, Unreached::Away),
+        unreached(1, Unreached::NoAnswer),
+        unreached(2, Unreached::Declined),
+        unreached(4, Unreached::Busy),
+        unreached(5, Unreached::Busy),
+    ];
+    assert_eq!(script.calls_by_name(0, "ada"), [signed_out]);
+    script.put(Input::SignedIn(sign_in("ada", &["support"], &[])));
+    assert_eq!(script.calls_by_name(0, "ada"), [away]);
+    script.works("ada");
+    script.works("bob");
+    assert_eq!(script.calls_by_name(1, "ada"), [script.ring("ada", 1)]);
+    assert_eq!(script.support().waiting, [], "it waits in no queue");
+    assert_eq!(script.after(20 * SECOND), [script.stop("ada", 1, RingEnd::Missed), missed]);
+    script.calls_by_name(2, "ada");
+    let refused = script.put(Input::Declined("ada".into(), script.call(2)));
+    assert_eq!(refused, [script.stop("ada", 2, RingEnd::Declined), declined]);
+    script.calls_by_name(3, "ada");
+    script.answer("ada", 3).unwrap();
+    assert_eq!(script.calls_by_name(4, "ada"), [busy]);
+    script.put(Input::Finished(script.place(3)));
+    assert_eq!(script.calls_by_name(5, "ada"), [wraps_up]);
+    assert_eq!(script.support().counts, Default::default());
+}
+
+#[test]
+fn in_a_transfer_one_call_has_an_agent_and_rings_at_another() {
+    let mut script = Script::new();
+    script.works("ada");
+    script.enter(0);
+    script.answer("ada", 0).unwrap();
+    script.works("bob");
+    let second = PlaceId { attempt: Attempt::new(1), ..script.place(0) };
+    let ring = script.put(Input::Entered(entry(second.clone(), "support", &[])));
+    assert_eq!(ring, [script.ring("bob", 0)]);
+    let connected = script.answer("bob", 0);
+    assert_eq!(connected, Ok(vec![Action::Connect { agent: "bob".into(), place: second.clone() }]));
+    script.put(Input::Finished(script.place(0)));
+    let state = |script: &Script, agent: &str| script.queues.agent(&agent.into()).unwrap();
+    let (ada, bob) = (state(&script, "ada"), state(&script, "bob"));
+    assert_eq!((ada.state, ada.last_call), ("wrap_up", Some(script.call(0))));
+    assert_eq!((bob.state, bob.call), ("talking", Some(script.call(0))));
+    script.put(Input::Left(second));
+    assert_eq!(state(&script, "bob").state, "wrap_up");
 }
 
 #[test]
@@ -306,10 +370,10 @@ fn positions_are_announced() {
     script.enter(0);
     script.after(10 * SECOND);
     script.enter(1);
-    let announce = |script: &Script, nth, position| Action::Announce { call: script.call(nth), position };
+    let announce = |script: &Script, nth, position| Action::Announce { place: script.place(nth), position };
     assert_eq!(script.after(20 * SECOND), [announce(&script, 0, 1)]);
     assert_eq!(script.after(10 * SECOND), [announce(&script, 1, 2)]);
-    script.put(Input::Left(script.call(0)));
+    script.put(Input::Left(script.place(0)));
     assert_eq!(script.after(30 * SECOND), [announce(&script, 1, 1)]);
 }
 
@@ -327,6 +391,7 @@ fn a_standstill_of_ours_costs_no_agent_its_ring() {
 #[derive(Clone, Debug)]
 enum Step {
     Enter { call: usize, queue: usize, skilled: bool },
+    CallByName { call: usize, agent: usize },
     Leave(usize),
     Finish(usize),
     Return(usize),
@@ -347,6 +412,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (call.clone(), 0..2usize, any::<bool>())
             .prop_map(|(call, queue, skilled)| Step::Enter { call, queue, skilled }),
+        2 => (call.clone(), agent.clone()).prop_map(|(call, agent)| Step::CallByName { call, agent }),
         1 => call.clone().prop_map(Step::Leave),
         2 => call.clone().prop_map(Step::Finish),
         1 => call.clone().prop_map(Step::Return),
@@ -380,19 +446,21 @@ impl Ledger {
             Action::StopRinging { agent, call, .. } => {
                 prop_assert_eq!(self.rings.remove(&agent), Some(call));
             }
-            Action::Connect { agent, call } => {
-                prop_assert_eq!(self.rings.remove(&agent), Some(call.clone()));
-                *self.left.entry(call).or_default() += 1;
+            Action::Connect { agent, place } => {
+                prop_assert_eq!(self.rings.remove(&agent), Some(place.call.clone()));
+                *self.left.entry(place.call).or_default() += 1;
             }
-            Action::Report { call, progress: Progress::Entered { .. } } => {
-                self.entered.insert(call);
+            Action::Report { place, progress: Progress::Entered { .. } } => {
+                self.entered.insert(place.call);
             }
-            Action::Report { call, progress: Progress::Returned { .. } } => {
-                prop_assert_eq!(self.left.remove(&call), Some(1));
+            Action::Report { place, progress: Progress::Returned { .. } } => {
+                prop_assert_eq!(self.left.remove(&place.call), Some(1));
             }
-            Action::Report { call, progress: Progress::Abandoned { .. } } | Action::Overflow { call, .. } => {
-                *self.left.entry(call).or_default() += 1;
+            Action::Report { place, progress: Progress::Abandoned { .. } } | Action::Overflow { place, .. } => {
+                *self.left.entry(place.call).or_default() += 1;
             }
+            // Also after an answer whose page did not connect.
+            Action::Unreached { place, .. } => drop(self.left.insert(place.call, 1)),
             Action::Announce { .. } | Action::Report { .. } => {}
         }
         Ok(())
@@ -405,17 +473,18 @@ proptest! {
         let mut script = Script::with(QueueOptions { max_waiting: 5, ..options() });
         let mut ledger = Ledger::default();
         for step in steps {
-            run(&mut script, &step, &ledger);
+            run(&mut script, &step, &mut ledger);
             while let Some(action) = script.queues.poll_action() {
                 ledger.take(action)?;
             }
             let waiting: BTreeSet<CallId> =
-                script.queues.waiting.iter().map(|waiting| waiting.entry.call.clone()).collect();
+                script.queues.waiting.iter().map(|waiting| waiting.entry.place.call.clone()).collect();
             let open: BTreeSet<CallId> =
                 ledger.entered.iter().filter(|call| !ledger.left.contains_key(call)).cloned().collect();
             prop_assert_eq!(waiting, open, "each caller that entered waits or has left");
             prop_assert!(ledger.left.values().all(|times| *times == 1), "a caller leaves once");
             for waiting in script.queues.waiting.iter().filter(|waiting| waiting.ring.is_none()) {
+                prop_assert!(waiting.entry.queue().is_some(), "nobody waits for one agent");
                 prop_assert_eq!(script.queues.best_agent(waiting, script.now), None, "somebody is free");
             }
             prop_assert!(script.queues.poll_timeout().is_none_or(|at| at > script.now), "a deadline is overdue");
@@ -423,18 +492,32 @@ proptest! {
     }
 }
 
-fn run(script: &mut Script, step: &Step, ledger: &Ledger) {
+fn run(script: &mut Script, step: &Step, ledger: &mut Ledger) {
     let name = |agent: usize| AgentName::from(AGENTS[agent]);
     let skills: fn(bool) -> &'static [&'static str] = |skilled| if skilled { &["spanish"] } else { &[] };
     let input = match *step {
         // A call enters once in its life.
-        Step::Enter { call, .. } if ledger.entered.contains(&script.call(call)) => return,
-        Step::Enter { call, queue, skilled } => {
-            Input::Entered(entry(script.call(call), QUEUES[queue], skills(skilled)))
+        Step::Enter { call, .. } | Step::CallByName { call, .. } if ledger.entered.contains(&script.call(call)) => {
+            return;
         }
-        Step::Leave(call) => Input::Left(script.call(call)),
-        Step::Finish(call) => Input::Finished(script.call(call)),
-        Step::Return(call) => Input::Returned(script.call(call)),
+        Step::Enter { call, queue, skilled } => {
+            Input::Entered(entry(script.place(call), QUEUES[queue], skills(skilled)))
+        }
+        Step::CallByName { call, agent } => {
+            ledger.entered.insert(script.call(call));
+            Input::Entered(Entry { place: script.place(call), wanted: Wanted::Agent(name(agent)), caller: None })
+        }
+        Step::Leave(call) => {
+            // Nothing reports that a call by name is given up while it rings.
+            let place = script.place(call);
+            let by_name = |waiting: &super::Waiting| waiting.entry.place == place && waiting.entry.queue().is_none();
+            if script.queues.waiting.iter().any(by_name) {
+                ledger.left.insert(place.call.clone(), 1);
+            }
+            Input::Left(place)
+        }
+        Step::Finish(call) => Input::Finished(script.place(call)),
+        Step::Return(call) => Input::Returned(script.place(call)),
         Step::SignIn { agent, queues, skilled } => {
             let queues: Vec<&str> = (0..2).filter(|bit| queues & (1 << bit) != 0).map(|bit| QUEUES[bit]).collect();
             Input::SignedIn(sign_in(AGENTS[agent], &queues, skills(skilled)))

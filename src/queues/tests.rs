@@ -7,8 +7,11 @@ use tokio::sync::mpsc;
 use super::{
     AgentNews, AnswerError, Attendance, Command, Desk, QueueDesk, QueueSetup, RELOAD, Ticket, TicketNews, WaitingRoom,
 };
+use crate::call::Attempt;
 use crate::call::event::CallId;
-use crate::queue::{Entry, NotOffered, OverflowReason, Progress, QueueName, QueueOptions, RingEnd, SignIn, Unstaffed};
+use crate::queue::{
+    Entry, NotOffered, OverflowReason, PlaceId, Progress, QueueName, QueueOptions, RingEnd, SignIn, Unstaffed, Wanted,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -33,8 +36,9 @@ fn setup() -> (QueueName, QueueSetup) {
 }
 
 async fn enters(desk: &QueueDesk, call: &CallId) -> anyhow::Result<Ticket> {
-    let (queue, caller, skills) = ("support".into(), None, Default::default());
-    Ok(desk.enter(Entry { call: call.clone(), queue, caller, skills }).await?)
+    let place = PlaceId { call: call.clone(), attempt: Attempt::new(0) };
+    let wanted = Wanted::AnyOf { queue: "support".into(), skills: Default::default() };
+    Ok(desk.enter(Entry { place, wanted, caller: None }).await?)
 }
 
 async fn attends(desk: &QueueDesk, agent: &str) -> anyhow::Result<Attendance> {

@@ -1,13 +1,11 @@
 //! Tickets: a session's hold on its caller's place in a queue.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
 use super::Command;
-use crate::call::event::CallId;
-use crate::queue::{AgentName, OverflowReason, Progress};
+use crate::queue::{AgentName, OverflowReason, PlaceId, Progress, Unreached};
 
 /// News waiting for the session, which reads them at once. What its course depends on has room of its own.
 const NEWS: usize = 64;
@@ -20,6 +18,8 @@ pub enum TicketNews {
     Answered(AgentName),
     /// It goes on to what follows the queue.
     Overflowed(OverflowReason),
+    /// The agent that it wants does not take it.
+    Unreached(Unreached),
     /// Its position is to be announced, from 1.
     Position(usize),
     /// An event for the application.
@@ -29,22 +29,15 @@ pub enum TicketNews {
 /// A caller's place in a queue, then its agent's conversation. Dropping it ends either.
 #[derive(Debug)]
 pub struct Ticket {
-    call: CallId,
-    number: u64,
+    place: PlaceId,
     commands: mpsc::Sender<Command>,
     news: mpsc::Receiver<TicketNews>,
 }
 
 impl Ticket {
-    pub(super) fn new(call: CallId, commands: mpsc::Sender<Command>) -> (Self, mpsc::Sender<TicketNews>) {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    pub(super) fn new(place: PlaceId, commands: mpsc::Sender<Command>) -> (Self, mpsc::Sender<TicketNews>) {
         let (told, news) = mpsc::channel(NEWS);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        (Self { call, number, commands, news }, told)
-    }
-
-    pub(super) fn number(&self) -> u64 {
-        self.number
+        (Self { place, commands, news }, told)
     }
 
     /// The next news. None when the service is stopping. Cancel safe.
@@ -59,13 +52,13 @@ impl Ticket {
 
     /// The agent that answered could not connect: the caller waits again.
     pub fn put_back(&self) {
-        send(&self.commands, Command::Return(self.call.clone()));
+        send(&self.commands, Command::Return(self.place.clone()));
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        send(&self.commands, Command::Leave { call: self.call.clone(), number: self.number });
+        send(&self.commands, Command::Leave(self.place.clone()));
     }
 }
 
@@ -79,25 +72,25 @@ pub(super) fn send(commands: &mpsc::Sender<Command>, command: Command) {
     }
 }
 
-/// Where each call's news go.
+/// Where the news of each place go.
 #[derive(Default)]
-pub(super) struct Tickets(BTreeMap<CallId, (u64, mpsc::Sender<TicketNews>)>);
+pub(super) struct Tickets(BTreeMap<PlaceId, mpsc::Sender<TicketNews>>);
 
 impl Tickets {
-    /// Whether it replaces an earlier ticket of the call.
-    pub(super) fn insert(&mut self, call: CallId, number: u64, news: mpsc::Sender<TicketNews>) -> bool {
-        self.0.insert(call, (number, news)).is_some()
+    pub(super) fn insert(&mut self, place: PlaceId, news: mpsc::Sender<TicketNews>) {
+        self.0.insert(place, news);
     }
 
-    /// Whether it was this ticket's call.
-    pub(super) fn remove(&mut self, call: &CallId, number: u64) -> bool {
-        let is_this = self.0.get(call).is_some_and(|(current, _)| *current == number);
-        is_this && self.0.remove(call).is_some()
+    pub(super) fn remove(&mut self, place: &PlaceId) {
+        self.0.remove(place);
     }
 
-    pub(super) fn tell(&mut self, call: &CallId, news: TicketNews) {
-        let Some((_, told)) = self.0.get(call) else { return };
-        let is_vital = matches!(news, TicketNews::Answered(_) | TicketNews::Overflowed(_));
+    pub(super) fn tell(&mut self, place: &PlaceId, news: TicketNews) {
+        let Some(told) = self.0.get(place) else { return };
+        let is_vital = match news {
+            TicketNews::Answered(_) | TicketNews::Overflowed(_) | TicketNews::Unreached(_) => true,
+            TicketNews::Position(_) | TicketNews::Progress(_) => false,
+        };
         if (is_vital || told.capacity() > VITAL_NEWS) && told.try_send(news).is_err() {
             metrics::counter!("patchcord_queue_news_lost_total").increment(1);
         }

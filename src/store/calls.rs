@@ -273,6 +273,13 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
     Ok(())
 }
 
+/// Whether there is such an ended call.
+pub(super) fn set_client_state(connection: &Connection, call_id: &str, client_state: &str) -> rusqlite::Result<bool> {
+    let mut statement =
+        connection.prepare_cached("UPDATE calls SET client_state = ?2 WHERE call_id = ?1 AND ended_at IS NOT NULL")?;
+    Ok(statement.execute(params![call_id, client_state])? > 0)
+}
+
 pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Option<CallRecord>> {
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM calls WHERE call_id = ?1"))?;
     statement.query_row([call_id], read).optional()

@@ -78,6 +78,8 @@ struct Stage {
     is_connecting: Cell<bool>,
     /// Meta accepted the call, so that the caller hears agents that join.
     is_accepted: Cell<bool>,
+    /// As the session was told last.
+    is_held: Cell<bool>,
     /// A panic left the call in an unknown state: it can only end.
     is_broken: Cell<bool>,
 }
@@ -96,7 +98,12 @@ impl CallMedia {
             ongoing: RefCell::default(),
             recording: RefCell::new(None),
             meters: Meters::default(),
-            stage: Stage { is_connecting: Cell::new(true), is_accepted: Cell::new(false), is_broken: Cell::new(false) },
+            stage: Stage {
+                is_connecting: Cell::new(true),
+                is_accepted: Cell::new(false),
+                is_held: Cell::new(false),
+                is_broken: Cell::new(false),
+            },
         }
     }
 
@@ -170,8 +177,8 @@ impl CallMedia {
     fn do_what_is_due(&self, now: Instant) -> Option<Duration> {
         self.bridge.borrow_mut().handle_timeout(now);
         self.settle();
-        if let Some(quality) = self.meters.observe(|| self.bridge.borrow().stats(), now) {
-            self.report(Report::Quality(quality));
+        if let Some(estimate) = self.meters.observe(|| self.bridge.borrow().stats(), now) {
+            self.report(Report::Quality(estimate));
         }
         self.agents.wake_others();
         self.drop_unclaimed_browsers(now);
@@ -252,6 +259,10 @@ impl CallMedia {
         self.keep_recording(&mut bridge);
         if bridge.has_audio_for_agent() {
             self.agents.wake_agent();
+        }
+        let is_held = bridge.is_held();
+        if self.stage.is_held.replace(is_held) != is_held {
+            self.report(Report::Held(is_held));
         }
         while let Some(event) = bridge.poll_event() {
             match event {

@@ -6,7 +6,7 @@ use patchcord_media::bridge::PlaybackId;
 use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::ParticipantId;
 use patchcord_media::prompt::{Prompt, Repeat};
-use patchcord_media::quality::Quality;
+use patchcord_media::quality::Estimate;
 use patchcord_media::sdp::{Fragment, Offer};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -159,8 +159,10 @@ pub enum Report {
     ParticipantJoined { participant: ParticipantId },
     /// A participant could not be reached, or has left.
     ParticipantLeft { participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
-    /// The quality of the call's audio: the first measurement, and every change of level.
-    Quality(Quality),
+    /// The quality of the call's audio.
+    Quality(Estimate),
+    /// The caller is on hold, or not any more.
+    Held(bool),
     /// The caller started or stopped speaking.
     Speech { started: bool },
     /// A recording started. `result` comes when its file is closed.
@@ -182,6 +184,7 @@ impl Report {
             | Self::AgentHungUp { .. }
             | Self::Asked { .. }
             | Self::PromptsFinished
+            | Self::Held(_)
             | Self::RecordingStarted { .. } => true,
             Self::MediaSilent(_)
             | Self::EventsWanted

@@ -19,6 +19,7 @@ mod api;
 mod barge_in;
 mod browser;
 mod calls;
+mod colleagues;
 mod deciding;
 #[cfg(target_os = "linux")]
 mod descriptors;

@@ -23,20 +23,20 @@ use crate::program::Program;
 use crate::service::{DEADLINE, Folder, Talk, TestOptions, TestService};
 
 /// An open stream of server-sent events.
-struct Stream {
+pub struct Stream {
     events: tokio::sync::mpsc::UnboundedReceiver<Value>,
     reading: JoinHandle<()>,
     seen: Vec<Value>,
 }
 
 /// An agent with one page.
-struct Person {
-    api: Client,
-    page: Stream,
+pub struct Person {
+    pub api: Client,
+    pub page: Stream,
 }
 
 impl Stream {
-    async fn open(api: &Client, path: &str) -> anyhow::Result<Self> {
+    pub async fn open(api: &Client, path: &str) -> anyhow::Result<Self> {
         let mut response = api.stream(path).await?;
         anyhow::ensure!(response.status() == 200, "{response:?}");
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -56,7 +56,7 @@ impl Stream {
     }
 
     /// The next event of this type; others are skipped.
-    async fn next(&mut self, kind: &str) -> anyhow::Result<Value> {
+    pub async fn next(&mut self, kind: &str) -> anyhow::Result<Value> {
         let found = timeout(DEADLINE, async {
             loop {
                 let event = self.events.recv().await.context("the stream is over")?;
@@ -69,7 +69,7 @@ impl Stream {
         found.await.ok().with_context(|| format!("no {kind}: {:#?}", self.seen))?
     }
 
-    async fn state(&mut self, state: &str) -> anyhow::Result<Value> {
+    pub async fn state(&mut self, state: &str) -> anyhow::Result<Value> {
         loop {
             let told = self.next("agent.state").await?;
             if told["state"] == state {
@@ -102,7 +102,7 @@ fn event_of(text: &str) -> Option<Value> {
 
 impl Person {
     /// Signed in, and available.
-    async fn takes_calls(service: &TestService, key: &str) -> anyhow::Result<Self> {
+    pub async fn takes_calls(service: &TestService, key: &str) -> anyhow::Result<Self> {
         let mut person = Self::signs_in(service, key).await?;
         let shown = person.set_available(true).await?;
         assert_eq!((shown.status, &shown.body["state"]), (200, &"idle".into()), "{shown:?}");
@@ -110,27 +110,27 @@ impl Person {
         Ok(person)
     }
 
-    async fn signs_in(service: &TestService, key: &str) -> anyhow::Result<Self> {
+    pub async fn signs_in(service: &TestService, key: &str) -> anyhow::Result<Self> {
         let api = Client::new(service, key);
         let mut page = Stream::open(&api, "/v1/agent/events").await?;
         page.state("away").await?;
         Ok(Self { api, page })
     }
 
-    async fn set_available(&self, available: bool) -> anyhow::Result<Answer> {
+    pub async fn set_available(&self, available: bool) -> anyhow::Result<Answer> {
         let body = json!({ "available": available }).to_string().into_bytes();
         self.api.ask(Method::PUT, "/v1/agent/availability", Some(body)).await
     }
 
-    async fn rings(&mut self) -> anyhow::Result<Value> {
+    pub async fn rings(&mut self) -> anyhow::Result<Value> {
         self.page.next("agent.ringing").await
     }
 
-    async fn stops_ringing(&mut self) -> anyhow::Result<Value> {
+    pub async fn stops_ringing(&mut self) -> anyhow::Result<Value> {
         Ok(self.page.next("agent.ring_stopped").await?["reason"].clone())
     }
 
-    async fn post(&self, call: &CallId, what: &str) -> anyhow::Result<Answer> {
+    pub async fn post(&self, call: &CallId, what: &str) -> anyhow::Result<Answer> {
         self.api.ask(Method::POST, &format!("/v1/agent/calls/{call}/{what}"), Some(Vec::new())).await
     }
 
@@ -142,7 +142,7 @@ impl Person {
     }
 
     /// Answers, and connects a page that speaks with this voice.
-    async fn answers(&self, service: &TestService, call: &CallId, voice_hz: f64) -> anyhow::Result<Session> {
+    pub async fn answers(&self, service: &TestService, call: &CallId, voice_hz: f64) -> anyhow::Result<Session> {
         let (token, page) = (self.token(call).await?, Page::start(Speech::tone(voice_hz)?).await?);
         let response = browser::offer(service, call, &token, page.offer()).await?;
         let session = browser::answered(service, response, token, page).await?;
@@ -152,13 +152,13 @@ impl Person {
 }
 
 /// A service whose callers wait in the queue "support", with these keys.
-async fn service(queue: &str, options: TestOptions) -> anyhow::Result<TestService> {
+pub async fn service(queue: &str, options: TestOptions) -> anyhow::Result<TestService> {
     let more_routes = format!("{}\n[queues.support]\n{queue}", options.more_routes);
     TestService::start_with("queue:support", TestOptions { more_routes, ..options }).await
 }
 
 /// A caller who hears that it waits.
-async fn waits(service: &mut TestService) -> anyhow::Result<(Call, CallId)> {
+pub async fn waits(service: &mut TestService) -> anyhow::Result<(Call, CallId)> {
     let call = service.call(caller()).await?;
     let id = service.event("queue.entered").await?.call_id;
     call.wait_until(Stage::FirstPacket).await?;
@@ -415,8 +415,6 @@ async fn an_agent_hands_its_caller_over_to_a_queue() -> anyhow::Result<()> {
     let mut ada = Person::takes_calls(&service, ADA).await?;
     let refused = |code: &str| Err::<Value, _>(code.to_owned());
     assert_eq!(service.act(&id, "transfer", json!({ "queue": "sales" })).await, refused("unknown_queue"));
-    let warm = json!({ "queue": "support", "warm": true });
-    assert_eq!(service.act(&id, "transfer", warm).await, refused("invalid_command"));
     assert_eq!(service.act(&id, "transfer", json!({ "queue": "support" })).await, Ok(json!({})));
     assert_eq!(session.wait_for_message("stop").await?["reason"], "transferred");
     assert_eq!(ada.rings().await?["call_id"], id.as_str());

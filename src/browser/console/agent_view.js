@@ -75,7 +75,8 @@ export class AgentView {
         });
         desk.addEventListener("ring", ({ detail: ring }) => {
             this.#bell.start(ring);
-            announce(t("announce_ring", { name: callerName(ring.from), queue: ring.queue }));
+            const words = ring.queue ? "announce_ring" : "announce_ring_transferred";
+            announce(t(words, { name: callerName(ring.from), queue: ring.queue }));
         });
         desk.addEventListener("ringstopped", ({ detail: { reason, ring } }) => {
             this.#bell.stop();
@@ -232,7 +233,9 @@ class Stages {
             say(this.#ringName, callerName(ring.from));
             say(
                 this.#ringAbout,
-                [ring.from?.name && phoneNumber(ring.from.wa_id), ring.queue].filter(Boolean).join(" · "),
+                [ring.from?.name && phoneNumber(ring.from.wa_id), ring.queue ?? t("transferred_to_you")]
+                    .filter(Boolean)
+                    .join(" · "),
             );
         }
         // The focus comes to the answer, but never out of a text that somebody writes.

@@ -131,6 +131,7 @@ export class AgentCall extends EventTarget {
     /** One event of this call. */
     take({ type, data = {} }) {
         if (type === "call.quality") this.callerQuality = data;
+        else if (type === "call.held" || type === "call.unheld") this.isHeld = type === "call.held";
         else if (type === "call.dtmf") this.callerKeys += data.digit ?? "•";
         else if (type === "call.agent_joined" && this.transfer?.warm) this.transfer.stage = "consulting";
         else if (type === "call.transferred") this.#transferred(data);
@@ -165,8 +166,12 @@ export class AgentCall extends EventTarget {
         const call = await this.#api.get(`/v1/calls/${this.id}`).catch(() => null);
         if (!call) return;
         this.from = { ...call.from, ...this.from };
-        this.queue ??= call.route;
+        this.queue ??= call.queue ?? call.route;
         this.startedAt ??= performance.now() - (call.talked_ms ?? 0);
+        this.isHeld = call.on_hold;
+        this.callerQuality ??= call.quality;
+        // A page that was reloaded during a transfer goes on with it.
+        if (call.transfer) this.transfer ??= { name: call.transfer.to.name, warm: true, stage: call.transfer.stage };
         if (this.notes.state === "saved" && call.client_state) this.notes.text = call.client_state;
         this.#changed();
     }

@@ -56,13 +56,14 @@ export class CallRow {
     }
 
     render() {
-        const { from, queue, route, agent, state, level, points } = this.#call;
+        const { from, queue, route, agent, state, isHeld, level, points } = this.#call;
         const name = callerName(from);
         const place = queue ?? route;
         const stateWords = hasWords(`floor_${state}`) ? t(`floor_${state}`) : state;
         say(this.#name, name);
         say(this.#about, [from?.name && phoneNumber(from.wa_id), place].filter(Boolean).join(" · "));
-        say(this.#state, agent ? t("with_agent", { agent }) : stateWords);
+        const how = agent ? t("with_agent", { agent }) : stateWords;
+        say(this.#state, isHeld ? `${how} · ${t("floor_held")}` : how);
         this.#state.className = `row-state floor-${agent ? "talking" : state}`;
         this.#level.className = `level level-${level ?? "unknown"}`;
         say(this.#level, level ? `${t(`level_${level}`)} ${number(points.at(-1).score, 1)}` : "–");

@@ -123,7 +123,7 @@ export class CallView {
 
     openTransfer() {
         const isFree = this.#call?.state === "live" && !this.#call.transfer;
-        if (isFree) openTransfer(this.#api, this.#call);
+        if (isFree) openTransfer(this.#api, this.#call, this.#desk.name);
     }
 
     end() {

@@ -6,8 +6,12 @@ import { EventStream } from "./events.js";
 /** Queues are read anew when an event may have changed them, but not more often than this, and at least so often. */
 const QUEUES_AT_MOST_EVERY_MS = 1_000;
 const QUEUES_AT_LEAST_EVERY_MS = 10_000;
-/** Points of a sparkline: estimates come every ten seconds at most. */
+/** Estimates of quality come every ten seconds, and are events only when the level changes. */
+const CALLS_EVERY_MS = 30_000;
+/** Points of a sparkline. */
 const MOST_POINTS = 60;
+/** More live calls than this are not shown. */
+const MOST_CALLS = 5_000;
 
 /** How a call stands after an event. The events of queues know more than those of the call itself. */
 const STATES = {
@@ -23,13 +27,14 @@ const WITHOUT_AGENT = ["queue.entered", "queue.returned", "call.agent_left", "ca
 
 /** Sends `change` events; `takeChanged()` says of which calls. */
 export class Floor extends EventTarget {
-    /** By id: `{ id, from, route, queue, agent, state, startedAt, level, points }`, the newest last. */
+    /** By id: `{ id, from, route, queue, agent, state, isHeld, startedAt, level, points }`, the newest last. */
     calls = new Map();
     queues = [];
     isConnected = false;
     #api;
     #stream;
     #changed = new Set();
+    #callsTimer = null;
     #queuesTimer = null;
     #queuesReadAt = 0;
     /** Ids that ended while the list was being read. */
@@ -49,11 +54,13 @@ export class Floor extends EventTarget {
             onrefused: (problem) => this.dispatchEvent(new CustomEvent("signedout", { detail: problem })),
             onevent: (type, event) => this.#take(event),
         });
+        this.#callsTimer = setInterval(() => this.#readCalls(), CALLS_EVERY_MS);
         this.#readQueuesSoon(QUEUES_AT_LEAST_EVERY_MS);
     }
 
     close() {
         this.#stream?.close();
+        clearInterval(this.#callsTimer);
         clearTimeout(this.#queuesTimer);
         this.#queuesTimer = "closed";
     }
@@ -67,21 +74,31 @@ export class Floor extends EventTarget {
 
     async #opened() {
         this.#connected(true);
+        await this.#readCalls();
+        this.#readQueuesSoon(0);
+    }
+
+    async #readCalls() {
         this.#ended.clear();
-        const live = await this.#api.list("/v1/calls?state=live", "calls", 5_000).catch(() => null);
+        const live = await this.#api.list("/v1/calls?state=live", "calls", MOST_CALLS).catch(() => null);
         if (!live) return;
         const ids = new Set(live.map(({ id }) => id));
         // A call that began meanwhile need not be in the list.
         for (const { id, isNew } of [...this.calls.values()]) if (!ids.has(id) && !isNew) this.#remove(id);
         for (const call of live.reverse()) if (!this.#ended.has(call.id)) this.#learn(call);
         this.#changedNow();
-        this.#readQueuesSoon(0);
     }
 
-    #learn({ id, from, route, state, duration_ms: durationMs }) {
+    #learn({ id, from, route, state, queue, agent, on_hold: isHeld, quality, duration_ms: durationMs }) {
         const call = this.calls.get(id) ?? newCall(id);
-        Object.assign(call, { from, route, state, startedAt: performance.now() - durationMs, isNew: false });
+        const startedAt = call.isNew ? performance.now() - durationMs : call.startedAt;
+        // What the events of a queue have said of a caller that waits is more than this.
+        const waits = queue && !agent && state === "talking";
+        const known = { queue: queue ?? null, agent: agent ? shownAgent(agent) : null, isHeld };
+        Object.assign(call, { from, route, ...known, startedAt, isNew: false });
+        call.state = waits ? (call.state === "ringing_agent" ? call.state : "waiting") : state;
         this.calls.set(id, call);
+        if (quality) this.#hear(call, quality);
         this.#changed.add(id);
     }
 
@@ -100,6 +117,7 @@ export class Floor extends EventTarget {
         if (WITHOUT_AGENT.includes(type)) call.agent = null;
         if (type === "queue.entered") call.queue = data.queue;
         if (type === "queue.answered") call.agent = data.agent;
+        if (type === "call.held" || type === "call.unheld") call.isHeld = type === "call.held";
         if (type === "call.quality") this.#hear(call, data);
         this.#changed.add(id);
         this.#changedNow();
@@ -107,7 +125,8 @@ export class Floor extends EventTarget {
 
     #hear(call, { level, mean_opinion_score: score }) {
         call.level = level;
-        call.points.push({ at: performance.now(), score });
+        // Each is true until the next, so that one of the same score adds nothing.
+        if (call.points.at(-1)?.score !== score) call.points.push({ at: performance.now(), score });
         if (call.points.length > MOST_POINTS) call.points.shift();
     }
 
@@ -164,10 +183,16 @@ function newCall(id) {
         route: "",
         queue: null,
         agent: null,
+        isHeld: false,
         state: "ringing",
         startedAt: performance.now(),
         level: null,
         points: [],
         isNew: true,
     };
+}
+
+/** The name of a person, or the address of a bot. */
+function shownAgent({ name }) {
+    return name.replace(/^wss?:\/\//, "");
 }

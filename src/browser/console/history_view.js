@@ -21,7 +21,7 @@ export class HistoryView {
     #calls = [];
     #caller = null;
 
-    /** `path` is the list of calls to show. */
+    /** `path` is the list of calls to show, with a query. */
     constructor(api, path) {
         this.#api = api;
         this.#path = path;
@@ -32,7 +32,12 @@ export class HistoryView {
     /** Reads the list anew. */
     async refresh() {
         try {
-            this.#calls = await this.#api.list(this.#path, "calls", MOST);
+            const caller = this.#caller;
+            const only = caller ? `&wa_id=${encodeURIComponent(caller.wa_id)}` : "";
+            const calls = await this.#api.list(this.#path + only, "calls", MOST);
+            // Another caller may have come meanwhile.
+            if (caller !== this.#caller) return;
+            this.#calls = calls;
             this.#draw();
             show(this.node, true);
         } catch (error) {
@@ -48,7 +53,9 @@ export class HistoryView {
         if (caller?.wa_id === this.#caller?.wa_id) return;
         this.#caller = caller?.wa_id ? caller : null;
         this.#isShort = true;
+        // What is known already is there at once.
         this.#draw();
+        this.refresh();
     }
 
     #draw() {

@@ -1,38 +1,35 @@
-// Asks whom a call goes to: a queue, a route, or a URL; at once, or after a word with them.
+// Asks whom a call goes to: an agent, a queue, a route, or a URL; at once, or after a word with them.
 
-import { el, show } from "./element.js";
+import { el, say, show } from "./element.js";
 import { t } from "./language.js";
 import { inWords } from "./trouble.js";
 
-// An agent by name is not among them: the API has no such transfer yet.
-const KINDS = ["queue", "route", "url"];
+const KINDS = ["agent", "queue", "route", "url"];
 
-/** Opens the dialog. `call` is an AgentCall. */
-export async function openTransfer(api, call) {
-    const choices = await knownTargets(api);
+/** Opens the dialog. `call` is an AgentCall, and `ownName` that of the agent who has it. */
+export async function openTransfer(api, call, ownName) {
+    const choices = await knownTargets(api, ownName);
     if (document.querySelector("dialog")) return;
     const fields = Object.fromEntries(KINDS.map((kind) => [kind, fieldOf(kind, choices[kind])]));
-    const kinds = KINDS.map((kind, index) => radio("kind", kind, t(`to_${kind}`), index === 0, () => choose(kind)));
+    const first = choices.agent.some(({ isOff }) => !isOff) ? "agent" : "queue";
+    const kinds = KINDS.map((kind) => radio("kind", kind, t(`to_${kind}`), kind === first, () => choose(kind)));
     const warm = radio("how", "warm", t("warm"), true, null, t("warm_help"));
     const blind = radio("how", "blind", t("blind"), false, null, t("blind_help"));
     const trouble = el("p", { class: "trouble", role: "alert", hidden: true });
     const choose = (chosen) => {
-        // Who of a queue will answer is not known before they have the caller.
-        const isQueue = chosen === "queue";
-        warm.querySelector("input").disabled = isQueue;
-        if (isQueue) blind.querySelector("input").checked = true;
+        say(blind.querySelector("small"), t(chosen === "queue" ? "blind_help_queue" : "blind_help"));
         for (const kind of KINDS) {
             show(fields[kind].node, kind === chosen);
             fields[kind].input.disabled = kind !== chosen;
         }
     };
-    choose("queue");
+    choose(first);
 
     async function submit(event) {
         event.preventDefault();
         const given = new FormData(event.target);
         const kind = given.get("kind");
-        const target = { [kind]: given.get(kind).trim() };
+        const target = { [kind]: given.get(kind)?.trim() ?? "" };
         try {
             await call.transferTo(target, { warm: given.get("how") === "warm" });
             dialog.close();
@@ -67,12 +64,13 @@ export async function openTransfer(api, call) {
 }
 
 /** What can be offered. A key that may not read routes types their names. */
-async function knownTargets(api) {
+async function knownTargets(api, ownName) {
     const [{ queues = [] }, { routes = [] }] = await Promise.all([
         api.get("/v1/queues").catch(() => ({})),
         api.get("/v1/routes?limit=200").catch(() => ({})),
     ]);
     return {
+        agent: colleagues(queues, ownName),
         queue: queues.map(({ name, waiting }) => ({
             value: name,
             label: `${name} · ${t("waiting_count", { count: waiting.length })}`,
@@ -82,6 +80,16 @@ async function knownTargets(api) {
     };
 }
 
+/** Everybody who is signed in, and first who is free; the others cannot be chosen. */
+function colleagues(queues, ownName) {
+    const states = new Map(queues.flatMap(({ agents }) => agents.map(({ name, state }) => [name, state])));
+    states.delete(ownName);
+    const choice = ([name, state]) => ({ value: name, label: `${name} · ${t(`state_${state}`)}`, isOff: state !== "idle" });
+    return [...states]
+        .map(choice)
+        .toSorted((one, other) => one.isOff - other.isOff || one.value.localeCompare(other.value));
+}
+
 /** A list where there are choices, and a line to write on where there are none. */
 function fieldOf(kind, choices) {
     const input =
@@ -89,7 +97,7 @@ function fieldOf(kind, choices) {
             ? el(
                   "select",
                   { id: `to-${kind}`, name: kind, required: true },
-                  choices.map(({ value, label }) => el("option", { value }, label)),
+                  choices.map(({ value, label, isOff = false }) => el("option", { value, disabled: isOff }, label)),
               )
             : el("input", {
                   id: `to-${kind}`,

@@ -91,6 +91,18 @@ export const WORDS = {
         "Llama {name}, cola {queue}.",
         "{name} está ligando, fila {queue}.",
     ],
+    announce_ring_transferred: [
+        "{name} is transferred to you.",
+        "{name} wird an Sie übergeben.",
+        "Le transfieren la llamada de {name}.",
+        "A chamada de {name} está sendo transferida para você.",
+    ],
+    transferred_to_you: [
+        "Transferred to you",
+        "An Sie übergeben",
+        "Transferida a usted",
+        "Transferida para você",
+    ],
     answer: ["Answer", "Annehmen", "Contestar", "Atender"],
     decline: ["Decline", "Ablehnen", "Rechazar", "Recusar"],
     wrap_up_title: ["Wrapping up", "Nachbearbeitung", "Cierre de la llamada", "Finalização"],
@@ -233,6 +245,12 @@ export const WORDS = {
         "Usted sale en cuanto contesten.",
         "Você sai assim que atenderem.",
     ],
+    blind_help_queue: [
+        "You leave now, and the caller waits in the queue.",
+        "Sie verlassen das Gespräch jetzt, und der Anrufer wartet in der Warteschlange.",
+        "Usted sale ahora, y el llamante espera en la cola.",
+        "Você sai agora, e o cliente espera na fila.",
+    ],
     asking: ["{name} is being called…", "{name} wird gerufen …", "Llamando a {name}…", "Chamando {name}…"],
     consulting: [
         "You talk with {name}. The caller hears music.",
@@ -250,7 +268,11 @@ export const WORDS = {
     ],
     transfer_cancelled: ["cancelled", "abgebrochen", "cancelada", "cancelada"],
     transfer_no_answer: ["no answer", "keine Antwort", "sin respuesta", "sem resposta"],
-    transfer_refused: ["declined", "abgelehnt", "rechazada", "recusada"],
+    transfer_refused: ["not reached", "nicht erreicht", "sin conexión", "não alcançado"],
+    transfer_declined: ["declined", "abgelehnt", "rechazada", "recusada"],
+    transfer_busy: ["has another call", "hat ein anderes Gespräch", "tiene otra llamada", "está em outra chamada"],
+    transfer_unavailable: ["not available", "nicht verfügbar", "no disponible", "não disponível"],
+    transfer_queue_overflow: ["nobody was free", "niemand war frei", "no había nadie libre", "ninguém estava livre"],
     transfer_disconnected: ["connection lost", "Verbindung verloren", "conexión perdida", "conexão perdida"],
 
     // Queues
@@ -327,6 +349,7 @@ export const WORDS = {
     floor_answering: ["Arriving", "Kommt an", "Llegando", "Chegando"],
     floor_accepting: ["Being answered", "Wird angenommen", "Contestando", "Sendo atendida"],
     floor_talking: ["Talking", "Im Gespräch", "Hablando", "Conversando"],
+    floor_held: ["On hold", "Gehalten", "En espera", "Em espera"],
     floor_ending: ["Ending", "Endet", "Terminando", "Encerrando"],
     listen: ["Listen", "Mithören", "Escuchar", "Ouvir"],
     whisper: ["Whisper", "Flüstern", "Susurrar", "Sussurrar"],
@@ -563,10 +586,10 @@ export const WORDS = {
         "Nenhuma rota tem esse nome.",
     ],
     trouble_unknown_agent: [
-        "Nobody of this name is signed in.",
-        "Niemand mit diesem Namen ist angemeldet.",
-        "Nadie con ese nombre ha iniciado sesión.",
-        "Ninguém com esse nome está conectado.",
+        "No agent has this name.",
+        "Kein Agent heißt so.",
+        "Ningún agente se llama así.",
+        "Nenhum agente tem esse nome.",
     ],
     trouble_unknown_queue: [
         "No queue has this name.",

@@ -1,4 +1,5 @@
-//! QueuePlace: the caller's place in a queue while it waits, and its agent's seat from the answer on.
+//! QueuePlaces: where the caller waits for a person, and the seat of each person that has answered. There are two while one
+//! person hands the caller over to another.
 
 use std::future::pending;
 use std::sync::LazyLock;
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::select_all;
 use patchcord_media::prompt::Repeat;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,30 +18,46 @@ use crate::agent::{AgentTarget, BrowserId, Dial};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::description::WhatsAppUser;
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::{Attempt, Call, Input};
+use crate::call::{Attempt, Call, Input, LeaveReason};
 use crate::clock;
-use crate::queue::{AgentName, CallerKey, Entry, OverflowReason, Progress, QueueName};
+use crate::queue::{AgentName, CallerKey, Entry, OverflowReason, PlaceId, Progress, QueueName, Unreached, Wanted};
 use crate::queues::{Ticket, TicketNews, WaitingRoom};
 use crate::worker::{Command, Report};
 
 /// From an agent's answer until its page is connected: it has its microphone already, and ICE takes a second.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(15);
 
-/// The place of a call in at most one queue.
+/// The places of a call, one for each attempt at a queue or a person.
 #[derive(Default)]
-pub(super) struct QueuePlace(Option<Place>);
+pub(super) struct QueuePlaces(Vec<Place>);
 
 struct Place {
     attempt: Attempt,
     /// Another page of its agent that takes over once it is connected, as after a reload.
     successor: Option<Attempt>,
-    queue: QueueName,
-    room: WaitingRoom,
+    /// Where the caller waits; None for a person, for whom nobody waits.
+    queue: Option<WaitsIn>,
     ticket: Ticket,
     entered_at: Instant,
+    side: Side,
     stage: Stage,
+}
+
+/// A queue, and what its callers hear.
+struct WaitsIn {
+    queue: QueueName,
+    room: WaitingRoom,
     /// An announcement plays, and the music follows it.
     is_announcing: bool,
+}
+
+/// Where the agent of a place is connected.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    /// It has the caller.
+    Caller,
+    /// Beside the agent that has the caller, until it is promoted.
+    Agent,
 }
 
 /// How far the caller has come.
@@ -65,11 +83,117 @@ pub(super) enum QueueEvent {
     NotConnected,
 }
 
-impl QueuePlace {
-    /// The next event; never comes without a place. Cancel safe.
-    pub async fn next(&mut self) -> QueueEvent {
-        let Some(place) = &mut self.0 else { return pending().await };
-        let give_up_at = match place.stage {
+impl QueuePlaces {
+    /// The next event, and the attempt that it is about; never comes without a place. Cancel safe.
+    pub async fn next(&mut self) -> (Attempt, QueueEvent) {
+        if self.0.is_empty() {
+            return pending().await;
+        }
+        select_all(self.0.iter_mut().map(|place| Box::pin(place.next()))).await.0
+    }
+
+    /// Leaves all queues, and ends the conversation of each agent.
+    pub fn leave(&mut self) {
+        self.0.clear();
+    }
+
+    /// We were frozen for `gap`, and so was the way to the pages.
+    pub fn extend_deadlines(&mut self, gap: Duration) {
+        for place in &mut self.0 {
+            if let Stage::Answered { give_up_at, .. } = &mut place.stage {
+                *give_up_at += gap;
+            }
+        }
+    }
+
+    /// Whose music must begin again, because an announcement is over.
+    pub fn announcement_finished(&mut self) -> Option<Attempt> {
+        let mut queues = self.0.iter_mut().filter_map(|place| Some((place.attempt, place.queue.as_mut()?)));
+        queues.find_map(|(attempt, queue)| std::mem::take(&mut queue.is_announcing).then_some(attempt))
+    }
+
+    /// The agent of this attempt listens: its name, if it is a person's place.
+    pub fn joined(&mut self, attempt: Attempt) -> Option<AgentName> {
+        let place = self.of(attempt)?;
+        let Stage::Answered { agent, .. } = &place.stage else { return None };
+        let agent = agent.clone();
+        place.stage = Stage::Joined { agent: agent.clone() };
+        Some(agent)
+    }
+
+    /// The agent of this attempt has the caller from now on.
+    pub fn promoted(&mut self, attempt: Attempt) {
+        if let Some(place) = self.of(attempt) {
+            place.side = Side::Caller;
+        }
+    }
+
+    /// The queue in which the caller waits, or from which its agent took it.
+    pub fn name(&self) -> Option<&QueueName> {
+        let in_queues = self.0.iter().filter_map(|place| Some((place.side, &place.queue.as_ref()?.queue)));
+        in_queues.min_by_key(|(side, _)| *side).map(|(_, queue)| queue)
+    }
+
+    /// Who has answered at the place of this attempt.
+    pub fn agent(&self, attempt: Attempt) -> Option<&AgentName> {
+        self.0.iter().find(|place| place.attempt == attempt)?.agent()
+    }
+
+    fn of(&mut self, attempt: Attempt) -> Option<&mut Place> {
+        self.0.iter_mut().find(|place| place.attempt == attempt)
+    }
+
+    fn take(&mut self, attempt: Attempt) -> Option<Place> {
+        let index = self.0.iter().position(|place| place.attempt == attempt)?;
+        Some(self.0.swap_remove(index))
+    }
+
+    /// The agent of this attempt is dropped. Gives its place, unless another page of the agent succeeds it.
+    fn left_by(&mut self, attempt: Attempt) -> Option<Place> {
+        if let Some(place) = self.0.iter_mut().find(|place| place.successor == Some(attempt)) {
+            place.successor = None;
+            return None;
+        }
+        let place = self.of(attempt)?;
+        match place.successor.take() {
+            Some(successor) => {
+                place.attempt = successor;
+                None
+            }
+            None => self.take(attempt),
+        }
+    }
+
+    /// Whether the caller waits at the place of this attempt, and no agent has answered.
+    fn is_waiting(&self, attempt: Attempt) -> bool {
+        self.0.iter().any(|place| place.attempt == attempt && matches!(place.stage, Stage::Waiting))
+    }
+
+    /// Takes the caller back from an agent that answered and could not connect. Says whether there was one.
+    fn put_back(&mut self, attempt: Attempt) -> bool {
+        let Some(place) = self.of(attempt) else { return false };
+        let answered = matches!(place.stage, Stage::Answered { .. });
+        if answered {
+            place.stage = Stage::Waiting;
+            place.ticket.put_back();
+        }
+        answered
+    }
+
+    /// The attempt of this agent's caller, where the agent is connected, and whether it has joined.
+    fn seat_of(&self, agent: &AgentName) -> Option<(Attempt, Side, bool)> {
+        let place = self.0.iter().find(|place| place.agent() == Some(agent))?;
+        Some((place.attempt, place.side, matches!(place.stage, Stage::Joined { .. })))
+    }
+
+    fn queued_news(&mut self) -> Option<(Attempt, TicketNews)> {
+        self.0.iter_mut().find_map(|place| Some((place.attempt, place.ticket.queued()?)))
+    }
+}
+
+impl Place {
+    async fn next(&mut self) -> (Attempt, QueueEvent) {
+        let give_up_at = match self.stage {
             Stage::Answered { give_up_at, .. } => Some(give_up_at),
             Stage::Waiting | Stage::Joined { .. } => None,
         };
@@ -79,141 +203,79 @@ impl QueuePlace {
                 None => pending().await,
             }
         };
-        tokio::select! {
-            news = place.ticket.next() => news.map_or(QueueEvent::Closed, QueueEvent::News),
+        let event = tokio::select! {
+            news = self.ticket.next() => news.map_or(QueueEvent::Closed, QueueEvent::News),
             () = given_up => QueueEvent::NotConnected,
-        }
-    }
-
-    /// Leaves the queue, or ends its agent's conversation.
-    pub fn leave(&mut self) {
-        self.0 = None;
-    }
-
-    /// We were frozen for `gap`, and so was the way to the page.
-    pub fn extend_deadline(&mut self, gap: Duration) {
-        if let Some(Place { stage: Stage::Answered { give_up_at, .. }, .. }) = &mut self.0 {
-            *give_up_at += gap;
-        }
-    }
-
-    /// Whether the music must begin again, because an announcement is over.
-    pub fn announcement_finished(&mut self) -> Option<Attempt> {
-        let place = self.0.as_mut()?;
-        std::mem::take(&mut place.is_announcing).then_some(place.attempt)
-    }
-
-    /// The agent of this attempt listens: its name, if it is the queue's.
-    pub fn joined(&mut self, attempt: Attempt) -> Option<AgentName> {
-        let place = self.0.as_mut().filter(|place| place.attempt == attempt)?;
-        let Stage::Answered { agent, .. } = &place.stage else { return None };
-        let agent = agent.clone();
-        place.stage = Stage::Joined { agent: agent.clone() };
-        Some(agent)
-    }
-
-    /// Whether the caller waits in the queue of this attempt, and no agent has answered.
-    fn is_waiting(&self, attempt: Attempt) -> bool {
-        let place = self.0.as_ref().filter(|place| place.attempt == attempt);
-        place.is_some_and(|place| matches!(place.stage, Stage::Waiting))
-    }
-
-    /// Takes the caller back from an agent that answered and could not connect. Says whether there was one.
-    pub fn put_back(&mut self, attempt: Attempt) -> bool {
-        let Some(place) = self.0.as_mut().filter(|place| place.attempt == attempt) else { return false };
-        let answered = matches!(place.stage, Stage::Answered { .. });
-        if answered {
-            place.stage = Stage::Waiting;
-            place.ticket.put_back();
-        }
-        answered
-    }
-
-    fn succeeds(&mut self, successor: Attempt) {
-        if let Some(place) = &mut self.0 {
-            place.successor = Some(successor);
-        }
-    }
-
-    /// The agent of this attempt is dropped. Says whether it was the place's, and nobody succeeds it.
-    fn is_left_with(&mut self, attempt: Attempt) -> bool {
-        let Some(place) = &mut self.0 else { return false };
-        if place.successor == Some(attempt) {
-            place.successor = None;
-            return false;
-        }
-        match place.successor {
-            _ if place.attempt != attempt => false,
-            Some(successor) => {
-                (place.attempt, place.successor) = (successor, None);
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn answered(&mut self, agent: AgentName, now: Instant) {
-        if let Some(place) = &mut self.0 {
-            place.stage = Stage::Answered { agent, give_up_at: now + CONNECTS_WITHIN };
-        }
-    }
-
-    /// The attempt of this agent's caller, and whether the agent has joined.
-    fn seat_of(&self, agent: &AgentName) -> Option<(Attempt, bool)> {
-        let place = self.0.as_ref()?;
-        let (has, has_joined) = match &place.stage {
-            Stage::Answered { agent, .. } => (agent, false),
-            Stage::Joined { agent } => (agent, true),
-            Stage::Waiting => return None,
         };
-        (has == agent).then_some((place.attempt, has_joined))
+        (self.attempt, event)
     }
 
-    fn queued_news(&mut self) -> Option<TicketNews> {
-        self.0.as_mut()?.ticket.queued()
+    fn agent(&self) -> Option<&AgentName> {
+        match &self.stage {
+            Stage::Answered { agent, .. } | Stage::Joined { agent } => Some(agent),
+            Stage::Waiting => None,
+        }
     }
 }
 
 impl Session {
     pub(super) async fn enter_queue(&mut self, attempt: Attempt) {
-        let Some(queue) = self.targets.get(attempt.number()).and_then(AgentTarget::queue).cloned() else { return };
-        // The ticket before is dropped first, so that its agent is free.
-        self.queue.leave();
-        if let Err(failure) = self.take_ticket(attempt, queue).await {
+        self.reach_person(attempt, Side::Caller).await;
+    }
+
+    pub(super) async fn enter_queue_beside(&mut self, attempt: Attempt) {
+        self.reach_person(attempt, Side::Agent).await;
+    }
+
+    async fn reach_person(&mut self, attempt: Attempt, side: Side) {
+        let Some(target) = self.targets.get(attempt.number()).cloned() else { return };
+        if let Err(failure) = self.take_ticket(attempt, &target, side).await {
             self.requests.spawn(async move { Some(Input::AgentFailed { attempt, failure }) });
         }
     }
 
-    async fn take_ticket(&mut self, attempt: Attempt, queue: QueueName) -> Result<(), AgentFailure> {
+    async fn take_ticket(&mut self, attempt: Attempt, target: &AgentTarget, side: Side) -> Result<(), AgentFailure> {
         let queues = &self.context.options.queues;
-        let unknown = || AgentFailureKind::NotConfigured.because("this queue comes with the next start of the service");
-        let room = queues.room(&queue).cloned().ok_or_else(unknown)?;
+        let (wanted, queue) = match (target.queue(), target.person()) {
+            (Some(queue), _) => {
+                let unknown =
+                    || AgentFailureKind::NotConfigured.because("this queue comes with the next start of the service");
+                let room = queues.room(queue).cloned().ok_or_else(unknown)?;
+                let wanted = Wanted::AnyOf { queue: queue.clone(), skills: room.skills.clone() };
+                (wanted, Some(WaitsIn { queue: queue.clone(), room, is_announcing: false }))
+            }
+            (None, Some(agent)) => (Wanted::Agent(agent.clone()), None),
+            (None, None) => return Err(AgentFailureKind::NotConfigured.into()),
+        };
         let user = self.context.origin.description(&self.context.number).user;
-        let call = self.context.id.clone();
-        let entry = Entry { call, queue: queue.clone(), caller: caller_key(&user), skills: room.skills.clone() };
+        let place = PlaceId { call: self.context.id.clone(), attempt };
+        let entry = Entry { place, wanted, caller: caller_key(&user) };
         let ticket = queues.enter(entry).await.map_err(|error| AgentFailureKind::Refused.because(error))?;
         let (entered_at, stage) = (clock::now(), Stage::Waiting);
-        self.queue.0 =
-            Some(Place { attempt, successor: None, queue, room, ticket, entered_at, stage, is_announcing: false });
+        self.queue.0.push(Place { attempt, successor: None, queue, ticket, entered_at, side, stage });
         Ok(())
     }
 
     pub(super) async fn play_queue_hold(&mut self, attempt: Attempt) {
-        let place = self.queue.0.as_ref().filter(|place| place.attempt == attempt);
-        let hold = place.map_or_else(|| self.context.number.route.hold.clone(), |place| place.room.hold.clone());
+        let room = self.queue.of(attempt).and_then(|place| place.queue.as_ref()).map(|queue| queue.room.hold.clone());
+        let hold = room.unwrap_or_else(|| self.context.number.route.hold.clone());
         self.loop_prompt(&hold).await;
     }
 
-    pub(super) async fn take_queue_event(&mut self, call: &mut Call, event: QueueEvent) {
+    pub(super) async fn take_queue_event(&mut self, call: &mut Call, attempt: Attempt, event: QueueEvent) {
         match event {
             QueueEvent::News(TicketNews::Progress(progress)) => self.report_queue(&progress),
-            QueueEvent::News(TicketNews::Position(position)) => self.announce(call, position).await,
-            QueueEvent::News(TicketNews::Answered(agent)) => self.queue.answered(agent, clock::now()),
-            QueueEvent::News(TicketNews::Overflowed(reason)) => self.overflowed(call, reason),
-            QueueEvent::Closed => self.queues_closed(call),
+            QueueEvent::News(TicketNews::Position(position)) => self.announce(call, attempt, position).await,
+            QueueEvent::News(TicketNews::Answered(agent)) => {
+                let give_up_at = clock::now() + CONNECTS_WITHIN;
+                if let Some(place) = self.queue.of(attempt) {
+                    place.stage = Stage::Answered { agent, give_up_at };
+                }
+            }
+            QueueEvent::News(TicketNews::Overflowed(reason)) => self.overflowed(call, attempt, reason),
+            QueueEvent::News(TicketNews::Unreached(why)) => self.unreached(call, attempt, why),
+            QueueEvent::Closed => self.queues_closed(call, attempt),
             QueueEvent::NotConnected => {
-                let Some(place) = &self.queue.0 else { return };
-                let attempt = place.attempt;
                 info!("the page of the agent of call {} did not connect: the caller waits again", self.context.id);
                 self.queue_agent_failed(attempt).await;
             }
@@ -229,19 +291,36 @@ impl Session {
         browser: BrowserId,
     ) -> Result<(), Refusal> {
         // The agent's answer is on its way before its token is.
-        while let Some(news) = self.queue.queued_news() {
-            self.take_queue_event(call, QueueEvent::News(news)).await;
+        while let Some((attempt, news)) = self.queue.queued_news() {
+            self.take_queue_event(call, attempt, QueueEvent::News(news)).await;
         }
         let late = || Refusal::new(RefusalCode::NotAllowed, "the caller is not yours any more");
-        let (attempt, has_joined) = self.queue.seat_of(agent).ok_or_else(late)?;
-        if has_joined {
+        let (attempt, side, has_joined) = self.queue.seat_of(agent).ok_or_else(late)?;
+        if has_joined && side == Side::Caller && call.transfer().is_none() {
             let successor = self.take_over(call, browser)?;
-            self.queue.succeeds(successor);
+            if let Some(place) = self.queue.of(attempt) {
+                place.successor = Some(successor);
+            }
             return Ok(());
+        }
+        // During a transfer it is the same attempt that dials again, so that the other agent stays.
+        if has_joined {
+            let call = self.context.id.clone();
+            self.command(Command::DropAgent { call, attempt, reason: LeaveReason::Replaced.name() }).await;
         }
         let id = self.context.id.clone();
         let (target, max_buffer) = (AgentTarget::Browser(browser), self.context.options.max_buffer);
-        self.command(Command::Dial { call: id, attempt, dial: Box::new(Dial { target, max_buffer }) }).await;
+        let dial = Box::new(Dial { target, max_buffer });
+        match side {
+            Side::Caller => {
+                if has_joined {
+                    self.play_queue_hold(attempt).await;
+                }
+                self.command(Command::Dial { call: id, attempt, dial }).await;
+            }
+            // The caller is on hold.
+            Side::Agent => self.command(Command::DialBeside { call: id, attempt, dial }).await,
+        }
         Ok(())
     }
 
@@ -273,37 +352,56 @@ impl Session {
         waits_again
     }
 
-    /// Leaves the queue of this attempt. A caller that nobody has taken has abandoned it.
+    /// Leaves the place of this attempt. A caller that nobody has taken has abandoned its queue.
     pub(super) fn leave_queue_of(&mut self, attempt: Attempt) {
-        if self.queue.is_left_with(attempt) {
-            self.abandon_queue();
-            self.queue.leave();
+        if let Some(place) = self.queue.left_by(attempt) {
+            self.abandon(place);
         }
     }
 
-    /// The call ends, or goes elsewhere: a caller that still waits has left. An agent keeps its seat.
-    pub(super) fn abandon_queue(&mut self) {
-        let Some(place) = &self.queue.0 else { return };
-        match place.stage {
-            Stage::Waiting => {}
-            // The queue counts the answer.
-            Stage::Answered { .. } | Stage::Joined { .. } => return,
+    /// The call ends: a caller that still waits has left. Agents keep their seats.
+    pub(super) fn abandon_queues(&mut self) {
+        let waiting = self.queue.0.extract_if(.., |place| matches!(place.stage, Stage::Waiting));
+        for place in waiting.collect::<Vec<_>>() {
+            self.abandon(place);
         }
-        let progress = Progress::Abandoned { queue: place.queue.clone(), waited: place.entered_at.elapsed() };
-        self.queue.leave();
-        self.report_queue(&progress);
     }
 
-    fn overflowed(&mut self, call: &mut Call, reason: OverflowReason) {
-        let Some(Place { attempt, queue, entered_at, .. }) = self.queue.0.take() else { return };
-        self.report_queue(&Progress::Overflowed { queue, waited: entered_at.elapsed(), reason });
+    fn abandon(&mut self, place: Place) {
+        let Place { queue, entered_at, stage, .. } = place;
+        match (queue, stage) {
+            (Some(WaitsIn { queue, .. }), Stage::Waiting) => {
+                self.report_queue(&Progress::Abandoned { queue, waited: entered_at.elapsed() });
+            }
+            // The queue counts the answer, and nobody counts who calls a person.
+            (_, Stage::Answered { .. } | Stage::Joined { .. }) | (None, Stage::Waiting) => {}
+        }
+    }
+
+    fn overflowed(&mut self, call: &mut Call, attempt: Attempt, reason: OverflowReason) {
+        let Some(Place { queue: Some(waits), entered_at, .. }) = self.queue.take(attempt) else { return };
+        self.report_queue(&Progress::Overflowed { queue: waits.queue, waited: entered_at.elapsed(), reason });
         let failure = AgentFailureKind::QueueOverflow.because(reason.name());
         call.handle(Input::AgentFailed { attempt, failure }, clock::now());
     }
 
+    /// The person does not take the caller.
+    fn unreached(&mut self, call: &mut Call, attempt: Attempt, why: Unreached) {
+        if self.queue.take(attempt).is_none() {
+            return;
+        }
+        let kind = match why {
+            Unreached::SignedOut | Unreached::Away => AgentFailureKind::Unavailable,
+            Unreached::Busy => AgentFailureKind::Busy,
+            Unreached::NoAnswer => AgentFailureKind::NoAnswer,
+            Unreached::Declined => AgentFailureKind::Declined,
+        };
+        call.handle(Input::AgentFailed { attempt, failure: kind.because(why) }, clock::now());
+    }
+
     /// A conversation goes on without them.
-    fn queues_closed(&mut self, call: &mut Call) {
-        let Some(Place { attempt, stage, .. }) = self.queue.0.take() else { return };
+    fn queues_closed(&mut self, call: &mut Call, attempt: Attempt) {
+        let Some(Place { stage, .. }) = self.queue.take(attempt) else { return };
         match stage {
             Stage::Waiting | Stage::Answered { .. } => {
                 let failure = AgentFailureKind::Disconnected.because("the queues are closed");
@@ -313,12 +411,14 @@ impl Session {
         }
     }
 
-    /// Says the position, if there is a prompt for it and the caller hears us.
-    async fn announce(&mut self, call: &Call, position: usize) {
-        let Some(place) = self.queue.0.as_mut().filter(|_| call.state_name() == "talking") else { return };
-        let name = format!("{}-{position}", place.room.announce);
+    /// Says the position, if there is a prompt for it and the caller hears us. Beside an agent the caller is on hold.
+    async fn announce(&mut self, call: &Call, attempt: Attempt, position: usize) {
+        let hears_us = call.state_name() == "talking";
+        let place = self.queue.of(attempt).filter(|place| hears_us && place.side == Side::Caller);
+        let Some(queue) = place.and_then(|place| place.queue.as_mut()) else { return };
+        let name = format!("{}-{position}", queue.room.announce);
         let Some(prompt) = self.context.options.prompts.get(&name) else { return };
-        place.is_announcing = true;
+        queue.is_announcing = true;
         let call = self.context.id.clone();
         self.command(Command::StandIn { call, prompts: vec![prompt], repeat: Repeat::Once }).await;
     }

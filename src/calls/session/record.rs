@@ -8,8 +8,9 @@ use crate::call::Call;
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallId, Stages};
-use crate::calls::snapshot::StatusSender;
+use crate::calls::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use crate::clock;
+use crate::queue::QueueName;
 use crate::recordings::RecordingId;
 use crate::routes::Number;
 use crate::store::{CallRecord, Store, Written};
@@ -23,6 +24,13 @@ pub(super) struct LiveRecord {
     received_at: Instant,
     status: StatusSender,
     store: Store,
+}
+
+/// Who is on our side of a call.
+pub(super) struct People {
+    pub agent: Option<AgentFacts>,
+    pub transfer: Option<TransferFacts>,
+    pub queue: Option<QueueName>,
 }
 
 impl LiveRecord {
@@ -73,13 +81,21 @@ impl LiveRecord {
         self.status.send_modify(|status| status.stages = self.stages);
     }
 
-    /// Shows the call's state in its status.
-    pub fn show(&self, call: &Call) {
+    /// Shows how the call stands in its status.
+    pub fn show(&self, call: &Call, people: People) {
         self.status.send_modify(|status| {
             status.state = call.state_name();
-            status.agent = call.agent();
+            (status.agent, status.transfer, status.queue) = (people.agent, people.transfer, people.queue);
             status.client_state.clone_from(&self.record.client_state);
         });
+    }
+
+    pub fn show_quality(&self, quality: Value) {
+        self.status.send_modify(|status| status.quality = quality);
+    }
+
+    pub fn show_hold(&self, is_held: bool) {
+        self.status.send_modify(|status| status.is_held = is_held);
     }
 
     pub fn keep_client_state(&mut self, client_state: String) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patchcord_media::quality::Level;
+use patchcord_media::quality::{Estimate, Level};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -54,11 +54,19 @@ impl Session {
                 let data = json!({ "guest_id": participant, "reason": reason, "detail": detail.as_deref() });
                 self.events.emit("call.guest_left", data);
             }
-            Report::Quality(quality) => {
-                if quality.level == Level::Poor {
-                    info!("call {} has poor audio quality", self.context.id);
+            Report::Quality(Estimate { quality, is_news }) => {
+                let shown = quality_json(&quality);
+                self.record.show_quality(shown.clone());
+                if is_news {
+                    if quality.level == Level::Poor {
+                        info!("call {} has poor audio quality", self.context.id);
+                    }
+                    self.events.emit("call.quality", shown);
                 }
-                self.events.emit("call.quality", quality_json(&quality));
+            }
+            Report::Held(is_held) => {
+                self.record.show_hold(is_held);
+                self.events.emit(if is_held { "call.held" } else { "call.unheld" }, json!({}));
             }
             Report::Speech { started } => {
                 let kind = if started { "call.speech_started" } else { "call.speech_stopped" };

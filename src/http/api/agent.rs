@@ -38,8 +38,11 @@ const OWN_ACTIONS: [&str; 10] = [
     "transfer",
     "complete_transfer",
     "cancel_transfer",
-    "set_client_state",
+    NOTES,
 ];
+
+/// The action by which notes are kept with a call.
+pub(super) const NOTES: &str = "set_client_state";
 
 /// The agent of the key.
 #[derive(Serialize, ToSchema)]
@@ -66,16 +69,19 @@ struct StateView {
     /// What is left of the wrap-up time, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     until_ms: Option<u64>,
+    /// The call that it had last, until it answers another: its notes can still be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_call_id: Option<String>,
 }
 
 /// A call that rings.
 #[derive(Serialize, ToSchema)]
 struct RingView {
     call_id: String,
-    /// Where its caller waits.
-    queue: String,
+    /// Where its caller waits; null if it is put through to this agent.
+    queue: Option<String>,
     from: CallerView,
-    /// Since the caller entered the queue.
+    /// Since the caller entered the queue, or rings here.
     waited_ms: u64,
     /// Until it counts as missed.
     ring_ms: u64,
@@ -229,10 +235,8 @@ pub(super) async fn decline(
     }
 }
 
-/// The call that the caller's agent has, and the one that rings for it; an error if the key has no agent.
-pub(super) async fn calls_of(api: &Api, caller: &Caller) -> Result<(Option<CallId>, Option<CallId>), ApiError> {
-    let view = api.options.queues.agent(name_of(caller)).await.map_err(unavailable)?;
-    Ok(view.map_or((None, None), |view| (view.agent.own_call().cloned(), view.ring.map(|ring| ring.call))))
+async fn view_of(api: &Api, caller: &Caller) -> Result<Option<AgentView>, ApiError> {
+    api.options.queues.agent(name_of(caller)).await.map_err(unavailable)
 }
 
 /// Lets a key read a call if it has the scope for all calls, or if its agent has, had or is being offered this one.
@@ -241,9 +245,12 @@ pub(super) async fn check_reads(api: &Api, caller: &Caller, call_id: &str, agent
     if caller.may(Scope::CallsRead) || agents.iter().any(|agent| agent == caller.id()) {
         return Ok(());
     }
-    let (own, ringing) = calls_of(api, caller).await?;
-    let is_own = [own, ringing].into_iter().flatten().any(|call| call.as_str() == call_id);
-    if is_own { Ok(()) } else { Err(not_own_call(caller, Scope::CallsRead)) }
+    let view = view_of(api, caller).await?;
+    let may = |view: &AgentView| {
+        let ringing = view.ring.as_ref().map(|ring| &ring.call);
+        [view.agent.own_call(), ringing].into_iter().flatten().any(|call| call.as_str() == call_id)
+    };
+    if view.as_ref().is_some_and(may) { Ok(()) } else { Err(not_own_call(caller, Scope::CallsRead)) }
 }
 
 /// Lets a key fetch the recordings of a call if it has the scope for all recordings, or if its agent had this call.
@@ -263,14 +270,19 @@ pub(super) async fn check_hears(api: &Api, caller: &Caller, call_id: Option<&str
     Err(not_own_call(caller, Scope::RecordingsRead))
 }
 
-/// Lets a key act on a call if it has the scope for all calls, or if its agent has this one and may use the action.
+/// Lets a key act on a call if it has the scope for all calls, or if its agent has this one and may use the action. Notes
+/// may be written until the agent answers another call.
 pub(super) async fn check_acts(api: &Api, caller: &Caller, call_id: &str, action: &str) -> Result<(), ApiError> {
     if caller.may(Scope::CallsWrite) {
         return Ok(());
     }
-    let (own, _) = calls_of(api, caller).await?;
-    let is_own = own.is_some_and(|call| call.as_str() == call_id) && OWN_ACTIONS.contains(&action);
-    if is_own { Ok(()) } else { Err(not_own_call(caller, Scope::CallsWrite)) }
+    let view = view_of(api, caller).await?;
+    let is = |call: Option<&CallId>| call.is_some_and(|call| call.as_str() == call_id);
+    let may = |AgentView { agent, .. }: &AgentView| {
+        let is_own = is(agent.own_call()) && OWN_ACTIONS.contains(&action);
+        is_own || (is(agent.last_call.as_ref()) && action == NOTES)
+    };
+    if view.as_ref().is_some_and(may) { Ok(()) } else { Err(not_own_call(caller, Scope::CallsWrite)) }
 }
 
 pub(super) fn not_own_call(caller: &Caller, scope: Scope) -> ApiError {
@@ -310,12 +322,13 @@ impl AgentSelf {
 }
 
 impl StateView {
-    const SIGNED_OUT: Self = Self { state: "signed_out", call_id: None, until_ms: None };
+    const SIGNED_OUT: Self = Self { state: "signed_out", call_id: None, until_ms: None, last_call_id: None };
 
     fn of(agent: &AgentSnapshot) -> Self {
         Self {
             state: agent.state,
             call_id: agent.call.as_ref().map(ToString::to_string),
+            last_call_id: agent.last_call.as_ref().map(ToString::to_string),
             until_ms: agent.until.map(|until| until.saturating_duration_since(clock::now()).as_millis() as u64),
         }
     }
@@ -329,7 +342,7 @@ impl RingView {
         });
         Self {
             call_id: ring.call.to_string(),
-            queue: ring.queue.to_string(),
+            queue: ring.queue.as_ref().map(ToString::to_string),
             from: caller.unwrap_or_default(),
             waited_ms: ring.waited.as_millis() as u64,
             ring_ms: ring.left.as_millis() as u64,

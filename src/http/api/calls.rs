@@ -169,7 +169,8 @@ pub(super) async fn read(
 /// Perform an action on a live call
 ///
 /// The body is a JSON object with the action's fields; an empty body counts as `{}`. Every action accepts `client_state`,
-/// a text of up to 4096 bytes that is kept with the call and repeated in its events. The outcome of what was begun arrives in
+/// a text of up to 4096 bytes that is kept with the call and repeated in its events; `set_client_state` alone also works
+/// after the call's end, and changes its record then. The outcome of what was begun arrives in
 /// events: `call.playback_finished`, `call.gather_finished`, `call.recording_finished`, `call.guest_joined`,
 /// `call.accepted`, `call.agent_joined`, `call.transferred`, `call.ended`.
 #[utoipa::path(post, path = "/v1/calls/{call_id}/actions/{action}", tag = "calls",
@@ -182,7 +183,7 @@ pub(super) async fn read(
         (status = 404, description = "`call_not_found`, `unknown_action`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_queue`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_queue`, `unknown_agent`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`no_answer`: the call did not answer in time and may still perform it", body = Problem, content_type = "application/problem+json"),
@@ -219,12 +220,16 @@ pub(super) async fn perform(
         return Err(Refusal::new(RefusalCode::UnknownAction, format!("give one of {}", ACTIONS.join(", "))));
     }
     let id = CallId::parse(call_id).ok_or_else(no_such_call)?;
+    let notes = body.get("client_state").and_then(Value::as_str).filter(|_| action == agent::NOTES).map(str::to_owned);
     let done = tokio::time::timeout(DONE_WITHIN, have_done(&options.calls, hosts, &id, action, body));
-    match done.await.unwrap_or_else(|_| Err(no_answer())) {
-        Err(refusal) if refusal.code == RefusalCode::CallNotFound => {
+    let done = done.await.unwrap_or_else(|_| Err(no_answer()));
+    let is_over = |refusal: &Refusal| matches!(refusal.code, RefusalCode::CallNotFound | RefusalCode::CallEnded);
+    match (done, notes) {
+        (Err(refusal), Some(notes)) if is_over(&refusal) => keep_with_ended(options, &id, notes, refusal).await,
+        (Err(refusal), None) if refusal.code == RefusalCode::CallNotFound => {
             Err(ended_long_ago(options, &id).await.unwrap_or(refusal))
         }
-        done => done,
+        (done, _) => done,
     }
 }
 
@@ -252,6 +257,15 @@ async fn have_done(
         ids.insert("call_id".to_owned(), id.as_str().into());
     }
     Ok(begun)
+}
+
+/// Keeps a text with a call that is over: an agent finishes its notes after it. `refusal` is the answer if there is no record.
+async fn keep_with_ended(options: &ApiOptions, id: &CallId, notes: String, refusal: Refusal) -> Result<Value, Refusal> {
+    match options.store.set_client_state(id.as_str(), notes).await {
+        Ok(true) => Ok(Value::Null),
+        Ok(false) => Err(refusal),
+        Err(error) => Err(Refusal::new(RefusalCode::NoAnswer, format!("{error}: try again later"))),
+    }
 }
 
 /// The call table forgets ended calls after a while; the store keeps them longer.

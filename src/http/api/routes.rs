@@ -82,6 +82,11 @@ enum TargetView {
         /// Its name.
         queue: String,
     },
+    /// A person, who takes the call at a page.
+    Person {
+        /// The id of its API key.
+        agent: String,
+    },
     /// Prompts; the call ends after the last one.
     Prompts {
         /// Their names, in order.
@@ -148,6 +153,7 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
+        AgentTarget::Person(name) => Some(TargetView::Person { agent: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::BridgeStats;
-use patchcord_media::quality::{Quality, QualityMeter};
+use patchcord_media::quality::{Estimate, Quality, QualityMeter};
 use serde_json::{Value, json};
 
 /// Measures from accept on.
@@ -16,8 +16,8 @@ impl Meters {
         self.0.replace(Some(QualityMeter::new(now)));
     }
 
-    /// The quality, when it was measured for the first time or has another level.
-    pub fn observe(&self, stats: impl FnOnce() -> BridgeStats, now: Instant) -> Option<Quality> {
+    /// The quality, when an estimate is due.
+    pub fn observe(&self, stats: impl FnOnce() -> BridgeStats, now: Instant) -> Option<Estimate> {
         let mut meter = self.0.borrow_mut();
         meter.as_mut().filter(|meter| meter.is_due(now))?.observe(&stats().caller, now)
     }

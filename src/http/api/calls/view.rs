@@ -7,9 +7,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
-use crate::call::Attempt;
 use crate::call::description::CallDirection;
-use crate::calls::snapshot::CallSnapshot;
+use crate::calls::snapshot::{AgentFacts, CallSnapshot, TransferFacts};
 use crate::clock;
 use crate::store::CallRecord;
 
@@ -35,7 +34,19 @@ pub(in crate::http::api) struct CallView {
     route: String,
     /// The last `client_state` given with an action.
     client_state: Option<String>,
-    /// Index of the agent that joined last, among the route's agent and fallbacks; null if none has joined.
+    /// The agent that has the caller; null while none has, and after the end.
+    agent: Option<CallAgentView>,
+    /// The transfer that is under way, if one is.
+    transfer: Option<TransferView>,
+    /// The queue in which the caller waits, or from which its agent took it; null after the end.
+    queue: Option<String>,
+    /// Whether the caller is on hold.
+    on_hold: bool,
+    /// The last estimate, with the fields of `call.quality`; null before the first, which comes 10 s after accept, and after
+    /// the end.
+    #[schema(value_type = Option<Object>)]
+    quality: Value,
+    /// `agent.attempt`, as earlier versions named it.
     agent_attempt: Option<usize>,
     /// Arrival of Meta's webhook: RFC 3339, UTC.
     began_at: String,
@@ -65,6 +76,26 @@ pub(in crate::http::api) struct CallView {
     /// Counters and quality of the audio.
     #[schema(value_type = Option<Object>)]
     sound: Value,
+}
+
+/// An agent in a call.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CallAgentView {
+    /// `person`, `websocket` or `browser`.
+    kind: &'static str,
+    /// The name of a person, or the address without secrets.
+    name: String,
+    /// Its number among the call's attempts: the route's agent and fallbacks, then those of commands.
+    attempt: usize,
+}
+
+/// A transfer that is under way.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TransferView {
+    /// The agent that is to take over; of the kind `queue` while nobody of the queue has answered.
+    to: CallAgentView,
+    /// `asking`, or `consulting` while both agents talk.
+    stage: &'static str,
 }
 
 /// The caller. Each field may be null.
@@ -130,7 +161,12 @@ impl CallView {
             },
             route: facts.route.clone(),
             client_state: live.status.client_state.clone(),
-            agent_attempt: live.status.agent.map(Attempt::number),
+            agent: live.status.agent.as_ref().map(CallAgentView::of),
+            transfer: live.status.transfer.as_ref().map(TransferView::of),
+            queue: live.status.queue.as_ref().map(ToString::to_string),
+            on_hold: live.status.is_held,
+            quality: live.status.quality.clone(),
+            agent_attempt: live.status.agent.as_ref().map(|agent| agent.attempt.number()),
             began_at: rfc3339(facts.began_at),
             accepted_at: accepted_at(facts.began_at, &stages).map(rfc3339),
             ended_at: None,
@@ -163,6 +199,11 @@ impl CallView {
                 phone_number_id: record.phone_number_id,
                 display_phone_number: record.display_phone_number,
             },
+            agent: None,
+            transfer: None,
+            queue: None,
+            on_hold: false,
+            quality: Value::Null,
             agent_attempt: None,
             began_at: rfc3339(record.began_at),
             accepted_at: accepted_at.or(record.accepted_at).map(rfc3339),
@@ -182,6 +223,18 @@ impl CallView {
             meta_error_code: record.meta_error_code,
             sound: record.sound,
         }
+    }
+}
+
+impl CallAgentView {
+    fn of(agent: &AgentFacts) -> Self {
+        Self { kind: agent.kind, name: agent.name.clone(), attempt: agent.attempt.number() }
+    }
+}
+
+impl TransferView {
+    fn of(transfer: &TransferFacts) -> Self {
+        Self { to: CallAgentView::of(&transfer.to), stage: transfer.stage.name() }
     }
 }
 
