@@ -47,7 +47,6 @@ pub struct PhoneLeg {
     next_tick: Option<Instant>,
     /// The call has given audio for the phone.
     has_audio: bool,
-    is_held: bool,
 }
 
 impl PhoneLeg {
@@ -61,7 +60,6 @@ impl PhoneLeg {
             keys: VecDeque::new(),
             next_tick: None,
             has_audio: false,
-            is_held: false,
         }
     }
 
@@ -136,13 +134,12 @@ impl PhoneLeg {
     pub fn renegotiate(&mut self, terms: &PhoneTerms, now: Instant) -> Result<(), PlainRtpError> {
         self.leg.renegotiate(terms, now)?;
         self.to_phone.follow(&terms.audio);
-        self.is_held = !terms.direction.sends();
         Ok(())
     }
 
     /// Whether the phone holds the call: it hears nothing.
     pub fn is_held(&self) -> bool {
-        self.is_held
+        !self.leg.direction().sends()
     }
 
     /// Nothing was read for `gap`, through no fault of the phone; see [`RtpLeg::shift_deadlines`].

@@ -21,6 +21,7 @@ use crate::peer::{Dropped, PeerStats, Transmit, address};
 use crate::rtcp::is_rtcp;
 use crate::rtp::{RtpHeader, RtpPacket};
 use crate::rtp_session::RtpSession;
+use crate::sdp::Direction;
 use crate::sdp::phone::{PhoneTerms, SdesKeys};
 use crate::srtp::{CryptoProvider, SrtpKeys, crypto_provider};
 use latch::{Latch, Verdict};
@@ -65,6 +66,7 @@ pub struct PlainRtp {
     /// None without latching.
     latch: Option<Latch>,
     audio: AudioTerms,
+    direction: Direction,
     sender: Sender,
     session: RtpSession,
     keys: Option<SdesKeys>,
@@ -90,6 +92,7 @@ impl PlainRtp {
             negotiated: None,
             latch: None,
             audio: terms.audio,
+            direction: terms.direction,
             sender: Sender::default(),
             session: RtpSession::new(options.ssrc, terms.audio.codec.clock_hz(), now),
             keys: None,
@@ -183,6 +186,11 @@ impl PlainRtp {
         self.remote.rtp.is_some() && self.session.is_connected() && self.session.remote_receives()
     }
 
+    /// Direction of the audio, as we see it.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
     /// Queues a report if one is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some(report) = self.session.handle_timeout(now) {
@@ -274,7 +282,7 @@ impl PlainRtp {
             let ips = signalling.iter().copied().chain(terms.remote.map(|remote| remote.ip()));
             Latch::new(rtp, ips.map(|ip| ip.to_canonical()).collect(), self.audio, now)
         });
-        self.audio = terms.audio;
+        (self.audio, self.direction) = (terms.audio, terms.direction);
         let event = terms.audio.telephone_event.map(|event| event.payload_types.receive);
         self.session.negotiate(event, terms.direction.sends());
         Ok(())

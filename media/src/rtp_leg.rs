@@ -108,11 +108,14 @@ pub struct RtpLeg {
 impl RtpLeg {
     /// A leg over a transport that is being connected.
     pub fn new(transport: impl Into<RtpTransport>, options: &RtpLegOptions, now: Instant) -> Self {
+        let transport = transport.into();
+        let mut liveness = Liveness::new(options.silence_warn_after, options.silence_end_after, now);
+        liveness.set_held(transport.direction() != Direction::SendRecv, now);
         Self {
-            transport: transport.into(),
+            transport,
             inbound: Inbound::new(options, now),
             outbound: Outbound::new(options),
-            liveness: Liveness::new(options.silence_warn_after, options.silence_end_after, now),
+            liveness,
             is_started: false,
             is_over: false,
             events: VecDeque::new(),
@@ -255,6 +258,11 @@ impl RtpLeg {
         self.outbound.follow(&terms.audio);
         self.liveness.set_held(terms.direction != Direction::SendRecv, now);
         Ok(())
+    }
+
+    /// Direction of the audio, as we see it: without receiving or without sending, the remote holds the call.
+    pub fn direction(&self) -> Direction {
+        self.transport.direction()
     }
 
     /// Passes over frames that were not sent in time.

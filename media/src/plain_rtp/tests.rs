@@ -3,7 +3,7 @@
 use super::*;
 use crate::audio_terms::Codec;
 use crate::rtcp::{RtcpPart, read_compound};
-use crate::sdp::phone::{Encryption, PhoneDescription, PhoneSession, PhoneSessionOptions};
+use crate::sdp::phone::{CryptoSuite, Encryption, MasterKey, PhoneDescription, PhoneSession, PhoneSessionOptions};
 
 const OURS: &str = "203.0.113.7:40000";
 const PHONE: &str = "198.51.100.4:5004";
@@ -158,6 +158,32 @@ fn encrypted_audio_passes_both_ways_and_nobody_elses_does() {
     assert_eq!(plain.stats().dropped.unauthenticated, 10);
     let again = phone.send_rtp(header(7, 5000), b"hello", now).unwrap();
     assert!(plain.receive(again.socket, &again.data, now).is_some(), "forgeries change nothing");
+}
+
+#[test]
+fn every_suite_encrypts_audio_and_reports() {
+    let now = Instant::now();
+    for suite in CryptoSuite::ALL {
+        let [local, remote] = [(); 2].map(|()| MasterKey::random(suite).unwrap());
+        let (ours, theirs) = agreed(PHONE, Encryption::Accepted);
+        let keys = |local: &MasterKey, remote: &MasterKey| {
+            Some(SdesKeys { suite, local: local.clone(), remote: remote.clone() })
+        };
+        let ours = PhoneTerms { srtp: keys(&local, &remote), ..ours };
+        let theirs = PhoneTerms { srtp: keys(&remote, &local), ..theirs };
+        let mut plain = PlainRtp::new(options(None), &ours, now).unwrap();
+        let there = PlainRtpOptions { socket: address(PHONE), ssrc: 7, ..options(None) };
+        let mut phone = PlainRtp::new(there, &theirs, now).unwrap();
+        let sent = plain.send_rtp(header(1, 1), b"hallo", now).unwrap();
+        assert!(!sent.data.ends_with(b"hallo"));
+        assert_eq!(phone.receive(sent.socket, &sent.data, now).unwrap().payload, &b"hallo"[..], "{suite:?}");
+        assert!(phone.receive(sent.socket, &sent.data, now).is_none(), "a replay");
+        let due = plain.poll_timeout().unwrap();
+        plain.handle_timeout(due);
+        let report = plain.poll_transmit().unwrap();
+        phone.receive(report.socket, &report.data, due);
+        assert_eq!(phone.media_at(), Some(due), "{suite:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::MediaFailure;
 use crate::peer::{CloseReason, Peer, PeerEvent, PeerStats, Transmit};
 use crate::plain_rtp::{PlainRtp, PlainRtpError};
 use crate::rtp::{RtpHeader, RtpPacket};
+use crate::sdp::Direction;
 use crate::sdp::phone::PhoneTerms;
 
 /// What carries a leg's RTP and RTCP.
@@ -86,6 +87,14 @@ impl RtpTransport {
         match self {
             Self::Peer(_) => true,
             Self::Plain(plain) => plain.can_send(),
+        }
+    }
+
+    /// Direction of the audio, as we see it. A page that holds is muted, no more.
+    pub(super) fn direction(&self) -> Direction {
+        match self {
+            Self::Peer(_) => Direction::SendRecv,
+            Self::Plain(plain) => plain.direction(),
         }
     }
 

@@ -94,20 +94,21 @@ impl Reader {
         Some(())
     }
 
-    /// The first usable audio section: some phones offer one with SRTP and one without. If there is none, the first one's
-    /// error is returned.
+    /// The first usable audio section, preferably with SRTP: some phones offer one with and one without. If there is none,
+    /// the first one's error is returned.
     fn finish(self) -> Result<PhoneDescription, SdpError> {
         if let Some(line) = self.session.malformed {
             return Err(SdpError::Malformed { line });
         }
-        let mut refusal = None;
+        let (mut plain, mut refusal) = (None, None);
         for (index, section) in self.sections.iter().enumerate().filter(|(_, section)| section.is_audio()) {
             match self.description(index, section) {
-                Ok(description) => return Ok(description),
+                Ok(encrypted) if encrypted.transport.profile.is_encrypted() => return Ok(encrypted),
+                Ok(description) => plain = plain.or(Some(description)),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
-        Err(refusal.unwrap_or(SdpError::NoAudio))
+        plain.ok_or(refusal.unwrap_or(SdpError::NoAudio))
     }
 
     fn description(&self, index: usize, audio: &Section) -> Result<PhoneDescription, SdpError> {

@@ -188,6 +188,17 @@ fn keys_that_cannot_be_used_are_named() {
 }
 
 #[test]
+fn of_two_audio_sections_the_encrypted_one_is_taken_if_its_keys_are_usable() {
+    let section = encrypted(1).split_once("m=audio").unwrap().1.to_owned();
+    let both = format!("{PBX}m=audio{section}");
+    let answer = session(&Codec::ALL, Encryption::Required).answer(&parse(&both)).unwrap();
+    assert!(answer.terms.srtp.is_some());
+    assert!(answer.sdp.contains("m=audio 0 RTP/AVP 9\r\n") && answer.sdp.contains("m=audio 40000 RTP/SAVP 0 101\r\n"));
+    let unusable = parse(&both.replace("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"));
+    assert_eq!(unusable.transport.profile, RtpProfile::Avp { feedback: false });
+}
+
+#[test]
 fn what_is_no_plain_audio_is_refused_by_name() {
     let refused = |from: &str, to: &str| PhoneDescription::parse(&PBX.replace(from, to)).map(drop);
     assert_eq!(refused("m=audio 11414", "m=audio 0"), Err(SdpError::AudioRefused));
