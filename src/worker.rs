@@ -15,6 +15,7 @@ pub(crate) mod call_media;
 mod tick;
 mod slots;
 pub mod load;
+mod capacity;
 #[cfg(test)]
 mod tests;
 
@@ -51,7 +52,7 @@ use call_media::CallMedia;
 pub use command::{Answer, BrowserAnswer, BrowserCommand, Command, MediaOptions, Report, TakenFragment};
 use endpoints::{Endpoint, Endpoints};
 use handle::WorkerStatus;
-pub use handle::{ANSWERS_WITHIN, WorkerHandle};
+pub use handle::{ANSWERS_WITHIN, Place, WorkerHandle};
 use load::{Load, LoadLimits, Measured};
 use ports::Ports;
 use slots::Slots;
@@ -181,15 +182,20 @@ impl Worker {
             let now = clock::now();
             self.status.pulse.beat(now);
             self.tick.forgive_standstill(now);
-            self.show(load.measure(self.tick.take_lateness(), load::processor_time(), now));
+            let talking = self.media.borrow().values().filter(|media| media.is_accepted()).count();
+            self.show(load.measure(self.tick.take_lateness(), talking, load::processor_time(), now));
         }
     }
 
     fn show(&self, measured: Measured) {
-        let (index, Measured { lateness, share, is_overloaded }) = (self.index, measured);
+        let (index, Measured { lateness, share, is_overloaded, capacity }) = (self.index, measured);
+        self.status.capacity.store(capacity, Ordering::Relaxed);
         metrics::gauge!("patchcord_worker_lateness_seconds", "worker" => index.to_string()).set(lateness.as_secs_f64());
         if let Some(share) = share {
             metrics::gauge!("patchcord_worker_processor_share", "worker" => index.to_string()).set(share);
+        }
+        if capacity < usize::MAX {
+            metrics::gauge!("patchcord_worker_capacity_calls", "worker" => index.to_string()).set(capacity as f64);
         }
         if self.status.is_overloaded.swap(is_overloaded, Ordering::Relaxed) == is_overloaded {
             return;
@@ -286,7 +292,6 @@ impl Worker {
         for id in media.endpoints() {
             self.endpoints.borrow_mut().remove(&Endpoint { media: media.clone(), id }, now);
         }
-        self.status.calls.store(self.media.borrow().len(), Ordering::Relaxed);
         // The session is gone only when the whole service stops.
         let _ = reply.send(media.contained(|| media.figures()).unwrap_or_default());
     }

@@ -15,11 +15,12 @@ const WINDOW: Duration = Duration::from_secs(8);
 const PER_SECOND: u32 = 100;
 const ENCODES: &str = "patchcord_opus_encodes_total";
 
-/// A thousand callers wait: their packets are opened and thrown away, prepared frames are sent.
+/// A thousand callers wait: their packets are opened and thrown away, prepared frames are sent. None is rejected, because
+/// they cost little.
 pub async fn music() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let floor = floor::udp_echo(WAITING).await?;
-    let mut scene = Scene::start(Route::HoldMusic).await?;
+    let mut scene = Scene::start_refusing(Route::HoldMusic).await?;
     scene.place(WAITING, PER_SECOND).await?;
     let (encodes, lost) = (scene.service.metric(ENCODES).await?, machine::datagrams_lost()?);
     let window = scene.watch(WINDOW).await?;

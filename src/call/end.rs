@@ -63,6 +63,8 @@ pub enum Shortage {
     Sockets,
     /// The media workers are overloaded.
     Load,
+    /// The calls that the media workers have will take all of their processor time.
+    Capacity,
     /// The store's disk has less free space than `store.min_free`.
     Disk,
 }
@@ -255,6 +257,7 @@ impl fmt::Display for Shortage {
             Self::Ports => "media.ports has no free port for another call from this address",
             Self::Sockets => "the system gives no more sockets",
             Self::Load => "the media workers are overloaded",
+            Self::Capacity => "the calls admitted before will take media.max_load_percent of each media worker's core",
             Self::Disk => "less than store.min_free is left on the store's disk",
         })
     }

@@ -157,10 +157,8 @@ impl Calls {
             Some(EndReason::NumberOverloaded)
         } else if self.0.options.store.is_low() {
             Some(EndReason::Overloaded(Shortage::Disk))
-        } else if worker.is_overloaded() {
-            Some(EndReason::Overloaded(Shortage::Load))
         } else {
-            None
+            worker.shortage().map(EndReason::Overloaded)
         }
     }
 

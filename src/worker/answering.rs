@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use patchcord_media::audio_terms::AudioTerms;
@@ -59,7 +58,6 @@ impl Worker {
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Caller };
         self.endpoints.borrow_mut().add(&endpoint, remotes, now);
         self.media.borrow_mut().insert(call, media.clone());
-        self.status.calls.store(self.media.borrow().len(), Ordering::Relaxed);
         media.settle();
         self.tick.add(media);
         Ok(answer.into())

@@ -130,6 +130,11 @@ impl CallMedia {
         self.stage.is_connecting.get()
     }
 
+    /// Whether Meta accepted the call, so that it talks.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.stage.is_accepted.get()
+    }
+
     /// Whether a STUN request is signed with the password of this endpoint. It may be anyone's: a panic while it is read
     /// must not end the call.
     pub(super) fn is_authentic_stun(&self, endpoint: EndpointId, datagram: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::command::Command;
-use crate::call::end::EndReason;
+use crate::call::end::{EndReason, Shortage};
 use crate::pulse::Pulse;
 
 /// Commands waiting for a worker. A full queue makes the control plane wait; the worker empties it between packets.
@@ -27,16 +27,31 @@ pub struct WorkerHandle {
 /// What a worker shows of itself.
 #[derive(Debug, Default)]
 pub(super) struct WorkerStatus {
+    /// Places that are taken.
     pub calls: AtomicUsize,
+    /// The number of calls up to which it may get new ones.
+    pub capacity: AtomicUsize,
     pub is_overloaded: AtomicBool,
     pub pulse: Arc<Pulse>,
+}
+
+/// A call's place on a worker, from its admission on. Dropping it frees the place.
+#[derive(Debug)]
+pub struct Place(Arc<WorkerStatus>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl WorkerHandle {
     /// A worker that is to be started, and the end of its queue of commands.
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, status: Arc::default() }, inbox)
+        // Until the worker has measured, which it does first of all.
+        let status = WorkerStatus { capacity: AtomicUsize::new(usize::MAX), ..WorkerStatus::default() };
+        (Self { commands, status: Arc::new(status) }, inbox)
     }
 
     /// Sends a command. An error means that the worker's thread is gone, or stuck.
@@ -55,12 +70,29 @@ impl WorkerHandle {
         self.status.pulse.silent_for(now) > LATE_AFTER
     }
 
-    /// Whether it has too much to do for another call.
+    /// Whether it has had too much to do for some time.
     pub fn is_overloaded(&self) -> bool {
         self.status.is_overloaded.load(Ordering::Relaxed)
     }
 
-    /// Its live calls.
+    /// What it lacks for another call.
+    pub fn shortage(&self) -> Option<Shortage> {
+        if self.is_overloaded() {
+            Some(Shortage::Load)
+        } else if self.calls() >= self.status.capacity.load(Ordering::Relaxed) {
+            Some(Shortage::Capacity)
+        } else {
+            None
+        }
+    }
+
+    /// Takes a place for a call. What the worker lacks is the caller's to ask first.
+    pub fn take_place(&self) -> Place {
+        self.status.calls.fetch_add(1, Ordering::Relaxed);
+        Place(self.status.clone())
+    }
+
+    /// The calls that have a place on it.
     pub fn calls(&self) -> usize {
         self.status.calls.load(Ordering::Relaxed)
     }

@@ -1,9 +1,11 @@
 //! Load: whether a worker can carry another call. Pure; time is an argument.
 //!
 //! In an overloaded worker even the most punctual tick is late, or the thread never idles. What lasts a moment only is a
-//! hiccup of the machine and changes nothing.
+//! hiccup of the machine and changes nothing. Load that is still to come is [`Capacity`]'s part.
 
 use std::time::{Duration, Instant};
+
+use super::capacity::Capacity;
 
 /// How long measurements must agree before they change the state: longer than a hiccup, and short enough that few calls
 /// arrive meanwhile.
@@ -29,6 +31,8 @@ pub struct Measured {
     pub share: Option<f64>,
     /// Whether the worker must get no new calls.
     pub is_overloaded: bool,
+    /// The number of calls up to which it may get new ones.
+    pub capacity: usize,
 }
 
 /// The load of one worker.
@@ -38,6 +42,7 @@ pub struct Load {
     /// The end of the last period, and the thread's processor time then.
     measured: (Instant, Option<Duration>),
     is_overloaded: bool,
+    capacity: Capacity,
     /// How long measurements have contradicted `is_overloaded`.
     contradicted_for: Duration,
 }
@@ -45,17 +50,28 @@ pub struct Load {
 impl Load {
     /// The load of a worker that starts now. `processor` is the processor time of its thread so far.
     pub fn new(limits: LoadLimits, now: Instant, processor: Option<Duration>) -> Self {
-        Self { limits, measured: (now, processor), is_overloaded: false, contradicted_for: Duration::ZERO }
+        let capacity = Capacity::new(limits.share);
+        Self { limits, measured: (now, processor), is_overloaded: false, capacity, contradicted_for: Duration::ZERO }
     }
 
-    /// Ends a period. `lateness` is that of its most punctual tick, `processor` the processor time of the thread so far.
-    pub fn measure(&mut self, lateness: Option<Duration>, processor: Option<Duration>, now: Instant) -> Measured {
+    /// Ends a period. `lateness` is that of its most punctual tick, `talking` the number of calls that talk,
+    /// `processor` the processor time of the thread so far.
+    pub fn measure(
+        &mut self,
+        lateness: Option<Duration>,
+        talking: usize,
+        processor: Option<Duration>,
+        now: Instant,
+    ) -> Measured {
         let (before, processor_before) = std::mem::replace(&mut self.measured, (now, processor));
         let period = now.saturating_duration_since(before);
         let used = processor.zip(processor_before).map(|(now, before)| now.saturating_sub(before));
         let share = used.filter(|_| !period.is_zero()).map(|used| used.div_duration_f64(period));
         let lateness = lateness.unwrap_or_default();
         let is_much = lateness > self.limits.lateness || share.is_some_and(|share| share > self.limits.share);
+        if let Some(share) = share {
+            self.capacity.measure(share, talking, period.min(LONGEST_PERIOD));
+        }
         self.contradicted_for = match is_much == self.is_overloaded {
             true => Duration::ZERO,
             false => self.contradicted_for + period.min(LONGEST_PERIOD),
@@ -63,7 +79,9 @@ impl Load {
         if self.contradicted_for >= LASTS {
             (self.is_overloaded, self.contradicted_for) = (is_much, Duration::ZERO);
         }
-        Measured { lateness, share, is_overloaded: self.is_overloaded }
+        // Without a measured share nothing is known of the calls' cost.
+        let capacity = share.map_or(usize::MAX, |_| self.capacity.calls());
+        Measured { lateness, share, is_overloaded: self.is_overloaded, capacity }
     }
 }
 
@@ -109,7 +127,7 @@ mod tests {
                 self.now += length;
                 self.processor += length.mul_f64(share);
                 let measured =
-                    self.load.measure(lateness_ms.map(Duration::from_millis), Some(self.processor), self.now);
+                    self.load.measure(lateness_ms.map(Duration::from_millis), 0, Some(self.processor), self.now);
                 assert!(measured.share.is_some_and(|measured| (measured - share).abs() < 0.001));
             }
             self.load.is_overloaded
@@ -148,8 +166,9 @@ mod tests {
         script.pass(8, Some(50), 1.0);
         assert!(!script.pass(8, None, 0.0));
         let mut load = Load::new(LIMITS, script.now, None);
-        let measured = (1..=8).map(|period| load.measure(Some(PERIOD), None, script.now + PERIOD * period)).last();
-        assert_eq!(measured, Some(Measured { lateness: PERIOD, share: None, is_overloaded: true }));
+        let measured = (1..=8).map(|period| load.measure(Some(PERIOD), 9, None, script.now + PERIOD * period)).last();
+        let capacity = usize::MAX;
+        assert_eq!(measured, Some(Measured { lateness: PERIOD, share: None, is_overloaded: true, capacity }));
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::WorkerHandle;
 
-/// The emptiest of the workers that run and are not overloaded. If none runs, the call finds out whether that lasts: the
-/// whole process may have been frozen a moment ago. If all are overloaded, the call is to be rejected.
+/// The emptiest of the workers that run and have room. If none runs, the call finds out whether that lasts: the whole
+/// process may have been frozen a moment ago. If none has room, the call is to be rejected.
 pub fn best(workers: &[WorkerHandle], now: Instant) -> WorkerHandle {
-    let rank = |worker: &&WorkerHandle| (worker.is_late(now), worker.is_overloaded(), worker.calls());
+    let rank = |worker: &&WorkerHandle| (worker.is_late(now), worker.shortage().is_some(), worker.calls());
     workers.iter().min_by_key(rank).expect("a service has at least one worker").clone()
 }
 
@@ -17,6 +17,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::call::end::Shortage;
 
     /// Which of three with so many calls is chosen, when they last ran so many milliseconds ago.
     fn chosen(calls: [usize; 3], silent_ms: [u64; 3]) -> usize {
@@ -43,6 +44,19 @@ mod tests {
         assert_eq!(chosen([3, 1, 2], [0, 250, 0]), 1);
         assert_eq!(chosen([3, 0, 2], [0, 1100, 900]), 2);
         assert_eq!(chosen([3, 0, 2], [1100, 9000, 1100]), 1, "none runs: one is as good as another");
+    }
+
+    #[test]
+    fn places_are_taken_up_to_the_capacity_and_freed() {
+        let (worker, _inbox) = WorkerHandle::played();
+        worker.status.capacity.store(2, Ordering::Relaxed);
+        let places = [worker.take_place(), worker.take_place()];
+        assert_eq!(worker.shortage(), Some(Shortage::Capacity));
+        let (other, _inbox) = WorkerHandle::played();
+        let _places = [(); 3].map(|()| other.take_place());
+        assert_eq!(best(&[worker.clone(), other], Instant::now()).calls(), 3);
+        drop(places);
+        assert_eq!((worker.shortage(), worker.calls()), (None, 0));
     }
 
     #[test]

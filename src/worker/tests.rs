@@ -113,7 +113,6 @@ async fn two_calls_from_one_relay_get_a_port_each_and_a_left_port_rests() {
     let (_, third_port) = answer(&worker).await;
     let third_port = third_port.unwrap();
     assert!(third_port != first_port && third_port != second_port, "the first call's slot rests for 30 s");
-    assert_eq!(worker.calls(), 2);
 }
 
 #[tokio::test]
@@ -145,6 +144,7 @@ async fn a_worker_that_is_stuck_has_no_pulse_until_it_goes_on() {
     until(|now| stuck.is_late(now)).await;
     until(|now| !other.is_late(now)).await;
     answer(&other).await.1.unwrap();
+    let _place = other.take_place();
     let workers = [stuck.clone(), other.clone()];
     until(|now| placement::best(&workers, now).calls() == 1).await;
     go_on.send(()).unwrap();

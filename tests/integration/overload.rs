@@ -5,7 +5,7 @@ use patchcord_simulator::call::{EndedBy, Stage};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 
 use crate::drills::report;
-use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
+use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_first, caller_hears_next, heard_voices, objections};
 use crate::program::Program;
 use crate::service::{Folder, TestOptions, TestService};
 
@@ -34,6 +34,25 @@ async fn an_overloaded_service_rejects_new_calls_and_keeps_those_it_has() -> any
     let next = meta.place_call(caller()).await?;
     next.wait_until(Stage::FirstPacket).await?;
     report("overload", "the new call is rejected, the live one is heard without a gap; calls are taken again");
+    Ok(())
+}
+
+/// A hundredth of a core is less than two calls of unknown cost need, so the second is rejected before the first talks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_calls_admitted_before_leave_no_room_for_is_rejected() -> anyhow::Result<()> {
+    let agent = Agent::start(agent()).await?;
+    let media = Some("max_load_percent = 1\nmax_lateness = \"1s\"".to_owned());
+    let mut service = TestService::start_with(&agent.url(), TestOptions { media, ..TestOptions::default() }).await?;
+    let admitted = service.call(caller()).await?;
+    let rejected = service.call(caller()).await?;
+    let ended = service.end_of(&rejected).await?;
+    assert_eq!((&ended["reason"], &ended["fault"]), (&"overloaded".into(), &"operator".into()));
+    assert!(ended["detail"].to_string().contains("media worker"), "{ended}");
+    rejected.wait_until(Stage::Ended).await?;
+    assert_eq!(rejected.ended_by(), Some(EndedBy::Rejected), "{}", rejected.seen());
+    admitted.wait_until(Stage::Accepted).await?;
+    assert_eq!(heard_voices(&caller_hears_first(&admitted, SECOND).await?), [AGENT_HZ], "{}", admitted.seen());
+    assert_eq!(objections(&admitted), [], "{}", admitted.seen());
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::call::event::CallId;
 use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 use crate::telemetry::shown;
-use crate::worker::{ANSWERS_WITHIN, Command, Report, WorkerHandle};
+use crate::worker::{ANSWERS_WITHIN, Command, Place, Report, WorkerHandle};
 
 /// Reports of the worker that wait for the session.
 const REPORTS: usize = 256;
@@ -19,6 +19,8 @@ const REPORTS: usize = 256;
 pub(super) struct WorkerLink {
     call: CallId,
     worker: WorkerHandle,
+    /// Until the call's release.
+    place: Option<Place>,
     /// Given to the worker with the call.
     report_sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
@@ -28,7 +30,8 @@ pub(super) struct WorkerLink {
 impl WorkerLink {
     pub fn new(call: CallId, worker: WorkerHandle, pulse: Arc<Pulse>) -> Self {
         let (report_sender, reports) = mpsc::channel(REPORTS);
-        Self { call, worker, report_sender, reports, pulse }
+        let place = Some(worker.take_place());
+        Self { call, worker, place, report_sender, reports, pulse }
     }
 
     /// An error means that the worker's thread is gone, or stuck.
@@ -37,10 +40,13 @@ impl WorkerLink {
     }
 
     /// Removes the call from the worker, which answers with the figures of its sound.
-    pub async fn release(&self, reason: &EndReason) -> Option<serde_json::Value> {
+    pub async fn release(&mut self, reason: &EndReason) -> Option<serde_json::Value> {
+        let place = self.place.take();
         let (reply, figures) = oneshot::channel();
         self.send(Command::Release { call: self.call.clone(), reason: reason.name(), reply }).await.ok()?;
-        self.answer(figures).await
+        let figures = self.answer(figures).await;
+        drop(place);
+        figures
     }
 
     /// Removes the call from the worker without waiting for its answer. A worker that is gone holds no call.
