@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "a drill's figure is its result")]
 
+#[cfg(target_os = "linux")]
+mod body_flood;
 mod damaged_store;
 mod disk_full;
 mod kill_loop;
