@@ -89,7 +89,7 @@ pub struct Numbers {
 }
 
 impl Route {
-    /// The first target, if it is a WebSocket.
+    /// The first target, if it can be dialled.
     pub fn first_agent(&self) -> Option<&AgentTarget> {
         self.targets.first().filter(|target| target.attempt_kind() == AttemptKind::Agent)
     }

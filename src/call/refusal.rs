@@ -56,7 +56,7 @@ pub enum RefusalCode {
     RecordingUnavailable,
     /// No prompt has this name.
     UnknownPrompt,
-    /// No route has this name, or it does not lead to a WebSocket.
+    /// No route has this name, or its `agent` cannot be dialled.
     UnknownRoute,
     /// No queue has this name.
     UnknownQueue,

@@ -1,6 +1,7 @@
 //! Agents behind an HTTP endpoint that answers our WebRTC offer, through HTTP and real ICE, DTLS and SRTP.
 
 use anyhow::Context;
+use patchcord_simulator::agent::{AgentOptions, Pace};
 use patchcord_simulator::answerer::{Answerer, Answering};
 use patchcord_simulator::call::{Call, Stage};
 use patchcord_simulator::page::Page;
@@ -9,10 +10,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, SECOND, SECOND_AGENT_HZ, caller, caller_hears_next, heard_voices,
+    AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, SECOND, SECOND_AGENT_HZ, agent, caller, caller_hears_next, heard_voices,
     objections, until_caller_hears,
 };
-use crate::service::{DEADLINE, TestOptions, TestService};
+use crate::service::{DEADLINE, Talk, TestOptions, TestService};
 
 async fn bot(endpoint: &'static str) -> anyhow::Result<Answerer> {
     Answerer::start([(endpoint, Answering::Properly(Speech::tone(AGENT_HZ)?))]).await
@@ -168,5 +169,25 @@ async fn an_offer_to_a_url_of_a_command_passes_the_egress_guard() -> anyhow::Res
         assert_eq!(heard_voices(&second.hear_next(SECOND).await?), [CALLER_HZ]);
         answerer.bot(1).await?.closed().await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_that_is_invited_is_a_participant() -> anyhow::Result<()> {
+    let answerer = Answerer::start([("offer", Answering::Properly(Speech::tone(SECOND_AGENT_HZ)?))]).await?;
+    let route = format!("[routes.assistant]\nagent = \"offer:{}\"", answerer.url("offer"));
+    let options = TestOptions { more_routes: route, ..TestOptions::default() };
+    let speaker = AgentOptions { pace: Pace::Burst, ..agent() };
+    let mut talk = Talk::start_with(caller(), speaker, options).await?;
+    let id = talk.service.event("call.accepted").await?.call_id;
+    let invited = talk.service.act(&id, "invite", json!({ "route": "assistant", "role": "join" })).await;
+    assert!(invited.is_ok(), "{invited:?}");
+    let bot = answerer.bot(0).await?;
+    talk.service.event("call.guest_joined").await?;
+    until_caller_hears(&talk.call, &[SECOND_AGENT_HZ]).await?;
+    assert_eq!(heard_voices(&bot.hear_next(SECOND).await?), [CALLER_HZ, AGENT_HZ]);
+    bot.close().await;
+    assert_eq!(talk.service.event("call.guest_left").await?.data["reason"], "left");
+    assert_eq!(talk.service.live_calls().await?, 1);
     Ok(())
 }

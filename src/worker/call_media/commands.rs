@@ -205,7 +205,7 @@ impl CallMedia {
         let target = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::UnknownRoute,
-                format!("there is no route {:?} that leads to a WebSocket", invite.route),
+                format!("there is no route {:?} whose `agent` can be dialled", invite.route),
             )
         })?;
         let id = self.add_participant(invite.role.into())?;
