@@ -30,12 +30,13 @@ lint: tools ## format, clippy, docs, licences and sources of dependencies
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@./tests/tools/deny.sh
 
-interop: tools ## foreign programs: aiortc places a call through the real webhook, schemathesis tries the API
+interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, Chromium the pages
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
-
-interop-chromium: tools ## browsers as the caller, with the phone page and the console; installs Chromium, 300 MB
 	@./tests/interop/chromium/run.sh
+
+interop-chromium: tools ## the pages in Chromium, Chromium as the caller and as an agent, and the console's figures
+	@./tests/interop/chromium/run.sh --all
 
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh

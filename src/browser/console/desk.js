@@ -149,8 +149,8 @@ export class Desk extends EventTarget {
         if (this.isInCall && this.call.id === callId) return;
         if (this.elsewhere === callId) return;
         this.elsewhere = callId;
-        // After a reload the caller hears the hold prompt and waits for us.
-        const mayRejoin = this.#isFresh;
+        // After a reload the caller hears the hold prompt and waits for us. A call of another window is left there.
+        const mayRejoin = this.#isFresh && this.#tabs.had(callId);
         if (mayRejoin && !(await this.#tabs.isTaken(callId)) && this.elsewhere === callId) {
             await this.takeHere().catch((error) => this.#tell("trouble", error));
         }

@@ -3,6 +3,8 @@
 
 /** For the other tabs to say that they have a call. */
 const ANSWERED_WITHIN_MS = 200;
+/** Where a tab keeps the id of its call, to find it again after a reload; another tab or window does not see it. */
+const CALL = "patchcord-call";
 /** Two clicks so close together are one race, and no wish to move the call. */
 const RACE_MS = 1_000;
 
@@ -28,11 +30,18 @@ export class Tabs {
     take(call) {
         this.#call = call;
         this.#tookAt = Date.now();
+        sessionStorage.setItem(CALL, call);
         this.#say("take", call);
     }
 
     release() {
         this.#call = null;
+        sessionStorage.removeItem(CALL);
+    }
+
+    /** Whether this tab had the call before it was reloaded. */
+    had(call) {
+        return sessionStorage.getItem(CALL) === call;
     }
 
     /** Whether another tab has the call. */
@@ -56,7 +65,7 @@ export class Tabs {
         if (kind === "have") this.#asked?.(true);
         if (kind !== "take") return;
         if (isOurs && this.#winsOver({ tab, at })) return this.#say("take", call);
-        if (isOurs) this.#call = null;
+        if (isOurs) this.release();
         this.ontaken(call);
     }
 

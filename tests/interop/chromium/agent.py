@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 import sound
-from caller import PROGRAM
+from browser import program
 from checks import Checks, run
 from deadline import stop_all, within
 from meta import Meta, new_call_id
@@ -163,7 +163,8 @@ class Scenario:
     async def _open_browser(self, url: str) -> None:
         self._stops.append(self.browser.stop)
         await self.browser.start(
-            PROGRAM,
+            program(),
+            "--headless",
             "--no-sandbox",
             "--use-fake-ui-for-media-stream",
             "--use-fake-device-for-media-stream",

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import aiohttp
@@ -11,8 +12,23 @@ import aiohttp
 from deadline import within
 from processes import SCRATCH, Child
 
-PROGRAM = "chromium-headless-shell"
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 AXE = Path(__file__).parent.parent.parent.parent / "target" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+
+VIOLATION = """new Promise((done) => {
+  document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective), { once: true });
+  setTimeout(() => done("nothing was blocked"), 20_000);
+  %s
+})"""
+"""The directive of the policy that stops what the page does in this place."""
+
+
+def program() -> str:
+    """The Chromium of this machine."""
+    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if found is None:
+        raise RuntimeError(f"no Chromium: install one of {', '.join(PROGRAMS)}")
+    return found
 
 
 class Browser(Child):
@@ -29,7 +45,8 @@ class Browser(Child):
         ui = "--use-fake-ui-for-media-stream"
         sound = [f"--use-file-for-fake-audio-capture={microphone}", ui] if microphone else [f"{ui}=deny"]
         await self.start(
-            PROGRAM,
+            program(),
+            "--headless",
             "--no-sandbox",
             "--use-fake-device-for-media-stream",
             *sound,
@@ -57,7 +74,7 @@ class Browser(Child):
             message["sessionId"] = session
         self._replies[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json(message)
-        reply = await within(20, f"{method} in Chromium", self._replies[number])
+        reply = await within(60, f"{method} in Chromium", self._replies[number])
         if "error" in reply:
             raise RuntimeError(f"{method}: {reply['error']['message']}")
         return reply["result"]
@@ -113,7 +130,7 @@ class Page:
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return result["result"].get("value")
 
-    async def wait_for(self, expression: str, what: str, seconds: float = 10):
+    async def wait_for(self, expression: str, what: str, seconds: float = 30):
         """Waits until an expression is true."""
         look = f"new Promise((done) => {{ const look = () => (({expression}) ? done(true) : setTimeout(look, 20)); look(); }})"
         await within(seconds, what, self.evaluate(look))

@@ -8,12 +8,12 @@ import numpy
 from aiohttp import web
 
 import sound
+from browser import program
 from checks import Checks, run
 from deadline import stop_all, within
 from meta import Meta, new_call_id
 from processes import SCRATCH, SPEECH, Agent, Child, Service
 
-PROGRAM = "chromium-headless-shell"
 PAGE = Path(__file__).parent / "page.html"
 SECONDS = 12
 """Of listening: the recording of 5.3 s is played over and over, so one whole time is in it."""
@@ -93,7 +93,8 @@ class Scenario:
     async def _open_browser(self, url: str) -> None:
         self._stops.append(self.browser.stop)
         await self.browser.start(
-            PROGRAM,
+            program(),
+            "--headless",
             "--no-sandbox",
             "--use-fake-ui-for-media-stream",
             "--use-fake-device-for-media-stream",

@@ -28,6 +28,10 @@ function page(before) {
         from: { wa_id: String(12025550000 + number), name: number % 3 ? `Caller ${number}` : null },
         route: "reception",
         state: "talking",
+        queue: "support",
+        agent: { kind: "person", name: `agent-${number % 50}`, attempt: 0 },
+        on_hold: number % 20 === 0,
+        quality: { level: "good", mean_opinion_score: 4 + Math.random() / 2 },
         duration_ms: number * 1000,
     }));
     return Response.json({ calls, next: before > 200 ? `call_${before - 200}` : null });

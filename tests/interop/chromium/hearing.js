@@ -57,7 +57,7 @@ async function answerAndMeasure() {
         const flows = (type, count) => counts.some((entry) => entry.type === type && entry[count] > 0);
         if (flows("inbound-rtp", "packetsReceived") && flows("outbound-rtp", "packetsSent"))
             return performance.now() - began;
-        if (performance.now() - began > 10_000) throw new Error("no sound both ways in 10 s");
+        if (performance.now() - began > 30_000) throw new Error("no sound both ways in 30 s");
     }
 }
 
@@ -75,6 +75,28 @@ function changeNetwork() {
             resolve();
         });
     });
+}
+
+// Whose tones are in each channel of a recording.
+async function voicesRecorded(path, key) {
+    const response = await fetch(path, { headers: { Authorization: `Bearer ${key}` } });
+    const context = new OfflineAudioContext(1, 1, 48000);
+    const sound = await context.decodeAudioData(await response.arrayBuffer());
+    const channels = Array.from({ length: sound.numberOfChannels }, (_, index) => sound.getChannelData(index));
+    return channels.map((samples) => Object.keys(TONES).filter((name) => holdsTone(samples, TONES[name])).sort());
+}
+
+// Whether half a second of it has this tone (Goertzel's algorithm).
+function holdsTone(samples, hz) {
+    const length = 24_000;
+    const factor = 2 * Math.cos((2 * Math.PI * hz) / 48_000);
+    for (let from = 0; from + length <= samples.length; from += length) {
+        let [before, last] = [0, 0];
+        for (let at = from; at < from + length; at += 1) [before, last] = [last, samples[at] + factor * last - before];
+        const power = before * before + last * last - factor * before * last;
+        if (Math.sqrt(power) / length > 0.02) return true;
+    }
+    return false;
 }
 
 async function callerOffer() {
@@ -99,4 +121,12 @@ function callerPresses(digits) {
 }
 
 // Playwright runs this inside a function.
-Object.assign(window, { voicesHeard, answerAndMeasure, changeNetwork, callerOffer, callerTakesAnswer, callerPresses });
+Object.assign(window, {
+    voicesHeard,
+    voicesRecorded,
+    answerAndMeasure,
+    changeNetwork,
+    callerOffer,
+    callerTakesAnswer,
+    callerPresses,
+});

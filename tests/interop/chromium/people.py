@@ -1,19 +1,18 @@
 """People in browsers: each is a Chromium of its own, whose microphone is one tone, so the tones say who hears whom."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 import sound
+from browser import program
 from deadline import within
 from meta import Meta, new_call_id
 from processes import SCRATCH
 
-PROGRAMS = ("chromium-headless-shell", "chromium")
-TONES = {"caller": 710, "ana": 1130, "ben": 1570, "lead": 1990}
+TONES = {"caller": 710, "ana": 1130, "ben": 1570, "lead": 1990, "cleo": 2410}
 """Hz. Between the notes of a scale, so that hold music has none of them."""
 LOUDNESS = 8_000
 SCRIPT = Path(__file__).parent / "hearing.js"
@@ -27,18 +26,21 @@ class Person:
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
-    async def start(self, playwright, **context_options) -> None:
+    async def start(self, playwright, refuses_microphone: bool = False, hosts: str = "", **context_options) -> None:
+        """`hosts` maps names to addresses, as Chromium's --host-resolver-rules."""
         self.browser: Browser = await playwright.chromium.launch(
-            executable_path=next(filter(None, map(shutil.which, PROGRAMS))),
+            executable_path=program(),
             args=[
                 "--no-sandbox",
-                "--use-fake-ui-for-media-stream",
+                "--use-fake-ui-for-media-stream" + ("=deny" if refuses_microphone else ""),
                 "--use-fake-device-for-media-stream",
                 f"--use-file-for-fake-audio-capture={voice(self.name)}",
                 "--autoplay-policy=no-user-gesture-required",
+                f"--host-resolver-rules={hosts}",
             ],
         )
-        self.context: BrowserContext = await self.browser.new_context(permissions=["microphone"], **context_options)
+        permissions = [] if refuses_microphone else ["microphone"]
+        self.context: BrowserContext = await self.browser.new_context(permissions=permissions, **context_options)
         await self.context.add_init_script(f"window.TONES = {json.dumps(TONES)};\n{SCRIPT.read_text()}")
         self.page = await self.new_page()
 
@@ -52,7 +54,7 @@ class Person:
         page.on("dialog", lambda dialog: dialog.accept())
         return page
 
-    async def hears(self, *names: str, seconds: float = 8, page: Page | None = None) -> None:
+    async def hears(self, *names: str, seconds: float = 30, page: Page | None = None) -> None:
         """Waits until exactly these voices are in what the page plays."""
         wanted = sorted(names)
         page = page or self.page
@@ -103,6 +105,23 @@ class Console(Person):
     async def be_available(self) -> None:
         await self.page.get_by_role("switch").click()
         await self.page.locator(".availability .state-idle").wait_for()
+
+    async def be_ready(self) -> None:
+        """Ends the wrap-up."""
+        await self.press("I am ready")
+        await self.page.locator(".availability .state-idle").wait_for()
+
+    async def wraps_up(self) -> None:
+        await self.page.get_by_role("heading", name="Wrapping up").wait_for()
+
+    async def transfer(self, kind: str, how: str) -> None:
+        """Fills the dialog in; an agent is the one whom it offers first."""
+        await self.page.locator(".controls").get_by_role("button", name="Transfer").click()
+        dialog = self.page.get_by_role("dialog")
+        for choice in (kind, how):
+            await dialog.get_by_label(choice).first.check()
+        await dialog.get_by_role("button", name="Transfer").click()
+        await dialog.wait_for(state="detached")
 
     async def be_away(self) -> None:
         await self.page.get_by_role("switch").click()

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from browser import Browser, Page
+from browser import VIOLATION, Browser, Page
 from checks import Checks, run
 from deadline import stop_all
 from processes import Agent
@@ -11,7 +11,7 @@ from simulator import Simulator, write_tone
 
 TONE = 660
 """Hertz of what the microphone hears."""
-ALL_WITHIN = 120
+ALL_WITHIN = 300
 
 LOUDEST = """(async () => {
   const context = (window.ears ??= new AudioContext());
@@ -29,13 +29,6 @@ LOUDEST = """(async () => {
   return [(loudest * context.sampleRate) / analyser.fftSize, decibels[loudest]];
 })()"""
 """Frequency and level in dB of the loudest sound that the page plays."""
-
-VIOLATION = """new Promise((done) => {
-  document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective), { once: true });
-  setTimeout(() => done("nothing was blocked"), 2000);
-  %s
-})"""
-
 
 class Scenario:
     """One simulator after the other, all in one browser."""
@@ -177,7 +170,7 @@ class Scenario:
 
 async def settle(page: Page, is_so) -> tuple[float, float]:
     """The loudest sound once it is as it should be, or after a while the one that there is."""
-    for _ in range(12):
+    for _ in range(50):
         frequency, level = await page.evaluate(LOUDEST)
         # Silence has no level at all.
         frequency, level = frequency, -1000.0 if level is None else level
@@ -187,7 +180,7 @@ async def settle(page: Page, is_so) -> tuple[float, float]:
 
 
 async def connected(page: Page) -> None:
-    await page.wait_for("document.getElementById('status').innerText === 'Connected'", "the call to be accepted", 20)
+    await page.wait_for("document.getElementById('status').innerText === 'Connected'", "the call to be accepted", 60)
 
 
 async def unprocessed(page: Page) -> None:

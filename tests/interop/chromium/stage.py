@@ -12,12 +12,13 @@ from processes import SCRATCH, Service
 SCOPES = {
     "ana": ["agent:support"],
     "ben": ["agent:support"],
+    "cleo": ["agent:support"],
     "lead": ["calls:read", "calls:write", "recordings:read"],
 }
 QUEUE = """
 [queues.support]
-ring_timeout = "20s"
-wrap_up = "5s"
+ring_timeout = "5m"
+wrap_up = "10m"
 """
 
 
@@ -43,13 +44,18 @@ class Stage:
             self.meta.graph_url, "queue:support", "record = true", QUEUE + keys(), self._folder
         )
         self.meta.webhook_url = f"{self.address}/webhooks/whatsapp"
-        playwright = await playwright_for(self._stops)
-        for person in (self.caller, *self.consoles):
-            self._stops.append(person.stop)
-            await person.start(playwright, **context_options)
+        self._playwright = await playwright_for(self._stops)
+        self._stops.append(self.caller.stop)
+        await self.caller.start(self._playwright, **context_options)
         for console in self.consoles:
-            console.key = key(console.name)
+            await self.admit(console, **context_options)
             await console.sign_in(self.address)
+
+    async def admit(self, console: Console, **options) -> None:
+        """Somebody with a browser and a key, who has not signed in yet."""
+        console.key = key(console.name)
+        self._stops.append(console.stop)
+        await console.start(self._playwright, **options)
 
     @property
     def consoles(self) -> tuple[Console, ...]:
