@@ -64,14 +64,15 @@ export class AgentView {
 
     #listen() {
         const desk = this.#desk;
-        let lastCall = null;
+        let [lastCall, wasInCall] = [null, false];
         desk.addEventListener(
             "change",
             sometimes(() => this.#render()),
         );
         desk.addEventListener("change", () => {
-            if (lastCall && !desk.call) this.#history.refresh();
-            lastCall = desk.call;
+            // Once when the call is over, and again with its last notes.
+            if ((wasInCall && !desk.isInCall) || (lastCall && !desk.call)) this.#history.refresh();
+            [lastCall, wasInCall] = [desk.call, desk.isInCall];
         });
         desk.addEventListener("ring", ({ detail: ring }) => {
             this.#bell.start(ring);
@@ -245,13 +246,12 @@ class Stages {
 
     tick() {
         const { ring, wrapUpEndsAt } = this.#desk;
-        const left = (endsAt) => Math.max(0, Math.ceil((endsAt - performance.now()) / 1000));
         if (ring)
             say(
                 this.#ringTime,
                 t("ring_time", { waited: clock(performance.now() - ring.waitedSince), left: left(ring.endsAt) }),
             );
-        say(this.#wrapUpTime, wrapUpEndsAt ? t("seconds", { seconds: left(wrapUpEndsAt) }) : "");
+        say(this.#wrapUpTime, wrapUpEndsAt ? left(wrapUpEndsAt) : "");
         this.call.tick();
     }
 
@@ -293,6 +293,12 @@ class QueuesView {
             }),
         );
     }
+}
+
+/** The time until then: seconds, or minutes and seconds. */
+function left(endsAt) {
+    const seconds = Math.max(0, Math.ceil((endsAt - performance.now()) / 1000));
+    return seconds < 60 ? t("seconds", { seconds }) : clock(seconds * 1000);
 }
 
 function stage(title, help, ...more) {

@@ -80,10 +80,10 @@ export const WORDS = {
     ],
     ringing: ["Incoming call", "Eingehender Anruf", "Llamada entrante", "Chamada recebida"],
     ring_time: [
-        "Waited {waited} · rings for {left} s more",
-        "Wartet {waited} · klingelt noch {left} s",
-        "Esperó {waited} · suena {left} s más",
-        "Esperou {waited} · toca por mais {left} s",
+        "Waited {waited} · rings for {left} more",
+        "Wartet {waited} · klingelt noch {left}",
+        "Esperó {waited} · suena {left} más",
+        "Esperou {waited} · toca por mais {left}",
     ],
     announce_ring: [
         "{name} is calling, queue {queue}.",

@@ -12,7 +12,7 @@ import aiohttp
 
 from browser import AXE, VIOLATION
 from checks import Checks, run
-from people import Console
+from people import WAVEFORM_IS_DRAWN, Console
 from stage import Stage
 
 ALL_WITHIN = 600
@@ -237,13 +237,7 @@ class Scenario:
         page = self.stage.ana.page
         await page.locator(".history summary", has_text="Ben helps.").click()
         await page.locator(".recording button").first.click()
-        drawn = """() => {
-            const canvas = document.querySelector(".waveform");
-            if (!canvas?.width) return false;
-            const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-            return pixels.filter((value, index) => index % 4 === 3 && value > 0).length > 500;
-        }"""
-        await page.wait_for_function(drawn, polling=100)
+        await page.wait_for_function(WAVEFORM_IS_DRAWN, polling=100)
         self.checks.check("the recording is fetched, drawn and played", True)
         [path] = {urlparse(url).path for url in self.stage.ana.requests if "/v1/recordings/" in url}
         heard = await page.evaluate("([path, key]) => voicesRecorded(path, key)", [path, self.stage.ana.key])

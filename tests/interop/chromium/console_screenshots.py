@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from checks import Checks, run
+from people import WAVEFORM_IS_DRAWN
 from processes import ROOT
 from stage import Stage
 
@@ -21,7 +22,7 @@ class Scenario:
     async def run(self) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         # A pulse or a fade would make each picture another one.
-        await self.stage.set(reduced_motion="reduce")
+        await self.stage.set(wrap_up="30s", reduced_motion="reduce")
         ana, lead = self.stage.ana, self.stage.lead
         fresh = await ana.new_page()
         await fresh.goto(f"{self.stage.address}/console?lang=en")
@@ -64,10 +65,13 @@ class Scenario:
         await self._draw(lead.page, "supervisor")
         await self.stage.meta.terminate(call)
         await ana.page.get_by_role("heading", name="Wrapping up").wait_for()
+        await ana.page.locator(".history summary").first.wait_for()
         await self._draw(ana.page, "wrap-up")
+        await ana.be_ready()
         await ana.page.locator(".history summary").first.click()
         await ana.page.locator(".recording button").first.click()
         await ana.page.locator(".player").wait_for()
+        await ana.page.wait_for_function(WAVEFORM_IS_DRAWN, polling=100)
         await self._draw(ana.page, "recording")
 
     async def _draw(self, page, name: str) -> None:

@@ -18,6 +18,14 @@ LOUDNESS = 8_000
 SCRIPT = Path(__file__).parent / "hearing.js"
 
 
+WAVEFORM_IS_DRAWN = """() => {
+    const canvas = document.querySelector(".waveform");
+    if (!canvas?.width) return false;
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    return pixels.filter((value, index) => index % 4 === 3 && value > 0).length > 500;
+}"""
+
+
 class Person:
     """A browser with a voice."""
 

@@ -18,7 +18,6 @@ SCOPES = {
 QUEUE = """
 [queues.support]
 ring_timeout = "5m"
-wrap_up = "10m"
 """
 
 
@@ -33,15 +32,15 @@ class Stage:
         self._folder = SCRATCH / folder
         self._stops: list = []
 
-    async def set(self, **context_options) -> None:
-        """Starts it all, and signs everybody in."""
+    async def set(self, wrap_up: str = "10m", **context_options) -> None:
+        """Starts it all, and signs everybody in. A wrap-up lasts until somebody ends it, or this long."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         await self.meta.start()
         self._stops.append(self.meta.stop)
         self._stops.append(self.service.stop)
         self.address = await self.service.run(
-            self.meta.graph_url, "queue:support", "record = true", QUEUE + keys(), self._folder
+            self.meta.graph_url, "queue:support", "record = true", f'{QUEUE}wrap_up = "{wrap_up}"\n' + keys(), self._folder
         )
         self.meta.webhook_url = f"{self.address}/webhooks/whatsapp"
         self._playwright = await playwright_for(self._stops)
