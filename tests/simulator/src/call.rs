@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::DEADLINE;
 use crate::browser::BrowserLine;
-use crate::meta::MetaShared;
+use crate::meta::{MetaShared, unix_ms};
 use crate::network::NetworkOptions;
 use crate::objection::Objection;
 use crate::phone::PhoneCounts;
@@ -155,6 +155,8 @@ impl Stage {
 pub enum EndedBy {
     /// The caller hung up.
     Caller,
+    /// The callee declined.
+    Declined,
     /// The service sent `reject`.
     Rejected,
     /// The service sent `terminate`.
@@ -175,6 +177,7 @@ impl EndedBy {
     pub fn name(self) -> &'static str {
         match self {
             Self::Caller => "caller",
+            Self::Declined => "declined",
             Self::Rejected => "rejected",
             Self::Terminated => "terminated",
             Self::HeardNothing => "heard_nothing",
@@ -292,6 +295,35 @@ impl Call {
     /// When the service cannot be reached.
     pub async fn hang_up(&self) -> anyhow::Result<u16> {
         self.meta.finish(&self.live, EndedBy::Caller).await
+    }
+
+    /// Meta says that the phone rings, of a call that the business placed. Returns the service's HTTP status.
+    ///
+    /// # Errors
+    /// When the service cannot be reached.
+    pub async fn ring(&self) -> anyhow::Result<u16> {
+        self.meta.post(self.live.record.status_body("RINGING").into_bytes(), None).await
+    }
+
+    /// The callee accepts: from now on the phone talks and listens. Returns the service's HTTP status for Meta's ACCEPTED.
+    ///
+    /// # Errors
+    /// When the service cannot be reached.
+    pub async fn pick_up(&self) -> anyhow::Result<u16> {
+        self.live.record.lock().accepted_unix_s = Some((unix_ms() / 1000) as u64);
+        // The record first: what the phone hears from here on is heard.
+        self.live.record.reach(Stage::Accepted, now());
+        self.live.line.order(Order::Accepted).await;
+        self.meta.post(self.live.record.status_body("ACCEPTED").into_bytes(), None).await
+    }
+
+    /// The callee declines: REJECTED, and the terminate webhook. Returns the service's HTTP status for the latter.
+    ///
+    /// # Errors
+    /// When the service cannot be reached.
+    pub async fn decline(&self) -> anyhow::Result<u16> {
+        self.meta.post(self.live.record.status_body("REJECTED").into_bytes(), None).await?;
+        self.meta.finish(&self.live, EndedBy::Declined).await
     }
 
     /// Sends the connect webhook, the first time or again. Returns the service's HTTP status.

@@ -12,19 +12,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::DEADLINE;
 use crate::browser::{BrowserCall, BrowserCaller, BrowserLine};
 use crate::call::trace::Trace;
 use crate::call::{Announce, Call, CallRecord, CallState, CallerOptions, EndedBy, LiveCall, Stage};
+use crate::callee::{Callee, CalleeOptions, UNTAKEN_CALLS};
 use crate::network::Conditions;
+use crate::phone::answer::Answer;
 use crate::phone::shell::{Order, PhoneLine, PhoneShell, now};
 use crate::phone::{Phone, PhoneEvent, PhoneOptions};
 use crate::relay::Relay;
 
-pub(crate) use bodies::Parties;
+pub(crate) use bodies::{Direction, Parties};
 pub(crate) use wacid::base64;
 
 pub use graph::{GraphRequest, Reply};
@@ -87,6 +89,7 @@ impl Meta {
             options,
             client: client()?,
             calls: Mutex::default(),
+            callees: Mutex::default(),
             graph: Mutex::default(),
             changed: watch::Sender::new(()),
             tasks: Mutex::default(),
@@ -207,6 +210,17 @@ impl Meta {
         Ok(call)
     }
 
+    /// Somebody permits calls from the business. Everybody else has not.
+    #[must_use]
+    pub fn permit(&self, options: CalleeOptions) -> Callee {
+        let (calls, taken) = mpsc::channel(UNTAKEN_CALLS);
+        let keys = [&options.person.from, &options.person.user_id].map(Clone::clone);
+        let reachable = Reachable { options, calls };
+        let mut callees = self.shared.callees.lock().unwrap_or_else(PoisonError::into_inner);
+        callees.extend(keys.into_iter().flatten().map(|key| (key, reachable.clone())));
+        Callee::new(taken)
+    }
+
     /// Somebody calls from a browser: its offer goes out with the connect webhook, in the background.
     ///
     /// # Errors
@@ -230,6 +244,13 @@ impl Drop for Meta {
     }
 }
 
+/// Somebody whom the business may call, and where the calls to them go.
+#[derive(Debug, Clone)]
+pub(crate) struct Reachable {
+    pub(crate) options: CalleeOptions,
+    pub(crate) calls: mpsc::Sender<Call>,
+}
+
 /// What the Graph API, the calls and the handle share.
 #[derive(Debug)]
 pub(crate) struct MetaShared {
@@ -237,6 +258,8 @@ pub(crate) struct MetaShared {
     webhook_url: Mutex<String>,
     client: reqwest::Client,
     calls: Mutex<HashMap<String, LiveCall>>,
+    /// Whom the business may call, by number and by user id.
+    callees: Mutex<HashMap<String, Reachable>>,
     graph: Mutex<graph::Journal>,
     changed: watch::Sender<()>,
     tasks: Mutex<JoinSet<()>>,
@@ -281,7 +304,45 @@ impl MetaShared {
         Ok(response.status().as_u16())
     }
 
+    /// The business calls: a phone begins to ring, with this answer to the business's offer.
+    pub(crate) async fn ring_callee(
+        self: &Arc<Self>,
+        callee: &CalleeOptions,
+        offer: Answer,
+        opaque: Option<String>,
+    ) -> anyhow::Result<Call> {
+        let call = self.make_phone(callee.person.clone(), Direction::BusinessInitiated, |sdp| {
+            sdp.replace("a=setup:actpass", &format!("a=setup:{}", callee.setup.name()))
+        });
+        let call = call.await?;
+        call.live.record.lock().opaque = opaque;
+        call.live.line.order(Order::LearnAnswer(Box::new(offer))).await;
+        Ok(call)
+    }
+
+    pub(crate) fn callee(&self, key: &str) -> Option<Reachable> {
+        self.callees.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Whether a call with this number is under way.
+    pub(crate) fn is_busy(&self, callee: &CallerOptions) -> bool {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.values().any(|live| {
+            let parties = &live.record.parties;
+            (&parties.from, &parties.user_id) == (&callee.from, &callee.user_id) && live.record.lock().ended.is_none()
+        })
+    }
+
     async fn ring(self: &Arc<Self>, options: CallerOptions) -> anyhow::Result<Call> {
+        self.make_phone(options, Direction::UserInitiated, str::to_owned).await
+    }
+
+    async fn make_phone(
+        self: &Arc<Self>,
+        options: CallerOptions,
+        direction: Direction,
+        sdp: impl FnOnce(&str) -> String,
+    ) -> anyhow::Result<Call> {
         let seed = options.seed.unwrap_or_else(rand::random);
         let mut sockets = vec![UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a phone")?];
         if options.ipv6 {
@@ -289,7 +350,7 @@ impl MetaShared {
         }
         let addresses: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
         let phone = Phone::new(phone_options(&options, seed), &addresses, unix_ms(), now())?;
-        let record = Arc::new(self.record(&options, seed, phone.offer(), None));
+        let record = Arc::new(self.record(&options, direction, (seed, &sdp(phone.offer())), None));
         let (events, weak) = (record.clone(), Arc::downgrade(self));
         let on_event = move |event: PhoneEvent| {
             match &event {
@@ -319,7 +380,7 @@ impl MetaShared {
         let offer = rewrite.as_ref().map_or(caller.sdp.clone(), |rewrite| rewrite.offer(&caller.sdp));
         let options = CallerOptions { from: Some(caller.from), name: caller.name, ..CallerOptions::default() };
         let trace = Arc::new(Trace::new());
-        let record = Arc::new(self.record(&options, seed, &offer, Some(trace.clone())));
+        let record = Arc::new(self.record(&options, Direction::UserInitiated, (seed, &offer), Some(trace.clone())));
         let browser = Arc::new(BrowserLine::new(trace, faults, rewrite));
         let live = LiveCall { record, line: PhoneLine::to_nobody(), browser: Some(browser.clone()) };
         self.remember(&live);
@@ -354,16 +415,23 @@ impl MetaShared {
         }
     }
 
-    fn record(&self, options: &CallerOptions, seed: u64, offer: &str, trace: Option<Arc<Trace>>) -> CallRecord {
+    fn record(
+        &self,
+        options: &CallerOptions,
+        direction: Direction,
+        (seed, offer): (u64, &str),
+        trace: Option<Arc<Trace>>,
+    ) -> CallRecord {
         let account = &self.options;
         // The id holds a number even where Meta does not tell it; this one is from the range for fiction.
         let number = options.from.as_deref().unwrap_or("12025550100");
         CallRecord {
             parties: Parties {
+                direction,
                 waba_id: account.waba_id.clone(),
                 phone_number_id: account.phone_number_id.clone(),
                 display_phone_number: account.display_phone_number.clone(),
-                wacid: wacid::wacid(number, &account.display_phone_number, rand::random()),
+                wacid: wacid::wacid(number, &account.display_phone_number, direction, rand::random()),
                 from: options.from.clone(),
                 user_id: options.user_id.clone(),
                 username: options.username.clone(),
@@ -461,8 +529,15 @@ pub(crate) fn unix_ms() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }
 
-pub(crate) fn connect_body(parties: &Parties, timestamp: u64, offer: &str) -> String {
-    bodies::connect(parties, timestamp, offer)
+pub(crate) fn connect_body(parties: &Parties, timestamp: u64, sdp: &str, opaque: Option<&str>) -> String {
+    match parties.direction {
+        Direction::UserInitiated => bodies::connect(parties, timestamp, sdp),
+        Direction::BusinessInitiated => bodies::connect_answer(parties, timestamp, sdp, opaque),
+    }
+}
+
+pub(crate) fn status_body(parties: &Parties, status: &str, opaque: Option<&str>) -> String {
+    bodies::status(parties, status, (unix_ms() / 1000) as u64, opaque)
 }
 
 pub(crate) fn terminate_body(

@@ -28,6 +28,7 @@ const MOST_OBJECTIONS: usize = 200;
 #[derive(Debug)]
 pub(crate) struct CallRecord {
     pub(crate) parties: Parties,
+    /// The phone's SDP: its offer, or the answer to the offer of a business that calls.
     pub(crate) offer: String,
     pub(crate) connect_timestamp: u64,
     pub(crate) placed_at: Instant,
@@ -157,7 +158,14 @@ impl CallRecord {
     }
 
     pub(crate) fn connect_body(&self) -> String {
-        meta::connect_body(&self.parties, self.connect_timestamp, &self.offer)
+        let opaque = self.lock().opaque.clone();
+        meta::connect_body(&self.parties, self.connect_timestamp, &self.offer, opaque.as_deref())
+    }
+
+    /// The body of a status of a call that the business placed, as of now.
+    pub(crate) fn status_body(&self, status: &str) -> String {
+        let opaque = self.lock().opaque.clone();
+        meta::status_body(&self.parties, status, opaque.as_deref())
     }
 
     pub(crate) fn terminate_body(&self) -> String {

@@ -3,9 +3,27 @@
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// Who a webhook is about, and which number was called.
+/// Who placed a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    UserInitiated,
+    BusinessInitiated,
+}
+
+impl Direction {
+    /// As webhooks have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::UserInitiated => "USER_INITIATED",
+            Self::BusinessInitiated => "BUSINESS_INITIATED",
+        }
+    }
+}
+
+/// Who a webhook is about: `from` is the user's number in either direction.
 #[derive(Debug, Clone)]
 pub(crate) struct Parties {
+    pub(crate) direction: Direction,
     pub(crate) waba_id: String,
     pub(crate) phone_number_id: String,
     pub(crate) display_phone_number: String,
@@ -42,6 +60,39 @@ pub(crate) fn connect(parties: &Parties, timestamp: u64, offer: &str) -> String 
     envelope(parties, &call, "")
 }
 
+/// The `connect` webhook of a call that the business placed, with the answer of Meta's relay (a sample of 2026).
+pub(crate) fn connect_answer(parties: &Parties, timestamp: u64, answer: &str, opaque: Option<&str>) -> String {
+    let call = format!(
+        r#"{{{head},"event":"connect","timestamp":"{timestamp}","direction":"BUSINESS_INITIATED",{opaque}"session":{{"sdp_type":"answer","sdp":{answer}}}}}"#,
+        head = head(parties),
+        opaque = field("biz_opaque_callback_data", opaque),
+        answer = quoted(answer),
+    );
+    envelope(parties, &call, "")
+}
+
+/// A status of a call that the business placed: `RINGING`, `ACCEPTED` or `REJECTED`.
+pub(crate) fn status(parties: &Parties, status: &str, timestamp: u64, opaque: Option<&str>) -> String {
+    let mut fields = vec![
+        format!(r#""id":{}"#, quoted(&parties.wacid)),
+        format!(r#""timestamp":"{timestamp}""#),
+        r#""type":"call""#.to_owned(),
+        format!(r#""status":"{status}""#),
+    ];
+    let more = [
+        ("recipient_id", parties.from.as_deref()),
+        ("recipient_user_id", parties.user_id.as_deref()),
+        ("biz_opaque_callback_data", opaque),
+    ];
+    fields.extend(more.into_iter().filter_map(|(key, value)| Some(format!(r#""{key}":{}"#, quoted(value?)))));
+    in_entry(parties, &format!(r#""statuses":[{{{}}}]"#, fields.join(",")))
+}
+
+/// HTTP 200 of `connect`.
+pub(crate) fn connected(wacid: &str) -> String {
+    format!(r#"{{"messaging_product":"whatsapp","calls":[{{"id":{}}}]}}"#, quoted(wacid))
+}
+
 /// The `terminate` webhook: COMPLETED with times if answered, without if not, FAILED with errors twice.
 pub(crate) fn terminate(parties: &Parties, ending: &Ending) -> String {
     let times = ending.start.map_or_else(String::new, |start| {
@@ -49,10 +100,11 @@ pub(crate) fn terminate(parties: &Parties, ending: &Ending) -> String {
         format!(r#""start_time":"{start}","end_time":"{end}","duration":{duration}"#, end = ending.at)
     });
     let head = format!(r#"{head},"event":"terminate""#, head = head(parties));
+    let direction = parties.direction.name();
     if ending.heard_nothing {
         let comma = if times.is_empty() { "" } else { "," };
         let call = format!(
-            r#"{{{head},"timestamp":"{at}","direction":"USER_INITIATED",{times}{comma}"status":"FAILED","errors":{HEARD_NOTHING}}}"#,
+            r#"{{{head},"timestamp":"{at}","direction":"{direction}",{times}{comma}"status":"FAILED","errors":{HEARD_NOTHING}}}"#,
             at = ending.at,
         );
         return envelope(parties, &call, &format!(r#","errors":{HEARD_NOTHING}"#));
@@ -60,7 +112,7 @@ pub(crate) fn terminate(parties: &Parties, ending: &Ending) -> String {
     let opaque = field("biz_opaque_callback_data", ending.opaque.as_deref());
     let comma = if times.is_empty() { "" } else { "," };
     let call = format!(
-        r#"{{{head},"direction":"USER_INITIATED",{payloads}{opaque}"timestamp":"{at}","status":"COMPLETED"{comma}{times}}}"#,
+        r#"{{{head},"direction":"{direction}",{payloads}{opaque}"timestamp":"{at}","status":"COMPLETED"{comma}{times}}}"#,
         payloads = payloads(parties),
         at = ending.at,
     );
@@ -76,17 +128,29 @@ fn envelope(parties: &Parties, call: &str, errors: &str) -> String {
     )];
     contact.extend(parties.from.as_deref().map(|from| format!(r#""wa_id":{}"#, quoted(from))));
     contact.extend(parties.user_id.as_deref().map(|user| format!(r#""user_id":{}"#, quoted(user))));
+    in_entry(parties, &format!(r#""contacts":[{{{}}}],"calls":[{call}]{errors}"#, contact.join(",")))
+}
+
+fn in_entry(parties: &Parties, value: &str) -> String {
     format!(
-        r#"{{"object":"whatsapp_business_account","entry":[{{"id":{waba},"changes":[{{"value":{{"messaging_product":"whatsapp","metadata":{{"display_phone_number":{display},"phone_number_id":{number}}},"contacts":[{{{contact}}}],"calls":[{call}]{errors}}},"field":"calls"}}]}}]}}"#,
+        r#"{{"object":"whatsapp_business_account","entry":[{{"id":{waba},"changes":[{{"value":{{"messaging_product":"whatsapp","metadata":{{"display_phone_number":{display},"phone_number_id":{number}}},{value}}},"field":"calls"}}]}}]}}"#,
         waba = quoted(&parties.waba_id),
         display = quoted(&parties.display_phone_number),
         number = quoted(&parties.phone_number_id),
-        contact = contact.join(","),
     )
 }
 
-/// `id`, `from`, `from_user_id`, `to`: without a comma at the end.
+/// `id`, `from`, `from_user_id`, `to`, or `id`, `to`, `to_user_id`, `from`: without a comma at the end.
 fn head(parties: &Parties) -> String {
+    if parties.direction == Direction::BusinessInitiated {
+        return format!(
+            r#""id":{id},{to}{user}"from":{from}"#,
+            id = quoted(&parties.wacid),
+            to = field("to", parties.from.as_deref()),
+            user = field("to_user_id", parties.user_id.as_deref()),
+            from = quoted(&parties.display_phone_number),
+        );
+    }
     format!(
         r#""id":{id},{from}{user}"to":{to}"#,
         id = quoted(&parties.wacid),
@@ -157,7 +221,10 @@ pub(crate) const TOKEN_EXPIRED: &str = r#"{"error":{"message":"Error validating 
 /// HTTP 200 of `GET …/settings`: a number that takes calls over the Graph API with DTLS.
 pub(crate) const SETTINGS: &str = r#"{"calling":{"status":"ENABLED","call_icon_visibility":"DEFAULT","callback_permission_status":"ENABLED","call_hours":{"status":"DISABLED"},"sip":{"status":"DISABLED"},"srtp_key_exchange_protocol":"DTLS"}}"#;
 
-/// HTTP 401, code 138006: calls to users are not part of this simulator.
+/// HTTP 400, code 138003: a call with this user is running.
+pub(crate) const BUSY: &str = r#"{"error":{"message":"(#138003) Duplicate call","type":"OAuthException","code":138003,"error_data":{"messaging_product":"whatsapp","details":"A call is already ongoing with the receiver"},"fbtrace_id":"AsimulatedTraceId0000007"}}"#;
+
+/// HTTP 401, code 138006: the person has permitted no calls.
 pub(crate) const NO_PERMISSION: &str = r#"{"error":{"message":"(#138006) No approved call permission found","type":"OAuthException","code":138006,"error_data":{"messaging_product":"whatsapp","details":"No approved call permission from the recipient"},"fbtrace_id":"AsimulatedTraceId0000003"}}"#;
 
 /// HTTP 400, code 100, subcode 33: not a node of this account.
@@ -178,6 +245,13 @@ mod tests {
     const UNANSWERED: &str = include_str!("../../fixtures/webhook-terminate-unanswered.json");
     const FAILED: &str = include_str!("../../fixtures/webhook-terminate-failed-138021.json");
     const FINGERPRINT: &str = include_str!("../../fixtures/graph-error-100-fingerprint.json");
+    const PLACED: &str = include_str!("../../fixtures/webhook-connect-business-initiated.json");
+    const STATUSES: [(&str, &str); 3] = [
+        ("RINGING", include_str!("../../fixtures/webhook-status-ringing.json")),
+        ("ACCEPTED", include_str!("../../fixtures/webhook-status-accepted.json")),
+        ("REJECTED", include_str!("../../fixtures/webhook-status-rejected.json")),
+    ];
+    const CONNECTED: &str = include_str!("../../fixtures/graph-connect-response.json");
     const VECTORS: &str = include_str!("../../fixtures/signature-vectors.json");
 
     #[test]
@@ -209,6 +283,22 @@ mod tests {
     }
 
     #[test]
+    fn the_webhooks_of_a_placed_call_are_metas() {
+        let (mut parties, answer, timestamp) = from_fixture(PLACED);
+        parties.direction = Direction::BusinessInitiated;
+        parties.from = Some("12025550143".to_owned());
+        let opaque = Some("job-7f3a");
+        assert_eq!(connect_answer(&parties, timestamp, &answer, opaque), without_parents(&compact(PLACED)));
+        for (name, fixture) in STATUSES {
+            let json: Value = serde_json::from_str(fixture).unwrap();
+            let at = &json["entry"][0]["changes"][0]["value"]["statuses"][0]["timestamp"];
+            let ours = status(&parties, name, at.as_str().unwrap().parse().unwrap(), opaque);
+            assert_eq!(ours, without_parents(&compact(fixture)));
+        }
+        assert_eq!(connected(&parties.wacid), compact(CONNECTED));
+    }
+
+    #[test]
     fn the_captured_error_is_ours_but_for_the_trace_id() {
         let ours = invalid_parameter("Fingerprint algo is not SHA256");
         assert_eq!(ours, compact(FINGERPRINT).replace("AexampleTraceId000000001", "AsimulatedTraceId0000001"));
@@ -216,7 +306,9 @@ mod tests {
 
     #[test]
     fn every_body_is_json() {
-        for body in [SUCCESS, SETTINGS, TOKEN_EXPIRED, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, &sdp_invalid("a \"b\"")] {
+        for body in
+            [SUCCESS, SETTINGS, TOKEN_EXPIRED, BUSY, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, &sdp_invalid("a \"b\"")]
+        {
             serde_json::from_str::<Value>(body).unwrap();
         }
     }
@@ -246,6 +338,7 @@ mod tests {
         let (call, contact) = (&value["calls"][0], &value["contacts"][0]);
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let parties = Parties {
+            direction: Direction::UserInitiated,
             waba_id: text(&json["entry"][0]["id"]).unwrap(),
             phone_number_id: text(&value["metadata"]["phone_number_id"]).unwrap(),
             display_phone_number: text(&value["metadata"]["display_phone_number"]).unwrap(),
@@ -281,5 +374,7 @@ mod tests {
     fn without_parents(json: &str) -> String {
         json.replace(r#","parent_user_id":"US.ENT.11815799212886844830""#, "")
             .replace(r#""from_parent_user_id":"US.ENT.11815799212886844830","#, "")
+            .replace(r#""to_parent_user_id":"US.ENT.11815799212886844830","#, "")
+            .replace(r#""recipient_parent_user_id":"US.ENT.11815799212886844830","#, "")
     }
 }

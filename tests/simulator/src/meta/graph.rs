@@ -15,10 +15,11 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::{MetaShared, bodies, report};
+use super::{MetaShared, Reachable, bodies, report};
 use crate::browser::BrowserLine;
 use crate::call::trace::{GraphTrace, TraceEvent};
 use crate::call::{EndedBy, LiveCall, Stage};
+use crate::callee::{AnswerWebhooks, Setup};
 use crate::cut::{CuttableListener, Knife};
 use crate::objection::Objection;
 use crate::phone::answer::{Answer, Refusal};
@@ -255,6 +256,7 @@ impl Request {
             return Err("messaging_product must be whatsapp".to_owned());
         }
         let extra: &[&str] = match self.action.as_str() {
+            "connect" => &["session", "to", "recipient", "biz_opaque_callback_data", "recording", "transcription"],
             "pre_accept" => &["session", "to"],
             "accept" => &["session", "to", "biz_opaque_callback_data", "recording", "transcription"],
             "reject" | "terminate" => &[],
@@ -267,10 +269,10 @@ impl Request {
         }
     }
 
-    fn answer(&self) -> Result<&str, String> {
+    fn sdp(&self, kind: &str) -> Result<&str, String> {
         let session = &self.body["session"];
-        if session["sdp_type"] != "answer" {
-            return Err("session.sdp_type must be answer".to_owned());
+        if session["sdp_type"] != kind {
+            return Err(format!("session.sdp_type must be {kind}"));
         }
         session["sdp"].as_str().ok_or_else(|| "session.sdp is missing".to_owned())
     }
@@ -312,7 +314,7 @@ impl MetaShared {
             return (200, bodies::SETTINGS.to_owned());
         }
         if matches!(request.action.as_str(), "connect" | "") && request.call_id.is_empty() {
-            return (401, bodies::NO_PERMISSION.to_owned());
+            return self.connect(request).await;
         }
         let live = self.call(&request.call_id);
         if let Err(details) = request.check_fields() {
@@ -328,6 +330,56 @@ impl MetaShared {
             "pre_accept" | "accept" => self.answer(&live, request).await,
             _ => self.end(&live, request).await,
         }
+    }
+
+    /// `connect`: the phone of somebody who permits it rings.
+    async fn connect(self: &Arc<Self>, request: &Request) -> Outcome {
+        if let Err(details) = request.check_fields() {
+            return (400, bodies::invalid_parameter(&details));
+        }
+        // `to` wins.
+        let key = request.body["to"].as_str().or_else(|| request.body["recipient"].as_str()).unwrap_or_default();
+        let Some(Reachable { options, calls }) = self.callee(key) else {
+            return (401, bodies::NO_PERMISSION.to_owned());
+        };
+        if self.is_busy(&options.person) {
+            return (400, bodies::BUSY.to_owned());
+        }
+        let text = match request.sdp("offer") {
+            Ok(text) => text,
+            Err(details) => return (400, bodies::invalid_parameter(&details)),
+        };
+        let offer = match Answer::read_offer(text, options.setup == Setup::Active) {
+            Ok(offer) => offer,
+            Err(refusal) => return (400, refused(refusal)),
+        };
+        let objections = offer.objections.clone();
+        let opaque = request.body["biz_opaque_callback_data"].as_str().map(str::to_owned);
+        let call = match self.ring_callee(&options, offer, opaque).await {
+            Ok(call) => call,
+            Err(error) => return (500, bodies::invalid_parameter(&format!("{error:#}"))),
+        };
+        let live = call.live.clone();
+        objections.into_iter().for_each(|objection| live.record.object(objection));
+        if calls.try_send(call).is_err() {
+            return (400, bodies::BUSY.to_owned());
+        }
+        let body = bodies::connected(&live.record.parties.wacid);
+        match options.webhooks {
+            AnswerWebhooks::BeforeReply => self.announce_callee(&live).await,
+            AnswerWebhooks::AfterReply => {
+                let shared = self.clone();
+                self.spawn(async move { shared.announce_callee(&live).await });
+            }
+            AnswerWebhooks::ByHand => {}
+        }
+        (200, body)
+    }
+
+    /// The answer of Meta's relay, and that the phone rings.
+    async fn announce_callee(&self, live: &LiveCall) {
+        report("connect", self.post(live.record.connect_body().into_bytes(), None).await);
+        report("RINGING", self.post(live.record.status_body("RINGING").into_bytes(), None).await);
     }
 
     /// `reject` and `terminate`; the terminate webhook follows the reply, as at every end.
@@ -358,7 +410,7 @@ impl MetaShared {
     async fn answer(&self, live: &LiveCall, request: &Request) -> Outcome {
         let record = &live.record;
         let is_accept = request.action == "accept";
-        let text = match request.answer() {
+        let text = match request.sdp("answer") {
             Ok(text) => text,
             Err(details) => {
                 record.object(Objection::BadRequest(details.clone()));

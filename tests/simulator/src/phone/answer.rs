@@ -73,6 +73,40 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Reads the offer of a business that calls. `relay_is_active` is the role that Meta's relay takes.
+    ///
+    /// # Errors
+    /// A [`Refusal`] where Meta would answer 400.
+    pub fn read_offer(text: &str, relay_is_active: bool) -> Result<Self, Refusal> {
+        let lines: Vec<&str> = text.lines().collect();
+        if lines.first() != Some(&"v=0") {
+            return Err(Refusal::Invalid("does not begin with v=0"));
+        }
+        let fingerprint = fingerprint(&lines)?;
+        if value(&lines, "m=audio ").is_none_or(|media| media.starts_with("0 ")) {
+            return Err(Refusal::Invalid("no audio is offered"));
+        }
+        if !lines.contains(&"a=rtpmap:111 opus/48000/2") || !lines.contains(&"a=rtpmap:126 telephone-event/8000") {
+            return Err(Refusal::Invalid(PAYLOAD_TYPES));
+        }
+        if !lines.iter().any(|line| line.starts_with("a=candidate:")) {
+            return Err(Refusal::Invalid("no candidate: trickling does not exist"));
+        }
+        let ufrag = value(&lines, "a=ice-ufrag:").ok_or(Refusal::Invalid("no ice-ufrag"))?.to_owned();
+        let password = value(&lines, "a=ice-pwd:").ok_or(Refusal::Invalid("no ice-pwd"))?.to_owned();
+        if value(&lines, "a=setup:") != Some("actpass") {
+            return Err(Refusal::Invalid("setup is not actpass"));
+        }
+        let active = !relay_is_active;
+        let ssrcs: Vec<u32> =
+            lines.iter().filter_map(|line| line.strip_prefix("a=ssrc:")?.split(' ').next()?.parse().ok()).collect();
+        // The role is the relay's choice, and everything else is judged as in an answer.
+        let objections = dislikes(text, &lines, text, true, &ssrcs);
+        Ok(Self { ufrag, password, fingerprint, active, ssrc: ssrcs.first().copied(), objections })
+    }
+}
+
 /// Meta wants exactly one, SHA-256; the algorithm's case does not matter.
 fn fingerprint(lines: &[&str]) -> Result<Vec<u8>, Refusal> {
     let all: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("a=fingerprint:")).collect();
