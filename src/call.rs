@@ -1,13 +1,14 @@
-//! The call: a pure state machine from Meta's offer to the one ending.
+//! The call: a pure state machine from the offer, Meta's or ours, to the one ending.
 //!
 //! Inputs and time enter through [`Call::handle`] and [`Call::handle_timeout`]; actions leave through
 //! [`Call::poll_action`]. The call never waits, reads no clock and does no I/O, so a test runs ten minutes in
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing after
-//! its end.
+//! its end. A call that we place is the same machine: `placed` has the part before its conversation.
 
 pub mod input;
 pub mod action;
 mod agent_side;
+mod placed;
 pub mod agent_failure;
 pub mod end;
 pub mod event;
@@ -40,7 +41,8 @@ const WAIT_FOR_TERMINATE: Duration = Duration::from_secs(2);
 /// The deadlines of one call, and what its route decides.
 #[derive(Clone, Debug)]
 pub struct CallOptions {
-    /// From the webhook to accept. Meta gives up after 30 to 60 s.
+    /// From the webhook to accept, after which Meta gives up within 30 to 60 s; for a call that we place, how long its phone
+    /// rings.
     pub accept_timeout: Duration,
     /// From pre_accept's reply to the end of the DTLS handshake. `accept_timeout` is the deadline if it is no longer.
     pub media_timeout: Duration,
@@ -62,6 +64,8 @@ pub struct Call {
     options: CallOptions,
     state: State,
     agent_side: AgentSide,
+    /// Whether we place it.
+    is_placed: bool,
     /// Whether the first agent may be dialled.
     decided: bool,
     accept_by: Instant,
@@ -73,14 +77,17 @@ pub struct Call {
 enum State {
     /// A worker makes our SDP answer.
     Answering,
-    /// Meta gets our answer; media and agent connect in parallel.
+    /// A worker makes our SDP offer, for a call that we place.
+    Offering,
+    /// Meta gets our SDP; media and agent connect in parallel.
     Live(Live),
     Ended(EndReason),
 }
 
 #[derive(Debug)]
 struct Live {
-    answer: Arc<str>,
+    /// Our answer or offer.
+    sdp: Arc<str>,
     phase: Phase,
     media: Media,
 }
@@ -93,12 +100,26 @@ enum Phase {
     Ringing,
     /// accept is sent.
     Accepting,
-    /// accept is confirmed: the caller hears us.
+    /// connect is sent, for a call that we place.
+    Connecting,
+    /// connect got no reply, so the call may exist at Meta. It is given up unless Meta shows it by then.
+    Unconfirmed { give_up_at: Instant },
+    /// Meta has the call and looks for the callee's phone.
+    Dialled,
+    /// The callee's phone rings.
+    CalleeRings,
+    /// The callee accepted; media are not up yet.
+    PickedUp,
+    /// accept is confirmed, or the callee accepted and media are up: the caller hears us.
     Talking { end_at: Instant },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Media {
+    /// Our offer has no answer. The deadline starts when the callee accepts.
+    Unanswered {
+        give_up_at: Option<Instant>,
+    },
     /// The deadline starts when Meta has our answer.
     Connecting {
         give_up_at: Option<Instant>,
@@ -111,11 +132,12 @@ enum Media {
 }
 
 impl Call {
-    /// A call that has just been offered.
-    pub fn new(options: CallOptions, now: Instant) -> Self {
+    /// A call that Meta has just offered.
+    pub fn offered_by_meta(options: CallOptions, now: Instant) -> Self {
         Self {
             accept_by: now + options.accept_timeout,
             agent_side: AgentSide::new(options.attempts.clone(), options.agent_timeout),
+            is_placed: false,
             decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
@@ -155,13 +177,17 @@ impl Call {
             Input::Decided => self.decide(now),
             Input::Terminated { failed: true, error, .. } => ControlFlow::Break(EndReason::EndedByMeta { code: error }),
             Input::Terminated { failed: false, picked_up, .. } => {
-                ControlFlow::Break(match picked_up || hears == CallerHears::Us {
-                    true => EndReason::CallerHungUp,
-                    false => EndReason::CallerGaveUp,
-                })
+                ControlFlow::Break(self.reason_of_terminate(picked_up || hears == CallerHears::Us))
             }
+            Input::Offered(Ok(offer)) => self.offered(offer),
+            Input::Offered(Err(reason)) => ControlFlow::Break(reason),
+            Input::Connected(result) => self.connected(result, now),
+            Input::AnswerReceived(answer) => self.answer_received(answer, now),
+            Input::CalleeRings => self.callee_rings(now),
+            Input::PickedUp => self.picked_up(now),
+            Input::Declined => ControlFlow::Break(EndReason::CalleeDeclined),
         };
-        self.proceed(flow);
+        self.proceed(flow, now);
     }
 
     /// Carries out or refuses a request of the application. It may end the call.
@@ -171,6 +197,10 @@ impl Call {
         }
         let hears = self.hears();
         let flow = match request {
+            Request::Accept { .. } | Request::Reject { .. } if self.is_placed => {
+                let advice = "the callee accepts or declines a call that you place: use hangup to give it up";
+                return Err(Refusal::new(RefusalCode::InvalidCommand, advice));
+            }
             Request::Accept { with } => {
                 self.still_ringing()?;
                 self.accept_with(with, now)
@@ -205,7 +235,7 @@ impl Call {
                 ControlFlow::Continue(())
             }
         };
-        self.proceed(flow);
+        self.proceed(flow, now);
         Ok(())
     }
 
@@ -214,7 +244,8 @@ impl Call {
         let hears = self.hears();
         let expired = match &self.state {
             State::Answering if now >= self.accept_by => Some(EndReason::AcceptTimedOut),
-            State::Answering => None,
+            State::Offering if now >= self.accept_by => Some(EndReason::RingTimedOut),
+            State::Answering | State::Offering => None,
             State::Live(live) => match (live.phase, live.media) {
                 (Phase::Talking { end_at }, _) if now >= end_at => Some(EndReason::MaxDuration),
                 (_, Media::Closed { give_up_at }) if now >= give_up_at => {
@@ -226,10 +257,22 @@ impl Call {
                 (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _) if now >= self.accept_by => {
                     Some(EndReason::AcceptTimedOut)
                 }
-                (_, Media::Connecting { give_up_at: Some(at) }) if now >= at => Some(match self.is_under_load {
-                    true => EndReason::Overloaded(Shortage::Load),
-                    false => EndReason::MediaFailed(MediaFailure::NeverConnected),
-                }),
+                (Phase::Unconfirmed { give_up_at }, _) if now >= give_up_at => {
+                    Some(EndReason::ConnectFailed(GraphTrouble::Unknown))
+                }
+                (Phase::Connecting | Phase::Unconfirmed { .. } | Phase::Dialled | Phase::CalleeRings, _)
+                    if now >= self.accept_by =>
+                {
+                    Some(EndReason::RingTimedOut)
+                }
+                (_, Media::Connecting { give_up_at: Some(at) } | Media::Unanswered { give_up_at: Some(at) })
+                    if now >= at =>
+                {
+                    Some(match self.is_under_load {
+                        true => EndReason::Overloaded(Shortage::Load),
+                        false => EndReason::MediaFailed(MediaFailure::NeverConnected),
+                    })
+                }
                 _ => None,
             },
             State::Ended(_) => return,
@@ -238,7 +281,7 @@ impl Call {
             Some(reason) => ControlFlow::Break(reason),
             None => self.agent_side.handle_timeout(hears, now, &mut self.actions),
         };
-        self.proceed(flow);
+        self.proceed(flow, now);
     }
 
     /// The process was frozen for `gap` and read no input. Moves each deadline by it, at most to what it would be if it
@@ -247,10 +290,15 @@ impl Call {
         let later = |at: Instant, within: Duration| (at + gap).min(now + within);
         self.accept_by = later(self.accept_by, self.options.accept_timeout);
         if let State::Live(live) = &mut self.state {
+            if let Phase::Unconfirmed { give_up_at } = &mut live.phase {
+                *give_up_at = later(*give_up_at, placed::SHOWN_WITHIN);
+            }
             match &mut live.media {
-                Media::Connecting { give_up_at: Some(at) } => *at = later(*at, self.options.media_timeout),
+                Media::Connecting { give_up_at: Some(at) } | Media::Unanswered { give_up_at: Some(at) } => {
+                    *at = later(*at, self.options.media_timeout);
+                }
                 Media::Closed { give_up_at } => *give_up_at = later(*give_up_at, WAIT_FOR_TERMINATE),
-                Media::Connecting { give_up_at: None } | Media::Up => {}
+                Media::Connecting { give_up_at: None } | Media::Unanswered { give_up_at: None } | Media::Up => {}
             }
         }
         self.agent_side.extend_deadlines(gap, now);
@@ -264,20 +312,28 @@ impl Call {
     /// When [`Call::handle_timeout`] is due; None after the end.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let live = match &self.state {
-            State::Answering => return Some(self.accept_by),
+            State::Answering | State::Offering => return Some(self.accept_by),
             State::Live(live) => live,
             State::Ended(_) => return None,
         };
         let phase = match live.phase {
-            Phase::PreAccepting | Phase::Ringing | Phase::Accepting => self.accept_by,
-            Phase::Talking { end_at } => end_at,
+            Phase::PreAccepting
+            | Phase::Ringing
+            | Phase::Accepting
+            | Phase::Connecting
+            | Phase::Dialled
+            | Phase::CalleeRings => Some(self.accept_by),
+            Phase::Unconfirmed { give_up_at } => Some(give_up_at.min(self.accept_by)),
+            // Media have a deadline.
+            Phase::PickedUp => None,
+            Phase::Talking { end_at } => Some(end_at),
         };
         let media = match live.media {
-            Media::Connecting { give_up_at } => give_up_at,
+            Media::Connecting { give_up_at } | Media::Unanswered { give_up_at } => give_up_at,
             Media::Closed { give_up_at } => Some(give_up_at),
             Media::Up => None,
         };
-        [Some(phase), media, self.agent_side.poll_timeout()].into_iter().flatten().min()
+        [phase, media, self.agent_side.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next action, in order.
@@ -289,8 +345,13 @@ impl Call {
     pub fn ended(&self) -> Option<&EndReason> {
         match &self.state {
             State::Ended(reason) => Some(reason),
-            State::Answering | State::Live(_) => None,
+            State::Answering | State::Offering | State::Live(_) => None,
         }
+    }
+
+    /// Whether a worker has the call's media.
+    pub fn has_media(&self) -> bool {
+        matches!(self.state, State::Live(_))
     }
 
     /// The agent that has the caller.
@@ -303,13 +364,15 @@ impl Call {
         self.agent_side.transfer_under_way()
     }
 
-    /// The state as the API shows it: `answering`, `ringing`, `accepting`, `talking`, `ended`.
+    /// The state as the API shows it: `answering` or `placing`, `ringing`, `accepting`, `talking`, `ended`.
     pub fn state_name(&self) -> &'static str {
         match &self.state {
             State::Answering => "answering",
+            State::Offering => "placing",
             State::Live(live) => match live.phase {
-                Phase::PreAccepting | Phase::Ringing => "ringing",
-                Phase::Accepting => "accepting",
+                Phase::Connecting | Phase::Unconfirmed { .. } | Phase::Dialled => "placing",
+                Phase::PreAccepting | Phase::Ringing | Phase::CalleeRings => "ringing",
+                Phase::Accepting | Phase::PickedUp => "accepting",
                 Phase::Talking { .. } => "talking",
             },
             State::Ended(_) => "ended",
@@ -322,6 +385,8 @@ impl Call {
             State::Ended(_) => return,
             _ if reason.is_metas_word() => None,
             State::Answering => Some(Action::Reject),
+            State::Offering => None,
+            State::Live(_) if self.is_unknown_to_meta(&reason) => None,
             // Meta has no answer of ours, so it takes a reject.
             State::Live(_)
                 if matches!(
@@ -348,8 +413,8 @@ impl Call {
         if self.decided {
             self.agent_side.begin(CallerHears::Ringing, now, &mut self.actions)?;
         }
-        self.state =
-            State::Live(Live { answer, phase: Phase::PreAccepting, media: Media::Connecting { give_up_at: None } });
+        let media = Media::Connecting { give_up_at: None };
+        self.state = State::Live(Live { sdp: answer, phase: Phase::PreAccepting, media });
         ControlFlow::Continue(())
     }
 
@@ -389,13 +454,16 @@ impl Call {
     fn begin_agent_side(&mut self, now: Instant) -> ControlFlow<EndReason> {
         match (&self.state, self.decided) {
             (State::Live(_), true) => self.agent_side.begin(self.hears(), now, &mut self.actions),
-            (State::Live(_), false) | (State::Answering | State::Ended(_), _) => ControlFlow::Continue(()),
+            (State::Live(_), false) | (State::Answering | State::Offering | State::Ended(_), _) => {
+                ControlFlow::Continue(())
+            }
         }
     }
 
-    /// What follows every input: the end, or accept if all is ready.
-    fn proceed(&mut self, flow: ControlFlow<EndReason>) {
+    /// What follows every input: the end, or accept or the conversation if all is ready.
+    fn proceed(&mut self, flow: ControlFlow<EndReason>, now: Instant) {
         match flow {
+            ControlFlow::Continue(()) if self.is_placed => self.talk_when_ready(now),
             ControlFlow::Continue(()) => self.accept_when_ready(),
             ControlFlow::Break(reason) => self.end(reason),
         }
@@ -404,16 +472,16 @@ impl Call {
     fn hears(&self) -> CallerHears {
         match &self.state {
             State::Live(Live { phase: Phase::Talking { .. }, .. }) => CallerHears::Us,
-            State::Live(_) | State::Answering | State::Ended(_) => CallerHears::Ringing,
+            State::Live(_) | State::Answering | State::Offering | State::Ended(_) => CallerHears::Ringing,
         }
     }
 
     fn still_ringing(&self) -> Result<(), Refusal> {
         match &self.state {
-            State::Live(Live { phase: Phase::Accepting | Phase::Talking { .. }, .. }) => {
+            State::Live(Live { phase: Phase::Accepting | Phase::PickedUp | Phase::Talking { .. }, .. }) => {
                 Err(Refusal::new(RefusalCode::CallAlreadyAccepted, "the call is accepted already"))
             }
-            State::Live(_) | State::Answering | State::Ended(_) => Ok(()),
+            State::Live(_) | State::Answering | State::Offering | State::Ended(_) => Ok(()),
         }
     }
 
@@ -446,6 +514,13 @@ impl Call {
         if let Err(trouble) = result {
             return ControlFlow::Break(EndReason::AcceptFailed(trouble));
         }
+        self.start_talking(now);
+        ControlFlow::Continue(())
+    }
+
+    /// The caller hears us from now on.
+    fn start_talking(&mut self, now: Instant) {
+        let State::Live(live) = &mut self.state else { return };
         live.phase = Phase::Talking { end_at: now + self.options.max_duration };
         self.actions.push_back(Action::Report(Progress::Accepted));
         self.actions.push_back(Action::StartSound);
@@ -455,7 +530,6 @@ impl Call {
             AnswerWhen::AgentReady | AnswerWhen::OnCommand => Action::PlayHold,
         };
         self.actions.extend(self.agent_side.sound(waiting));
-        ControlFlow::Continue(())
     }
 
     /// Sends accept once media and agent are ready.
@@ -468,7 +542,7 @@ impl Call {
         };
         if live.phase == Phase::Ringing && live.media == Media::Up && agent_ready {
             live.phase = Phase::Accepting;
-            self.actions.push_back(Action::Accept(live.answer.clone()));
+            self.actions.push_back(Action::Accept(live.sdp.clone()));
         }
     }
 
@@ -483,12 +557,22 @@ impl Call {
     fn media_failed(&mut self, failure: MediaFailure, now: Instant) -> ControlFlow<EndReason> {
         let State::Live(live) = &mut self.state else { return ControlFlow::Continue(()) };
         match (failure, live.media) {
-            (MediaFailure::ClosedByPeer, Media::Connecting { .. } | Media::Up) => {
+            (MediaFailure::ClosedByPeer, Media::Unanswered { .. } | Media::Connecting { .. } | Media::Up) => {
                 live.media = Media::Closed { give_up_at: now + WAIT_FOR_TERMINATE };
                 ControlFlow::Continue(())
             }
             (MediaFailure::ClosedByPeer, Media::Closed { .. }) => ControlFlow::Continue(()),
             (failure, _) => ControlFlow::Break(EndReason::MediaFailed(failure)),
+        }
+    }
+
+    /// Of Meta's `terminate` without a failure.
+    fn reason_of_terminate(&self, picked_up: bool) -> EndReason {
+        match (self.is_placed, picked_up || self.is_picked_up()) {
+            (false, true) => EndReason::CallerHungUp,
+            (false, false) => EndReason::CallerGaveUp,
+            (true, true) => EndReason::CalleeHungUp,
+            (true, false) => EndReason::NoAnswer,
         }
     }
 }

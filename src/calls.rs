@@ -2,6 +2,9 @@
 
 mod table;
 mod webhooks;
+mod placing;
+mod placements;
+mod naming;
 mod webhook_clock;
 pub mod origin;
 pub mod snapshot;
@@ -14,7 +17,7 @@ mod takeover;
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use patchcord_media::sdp::{Fragment, Offer};
@@ -36,10 +39,12 @@ use crate::store::{Store, Written};
 use crate::whatsapp::graph::GraphClient;
 use crate::worker::{BrowserAnswer, BrowserCommand, TakenFragment, WorkerHandle};
 use destination::targets_of;
+use naming::Naming;
 use origin::Origin;
+pub use placing::{Agents, CallOrder};
 use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
-use table::{CallTable, LiveCall};
+use table::{CallTable, LiveCall, SharedTable};
 use terminations::Terminations;
 use webhook_clock::WebhookClock;
 
@@ -77,7 +82,8 @@ struct Shared {
     options: CallsOptions,
     /// Where sessions run.
     runtime: Handle,
-    table: Mutex<CallTable>,
+    table: SharedTable,
+    naming: Naming,
     clock: WebhookClock,
     draining: AtomicBool,
     /// Notified whenever a call has ended.
@@ -94,15 +100,18 @@ struct NewCall {
     received_at: Instant,
     /// By the wall clock.
     began_at: SystemTime,
+    naming: Naming,
 }
 
 impl Calls {
     /// No calls yet. Sessions run on the runtime that this is called on.
     pub fn new(options: CallsOptions) -> Self {
+        let table = SharedTable::default();
         let shared = Shared {
+            naming: Naming::new(table.clone(), options.terminations.clone()),
             options,
             runtime: Handle::current(),
-            table: Mutex::default(),
+            table,
             clock: WebhookClock::new(clock::now()),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
@@ -120,19 +129,22 @@ impl Calls {
         first: impl FnOnce(&mut Session) -> Written,
     ) -> Written {
         let (handle, inbox) = Inbox::new();
-        let (status_sender, status) = watch::channel(CallStatus::new());
+        let (status_sender, status) = watch::channel(CallStatus::new(new_call.origin.placement().is_some()));
         let id = new_call.id.clone();
         let number = new_call.number.phone_number_id.clone();
+        let placement = new_call.origin.placement();
+        let is_placed = placement.is_some();
         let facts = Arc::new(CallFacts {
             id: id.clone(),
             description: new_call.origin.description(&new_call.number),
+            tracker: placement.and_then(|placement| placement.tracker.as_ref()).map(|data| data.as_str().to_owned()),
             route: new_call.number.route.name.clone(),
             began_at: new_call.began_at,
             received_at: new_call.received_at,
         });
         let mut session = Session::new(new_call, &self.0.options, status_sender);
         let first_record = first(&mut session);
-        let live = LiveCall { session: handle, number, facts, status, first_record: first_record.clone() };
+        let live = LiveCall { session: handle, is_placed, number, facts, status, first_record: first_record.clone() };
         table.live.insert(id.clone(), live);
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);
         drop(table);
@@ -152,6 +164,7 @@ impl Calls {
         let mut table = self.table();
         if table.live.remove(call).is_some() {
             table.directory.end(call, clock::now());
+            table.placements.forget_ended(call);
             self.agents().left(call);
         }
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);
@@ -302,9 +315,8 @@ impl Calls {
         }
     }
 
-    /// Locked for a few look-ups only, and valid at every step.
     fn table(&self) -> MutexGuard<'_, CallTable> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 }
 

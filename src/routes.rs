@@ -140,6 +140,14 @@ impl Numbers {
         self.by_id.get(id).cloned()
     }
 
+    /// The number, if there is exactly one.
+    pub fn only(&self) -> Option<Arc<Number>> {
+        match &self.ids[..] {
+            [id] => self.get(id),
+            _ => None,
+        }
+    }
+
     /// The ids of the numbers whose callers take this route.
     pub fn ids_on(&self, route: &str) -> Vec<String> {
         let takes_it = |id: &&PhoneNumberId| self.by_id.get(*id).is_some_and(|number| number.route.name == route);

@@ -49,7 +49,7 @@ use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
 use crate::telemetry::shown;
 use call_media::CallMedia;
-pub use command::{Answer, BrowserAnswer, BrowserCommand, Command, MediaOptions, Report, TakenFragment};
+pub use command::{Answer, BrowserAnswer, BrowserCommand, Command, MakeOffer, MediaOptions, Report, TakenFragment};
 use endpoints::{Endpoint, Endpoints};
 use handle::WorkerStatus;
 pub use handle::{ANSWERS_WITHIN, Place, WorkerHandle};
@@ -214,6 +214,10 @@ impl Worker {
     fn perform(self: &Rc<Self>, command: Command) {
         match command {
             Command::Answer(answer) => self.answer(answer),
+            Command::Offer(offer) => self.offer(offer),
+            // The session may have given up.
+            Command::ApplyAnswer { call, answer, reply } => drop(reply.send(self.apply_answer(&call, &answer))),
+            Command::Describe { call, description } => self.with_media(&call, |media| media.describe(*description)),
             Command::Dial { call, attempt, dial } => {
                 self.with_media(&call, |media| self.dial(media, PortUser::Agent { attempt }, Speaker::Agent, *dial));
             }

@@ -26,8 +26,9 @@ use crate::dtmf::Key;
 use crate::gather::{Gather, Gathered};
 use crate::mixer::Mixer;
 use crate::opus::SILENCE;
-use crate::peer::Transmit;
+use crate::peer::{PeerError, Transmit};
 use crate::rtp_leg::{RtpLeg, RtpLegEvent, RtpLegStats};
+use crate::sdp::Answer;
 use crate::source::{Ended, MarkStatus};
 use crate::speech::SpeechEvent;
 use incoming::Incoming;
@@ -114,6 +115,11 @@ impl Bridge {
             full: Vec::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Connects to the answer to our offer, for a call that we place.
+    pub fn accept_answer(&mut self, answer: &Answer, now: Instant) -> Result<(), PeerError> {
+        self.caller.accept_answer(answer, now)
     }
 
     /// Takes one datagram from the caller.

@@ -16,9 +16,15 @@ pub enum Action {
     PreAccept(Arc<str>),
     /// Send accept with the same bytes as pre_accept; reply with [`Input::Accepted`](super::Input::Accepted).
     Accept(Arc<str>),
+    /// Have a worker make the offer of a call that we place; reply with [`Input::Offered`](super::Input::Offered).
+    MakeOffer,
+    /// Send connect with this offer; reply with [`Input::Connected`](super::Input::Connected).
+    Connect(Arc<str>),
+    /// Have the worker connect media to Meta's answer.
+    ApplyAnswer(Arc<str>),
     /// Decline the call at Meta, which has no answer of ours.
     Reject,
-    /// End the call at Meta, which has our answer.
+    /// End the call at Meta, which has our answer or our offer, or may have it.
     Terminate,
     /// Dial the agent of this attempt.
     Dial { attempt: Attempt },
@@ -70,7 +76,9 @@ pub enum Progress {
     Transferred { from: Option<Attempt>, to: Attempt },
     /// The first agent has the caller again. None means that the transfer was cancelled, or the second agent hung up.
     TransferFailed { from: Attempt, to: Attempt, failure: Option<AgentFailure> },
-    /// Meta confirmed accept.
+    /// The callee's phone rings.
+    Ringing,
+    /// Meta confirmed accept, or the callee accepted and media are up.
     Accepted,
 }
 

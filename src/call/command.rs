@@ -459,7 +459,8 @@ impl Destination {
         self.given().next().is_some()
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    /// Refuses none of them, and more than one.
+    pub fn check(&self) -> Result<(), Refusal> {
         match self.given().count() {
             1 => Ok(()),
             0 => Err(invalid("route: give the name of a route, or queue, agent or url")),

@@ -23,6 +23,23 @@ pub enum CallDirection {
     BusinessInitiated,
 }
 
+impl CallDirection {
+    const ALL: [Self; 2] = [Self::UserInitiated, Self::BusinessInitiated];
+
+    /// The stable name in events, records and agents' `start`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UserInitiated => "user_initiated",
+            Self::BusinessInitiated => "business_initiated",
+        }
+    }
+
+    /// The direction of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|direction| direction.name() == name)
+    }
+}
+
 /// The person on WhatsApp, as far as Meta names them.
 #[derive(Clone, Debug, Default)]
 pub struct WhatsAppUser {

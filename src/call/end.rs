@@ -14,6 +14,18 @@ pub enum EndReason {
     CallerHungUp,
     /// The caller hung up, or Meta gave up ringing, before we accepted.
     CallerGaveUp,
+    /// The callee hung up after talking.
+    CalleeHungUp,
+    /// The callee declined the call.
+    CalleeDeclined,
+    /// Meta gave up ringing.
+    NoAnswer,
+    /// The callee's phone rang for as long as it may.
+    RingTimedOut,
+    /// Meta refused connect, or could not be reached with it.
+    ConnectFailed(GraphTrouble),
+    /// Meta's answer does not fit our offer; the text says why, without the answer's contents.
+    AnswerRefused(String),
     /// Meta ended the call as failed, with its error code where it gave one.
     EndedByMeta { code: Option<i64> },
     /// The agent hung up: `bye`, or a normal close of its socket.
@@ -74,7 +86,7 @@ pub enum Shortage {
 pub enum Fault {
     /// An ordinary ending.
     Nobody,
-    /// The caller's phone or network.
+    /// The phone or network of the person on WhatsApp.
     Caller,
     /// The agent.
     Agent,
@@ -105,6 +117,14 @@ impl EndReason {
         match self {
             Self::CallerHungUp => "caller_hung_up",
             Self::CallerGaveUp => "caller_gave_up",
+            Self::CalleeHungUp => "callee_hung_up",
+            Self::CalleeDeclined => "callee_declined",
+            Self::NoAnswer | Self::RingTimedOut => "no_answer",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_006))) => "no_permission",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_001))) => "callee_unreachable",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_003))) => "callee_busy",
+            Self::ConnectFailed(_) => "connect_failed",
+            Self::AnswerRefused(_) => "answer_refused",
             Self::EndedByMeta { .. } => "ended_by_meta",
             Self::AgentHungUp => "agent_hung_up",
             Self::NoAgent(_) => "no_agent",
@@ -135,6 +155,11 @@ impl EndReason {
         match self {
             Self::CallerHungUp
             | Self::CallerGaveUp
+            | Self::CalleeHungUp
+            | Self::CalleeDeclined
+            | Self::NoAnswer
+            | Self::RingTimedOut
+            | Self::ConnectFailed(GraphTrouble::Refused(Some(138_001 | 138_003)))
             | Self::AgentHungUp
             | Self::PromptFinished
             | Self::HungUpByApi
@@ -148,13 +173,19 @@ impl EndReason {
             // 138021 and 138023 are Meta's words for "no sound came from the business".
             Self::EndedByMeta { code: Some(138_021 | 138_023) } => Fault::Patchcord,
             Self::EndedByMeta { code: Some(138_019 | 138_020 | 138_022) } => Fault::Caller,
-            Self::EndedByMeta { .. } | Self::OfferRefused(_) => Fault::Meta,
-            Self::PreAcceptFailed(trouble) | Self::AcceptFailed(trouble) => match trouble {
-                GraphTrouble::Refused(Some(0 | 10 | 33 | 190 | 138_000 | 131_044 | 131_055)) => Fault::Operator,
-                GraphTrouble::Refused(Some(100 | 138_008)) => Fault::Patchcord,
-                GraphTrouble::NoSockets => Fault::Operator,
-                GraphTrouble::Refused(_) | GraphTrouble::Unknown | GraphTrouble::Unreachable => Fault::Meta,
-            },
+            Self::EndedByMeta { .. } | Self::OfferRefused(_) | Self::AnswerRefused(_) => Fault::Meta,
+            // The app calls whom it may not call, or more often than it may.
+            Self::ConnectFailed(GraphTrouble::Refused(Some(
+                138_002 | 138_005 | 138_006 | 138_012 | 138_013 | 138_014 | 131_030,
+            ))) => Fault::Operator,
+            Self::PreAcceptFailed(trouble) | Self::AcceptFailed(trouble) | Self::ConnectFailed(trouble) => {
+                match trouble {
+                    GraphTrouble::Refused(Some(0 | 10 | 33 | 190 | 138_000 | 131_044 | 131_055)) => Fault::Operator,
+                    GraphTrouble::Refused(Some(100 | 138_008)) => Fault::Patchcord,
+                    GraphTrouble::NoSockets => Fault::Operator,
+                    GraphTrouble::Refused(_) | GraphTrouble::Unknown | GraphTrouble::Unreachable => Fault::Meta,
+                }
+            }
             Self::MediaFailed(MediaFailure::NeverConnected) => Fault::Operator,
             Self::MediaFailed(_) => Fault::Caller,
             Self::AcceptTimedOut => Fault::Agent,
@@ -162,21 +193,25 @@ impl EndReason {
         }
     }
 
-    /// Who ended the call: `caller`, `agent`, `app`, `meta`, or `patchcord`.
+    /// Who ended the call: `caller`, `callee`, `agent`, `app`, `meta`, or `patchcord`.
     pub fn hung_up_by(&self) -> &'static str {
         match self {
             Self::CallerHungUp | Self::CallerGaveUp => "caller",
             Self::AgentHungUp => "agent",
             Self::HungUpByApi | Self::RejectedByApi(_) => "app",
-            Self::EndedByMeta { .. } => "meta",
+            Self::CalleeHungUp | Self::CalleeDeclined => "callee",
+            Self::EndedByMeta { .. } | Self::NoAnswer => "meta",
             Self::NoAgent(_)
             | Self::AgentLost(_)
             | Self::PromptFinished
             | Self::OfferRefused(_)
+            | Self::AnswerRefused(_)
+            | Self::RingTimedOut
             | Self::Overloaded(_)
             | Self::NumberOverloaded
             | Self::PreAcceptFailed(_)
             | Self::AcceptFailed(_)
+            | Self::ConnectFailed(_)
             | Self::MediaFailed(_)
             | Self::AcceptTimedOut
             | Self::MaxDuration
@@ -202,14 +237,23 @@ impl EndReason {
         match self {
             Self::EndedByMeta { code }
             | Self::PreAcceptFailed(GraphTrouble::Refused(code))
-            | Self::AcceptFailed(GraphTrouble::Refused(code)) => *code,
+            | Self::AcceptFailed(GraphTrouble::Refused(code))
+            | Self::ConnectFailed(GraphTrouble::Refused(code)) => *code,
             _ => None,
         }
     }
 
     /// Whether Meta reported the end, so that no request has to end the call there.
     pub fn is_metas_word(&self) -> bool {
-        matches!(self, Self::CallerHungUp | Self::CallerGaveUp | Self::EndedByMeta { .. })
+        matches!(
+            self,
+            Self::CallerHungUp
+                | Self::CallerGaveUp
+                | Self::CalleeHungUp
+                | Self::CalleeDeclined
+                | Self::NoAnswer
+                | Self::EndedByMeta { .. }
+        )
     }
 }
 
@@ -218,6 +262,21 @@ impl fmt::Display for EndReason {
         match self {
             Self::CallerHungUp => write!(f, "the caller hung up"),
             Self::CallerGaveUp => write!(f, "the caller hung up before the call was accepted"),
+            Self::CalleeHungUp => write!(f, "the callee hung up"),
+            Self::CalleeDeclined => write!(f, "the callee declined the call"),
+            Self::NoAnswer => write!(f, "the callee did not answer until Meta gave up ringing"),
+            Self::RingTimedOut => write!(f, "the callee did not answer within ring_timeout"),
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_006))) => {
+                write!(f, "the person has not permitted calls from this number (Meta's error 138006)")
+            }
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_001))) => {
+                write!(f, "the person cannot be called on WhatsApp (Meta's error 138001)")
+            }
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_003))) => {
+                write!(f, "a call between this number and the person is under way already (Meta's error 138003)")
+            }
+            Self::ConnectFailed(trouble) => write!(f, "connect failed: {trouble}"),
+            Self::AnswerRefused(why) => write!(f, "Meta's answer cannot be used: {why}"),
             Self::EndedByMeta { code: Some(code) } => write!(f, "Meta ended the call with error {code}"),
             Self::EndedByMeta { code: None } => write!(f, "Meta ended the call as failed"),
             Self::AgentHungUp => write!(f, "the agent hung up"),

@@ -79,15 +79,17 @@ impl CallEvent {
     }
 }
 
-/// When each stage of a call was reached, counted from the webhook.
+/// When each stage of a call was reached, counted from the webhook, or from the request to place it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stages {
-    /// Our SDP answer was ready.
+    /// Our SDP was ready.
     pub answered: Option<Duration>,
     /// pre_accept left for Meta.
     pub pre_accept_sent: Option<Duration>,
     /// Meta confirmed pre_accept.
     pub pre_accepted: Option<Duration>,
+    /// The callee's phone rang, for a call that we place.
+    pub ringing: Option<Duration>,
     /// ICE and DTLS were done.
     pub media_connected: Option<Duration>,
     /// The first agent joined.
@@ -106,6 +108,7 @@ impl Stages {
             "answered_ms": ms(self.answered),
             "pre_accept_sent_ms": ms(self.pre_accept_sent),
             "pre_accepted_ms": ms(self.pre_accepted),
+            "ringing_ms": ms(self.ringing),
             "media_connected_ms": ms(self.media_connected),
             "agent_joined_ms": ms(self.agent_joined),
             "accepted_ms": ms(self.accepted),

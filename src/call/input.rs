@@ -33,6 +33,18 @@ pub enum Input {
     Terminated { failed: bool, error: Option<i64>, picked_up: bool },
     /// The application's decision is carried out, or failed.
     Decided,
+    /// The worker made the offer of a call that we place, or failed to.
+    Offered(Result<Arc<str>, EndReason>),
+    /// The outcome of connect.
+    Connected(Result<(), GraphTrouble>),
+    /// Meta's answer to our offer.
+    AnswerReceived(Arc<str>),
+    /// The callee's phone rings.
+    CalleeRings,
+    /// The callee accepted.
+    PickedUp,
+    /// The callee declined.
+    Declined,
     /// Our side ends the call: an API command, a drain, a shutdown.
     HangUp(EndReason),
 }

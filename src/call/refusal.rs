@@ -62,6 +62,8 @@ pub enum RefusalCode {
     UnknownQueue,
     /// No API key of an agent has this id.
     UnknownAgent,
+    /// No business number has this id.
+    UnknownNumber,
     /// No participant has this id.
     UnknownGuest,
     /// The URL is no address of an agent.
@@ -88,6 +90,8 @@ pub enum RefusalCode {
     ApiClosed,
     /// The API key has made too many requests.
     RateLimited,
+    /// The service or the business number has no room for another call.
+    Overloaded,
     /// The service is stopping.
     ShuttingDown,
     /// The call did not answer in time and may still do it.
@@ -131,6 +135,7 @@ impl RefusalCode {
         Self::UnknownRoute,
         Self::UnknownQueue,
         Self::UnknownAgent,
+        Self::UnknownNumber,
         Self::UnknownGuest,
         Self::InvalidUrl,
         Self::UrlNotAllowed,
@@ -144,6 +149,7 @@ impl RefusalCode {
         Self::KeyExpired,
         Self::ApiClosed,
         Self::RateLimited,
+        Self::Overloaded,
         Self::ShuttingDown,
         Self::NoAnswer,
         Self::InternalError,
@@ -177,6 +183,7 @@ impl RefusalCode {
             Self::UnknownRoute => "unknown_route",
             Self::UnknownQueue => "unknown_queue",
             Self::UnknownAgent => "unknown_agent",
+            Self::UnknownNumber => "unknown_number",
             Self::UnknownGuest => "unknown_guest",
             Self::InvalidUrl => "invalid_url",
             Self::UrlNotAllowed => "url_not_allowed",
@@ -190,6 +197,7 @@ impl RefusalCode {
             Self::KeyExpired => "key_expired",
             Self::ApiClosed => "api_closed",
             Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
             Self::ShuttingDown => "shutting_down",
             Self::NoAnswer => "no_answer",
             Self::InternalError => "internal_error",
@@ -224,6 +232,7 @@ impl RefusalCode {
             | Self::UnknownRoute
             | Self::UnknownQueue
             | Self::UnknownAgent
+            | Self::UnknownNumber
             | Self::UnknownGuest
             | Self::InvalidUrl
             | Self::UrlNotAllowed
@@ -232,7 +241,7 @@ impl RefusalCode {
             Self::PreconditionFailed => 412,
             Self::RateLimited => 429,
             Self::InternalError => 500,
-            Self::RecordingUnavailable | Self::NoMediaPort | Self::ShuttingDown => 503,
+            Self::RecordingUnavailable | Self::NoMediaPort | Self::Overloaded | Self::ShuttingDown => 503,
             Self::NoAnswer => 504,
         }
     }

@@ -1,5 +1,7 @@
 //! The call by scripts of inputs, and what must hold under any order of them.
 
+mod placed;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,16 +27,7 @@ impl Script {
 
     fn answering(answer: AnswerWhen, attempts: &[AttemptKind]) -> Self {
         let now = Instant::now();
-        let options = CallOptions {
-            accept_timeout: Duration::from_secs(30),
-            media_timeout: Duration::from_secs(10),
-            agent_timeout: Duration::from_secs(8),
-            max_duration: Duration::from_secs(3600),
-            answer,
-            awaits_decision: false,
-            attempts: attempts.to_vec(),
-        };
-        Self { call: Call::new(options, now), now }
+        Self { call: Call::offered_by_meta(options(answer, attempts), now), now }
     }
 
     /// One agent, answered and talking.
@@ -78,6 +71,18 @@ impl Script {
 
     fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.call.poll_action()).filter(|action| !matches!(action, Action::Report(_))).collect()
+    }
+}
+
+fn options(answer: AnswerWhen, attempts: &[AttemptKind]) -> CallOptions {
+    CallOptions {
+        accept_timeout: Duration::from_secs(30),
+        media_timeout: Duration::from_secs(10),
+        agent_timeout: Duration::from_secs(8),
+        max_duration: Duration::from_secs(3600),
+        answer,
+        awaits_decision: false,
+        attempts: attempts.to_vec(),
     }
 }
 
@@ -545,7 +550,7 @@ fn an_agent_that_is_lost_while_another_takes_over_leaves_the_caller_to_that_one(
 fn a_call_that_awaits_a_decision_is_answered_and_dials_nobody_before_it() {
     let options = CallOptions { awaits_decision: true, ..Script::new(&[AttemptKind::Agent]).call.options };
     let now = Instant::now();
-    let mut script = Script { call: Call::new(options, now), now };
+    let mut script = Script { call: Call::offered_by_meta(options, now), now };
     assert_eq!(script.answered(), [Action::AnswerOffer, Action::PreAccept(answer())]);
     assert_eq!(script.put(Input::Decided), [Action::Dial { attempt: nth(0) }]);
     assert_eq!(script.put(Input::Decided), []);

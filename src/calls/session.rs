@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::sdp::Answer as SdpAnswer;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
@@ -31,9 +32,10 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use super::{CallsOptions, NewCall, Origin, WRITTEN_WITHIN};
 use crate::agent::{AgentStatus, AgentTarget, Dial};
+use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, ended_data};
-use crate::call::{Action, Attempt, Call, CallOptions, Input, Transfer};
+use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Transfer};
 use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
@@ -42,7 +44,7 @@ use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
 use crate::telemetry::shown;
-use crate::worker::{Answer, Command, MediaOptions};
+use crate::worker::{Answer, Command, MakeOffer, MediaOptions};
 use browsers::AnsweredBrowser;
 pub(super) use browsers::{BrowserOffer, BrowserRequest};
 pub(super) use commands::AppCommand;
@@ -120,9 +122,11 @@ struct Context {
 
 impl Session {
     pub(super) fn new(new_call: NewCall, options: &CallsOptions, status: StatusSender) -> Self {
-        let NewCall { id, origin, number, worker, received_at, began_at } = new_call;
+        let NewCall { id, origin, number, worker, received_at, began_at, naming } = new_call;
         let (session, store) = (options.session.clone(), options.store.clone());
         let description = origin.description(&number);
+        let mut record = LiveRecord::new(&id, &description, &number, (received_at, began_at), status, store.clone());
+        record.set_tracker(origin.placement().and_then(|placement| placement.tracker.as_ref()));
         Self {
             meta: MetaRequests {
                 call: id.clone(),
@@ -131,10 +135,11 @@ impl Session {
                 settings: options.settings.clone(),
                 graph: options.graph.clone(),
                 terminations: options.terminations.clone(),
+                naming: naming.clone(),
                 is_resumed: false,
             },
             worker: WorkerLink::new(id.clone(), worker, session.pulse.clone()),
-            record: LiveRecord::new(&id, &description, &number, (received_at, began_at), status, store.clone()),
+            record,
             events: EventWriter::new(id.clone(), store.clone(), options.events.clone()),
             decision: Decision::default(),
             recordings: OpenRecordings::default(),
@@ -148,12 +153,18 @@ impl Session {
         }
     }
 
-    /// Writes the call's first record, its offer and its `call.incoming`. Returns at once; the webhook's reply and the
+    /// The application keeps this with the call from its first event on.
+    pub(super) fn begin_with(&mut self, client_state: String) {
+        self.events.set_client_state(client_state.clone());
+        self.record.begin_with(client_state);
+    }
+
+    /// Writes the call's first record, its offer and its `call.incoming` or `call.placed`. Returns at once; the webhook's reply and the
     /// listeners wait for the write, because what Meta has its 200 for must survive us.
     pub(super) fn begin(&mut self, is_refused: bool) -> Written {
-        let event = self.incoming_event();
+        let event = self.first_event();
         let incoming = EventRecord::of(&event);
-        let offer = (!is_refused).then(|| self.context.origin.to_stored());
+        let offer = self.context.origin.to_stored().filter(|_| !is_refused);
         let arrival = Arrival { call: self.record.record().clone(), offer, incoming: incoming.clone() };
         let written = self.context.store.call_began(arrival, WRITTEN_WITHIN);
         self.record.set_first_write(written.clone());
@@ -162,9 +173,20 @@ impl Session {
         written
     }
 
-    fn incoming_event(&mut self) -> CallEvent {
-        let Context { id, number, .. } = &self.context;
+    fn first_event(&mut self) -> CallEvent {
+        let Context { id, number, origin, .. } = &self.context;
         let route = &number.route.name;
+        if origin.placement().is_some() {
+            info!(route, "call {id} is placed with route {route:?}");
+            let record = self.record.record();
+            let data = json!({
+                "route": route,
+                "from": record.from,
+                "to": { "phone_number_id": number.phone_number_id.as_str() },
+                "tracker": record.tracker,
+            });
+            return self.events.next("call.placed", data, None);
+        }
         info!(route, "call {id} comes in for route {route:?}");
         let record = self.record.record();
         let data = json!({
@@ -189,9 +211,10 @@ impl Session {
     pub(super) async fn run(mut self, mut inbox: Inbox, refusal: Option<EndReason>) {
         let span = info_span!("call", call.id = %self.context.id);
         async move {
-            let mut call = Call::new(self.context.call_options(), self.record.received_at());
+            let mut call = self.context.call(self.record.received_at());
             match refusal {
                 Some(reason) => call.handle(Input::HangUp(reason), clock::now()),
+                None if self.context.origin.placement().is_some() => {}
                 None => self.request_decision(),
             }
             let mut is_broken = false;
@@ -221,6 +244,7 @@ impl Session {
     /// Performs the call's actions and waits for the next input.
     async fn step(&mut self, call: &mut Call, inbox: &mut Inbox) -> ControlFlow<()> {
         self.record.show(call, self.people(call));
+        self.learn_name().await;
         while let Some(action) = call.poll_action() {
             self.perform(action).await;
         }
@@ -248,6 +272,7 @@ impl Session {
         let first_record = self.record.first_write();
         tokio::select! {
             Some(ending) = inbox.endings.recv() => call.handle(ending, clock::now()),
+            Some(news) = inbox.news.recv() => call.handle(news, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(request) = inbox.browsers.recv() => self.browser_request(call, request).await,
             Some(report) = self.worker.next_report() => self.take_report(call, report).await,
@@ -296,6 +321,14 @@ impl Session {
             Action::Accept(answer) => {
                 self.requests.spawn(self.meta.accept(answer, self.record.first_write()));
             }
+            Action::MakeOffer => self.make_offer().await,
+            Action::Connect(offer) => {
+                self.record.reach(|stages| &mut stages.answered);
+                if let Some(placement) = self.context.origin.placement() {
+                    self.requests.spawn(self.meta.connect(offer, placement, self.record.first_write()));
+                }
+            }
+            Action::ApplyAnswer(answer) => self.apply_answer(&answer).await,
             Action::Reject => self.end_at_meta(TerminationAction::Reject),
             Action::Terminate => self.end_at_meta(TerminationAction::Terminate),
             Action::Dial { attempt } => {
@@ -332,22 +365,16 @@ impl Session {
 
     async fn answer_offer(&mut self) {
         let offer = match self.context.origin.offer() {
-            Ok(offer) => offer,
-            Err(error) => {
+            None => return,
+            Some(Ok(offer)) => offer,
+            Some(Err(error)) => {
                 let refused = Input::Answered(Err(EndReason::OfferRefused(error.to_string())));
                 self.requests.spawn(async { Some(refused) });
                 return;
             }
         };
         let (reply, answered) = oneshot::channel();
-        let number = &self.context.number;
-        let media = MediaOptions {
-            call: self.context.id.clone(),
-            description: Box::new(self.context.origin.description(number)),
-            barge_in: number.route.barge_in,
-            record: number.route.record,
-            hold: number.route.hold.clone(),
-        };
+        let media = self.context.media_options();
         let answer = Answer { offer, media, reports: self.worker.report_sender(), reply };
         // Sent before the wait, so that it cannot come after the release of an early end.
         self.command(Command::Answer(answer)).await;
@@ -357,9 +384,57 @@ impl Session {
         );
     }
 
-    /// Other requests to Meta are aborted, so that none of them arrives after the end.
+    async fn make_offer(&mut self) {
+        let (reply, offered) = oneshot::channel();
+        let (media, reports) = (self.context.media_options(), self.worker.report_sender());
+        self.command(Command::Offer(MakeOffer { media, reports, reply })).await;
+        let offered = self.worker.answer(offered);
+        self.requests.spawn(
+            async { Some(Input::Offered(offered.await.unwrap_or(Err(EndReason::InternalError)))) }.in_current_span(),
+        );
+    }
+
+    async fn apply_answer(&mut self, answer: &str) {
+        let answer = match SdpAnswer::parse(answer) {
+            Ok(answer) => Box::new(answer),
+            Err(error) => {
+                let refused = Input::HangUp(EndReason::AnswerRefused(error.to_string()));
+                self.requests.spawn(async { Some(refused) });
+                return;
+            }
+        };
+        let (reply, applied) = oneshot::channel();
+        self.command(Command::ApplyAnswer { call: self.context.id.clone(), answer, reply }).await;
+        let applied = self.worker.answer(applied);
+        let outcome = async {
+            let applied = applied.await.unwrap_or(Err(EndReason::InternalError));
+            applied.err().map(Input::HangUp)
+        };
+        self.requests.spawn(outcome.in_current_span());
+    }
+
+    /// Meta names a call that we place once it is under way.
+    async fn learn_name(&mut self) {
+        if self.meta.wacid.is_some() {
+            return;
+        }
+        let Some(wacid) = self.meta.naming.wacid(&self.context.id) else { return };
+        self.record.named(&wacid);
+        let description = self.context.origin.description(&self.context.number);
+        let description = Box::new(CallDescription { wacid: Some(wacid.as_str().to_owned()), ..description });
+        self.meta.wacid = Some(wacid);
+        self.command(Command::Describe { call: self.context.id.clone(), description }).await;
+    }
+
+    /// Other requests to Meta are aborted, so that none of them arrives after the end; but the reply to a connect may still
+    /// name the call.
     fn end_at_meta(&mut self, action: TerminationAction) {
-        self.requests.abort_all();
+        if self.meta.wacid.is_none() {
+            self.meta.wacid = self.meta.naming.wacid_at_end(&self.context.id);
+        }
+        if self.meta.wacid.is_some() {
+            self.requests.abort_all();
+        }
         if let Some(attempt) = self.meta.end(action) {
             self.requests.spawn(attempt);
         }
@@ -449,6 +524,28 @@ impl Session {
 }
 
 impl Context {
+    fn call(&self, began_at: Instant) -> Call {
+        let options = self.call_options();
+        match &self.origin {
+            Origin::Offered(_) => Call::offered_by_meta(options, began_at),
+            Origin::Placed(placement) => {
+                let accept_timeout = placement.ring_timeout;
+                Call::placed(CallOptions { accept_timeout, answer: AnswerWhen::AgentReady, ..options }, began_at)
+            }
+        }
+    }
+
+    fn media_options(&self) -> MediaOptions {
+        let route = &self.number.route;
+        MediaOptions {
+            call: self.id.clone(),
+            description: Box::new(self.origin.description(&self.number)),
+            barge_in: route.barge_in,
+            record: route.record,
+            hold: route.hold.clone(),
+        }
+    }
+
     fn call_options(&self) -> CallOptions {
         let route = &self.number.route;
         CallOptions {

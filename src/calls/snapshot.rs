@@ -18,6 +18,8 @@ pub struct CallFacts {
     pub id: CallId,
     /// Who calls whom: personal, for API bodies, never for logs.
     pub description: CallDescription,
+    /// The application's tracker of a call that we place.
+    pub tracker: Option<String>,
     /// The name of the route.
     pub route: String,
     /// By the wall clock.
@@ -27,8 +29,10 @@ pub struct CallFacts {
 }
 
 /// What changes while a call lives.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CallStatus {
+    /// Meta's id of a call that we place, once Meta has named it.
+    pub wacid: Option<String>,
     /// As [`Call::state_name`](crate::call::Call::state_name) says.
     pub state: &'static str,
     /// When each stage was reached.
@@ -73,9 +77,10 @@ pub struct TransferFacts {
 
 impl CallStatus {
     /// Of a new call.
-    pub fn new() -> Self {
+    pub fn new(is_placed: bool) -> Self {
         Self {
-            state: "answering",
+            wacid: None,
+            state: if is_placed { "placing" } else { "answering" },
             stages: Stages::default(),
             agent: None,
             transfer: None,
@@ -86,12 +91,6 @@ impl CallStatus {
             recordings: Vec::new(),
             agents: Vec::new(),
         }
-    }
-}
-
-impl Default for CallStatus {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

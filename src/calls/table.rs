@@ -1,11 +1,12 @@
 //! CallTable: the live calls of this process, by our ids.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::has_ended;
+use super::placements::Placements;
 use super::session::SessionHandle;
 use super::snapshot::{CallFacts, CallSnapshot, CallStatus};
 use crate::call::event::CallId;
@@ -14,17 +15,31 @@ use crate::directory::Directory;
 use crate::store::Written;
 use crate::whatsapp::PhoneNumberId;
 
-/// The live calls and the directory of Meta's ids. Both change under one lock.
+/// The one table of a process. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct SharedTable(Arc<Mutex<CallTable>>);
+
+impl SharedTable {
+    /// Locked for a few look-ups only, and valid at every step.
+    pub fn lock(&self) -> MutexGuard<'_, CallTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The live calls, the directory of Meta's ids, and the calls that have none yet. They change under one lock.
 #[derive(Default)]
 pub(super) struct CallTable {
     /// In the order in which they began.
     pub live: BTreeMap<CallId, LiveCall>,
     pub directory: Directory,
+    pub placements: Placements,
 }
 
 /// One live call.
 pub(super) struct LiveCall {
     pub session: SessionHandle,
+    /// Whether we place it.
+    pub is_placed: bool,
     /// The business number.
     pub number: PhoneNumberId,
     pub facts: Arc<CallFacts>,

@@ -6,13 +6,20 @@ use std::time::{Instant, SystemTime};
 
 use tracing::warn;
 
+use super::placements::Dialled;
 use super::{Calls, NewCall, Origin};
+use crate::call::description::CallDirection;
 use crate::call::event::CallId;
 use crate::clock;
 use crate::directory::TOMBSTONES;
-use crate::store::{StoreError, Unanswered, WacidDigest, Written};
+use crate::store::{CallRecord, StoreError, Unanswered, WacidDigest, Written};
+use crate::whatsapp::PhoneNumberId;
+use crate::whatsapp::graph::Callee;
 use crate::whatsapp::webhook::Connect;
 use crate::worker::placement;
+
+/// Unfinished calls of the previous process that are looked through for unnamed ones.
+const UNNAMED_CALLS: usize = 10_000;
 
 impl Calls {
     /// Call this before webhooks are taken, so that each finds its call. Returns the ids of the calls that are answered now;
@@ -23,11 +30,28 @@ impl Calls {
         let unanswered = readable(store.unanswered_calls(self.0.options.max_calls).await);
         let now = clock::now();
         self.remember(seen, now);
+        self.remember_unnamed(readable(store.unfinished_calls(None, UNNAMED_CALLS).await));
         let resumed = unanswered.into_iter().filter_map(|call| {
             let id = call.call.call_id.clone();
             self.resume(call, now).then_some(id)
         });
         resumed.collect()
+    }
+
+    /// Calls that we placed and Meta did not name to us: if it has one, a webhook shows it, and it is ended.
+    fn remember_unnamed(&self, unfinished: Vec<CallRecord>) {
+        for call in unfinished {
+            if call.direction != CallDirection::BusinessInitiated || call.wacid.is_some() {
+                continue;
+            }
+            let number = PhoneNumberId::parse(&call.phone_number_id).ok();
+            let by_id = call.from["user_id"].as_str().map(|id| Callee::UserId(id.to_owned()));
+            let callee = call.from["wa_id"].as_str().map(|digits| Callee::WaId(digits.to_owned())).or(by_id);
+            if let (Some(id), Some(number), Some(callee)) = (CallId::parse(&call.call_id), number, callee) {
+                let callback_data = call.tracker.unwrap_or(call.call_id);
+                self.0.naming.lost(id, Dialled { number, callee, callback_data });
+            }
+        }
     }
 
     fn remember(&self, seen: Vec<(WacidDigest, SystemTime)>, now: Instant) {
@@ -54,7 +78,7 @@ impl Calls {
         let mut table = self.table();
         table.directory.reclaim(&connect.call_id, &id);
         let origin = Origin::Offered(Box::new(connect));
-        let new_call = NewCall { id, origin, number, worker, received_at, began_at };
+        let new_call = NewCall { id, origin, number, worker, received_at, began_at, naming: self.0.naming.clone() };
         self.start(table, new_call, None, |session| {
             session.resume(record, incoming, sequence);
             Written::already()

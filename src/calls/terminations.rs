@@ -88,7 +88,8 @@ impl Terminations {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.0.wake.notified() => {}
+                // A request that has just been left is read only once it is written.
+                () = self.0.wake.notified() => drop(self.0.store.flush().await),
             }
         }
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::naming::{Taken, input_of};
 use super::table::CallTable;
 use super::{Calls, NewCall, Origin, WRITTEN_WITHIN};
-use crate::call::Input;
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::clock;
@@ -16,7 +16,7 @@ use crate::routes::Number;
 use crate::store::{self, Written};
 use crate::whatsapp::PhoneNumberId;
 use crate::whatsapp::signature::Signer;
-use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate, TerminateStatus};
+use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate};
 use crate::worker::{WorkerHandle, placement};
 
 /// The outcome of one notice; the names are metric labels.
@@ -30,6 +30,8 @@ pub enum Outcome {
     Duplicate,
     /// Its `terminate` came first.
     AlreadyTerminated,
+    /// Of a call that we place, before Meta's reply has named it.
+    Early,
     /// Too old to be answered.
     Stale,
     /// Signed with an app secret that is not the number's.
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Delivered => "delivered",
             Self::Duplicate => "duplicate",
             Self::AlreadyTerminated => "already_terminated",
+            Self::Early => "early",
             Self::Stale => "stale",
             Self::WrongSecret => "wrong_secret",
             Self::NotOurs => "not_ours",
@@ -73,12 +76,14 @@ impl Calls {
         writes
     }
 
-    /// Whether a notice is of a call that is answered here: a user calls one of our numbers.
+    /// Whether a notice is of a call of ours: a user calls one of our numbers, or we placed it.
     pub fn owns(&self, notice: &Notice) -> bool {
+        if is_business_initiated(notice) {
+            return self.0.naming.owns(notice);
+        }
         let (direction, number) = match notice {
             Notice::Connect(connect) => (Some(connect.direction), &connect.phone_number_id),
             Notice::Terminate(terminate) => (terminate.direction, &terminate.phone_number_id),
-            // Only calls that the business places have statuses.
             Notice::Status(_) | Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => {
                 return false;
             }
@@ -93,13 +98,11 @@ impl Calls {
             Notice::Terminate(terminate) if is_foreign(signer, terminate.phone_number_id.as_ref()) => {
                 Outcome::WrongSecret
             }
+            Notice::Status(status) if is_foreign(signer, status.phone_number_id.as_ref()) => Outcome::WrongSecret,
+            notice if is_business_initiated(&notice) => return self.take_placed(&notice),
             Notice::Connect(connect) => return self.admit(connect, received_at),
             Notice::Terminate(terminate) => return self.terminate(&terminate, signer),
-            Notice::Status(_) => {
-                debug!("a status of a business-initiated call, of which there are none yet");
-                Outcome::NotOurs
-            }
-            Notice::NotOurs { .. } => Outcome::NotOurs,
+            Notice::Status(_) | Notice::NotOurs { .. } => Outcome::NotOurs,
             Notice::Unknown { field, event } => {
                 info!(webhook.field = field, webhook.event = event, "a webhook of an unknown kind is skipped");
                 Outcome::Unknown
@@ -113,9 +116,6 @@ impl Calls {
     }
 
     fn admit(&self, connect: Box<Connect>, received_at: Instant) -> (Outcome, Option<Written>) {
-        if connect.direction == Direction::BusinessInitiated {
-            return (Outcome::NotOurs, None);
-        }
         let mut table = self.table();
         table.directory.forget_old(received_at);
         match table.directory.owner(&connect.call_id) {
@@ -142,13 +142,14 @@ impl Calls {
         let refusal = self.refusal(&table, &number, &worker);
         let is_refused = refusal.is_some();
         let began_at = store::whole_ms(clock::wall());
-        let new_call = NewCall { id, origin: Origin::Offered(connect), number, worker, received_at, began_at };
+        let (origin, naming) = (Origin::Offered(connect), self.0.naming.clone());
+        let new_call = NewCall { id, origin, number, worker, received_at, began_at, naming };
         let first_record = self.start(table, new_call, refusal, |session| session.begin(is_refused));
         (Outcome::Admitted, Some(first_record))
     }
 
-    /// Why a new call is rejected at Meta at once.
-    fn refusal(&self, table: &CallTable, number: &Number, worker: &WorkerHandle) -> Option<EndReason> {
+    /// Why a new call is rejected at Meta at once, or not placed.
+    pub(super) fn refusal(&self, table: &CallTable, number: &Number, worker: &WorkerHandle) -> Option<EndReason> {
         if self.0.draining.load(Ordering::Relaxed) {
             Some(EndReason::ShuttingDown)
         } else if table.live.len() >= self.0.options.max_calls {
@@ -162,24 +163,38 @@ impl Calls {
         }
     }
 
+    /// A webhook of a call that a business placed: we, or another program with the same number.
+    fn take_placed(&self, notice: &Notice) -> (Outcome, Option<Written>) {
+        let outcome = match self.0.naming.take(notice) {
+            Some(Taken::Delivered) => Outcome::Delivered,
+            Some(Taken::Late) => Outcome::Duplicate,
+            Some(Taken::Early) => Outcome::Early,
+            None => return (Outcome::NotOurs, None),
+        };
+        let over = match notice {
+            Notice::Terminate(terminate) => Some(terminate).filter(|_| outcome != Outcome::Early),
+            Notice::Connect(_)
+            | Notice::Status(_)
+            | Notice::NotOurs { .. }
+            | Notice::Unknown { .. }
+            | Notice::Malformed { .. } => None,
+        };
+        let store = &self.0.options.store;
+        let written = over.map(|terminate| store.call_terminated(terminate.call_id.as_str(), WRITTEN_WITHIN));
+        (outcome, written)
+    }
+
     /// The store keeps that the call is over, so that the next process does not answer its late `connect` either.
     fn terminate(&self, terminate: &Terminate, signer: &Signer) -> (Outcome, Option<Written>) {
         let mut table = self.table();
         let outcome = match table.directory.owner(&terminate.call_id) {
             Owner::Call(call) => match table.live.get(&call) {
                 Some(live) if is_foreign(signer, Some(&live.number)) => return (Outcome::WrongSecret, None),
-                Some(live) => {
-                    let input = Input::Terminated {
-                        failed: terminate.status == TerminateStatus::Failed,
-                        error: terminate.errors.first().and_then(|error| error.code),
-                        picked_up: terminate.start_time.is_some() || terminate.duration_seconds.is_some(),
-                    };
-                    match live.session.end(input) {
-                        true => Outcome::Delivered,
-                        // An earlier end is on its way to the session.
-                        false => Outcome::Duplicate,
-                    }
-                }
+                Some(live) => match live.session.end(input_of(live, terminate)) {
+                    true => Outcome::Delivered,
+                    // An earlier end is on its way to the session.
+                    false => Outcome::Duplicate,
+                },
                 None => Outcome::Duplicate,
             },
             Owner::Ended => Outcome::Duplicate,
@@ -190,6 +205,16 @@ impl Calls {
         };
         drop(table);
         (outcome, Some(self.0.options.store.call_terminated(terminate.call_id.as_str(), WRITTEN_WITHIN)))
+    }
+}
+
+/// Statuses exist only of these.
+fn is_business_initiated(notice: &Notice) -> bool {
+    match notice {
+        Notice::Connect(connect) => connect.direction == Direction::BusinessInitiated,
+        Notice::Terminate(terminate) => terminate.direction == Some(Direction::BusinessInitiated),
+        Notice::Status(_) => true,
+        Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => false,
     }
 }
 

@@ -102,6 +102,7 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
     let sound = DefaultBodyLimit::max(MAX_FILE_BYTES);
     vec![
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::list)),
+        (CallsWrite.into(), routes!(calls::placing::place)),
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::read)),
         (CallsWrite.into(), routes!(calls::several::act)),
         (Needs::ScopeOrAgent(CallsWrite), routes!(calls::act)),

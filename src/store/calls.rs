@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 
 use super::{Store, StoreError, at_of, ms_of};
+use crate::call::description::CallDirection;
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
 use crate::clock;
@@ -26,13 +27,17 @@ pub struct CallRecord {
     pub display_phone_number: Option<String>,
     /// The route's name.
     pub route: String,
-    /// The caller, as in events.
+    /// Who placed it.
+    pub direction: CallDirection,
+    /// The person on WhatsApp, as in events.
     pub from: Value,
+    /// The app's tracker of a call that we place.
+    pub tracker: Option<String>,
     /// The app's `client_state`.
     pub client_state: Option<String>,
-    /// Arrival of Meta's webhook.
+    /// Arrival of Meta's webhook, or of the request to place the call.
     pub began_at: SystemTime,
-    /// Meta's confirmation of our accept.
+    /// Meta's confirmation of our accept, or the callee's accept.
     pub accepted_at: Option<SystemTime>,
     /// End of the call; `None` while it is live.
     pub ended_at: Option<SystemTime>,
@@ -68,7 +73,9 @@ impl CallRecord {
             phone_number_id: phone_number_id.into(),
             display_phone_number: None,
             route: route.into(),
+            direction: CallDirection::default(),
             from: Value::Null,
+            tracker: None,
             client_state: None,
             began_at,
             accepted_at: None,
@@ -97,7 +104,8 @@ impl CallRecord {
 
     /// Approximate size in memory, for the queue's bound.
     pub(super) fn size_bytes(&self) -> usize {
-        let texts = [&self.wacid, &self.client_state].into_iter().flatten().map(String::len).sum::<usize>();
+        let texts =
+            [&self.wacid, &self.client_state, &self.tracker].into_iter().flatten().map(String::len).sum::<usize>();
         // Reason, stages and figures have some hundred bytes each.
         texts + 2048
     }
@@ -227,7 +235,8 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
 }
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
-                       accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents";
+                       accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, \
+                       direction, tracker";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 
@@ -235,9 +244,9 @@ const ID_SLACK: Duration = Duration::from_secs(60);
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
-            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents)
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker)
          VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
-            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents)
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
             client_state = coalesce(excluded.client_state, client_state),
@@ -269,6 +278,8 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":sound": call.sound.to_string(),
         ":recordings": Value::from(call.recordings.clone()).to_string(),
         ":agents": Value::from(call.agents.clone()).to_string(),
+        ":direction": call.direction.name(),
+        ":tracker": call.tracker,
     })?;
     Ok(())
 }
@@ -365,7 +376,9 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         phone_number_id: row.get("phone_number_id")?,
         display_phone_number: row.get("display_phone_number")?,
         route: row.get("route")?,
+        direction: CallDirection::of_name(&row.get::<_, String>("direction")?).unwrap_or_default(),
         from: json("caller")?,
+        tracker: row.get("tracker")?,
         client_state: row.get("client_state")?,
         began_at: at_of(row.get("began_at")?),
         accepted_at: time("accepted_at")?,

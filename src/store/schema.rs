@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 8] = [
+pub(super) const MIGRATIONS: [&str; 9] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: [&str; 8] = [
     TERMINATIONS,
     AGENTS_OF_CALLS,
     CALLS_OF_CALLER,
+    PLACED_CALLS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -156,6 +157,12 @@ const AGENTS_OF_CALLS: &str = "
 /// For the earlier calls of a caller.
 const CALLS_OF_CALLER: &str = "
     CREATE INDEX calls_of_caller ON calls (json_extract(caller, '$.wa_id'), call_id);
+";
+
+/// Who placed each call, and the app's tracker of a call that we place.
+const PLACED_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN direction TEXT NOT NULL DEFAULT 'user_initiated';
+    ALTER TABLE calls ADD COLUMN tracker TEXT;
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

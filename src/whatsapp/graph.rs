@@ -21,7 +21,7 @@ use tracing::warn;
 use url::Url;
 
 use super::error::MetaError;
-use super::{PhoneNumberId, WaCallId};
+use super::{Party, PhoneNumberId, WaCallId};
 use crate::pulse::{Pulse, Standstills};
 use attempt::Outcome;
 use pace::Paces;
@@ -86,12 +86,51 @@ pub struct NumberCredentials {
 }
 
 /// The person to call.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Callee {
     /// A phone number in digits.
     WaId(String),
     /// A business-scoped user id.
     UserId(String),
+}
+
+impl Callee {
+    /// Digits of a phone number, with or without `+`. The error says what to give.
+    pub fn number(text: &str) -> Result<Self, &'static str> {
+        let digits = text.strip_prefix('+').unwrap_or(text);
+        // ITU-T E.164 §6: 15 digits at most, and no country code begins with 0.
+        let is_number = (5..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+        match is_number && !digits.starts_with('0') {
+            true => Ok(Self::WaId(digits.to_owned())),
+            false => Err("give a phone number with its country code: 5 to 15 digits, such as 12025550143"),
+        }
+    }
+
+    /// A business-scoped user id. The error says what to give.
+    pub fn user_id(text: &str) -> Result<Self, &'static str> {
+        let is_id = (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match is_id {
+            true => Ok(Self::UserId(text.to_owned())),
+            false => Err("give a business-scoped user id, such as US.13491208655302741918"),
+        }
+    }
+
+    /// Whether Meta means this person.
+    pub fn is(&self, party: &Party) -> bool {
+        match self {
+            Self::WaId(digits) => party.wa_id.as_deref() == Some(digits.as_str()),
+            Self::UserId(user_id) => party.user_id.as_deref() == Some(user_id.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Callee {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::WaId(_) => "WaId(hidden)",
+            Self::UserId(_) => "UserId(hidden)",
+        })
+    }
 }
 
 /// Text that Meta returns in the webhooks of a call: at most 512 characters.
@@ -108,6 +147,11 @@ impl CallbackData {
             return Err(CallbackDataTooLong);
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

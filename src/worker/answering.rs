@@ -1,4 +1,4 @@
-//! Answering: how a call comes to its worker, from Meta's SDP offer to our answer.
+//! Answering: how a call comes to its worker, from Meta's SDP offer to our answer, or with our offer and Meta's answer.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,15 +10,18 @@ use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, LocalAddress, Peer, PeerOptions};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
-use patchcord_media::sdp::Offer;
-use tracing::warn;
+use patchcord_media::sdp::{Answer as SdpAnswer, OFFERED_OPUS, OFFERED_TELEPHONE_EVENT, Offer};
+use tokio::sync::mpsc;
+use tracing::{error, warn};
 
 use super::call_media::{CallMedia, Services, Transport};
-use super::command::{Answer, MediaOptions};
-use super::endpoints::{Endpoint, EndpointId};
+use super::command::{Answer, MakeOffer, MediaOptions, Report};
+use super::endpoints::{Endpoint, EndpointId, Endpoints};
+use super::ports::Placed;
 use super::sockets::{self, PortSockets};
 use super::{Silence, Worker};
 use crate::call::end::{EndReason, Shortage};
+use crate::call::event::CallId;
 use crate::clock;
 use crate::descriptors;
 
@@ -29,18 +32,64 @@ const LOWER_HALF: u16 = 0x7fff;
 impl Worker {
     pub(super) fn answer(self: &Rc<Self>, answer: Answer) {
         let Answer { offer, media, reports, reply } = answer;
-        let services = Services {
-            prompts: self.options.prompts.clone(),
-            recordings: self.options.recordings.clone(),
-            reports,
-            pulse: self.status.pulse.clone(),
-            worker: Rc::downgrade(self),
-        };
+        let services = self.services(reports);
         // Nothing but this call has used what a panic leaves half done.
         let answered = catch_unwind(AssertUnwindSafe(|| self.admit(media, services, &offer)));
         let answered = answered.unwrap_or(Err(EndReason::InternalError));
         // The session may have given up; its Release follows.
         let _ = reply.send(answered);
+    }
+
+    /// Makes the offer of a call that we place.
+    pub(super) fn offer(self: &Rc<Self>, offer: MakeOffer) {
+        let MakeOffer { media, reports, reply } = offer;
+        let services = self.services(reports);
+        // Nothing but this call has used what a panic leaves half done.
+        let offered = catch_unwind(AssertUnwindSafe(|| self.place(media, services)));
+        let offered = offered.unwrap_or(Err(EndReason::InternalError));
+        // The session may have given up; its Release follows.
+        let _ = reply.send(offered);
+    }
+
+    /// Connects a call that we place to Meta's answer.
+    pub(super) fn apply_answer(&self, call: &CallId, answer: &SdpAnswer) -> Result<(), EndReason> {
+        // The call has ended meanwhile.
+        let Some(media) = self.media.borrow().get(call).cloned() else { return Ok(()) };
+        let now = clock::now();
+        let applied = media.contained(|| media.accept_answer(answer, now));
+        applied.unwrap_or(Ok(())).map_err(|error| EndReason::AnswerRefused(error.to_string()))?;
+        let endpoint = Endpoint { media, id: EndpointId::Caller };
+        self.endpoints.borrow_mut().add_remotes(&endpoint, &answer.remote_candidates(), now);
+        Ok(())
+    }
+
+    fn services(self: &Rc<Self>, reports: mpsc::Sender<Report>) -> Services {
+        Services {
+            prompts: self.options.prompts.clone(),
+            recordings: self.options.recordings.clone(),
+            reports,
+            pulse: self.status.pulse.clone(),
+            worker: Rc::downgrade(self),
+        }
+    }
+
+    /// The relay that the answer will name may serve other calls, so the call is alone on its port until then.
+    fn place(self: &Rc<Self>, media: MediaOptions, services: Services) -> Result<Arc<str>, EndReason> {
+        let now = clock::now();
+        let (port, sockets) =
+            self.open_port_with(|endpoints| endpoints.place_alone(now)).map_err(EndReason::Overloaded)?;
+        let options = self.peer_options(&sockets);
+        let made = Peer::offer(&options, now);
+        let (peer, offer) =
+            made.inspect_err(|_| self.endpoints.borrow_mut().end_reservation(port)).map_err(|error| {
+                error!("the SDP offer of a call cannot be made: {error}");
+                EndReason::InternalError
+            })?;
+        let caller = Transport::alone(port, sockets, peer.local_ufrag().to_owned());
+        let offered = (OFFERED_OPUS, Some(OFFERED_TELEPHONE_EVENT));
+        let leg = RtpLeg::new(peer, &leg_options(offered, options.ssrc, self.options.silence), now);
+        self.take_in(CallMedia::new(media, services, caller, Bridge::new(leg, now)), &[], now);
+        Ok(offer.into())
     }
 
     fn admit(self: &Rc<Self>, media: MediaOptions, services: Services, offer: &Offer) -> Result<Arc<str>, EndReason> {
@@ -53,14 +102,17 @@ impl Worker {
         let caller = Transport::new(port, sockets, peer.local_ufrag().to_owned());
         let leg = RtpLeg::new(peer, &rtp_leg_options(offer, options.ssrc, self.options.silence), now);
         let bridge = Bridge::new(leg, now);
-        let call = media.call.clone();
-        let media = Rc::new(CallMedia::new(media, services, caller, bridge));
+        self.take_in(CallMedia::new(media, services, caller, bridge), remotes, now);
+        Ok(answer.into())
+    }
+
+    fn take_in(&self, media: CallMedia, remotes: &[SocketAddr], now: Instant) {
+        let media = Rc::new(media);
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Caller };
         self.endpoints.borrow_mut().add(&endpoint, remotes, now);
-        self.media.borrow_mut().insert(call, media.clone());
+        self.media.borrow_mut().insert(media.call().clone(), media.clone());
         media.settle();
         self.tick.add(media);
-        Ok(answer.into())
     }
 
     pub(super) fn peer_options(&self, sockets: &PortSockets) -> PeerOptions {
@@ -91,8 +143,15 @@ impl Worker {
         remotes: &[SocketAddr],
         now: Instant,
     ) -> Result<(usize, Rc<PortSockets>), Shortage> {
+        self.open_port_with(|endpoints| endpoints.place(remotes, now))
+    }
+
+    fn open_port_with(
+        self: &Rc<Self>,
+        place: impl Fn(&mut Endpoints) -> Option<Placed>,
+    ) -> Result<(usize, Rc<PortSockets>), Shortage> {
         loop {
-            let placed = self.endpoints.borrow_mut().place(remotes, now).ok_or(Shortage::Ports)?;
+            let placed = place(&mut self.endpoints.borrow_mut()).ok_or(Shortage::Ports)?;
             if !placed.is_new {
                 return Ok((placed.port, self.sockets.borrow()[placed.port].clone()));
             }
@@ -127,11 +186,16 @@ pub(super) fn first_sequence() -> u16 {
 }
 
 pub(super) fn rtp_leg_options(offer: &Offer, ssrc: u32, silence: Silence) -> RtpLegOptions {
+    leg_options((offer.opus.payload_type, offer.telephone_event), ssrc, silence)
+}
+
+/// With the payload types of Opus and, if it is negotiated, of telephone-event.
+fn leg_options((opus, telephone_event): (u8, Option<u8>), ssrc: u32, silence: Silence) -> RtpLegOptions {
     RtpLegOptions {
         ssrc,
         first_sequence: first_sequence(),
         first_timestamp: rand::random(),
-        audio: AudioTerms::webrtc(offer.opus.payload_type, offer.telephone_event),
+        audio: AudioTerms::webrtc(opus, telephone_event),
         silence_warn_after: silence.warn_after,
         silence_end_after: silence.end_after,
     }

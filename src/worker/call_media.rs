@@ -13,7 +13,7 @@ mod commands;
 mod recording;
 mod meters;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::bridge::{Bridge, BridgeEvent};
+use patchcord_media::peer::PeerError;
 use patchcord_media::prompt::{Prompt, Repeat};
+use patchcord_media::sdp::Answer;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -30,6 +32,7 @@ use super::Worker;
 use super::command::{MediaOptions, Report};
 use super::endpoints::EndpointId;
 use crate::agent::notice::Notice;
+use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
 use crate::clock;
@@ -58,6 +61,8 @@ pub(crate) struct CallMedia {
     recording: RefCell<Option<RecordingSink>>,
     meters: Meters,
     stage: Stage,
+    /// For a call that we place, once Meta has named it.
+    named: OnceCell<CallDescription>,
 }
 
 /// What a call uses of its worker and of the process.
@@ -104,12 +109,31 @@ impl CallMedia {
                 is_held: Cell::new(false),
                 is_broken: Cell::new(false),
             },
+            named: OnceCell::new(),
         }
     }
 
     /// Our id of the call.
     pub(super) fn call(&self) -> &CallId {
         &self.options.call
+    }
+
+    /// For agents.
+    pub(super) fn description(&self) -> &CallDescription {
+        self.named.get().unwrap_or(&self.options.description)
+    }
+
+    /// Meta has named the call.
+    pub(super) fn describe(&self, description: CallDescription) {
+        // A call is named once.
+        let _ = self.named.set(description);
+    }
+
+    /// Connects to the answer to our offer.
+    pub(super) fn accept_answer(&self, answer: &Answer, now: Instant) -> Result<(), PeerError> {
+        self.bridge.borrow_mut().accept_answer(answer, now)?;
+        self.settle();
+        Ok(())
     }
 
     /// The network ends that the call has now.

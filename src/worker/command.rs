@@ -7,7 +7,7 @@ use patchcord_media::gather::Gathered;
 use patchcord_media::mixer::ParticipantId;
 use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::quality::Estimate;
-use patchcord_media::sdp::{Fragment, Offer};
+use patchcord_media::sdp::{Answer as SdpAnswer, Fragment, Offer};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +28,12 @@ use crate::recordings::{RecordingId, RecordingResult};
 pub enum Command {
     /// Answer an offer; this worker owns the call from then on.
     Answer(Answer),
+    /// Make the offer of a call that we place; this worker owns the call from then on.
+    Offer(MakeOffer),
+    /// Connect the media of a call that we place to Meta's answer. The reply is why they cannot be.
+    ApplyAnswer { call: CallId, answer: Box<SdpAnswer>, reply: oneshot::Sender<Result<(), EndReason>> },
+    /// Meta has named a call that we place: agents that are dialled from now on get this description.
+    Describe { call: CallId, description: Box<CallDescription> },
     /// Connect an agent to the call.
     Dial { call: CallId, attempt: Attempt, dial: Box<Dial> },
     /// Connect a successor of the agent.
@@ -59,7 +65,7 @@ pub enum Command {
     Release { call: CallId, reason: &'static str, reply: oneshot::Sender<Value> },
 }
 
-/// The first command of every call.
+/// The first command of a call that Meta offers.
 pub struct Answer {
     /// Meta's SDP offer.
     pub offer: Offer,
@@ -68,6 +74,16 @@ pub struct Answer {
     /// Where the call's reports go. Each is sent once; the queue has room for all that a sane call sends.
     pub reports: mpsc::Sender<Report>,
     /// The SDP answer.
+    pub reply: oneshot::Sender<Result<Arc<str>, EndReason>>,
+}
+
+/// The first command of a call that we place.
+pub struct MakeOffer {
+    /// The facts of the call.
+    pub media: MediaOptions,
+    /// As in [`Answer`].
+    pub reports: mpsc::Sender<Report>,
+    /// The SDP offer.
     pub reply: oneshot::Sender<Result<Arc<str>, EndReason>>,
 }
 

@@ -49,6 +49,27 @@ impl Endpoints {
         self.ports.place(remotes, now)
     }
 
+    /// A port for an endpoint whose remote addresses come later; None if the range is used up.
+    pub fn place_alone(&mut self, now: Instant) -> Option<Placed> {
+        self.ports.place_alone(now)
+    }
+
+    /// The endpoint that was placed alone is not to be.
+    pub fn end_reservation(&mut self, port: usize) {
+        self.ports.end_reservation(port);
+    }
+
+    /// The remote addresses of an endpoint that was placed alone are known.
+    pub fn add_remotes(&mut self, endpoint: &Endpoint, remotes: &[SocketAddr], now: Instant) {
+        let Some(transport) = endpoint.media.transport(endpoint.id) else { return };
+        for remote in remotes {
+            self.ports.take(transport.port, *remote, endpoint.clone(), now);
+        }
+        if transport.end_reservation() {
+            self.ports.end_reservation(transport.port);
+        }
+    }
+
     /// Takes back the port placed last, which another program holds.
     pub fn discard_newest_port(&mut self) {
         self.ports.discard_newest();
@@ -86,6 +107,9 @@ impl Endpoints {
             self.by_ufrag.remove(&ufrag);
         }
         self.ports.leave(transport.port, |other| other.is(endpoint), now);
+        if transport.end_reservation() {
+            self.ports.end_reservation(transport.port);
+        }
     }
 
     /// The endpoint that a datagram is for.

@@ -24,6 +24,8 @@ pub struct Ports<T> {
 #[derive(Debug)]
 struct Port<T> {
     number: u16,
+    /// A call is on it whose remote addresses are not known yet, so no other call may come beside it.
+    is_reserved: bool,
     slots: HashMap<SocketAddr, PortSlot<T>>,
 }
 
@@ -52,12 +54,30 @@ impl<T: Clone> Ports<T> {
 
     /// Finds the first port where the slots of all these remote addresses are free. None if the range is used up.
     pub fn place(&mut self, remotes: &[SocketAddr], now: Instant) -> Option<Placed> {
-        let fits = |port: &Port<T>| remotes.iter().all(|remote| port.is_free(remote, now));
+        let fits = |port: &Port<T>| !port.is_reserved && remotes.iter().all(|remote| port.is_free(remote, now));
         if let Some(port) = self.open.iter().position(fits) {
             return Some(Placed { port, number: self.open[port].number, is_new: false });
         }
+        self.place_newest(false)
+    }
+
+    /// Reserves a port where no call is, for one whose remote addresses come later. None if the range is used up.
+    pub fn place_alone(&mut self, now: Instant) -> Option<Placed> {
+        let Some(port) = self.open.iter().position(|port| port.is_empty(now)) else { return self.place_newest(true) };
+        self.open[port].is_reserved = true;
+        Some(Placed { port, number: self.open[port].number, is_new: false })
+    }
+
+    /// Other calls may come beside the one that the port was reserved for.
+    pub fn end_reservation(&mut self, port: usize) {
+        if let Some(port) = self.open.get_mut(port) {
+            port.is_reserved = false;
+        }
+    }
+
+    fn place_newest(&mut self, is_reserved: bool) -> Option<Placed> {
         let number = self.unopened.pop_front()?;
-        self.open.push(Port { number, slots: HashMap::new() });
+        self.open.push(Port { number, is_reserved, slots: HashMap::new() });
         Some(Placed { port: self.open.len() - 1, number, is_new: true })
     }
 
@@ -104,6 +124,10 @@ impl<T: Clone> Ports<T> {
 }
 
 impl<T> Port<T> {
+    fn is_empty(&self, now: Instant) -> bool {
+        !self.is_reserved && self.slots.values().all(|slot| slot.is_rested(now))
+    }
+
     fn is_free(&self, remote: &SocketAddr, now: Instant) -> bool {
         self.slots.get(remote).is_none_or(|slot| slot.is_rested(now))
     }
@@ -163,6 +187,25 @@ mod tests {
         assert_eq!(ports.place(&[relay(1)], now).unwrap().number, 40_002);
         ports.discard_newest();
         assert_eq!(ports.place(&[relay(1)], now), None);
+    }
+
+    #[test]
+    fn a_call_whose_relay_is_not_known_yet_is_alone_on_its_port() {
+        let (mut ports, now) = (Ports::new(40_000..=40_002, 0, 1), Instant::now());
+        ports.place(&[relay(1)], now).unwrap();
+        assert!(ports.take(0, relay(1), "offered", now));
+        assert_eq!(ports.place_alone(now), Some(Placed { port: 1, number: 40_001, is_new: true }));
+        assert_eq!(ports.place(&[relay(1)], now).unwrap().number, 40_002, "not beside the call that waits");
+        assert!(ports.take(2, relay(1), "another", now));
+        assert_eq!(ports.place_alone(now), None);
+
+        assert!(ports.take(1, relay(1), "placed", now));
+        ports.end_reservation(1);
+        assert_eq!(ports.place(&[relay(2)], now).unwrap().port, 0);
+        assert_eq!(ports.place(&[relay(1)], now), None);
+        ports.leave(1, |call| *call == "placed", now);
+        assert_eq!(ports.place_alone(now), None, "late packets of the relay may still come");
+        assert_eq!(ports.place_alone(now + REST).unwrap().port, 1);
     }
 
     proptest! {

@@ -34,6 +34,7 @@ mod media;
 mod numbers;
 mod offers;
 mod overload;
+mod placing;
 mod privacy;
 mod prompts;
 mod queues;

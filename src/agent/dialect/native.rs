@@ -12,7 +12,7 @@ use super::{Closing, Dialect, FromAgent, Incoming, Joins};
 use crate::agent::SoundFormat;
 use crate::agent::notice::{Notice, Start};
 use crate::call::command::{CallCommand, CommandResult, SendDtmf, SoundCommand};
-use crate::call::description::{CallDescription, CallDirection};
+use crate::call::description::CallDescription;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
 
@@ -243,10 +243,7 @@ impl<'a> StartMessage<'a> {
             version: 1,
             call_id: &start.call_id,
             wacid: wacid.as_deref(),
-            direction: match direction {
-                CallDirection::UserInitiated => "user_initiated",
-                CallDirection::BusinessInitiated => "business_initiated",
-            },
+            direction: direction.name(),
             from: FromUser {
                 wa_id: user.wa_id.as_deref(),
                 user_id: user.user_id.as_deref(),

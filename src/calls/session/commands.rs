@@ -50,7 +50,7 @@ impl Session {
                 let _ = reply.send(self.change_course(call, command, targets, EndReason::HungUpByApi));
             }
             // The worker has not taken the call yet.
-            CallCommand::Sound(_) if call.state_name() == "answering" => {
+            CallCommand::Sound(_) if !call.has_media() => {
                 let advice = "the call is not set up yet: wait until it is accepted";
                 let _ = reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
             }

@@ -10,12 +10,16 @@ use crate::calls::has_ended;
 
 /// Commands that wait for one call, which takes them at once; one more waits for room.
 const COMMANDS: usize = 64;
+/// Webhooks that wait for one call: an answer and two statuses, each of which Meta may repeat.
+const NEWS: usize = 16;
 
 /// The session's end.
 pub struct Inbox {
     /// The end of the call, from Meta or because the service stops. The first one counts, whatever waits among the
     /// commands.
     pub endings: mpsc::Receiver<Input>,
+    /// What Meta's webhooks say of a call that we place.
+    pub news: mpsc::Receiver<Input>,
     /// The application's commands.
     pub commands: mpsc::Receiver<AppCommand>,
     /// Requests of pages.
@@ -26,6 +30,7 @@ pub struct Inbox {
 #[derive(Clone)]
 pub struct SessionHandle {
     endings: mpsc::Sender<Input>,
+    news: mpsc::Sender<Input>,
     commands: mpsc::Sender<AppCommand>,
     browsers: mpsc::Sender<BrowserRequest>,
 }
@@ -34,10 +39,12 @@ impl Inbox {
     /// An empty inbox and its other end.
     pub fn new() -> (SessionHandle, Self) {
         let (send_ending, endings) = mpsc::channel(1);
+        let (send_news, news) = mpsc::channel(NEWS);
         let (send_command, commands) = mpsc::channel(COMMANDS);
         let (send_browser, browsers) = mpsc::channel(COMMANDS);
-        let handle = SessionHandle { endings: send_ending, commands: send_command, browsers: send_browser };
-        (handle, Self { endings, commands, browsers })
+        let handle =
+            SessionHandle { endings: send_ending, news: send_news, commands: send_command, browsers: send_browser };
+        (handle, Self { endings, news, commands, browsers })
     }
 }
 
@@ -45,6 +52,11 @@ impl SessionHandle {
     /// Ends the call. False when an earlier end is queued, or the call is over.
     pub fn end(&self, ending: Input) -> bool {
         self.endings.try_send(ending).is_ok()
+    }
+
+    /// Says what a webhook says of a call that we place. False if there is no room, or the call is over.
+    pub fn hear(&self, news: Input) -> bool {
+        self.news.try_send(news).is_ok()
     }
 
     /// Passes a command on, when there is room. An error means that the call is over.

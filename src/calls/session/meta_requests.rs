@@ -8,6 +8,8 @@ use tracing::Instrument;
 use crate::call::Input;
 use crate::call::end::{EndReason, GraphTrouble};
 use crate::call::event::CallId;
+use crate::calls::naming::Naming;
+use crate::calls::origin::Placement;
 use crate::calls::terminations::Terminations;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
@@ -24,6 +26,7 @@ pub(super) struct MetaRequests {
     pub settings: CurrentSettings,
     pub graph: GraphClient,
     pub terminations: Terminations,
+    pub naming: Naming,
     /// An earlier process may have given Meta another answer.
     pub is_resumed: bool,
 }
@@ -54,6 +57,39 @@ impl MetaRequests {
             let _ = first_record.confirmed().await;
             let result = graph.accept(&number, &wacid?, &answer, tracker.as_ref()).await;
             Some(Input::Accepted(result.map(drop).map_err(|failure| trouble(&failure))))
+        }
+    }
+
+    /// Sends connect once the call's first record is on disk, or its deadline has passed, so that the next process ends a call
+    /// that Meta has.
+    pub fn connect(
+        &self,
+        offer: Arc<str>,
+        placement: &Placement,
+        first_record: Written,
+    ) -> impl Future<Output = Option<Input>> + use<> {
+        let (graph, number, naming, call) =
+            (self.graph.clone(), self.credentials(), self.naming.clone(), self.call.clone());
+        let (callee, callback_data) = (placement.callee.clone(), placement.callback_data(&call));
+        async move {
+            // The store logs a disk that does not answer in time; the call goes on.
+            let _ = first_record.confirmed().await;
+            if naming.is_abandoned(&call) {
+                naming.refused(&call);
+                return None;
+            }
+            let result = graph.connect(&number, &callee, &offer, Some(&callback_data)).await;
+            let outcome = match &result {
+                Ok(wacid) => {
+                    naming.replied(&call, wacid);
+                    Ok(())
+                }
+                Err(failure) => Err(trouble(failure)),
+            };
+            if outcome.is_err_and(|trouble| trouble != GraphTrouble::Unknown) {
+                naming.refused(&call);
+            }
+            Some(Input::Connected(outcome))
         }
     }
 

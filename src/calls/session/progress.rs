@@ -58,6 +58,12 @@ impl Session {
                 });
                 self.events.emit("call.transferred", data);
             }
+            Progress::Ringing => {
+                self.record.reach(|stages| &mut stages.ringing);
+                info!("the callee's phone rings for call {id} after {elapsed}");
+                let record = self.record.record();
+                self.events.emit("call.ringing", json!({ "wacid": record.wacid, "tracker": record.tracker }));
+            }
             Progress::Accepted => {
                 self.record.reach(|stages| &mut stages.accepted);
                 info!("call {id} accepted after {elapsed}");

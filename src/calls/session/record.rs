@@ -14,6 +14,8 @@ use crate::queue::QueueName;
 use crate::recordings::RecordingId;
 use crate::routes::Number;
 use crate::store::{CallRecord, Store, Written};
+use crate::whatsapp::WaCallId;
+use crate::whatsapp::graph::CallbackData;
 
 /// The record of one live call.
 pub(super) struct LiveRecord {
@@ -44,6 +46,7 @@ impl LiveRecord {
     ) -> Self {
         let mut record = CallRecord::new(call.as_str(), number.phone_number_id.as_str(), &number.route.name, began_at);
         record.wacid = description.wacid.clone();
+        record.direction = description.direction;
         record.display_phone_number = description.number.display_phone_number.clone();
         let user = &description.user;
         record.from = json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name });
@@ -96,6 +99,23 @@ impl LiveRecord {
 
     pub fn show_hold(&self, is_held: bool) {
         self.status.send_modify(|status| status.is_held = is_held);
+    }
+
+    /// Of a call that we place.
+    pub fn set_tracker(&mut self, tracker: Option<&CallbackData>) {
+        self.record.tracker = tracker.map(|data| data.as_str().to_owned());
+    }
+
+    /// Meta has named a call that we place: the next process can end it.
+    pub fn named(&mut self, wacid: &WaCallId) {
+        self.record.wacid = Some(wacid.as_str().to_owned());
+        self.status.send_modify(|status| status.wacid.clone_from(&self.record.wacid));
+        self.store.call_updated(self.record.clone());
+    }
+
+    /// Before the first write.
+    pub fn begin_with(&mut self, client_state: String) {
+        self.record.client_state = Some(client_state);
     }
 
     pub fn keep_client_state(&mut self, client_state: String) {

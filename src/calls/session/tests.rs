@@ -17,7 +17,9 @@ use crate::agent::{DialectName, Encoding, OfferFormat, SoundFormat};
 use crate::call::AnswerWhen;
 use crate::call::command::SoundCommand;
 use crate::call::route::BargeIn;
+use crate::calls::naming::Naming;
 use crate::calls::snapshot::CallStatus;
+use crate::calls::table::SharedTable;
 use crate::calls::terminations::Terminations;
 use crate::routes::{AgentDefaults, Route};
 use crate::store::tests::Folder;
@@ -110,7 +112,7 @@ impl Played {
         let (worker, mut commands) = WorkerHandle::played();
         let options = options(&folder, &format!("http://{}", meta.local_addr()?))?;
         let events = options.events.subscribe();
-        let (status, _) = watch::channel(CallStatus::new());
+        let (status, _) = watch::channel(CallStatus::new(false));
         let connect = connect();
         let number = Arc::new(number(&connect));
         let new_call = NewCall {
@@ -120,6 +122,7 @@ impl Played {
             worker,
             received_at: Instant::now(),
             began_at: SystemTime::now(),
+            naming: Naming::new(SharedTable::default(), options.terminations.clone()),
         };
         let mut session = Session::new(new_call, &options, status);
         session.begin(false);

@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+pub(super) mod placing;
 pub(super) mod several;
 mod view;
 

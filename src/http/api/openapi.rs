@@ -232,6 +232,7 @@ mod tests {
             "patch /v1/calls/{call_id}/webrtc/{session} token",
             "post /v1/agent/calls/{call_id}/answer agent:QUEUE",
             "post /v1/agent/calls/{call_id}/decline agent:QUEUE",
+            "post /v1/calls calls:write",
             "post /v1/calls/{call_id}/actions calls:write",
             "post /v1/calls/{call_id}/actions/{action} calls:write",
             "post /v1/calls/{call_id}/webrtc token",

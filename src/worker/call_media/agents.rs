@@ -182,7 +182,7 @@ impl PortHost for CallMedia {
     }
 
     fn description(&self) -> &CallDescription {
-        &self.options.description
+        self.description()
     }
 
     fn pulse(&self) -> &Arc<Pulse> {

@@ -22,11 +22,29 @@ pub(crate) struct Transport {
     /// Our ufrags of the ICE sessions, the newest last.
     ufrags: RefCell<Vec<String>>,
     added_addresses: Cell<u32>,
+    /// The port is reserved for this endpoint until the addresses of its remote are known.
+    has_reservation: Cell<bool>,
 }
 
 impl Transport {
     pub fn new(port: usize, sockets: Rc<PortSockets>, ufrag: String) -> Self {
-        Self { port, sockets, ufrags: RefCell::new(vec![ufrag]), added_addresses: Cell::new(0) }
+        Self {
+            port,
+            sockets,
+            ufrags: RefCell::new(vec![ufrag]),
+            added_addresses: Cell::new(0),
+            has_reservation: Cell::new(false),
+        }
+    }
+
+    /// On a port that is reserved for it.
+    pub fn alone(port: usize, sockets: Rc<PortSockets>, ufrag: String) -> Self {
+        Self { has_reservation: Cell::new(true), ..Self::new(port, sockets, ufrag) }
+    }
+
+    /// Whether the port was reserved until now.
+    pub fn end_reservation(&self) -> bool {
+        self.has_reservation.replace(false)
     }
 
     pub fn ufrags(&self) -> Vec<String> {

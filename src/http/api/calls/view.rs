@@ -7,7 +7,6 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
-use crate::call::description::CallDirection;
 use crate::calls::snapshot::{AgentFacts, CallSnapshot, TransferFacts};
 use crate::clock;
 use crate::store::CallRecord;
@@ -24,10 +23,12 @@ pub(in crate::http::api) struct CallView {
     pub(super) id: String,
     /// Meta's id; null until Meta has named the call. It contains the caller's number.
     wacid: Option<String>,
-    /// `answering`, `ringing`, `accepting`, `talking`, briefly `ending`, and `ended`.
+    /// `answering` (or `placing`, for a call that you place), `ringing`, `accepting`, `talking`, briefly `ending`, and `ended`.
     state: &'static str,
     /// `user_initiated` or `business_initiated`.
     direction: &'static str,
+    /// Yours, of a call that you place.
+    tracker: Option<String>,
     from: CallerView,
     to: NumberView,
     /// Name of the route.
@@ -140,16 +141,14 @@ impl CallView {
         }
     }
 
-    fn of_live(live: &CallSnapshot) -> Self {
+    pub(super) fn of_live(live: &CallSnapshot) -> Self {
         let (facts, call, stages) = (&live.facts, &live.facts.description, live.status.stages.to_json());
         Self {
             id: facts.id.to_string(),
-            wacid: call.wacid.clone(),
+            wacid: live.status.wacid.clone().or_else(|| call.wacid.clone()),
             state: state_of(live),
-            direction: match call.direction {
-                CallDirection::UserInitiated => "user_initiated",
-                CallDirection::BusinessInitiated => "business_initiated",
-            },
+            direction: call.direction.name(),
+            tracker: facts.tracker.clone(),
             from: CallerView {
                 wa_id: call.user.wa_id.clone(),
                 user_id: call.user.user_id.clone(),
@@ -192,8 +191,8 @@ impl CallView {
         let talked = ended.zip(accepted).map(|(ended, accepted)| (ended - accepted).max(0.0) as u64);
         Self {
             state: if record.ended_at.is_some() { "ended" } else { ENDING },
-            // Patchcord places no calls yet.
-            direction: "user_initiated",
+            direction: record.direction.name(),
+            tracker: record.tracker,
             from: serde_json::from_value(record.from).unwrap_or_default(),
             to: NumberView {
                 phone_number_id: record.phone_number_id,

@@ -1,0 +1,147 @@
+//! `POST /v1/calls`: call a WhatsApp user.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::super::auth::Caller;
+use super::super::{Api, read_object};
+use super::problem;
+use super::view::CallView;
+use crate::call::command::{Destination, MAX_CLIENT_STATE_BYTES};
+use crate::call::refusal::{Refusal, RefusalCode};
+use crate::calls::origin::Placement;
+use crate::calls::{Agents, CallOrder};
+use crate::http::error::{ApiError, Problem};
+use crate::whatsapp::PhoneNumberId;
+use crate::whatsapp::graph::{CallbackData, Callee};
+
+/// How long a phone rings if the request does not say it.
+const USUAL_RING: Duration = Duration::from_secs(45);
+/// A phone needs a few seconds to be found, and the media path is given up after 90 s without an answer.
+const RING: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(80)];
+
+/// A call to be placed.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http::api) struct PlaceCall {
+    /// The phone number of the person, with its country code. Give this or `to_user_id`.
+    #[schema(example = "12025550143", pattern = r"^\+?[1-9][0-9]{4,14}$")]
+    to: Option<String>,
+    /// The person by Meta's business-scoped user id.
+    #[schema(example = "US.13491208655302741918")]
+    to_user_id: Option<String>,
+    /// The business number to call from, by Meta's id. May be left out if there is only one.
+    phone_number_id: Option<String>,
+    /// A route by its name: its agent, then its fallbacks. Without `route`, `queue`, `agent` and `url`, the number's route.
+    route: Option<String>,
+    /// A queue by its name.
+    queue: Option<String>,
+    /// A person by the name of their API key.
+    agent: Option<String>,
+    /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
+    url: Option<String>,
+    /// Nobody talks to the person until you connect an agent: play and gather from `call.accepted` on.
+    #[serde(default)]
+    without_agent: bool,
+    /// For the agent's `start`, beside those of the route.
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+    /// Kept with the call and repeated in its events.
+    #[schema(max_length = 4096)]
+    client_state: Option<String>,
+    /// Meta repeats it in its webhooks, as `biz_opaque_callback_data`; events and records have it too.
+    #[schema(max_length = 512)]
+    tracker: Option<String>,
+    /// How long the phone rings, from `5s` to `80s`; `45s` if left out.
+    #[schema(example = "30s", pattern = "^[0-9]+s$")]
+    ring_timeout: Option<String>,
+}
+
+/// Call a WhatsApp user
+///
+/// The response comes before the phone rings; the course of the call comes in events: `call.ringing`, `call.accepted`,
+/// `call.ended`. The person must have permitted calls from the number, or the call ends with `no_permission`.
+#[utoipa::path(post, path = "/v1/calls", tag = "calls",
+    request_body(content = PlaceCall, content_type = "application/json"),
+    responses(
+        (status = 201, description = "The call", body = CallView),
+        (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`: the call ended at once; its record says why", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_number`, `unknown_route`, `unknown_queue`, `unknown_agent`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`overloaded`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(in crate::http::api) async fn place(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<CallView>), ApiError> {
+    let body = Value::Object(read_object(&body)?);
+    let wanted: PlaceCall = serde_json::from_value(body).map_err(|error| problem(invalid(error.to_string()), None))?;
+    let order = wanted.read().map_err(|advice| problem(invalid(advice), None))?;
+    let call = api.options.calls.place(order, caller.hosts()).await.map_err(|refusal| problem(refusal, None))?;
+    Ok((StatusCode::CREATED, Json(CallView::of_live(&call))))
+}
+
+impl PlaceCall {
+    fn read(self) -> Result<CallOrder, String> {
+        let callee = match (self.to, self.to_user_id) {
+            (Some(to), None) => Callee::number(&to).map_err(|advice| format!("to: {advice}"))?,
+            (None, Some(id)) => Callee::user_id(&id).map_err(|advice| format!("to_user_id: {advice}"))?,
+            (None, None) => return Err("to: give the phone number of the person, or to_user_id".to_owned()),
+            (Some(_), Some(_)) => return Err("to: give one of to and to_user_id".to_owned()),
+        };
+        let phone_number_id = self.phone_number_id.as_deref().map(PhoneNumberId::parse).transpose();
+        let tracker = self.tracker.as_deref().map(CallbackData::parse).transpose();
+        let destination = Destination {
+            route: self.route,
+            queue: self.queue,
+            agent: self.agent,
+            url: self.url,
+            parameters: BTreeMap::new(),
+        };
+        let agents = match (destination.is_given(), self.without_agent) {
+            (true, true) => {
+                return Err("without_agent: leave it out, or leave out route, queue, agent and url".to_owned());
+            }
+            (true, false) => Agents::Of(destination),
+            (false, true) => Agents::Nobody,
+            (false, false) => Agents::OfNumber,
+        };
+        if self.client_state.as_ref().is_some_and(|text| text.len() > MAX_CLIENT_STATE_BYTES) {
+            return Err(format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes"));
+        }
+        Ok(CallOrder {
+            placement: Placement {
+                callee,
+                tracker: tracker.map_err(|_| "tracker: give at most 512 characters".to_owned())?,
+                ring_timeout: ring_timeout(self.ring_timeout.as_deref())?,
+            },
+            phone_number_id: phone_number_id.map_err(|_| "phone_number_id: give Meta's id, in digits".to_owned())?,
+            agents,
+            parameters: self.parameters,
+            client_state: self.client_state,
+        })
+    }
+}
+
+fn ring_timeout(text: Option<&str>) -> Result<Duration, String> {
+    let Some(text) = text else { return Ok(USUAL_RING) };
+    let advice = || "ring_timeout: give a time from \"5s\" to \"80s\"".to_owned();
+    let time = humantime::parse_duration(text).map_err(|_| advice())?;
+    let [shortest, longest] = RING;
+    if (shortest..=longest).contains(&time) { Ok(time) } else { Err(advice()) }
+}
+
+fn invalid(advice: String) -> Refusal {
+    Refusal::new(RefusalCode::InvalidCommand, advice)
+}
