@@ -7,6 +7,7 @@ pub(crate) mod port;
 mod websocket;
 pub(crate) mod browser;
 mod offer;
+pub(crate) mod sip;
 pub mod dialect;
 mod target;
 mod status;
@@ -24,12 +25,14 @@ use url::Url;
 pub use browser::BrowserId;
 pub use dialect::DialectName;
 pub use offer::{OfferFormat, OfferOptions};
+pub use sip::PhoneId;
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name};
 pub use websocket::WebSocketOptions;
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
+pub use sip::SipOptions;
 
 /// The format of an agent's sound, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct SocketOptions {
     pub connect_timeout: Duration,
     /// How long nothing may arrive, not even an answer to a ping, until an agent counts as lost.
     pub idle_timeout: Duration,
+    /// None if the service speaks no SIP.
+    pub sip: Option<SipOptions>,
 }
 
 /// Starts the task of an agent on this thread, among `tasks`. It ends when the agent has left or is dismissed. A new way
@@ -77,6 +82,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
+        AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(uri, port, options.sip)),
         // A session waits in the queue, and a call plays its prompts itself.
         AgentTarget::Queue(_) | AgentTarget::Person(_) | AgentTarget::Prompts { .. } => {
             port.failed(AgentFailureKind::NotConfigured.into());

@@ -1,6 +1,6 @@
 //! Assembles the service from a configuration, and stops it without losing a call.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::{AgentStatus, SocketOptions};
+use crate::agent::{AgentStatus, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::recovery::Recovery;
@@ -32,6 +32,7 @@ use crate::queues::QueueDesk;
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
+use crate::sip::{Listen, UserAgent, UserAgentOptions};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::load::LoadLimits;
@@ -48,6 +49,9 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// For recordings to be written when the service stops, and for uploads in progress.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
+/// For phones to answer our last BYE.
+const HUNG_UP_WITHIN: Duration = Duration::from_secs(2);
+
 /// For events in flight to be acknowledged when the service stops; the rest follows after the next start.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -61,6 +65,7 @@ pub struct App {
     stop_streams: watch::Sender<bool>,
     http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
+    user_agent: Option<UserAgent>,
     prompt_watch: JoinHandle<()>,
     /// The queues' task.
     queueing: JoinHandle<()>,
@@ -94,7 +99,8 @@ impl App {
         let graph = graph_client(&config, &pulse)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
         let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
-        let (workers, threads) = start_workers(&config, &settings, &prompts, &recordings).await?;
+        let Workers { handles: workers, threads, user_agent } =
+            start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
         let (queues, queueing) = QueueDesk::start(config.queues.clone(), &pulse);
@@ -158,6 +164,7 @@ impl App {
             stop_streams,
             http,
             workers: threads,
+            user_agent,
             prompt_watch,
             queueing,
             beating,
@@ -170,6 +177,11 @@ impl App {
             prompts,
             config,
         })
+    }
+
+    /// Where SIP is listened for; empty without `[sip]`.
+    pub fn sip_listening(&self) -> &[Listen] {
+        self.user_agent.as_ref().map_or(&[], UserAgent::listening)
     }
 
     /// All events of all calls from now on.
@@ -234,6 +246,9 @@ impl App {
         }
         // The calls hold the handles to the workers; with the last handle the threads end.
         drop(self.calls);
+        if let Some(user_agent) = &self.user_agent {
+            user_agent.stop(HUNG_UP_WITHIN).await;
+        }
         if let Some(recordings) = &self.recordings {
             recordings.stop(WRITTEN_WITHIN).await;
         }
@@ -252,15 +267,29 @@ impl App {
     }
 }
 
+/// What carries the calls.
+struct Workers {
+    handles: Vec<WorkerHandle>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    user_agent: Option<UserAgent>,
+}
+
 async fn start_workers(
     config: &Config,
     settings: &CurrentSettings,
     prompts: &PromptLibrary,
     recordings: &Option<Recordings>,
-) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
+) -> anyhow::Result<Workers> {
+    let addresses = public_address::find(&config.media).await?;
+    let user_agent = start_user_agent(config, &addresses).await?;
+    let phones = user_agent.as_ref().zip(config.sip.as_ref()).map(|(user_agent, sip)| SipOptions {
+        user_agent: user_agent.clone(),
+        ring_timeout: sip.ring_timeout,
+        allow_private: config.media.allow_private,
+    });
     let options = WorkerOptions {
         identity: Arc::new(Identity::generate().context("no certificate could be made")?),
-        addresses: public_address::find(&config.media).await?,
+        addresses,
         ports: config.media.ports.first..=config.media.ports.last,
         allow_private: config.media.allow_private,
         silence: Silence {
@@ -276,6 +305,7 @@ async fn start_workers(
             tls: Arc::new(agent_tls()?),
             connect_timeout: config.calls.agent_timeout,
             idle_timeout: config.calls.agent_idle_timeout,
+            sip: phones,
         },
         prompts: prompts.clone(),
         recordings: recordings.clone(),
@@ -292,7 +322,18 @@ async fn start_workers(
         handles.push(handle);
         threads.push(thread);
     }
-    Ok((handles, threads))
+    Ok(Workers { handles, threads, user_agent })
+}
+
+/// None without `[sip]`: then nothing listens.
+async fn start_user_agent(config: &Config, addresses: &[(IpAddr, IpAddr)]) -> anyhow::Result<Option<UserAgent>> {
+    let Some(sip) = &config.sip else { return Ok(None) };
+    let advertise = match sip.advertise.is_empty() {
+        true => addresses.iter().map(|(_, advertised)| *advertised).collect(),
+        false => sip.advertise.clone(),
+    };
+    let options = UserAgentOptions { listen: sip.listen.clone(), advertise, refer_to: sip.refer_to.clone() };
+    UserAgent::start(options).await.map(Some)
 }
 
 /// A folder that cannot be used stops the start only if a route records.
@@ -376,6 +417,7 @@ fn session_options(
         accept_timeout: config.calls.accept_timeout,
         media_timeout: config.calls.media_timeout,
         agent_timeout: config.calls.agent_timeout,
+        ring_timeout: config.sip.as_ref().map_or(Duration::ZERO, |sip| sip.ring_timeout),
         max_duration: config.calls.max_duration,
         max_buffer: patchcord_media::source::DEFAULT_MAX_BUFFER,
         prompts,

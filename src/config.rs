@@ -14,6 +14,7 @@ mod read;
 pub mod recordings;
 pub mod restart;
 mod route;
+pub mod sip;
 pub mod store;
 
 pub use environment::Environment;
@@ -41,6 +42,7 @@ use problem::nearest;
 use queues::Queues;
 use read::{Notes, Section};
 use recordings::Recordings;
+use sip::Sip;
 use store::Store;
 
 /// The whole configuration, checked.
@@ -58,6 +60,8 @@ pub struct Config {
     pub queues: Queues,
     /// `[calls]`
     pub calls: Calls,
+    /// `[sip]`; None without `listen`: there is no SIP.
+    pub sip: Option<Sip>,
     /// `[prompts]`
     pub prompts: Prompts,
     /// `[recordings]`
@@ -226,6 +230,10 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let recordings = Recordings::read(root.section("recordings"));
     let queues = queues::read_all(&mut root);
     queues::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &queues);
+    let sip_section = root.section("sip");
+    let has_sip = sip_section.has("listen");
+    let sip = Sip::read(sip_section);
+    sip::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), has_sip);
     let api = Api::read(root.section("api"), &queues);
     api.check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()));
     // Its earlier name is still read.
@@ -243,6 +251,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         routes,
         queues,
         calls,
+        sip,
         prompts,
         recordings,
         api,

@@ -22,6 +22,7 @@ pub mod health;
 pub mod descriptors;
 pub mod agent;
 pub mod browser;
+pub mod sip;
 pub mod queue;
 pub mod queues;
 pub mod store;

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -21,6 +22,8 @@ use log_queue::LogQueue;
 /// end of the process.
 pub fn start_logs(format: LogFormat, filter: &str) -> anyhow::Result<Logs> {
     let filter: Targets = filter.parse()?;
+    // It logs whole messages, which hold numbers, addresses and keys.
+    let filter = filter.with_target("rsipstack", LevelFilter::OFF);
     let registry = tracing_subscriber::registry().with(filter);
     let queue = LogQueue::start(std::io::stderr())?;
     let has_colours = has_colours(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());

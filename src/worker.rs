@@ -8,6 +8,7 @@ mod handle;
 pub mod placement;
 mod answering;
 mod browsers;
+mod phones;
 mod endpoints;
 pub mod ports;
 mod sockets;

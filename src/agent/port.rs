@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::browser::{BrowserId, BrowserLeg};
 use super::notice::{ErrorCode, Notice};
+use super::sip::{PhoneId, PhoneLine};
 use super::{Encoding, SoundFormat};
 use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CallCommand, CommandResult, CourseCommand, Owner, SoundCommand};
@@ -56,6 +57,12 @@ pub(crate) trait PortHost {
 
     /// The leg of a page is not used any more: closes it.
     fn release_browser(&self, id: BrowserId);
+
+    /// A network end for a SIP phone.
+    fn open_phone(self: Rc<Self>) -> Result<Rc<PhoneLine>, AgentFailure>;
+
+    /// The network end of a SIP phone is not used any more.
+    fn release_phone(&self, id: PhoneId);
 
     /// Performs a command on the call's sound.
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal>;
@@ -159,6 +166,16 @@ impl AgentPort {
     /// The leg of a page is not used any more: closes it.
     pub fn release_browser(&self, id: BrowserId) {
         self.host.release_browser(id);
+    }
+
+    /// A network end for a SIP phone.
+    pub fn open_phone(&self) -> Result<Rc<PhoneLine>, AgentFailure> {
+        self.host.clone().open_phone()
+    }
+
+    /// The network end of a SIP phone is not used any more.
+    pub fn release_phone(&self, id: PhoneId) {
+        self.host.release_phone(id);
     }
 
     /// The agent's task panicked.

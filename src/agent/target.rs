@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{BrowserId, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
+use crate::sip::SipUri;
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub enum AgentTarget {
     Browser(BrowserId),
     /// An agent behind an HTTP endpoint that answers our WebRTC offer.
     Offer(OfferOptions),
+    /// A SIP phone.
+    Sip(SipUri),
     /// A queue, in which the caller waits for a person at a page.
     Queue(QueueName),
     /// A person by name, at a page, who takes the caller now or not at all.
@@ -30,9 +33,9 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or
     /// `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
@@ -45,7 +48,8 @@ impl AgentTarget {
             }
             "queue" | "browser" => queue_name(rest).map(Self::Queue),
             "agent" => agent_name(rest).map(Self::Person),
-            "audiosocket" | "sip" | "sips" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
+            "sip" | "sips" => SipUri::parse(text).map(Self::Sip),
+            "audiosocket" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
     }
@@ -56,6 +60,7 @@ impl AgentTarget {
             Self::WebSocket(_) => "websocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
+            Self::Sip(_) => "sip",
             Self::Queue(_) => "queue",
             Self::Person(_) => "person",
             Self::Prompts { .. } => "prompts",
@@ -68,6 +73,7 @@ impl AgentTarget {
             Self::WebSocket(agent) => shown_address(&agent.url),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
+            Self::Sip(uri) => uri.to_string(),
             Self::Queue(name) => format!("queue:{name}"),
             Self::Person(name) => format!("agent:{name}"),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
@@ -77,7 +83,12 @@ impl AgentTarget {
     /// The prompts that it plays, by name.
     pub fn prompts(&self) -> &[String] {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) | Self::Person(_) => &[],
+            Self::WebSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::Queue(_)
+            | Self::Person(_) => &[],
             Self::Prompts { names, .. } => names,
         }
     }
@@ -85,7 +96,7 @@ impl AgentTarget {
     /// What an attempt at it does.
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) => AttemptKind::Agent,
+            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Sip(_) => AttemptKind::Agent,
             Self::Queue(_) => AttemptKind::Queue,
             Self::Person(_) => AttemptKind::Person,
             Self::Prompts { .. } => AttemptKind::Prompts,
@@ -97,7 +108,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
-            Self::Browser(_) | Self::Queue(_) | Self::Person(_) | Self::Prompts { .. } => {}
+            Self::Browser(_) | Self::Sip(_) | Self::Queue(_) | Self::Person(_) | Self::Prompts { .. } => {}
         }
     }
 
@@ -105,7 +116,12 @@ impl AgentTarget {
     pub fn queue(&self) -> Option<&QueueName> {
         match self {
             Self::Queue(name) => Some(name),
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Person(_) | Self::Prompts { .. } => None,
+            Self::WebSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => None,
         }
     }
 
@@ -113,7 +129,12 @@ impl AgentTarget {
     pub fn person(&self) -> Option<&AgentName> {
         match self {
             Self::Person(name) => Some(name),
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Queue(_) | Self::Prompts { .. } => None,
+            Self::WebSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::Queue(_)
+            | Self::Prompts { .. } => None,
         }
     }
 }

@@ -165,6 +165,10 @@ pub struct Destination {
     /// as JSON. It must be allowed by the configuration.
     #[serde(default)]
     pub url: Option<String>,
+    /// A SIP phone, to which another one hands its caller over. The API cannot name it.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub phone: Option<String>,
     /// For the agent's `start`, beside those of the route.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
@@ -456,7 +460,7 @@ fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
 impl Destination {
     /// Whether it names anything.
     pub fn is_given(&self) -> bool {
-        self.given().next().is_some()
+        self.phone.is_some() || self.given().next().is_some()
     }
 
     /// Refuses none of them, and more than one.

@@ -5,6 +5,7 @@ use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{Hosts, Use};
 use crate::settings::Settings;
+use crate::sip::SipUri;
 
 /// The targets of a destination. A URL's host is resolved here, once, which may take 3 s.
 pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Result<Vec<AgentTarget>, Refusal> {
@@ -20,6 +21,10 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
                 Refusal::new(RefusalCode::UnknownAgent, advice)
             };
             vec![AgentTarget::Person(settings.agent_name(name).ok_or_else(unknown)?)]
+        }
+        (None, None, None) if to.phone.is_some() => {
+            let uri = SipUri::parse(to.phone.as_deref().unwrap_or_default());
+            vec![AgentTarget::Sip(uri.map_err(|advice| Refusal::new(RefusalCode::InvalidCommand, advice))?)]
         }
         (None, None, None) => {
             let name = to.route.as_deref().unwrap_or_default();

@@ -71,6 +71,8 @@ pub struct SessionOptions {
     pub media_timeout: Duration,
     /// From dialling an agent until it joins.
     pub agent_timeout: Duration,
+    /// The same for a SIP phone; zero if there are none.
+    pub ring_timeout: Duration,
     /// From accept to the end.
     pub max_duration: Duration,
     /// How much of an agent's audio is queued.
@@ -548,10 +550,12 @@ impl Context {
 
     fn call_options(&self) -> CallOptions {
         let route = &self.number.route;
+        // Each agent's task keeps its own time.
+        let agent_timeout = self.options.agent_timeout.max(self.options.ring_timeout);
         CallOptions {
             accept_timeout: self.options.accept_timeout,
             media_timeout: self.options.media_timeout,
-            agent_timeout: self.options.agent_timeout + LATE_WORKER,
+            agent_timeout: agent_timeout + LATE_WORKER,
             max_duration: self.options.max_duration,
             answer: route.answer,
             awaits_decision: route.decide.is_some(),

@@ -22,6 +22,7 @@ pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
         ("whatsapp.forward_url", a.whatsapp.forward_url != b.whatsapp.forward_url),
         ("[calls]", a.calls != b.calls),
         ("[queues]", a.queues != b.queues),
+        ("[sip]", a.sip != b.sip),
         ("prompts.dir", a.prompts != b.prompts),
         ("recordings.dir", a.recordings.dir != b.recordings.dir),
         ("recordings.upload", !is_same_archive(a.recordings.upload.as_ref(), b.recordings.upload.as_ref())),

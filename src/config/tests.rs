@@ -80,6 +80,38 @@ fn a_queue_is_read_with_its_usual_values_and_its_route_answers_at_once() {
 }
 
 #[test]
+fn sip_is_read_with_its_usual_values_and_is_off_without_a_place_to_listen() {
+    let text = with("route", "agent = \"sip:200@pbx.example\"") + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\n";
+    let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
+    let sip = config.sip.unwrap();
+    assert_eq!((sip.ring_timeout, sip.refer_to.len(), sip.advertise.len()), (Duration::from_secs(20), 0, 0));
+    assert_eq!(shown(&config.routes["reception"].targets), ["sip:200@pbx.example"]);
+    let without = Config::parse(&with("http", ""), "patchcord.toml", &example_environment()).unwrap();
+    assert_eq!(without.sip, None);
+}
+
+#[test]
+fn what_is_wrong_with_sip_is_told() {
+    let text = with("route", "agent = \"sip:200@pbx.example;transport=tls\"\nfallback = [\"sip:a b@pbx\"]")
+        + "\n[sip]\nlisten = [\"udp:0.0.0.0\"]\nadvertise = [\"pbx\"]\nring_timeout = \"2m\"\nrefer_to = [\"201\"]\n";
+    insta::assert_snapshot!(problems_of(&text).unwrap(), @r#"
+    patchcord.toml: routes.reception.fallback = ["sip:a b@pbx"]: the part before @ has 1 to 128 letters, digits and signs such as + . _ -
+    patchcord.toml: sip.listen = ["udp:0.0.0.0"]: give an address such as "udp:0.0.0.0:5060"
+    patchcord.toml: sip.advertise = ["pbx"]: give addresses such as "203.0.113.7"
+    patchcord.toml: sip.ring_timeout = "2m": give at most "1m"
+    patchcord.toml: sip.refer_to = ["201"]: give an address such as sip:200@pbx.example
+    patchcord.toml: routes.reception.agent = "sip:200@pbx.example;transport=tls": TCP and TLS are not built yet: give sip: without a transport
+    "#);
+    let idle = with("http", "") + "\n[sip]\nring_timeout = \"20s\"\n";
+    insta::assert_snapshot!(problems_of(&idle).unwrap(), @r#"patchcord.toml: sip.listen: it is missing; give ["udp:0.0.0.0:5060"]"#);
+    let streams = with("route", "agent = \"sips:200@pbx.example\"") + "\n[sip]\nlisten = [\"tls:0.0.0.0:5061\"]\n";
+    insta::assert_snapshot!(problems_of(&streams).unwrap(), @r#"
+    patchcord.toml: sip.listen = "tls:0.0.0.0:5061": TCP and TLS are not built yet: give udp:ADDRESS:PORT
+    patchcord.toml: routes.reception.agent = "sips:200@pbx.example": TCP and TLS are not built yet: give sip: without a transport
+    "#);
+}
+
+#[test]
 fn what_is_wrong_with_queues_is_told() {
     let text = with("route", "agent = \"queue:suport\"\nfallback = [\"queue:nowhere\", \"queue:\"]")
         + "\n[queues.support]\nring_timeout = \"2h\"\nwrap_up = \"long\"\nunstaffed = \"close\"\nmax_wait = \"0s\"\n"
@@ -321,17 +353,17 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sips: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
+    patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
     patchcord.toml: routes.reception.fallback: nothing after a prompt is ever reached: put the prompt last
-    patchcord.toml: routes.reception.fallback = ["sip:x"]: sip: is not built yet; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.fallback = "sip:x": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.dialect = "twilio": this dialect is not built yet; use "native"
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
@@ -379,7 +411,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: events.webhooks[1].name: this webhook stands twice: give each a name of its own
     patchcord.toml: log.format = "xml": give "text" or "json"
     patchcord.toml: log.filter = "loud=very": give levels, such as "info" or "info,patchcord::call=debug"
-    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, queues, api, egress, store, events, log
+    patchcord.toml: telemetry: there is no such key; known here: http, media, routes, whatsapp, calls, prompts, recordings, queues, sip, api, egress, store, events, log
     "#);
 }
 
@@ -431,7 +463,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits

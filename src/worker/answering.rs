@@ -146,7 +146,8 @@ impl Worker {
         self.open_port_with(|endpoints| endpoints.place(remotes, now))
     }
 
-    fn open_port_with(
+    /// The port that `place` chooses, with its sockets open.
+    pub(super) fn open_port_with(
         self: &Rc<Self>,
         place: impl Fn(&mut Endpoints) -> Option<Placed>,
     ) -> Result<(usize, Rc<PortSockets>), Shortage> {

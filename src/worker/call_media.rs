@@ -9,6 +9,7 @@
 mod transport;
 mod agents;
 pub(super) mod browsers;
+pub(super) mod phones;
 mod commands;
 mod recording;
 mod meters;
@@ -44,6 +45,7 @@ use browsers::Browsers;
 use commands::Ongoing;
 use meters::Meters;
 pub(crate) use meters::quality_json;
+use phones::Phones;
 pub(crate) use transport::Transport;
 
 /// Places in the queue of reports that are kept for those that must not be lost.
@@ -57,6 +59,7 @@ pub(crate) struct CallMedia {
     bridge: RefCell<Bridge>,
     agents: Agents,
     browsers: Browsers,
+    phones: Phones,
     ongoing: RefCell<Ongoing>,
     recording: RefCell<Option<RecordingSink>>,
     meters: Meters,
@@ -100,6 +103,7 @@ impl CallMedia {
             bridge: RefCell::new(bridge),
             agents: Agents::default(),
             browsers: Browsers::default(),
+            phones: Phones::default(),
             ongoing: RefCell::default(),
             recording: RefCell::new(None),
             meters: Meters::default(),
@@ -138,7 +142,9 @@ impl CallMedia {
 
     /// The network ends that the call has now.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = EndpointId> + use<> {
-        std::iter::once(EndpointId::Caller).chain(self.browsers.ids().into_iter().map(EndpointId::Browser))
+        let (browsers, phones) = (self.browsers.ids().into_iter(), self.phones.ids().into_iter());
+        let pages_and_phones = browsers.map(EndpointId::Browser).chain(phones.map(EndpointId::Phone));
+        std::iter::once(EndpointId::Caller).chain(pages_and_phones)
     }
 
     /// None for an endpoint that is not there any more.
@@ -146,6 +152,7 @@ impl CallMedia {
         match endpoint {
             EndpointId::Caller => Some(self.caller.clone()),
             EndpointId::Browser(id) => Some(self.browsers.find(id)?.transport.clone()),
+            EndpointId::Phone(id) => Some(self.phones.find(id)?.transport.clone()),
         }
     }
 
@@ -165,6 +172,7 @@ impl CallMedia {
         let checked = catch_unwind(AssertUnwindSafe(|| match endpoint {
             EndpointId::Caller => self.bridge.borrow_mut().is_authentic_stun(datagram),
             EndpointId::Browser(id) => self.browsers.find(id).is_some_and(|one| one.leg.is_authentic_stun(datagram)),
+            EndpointId::Phone(_) => false,
         }));
         checked.unwrap_or(false)
     }
@@ -188,6 +196,11 @@ impl CallMedia {
                     EndpointId::Browser(id) => {
                         if let Some(browser) = self.browsers.find(id) {
                             browser.leg.receive((socket, from), datagram, now);
+                        }
+                    }
+                    EndpointId::Phone(id) => {
+                        if let Some(phone) = self.phones.find(id) {
+                            phone.line.receive((socket, from), datagram, now);
                         }
                     }
                 }

@@ -14,15 +14,17 @@ use patchcord_media::peer::stun_request_ufrag;
 
 use super::call_media::CallMedia;
 use super::ports::{Placed, Ports};
-use crate::agent::BrowserId;
+use crate::agent::{BrowserId, PhoneId};
 
-/// One network end of a call. A call may have several: the RTP of a SIP leg is a further variant.
+/// One network end of a call. A call may have several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointId {
     /// The peer of the WhatsApp user.
     Caller,
     /// The peer of a page, or of an endpoint that answered our offer.
     Browser(BrowserId),
+    /// The RTP of a SIP phone.
+    Phone(PhoneId),
 }
 
 /// A network end and its call.
@@ -89,6 +91,12 @@ impl Endpoints {
         for ufrag in transport.ufrags() {
             self.by_ufrag.insert(ufrag, endpoint.clone());
         }
+    }
+
+    /// All datagrams at the endpoint's port are for it from now on.
+    pub fn add_alone(&mut self, endpoint: Endpoint, now: Instant) {
+        let Some(transport) = endpoint.media.transport(endpoint.id) else { return };
+        self.ports.take_alone(transport.port, endpoint, now);
     }
 
     /// The endpoint restarts ICE under this ufrag.

@@ -2,7 +2,8 @@
 //!
 //! Meta's relays use a few fixed ports, so two calls may come from the same remote address. RTP carries nothing else
 //! to tell them apart, so two live calls never share both a local port and a remote address, and a slot
-//! just left rests for a while, lest late packets of the old call reach a new one.
+//! just left rests for a while, lest late packets of the old call reach a new one. A remote whose address is not known when
+//! it is told of the port, as a SIP phone is, gets a port of its own.
 //!
 //! Bookkeeping only: the worker opens the sockets.
 
@@ -27,6 +28,8 @@ struct Port<T> {
     /// A call is on it whose remote addresses are not known yet, so no other call may come beside it.
     is_reserved: bool,
     slots: HashMap<SocketAddr, PortSlot<T>>,
+    /// Serves every remote address.
+    whole: Option<PortSlot<T>>,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl<T: Clone> Ports<T> {
 
     fn place_newest(&mut self, is_reserved: bool) -> Option<Placed> {
         let number = self.unopened.pop_front()?;
-        self.open.push(Port { number, is_reserved, slots: HashMap::new() });
+        self.open.push(Port { number, is_reserved, slots: HashMap::new(), whole: None });
         Some(Placed { port: self.open.len() - 1, number, is_new: true })
     }
 
@@ -99,14 +102,28 @@ impl<T: Clone> Ports<T> {
         let free = port.is_free(&remote, now);
         if free {
             port.slots.retain(|_, slot| !slot.is_rested(now));
+            port.whole = None;
             port.slots.insert(remote, PortSlot::Taken(call));
+        }
+        free
+    }
+
+    /// Gives the port that was reserved to a call, for all remote addresses. False if another call uses it.
+    pub fn take_alone(&mut self, port: usize, call: T, now: Instant) -> bool {
+        let Some(port) = self.open.get_mut(port) else { return false };
+        let free = port.is_unused(now);
+        if free {
+            port.slots.clear();
+            port.whole = Some(PortSlot::Taken(call));
+            port.is_reserved = false;
         }
         free
     }
 
     /// What the slot serves.
     pub fn at(&self, port: usize, remote: &SocketAddr) -> Option<&T> {
-        match self.open.get(port)?.slots.get(remote)? {
+        let port = self.open.get(port)?;
+        match port.whole.as_ref().or_else(|| port.slots.get(remote))? {
             PortSlot::Taken(call) => Some(call),
             PortSlot::Resting { .. } => None,
         }
@@ -115,7 +132,7 @@ impl<T: Clone> Ports<T> {
     /// Empties the slots of a call that has ended; they rest.
     pub fn leave(&mut self, port: usize, is_theirs: impl Fn(&T) -> bool, now: Instant) {
         let Some(port) = self.open.get_mut(port) else { return };
-        for slot in port.slots.values_mut() {
+        for slot in port.slots.values_mut().chain(&mut port.whole) {
             if matches!(slot, PortSlot::Taken(call) if is_theirs(call)) {
                 *slot = PortSlot::Resting { until: now + REST };
             }
@@ -125,11 +142,15 @@ impl<T: Clone> Ports<T> {
 
 impl<T> Port<T> {
     fn is_empty(&self, now: Instant) -> bool {
-        !self.is_reserved && self.slots.values().all(|slot| slot.is_rested(now))
+        !self.is_reserved && self.is_unused(now)
     }
 
     fn is_free(&self, remote: &SocketAddr, now: Instant) -> bool {
-        self.slots.get(remote).is_none_or(|slot| slot.is_rested(now))
+        self.slots.get(remote).into_iter().chain(&self.whole).all(|slot| slot.is_rested(now))
+    }
+
+    fn is_unused(&self, now: Instant) -> bool {
+        self.slots.values().chain(&self.whole).all(|slot| slot.is_rested(now))
     }
 }
 
@@ -206,6 +227,26 @@ mod tests {
         ports.leave(1, |call| *call == "placed", now);
         assert_eq!(ports.place_alone(now), None, "late packets of the relay may still come");
         assert_eq!(ports.place_alone(now + REST).unwrap().port, 1);
+    }
+
+    #[test]
+    fn a_phone_has_its_port_alone_and_the_port_rests_behind_it() {
+        let (mut ports, now) = (Ports::new(40_000..=40_001, 0, 1), Instant::now());
+        ports.place(&[relay(1)], now).unwrap();
+        assert!(ports.take(0, relay(1), "caller", now));
+        assert_eq!(ports.place_alone(now), Some(Placed { port: 1, number: 40_001, is_new: true }));
+        assert!(ports.take_alone(1, "phone", now));
+        assert!(!ports.take_alone(1, "other", now) && !ports.take_alone(0, "other", now));
+        assert_eq!(ports.at(1, &relay(7)), Some(&"phone"));
+        assert!(!ports.take(1, relay(2), "caller", now));
+        assert_eq!(ports.place(&[relay(2)], now).unwrap().port, 0);
+        assert_eq!(ports.place_alone(now), None);
+        ports.leave(1, |call| *call == "phone", now);
+        assert_eq!(ports.at(1, &relay(7)), None);
+        assert_eq!(ports.place(&[relay(1)], now), None);
+        assert_eq!(ports.place(&[relay(1)], now + REST).unwrap().port, 1);
+        assert!(ports.take(1, relay(1), "caller", now + REST));
+        assert_eq!(ports.place_alone(now + REST), None);
     }
 
     proptest! {

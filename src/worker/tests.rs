@@ -71,6 +71,7 @@ fn worker_options(ports: RangeInclusive<u16>) -> WorkerOptions {
             tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
             connect_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(20),
+            sip: None,
         },
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,

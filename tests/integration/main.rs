@@ -41,6 +41,7 @@ mod queues;
 mod recording;
 mod reload;
 mod restarts;
+mod sip;
 mod slow_clients;
 mod stalled_log;
 mod standstill;

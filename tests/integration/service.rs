@@ -80,6 +80,8 @@ pub struct TestOptions {
     pub api: String,
     /// Keys of `[http]`.
     pub http: String,
+    /// The section `[sip]`.
+    pub sip: String,
 }
 
 /// A temporary folder, deleted on drop.
@@ -374,6 +376,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         [store]
         path = "{folder}/patchcord.db"
         {events}
+        {sip}
         [prompts]
         dir = "{prompts}"
         [api]
@@ -396,6 +399,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         log = options.log,
         folder = folder.display(),
         events = options.events,
+        sip = options.sip,
         prompts = folder.join("prompts").display(),
         api = if options.api.is_empty() { keys() } else { options.api.clone() },
         http = options.http,

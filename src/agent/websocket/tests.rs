@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::agent::browser::{BrowserId, BrowserLeg};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
+use crate::agent::sip::{PhoneId, PhoneLine};
 use crate::call::Attempt;
 use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
@@ -101,6 +102,12 @@ impl PortHost for Host {
 
     fn release_browser(&self, _: BrowserId) {}
 
+    fn open_phone(self: Rc<Self>) -> Result<Rc<PhoneLine>, AgentFailure> {
+        Err(AgentFailureKind::NotConfigured.into())
+    }
+
+    fn release_phone(&self, _: PhoneId) {}
+
     fn perform(self: Rc<Self>, _: SoundCommand, _: Owner) -> Result<CommandResult, Refusal> {
         Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))
     }
@@ -163,6 +170,7 @@ async fn scene(connect_timeout: Duration) -> anyhow::Result<Scene> {
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         connect_timeout,
         idle_timeout: Duration::from_secs(20),
+        sip: None,
     };
     Ok(Scene { listener, agent, port, slot, options, reports })
 }

@@ -231,6 +231,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             accept_timeout: Duration::from_secs(10),
             media_timeout: long,
             agent_timeout: long,
+            ring_timeout: Duration::ZERO,
             max_duration: long,
             max_buffer: long,
             prompts: PromptLibrary::load(Path::new("nowhere"))?,

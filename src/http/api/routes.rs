@@ -77,6 +77,11 @@ enum TargetView {
         /// `json`, `sdp` or `form`
         offer_format: &'static str,
     },
+    /// A SIP phone.
+    Sip {
+        /// Its address.
+        uri: String,
+    },
     /// A queue, whose agents take the call at a page.
     Queue {
         /// Its name.
@@ -152,6 +157,7 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
+        AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
         AgentTarget::Person(name) => Some(TargetView::Person { agent: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),

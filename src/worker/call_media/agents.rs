@@ -10,11 +10,13 @@ use patchcord_media::sdp::Answer;
 use serde_json::Value;
 
 use super::CallMedia;
-use crate::agent::BrowserId;
 use crate::agent::browser::BrowserLeg;
 use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
+use crate::agent::sip::PhoneLine;
+use crate::agent::{BrowserId, PhoneId};
 use crate::call::Attempt;
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
@@ -211,6 +213,16 @@ impl PortHost for CallMedia {
 
     fn release_browser(&self, id: BrowserId) {
         self.remove_browser(id, clock::now());
+    }
+
+    fn open_phone(self: Rc<Self>) -> Result<Rc<PhoneLine>, AgentFailure> {
+        let worker = self.services.worker.upgrade();
+        let worker = worker.ok_or_else(|| AgentFailureKind::Refused.because("the service is stopping"))?;
+        worker.open_phone(&self)
+    }
+
+    fn release_phone(&self, id: PhoneId) {
+        self.remove_phone(id, clock::now());
     }
 
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {

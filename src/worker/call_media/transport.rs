@@ -47,6 +47,12 @@ impl Transport {
         self.has_reservation.replace(false)
     }
 
+    /// For plain RTP.
+    pub fn without_ice(port: usize, sockets: Rc<PortSockets>) -> Self {
+        let (ufrags, added_addresses, has_reservation) = Default::default();
+        Self { port, sockets, ufrags, added_addresses, has_reservation }
+    }
+
     pub fn ufrags(&self) -> Vec<String> {
         self.ufrags.borrow().clone()
     }

@@ -35,6 +35,7 @@ pub mod objection;
 pub mod page;
 pub mod phone;
 mod relay;
+pub mod sip_phone;
 pub mod sound;
 pub mod speech;
 

@@ -107,6 +107,7 @@ impl PlaceCall {
             queue: self.queue,
             agent: self.agent,
             url: self.url,
+            phone: None,
             parameters: BTreeMap::new(),
         };
         let agents = match (destination.is_given(), self.without_agent) {

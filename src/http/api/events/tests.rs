@@ -219,6 +219,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
             accept_timeout: Duration::ZERO,
             media_timeout: Duration::ZERO,
             agent_timeout: Duration::ZERO,
+            ring_timeout: Duration::ZERO,
             max_duration: Duration::ZERO,
             max_buffer: DEFAULT_MAX_BUFFER,
             prompts: prompts.clone(),

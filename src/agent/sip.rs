@@ -1,0 +1,323 @@
+//! A SIP phone as agent or participant: the task that calls it, and carries audio, keys and holds between it and the call.
+//!
+//! Signalling comes from the phone's [`SipLeg`]; audio is in its [`PhoneLine`], which the worker hands every datagram to.
+
+mod line;
+mod negotiation;
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use patchcord_media::opus::Profile;
+use patchcord_media::rtp_leg::RtpLegEvent;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, sleep_until};
+
+use super::notice::Notice;
+use super::port::AgentPort;
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::call::command::{CallCommand, CourseCommand, Destination, Hold, SendDtmf, SoundCommand, Transfer};
+use crate::clock;
+use crate::pulse::Standstills;
+use crate::sip::{Host, Invite, Refused, SipEvent, SipLeg, SipUri, UserAgent};
+pub use line::PhoneId;
+pub(crate) use line::PhoneLine;
+use negotiation::Negotiation;
+
+/// The task rests at least this long, so that a deadline in the past cannot spin it.
+const REST: Duration = Duration::from_millis(1);
+/// Without a deadline the task wakes this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// Marks our transfer among the results of commands.
+const REFER: &str = "refer";
+
+/// What all phones of a service have in common.
+#[derive(Clone)]
+pub struct SipOptions {
+    /// It calls them.
+    pub user_agent: UserAgent,
+    /// How long one rings.
+    pub ring_timeout: Duration,
+    /// Whether audio may flow to loopback and private addresses.
+    pub allow_private: bool,
+}
+
+/// How a phone's part in the call ends.
+enum Ending {
+    /// The call dismissed it.
+    Dismissed(&'static str),
+    HungUp,
+    Failed(AgentFailure),
+}
+
+/// Calls a phone, and stays until it or the call hangs up.
+pub(super) async fn run(uri: SipUri, port: Rc<AgentPort>, options: Option<SipOptions>) {
+    let Some(options) = options else {
+        return port.failed(AgentFailureKind::NotConfigured.because("the service has no [sip] section"));
+    };
+    let line = match port.open_phone() {
+        Ok(line) => line,
+        Err(failure) => return port.failed(failure),
+    };
+    match call(uri, &line, &port, &options).await {
+        Ending::Dismissed(_) => {}
+        Ending::HungUp => drop(port.hung_up()),
+        Ending::Failed(failure) => port.failed(failure),
+    }
+    line.close(clock::now());
+    port.release_phone(line.id());
+}
+
+async fn call(uri: SipUri, line: &PhoneLine, port: &AgentPort, options: &SipOptions) -> Ending {
+    let is_ipv6 = matches!(uri.host, Host::Address(address) if address.is_ipv6());
+    let begun = Negotiation::begin(line, is_ipv6, options.allow_private);
+    let (mut negotiation, offer) = match begun {
+        Ok(begun) => begun,
+        Err(failure) => return Ending::Failed(failure),
+    };
+    let headers = vec![("X-WhatsApp-Call-Id".to_owned(), port.call_id().to_string())];
+    let mut leg = options.user_agent.call(Invite { to: uri, offer, headers });
+    let answer = match ring(&mut leg, port, options.ring_timeout).await {
+        Ok(answer) => answer,
+        Err(ending) => return hang_up(leg, ending),
+    };
+    let format = match negotiation.answered(line, &answer, clock::now()) {
+        Ok(format) => format,
+        Err(failure) => return hang_up(leg, Ending::Failed(failure)),
+    };
+    port.attach(format, Profile::Eco);
+    port.joined();
+    let mut talk = Talk::new(line, port, negotiation, clock::now());
+    let ending = talk.last(&mut leg).await;
+    hang_up(leg, ending)
+}
+
+/// Nothing happens if the phone has ended the call itself.
+fn hang_up(leg: SipLeg, ending: Ending) -> Ending {
+    leg.hang_up(match &ending {
+        Ending::Dismissed(reason) => reason,
+        Ending::HungUp => "agent_hung_up",
+        Ending::Failed(failure) => failure.kind.name(),
+    });
+    ending
+}
+
+/// Waits until the phone answers; gives its SDP.
+async fn ring(leg: &mut SipLeg, port: &AgentPort, ring_timeout: Duration) -> Result<String, Ending> {
+    let mut standstills = port.standstills();
+    let mut give_up_at = clock::now() + ring_timeout;
+    loop {
+        tokio::select! {
+            reason = port.dismissed() => return Err(Ending::Dismissed(reason)),
+            event = leg.next() => match event {
+                Some(SipEvent::Answered { sdp }) => return Ok(sdp),
+                Some(SipEvent::Failed(failure)) => return Err(Ending::Failed(failure)),
+                Some(SipEvent::HungUp) | None => {
+                    return Err(Ending::Failed(AgentFailureKind::Refused.because("it hung up before it answered")));
+                }
+                Some(
+                    SipEvent::Ringing
+                    | SipEvent::Offered { .. }
+                    | SipEvent::LateAnswer { .. }
+                    | SipEvent::Digit(_)
+                    | SipEvent::Referred { .. },
+                ) => {}
+            },
+            () = sleep_until(give_up_at.into()) => match standstills.next(clock::now()) {
+                Some(gap) => give_up_at += gap,
+                None => {
+                    let waited = crate::telemetry::shown(ring_timeout);
+                    return Err(Ending::Failed(AgentFailureKind::NoAnswer.because(format_args!("it rang for {waited}"))));
+                }
+            },
+        }
+    }
+}
+
+/// A phone's time in the call.
+struct Talk<'a> {
+    line: &'a PhoneLine,
+    port: &'a AgentPort,
+    negotiation: Negotiation,
+    standstills: Standstills,
+    /// The caller is on hold because the phone holds.
+    holds_caller: bool,
+    /// The outcome of its REFER.
+    referring: Option<oneshot::Sender<bool>>,
+    wakes_at: Instant,
+}
+
+impl<'a> Talk<'a> {
+    fn new(line: &'a PhoneLine, port: &'a AgentPort, negotiation: Negotiation, now: Instant) -> Self {
+        let standstills = port.standstills();
+        Self { line, port, negotiation, standstills, holds_caller: false, referring: None, wakes_at: now }
+    }
+
+    async fn last(&mut self, leg: &mut SipLeg) -> Ending {
+        let mut timer = pin!(sleep(Duration::ZERO));
+        loop {
+            let now = clock::now();
+            if let Some(ending) = self.step(now) {
+                return ending;
+            }
+            let wakes_at = self.poll_timeout(now);
+            if wakes_at != self.wakes_at {
+                self.wakes_at = wakes_at;
+                timer.as_mut().reset(wakes_at.into());
+            }
+            tokio::select! {
+                biased;
+                reason = self.port.dismissed() => return self.dismissed(reason),
+                () = self.line.news() => {}
+                () = self.port.output() => {}
+                event = leg.next() => {
+                    if let Some(ending) = self.follow(event) {
+                        return ending;
+                    }
+                }
+                () = timer.as_mut() => {}
+            }
+        }
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Instant {
+        let next = self.line.poll_timeout().unwrap_or(now + IDLE);
+        if next <= now { now + REST } else { next.min(now + IDLE) }
+    }
+
+    fn dismissed(&mut self, reason: &'static str) -> Ending {
+        if let Some(outcome) = self.referring.take() {
+            // Whoever waited may be gone.
+            let _ = outcome.send(reason == "transferred");
+        }
+        Ending::Dismissed(reason)
+    }
+
+    /// Does everything that is due.
+    fn step(&mut self, now: Instant) -> Option<Ending> {
+        if self.wakes_at <= now
+            && let Some(gap) = self.standstills.next(now)
+        {
+            self.line.shift_deadlines(gap, now);
+        }
+        self.line.handle_timeout(now);
+        while let Some(event) = self.line.poll_event() {
+            match event {
+                RtpLegEvent::MediaFailed(_) => {
+                    let cause = "no audio came from the phone for too long";
+                    return Some(Ending::Failed(AgentFailureKind::Unresponsive.because(cause)));
+                }
+                RtpLegEvent::Connected | RtpLegEvent::MediaSilent(_) => {}
+            }
+        }
+        self.take_received(now);
+        self.deliver(now);
+        None
+    }
+
+    /// What the phone does in its dialog.
+    fn follow(&mut self, event: Option<SipEvent>) -> Option<Ending> {
+        match event? {
+            SipEvent::Offered { sdp, reply } => {
+                // The phone may have given up.
+                let _ = reply.send(self.answer_offer(sdp.as_deref()));
+            }
+            SipEvent::LateAnswer { sdp } => {
+                // What cannot be used changes nothing.
+                if self.negotiation.late_answer(self.line, &sdp, clock::now()).is_ok() {
+                    self.follow_hold();
+                }
+            }
+            SipEvent::Digit(digit) => self.press(digit),
+            SipEvent::Referred { to, outcome } => self.refer(&to, outcome),
+            SipEvent::HungUp => return Some(Ending::HungUp),
+            SipEvent::Failed(failure) => return Some(Ending::Failed(failure)),
+            SipEvent::Ringing | SipEvent::Answered { .. } => {}
+        }
+        None
+    }
+
+    fn answer_offer(&mut self, sdp: Option<&str>) -> Result<String, Refused> {
+        let Some(sdp) = sdp else { return self.negotiation.offer().map_err(|_| Refused::NotAcceptable) };
+        let answer = self.negotiation.answer(self.line, sdp, clock::now()).map_err(|_| Refused::NotAcceptable)?;
+        self.follow_hold();
+        Ok(answer)
+    }
+
+    /// The caller hears the hold prompt while the phone holds. A hold of the agent's own stays.
+    fn follow_hold(&mut self) {
+        let is_held = self.negotiation.is_held();
+        if is_held && !self.holds_caller && !self.port.is_on_hold() {
+            self.holds_caller = true;
+            self.command(SoundCommand::Hold(Hold::default()));
+        } else if !is_held && std::mem::take(&mut self.holds_caller) {
+            self.command(SoundCommand::Unhold);
+        }
+    }
+
+    fn press(&self, digit: char) {
+        self.command(SoundCommand::SendDtmf(SendDtmf { digits: digit.to_string() }));
+    }
+
+    fn command(&self, command: SoundCommand) {
+        self.port.command(Value::Null, Ok(CallCommand::Sound(command)));
+    }
+
+    /// The user agent has checked that the target is allowed.
+    fn refer(&mut self, to: &SipUri, outcome: oneshot::Sender<bool>) {
+        self.referring = Some(outcome);
+        self.port.want_events();
+        let to = Destination { phone: Some(to.to_string()), ..Destination::default() };
+        let transfer = CourseCommand::Transfer(Transfer { to, warm: false });
+        self.port.command(json!(REFER), Ok(CallCommand::Course(transfer)));
+    }
+
+    fn refer_failed(&mut self) {
+        if let Some(outcome) = self.referring.take() {
+            // Whoever waited may be gone.
+            let _ = outcome.send(false);
+        }
+    }
+
+    /// The call hears what the phone sent.
+    fn take_received(&mut self, now: Instant) {
+        while let Some(key) = self.line.poll_key() {
+            self.press(key.digit);
+        }
+        while let Some(audio) = self.line.poll_audio() {
+            // A full queue drops it: a phone cannot be slowed down.
+            self.port.say(audio, now);
+        }
+    }
+
+    /// The phone hears what the call has for it.
+    fn deliver(&mut self, now: Instant) {
+        while let Some(notice) = self.port.next_notice() {
+            match notice {
+                Notice::Dtmf { digit: Some(digit), .. } => self.line.send_key(digit),
+                Notice::CommandResult { request_id, outcome: Err(_) } if request_id == REFER => self.refer_failed(),
+                Notice::Event(event) if event.kind == "call.transferred" && event.data["completed"] == false => {
+                    self.refer_failed();
+                }
+                // A phone learns nothing of the rest.
+                Notice::Dtmf { digit: None, .. }
+                | Notice::Start(_)
+                | Notice::Accepted
+                | Notice::Mark { .. }
+                | Notice::Cleared(_)
+                | Notice::Xoff { .. }
+                | Notice::Xon { .. }
+                | Notice::Event(_)
+                | Notice::CommandResult { .. }
+                | Notice::Error { .. }
+                | Notice::Stop { .. } => {}
+            }
+        }
+        while let Some(sound) = self.port.next_sound() {
+            self.line.send_audio(&sound, now);
+        }
+        self.line.flush();
+    }
+}

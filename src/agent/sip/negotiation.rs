@@ -1,0 +1,93 @@
+//! Negotiation: our half of a phone's SDP, and what follows from it for its audio.
+
+use std::time::Instant;
+
+use patchcord_media::audio_terms::Codec;
+use patchcord_media::opus::SampleRate;
+use patchcord_media::plain_rtp::PlainRtpError;
+use patchcord_media::sdp::phone::{
+    Encryption, NegotiationError, PhoneDescription, PhoneSession, PhoneSessionOptions, PhoneTerms,
+};
+use patchcord_media::sdp::{Direction, SdpError};
+use thiserror::Error;
+
+use super::PhoneLine;
+use crate::agent::{Encoding, SoundFormat};
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+
+/// Our half of one dialog's SDP.
+pub(super) struct Negotiation {
+    session: PhoneSession,
+    is_ipv6: bool,
+    allow_private: bool,
+}
+
+/// Why an SDP of a phone cannot be used.
+#[derive(Clone, Copy, Debug, Error)]
+pub(super) enum Unusable {
+    #[error(transparent)]
+    Sdp(#[from] SdpError),
+    #[error(transparent)]
+    Negotiation(#[from] NegotiationError),
+    #[error(transparent)]
+    Rtp(#[from] PlainRtpError),
+}
+
+impl Negotiation {
+    /// Gives our offer too.
+    pub fn begin(line: &PhoneLine, is_ipv6: bool, allow_private: bool) -> Result<(Self, String), AgentFailure> {
+        let no_address = || AgentFailureKind::Refused.because("the service has no address for its audio");
+        let address = line.advertised(is_ipv6).ok_or_else(no_address)?;
+        let options = PhoneSessionOptions { address, codecs: Codec::ALL.to_vec(), encryption: Encryption::Accepted };
+        let mut session = PhoneSession::new(options);
+        let offer = session.offer().map_err(|error| AgentFailureKind::Refused.because(error))?;
+        Ok((Self { session, is_ipv6, allow_private }, offer))
+    }
+
+    /// The phone answered the call: its audio begins.
+    pub fn answered(&mut self, line: &PhoneLine, sdp: &str, now: Instant) -> Result<SoundFormat, AgentFailure> {
+        let agreed = |error: Unusable| AgentFailureKind::ProtocolError.because(error);
+        let terms = self.take_answer(sdp).map_err(agreed)?;
+        let rate = line.begin(self.is_ipv6, &terms, self.allow_private, now).map_err(|error| agreed(error.into()))?;
+        Ok(format_of(rate))
+    }
+
+    /// The phone answered an offer that it had asked for.
+    pub fn late_answer(&mut self, line: &PhoneLine, sdp: &str, now: Instant) -> Result<(), Unusable> {
+        let terms = self.take_answer(sdp)?;
+        Ok(line.renegotiate(&terms, now)?)
+    }
+
+    /// Answers a change of the session. After an error everything is as it was.
+    pub fn answer(&mut self, line: &PhoneLine, sdp: &str, now: Instant) -> Result<String, Unusable> {
+        let offer = PhoneDescription::parse(sdp)?;
+        let mut changed = self.session.clone();
+        let answer = changed.answer(&offer)?;
+        line.renegotiate(&answer.terms, now)?;
+        self.session = changed;
+        Ok(answer.sdp)
+    }
+
+    /// An offer of what is in use.
+    pub fn offer(&mut self) -> Result<String, NegotiationError> {
+        self.session.offer()
+    }
+
+    /// Whether the phone holds the call.
+    pub fn is_held(&self) -> bool {
+        let wants_audio = |terms: &PhoneTerms| matches!(terms.direction, Direction::SendRecv | Direction::SendOnly);
+        self.session.terms().is_some_and(|terms| !wants_audio(terms) || terms.remote.is_none())
+    }
+
+    fn take_answer(&mut self, sdp: &str) -> Result<PhoneTerms, Unusable> {
+        let answer = PhoneDescription::parse(sdp)?;
+        Ok(self.session.accept_answer(&answer)?)
+    }
+}
+
+fn format_of(rate: Option<SampleRate>) -> SoundFormat {
+    match rate {
+        None => SoundFormat { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 },
+        Some(sample_rate) => SoundFormat { encoding: Encoding::PcmS16le, sample_rate },
+    }
+}

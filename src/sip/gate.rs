@@ -1,0 +1,171 @@
+//! Gate: whose messages are read at all.
+//!
+//! A message must belong to a dialog that we began; its Call-ID is random. All others are dropped without an answer, and an address that sends
+//! ten of them is not read for a while: scanners go on as long as they get answers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::edge::Head;
+
+/// Failures until a ban.
+const FAILURES: u32 = 10;
+/// Failures are forgotten after it, and a ban ends.
+const BANNED_FOR: Duration = Duration::from_secs(60 * 60);
+/// Addresses remembered at once; beyond it the oldest ones are forgotten.
+const ADDRESSES: usize = 10_000;
+/// Messages of a dialog that is over may still come, and are answered: 64*T1 (RFC 3261 §17.1.1.2), and a bit.
+const LINGERS: Duration = Duration::from_secs(40);
+
+/// The gate of one user agent. Clones share it.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// Our dialogs by Call-ID; with the moment of their end if they are over.
+    dialogs: HashMap<String, Option<Instant>>,
+    suspects: HashMap<IpAddr, Suspect>,
+}
+
+struct Suspect {
+    failures: u32,
+    since: Instant,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is read.
+    Pass,
+    /// It is dropped.
+    Drop(&'static str),
+}
+
+/// A dialog of ours, for as long as its messages are read.
+pub struct OpenDialog {
+    gate: Gate,
+    call_id: String,
+    now: fn() -> Instant,
+}
+
+impl Gate {
+    /// Messages with this Call-ID are read until the result is dropped, and some seconds longer.
+    pub fn open(&self, call_id: &str, now: fn() -> Instant) -> OpenDialog {
+        let mut state = self.state();
+        let at = now();
+        state.dialogs.retain(|_, ended| ended.is_none_or(|ended| at < ended + LINGERS));
+        state.dialogs.insert(call_id.to_owned(), None);
+        OpenDialog { gate: self.clone(), call_id: call_id.to_owned(), now }
+    }
+
+    /// Whether anything of this address is read.
+    #[cfg(test)]
+    pub fn is_banned(&self, from: IpAddr, now: Instant) -> bool {
+        self.state().is_banned(from, now)
+    }
+
+    /// Decides about a well-formed message.
+    pub fn judge(&self, from: IpAddr, head: &Head<'_>, now: Instant) -> Verdict {
+        let mut state = self.state();
+        let dialog = state.dialogs.get(head.call_id);
+        // Before the ban: a Call-ID is a secret of the two sides, and datagrams may bear a forged address.
+        if dialog.is_some_and(|ended| ended.is_none_or(|ended| now < ended + LINGERS)) {
+            return Verdict::Pass;
+        }
+        if state.is_banned(from, now) {
+            return Verdict::Drop("banned");
+        }
+        // A late response of a dialog long over says nothing against its sender.
+        if head.method.is_some() {
+            state.failed(from, now);
+        }
+        Verdict::Drop("unknown")
+    }
+
+    /// The address sent what is no SIP, or failed to prove who it is.
+    pub fn failed(&self, from: IpAddr, now: Instant) {
+        self.state().failed(from, now);
+    }
+
+    /// The lock is held for a look-up only, and the state is valid at every step.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_banned(&self, from: IpAddr, now: Instant) -> bool {
+        let is_current = |suspect: &Suspect| now.saturating_duration_since(suspect.since) < BANNED_FOR;
+        self.suspects.get(&from).is_some_and(|suspect| suspect.failures >= FAILURES && is_current(suspect))
+    }
+
+    fn failed(&mut self, from: IpAddr, now: Instant) {
+        if self.suspects.len() >= ADDRESSES && !self.suspects.contains_key(&from) {
+            let oldest = self.suspects.iter().min_by_key(|(_, suspect)| suspect.since).map(|(address, _)| *address);
+            oldest.map(|oldest| self.suspects.remove(&oldest));
+        }
+        let suspect = self.suspects.entry(from).or_insert(Suspect { failures: 0, since: now });
+        if now.saturating_duration_since(suspect.since) >= BANNED_FOR {
+            *suspect = Suspect { failures: 0, since: now };
+        }
+        suspect.failures = suspect.failures.saturating_add(1);
+        if suspect.failures == FAILURES {
+            suspect.since = now;
+            metrics::counter!("patchcord_sip_bans_total").increment(1);
+        }
+    }
+}
+
+impl Drop for OpenDialog {
+    fn drop(&mut self) {
+        let now = (self.now)();
+        if let Some(ended) = self.gate.state().dialogs.get_mut(&self.call_id) {
+            *ended = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(call_id: &str) -> Head<'_> {
+        Head { method: Some("BYE"), call_id, length: 100, content_length: Some(0) }
+    }
+
+    #[test]
+    fn only_our_dialogs_are_read_and_ten_other_messages_are_a_ban() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let (friend, scanner): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let dialog = gate.open("ours", Instant::now);
+        for _ in 0..FAILURES {
+            assert_eq!(gate.judge(scanner, &head("theirs"), now), Verdict::Drop("unknown"));
+        }
+        assert_eq!(gate.judge(scanner, &head("theirs"), now), Verdict::Drop("banned"));
+        assert!(gate.is_banned(scanner, now) && !gate.is_banned(friend, now));
+        assert!(!gate.is_banned(scanner, now + BANNED_FOR));
+        assert_eq!(gate.judge(scanner, &head("ours"), now), Verdict::Pass);
+        assert_eq!(gate.judge(friend, &head("ours"), now), Verdict::Pass);
+        drop(dialog);
+        let now = Instant::now();
+        assert_eq!(gate.judge(friend, &head("ours"), now), Verdict::Pass);
+        assert_eq!(gate.judge(friend, &head("ours"), now + LINGERS + LINGERS), Verdict::Drop("unknown"));
+    }
+
+    #[test]
+    fn late_responses_are_no_failures_and_the_memory_is_bounded() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        let address: IpAddr = [192, 0, 2, 1].into();
+        for _ in 0..100 {
+            gate.judge(address, &Head { method: None, ..head("over") }, now);
+        }
+        assert!(!gate.is_banned(address, now));
+        for number in 0..ADDRESSES as u32 + 5 {
+            gate.failed(std::net::Ipv4Addr::from(number).into(), now + Duration::from_millis(number.into()));
+        }
+        assert_eq!(gate.state().suspects.len(), ADDRESSES);
+    }
+}

@@ -1,0 +1,371 @@
+//! An answered call: what the phone does in its dialog, our session timer, and the end.
+
+use std::future::pending;
+use std::time::Duration;
+
+use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
+use rsipstack::dialog::invite_dialog::InviteDialog;
+use rsipstack::sip::{Header, HeadersExt, Method, Request, Response, StatusCode, StatusCodeKind};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+
+use super::leg::{HangUp, Refused, SipEvent};
+use super::outgoing::{LAST_RESPONSE, sdp_of};
+use super::session_timer::{Due, LEAST_SECONDS, SessionExpires, SessionTimer};
+use super::user_agent::{Stack, abilities};
+use super::{info, refer};
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::clock;
+
+/// For the agent's task to answer a change of the session; it does so at once.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+
+/// The dialog of an answered call.
+pub(super) struct InDialog<'a> {
+    stack: &'a Stack,
+    dialog: InviteDialog,
+    states: DialogStateReceiver,
+    timer: Option<SessionTimer>,
+    /// The phone takes UPDATE, which needs no SDP.
+    takes_update: bool,
+    /// What we said last, for a re-INVITE that only refreshes.
+    our_sdp: String,
+    /// A change of the session is being answered.
+    is_changing: bool,
+    /// The re-INVITE without an offer, by its CSeq, whose ACK has the answer.
+    late_answer_to: Option<u32>,
+    is_referring: bool,
+    /// Our requests and answers on their way.
+    work: JoinSet<Done>,
+}
+
+/// What has been sent, and answered if it was a request.
+pub(super) enum Done {
+    /// A change of the session was answered: with our SDP, or refused.
+    Changed { session: Option<SessionExpires>, sdp: Option<String>, late: Option<u32> },
+    /// The response to our refresh.
+    Refreshed(Option<Response>),
+    /// The phone knows how its REFER went.
+    Referred,
+    /// Nothing follows from it.
+    Told,
+}
+
+type Ended = Result<(), AgentFailure>;
+
+impl<'a> InDialog<'a> {
+    pub fn new(
+        stack: &'a Stack,
+        dialog: InviteDialog,
+        states: DialogStateReceiver,
+        our_sdp: &str,
+        answer: &Response,
+    ) -> Self {
+        let agreed = session_of(answer);
+        Self {
+            stack,
+            dialog,
+            states,
+            timer: agreed.map(|agreed| SessionTimer::of_our_request(agreed, clock::now())),
+            takes_update: allows(answer, Method::Update),
+            our_sdp: our_sdp.to_owned(),
+            is_changing: false,
+            late_answer_to: None,
+            is_referring: false,
+            work: JoinSet::new(),
+        }
+    }
+
+    /// Stays until either side hangs up.
+    pub async fn last(
+        mut self,
+        answer: &Response,
+        events: &mpsc::Sender<SipEvent>,
+        commands: &mut mpsc::Receiver<HangUp>,
+    ) -> Ended {
+        let ended = match sdp_of(answer, answer.body()) {
+            Some(sdp) => match events.send(SipEvent::Answered { sdp }).await {
+                Ok(()) => self.talk(events, commands).await,
+                Err(_) => self.bye("agent_gone").await,
+            },
+            None => {
+                let _ = self.bye("no_sdp").await;
+                Err(AgentFailureKind::ProtocolError.because("its answer has no SDP"))
+            }
+        };
+        self.stack.dialogs.remove_dialog(&self.dialog.id());
+        ended
+    }
+
+    async fn talk(&mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Ended {
+        loop {
+            let due = self.timer.map(|timer| timer.poll_timeout());
+            tokio::select! {
+                command = commands.recv() => {
+                    return self.bye(command.map_or("agent_gone", |command| command.reason)).await;
+                }
+                state = self.states.recv() => {
+                    let Some(state) = state else { return Err(lost("its dialog was lost")) };
+                    if let Some(ended) = self.follow(state, events).await {
+                        return ended;
+                    }
+                }
+                Some(Ok(done)) = self.work.join_next() => {
+                    if let Some(ended) = self.done(done, events).await {
+                        return ended;
+                    }
+                }
+                () = until(due) => {
+                    if let Some(ended) = self.timer_is_due().await {
+                        return ended;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, state: DialogState, events: &mpsc::Sender<SipEvent>) -> Option<Ended> {
+        match state {
+            DialogState::Updated(_, request, handle) => self.change(&request, handle, events),
+            DialogState::Info(_, request, handle) => self.info(&request, handle, events),
+            DialogState::Refer(_, request, handle) => self.refer(&request, handle, events),
+            DialogState::Options(_, _, handle) => self.reply(handle, StatusCode::OK, abilities().into()),
+            DialogState::Message(_, _, handle)
+            | DialogState::Notify(_, _, handle)
+            | DialogState::Publish(_, _, handle) => {
+                self.reply(handle, StatusCode::MethodNotAllowed, abilities().into());
+            }
+            DialogState::Confirmed(..) => self.take_late_answer(events).await,
+            DialogState::Terminated(_, TerminatedReason::UasBye | TerminatedReason::UacBye) => {
+                let _ = events.send(SipEvent::HungUp).await;
+                return Some(Ok(()));
+            }
+            DialogState::Terminated(..) => return Some(Err(lost("its dialog ended"))),
+            DialogState::Calling(_) | DialogState::Trying(_) | DialogState::Early(..) | DialogState::WaitAck(..) => {}
+        }
+        None
+    }
+
+    /// A re-INVITE or an UPDATE.
+    fn change(&mut self, request: &Request, handle: TransactionHandle, events: &mpsc::Sender<SipEvent>) {
+        let session = match session_of(request).map(SessionExpires::answered).transpose() {
+            Ok(session) => session,
+            Err(least) => {
+                let min = Header::MinSE(least.to_string().into());
+                return self.reply(handle, StatusCode::from(422), vec![min]);
+            }
+        };
+        let offer = sdp_of(request, request.body());
+        if offer.is_none() && !request.body().is_empty() {
+            let accept = Header::Accept("application/sdp".into());
+            return self.reply(handle, StatusCode::UnsupportedMediaType, vec![accept]);
+        }
+        if offer.is_none() && request.method() == &Method::Update {
+            self.renew(session);
+            return self.reply(handle, StatusCode::OK, timer_headers(session));
+        }
+        let (reply, answer) = oneshot::channel();
+        let late = if offer.is_none() { request.cseq_header().and_then(|cseq| cseq.seq()).ok() } else { None };
+        if self.is_changing {
+            return self.reply(handle, StatusCode::RequestPending, Vec::new());
+        }
+        if events.try_send(SipEvent::Offered { sdp: offer, reply }).is_err() {
+            return self.reply(handle, StatusCode::ServiceUnavailable, Vec::new());
+        }
+        self.is_changing = true;
+        self.work.spawn(async move {
+            let answer = timeout(ANSWERED_WITHIN, answer).await.ok().and_then(Result::ok);
+            let sdp = match answer {
+                Some(Ok(sdp)) => Ok(sdp),
+                Some(Err(Refused::NotAcceptable)) => Err(StatusCode::NotAcceptableHere),
+                Some(Err(Refused::Pending)) => Err(StatusCode::RequestPending),
+                None => Err(StatusCode::ServerInternalError),
+            };
+            match sdp {
+                Ok(sdp) => {
+                    let mut headers = timer_headers(session);
+                    headers.push(Header::ContentType("application/sdp".into()));
+                    let _ = handle.respond(StatusCode::OK, Some(headers), Some(sdp.clone().into_bytes())).await;
+                    Done::Changed { session, sdp: Some(sdp), late }
+                }
+                Err(code) => {
+                    let _ = handle.respond(code, None, None).await;
+                    Done::Changed { session: None, sdp: None, late: None }
+                }
+            }
+        });
+    }
+
+    fn info(&mut self, request: &Request, handle: TransactionHandle, events: &mpsc::Sender<SipEvent>) {
+        let kind = request.header_value("Content-Type").unwrap_or_default();
+        match info::digit(&kind, request.body()) {
+            Ok(digit) => {
+                if let Some(digit) = digit {
+                    // A phone that presses faster than it is read loses the key, as any keypad does.
+                    let _ = events.try_send(SipEvent::Digit(digit));
+                }
+                self.reply(handle, StatusCode::OK, Vec::new());
+            }
+            Err(accepted) => {
+                self.reply(handle, StatusCode::UnsupportedMediaType, vec![Header::Accept(accepted.into())]);
+            }
+        }
+    }
+
+    fn refer(&mut self, request: &Request, handle: TransactionHandle, events: &mpsc::Sender<SipEvent>) {
+        let target = request.header_value("Refer-To").ok_or(400).and_then(|value| refer::target(&value));
+        let target = target.and_then(|to| if self.stack.may_refer_to(&to) { Ok(to) } else { Err(403) });
+        let to = match target {
+            Ok(to) => to,
+            Err(code) => return self.reply(handle, StatusCode::from(code), Vec::new()),
+        };
+        let (outcome, decided) = oneshot::channel();
+        if self.is_referring || events.try_send(SipEvent::Referred { to, outcome }).is_err() {
+            return self.reply(handle, StatusCode::RequestPending, Vec::new());
+        }
+        self.is_referring = true;
+        let dialog = self.dialog.clone();
+        self.work.spawn(async move {
+            let _ = handle.reply(StatusCode::Accepted).await;
+            refer::notify(&dialog, 100).await;
+            let is_done = timeout(refer::DECIDED_WITHIN, decided).await;
+            refer::notify(&dialog, if matches!(is_done, Ok(Ok(true))) { 200 } else { 503 }).await;
+            Done::Referred
+        });
+    }
+
+    fn reply(&mut self, handle: TransactionHandle, status: StatusCode, headers: Vec<Header>) {
+        self.work.spawn(async move {
+            // A request that was given up has no use for it.
+            let _ = handle.respond(status, Some(headers), None).await;
+            Done::Told
+        });
+    }
+
+    async fn done(&mut self, done: Done, events: &mpsc::Sender<SipEvent>) -> Option<Ended> {
+        match done {
+            Done::Changed { session, sdp, late } => {
+                self.is_changing = false;
+                if let Some(sdp) = sdp {
+                    self.our_sdp = sdp;
+                    self.renew(session);
+                }
+                self.late_answer_to = late.or(self.late_answer_to);
+                // The ACK may have come first.
+                self.take_late_answer(events).await;
+            }
+            Done::Refreshed(response) => return self.refreshed(response.as_ref()).await,
+            Done::Referred => self.is_referring = false,
+            Done::Told => {}
+        }
+        None
+    }
+
+    /// The ACK of a re-INVITE without an offer has the phone's answer.
+    async fn take_late_answer(&mut self, events: &mpsc::Sender<SipEvent>) {
+        let Some(late) = self.late_answer_to else { return };
+        let ack = self.dialog.last_remote_ack();
+        let ack = ack.filter(|ack| ack.cseq_header().and_then(|cseq| cseq.seq()).is_ok_and(|seq| seq == late));
+        let Some(ack) = ack else { return };
+        self.late_answer_to = None;
+        if let Some(sdp) = sdp_of(&ack, ack.body()) {
+            let _ = events.send(SipEvent::LateAnswer { sdp }).await;
+        }
+    }
+
+    fn renew(&mut self, session: Option<SessionExpires>) {
+        // A request without the header ends the timer (RFC 4028 §9).
+        self.timer = session.map(|agreed| SessionTimer::of_their_request(agreed, clock::now()));
+    }
+
+    async fn timer_is_due(&mut self) -> Option<Ended> {
+        match self.timer.as_mut()?.handle_timeout(clock::now())? {
+            Due::Expired => Some(self.lose("its session timer ran out").await),
+            Due::Refresh => {
+                self.refresh();
+                None
+            }
+        }
+    }
+
+    fn refresh(&mut self) {
+        let Some(timer) = self.timer else { return };
+        let session =
+            SessionExpires { seconds: timer.seconds(), refresher: Some(super::session_timer::Refresher::Uac) };
+        let headers =
+            [Header::SessionExpires(session.to_string().into()), Header::MinSE(LEAST_SECONDS.to_string().into())];
+        let mut headers: Vec<Header> = abilities().into_iter().chain(headers).collect();
+        let (dialog, takes_update, sdp) = (self.dialog.clone(), self.takes_update, self.our_sdp.clone());
+        self.work.spawn(async move {
+            let response = match takes_update {
+                true => dialog.update(Some(headers), None).await,
+                false => {
+                    headers.push(Header::ContentType("application/sdp".into()));
+                    dialog.reinvite(Some(headers), Some(sdp.into_bytes())).await
+                }
+            };
+            Done::Refreshed(response.ok().flatten())
+        });
+    }
+
+    async fn refreshed(&mut self, response: Option<&Response>) -> Option<Ended> {
+        match response {
+            Some(response) if response.status_code.kind() == StatusCodeKind::Successful => {
+                let agreed = session_of(response);
+                self.timer = agreed.map(|agreed| SessionTimer::of_our_request(agreed, clock::now()));
+                None
+            }
+            // RFC 4028 §10: the session is gone at the other side.
+            Some(response) if matches!(response.status_code.code(), 408 | 481) => {
+                Some(self.lose("it does not know the session any more").await)
+            }
+            // The next refresh is due before the session ends.
+            Some(_) => None,
+            None => Some(self.lose("it did not answer the session's refresh").await),
+        }
+    }
+
+    async fn lose(&self, cause: &'static str) -> Ended {
+        let _ = self.bye("session_expired").await;
+        Err(lost(cause))
+    }
+
+    /// Hangs up. The phone's answer changes nothing.
+    async fn bye(&self, reason: &str) -> Ended {
+        // RFC 3326.
+        let reason = Header::Reason(format!("SIP;cause=200;text=\"{reason}\"").into());
+        let _ = timeout(LAST_RESPONSE, self.dialog.bye_with_headers(Some(vec![reason]))).await;
+        Ok(())
+    }
+}
+
+async fn until(due: Option<std::time::Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => pending().await,
+    }
+}
+
+fn session_of(message: &impl HeadersExt) -> Option<SessionExpires> {
+    let value = message.header_value("Session-Expires").or_else(|| message.header_value("x"))?;
+    SessionExpires::parse(&value)
+}
+
+/// RFC 4028 §9: the answer says what was agreed on, and that the other side must keep it.
+fn timer_headers(session: Option<SessionExpires>) -> Vec<Header> {
+    let ours = abilities();
+    let agreed =
+        session.map(|session| [Header::SessionExpires(session.to_string().into()), Header::Require("timer".into())]);
+    ours.into_iter().chain(agreed.into_iter().flatten()).collect()
+}
+
+fn allows(message: &impl HeadersExt, method: Method) -> bool {
+    let name = method.to_string();
+    let allowed = message.header_value("Allow").unwrap_or_default();
+    allowed.split(',').any(|allowed| allowed.trim() == name)
+}
+
+fn lost(cause: &'static str) -> AgentFailure {
+    AgentFailureKind::Disconnected.because(cause)
+}

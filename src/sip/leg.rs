@@ -1,0 +1,100 @@
+//! SipLeg: one call to a phone, as its agent sees it. The SIP library is behind it.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::uri::SipUri;
+use crate::call::agent_failure::AgentFailure;
+
+/// Events of a leg that wait for its agent; a phone that sends more of them is told to wait.
+pub(super) const EVENTS: usize = 16;
+/// An agent hangs up once.
+const COMMANDS: usize = 1;
+
+/// A call to a phone. Dropping it cancels the call, or hangs up.
+pub struct SipLeg {
+    events: mpsc::Receiver<SipEvent>,
+    commands: mpsc::Sender<HangUp>,
+}
+
+/// What is said to the phone at first.
+#[derive(Clone, Debug)]
+pub struct Invite {
+    /// Whom we call.
+    pub to: SipUri,
+    /// Our SDP.
+    pub offer: String,
+    /// Further headers, such as `X-WhatsApp-Call-Id`: names and values without control characters.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What the phone does.
+#[derive(Debug)]
+pub enum SipEvent {
+    /// It rings. Its SDP, if any, is not used: the caller hears nothing before accept.
+    Ringing,
+    /// It answered, and our ACK is on its way.
+    Answered {
+        /// Its SDP.
+        sdp: String,
+    },
+    /// It changes the session: hold, another address, another codec.
+    Offered {
+        /// Its SDP; None asks us to offer, and [`SipEvent::LateAnswer`] follows.
+        sdp: Option<String>,
+        /// Our answer or offer, or the code of a refusal. Without one in time it is refused.
+        reply: oneshot::Sender<Result<String, Refused>>,
+    },
+    /// The answer to what we offered at its request.
+    LateAnswer {
+        /// Its SDP.
+        sdp: String,
+    },
+    /// It pressed a key, and sent it as INFO.
+    Digit(char),
+    /// It hands its caller over. [`SipLeg`] has accepted it and tells the phone of the progress.
+    Referred {
+        /// To whom.
+        to: SipUri,
+        /// Whether the new agent has the caller.
+        outcome: oneshot::Sender<bool>,
+    },
+    /// It hung up.
+    HungUp,
+    /// It could not be reached or refused, or its session was lost.
+    Failed(AgentFailure),
+}
+
+/// How a change of the session is refused. The session goes on as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// 488: nothing in the offer can be used.
+    NotAcceptable,
+    /// 491: another change goes on.
+    Pending,
+}
+
+/// Ends a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HangUp {
+    /// The stable name of why.
+    pub reason: &'static str,
+}
+
+impl SipLeg {
+    pub(super) fn new() -> (Self, mpsc::Sender<SipEvent>, mpsc::Receiver<HangUp>) {
+        let (event_sender, events) = mpsc::channel(EVENTS);
+        let (commands, command_receiver) = mpsc::channel(COMMANDS);
+        (Self { events, commands }, event_sender, command_receiver)
+    }
+
+    /// The next event; none follow after [`SipEvent::HungUp`] and [`SipEvent::Failed`].
+    pub async fn next(&mut self) -> Option<SipEvent> {
+        self.events.recv().await
+    }
+
+    /// Cancels the call, or hangs up, for this reason.
+    pub fn hang_up(self, reason: &'static str) {
+        // A leg that has ended has no use for it.
+        let _ = self.commands.try_send(HangUp { reason });
+    }
+}

@@ -1,0 +1,229 @@
+//! One call to a phone, from its INVITE to its end. Runs with the control plane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver};
+use rsipstack::dialog::invitation::{InviteAsyncResult, InviteOption};
+use rsipstack::dialog::invite_dialog::InviteDialog;
+use rsipstack::platform::JoinHandle;
+use rsipstack::sip::{Header, HeadersExt, Response, Scheme, StatusCodeKind, Uri};
+use rsipstack::transport::SipAddr;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::in_dialog::InDialog;
+use super::leg::{HangUp, Invite, SipEvent};
+use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
+use super::status;
+use super::uri::Transport;
+use super::user_agent::{Stack, abilities};
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::clock;
+
+/// 64*T1 (RFC 3261 §17.1.1.2), and a bit: after it nothing comes any more.
+pub(super) const LAST_RESPONSE: Duration = Duration::from_secs(35);
+/// A peer that asks for a longer session than this has no use for session timers.
+const MOST_SECONDS: u32 = 24 * 60 * 60;
+
+/// Calls a phone, and stays with the call until it is over.
+pub(super) async fn run(
+    stack: Arc<Stack>,
+    invite: Invite,
+    events: mpsc::Sender<SipEvent>,
+    mut commands: mpsc::Receiver<HangUp>,
+) {
+    let failed = match call(&stack, &invite, &events, &mut commands).await {
+        Ok(()) => return,
+        Err(failure) => failure,
+    };
+    metrics::counter!("patchcord_sip_calls_failed_total", "reason" => failed.kind.name()).increment(1);
+    // The agent may have given up.
+    let _ = events.send(SipEvent::Failed(failed)).await;
+}
+
+async fn call(
+    stack: &Stack,
+    invite: &Invite,
+    events: &mpsc::Sender<SipEvent>,
+    commands: &mut mpsc::Receiver<HangUp>,
+) -> Result<(), AgentFailure> {
+    let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
+    let address = tokio::select! {
+        found = stack.names.find(&invite.to) => found.map_err(refused)?,
+        _ = commands.recv() => return Ok(()),
+    };
+    let transport = invite.to.transport();
+    let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused("nothing listens on UDP here"))?;
+    let call_id = new_call_id();
+    let dialog = stack.gate.open(&call_id, clock::now);
+    let mut least_seconds = LEAST_SECONDS;
+    loop {
+        let option = InviteOption {
+            caller: uri(Scheme::Sip, Some("whatsapp"), contact.into(), None),
+            caller_display_name: Some("WhatsApp".to_owned()),
+            callee: Uri::try_from(invite.to.to_string()).map_err(|_| refused("its address is malformed"))?,
+            destination: Some(SipAddr { r#type: Some(library_transport(transport)), addr: address.into() }),
+            content_type: Some("application/sdp".to_owned()),
+            offer: Some(invite.offer.clone().into_bytes()),
+            contact: our_contact(invite.to.is_secure, transport, contact),
+            headers: Some(headers(invite, least_seconds)),
+            call_id: Some(call_id.clone()),
+            ..InviteOption::default()
+        };
+        let (sender, states) = stack.dialogs.new_dialog_state_channel();
+        let begun = stack.dialogs.do_invite_async(option, sender);
+        let (dialog_of_call, inviting) = begun.map_err(|_| refused("the INVITE could not be made"))?;
+        let ringing = Ringing { dialog: dialog_of_call.clone(), states, inviting };
+        match ringing.last(events, commands).await {
+            Rung::Answered(response, states) => {
+                let talk = InDialog::new(stack, dialog_of_call, states, &invite.offer, &response);
+                let ended = talk.last(&response, events, commands).await;
+                drop(dialog);
+                return ended;
+            }
+            Rung::TooBrief(seconds) if least_seconds == LEAST_SECONDS && seconds > least_seconds => {
+                least_seconds = seconds.min(MOST_SECONDS);
+            }
+            Rung::TooBrief(_) => return Err(status::failure(422)),
+            Rung::Failed(failure) => return Err(failure),
+            Rung::GivenUp => return Ok(()),
+        }
+    }
+}
+
+/// A phone that was called.
+struct Ringing {
+    dialog: InviteDialog,
+    states: DialogStateReceiver,
+    inviting: JoinHandle<InviteAsyncResult>,
+}
+
+/// How the ringing ended.
+enum Rung {
+    Answered(Box<Response>, DialogStateReceiver),
+    /// The phone wants a longer session.
+    TooBrief(u32),
+    Failed(AgentFailure),
+    /// The agent is not wanted any more.
+    GivenUp,
+}
+
+impl Ringing {
+    async fn last(mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Rung {
+        let mut has_rung = false;
+        loop {
+            tokio::select! {
+                done = &mut self.inviting => return self.finished(done),
+                state = self.states.recv() => {
+                    let rings = matches!(state, Some(DialogState::Early(..)));
+                    if rings && !std::mem::replace(&mut has_rung, true) {
+                        // One event per call: the queue has room.
+                        let _ = events.try_send(SipEvent::Ringing);
+                    }
+                    if state.is_none() {
+                        return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
+                    }
+                }
+                _ = commands.recv() => return self.cancel().await,
+            }
+        }
+    }
+
+    fn finished(self, done: Result<InviteAsyncResult, tokio::task::JoinError>) -> Rung {
+        let response = match done {
+            Ok(Ok((_, Some(response)))) => response,
+            Ok(Ok((_, None))) => return Rung::Failed(AgentFailureKind::NoAnswer.because("no response came")),
+            // The library's text may hold addresses.
+            Ok(Err(_)) => {
+                return Rung::Failed(
+                    AgentFailureKind::Refused.because("the INVITE could not be sent, or its answer not read"),
+                );
+            }
+            Err(_) => return Rung::Failed(AgentFailureKind::Refused.because("a bug in the SIP library")),
+        };
+        match response.status_code.kind() {
+            StatusCodeKind::Successful => Rung::Answered(Box::new(response), self.states),
+            StatusCodeKind::Provisional
+            | StatusCodeKind::Redirection
+            | StatusCodeKind::RequestFailure
+            | StatusCodeKind::ServerFailure
+            | StatusCodeKind::GlobalFailure
+            | StatusCodeKind::Other => match (response.status_code.code(), least_of(&response)) {
+                (422, Some(seconds)) => Rung::TooBrief(seconds),
+                (code, _) => Rung::Failed(status::failure(code)),
+            },
+        }
+    }
+
+    /// A 2xx that comes all the same is acknowledged and followed by a BYE.
+    async fn cancel(mut self) -> Rung {
+        // Without a provisional response the library waits for one (RFC 3261 §9.1).
+        let _ = timeout(LAST_RESPONSE, self.dialog.cancel()).await;
+        if timeout(LAST_RESPONSE, &mut self.inviting).await.is_err() {
+            self.inviting.abort();
+        }
+        // A 2xx that came just before: the call stands, and nobody wants it. Otherwise this does nothing.
+        let _ = timeout(LAST_RESPONSE, self.dialog.bye()).await;
+        Rung::GivenUp
+    }
+}
+
+/// Random, so that it is a secret of the two sides; see `Gate`.
+fn new_call_id() -> String {
+    format!("{:032x}@patchcord", rand::random::<u128>())
+}
+
+fn headers(invite: &Invite, least_seconds: u32) -> Vec<Header> {
+    let session = SessionExpires { seconds: USUAL_SECONDS.max(least_seconds), refresher: None };
+    let ours = [Header::SessionExpires(session.to_string().into()), Header::MinSE(least_seconds.to_string().into())];
+    let theirs = invite.headers.iter().map(|(name, value)| Header::Other(clean(name), clean(value)));
+    abilities().into_iter().chain(ours).chain(theirs).collect()
+}
+
+/// A control character could begin a header, or a message, of somebody else's making.
+fn clean(text: &str) -> String {
+    text.chars().filter(|sign| !sign.is_control()).collect()
+}
+
+fn our_contact(is_secure: bool, transport: Transport, address: std::net::SocketAddr) -> Uri {
+    match transport {
+        Transport::Udp => uri(Scheme::Sip, Some("patchcord"), address.into(), None),
+        Transport::Tcp => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(Transport::Tcp)),
+        Transport::Tls if is_secure => uri(Scheme::Sips, Some("patchcord"), address.into(), Some(Transport::Tls)),
+        Transport::Tls => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(Transport::Tls)),
+    }
+}
+
+fn uri(scheme: Scheme, user: Option<&str>, host: rsipstack::sip::HostWithPort, transport: Option<Transport>) -> Uri {
+    let params = transport.map(|transport| rsipstack::sip::Param::Transport(library_transport(transport)));
+    Uri {
+        scheme: Some(scheme),
+        auth: user.map(Into::into),
+        host_with_port: host,
+        params: params.into_iter().collect(),
+        headers: Vec::new(),
+    }
+}
+
+fn library_transport(transport: Transport) -> rsipstack::sip::Transport {
+    match transport {
+        Transport::Udp => rsipstack::sip::Transport::Udp,
+        Transport::Tcp => rsipstack::sip::Transport::Tcp,
+        Transport::Tls => rsipstack::sip::Transport::Tls,
+    }
+}
+
+/// The least interval that a 422 names.
+fn least_of(response: &Response) -> Option<u32> {
+    response.header_value("Min-SE")?.split(';').next()?.trim().parse().ok()
+}
+
+/// The body, if it is an SDP.
+pub(super) fn sdp_of(headers: &impl HeadersExt, body: &[u8]) -> Option<String> {
+    let is_sdp = headers.header_value("Content-Type").is_some_and(|kind| {
+        kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/sdp"))
+    });
+    let text = std::str::from_utf8(body).ok().filter(|text| is_sdp && !text.trim().is_empty())?;
+    Some(text.to_owned())
+}

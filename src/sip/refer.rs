@@ -1,0 +1,93 @@
+//! REFER (RFC 3515): where a phone hands its caller over to, and what it is told of it.
+
+use std::time::Duration;
+
+use rsipstack::dialog::invite_dialog::InviteDialog;
+use rsipstack::sip::Header;
+use tokio::time::timeout;
+
+use super::uri::SipUri;
+
+/// For the new phone to answer.
+pub(super) const DECIDED_WITHIN: Duration = Duration::from_secs(90);
+/// For the phone to take a NOTIFY.
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whom callers may be handed over to: one address, or everybody at a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferRule {
+    to: SipUri,
+    /// `sip:*@pbx.example`
+    is_for_all_users: bool,
+}
+
+impl ReferRule {
+    /// Reads `sip:201@pbx.example` or `sip:*@pbx.example`. The error says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let to = SipUri::parse(text)?;
+        let is_for_all_users = to.user.as_deref() == Some("*");
+        Ok(Self { to, is_for_all_users })
+    }
+
+    /// Whether it admits this address, over whichever transport and port.
+    pub fn admits(&self, to: &SipUri) -> bool {
+        match self.is_for_all_users {
+            true => self.to.host == to.host && to.user.is_some(),
+            false => self.to.is_same_person(to),
+        }
+    }
+}
+
+/// The target of a `Refer-To` header. The error is the code of the refusal.
+pub(super) fn target(value: &str) -> Result<SipUri, u16> {
+    let text = match value.split_once('<') {
+        Some((_, rest)) => rest.split_once('>').ok_or(400_u16)?.0,
+        None => value.split(';').next().unwrap_or_default().trim(),
+    };
+    if text.contains('?') {
+        // Another dialog is to be replaced: an attended transfer.
+        return Err(501);
+    }
+    SipUri::parse(text).map_err(|_| 400)
+}
+
+/// Tells the phone how far it is. A phone that does not take it misses it.
+pub(super) async fn notify(dialog: &InviteDialog, code: u16) {
+    let (state, line) = match code {
+        100 => ("active;expires=90", "SIP/2.0 100 Trying"),
+        200 => ("terminated;reason=noresource", "SIP/2.0 200 OK"),
+        _ => ("terminated;reason=noresource", "SIP/2.0 503 Service Unavailable"),
+    };
+    let headers = vec![
+        Header::Event("refer".into()),
+        Header::SubscriptionState(state.into()),
+        Header::ContentType("message/sipfrag;version=2.0".into()),
+    ];
+    let _ = timeout(NOTIFIED_WITHIN, dialog.notify(Some(headers), Some(format!("{line}\r\n").into_bytes()))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_read_in_all_ways_that_phones_write_it() {
+        let read = |value: &str| target(value).map(|uri| uri.to_string());
+        assert_eq!(read("<sip:201@pbx.example>"), Ok("sip:201@pbx.example".to_owned()));
+        assert_eq!(read("\"Bob\" <sip:201@pbx.example;user=phone>;x=y"), Ok("sip:201@pbx.example".to_owned()));
+        assert_eq!(read("sip:201@pbx.example;x=y"), Ok("sip:201@pbx.example".to_owned()));
+        assert_eq!(read("<sip:201@pbx.example?Replaces=a%3Bto-tag%3Db>"), Err(501));
+        assert_eq!(read("<tel:201>"), Err(400));
+        assert_eq!(read("<sip:201@pbx.example"), Err(400));
+    }
+
+    #[test]
+    fn a_rule_admits_one_address_or_all_of_a_host() {
+        let admits = |rule: &str, to: &str| ReferRule::parse(rule).unwrap().admits(&SipUri::parse(to).unwrap());
+        assert!(admits("sip:201@pbx.example", "sips:201@PBX.example:5090"));
+        assert!(!admits("sip:201@pbx.example", "sip:202@pbx.example"));
+        assert!(admits("sip:*@pbx.example", "sip:202@pbx.example;transport=tcp"));
+        assert!(!admits("sip:*@pbx.example", "sip:202@pbx.example.org"));
+        assert!(!admits("sip:*@pbx.example", "sip:pbx.example"));
+    }
+}

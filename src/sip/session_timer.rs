@@ -1,0 +1,166 @@
+//! Session timers (RFC 4028): who refreshes a session, when, and when it counts as lost. Pure.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// RFC 4028 §4: what the timer should be.
+pub const USUAL_SECONDS: u32 = 1800;
+/// RFC 4028 §5: nobody may ask for less.
+pub const LEAST_SECONDS: u32 = 90;
+/// RFC 4028 §10: the BYE comes so long before the session ends, or a third of the interval.
+const FAREWELL: Duration = Duration::from_secs(32);
+
+/// Who refreshes, as a `refresher` parameter says: the client of the request that carries it, or the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresher {
+    /// Who sent the request.
+    Uac,
+    /// Who answered it.
+    Uas,
+}
+
+/// The value of a `Session-Expires` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionExpires {
+    /// The interval.
+    pub seconds: u32,
+    /// None lets the answer choose.
+    pub refresher: Option<Refresher>,
+}
+
+/// The timer of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTimer {
+    interval: Duration,
+    we_refresh: bool,
+    /// When it was last refreshed, or tried to be.
+    refreshed_at: Instant,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// We refresh the session.
+    Refresh,
+    /// The other side did not: the session is lost.
+    Expired,
+}
+
+impl SessionExpires {
+    /// Reads a header's value. None if it is malformed, as if it were not there.
+    pub fn parse(value: &str) -> Option<Self> {
+        let mut parts = value.split(';').map(str::trim);
+        let seconds = parts.next()?.parse().ok()?;
+        let refresher = parts.find_map(|part| match part.split_once('=') {
+            Some((name, value)) if name.trim().eq_ignore_ascii_case("refresher") => match value.trim() {
+                value if value.eq_ignore_ascii_case("uac") => Some(Refresher::Uac),
+                value if value.eq_ignore_ascii_case("uas") => Some(Refresher::Uas),
+                _ => None,
+            },
+            Some(_) | None => None,
+        });
+        Some(Self { seconds, refresher })
+    }
+
+    /// Our answer to a request that asks for this; the client refreshes unless it wants us to. The error is the least
+    /// interval, for a 422.
+    pub fn answered(self) -> Result<Self, u32> {
+        match self.seconds < LEAST_SECONDS {
+            true => Err(LEAST_SECONDS),
+            false => Ok(Self { refresher: Some(self.refresher.unwrap_or(Refresher::Uac)), ..self }),
+        }
+    }
+}
+
+impl fmt::Display for SessionExpires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.seconds)?;
+        match self.refresher {
+            Some(Refresher::Uac) => f.write_str(";refresher=uac"),
+            Some(Refresher::Uas) => f.write_str(";refresher=uas"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SessionTimer {
+    /// As agreed by a request of ours and its 2xx.
+    pub fn of_our_request(agreed: SessionExpires, now: Instant) -> Self {
+        // RFC 4028 §7.2: without the parameter nobody else has taken it.
+        Self::new(agreed, agreed.refresher != Some(Refresher::Uas), now)
+    }
+
+    /// As agreed by a request of theirs and our 2xx.
+    pub fn of_their_request(agreed: SessionExpires, now: Instant) -> Self {
+        Self::new(agreed, agreed.refresher == Some(Refresher::Uas), now)
+    }
+
+    fn new(agreed: SessionExpires, we_refresh: bool, now: Instant) -> Self {
+        let interval = Duration::from_secs(agreed.seconds.max(LEAST_SECONDS).into());
+        Self { interval, we_refresh, refreshed_at: now }
+    }
+
+    /// The agreed interval.
+    pub fn seconds(&self) -> u32 {
+        u32::try_from(self.interval.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// When something is due.
+    pub fn poll_timeout(&self) -> Instant {
+        match self.we_refresh {
+            true => self.refreshed_at + self.interval / 2,
+            false => self.refreshed_at + self.interval - FAREWELL.min(self.interval / 3),
+        }
+    }
+
+    /// What is due at `now`. A refresh is due once; it starts the interval anew if the other side takes it.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
+        if now < self.poll_timeout() {
+            return None;
+        }
+        if !self.we_refresh {
+            return Some(Due::Expired);
+        }
+        self.refreshed_at = now;
+        Some(Due::Refresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn agreed(value: &str) -> SessionExpires {
+        SessionExpires::parse(value).unwrap()
+    }
+
+    #[test]
+    fn whoever_refreshes_does_so_at_half_time_and_the_other_waits_almost_to_the_end() {
+        let now = Instant::now();
+        let mut ours = SessionTimer::of_our_request(agreed("1800;refresher=uac"), now);
+        assert_eq!(ours.handle_timeout(now + 899 * SECOND), None);
+        assert_eq!(ours.handle_timeout(now + 900 * SECOND), Some(Due::Refresh));
+        assert_eq!(ours.handle_timeout(now + 901 * SECOND), None);
+        assert_eq!(ours.poll_timeout(), now + 1800 * SECOND);
+
+        let mut theirs = SessionTimer::of_our_request(agreed("1800; Refresher=UAS"), now);
+        assert_eq!(theirs.handle_timeout(now + 1767 * SECOND), None);
+        assert_eq!(theirs.handle_timeout(now + 1768 * SECOND), Some(Due::Expired));
+        let brief = SessionTimer::of_their_request(agreed("90;refresher=uac"), now);
+        assert_eq!(brief.poll_timeout(), now + 60 * SECOND);
+        assert!(SessionTimer::of_their_request(agreed("90;refresher=uas"), now).we_refresh);
+    }
+
+    #[test]
+    fn an_interval_below_the_least_is_refused_and_malformed_headers_do_not_exist() {
+        assert_eq!(agreed("60").answered(), Err(90));
+        assert_eq!(agreed("1800").answered().unwrap().to_string(), "1800;refresher=uac");
+        assert_eq!(agreed("1800;refresher=uas;x").answered().unwrap().to_string(), "1800;refresher=uas");
+        for malformed in ["", "x", "-1", "99999999999"] {
+            assert_eq!(SessionExpires::parse(malformed), None, "{malformed}");
+        }
+        assert_eq!(agreed("1800;refresher=me").refresher, None);
+    }
+}

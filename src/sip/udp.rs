@@ -1,0 +1,104 @@
+//! The UDP sockets: what the edge and the gate let pass reaches the library.
+
+use std::net::{IpAddr, SocketAddr};
+
+use async_trait::async_trait;
+use rsipstack::platform::net::UdpSocket as LibrarySocket;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+use super::edge::head_of_datagram;
+use super::gate::{Gate, Verdict};
+use crate::clock;
+
+/// A burst of some hundred messages.
+const RECEIVE_BUFFER_BYTES: usize = 512 * 1024;
+
+/// One listening socket.
+pub(super) struct EdgeSocket {
+    socket: UdpSocket,
+    gate: Gate,
+}
+
+impl EdgeSocket {
+    /// Binds it.
+    pub fn bind(address: SocketAddr, gate: Gate) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        socket.bind(&address.into())?;
+        Ok(Self { socket: UdpSocket::from_std(socket.into())?, gate })
+    }
+
+    /// The bound address.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// How much of a datagram is a message for us.
+    fn admit(&self, datagram: &[u8], from: IpAddr) -> Option<usize> {
+        // RFC 5626 §4.4: keep-alives. An answer would tell strangers that we are here.
+        if datagram.iter().all(u8::is_ascii_whitespace) {
+            return None;
+        }
+        let now = clock::now();
+        let reason = match head_of_datagram(datagram) {
+            Ok((head, end)) => match self.gate.judge(from, &head, now) {
+                Verdict::Pass => return Some(end),
+                Verdict::Drop(reason) => reason,
+            },
+            Err(malformed) => {
+                self.gate.failed(from, now);
+                malformed.name()
+            }
+        };
+        metrics::counter!("patchcord_sip_dropped_total", "reason" => reason).increment(1);
+        None
+    }
+}
+
+#[async_trait]
+impl LibrarySocket for EdgeSocket {
+    async fn recv_from(&self, buffer: &mut [u8]) -> rsipstack::Result<(usize, SocketAddr)> {
+        loop {
+            match self.socket.recv_from(buffer).await {
+                Ok((length, from)) => {
+                    if let Some(end) = self.admit(&buffer[..length], from.ip()) {
+                        return Ok((end, from));
+                    }
+                }
+                // An ICMP error of an earlier message: its transaction times out by itself.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn send_to(&self, message: &[u8], to: SocketAddr) -> rsipstack::Result<usize> {
+        Ok(self.socket.send_to(message, to).await?)
+    }
+
+    fn local_addr(&self) -> rsipstack::Result<SocketAddr> {
+        Ok(self.socket.local_addr()?)
+    }
+}
+
+/// Stands in where nothing listens on UDP: the library wants an address of its own for every request.
+pub(super) struct NoSocket(pub SocketAddr);
+
+#[async_trait]
+impl LibrarySocket for NoSocket {
+    async fn recv_from(&self, _: &mut [u8]) -> rsipstack::Result<(usize, SocketAddr)> {
+        std::future::pending().await
+    }
+
+    async fn send_to(&self, _: &[u8], _: SocketAddr) -> rsipstack::Result<usize> {
+        Err(std::io::Error::from(std::io::ErrorKind::NetworkUnreachable).into())
+    }
+
+    fn local_addr(&self) -> rsipstack::Result<SocketAddr> {
+        Ok(self.0)
+    }
+}

@@ -1,0 +1,264 @@
+//! SipUri: the address of a phone, as a route or a phone's REFER names it (RFC 3261 §19.1).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// Longer user parts and hosts are no addresses of people.
+const MAX_USER_BYTES: usize = 128;
+/// RFC 1035 §2.3.4.
+const MAX_HOST_BYTES: usize = 253;
+
+/// A `sip:` or `sips:` address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SipUri {
+    /// `sips:`: TLS on every hop.
+    pub is_secure: bool,
+    /// The part before `@`, as written.
+    pub user: Option<String>,
+    /// The name or address behind it.
+    pub host: Host,
+    /// None for the transport's usual one, which a lookup of the name may change.
+    pub port: Option<u16>,
+    /// None for the usual one: TLS of `sips:`, else UDP.
+    pub transport: Option<Transport>,
+}
+
+/// The host of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// In lower case.
+    Name(String),
+    /// IPv6 stands in brackets in the text.
+    Address(IpAddr),
+}
+
+/// What carries SIP messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// One message in a datagram.
+    Udp,
+    /// A stream of messages.
+    Tcp,
+    /// The same, encrypted.
+    Tls,
+}
+
+impl SipUri {
+    const FORM: &str = "give an address such as sip:200@pbx.example";
+
+    /// Reads `sip:USER@HOST:PORT;transport=…`. The error says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once(':').ok_or(Self::FORM)?;
+        let is_secure = match scheme.to_ascii_lowercase().as_str() {
+            "sip" => false,
+            "sips" => true,
+            _ => return Err(Self::FORM.to_owned()),
+        };
+        if rest.contains('?') {
+            return Err("headers behind ? are not sent: leave them out".to_owned());
+        }
+        let mut parts = rest.split(';');
+        let address = parts.next().unwrap_or_default();
+        let (user, host) = match address.rsplit_once('@') {
+            Some((user, host)) => (Some(read_user(user)?), host),
+            None => (None, address),
+        };
+        let (host, port) = read_host(host)?;
+        let mut transport = None;
+        for parameter in parts {
+            match parameter.split_once('=').map(|(name, value)| (name.to_ascii_lowercase(), value)) {
+                Some((name, value)) if name == "transport" => transport = Some(Transport::of_name(value)?),
+                // RFC 3261 §19.1.1: the user part is a telephone number, which it may be without this.
+                Some((name, "phone")) if name == "user" => {}
+                Some(_) | None => return Err("the only parameters are transport and user=phone".to_owned()),
+            }
+        }
+        if is_secure && matches!(transport, Some(Transport::Udp)) {
+            return Err("sips: is never carried by UDP: leave transport out, or give transport=tls".to_owned());
+        }
+        Ok(Self { is_secure, user, host, port, transport })
+    }
+
+    /// What carries messages to it.
+    pub fn transport(&self) -> Transport {
+        match (self.is_secure, self.transport) {
+            // RFC 3261 §26.2.2: `sips:` with transport=tcp means TLS over TCP.
+            (true, _) => Transport::Tls,
+            (false, transport) => transport.unwrap_or(Transport::Udp),
+        }
+    }
+
+    /// The port, or the transport's usual one.
+    pub fn port_or_usual(&self) -> u16 {
+        self.port.unwrap_or_else(|| self.transport().usual_port())
+    }
+
+    /// Whether `other` is the same person at the same place, however it is reached.
+    pub fn is_same_person(&self, other: &Self) -> bool {
+        (&self.user, &self.host) == (&other.user, &other.host)
+    }
+}
+
+impl FromStr for SipUri {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for SipUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_secure { "sips:" } else { "sip:" })?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        write!(f, "{}", self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        match self.transport {
+            Some(transport) => write!(f, ";transport={}", transport.name()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(IpAddr::V4(address)) => address.fmt(f),
+            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+impl Transport {
+    /// The name in a `transport` parameter and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// RFC 3261 §19.1.2.
+    pub fn usual_port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 5060,
+            Self::Tls => 5061,
+        }
+    }
+
+    /// Reads a name.
+    pub fn of_name(name: &str) -> Result<Self, String> {
+        let all = [Self::Udp, Self::Tcp, Self::Tls];
+        let found = all.into_iter().find(|transport| transport.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| "the transports are udp, tcp and tls".to_owned())
+    }
+}
+
+fn read_user(user: &str) -> Result<String, String> {
+    if user.contains(':') {
+        return Err("a password does not belong in the address: give it to a trunk".to_owned());
+    }
+    // RFC 3261 §25.1: unreserved and user-unreserved, but for the signs that separate the parts of an address.
+    let is_plain = user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,/".contains(&byte));
+    match (1..=MAX_USER_BYTES).contains(&user.len()) && is_plain {
+        true => Ok(user.to_owned()),
+        false => Err("the part before @ has 1 to 128 letters, digits and signs such as + . _ -".to_owned()),
+    }
+}
+
+fn read_host(text: &str) -> Result<(Host, Option<u16>), String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            let address = address.parse::<Ipv6Addr>().map_err(|_| SipUri::FORM)?;
+            (Host::Address(address.into()), rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some("") }))
+        }
+        None => {
+            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+            (read_name(host)?, port)
+        }
+    };
+    let port = port.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0).ok_or(SipUri::FORM)).transpose()?;
+    Ok((host, port))
+}
+
+fn read_name(host: &str) -> Result<Host, String> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(Host::Address(address));
+    }
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+    };
+    let is_name = host.len() <= MAX_HOST_BYTES && host.trim_end_matches('.').split('.').all(is_label);
+    match is_name {
+        true => Ok(Host::Name(host.trim_end_matches('.').to_ascii_lowercase())),
+        false => Err(SipUri::FORM.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_with_its_port_and_transport() {
+        let read = |text: &str| {
+            let uri = SipUri::parse(text).unwrap();
+            (uri.to_string(), uri.transport().name(), uri.port_or_usual())
+        };
+        assert_eq!(read("sip:200@127.0.0.1:5070"), ("sip:200@127.0.0.1:5070".to_owned(), "udp", 5070));
+        assert_eq!(read("SIP:+15550100@PBX.example;user=phone"), ("sip:+15550100@pbx.example".to_owned(), "udp", 5060));
+        assert_eq!(read("sip:a@[::1]:5;transport=TCP"), ("sip:a@[::1]:5;transport=tcp".to_owned(), "tcp", 5));
+        assert_eq!(read("sips:pbx.example"), ("sips:pbx.example".to_owned(), "tls", 5061));
+        assert_eq!(read("sip:a@b;transport=tls").2, 5061);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_advice() {
+        for text in [
+            "sip:",
+            "sip:@pbx",
+            "sip:a b@pbx",
+            "sip:a@pbx:0",
+            "sip:a@pbx:99999",
+            "sip:a@[::1",
+            "sip:a@[1.2.3.4]",
+            "sip:a@pbx;transport=carrier",
+            "sip:a@pbx;lr",
+            "sip:a:secret@pbx",
+            "sip:a@pbx?Subject=x",
+            "tel:+15550100",
+            "sips:a@pbx;transport=udp",
+            "sip:a@pbx\r\nX: y",
+            "sip:a@-pbx",
+            "sip:a@pbx..example",
+        ] {
+            assert!(SipUri::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_is_written_and_read_again(text in "sips?:([a-z0-9+.]{1,9}@)?[a-z0-9.-]{1,12}(:[1-9][0-9]{0,3})?(;transport=(tcp|tls))?") {
+            if let Ok(uri) = SipUri::parse(&text) {
+                prop_assert_eq!(SipUri::parse(&uri.to_string()), Ok(uri));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*") {
+            let _ = SipUri::parse(&text);
+            let _ = SipUri::parse(&format!("sip:{text}"));
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! UserAgent: listens, calls phones, and hands what they send in a dialog to that dialog.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use rsipstack::EndpointBuilder;
+use rsipstack::dialog::dialog::Dialog;
+use rsipstack::dialog::dialog_layer::DialogLayer;
+use rsipstack::platform::CancellationToken;
+use rsipstack::sip::{Header, Method};
+use rsipstack::transaction::endpoint::EndpointOption;
+use rsipstack::transaction::transaction::Transaction;
+use rsipstack::transaction::{CallIdFormat, Endpoint, TransactionReceiver};
+use rsipstack::transport::TransportLayer;
+use rsipstack::transport::udp::UdpConnection;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tracing::info;
+
+use super::gate::Gate;
+use super::leg::{Invite, SipLeg};
+use super::listen::Listen;
+use super::names::{LibraryNames, Names};
+use super::outgoing;
+use super::refer::ReferRule;
+use super::udp::{EdgeSocket, NoSocket};
+use super::uri::{SipUri, Transport};
+
+/// The methods that we take.
+const METHODS: [Method; 8] = [
+    Method::Invite,
+    Method::Ack,
+    Method::Cancel,
+    Method::Bye,
+    Method::Options,
+    Method::Info,
+    Method::Update,
+    Method::Refer,
+];
+/// Requests of phones that are answered at once; one more is dropped, and the phone repeats it.
+const MAX_REQUESTS: usize = 1024;
+
+/// Our SIP user agent. Clones share it.
+#[derive(Clone)]
+pub struct UserAgent(Arc<Inner>);
+
+struct Inner {
+    stack: Arc<Stack>,
+    /// Dialogs run there, whichever thread begins them.
+    runtime: Handle,
+    calls: Mutex<JoinSet<()>>,
+    serving: Mutex<Vec<JoinHandle<()>>>,
+    cancel: CancellationToken,
+    listening: Vec<Listen>,
+}
+
+/// What a user agent needs to know.
+#[derive(Clone, Debug)]
+pub struct UserAgentOptions {
+    /// Where it listens.
+    pub listen: Vec<Listen>,
+    /// Its public addresses, at most one of each family; without one the bound address is given to phones.
+    pub advertise: Vec<IpAddr>,
+    /// Whom a phone may hand its caller over to; nobody else, or a phone could call at our cost.
+    pub refer_to: Vec<ReferRule>,
+}
+
+/// What dialogs share: the library, and our own parts around it.
+pub(super) struct Stack {
+    pub dialogs: Arc<DialogLayer>,
+    pub gate: Gate,
+    pub names: Arc<Names>,
+    /// The address that phones reach us at over each transport.
+    contacts: Vec<(Transport, SocketAddr)>,
+    refer_to: Vec<ReferRule>,
+}
+
+impl UserAgent {
+    /// Starts listening.
+    pub async fn start(options: UserAgentOptions) -> anyhow::Result<Self> {
+        let cancel = CancellationToken::new();
+        let (gate, names) = (Gate::default(), Arc::new(Names::default()));
+        let layer = TransportLayer::new_with_domain_resolver(cancel.clone(), Box::new(LibraryNames(names.clone())));
+        let (mut contacts, mut listening) = (Vec::new(), Vec::new());
+        for listen in &options.listen {
+            let bound = listen_on(*listen, &gate, &options, &layer, &cancel).await;
+            let (bound, contact) = bound.with_context(|| format!("sip.listen = \"{listen}\" cannot be opened"))?;
+            contacts.push((listen.transport, contact));
+            listening.push(Listen { address: bound, ..*listen });
+        }
+        let endpoint = endpoint(layer, &cancel);
+        let incoming = endpoint.incoming_transactions().context("the SIP library")?;
+        let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
+        let stack = Arc::new(Stack { dialogs, gate, names, contacts, refer_to: options.refer_to });
+        let serving = tokio::spawn(async move { endpoint.serve().await });
+        let taking = tokio::spawn(take_requests(incoming, stack.clone()));
+        for listen in &listening {
+            info!("SIP phones are called from {listen}");
+        }
+        Ok(Self(Arc::new(Inner {
+            stack,
+            runtime: Handle::current(),
+            calls: Mutex::default(),
+            serving: Mutex::new(vec![serving, taking]),
+            cancel,
+            listening,
+        })))
+    }
+
+    /// The bound addresses, in the order of the options.
+    pub fn listening(&self) -> &[Listen] {
+        &self.0.listening
+    }
+
+    /// Calls a phone. What comes of it are the events of the leg.
+    pub fn call(&self, invite: Invite) -> SipLeg {
+        let (leg, events, commands) = SipLeg::new();
+        let call = outgoing::run(self.0.stack.clone(), invite, events, commands);
+        // The set is held for a moment only, and is valid at every step.
+        let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        while calls.try_join_next().is_some() {}
+        calls.spawn_on(call, &self.0.runtime);
+        leg
+    }
+
+    /// Waits for the last BYE to be answered, for so long at most, and closes all sockets.
+    pub async fn stop(&self, within: Duration) {
+        let mut calls = std::mem::take(&mut *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = tokio::time::timeout(within, async { while calls.join_next().await.is_some() {} }).await;
+        calls.shutdown().await;
+        self.0.cancel.cancel();
+        let serving = std::mem::take(&mut *self.0.serving.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in serving {
+            task.abort();
+            // It ends as cancelled.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Stack {
+    /// Whether a phone may hand its caller over to this one.
+    pub fn may_refer_to(&self, to: &SipUri) -> bool {
+        self.refer_to.iter().any(|rule| rule.admits(to))
+    }
+
+    /// The address in our Contact for this transport; None if nothing can be sent over it.
+    pub fn contact(&self, transport: Transport, is_ipv6: bool) -> Option<SocketAddr> {
+        let of = |wanted: Transport| {
+            let mut all = self.contacts.iter().filter(|(listens, _)| *listens == wanted);
+            let same = all.clone().find(|(_, address)| address.is_ipv6() == is_ipv6);
+            same.or_else(|| all.next()).map(|(_, address)| *address)
+        };
+        match transport {
+            Transport::Udp => of(Transport::Udp),
+            // A phone answers on the connection that we open.
+            Transport::Tcp | Transport::Tls => {
+                of(transport).or_else(|| self.contacts.first().map(|(_, address)| *address))
+            }
+        }
+    }
+}
+
+/// Gives the bound address and the one that phones are told.
+async fn listen_on(
+    listen: Listen,
+    gate: &Gate,
+    options: &UserAgentOptions,
+    layer: &TransportLayer,
+    cancel: &CancellationToken,
+) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    let is_same_family = |ip: &&IpAddr| ip.is_ipv6() == listen.address.is_ipv6();
+    let advertised = |bound: SocketAddr| {
+        let ip = options.advertise.iter().find(is_same_family).filter(|_| bound.ip().is_unspecified());
+        SocketAddr::new(ip.copied().unwrap_or(bound.ip()), bound.port())
+    };
+    match listen.transport {
+        Transport::Udp => {
+            let socket = EdgeSocket::bind(listen.address, gate.clone())?;
+            let bound = socket.local_addr()?;
+            let contact = advertised(bound);
+            let token = Some(cancel.child_token());
+            let connection = UdpConnection::from_socket(Arc::new(socket), Some(contact), token).await;
+            layer.add_transport(connection.map_err(|error| library_error(&error))?.into());
+            Ok((bound, contact))
+        }
+        Transport::Tcp | Transport::Tls => {
+            let contact = advertised(listen.address);
+            let token = Some(cancel.child_token());
+            let none = UdpConnection::from_socket(Arc::new(NoSocket(contact)), Some(contact), token).await;
+            layer.add_transport(none.map_err(|error| library_error(&error))?.into());
+            Ok((listen.address, contact))
+        }
+    }
+}
+
+fn endpoint(layer: TransportLayer, cancel: &CancellationToken) -> Endpoint {
+    let option = EndpointOption { callid_suffix: None, callid_format: CallIdFormat::Uuid, ..EndpointOption::default() };
+    EndpointBuilder::new()
+        .with_user_agent(concat!("Patchcord/", env!("CARGO_PKG_VERSION")))
+        .with_allows(METHODS.to_vec())
+        .with_transport_layer(layer)
+        .with_cancel_token(cancel.clone())
+        .with_option(option)
+        .build()
+}
+
+/// What our requests and answers say that we can.
+pub(super) fn abilities() -> [Header; 2] {
+    let methods: Vec<String> = METHODS.iter().map(ToString::to_string).collect();
+    [Header::Allow(methods.join(", ").into()), Header::Supported("timer".into())]
+}
+
+/// Hands each request to its dialog. The gate has let only those of our dialogs pass.
+async fn take_requests(mut incoming: TransactionReceiver, stack: Arc<Stack>) {
+    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let mut answering = JoinSet::new();
+    while let Some(transaction) = incoming.recv().await {
+        while answering.try_join_next().is_some() {}
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics::counter!("patchcord_sip_dropped_total", "reason" => "busy").increment(1);
+            continue;
+        };
+        let stack = stack.clone();
+        answering.spawn(async move {
+            answer(&stack, transaction).await;
+            drop(place);
+        });
+    }
+}
+
+/// A request that fits no dialog is of one that has just ended, or forged.
+async fn answer(stack: &Stack, mut transaction: Transaction) {
+    let answered = match stack.dialogs.match_dialog(&transaction) {
+        Some(Dialog::Invite(mut dialog)) => dialog.handle(&mut transaction).await,
+        Some(
+            Dialog::ServerSubscription(_)
+            | Dialog::ClientSubscription(_)
+            | Dialog::ServerPublication(_)
+            | Dialog::ClientPublication(_),
+        )
+        | None => transaction.reply(rsipstack::sip::StatusCode::CallTransactionDoesNotExist).await,
+    };
+    if answered.is_err() {
+        metrics::counter!("patchcord_sip_dropped_total", "reason" => "not_in_dialog").increment(1);
+    }
+}
+
+/// The library's errors are of no use to anybody but its authors.
+pub(super) fn library_error(error: &rsipstack::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error}")
+}

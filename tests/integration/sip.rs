@@ -1,0 +1,372 @@
+//! SIP phones as agents: the real service calls a phone over UDP while a WhatsApp caller waits.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use patchcord_simulator::call::{Call, Stage};
+use patchcord_simulator::sip_phone::{Codec, SipAnswer, SipPhone, SipPhoneOptions};
+use patchcord_simulator::sound::{self, PHONE_RATE};
+use patchcord_simulator::speech::Speech;
+use tokio::net::UdpSocket;
+
+use crate::people::{
+    AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND_AGENT_HZ, VOICES, caller, objections, until_caller_hears,
+};
+use crate::service::{DEADLINE, TestOptions, TestService};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_rings_while_whatsapp_rings_and_both_talk() -> anyhow::Result<()> {
+    for codec in [Codec::Pcmu, Codec::Pcma, Codec::Opus] {
+        let (mut service, call, phone) = talking(codec).await?;
+        let invite = phone.request("INVITE").await?;
+        let call_id = service.event("call.accepted").await?.call_id;
+        assert_eq!(invite.header("X-WhatsApp-Call-Id"), Some(call_id.as_str()));
+        assert!(invite.header("Allow").is_some_and(|methods| methods.contains("REFER")), "{invite}");
+        assert!(invite.header("Call-ID").is_some_and(|id| id.ends_with("@patchcord")), "{invite}");
+        assert!(!invite.to_string().contains("1202555"), "the caller's number is not given away: {invite}");
+        let header = |name: &str| invite.header(name).unwrap_or_default().to_owned();
+        assert_eq!(
+            (header("Session-Expires"), header("Min-SE"), header("Supported")),
+            ("1800".into(), "90".into(), "timer".into())
+        );
+        until_caller_hears(&call, &[AGENT_HZ]).await?;
+        until_phone_hears(&phone, &[CALLER_HZ]).await?;
+        one_line(&phone).await?;
+        assert_eq!(objections(&call), [], "{}", call.seen());
+
+        assert_eq!(phone.hang_up().await?, 200);
+        let ended = service.end_of(&call).await?;
+        assert_eq!((&ended["reason"], &ended["hung_up_by"]), (&"agent_hung_up".into(), &"agent".into()), "{ended}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_hangs_up_ends_the_phones_call_with_a_reason() -> anyhow::Result<()> {
+    let (mut service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    call.hang_up().await?;
+    let bye = phone.request("BYE").await?;
+    assert!(bye.header("Reason").is_some_and(|reason| reason.starts_with("SIP;cause=200")), "{bye}");
+    assert_eq!(service.end_of(&call).await?["reason"], "caller_hung_up");
+    service.all_ended().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_gives_up_while_the_phone_rings_cancels_it() -> anyhow::Result<()> {
+    let (service, call, phone) = calling(phone(SipAnswer::Ring), TestOptions::default()).await?;
+    phone.request("INVITE").await?;
+    call.hang_up().await?;
+    let cancel = phone.request("CANCEL").await?;
+    assert_eq!(cancel.header("Via"), phone.request("INVITE").await?.header("Via"), "{cancel}");
+    phone.request("ACK").await?;
+    service.all_ended().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_200_that_crosses_the_cancel_is_acknowledged_and_ended() -> anyhow::Result<()> {
+    let (service, call, phone) = calling(phone(SipAnswer::AnswerCancel), TestOptions::default()).await?;
+    phone.request("INVITE").await?;
+    call.hang_up().await?;
+    for method in ["CANCEL", "ACK", "BYE"] {
+        phone.request(method).await?;
+    }
+    service.all_ended().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_refuses_or_does_not_answer_is_followed_by_the_fallback() -> anyhow::Result<()> {
+    for (answer, failure, detail) in [
+        (SipAnswer::Refuse(486), "refused", "SIP 486 Busy"),
+        (SipAnswer::Refuse(480), "no_answer", "SIP 480 Temporarily Unavailable"),
+        (SipAnswer::Refuse(503), "refused", "SIP 503 Service Unavailable"),
+        (SipAnswer::Refuse(603), "refused", "SIP 603 Decline"),
+        (SipAnswer::Ring, "no_answer", "it rang for 1 s"),
+        (SipAnswer::Ignore, "no_answer", "it rang for 1 s"),
+    ] {
+        let options = TestOptions { route: "fallback = [\"prompt:goodbye\"]".to_owned(), ..TestOptions::default() };
+        let keeps_ringing = matches!(answer, SipAnswer::Ring);
+        let (mut service, call, phone) = calling(phone(answer), sip("ring_timeout = \"1s\"", options)).await?;
+        let lost = service.event("call.agent_lost").await?.data;
+        assert_eq!((&lost["failure"], &lost["detail"]), (&failure.into(), &detail.into()), "{lost}");
+        assert_eq!(service.end_of(&call).await?["reason"], "agent_lost");
+        if keeps_ringing {
+            phone.request("CANCEL").await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_pressed_both_ways() -> anyhow::Result<()> {
+    let (mut service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    call.send_dtmf("12#").await;
+    for digit in ["1", "2", "#"] {
+        assert_eq!(service.event("call.dtmf").await?.data["digit"], digit);
+    }
+    let relay = ["Content-Type: application/dtmf-relay"];
+    for digit in ["9", "0", "*"] {
+        let response = phone.send("INFO", &relay, &format!("Signal={digit}\r\nDuration=160\r\n")).await?;
+        assert_eq!(response.code(), Some(200));
+    }
+    let other = phone.send("INFO", &["Content-Type: text/plain"], "hello").await?;
+    assert_eq!(other.code(), Some(415));
+    let audio = phone.audio().await?;
+    until("the keys", || call.heard_digits() == "90*" && audio.heard_digits() == "12#").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_holds_the_caller_in_every_way_and_comes_back() -> anyhow::Result<()> {
+    let (mut service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let old = |sdp: String| sdp.replace("c=IN IP4 127.0.0.1", "c=IN IP4 0.0.0.0");
+    let holds = [phone.sdp("sendonly")?, phone.sdp("inactive")?, old(phone.sdp("sendrecv")?)];
+    for (hold, answered) in holds.into_iter().zip(["a=recvonly", "a=inactive", "a=recvonly"]) {
+        let response = phone.reinvite(&hold, "").await?;
+        assert_eq!(response.code(), Some(200));
+        assert!(response.body.contains(answered), "{hold}\n{response}");
+        until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
+        assert_eq!(phone.reinvite(&phone.sdp("sendrecv")?, "").await?.code(), Some(200));
+        until_caller_hears(&call, &[AGENT_HZ]).await?;
+        until_phone_hears(&phone, &[CALLER_HZ]).await?;
+    }
+    one_line(&phone).await?;
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    assert_eq!(phone.hang_up().await?, 200);
+    assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_codec_is_refused_and_the_call_goes_on() -> anyhow::Result<()> {
+    let (service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let other =
+        phone.sdp("sendrecv")?.replace("RTP/AVP 0 101", "RTP/AVP 8 101").replace("rtpmap:0 PCMU", "rtpmap:8 PCMA");
+    assert_eq!(phone.reinvite(&other, "").await?.code(), Some(488));
+    assert_eq!(phone.reinvite("v=0\r\nrubbish\r\n", "").await?.code(), Some(488));
+    let json = phone.send("UPDATE", &["Content-Type: application/json"], "{}").await?;
+    assert_eq!(json.code(), Some(415));
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    until_phone_hears(&phone, &[CALLER_HZ]).await?;
+    assert_eq!(service.live_calls().await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_offer_is_ours_and_its_answer_is_in_the_ack() -> anyhow::Result<()> {
+    let (_service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let offered = phone.reinvite("", &phone.sdp("sendonly")?).await?;
+    assert_eq!(offered.code(), Some(200));
+    assert!(offered.body.contains("RTP/AVP 0 "), "the codec in use alone: {offered}");
+    until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
+    assert_eq!(phone.reinvite("", &phone.sdp("sendrecv")?).await?.code(), Some(200));
+    until_caller_hears(&call, &[AGENT_HZ]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_timers_are_agreed_on_in_both_roles() -> anyhow::Result<()> {
+    let options = SipPhoneOptions {
+        headers_of_answer: vec!["Session-Expires: 7200;refresher=uas".to_owned(), "Require: timer".to_owned()],
+        ..phone(SipAnswer::LongerSession(7200))
+    };
+    let (_service, call, phone) = calling(options, TestOptions::default()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let longer = |message: &patchcord_simulator::sip_phone::SipMessage| {
+        let is_longer = message.method() == Some("INVITE") && message.header("Min-SE") == Some("7200");
+        is_longer.then(|| message.clone())
+    };
+    let invite = phone.wait_for("a second INVITE", longer).await?;
+    assert_eq!(invite.header("Session-Expires"), Some("7200"));
+
+    let brief = phone.send("UPDATE", &["Session-Expires: 30", "Supported: timer"], "").await?;
+    assert_eq!((brief.code(), brief.header("Min-SE")), (Some(422), Some("90")));
+    let agreed = phone.send("UPDATE", &["Session-Expires: 300;refresher=uac", "Supported: timer"], "").await?;
+    assert_eq!((agreed.code(), agreed.header("Session-Expires")), (Some(200), Some("300;refresher=uac")));
+    assert_eq!(agreed.header("Require"), Some("timer"));
+    until_caller_hears(&call, &[AGENT_HZ]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_hands_its_caller_over_to_allowed_phones_only() -> anyhow::Result<()> {
+    let second = SipPhone::start(SipPhoneOptions { tone_hz: SECOND_AGENT_HZ, ..phone(SipAnswer::Answer) }).await?;
+    let rule = format!("refer_to = [\"{}\"]", second.uri());
+    let (mut service, call, first) = calling(phone(SipAnswer::Answer), sip(&rule, TestOptions::default())).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    for (target, code) in [("<sip:premium@192.0.2.1>", 403), ("<tel:+15550100>", 400), ("<sip:a@b?Replaces=x>", 501)] {
+        let response = first.send("REFER", &[&format!("Refer-To: {target}")], "").await?;
+        assert_eq!(response.code(), Some(code), "{target}");
+    }
+    let response = first.send("REFER", &[&format!("Refer-To: <{}>", second.uri())], "").await?;
+    assert_eq!(response.code(), Some(202));
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    until_phone_hears(&second, &[CALLER_HZ]).await?;
+    let told = first.wait_for("the last NOTIFY", |message| {
+        let is_over = message.header("Subscription-State").is_some_and(|state| state.starts_with("terminated"));
+        is_over.then(|| message.body.clone())
+    });
+    assert_eq!(told.await?, "SIP/2.0 200 OK\r\n");
+    first.request("BYE").await?;
+    assert_eq!(service.event("call.transferred").await?.data["completed"], true);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_to_a_busy_phone_leaves_the_caller_with_the_first() -> anyhow::Result<()> {
+    let busy = SipPhone::start(phone(SipAnswer::Refuse(486))).await?;
+    let rule = format!("refer_to = [\"{}\"]", busy.uri());
+    let (mut service, call, first) = calling(phone(SipAnswer::Answer), sip(&rule, TestOptions::default())).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    assert_eq!(first.send("REFER", &[&format!("Refer-To: {}", busy.uri())], "").await?.code(), Some(202));
+    let told = first.wait_for("the last NOTIFY", |message| {
+        let is_over = message.header("Subscription-State").is_some_and(|state| state.starts_with("terminated"));
+        is_over.then(|| message.body.clone())
+    });
+    assert_eq!(told.await?, "SIP/2.0 503 Service Unavailable\r\n");
+    assert_eq!(service.event("call.transferred").await?.data["completed"], false);
+    until_caller_hears(&call, &[AGENT_HZ]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_get_no_answer_and_change_nothing() -> anyhow::Result<()> {
+    let (service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let service_at = service.app.sip_listening().first().context("it listens")?.address;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await?;
+    let at = stranger.local_addr()?;
+    let message = |start: &str, method: &str, more: &str| {
+        format!(
+            "{start} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK1\r\nFrom: <sip:a@{at}>;tag=1\r\nTo: <sip:b@{at}>\r\n\
+             Call-ID: stranger\r\nCSeq: 1 {method}\r\nContact: <sip:a@{at}>\r\n{more}Content-Length: 0\r\n\r\n"
+        )
+    };
+    let invite = phone.request("INVITE").await?;
+    let known = invite.header("Call-ID").context("a Call-ID")?;
+    let forged = message("BYE sip:b", "BYE", "").replace("Call-ID: stranger", &format!("Call-ID: {known}"));
+    let messages = [
+        message("OPTIONS sip:b", "OPTIONS", ""),
+        message("INVITE sip:b", "INVITE", ""),
+        message("REGISTER sip:b", "REGISTER", ""),
+        message("CANCEL sip:b", "CANCEL", ""),
+        message("BYE sip:b", "BYE", ""),
+        message("OPTIONS sip:b", "OPTIONS", "Content-Length: 4\r\n"),
+        "\r\n\r\n".to_owned(),
+        "\0".repeat(1000),
+    ];
+    for _ in 0..3 {
+        for message in &messages {
+            stranger.send_to(message.as_bytes(), service_at).await?;
+        }
+    }
+    // By then the others have been read.
+    assert_eq!(phone.send("OPTIONS", &[], "").await?.code(), Some(200));
+    let mut buffer = [0; 100];
+    assert!(stranger.try_recv(&mut buffer).is_err(), "a stranger gets no answer");
+    // Who knows the Call-ID and nothing else ends no call.
+    stranger.send_to(forged.as_bytes(), service_at).await?;
+    assert_eq!(phone.send("OPTIONS", &[], "").await?.code(), Some(200));
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    assert_eq!(service.live_calls().await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_of_a_third_party_is_not_heard() -> anyhow::Result<()> {
+    let (_service, call, phone) = talking(Codec::Pcmu).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let offer = phone.request("INVITE").await?.body;
+    let port = offer.lines().find_map(|line| line.strip_prefix("m=audio ")).and_then(|media| media.split(' ').next());
+    let port: u16 = port.context("a port")?.parse()?;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await?;
+    let before = call.heard()?.len();
+    for sequence in 0..100_u16 {
+        let mut packet = vec![0x80, 0];
+        packet.extend(sequence.to_be_bytes());
+        packet.extend((u32::from(sequence) * 160).to_be_bytes());
+        packet.extend([1, 2, 3, 4]);
+        packet.extend((0..160).map(|at| if at % 8 < 4 { 0x00 } else { 0x80 }));
+        stranger.send_to(&packet, ("127.0.0.1", port)).await?;
+    }
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let heard = call.heard()?;
+    assert_eq!(sound::voices_heard(&heard[before..], PHONE_RATE, &[AGENT_HZ, 1000.0 * 1.5]), [AGENT_HZ]);
+    assert!(stranger.try_recv(&mut [0; 100]).is_err(), "a stranger hears nothing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_answers_with_another_codec_fails() -> anyhow::Result<()> {
+    let (mut service, call, phone) = calling(phone(SipAnswer::Ring), TestOptions::default()).await?;
+    phone.request("INVITE").await?;
+    phone
+        .answer_with("v=0\r\no=x 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 3\r\n")
+        .await?;
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!(lost["failure"], "protocol_error", "{lost}");
+    phone.request("BYE").await?;
+    service.end_of(&call).await?;
+    Ok(())
+}
+
+/// A phone that behaves so.
+fn phone(answer: SipAnswer) -> SipPhoneOptions {
+    SipPhoneOptions { answer, tone_hz: AGENT_HZ, ..SipPhoneOptions::default() }
+}
+
+/// These keys of `[sip]` beside where it listens.
+fn sip(keys: &str, options: TestOptions) -> TestOptions {
+    TestOptions { sip: format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\n{keys}"), ..options }
+}
+
+/// A service whose caller rings this phone.
+async fn calling(phone: SipPhoneOptions, options: TestOptions) -> anyhow::Result<(TestService, Call, SipPhone)> {
+    let phone = SipPhone::start(phone).await?;
+    let options = if options.sip.is_empty() { sip("", options) } else { options };
+    let service = TestService::start_with(&phone.uri(), options).await?;
+    let call = service.call(caller()).await?;
+    Ok((service, call, phone))
+}
+
+/// The same, with both talking.
+async fn talking(codec: Codec) -> anyhow::Result<(TestService, Call, SipPhone)> {
+    let speech = Speech::tone(AGENT_HZ)?;
+    let options = SipPhoneOptions { codec, speech, ..phone(SipAnswer::Answer) };
+    let (service, call, phone) = calling(options, TestOptions::default()).await?;
+    call.wait_until(Stage::FirstPacket).await?;
+    Ok((service, call, phone))
+}
+
+async fn until_phone_hears(phone: &SipPhone, tones_hz: &[f64]) -> anyhow::Result<()> {
+    let audio = phone.audio().await?;
+    let waiting = async {
+        loop {
+            let before = audio.packets().len();
+            until("a second of audio", || audio.packets().len() >= before + 50).await?;
+            if sound::voices_heard(&audio.heard_since(before)?, PHONE_RATE, &VOICES) == tones_hz {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.context("the phone does not hear what it should")?
+}
+
+/// The phone gets one RTP line: one SSRC, and no gap in its numbers.
+async fn one_line(phone: &SipPhone) -> anyhow::Result<()> {
+    let packets = phone.audio().await?.packets();
+    let first = packets.first().context("a packet")?;
+    assert!(packets.iter().all(|packet| packet.ssrc == first.ssrc));
+    let steps: Vec<u16> = packets.windows(2).map(|two| two[1].sequence.wrapping_sub(two[0].sequence)).collect();
+    assert!(steps.iter().all(|step| *step == 1), "{steps:?}");
+    Ok(())
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.with_context(|| format!("waited for {what}"))
+}

@@ -1,0 +1,368 @@
+//! A SIP phone: written by hand over UDP, so that it shares no library with the service. It answers, talks in G.711 or Opus,
+//! and does in its call what it is told.
+
+mod message;
+mod rtp;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::speech::Speech;
+pub use message::SipMessage;
+pub use rtp::{Codec, PhoneAudio};
+
+/// RFC 3261 T1.
+const T1: Duration = Duration::from_millis(500);
+/// How often a wait looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How a phone behaves.
+#[derive(Clone)]
+pub struct SipPhoneOptions {
+    /// What it says, as Opus or as samples.
+    pub speech: Speech,
+    /// A tone for the codecs of G.711, in Hz.
+    pub tone_hz: f64,
+    /// The codec that it answers with.
+    pub codec: Codec,
+    /// What it does with an INVITE.
+    pub answer: SipAnswer,
+    /// Further header lines of its 2xx.
+    pub headers_of_answer: Vec<String>,
+}
+
+/// What a phone does with an INVITE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SipAnswer {
+    /// 180, then 200.
+    Answer,
+    /// 180, and nothing more until it is told.
+    Ring,
+    /// This code.
+    Refuse(u16),
+    /// Nothing at all.
+    Ignore,
+    /// 422 with this `Min-SE` at first, then 200.
+    LongerSession(u32),
+    /// 180, and a 200 that crosses the CANCEL.
+    AnswerCancel,
+}
+
+impl Default for SipPhoneOptions {
+    fn default() -> Self {
+        Self {
+            speech: Speech::silence(),
+            tone_hz: 1000.0,
+            codec: Codec::Pcmu,
+            answer: SipAnswer::Answer,
+            headers_of_answer: Vec::new(),
+        }
+    }
+}
+
+/// A phone that waits for a call.
+pub struct SipPhone {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    socket: UdpSocket,
+    address: SocketAddr,
+    options: SipPhoneOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Everything that arrived, in order.
+    received: Vec<SipMessage>,
+    invites: usize,
+    dialog: Option<Dialog>,
+    audio: Option<Arc<PhoneAudio>>,
+}
+
+/// The phone's side of its dialog.
+#[derive(Clone)]
+struct Dialog {
+    invite: SipMessage,
+    from: SocketAddr,
+    tag: String,
+    sequence: u32,
+    version: u32,
+}
+
+impl SipPhone {
+    /// A phone at a port of its own.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(options: SipPhoneOptions) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.context("bind a phone")?;
+        let address = socket.local_addr()?;
+        let shared = Arc::new(Shared { socket, address, options, state: Mutex::default() });
+        let task = tokio::spawn(serve(shared.clone()));
+        Ok(Self { shared, task })
+    }
+
+    /// Its address, such as `sip:200@127.0.0.1:5070`.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("sip:200@{}", self.shared.address)
+    }
+
+    /// Everything that arrived so far.
+    #[must_use]
+    pub fn received(&self) -> Vec<SipMessage> {
+        self.shared.state().received.clone()
+    }
+
+    /// Waits until something arrived for which `look` has an answer.
+    ///
+    /// # Errors
+    /// When it does not come in time; the error says what came instead.
+    pub async fn wait_for<T>(&self, what: &str, look: impl Fn(&SipMessage) -> Option<T>) -> anyhow::Result<T> {
+        let waiting = async {
+            loop {
+                if let Some(found) = self.received().iter().find_map(&look) {
+                    return found;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(3 * crate::DEADLINE, waiting).await.with_context(|| {
+            let came: Vec<String> = self.received().iter().map(|message| message.start.clone()).collect();
+            format!("the phone waited for {what}; came: {came:?}")
+        })
+    }
+
+    /// Waits for a request of this method.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub async fn request(&self, method: &str) -> anyhow::Result<SipMessage> {
+        self.wait_for(method, |message| (message.method() == Some(method)).then(|| message.clone())).await
+    }
+
+    /// The audio of its call, once it has answered.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn audio(&self) -> anyhow::Result<Arc<PhoneAudio>> {
+        let waiting = async {
+            loop {
+                if let Some(audio) = self.shared.state().audio.clone() {
+                    return audio;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(3 * crate::DEADLINE, waiting).await.context("the phone has not answered")
+    }
+
+    /// Answers a call that rings.
+    ///
+    /// # Errors
+    /// When nothing rings.
+    pub async fn answer(&self) -> anyhow::Result<()> {
+        let dialog = self.shared.dialog()?;
+        self.shared.accept(&dialog).await
+    }
+
+    /// Answers a call that rings with this SDP.
+    ///
+    /// # Errors
+    /// When nothing rings.
+    pub async fn answer_with(&self, sdp: &str) -> anyhow::Result<()> {
+        let dialog = self.shared.dialog()?;
+        self.shared.respond(&dialog.invite, 200, &["Content-Type: application/sdp".to_owned()], sdp).await
+    }
+
+    /// Sends a request in its dialog and waits for the final response.
+    ///
+    /// # Errors
+    /// When there is no dialog, or no response comes.
+    pub async fn send(&self, method: &str, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
+        let request = self.shared.request(method, headers, body)?;
+        let sequence = format!("{} {method}", self.shared.dialog()?.sequence);
+        let text = request.to_string();
+        let is_final = |message: &SipMessage| {
+            let code = message.code().filter(|code| *code >= 200)?;
+            (message.header("CSeq") == Some(&sequence)).then(|| (code, message.clone()))
+        };
+        let to = self.shared.dialog()?.from;
+        let sending = async {
+            let mut pause = T1;
+            loop {
+                self.shared.socket.send_to(text.as_bytes(), to).await?;
+                if let Ok(found) = timeout(pause, self.wait_for("a response", is_final)).await {
+                    return anyhow::Ok(found?);
+                }
+                pause = (pause * 2).min(8 * T1);
+            }
+        };
+        let (_, response) = timeout(3 * crate::DEADLINE, sending).await.context("no response")??;
+        Ok(response)
+    }
+
+    /// Sends a re-INVITE, and the ACK of its response with this body.
+    ///
+    /// # Errors
+    /// When there is no dialog, or no response comes.
+    pub async fn reinvite(&self, sdp: &str, ack_sdp: &str) -> anyhow::Result<SipMessage> {
+        self.reinvite_with(&[], sdp, ack_sdp).await
+    }
+
+    /// The same with further header lines.
+    ///
+    /// # Errors
+    /// When there is no dialog, or no response comes.
+    pub async fn reinvite_with(&self, headers: &[&str], sdp: &str, ack_sdp: &str) -> anyhow::Result<SipMessage> {
+        let kind: Vec<&str> = if sdp.is_empty() { Vec::new() } else { vec!["Content-Type: application/sdp"] };
+        let headers: Vec<&str> = headers.iter().copied().chain(kind).collect();
+        let response = self.send("INVITE", &headers, sdp).await?;
+        let kind: &[&str] = if ack_sdp.is_empty() { &[] } else { &["Content-Type: application/sdp"] };
+        let ack = self.shared.ack(&response, kind, ack_sdp)?;
+        self.shared.socket.send_to(ack.to_string().as_bytes(), self.shared.dialog()?.from).await?;
+        Ok(response)
+    }
+
+    /// Its SDP in this direction, with a higher version.
+    ///
+    /// # Errors
+    /// When it has not answered.
+    pub fn sdp(&self, direction: &str) -> anyhow::Result<String> {
+        let mut state = self.shared.state();
+        let audio = state.audio.clone().context("the phone has answered")?;
+        let dialog = state.dialog.as_mut().context("a dialog")?;
+        dialog.version += 1;
+        Ok(audio.sdp(dialog.version, direction))
+    }
+
+    /// Hangs up.
+    ///
+    /// # Errors
+    /// When there is no dialog, or no response comes.
+    pub async fn hang_up(&self) -> anyhow::Result<u16> {
+        let response = self.send("BYE", &[], "").await?;
+        response.code().context("a response")
+    }
+}
+
+impl Drop for SipPhone {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dialog(&self) -> anyhow::Result<Dialog> {
+        self.state().dialog.clone().context("nobody calls the phone")
+    }
+
+    async fn respond(&self, to: &SipMessage, code: u16, headers: &[String], body: &str) -> anyhow::Result<()> {
+        let dialog = self.dialog()?;
+        let response = to.response(code, &dialog.tag, self.address, headers, body);
+        self.socket.send_to(response.to_string().as_bytes(), dialog.from).await?;
+        Ok(())
+    }
+
+    async fn accept(&self, dialog: &Dialog) -> anyhow::Result<()> {
+        let audio = PhoneAudio::start(&dialog.invite.body, &self.options).await?;
+        let sdp = audio.sdp(dialog.version, "sendrecv");
+        self.state().audio = Some(audio);
+        let mut headers = self.options.headers_of_answer.clone();
+        headers.push("Content-Type: application/sdp".to_owned());
+        self.respond(&dialog.invite, 200, &headers, &sdp).await
+    }
+
+    /// A request of the phone in its dialog: what was From is To.
+    fn request(&self, method: &str, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
+        let mut state = self.state();
+        let dialog = state.dialog.as_mut().context("nobody calls the phone")?;
+        dialog.sequence += 1;
+        let dialog = dialog.clone();
+        drop(state);
+        SipMessage::request_in(&dialog.invite, (method, dialog.sequence), (&dialog.tag, self.address), headers, body)
+    }
+
+    fn ack(&self, response: &SipMessage, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
+        let dialog = self.dialog()?;
+        let mut ack = SipMessage::request_in(
+            &dialog.invite,
+            ("ACK", dialog.sequence),
+            (&dialog.tag, self.address),
+            headers,
+            body,
+        )?;
+        // RFC 3261 §17.1.1.3: the ACK of a refusal belongs to the INVITE's transaction.
+        if response.code().is_some_and(|code| code >= 300) {
+            let via = response.header("Via").context("a Via")?.to_owned();
+            ack.set_header("Via", via);
+        }
+        Ok(ack)
+    }
+}
+
+async fn serve(shared: Arc<Shared>) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok((length, from)) = shared.socket.recv_from(&mut buffer).await {
+        let Some(message) = SipMessage::parse(&buffer[..length]) else { continue };
+        // The scenario sees what went wrong by what does not come.
+        let _ = take(&shared, message, from).await;
+    }
+}
+
+async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow::Result<()> {
+    shared.state().received.push(message.clone());
+    match message.method() {
+        Some("INVITE") => ring(shared, message, from).await,
+        Some("CANCEL") => {
+            shared.respond(&message, 200, &[], "").await?;
+            let dialog = shared.dialog()?;
+            match shared.options.answer == SipAnswer::AnswerCancel {
+                true => shared.accept(&dialog).await,
+                false => shared.respond(&dialog.invite, 487, &[], "").await,
+            }
+        }
+        Some("ACK") | None => Ok(()),
+        Some(_) => shared.respond(&message, 200, &[], "").await,
+    }
+}
+
+async fn ring(shared: &Shared, invite: SipMessage, from: SocketAddr) -> anyhow::Result<()> {
+    let count = {
+        let mut state = shared.state();
+        let is_known = state.dialog.as_ref().is_some_and(|dialog| dialog.invite.header("Via") == invite.header("Via"));
+        if is_known {
+            return Ok(());
+        }
+        state.invites += 1;
+        let tag = format!("phone{}", state.invites);
+        state.dialog = Some(Dialog { invite: invite.clone(), from, tag, sequence: 1, version: 1 });
+        state.invites
+    };
+    match &shared.options.answer {
+        SipAnswer::Ignore => Ok(()),
+        SipAnswer::Refuse(code) => shared.respond(&invite, *code, &[], "").await,
+        SipAnswer::LongerSession(seconds) if count == 1 => {
+            shared.respond(&invite, 422, &[format!("Min-SE: {seconds}")], "").await
+        }
+        SipAnswer::Ring | SipAnswer::AnswerCancel => shared.respond(&invite, 180, &[], "").await,
+        SipAnswer::Answer | SipAnswer::LongerSession(_) => {
+            shared.respond(&invite, 180, &[], "").await?;
+            let dialog = shared.dialog()?;
+            shared.accept(&dialog).await
+        }
+    }
+}

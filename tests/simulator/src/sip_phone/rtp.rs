@@ -1,0 +1,264 @@
+//! The phone's RTP: a tone out, and everything that comes in.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+use super::SipPhoneOptions;
+use crate::sound::{self, PHONE_RATE};
+
+const FRAME: Duration = Duration::from_millis(20);
+/// Samples of G.711 in 20 ms.
+const G711_FRAME: usize = 160;
+const G711_RATE: u32 = 8_000;
+const OPUS_TICKS: u32 = 960;
+const KEYS: u8 = 101;
+
+/// A codec of the phone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// G.711 mu-law, payload type 0.
+    Pcmu,
+    /// G.711 A-law, payload type 8.
+    Pcma,
+    /// Opus, payload type 111.
+    Opus,
+}
+
+/// One RTP packet as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PhonePacket {
+    /// Payload type.
+    pub payload_type: u8,
+    /// RTP sequence number.
+    pub sequence: u16,
+    /// RTP timestamp.
+    pub timestamp: u32,
+    /// Who sent it.
+    pub ssrc: u32,
+    /// The codec's bytes.
+    pub payload: Vec<u8>,
+}
+
+/// The audio of a phone's call.
+pub struct PhoneAudio {
+    codec: Codec,
+    address: SocketAddr,
+    heard: Arc<Mutex<Vec<PhonePacket>>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl PhoneAudio {
+    /// Sends to where the offer says.
+    pub(super) async fn start(offer: &str, options: &SipPhoneOptions) -> anyhow::Result<Arc<Self>> {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.context("bind the phone's RTP")?);
+        let address = socket.local_addr()?;
+        let to = remote_of(offer)?;
+        let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
+        let hearing = tokio::spawn(hear(socket.clone(), heard.clone()));
+        let talking = tokio::spawn(talk(socket, to, options.clone()));
+        Ok(Arc::new(Self { codec: options.codec, address, heard, tasks: [hearing, talking] }))
+    }
+
+    /// The phone's SDP.
+    #[must_use]
+    pub fn sdp(&self, version: u32, direction: &str) -> String {
+        let (number, rtpmap) = self.codec.sdp();
+        let (ip, port) = (self.address.ip(), self.address.port());
+        format!(
+            "v=0\r\no=phone 7 {version} IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP {number} \
+             {KEYS}\r\na=rtpmap:{number} {rtpmap}\r\na=rtpmap:{KEYS} telephone-event/8000\r\na=fmtp:{KEYS} 0-15\r\n\
+             a=ptime:20\r\na={direction}\r\n"
+        )
+    }
+
+    /// Where it receives.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything that arrived so far.
+    #[must_use]
+    pub fn packets(&self) -> Vec<PhonePacket> {
+        self.heard().clone()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<PhonePacket>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it heard in the packets from this number on, at [`PHONE_RATE`].
+    ///
+    /// # Errors
+    /// When libopus refuses a packet.
+    pub fn heard_since(&self, packet: usize) -> anyhow::Result<Vec<i16>> {
+        let packets = self.packets();
+        let of_codec = packets.iter().skip(packet).filter(|packet| packet.payload_type == self.codec.sdp().0);
+        match self.codec {
+            Codec::Opus => {
+                let mut decoder = opus::Decoder::new(PHONE_RATE, opus::Channels::Mono)?;
+                let mut pcm = Vec::new();
+                for packet in of_codec {
+                    let mut frame = [0; 2 * PHONE_RATE as usize / 25];
+                    let length = decoder.decode(&packet.payload, &mut frame, false)?;
+                    pcm.extend(&frame[..length]);
+                }
+                Ok(pcm)
+            }
+            Codec::Pcmu | Codec::Pcma => {
+                let decode = if self.codec == Codec::Pcmu { from_mu_law } else { from_a_law };
+                let pcm: Vec<i16> = of_codec.flat_map(|packet| packet.payload.iter().copied().map(decode)).collect();
+                Ok(sound::at_rate(&pcm, G711_RATE, PHONE_RATE))
+            }
+        }
+    }
+
+    /// The keys that it heard, by the packets that mark their end.
+    #[must_use]
+    pub fn heard_digits(&self) -> String {
+        let mut last = None;
+        let mut digits = String::new();
+        for packet in self.packets().iter().filter(|packet| packet.payload_type == KEYS) {
+            let is_end = packet.payload.get(1).is_some_and(|flags| flags & 0x80 != 0);
+            if is_end && last != Some(packet.timestamp) {
+                last = Some(packet.timestamp);
+                let digit =
+                    packet.payload.first().and_then(|event| "0123456789*#ABCD".chars().nth(usize::from(*event)));
+                digits.extend(digit);
+            }
+        }
+        digits
+    }
+}
+
+impl Drop for PhoneAudio {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Codec {
+    fn sdp(self) -> (u8, &'static str) {
+        match self {
+            Self::Pcmu => (0, "PCMU/8000"),
+            Self::Pcma => (8, "PCMA/8000"),
+            Self::Opus => (111, "opus/48000/2"),
+        }
+    }
+}
+
+async fn hear(socket: Arc<UdpSocket>, heard: Arc<Mutex<Vec<PhonePacket>>>) {
+    let mut buffer = [0; 2048];
+    while let Ok((length, _)) = socket.recv_from(&mut buffer).await {
+        let packet = &buffer[..length];
+        // RTCP has packet types 64 to 95 in the place of the payload type (RFC 5761).
+        let is_rtp = length > 12 && packet[0] == 0x80 && !(64..96).contains(&(packet[1] & 0x7f));
+        if is_rtp {
+            let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+            heard.lock().unwrap_or_else(PoisonError::into_inner).push(PhonePacket {
+                payload_type: packet[1] & 0x7f,
+                sequence: u16::from_be_bytes([packet[2], packet[3]]),
+                timestamp: word(4),
+                ssrc: word(8),
+                payload: packet[12..].to_vec(),
+            });
+        }
+    }
+}
+
+async fn talk(socket: Arc<UdpSocket>, to: SocketAddr, options: SipPhoneOptions) {
+    let voice = sound::tone(options.tone_hz, G711_RATE, 1000);
+    let (number, ssrc) = (options.codec.sdp().0, rand::random::<u32>());
+    let mut clock = tokio::time::interval(FRAME);
+    for count in 0_u32.. {
+        clock.tick().await;
+        let g711 = |encode: fn(i16) -> u8| -> Vec<u8> {
+            let start = count as usize * G711_FRAME % voice.len();
+            voice[start..start + G711_FRAME].iter().copied().map(encode).collect()
+        };
+        let (ticks, payload) = match options.codec {
+            Codec::Pcmu => (G711_FRAME as u32, g711(to_mu_law)),
+            Codec::Pcma => (G711_FRAME as u32, g711(to_a_law)),
+            Codec::Opus => (OPUS_TICKS, options.speech.frame(count as usize).to_vec()),
+        };
+        let mut packet = vec![0x80, number | if count == 0 { 0x80 } else { 0 }];
+        packet.extend((count as u16).to_be_bytes());
+        packet.extend(count.wrapping_mul(ticks).to_be_bytes());
+        packet.extend(ssrc.to_be_bytes());
+        packet.extend(payload);
+        // The other side may have gone.
+        let _ = socket.send_to(&packet, to).await;
+    }
+}
+
+/// Where an SDP wants its RTP.
+fn remote_of(sdp: &str) -> anyhow::Result<SocketAddr> {
+    let line = |prefix: &str| sdp.lines().find_map(|line| line.strip_prefix(prefix)).map(str::trim);
+    let ip = line("c=IN IP4 ").or(line("c=IN IP6 ")).context("an address in the offer")?.parse()?;
+    let port = line("m=audio ").and_then(|media| media.split(' ').next()).context("a port in the offer")?.parse()?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// ITU-T G.711 mu-law, by its definition.
+fn to_mu_law(sample: i16) -> u8 {
+    let (sign, magnitude) = if sample < 0 { (0x80, -i32::from(sample)) } else { (0, i32::from(sample)) };
+    let biased = magnitude.min(32_635) + 132;
+    let segment = (31 - biased.leading_zeros() as i32) - 7;
+    let step = (biased >> (segment + 3)) & 0x0f;
+    !(sign | (segment << 4) | step) as u8
+}
+
+fn from_mu_law(byte: u8) -> i16 {
+    let byte = i32::from(!byte);
+    let (segment, step) = ((byte >> 4) & 7, byte & 0x0f);
+    let magnitude = (((step << 3) + 132) << segment) - 132;
+    (if byte & 0x80 != 0 { -magnitude } else { magnitude }) as i16
+}
+
+/// ITU-T G.711 A-law, by its definition.
+fn to_a_law(sample: i16) -> u8 {
+    let (sign, magnitude) = if sample < 0 { (0, -i32::from(sample) - 1) } else { (0x80, i32::from(sample)) };
+    let magnitude = magnitude.clamp(0, 32_767) >> 3;
+    let (segment, step) = match magnitude {
+        0..32 => (0, magnitude >> 1),
+        _ => {
+            let segment = (31 - magnitude.leading_zeros() as i32) - 4;
+            (segment, (magnitude >> segment) & 0x0f)
+        }
+    };
+    ((sign | (segment << 4) | step) ^ 0x55) as u8
+}
+
+fn from_a_law(byte: u8) -> i16 {
+    let byte = i32::from(byte ^ 0x55);
+    let (segment, step) = ((byte >> 4) & 7, byte & 0x0f);
+    let magnitude = match segment {
+        0 => (step << 4) + 8,
+        _ => ((step << 4) + 0x108) << (segment - 1),
+    };
+    (if byte & 0x80 != 0 { magnitude } else { -magnitude }) as i16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_laws_keep_a_sample_to_a_few_percent() {
+        for sample in (-32_000..32_000).step_by(97) {
+            for heard in [from_mu_law(to_mu_law(sample)), from_a_law(to_a_law(sample))] {
+                let error = (i32::from(heard) - i32::from(sample)).abs();
+                assert!(error <= i32::from(sample).abs() / 16 + 20, "{sample} became {heard}");
+            }
+        }
+        // ITU-T G.711: silence.
+        assert_eq!((to_mu_law(0), to_a_law(0)), (0xff, 0xd5));
+    }
+}
