@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-s3 screenshots fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-sip interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,6 +40,9 @@ interop-chromium: tools ## the pages in Chromium, Chromium as the caller and as 
 
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh
+
+interop-sip: tools ## foreign phones: SIPp and baresip, from Debian's packages
+	@./tests/interop/sip/run.sh
 
 interop-s3: tools ## recordings are uploaded to a foreign S3 server
 	@./tests/interop/s3/run.sh
