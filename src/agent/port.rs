@@ -250,7 +250,7 @@ impl AgentPort {
     /// After `Xoff` some seconds more are taken without waiting, so that a `clear` behind them is read. Says whether it
     /// has waited.
     pub async fn back_pressure(&self) -> bool {
-        let must_wait = self.with_bridge(|bridge, speaker| bridge.refuses(speaker));
+        let must_wait = self.ask_bridge(|bridge, speaker| bridge.refuses(speaker));
         while must_wait && self.is_full() {
             self.slot.room().await;
         }
@@ -273,7 +273,7 @@ impl AgentPort {
 
     /// Whether the agent's queue is full, which it was told.
     pub fn is_full(&self) -> bool {
-        self.with_bridge(|bridge, speaker| bridge.room(speaker)) == Room::Full
+        self.ask_bridge(|bridge, speaker| bridge.room(speaker)) == Room::Full
     }
 
     /// Sends a `Mark` notice when all sound so far was heard.
@@ -291,7 +291,7 @@ impl AgentPort {
 
     /// Whether the caller is on hold.
     pub fn is_on_hold(&self) -> bool {
-        self.with_bridge(|bridge, _| bridge.is_held())
+        self.ask_bridge(|bridge, _| bridge.is_held())
     }
 
     /// Holds the queued sound back.
@@ -305,7 +305,7 @@ impl AgentPort {
     }
 
     fn queued_ms(&self) -> u64 {
-        self.with_bridge(|bridge, speaker| bridge.queued(speaker).as_millis() as u64)
+        self.ask_bridge(|bridge, speaker| bridge.queued(speaker).as_millis() as u64)
     }
 
     fn set_format(&self, format: SoundFormat, profile: Profile) -> AudioFormat {
@@ -315,6 +315,11 @@ impl AgentPort {
         };
         self.slot.set_sound(sound);
         sound
+    }
+
+    /// Asks what changes nothing, so that there is nothing to settle: it is asked for every message.
+    fn ask_bridge<T>(&self, question: impl FnOnce(&mut Bridge, Speaker) -> T) -> T {
+        question(&mut self.host.bridge().borrow_mut(), self.slot.speaker())
     }
 
     fn with_bridge<T>(&self, work: impl FnOnce(&mut Bridge, Speaker) -> T) -> T {
