@@ -118,6 +118,9 @@ class Service(Child):
         self, graph_url: str, agent: str, route: str = "", sections: str = "", folder: Path = SCRATCH
     ) -> str:
         """Starts it and gives its HTTP address. More keys of the route and more sections are TOML lines."""
+        # The calls that an earlier run left behind would be ended at this one's Graph.
+        for left in folder.glob("patchcord.db*"):
+            left.unlink()
         file = folder / "patchcord.toml"
         file.write_text(config(graph_url, agent, route, folder) + sections)
         await self.start(str(self._program), "serve", "--config", str(file))
