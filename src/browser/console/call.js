@@ -6,6 +6,8 @@ import { closeMicrophone, isMicrophoneAllowed, openMicrophone } from "./micropho
 
 /** Notes are saved when the agent pauses for so long. */
 const NOTES_SAVED_AFTER_MS = 800;
+/** Events of what `GET /v1/calls/{id}` says too. */
+const TELL_OF_THE_STATE = ["call.held", "call.unheld", "call.agent_joined", "call.transferred"];
 /** What the service keeps with a call. */
 export const MOST_NOTE_BYTES = 4096;
 
@@ -32,6 +34,8 @@ export class AgentCall extends EventTarget {
     startedAt = null;
     #api;
     #notesTimer = null;
+    /** How many events told of a hold or a transfer. */
+    #events = 0;
 
     constructor(api, { id, from = {}, queue = null }) {
         super();
@@ -130,6 +134,7 @@ export class AgentCall extends EventTarget {
 
     /** One event of this call. */
     take({ type, data = {} }) {
+        if (TELL_OF_THE_STATE.includes(type)) this.#events += 1;
         if (type === "call.quality") this.callerQuality = data;
         else if (type === "call.held" || type === "call.unheld") this.isHeld = type === "call.held";
         else if (type === "call.dtmf") this.callerKeys += data.digit ?? "•";
@@ -163,8 +168,11 @@ export class AgentCall extends EventTarget {
 
     /** What the service knows beside the events: the caller, the time, the notes of an agent before. */
     async #look() {
+        const before = this.#events;
         const call = await this.#api.get(`/v1/calls/${this.id}`).catch(() => null);
         if (!call) return;
+        // What events have overtaken is asked for again.
+        if (before !== this.#events) return this.#look();
         this.from = { ...call.from, ...this.from };
         this.queue ??= call.queue ?? call.route;
         this.startedAt ??= performance.now() - (call.talked_ms ?? 0);
