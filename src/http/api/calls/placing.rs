@@ -45,7 +45,7 @@ pub(in crate::http::api) struct PlaceCall {
     route: Option<String>,
     /// A queue by its name.
     queue: Option<String>,
-    /// A person by the name of their API key.
+    /// A person by the id of its API key, who is signed in and idle.
     agent: Option<String>,
     /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
     url: Option<String>,
