@@ -37,7 +37,7 @@ use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::load::LoadLimits;
 use crate::worker::{self, Silence, WorkerHandle, WorkerOptions};
-use crate::{descriptors, public_address, telemetry};
+use crate::{descriptors, public_address, sip, telemetry};
 
 /// Events that a slow listener may lag behind; beyond it the listener loses the oldest and gets their number.
 const EVENTS: usize = 4096;
@@ -327,12 +327,25 @@ async fn start_workers(
 
 /// None without `[sip]`: then nothing listens.
 async fn start_user_agent(config: &Config, addresses: &[(IpAddr, IpAddr)]) -> anyhow::Result<Option<UserAgent>> {
-    let Some(sip) = &config.sip else { return Ok(None) };
-    let advertise = match sip.advertise.is_empty() {
+    let Some(settings) = &config.sip else { return Ok(None) };
+    let advertise = match settings.advertise.is_empty() {
         true => addresses.iter().map(|(_, advertised)| *advertised).collect(),
-        false => sip.advertise.clone(),
+        false => settings.advertise.clone(),
     };
-    let options = UserAgentOptions { listen: sip.listen.clone(), advertise, refer_to: sip.refer_to.clone() };
+    let tls = match &settings.tls.ca {
+        None => agent_tls()?,
+        Some(ca) => sip::tls::client(ca).with_context(|| format!("sip.tls.ca = {ca:?}"))?,
+    };
+    let server_tls = settings.tls.identity.as_ref().map(|(cert, key)| {
+        sip::tls::server(cert, key).with_context(|| format!("sip.tls.cert = {cert:?}, key = {key:?}"))
+    });
+    let options = UserAgentOptions {
+        listen: settings.listen.clone(),
+        advertise,
+        refer_to: settings.refer_to.clone(),
+        tls: Arc::new(tls),
+        server_tls: server_tls.transpose()?.map(Arc::new),
+    };
     UserAgent::start(options).await.map(Some)
 }
 

@@ -233,7 +233,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let sip_section = root.section("sip");
     let has_sip = sip_section.has("listen");
     let sip = Sip::read(sip_section);
-    sip::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), has_sip);
+    sip::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), sip.as_ref(), has_sip);
     let api = Api::read(root.section("api"), &queues);
     api.check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()));
     // Its earlier name is still read.

@@ -9,6 +9,8 @@ mod edge;
 mod gate;
 mod names;
 mod udp;
+mod streams;
+pub(crate) mod tls;
 mod user_agent;
 mod leg;
 mod outgoing;

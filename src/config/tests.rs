@@ -99,15 +99,16 @@ fn what_is_wrong_with_sip_is_told() {
     patchcord.toml: sip.listen = ["udp:0.0.0.0"]: give an address such as "udp:0.0.0.0:5060"
     patchcord.toml: sip.advertise = ["pbx"]: give addresses such as "203.0.113.7"
     patchcord.toml: sip.ring_timeout = "2m": give at most "1m"
-    patchcord.toml: sip.refer_to = ["201"]: give an address such as sip:200@pbx.example
-    patchcord.toml: routes.reception.agent = "sip:200@pbx.example;transport=tls": TCP and TLS are not built yet: give sip: without a transport
+    patchcord.toml: sip.refer_to = ["201"]: give an address such as sip:200@pbx.example, with ;transport=tcp or ;transport=tls if it is not UDP
     "#);
     let idle = with("http", "") + "\n[sip]\nring_timeout = \"20s\"\n";
     insta::assert_snapshot!(problems_of(&idle).unwrap(), @r#"patchcord.toml: sip.listen: it is missing; give ["udp:0.0.0.0:5060"]"#);
-    let streams = with("route", "agent = \"sips:200@pbx.example\"") + "\n[sip]\nlisten = [\"tls:0.0.0.0:5061\"]\n";
+    let streams = with("route", "agent = \"sip:200@pbx.example\"\nfallback = [\"sips:200@pbx.example\"]")
+        + "\n[sip]\nlisten = [\"tls:0.0.0.0:5061\"]\ntls = { cert = \"a.pem\" }\n";
     insta::assert_snapshot!(problems_of(&streams).unwrap(), @r#"
-    patchcord.toml: sip.listen = "tls:0.0.0.0:5061": TCP and TLS are not built yet: give udp:ADDRESS:PORT
-    patchcord.toml: routes.reception.agent = "sips:200@pbx.example": TCP and TLS are not built yet: give sip: without a transport
+    patchcord.toml: sip.tls.key: it is missing; give the path of its private key, as PEM
+    patchcord.toml: sip.tls: a tls: listener needs a certificate: give { cert = "sip.pem", key = "sip.key" }
+    patchcord.toml: routes.reception.agent = "sip:200@pbx.example": nothing listens on UDP: add "udp:0.0.0.0:5060" to sip.listen, or give ;transport=tcp or ;transport=tls
     "#);
 }
 

@@ -58,7 +58,6 @@ impl Malformed {
 }
 
 /// Reads the head at the beginning of a stream. None while its end has not arrived.
-#[cfg(test)]
 pub fn head_of_stream(bytes: &[u8]) -> Result<Option<Head<'_>>, Malformed> {
     let searched = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
     match end_of_head(searched) {

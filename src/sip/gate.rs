@@ -62,7 +62,6 @@ impl Gate {
     }
 
     /// Whether anything of this address is read.
-    #[cfg(test)]
     pub fn is_banned(&self, from: IpAddr, now: Instant) -> bool {
         self.state().is_banned(from, now)
     }

@@ -16,7 +16,8 @@ use super::in_dialog::InDialog;
 use super::leg::{HangUp, Invite, SipEvent};
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
-use super::uri::Transport;
+use super::streams::Connection;
+use super::uri::{SipUri, Transport};
 use super::user_agent::{Stack, abilities};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
@@ -54,7 +55,12 @@ async fn call(
         _ = commands.recv() => return Ok(()),
     };
     let transport = invite.to.transport();
-    let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused("nothing listens on UDP here"))?;
+    let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused("nothing listens for it here"))?;
+    // Held to the end of the call, so that the connection is.
+    let _connection = tokio::select! {
+        connection = connect(stack, &invite.to, address) => connection?,
+        _ = commands.recv() => return Ok(()),
+    };
     let call_id = new_call_id();
     let dialog = stack.gate.open(&call_id, clock::now);
     let mut least_seconds = LEAST_SECONDS;
@@ -88,6 +94,22 @@ async fn call(
             Rung::TooBrief(_) => return Err(status::failure(422)),
             Rung::Failed(failure) => return Err(failure),
             Rung::GivenUp => return Ok(()),
+        }
+    }
+}
+
+/// None over UDP.
+async fn connect(
+    stack: &Stack,
+    to: &SipUri,
+    address: std::net::SocketAddr,
+) -> Result<Option<Arc<Connection>>, AgentFailure> {
+    match to.transport() {
+        Transport::Udp => Ok(None),
+        Transport::Tcp | Transport::Tls => {
+            let layer = &stack.dialogs.endpoint.transport_layer;
+            let connected = stack.streams.connect(layer, to, address).await;
+            connected.map(Some).map_err(|cause| AgentFailureKind::Refused.because(cause))
         }
     }
 }
@@ -206,7 +228,7 @@ fn uri(scheme: Scheme, user: Option<&str>, host: rsipstack::sip::HostWithPort, t
     }
 }
 
-fn library_transport(transport: Transport) -> rsipstack::sip::Transport {
+pub(super) fn library_transport(transport: Transport) -> rsipstack::sip::Transport {
     match transport {
         Transport::Udp => rsipstack::sip::Transport::Udp,
         Transport::Tcp => rsipstack::sip::Transport::Tcp,

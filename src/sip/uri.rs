@@ -45,7 +45,8 @@ pub enum Transport {
 }
 
 impl SipUri {
-    const FORM: &str = "give an address such as sip:200@pbx.example";
+    const FORM: &str =
+        "give an address such as sip:200@pbx.example, with ;transport=tcp or ;transport=tls if it is not UDP";
 
     /// Reads `sip:USER@HOST:PORT;transport=…`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {

@@ -15,6 +15,7 @@ use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transaction::{CallIdFormat, Endpoint, TransactionReceiver};
 use rsipstack::transport::TransportLayer;
 use rsipstack::transport::udp::UdpConnection;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -26,6 +27,7 @@ use super::listen::Listen;
 use super::names::{LibraryNames, Names};
 use super::outgoing;
 use super::refer::ReferRule;
+use super::streams::Streams;
 use super::udp::{EdgeSocket, NoSocket};
 use super::uri::{SipUri, Transport};
 
@@ -66,6 +68,10 @@ pub struct UserAgentOptions {
     pub advertise: Vec<IpAddr>,
     /// Whom a phone may hand its caller over to; nobody else, or a phone could call at our cost.
     pub refer_to: Vec<ReferRule>,
+    /// For connections that we open: the name of the phone is checked by it.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// For `tls:` listeners.
+    pub server_tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// What dialogs share: the library, and our own parts around it.
@@ -73,6 +79,7 @@ pub(super) struct Stack {
     pub dialogs: Arc<DialogLayer>,
     pub gate: Gate,
     pub names: Arc<Names>,
+    pub streams: Arc<Streams>,
     /// The address that phones reach us at over each transport.
     contacts: Vec<(Transport, SocketAddr)>,
     refer_to: Vec<ReferRule>,
@@ -84,17 +91,29 @@ impl UserAgent {
         let cancel = CancellationToken::new();
         let (gate, names) = (Gate::default(), Arc::new(Names::default()));
         let layer = TransportLayer::new_with_domain_resolver(cancel.clone(), Box::new(LibraryNames(names.clone())));
-        let (mut contacts, mut listening) = (Vec::new(), Vec::new());
+        let (mut contacts, mut listening, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for listen in &options.listen {
             let bound = listen_on(*listen, &gate, &options, &layer, &cancel).await;
-            let (bound, contact) = bound.with_context(|| format!("sip.listen = \"{listen}\" cannot be opened"))?;
+            let Bound { address, contact, listener } =
+                bound.with_context(|| format!("sip.listen = \"{listen}\" cannot be opened"))?;
             contacts.push((listen.transport, contact));
-            listening.push(Listen { address: bound, ..*listen });
+            listening.push(Listen { address, ..*listen });
+            listeners.extend(listener.map(|listener| (listen.transport, listener)));
+        }
+        if let Some((_, contact)) = contacts.first().filter(|_| layer.get_listen_addrs().is_empty()) {
+            let none = Arc::new(NoSocket(*contact));
+            let none = UdpConnection::from_socket(none, Some(*contact), Some(cancel.child_token())).await;
+            layer.add_transport(none.map_err(|error| library_error(&error))?.into());
         }
         let endpoint = endpoint(layer, &cancel);
+        let streams = Arc::new(Streams::new(gate.clone(), options.tls.clone(), &cancel));
+        for (transport, listener) in listeners {
+            let tls = options.server_tls.clone().filter(|_| transport == Transport::Tls);
+            streams.listen(listener, tls, endpoint.inner.clone());
+        }
         let incoming = endpoint.incoming_transactions().context("the SIP library")?;
         let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
-        let stack = Arc::new(Stack { dialogs, gate, names, contacts, refer_to: options.refer_to });
+        let stack = Arc::new(Stack { dialogs, gate, names, streams, contacts, refer_to: options.refer_to });
         let serving = tokio::spawn(async move { endpoint.serve().await });
         let taking = tokio::spawn(take_requests(incoming, stack.clone()));
         for listen in &listening {
@@ -132,6 +151,7 @@ impl UserAgent {
         let _ = tokio::time::timeout(within, async { while calls.join_next().await.is_some() {} }).await;
         calls.shutdown().await;
         self.0.cancel.cancel();
+        self.0.stack.streams.stop().await;
         let serving = std::mem::take(&mut *self.0.serving.lock().unwrap_or_else(PoisonError::into_inner));
         for task in serving {
             task.abort();
@@ -164,14 +184,22 @@ impl Stack {
     }
 }
 
-/// Gives the bound address and the one that phones are told.
+/// A listening socket.
+struct Bound {
+    address: SocketAddr,
+    /// What phones are told.
+    contact: SocketAddr,
+    /// None of UDP, which the library reads.
+    listener: Option<TcpListener>,
+}
+
 async fn listen_on(
     listen: Listen,
     gate: &Gate,
     options: &UserAgentOptions,
     layer: &TransportLayer,
     cancel: &CancellationToken,
-) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+) -> anyhow::Result<Bound> {
     let is_same_family = |ip: &&IpAddr| ip.is_ipv6() == listen.address.is_ipv6();
     let advertised = |bound: SocketAddr| {
         let ip = options.advertise.iter().find(is_same_family).filter(|_| bound.ip().is_unspecified());
@@ -180,19 +208,17 @@ async fn listen_on(
     match listen.transport {
         Transport::Udp => {
             let socket = EdgeSocket::bind(listen.address, gate.clone())?;
-            let bound = socket.local_addr()?;
-            let contact = advertised(bound);
+            let address = socket.local_addr()?;
+            let contact = advertised(address);
             let token = Some(cancel.child_token());
             let connection = UdpConnection::from_socket(Arc::new(socket), Some(contact), token).await;
             layer.add_transport(connection.map_err(|error| library_error(&error))?.into());
-            Ok((bound, contact))
+            Ok(Bound { address, contact, listener: None })
         }
         Transport::Tcp | Transport::Tls => {
-            let contact = advertised(listen.address);
-            let token = Some(cancel.child_token());
-            let none = UdpConnection::from_socket(Arc::new(NoSocket(contact)), Some(contact), token).await;
-            layer.add_transport(none.map_err(|error| library_error(&error))?.into());
-            Ok((listen.address, contact))
+            let listener = TcpListener::bind(listen.address).await?;
+            let address = listener.local_addr()?;
+            Ok(Bound { address, contact: advertised(address), listener: Some(listener) })
         }
     }
 }

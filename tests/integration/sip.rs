@@ -1,5 +1,6 @@
 //! SIP phones as agents: the real service calls a phone over UDP while a WhatsApp caller waits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,6 +8,7 @@ use patchcord_simulator::call::{Call, Stage};
 use patchcord_simulator::sip_phone::{Codec, SipAnswer, SipPhone, SipPhoneOptions};
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use patchcord_simulator::speech::Speech;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
 use crate::people::{
@@ -308,6 +310,135 @@ async fn a_phone_that_answers_with_another_codec_fails() -> anyhow::Result<()> {
     phone.request("BYE").await?;
     service.end_of(&call).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_is_called_over_tcp() -> anyhow::Result<()> {
+    let phone = SipPhone::start(phone(SipAnswer::Answer)).await?;
+    let bridge = Bridge::start(&phone, None).await?;
+    let uri = format!("sip:200@{};transport=tcp", bridge.address);
+    let mut service = TestService::start_with(&uri, sip("", TestOptions::default())).await?;
+    let call = service.call(caller()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    until_phone_hears(&phone, &[CALLER_HZ]).await?;
+    let invite = phone.request("INVITE").await?;
+    let has = |name: &str, part: &str| invite.header(name).is_some_and(|value| value.contains(part));
+    assert!(has("Via", "SIP/2.0/TCP") && has("Contact", ";transport=TCP"), "{invite}");
+    let hold = phone.sdp("sendonly")?;
+    assert_eq!(phone.reinvite(&hold, "").await?.code(), Some(200));
+    until_caller_hears(&call, &[HOLD_NOTE_HZ]).await?;
+    assert_eq!(phone.hang_up().await?, 200);
+    assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_is_called_over_tls_if_its_certificate_is_good() -> anyhow::Result<()> {
+    let authority = rcgen::KeyPair::generate()?;
+    let mut of_authority = rcgen::CertificateParams::new(Vec::new())?;
+    of_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = of_authority.self_signed(&authority)?;
+    let issuer = rcgen::Issuer::new(of_authority, authority);
+    let folder = crate::service::Folder::new()?;
+    let ca = folder.0.join("ca.pem");
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, root.der());
+    std::fs::write(&ca, format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n"))?;
+    for (name, is_good) in [("localhost", true), ("other.example", false)] {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &issuer)?;
+        let phone = SipPhone::start(phone(SipAnswer::Answer)).await?;
+        let bridge = Bridge::start(&phone, Some((certificate.der().clone(), key.serialize_der()))).await?;
+        let uri = format!("sips:200@localhost:{}", bridge.address.port());
+        let tls = format!("tls = {{ ca = \"{}\" }}", ca.display());
+        let mut service = TestService::start_with(&uri, sip(&tls, TestOptions::default())).await?;
+        let call = service.call(caller()).await?;
+        if is_good {
+            until_caller_hears(&call, &[AGENT_HZ]).await?;
+            until_phone_hears(&phone, &[CALLER_HZ]).await?;
+            let contact = phone.request("INVITE").await?.header("Contact").unwrap_or_default().to_owned();
+            assert!(contact.starts_with("<sips:"), "{contact}");
+            call.hang_up().await?;
+            phone.request("BYE").await?;
+        } else {
+            let lost = service.event("call.agent_lost").await?.data;
+            let detail = lost["detail"].as_str().unwrap_or_default();
+            assert!(lost["failure"] == "refused" && detail.starts_with("TLS: invalid peer certificate"), "{lost}");
+            assert!(phone.received().is_empty(), "nothing is said to a stranger");
+        }
+    }
+    Ok(())
+}
+
+/// A stream of the service's on one side, the phone's datagrams on the other.
+struct Bridge {
+    address: std::net::SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bridge {
+    /// With a certificate and its key it speaks TLS.
+    async fn start(
+        phone: &SipPhone,
+        identity: Option<(rustls::pki_types::CertificateDer<'static>, Vec<u8>)>,
+    ) -> anyhow::Result<Self> {
+        // In a service of this process the provider is installed already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let acceptor = identity.map(|(certificate, key)| {
+            let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key).into();
+            let config = rustls::ServerConfig::builder().with_no_client_auth();
+            anyhow::Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key)?)))
+        });
+        let acceptor = acceptor.transpose()?;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let (address, phone) = (listener.local_addr()?, phone.address());
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let carried = match &acceptor {
+                    None => carry(stream, phone).await,
+                    Some(acceptor) => match acceptor.accept(stream).await {
+                        Ok(stream) => carry(stream, phone).await,
+                        Err(error) => Err(error.into()),
+                    },
+                };
+                // The scenario sees that nothing comes.
+                drop(carried);
+            }
+        });
+        Ok(Self { address, task })
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn carry(mut stream: impl AsyncRead + AsyncWrite + Unpin, phone: std::net::SocketAddr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    socket.connect(phone).await?;
+    let (mut inbox, mut datagram) = (Vec::new(), vec![0; 16 * 1024]);
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut inbox) => {
+                anyhow::ensure!(read? > 0, "the service closed the stream");
+                while let Some(length) = length_of_first(&inbox) {
+                    socket.send(&inbox[..length]).await?;
+                    inbox.drain(..length);
+                }
+            }
+            received = socket.recv(&mut datagram) => stream.write_all(&datagram[..received?]).await?,
+        }
+    }
+}
+
+/// Of the first whole message.
+fn length_of_first(bytes: &[u8]) -> Option<usize> {
+    let text = String::from_utf8_lossy(bytes);
+    let head = text.find("\r\n\r\n")? + 4;
+    let length = text[..head].lines().find_map(|line| line.strip_prefix("Content-Length: "))?;
+    let end = head + length.trim().parse::<usize>().ok()?;
+    (bytes.len() >= end).then_some(end)
 }
 
 /// A phone that behaves so.

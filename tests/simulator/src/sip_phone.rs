@@ -117,6 +117,12 @@ impl SipPhone {
         format!("sip:200@{}", self.shared.address)
     }
 
+    /// Where it receives SIP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
     /// Everything that arrived so far.
     #[must_use]
     pub fn received(&self) -> Vec<SipMessage> {

@@ -1,0 +1,367 @@
+//! SIP over TCP and TLS: connections that we open for calls, and those that phones open to us.
+//!
+//! The library sees a channel: what arrives passes the edge and the gate first, and TLS is ours, with the name of the peer
+//! checked against its certificate.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rsipstack::platform::CancellationToken;
+use rsipstack::sip::SipMessage;
+use rsipstack::transaction::endpoint::EndpointInnerRef;
+use rsipstack::transport::channel::ChannelConnection;
+use rsipstack::transport::{SipAddr, SipConnection, TransportEvent, TransportLayer};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::edge::head_of_stream;
+use super::gate::{Gate, Verdict};
+use super::outgoing::library_transport;
+use super::uri::{Host, SipUri, Transport};
+use crate::clock;
+
+/// For TCP and TLS to come up.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+/// For a message to leave.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+/// Messages of ours that wait for the socket; then a dialog waits.
+const OUTBOX: usize = 64;
+/// How often we ping (RFC 5626 §3.5.1), and look whether anybody still uses the connection.
+const PING: Duration = Duration::from_secs(25);
+/// A stranger's connection must bring a message of a dialog of ours within this time.
+const PROVEN_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that phones open, in all and from one address. One more is closed at once.
+const MAX_ACCEPTED: usize = 512;
+const MAX_ACCEPTED_PER_ADDRESS: usize = 16;
+
+/// All connections of a user agent.
+pub(super) struct Streams {
+    gate: Gate,
+    tls: TlsConnector,
+    opened: Mutex<HashMap<Peer, Weak<Connection>>>,
+    accepted: Mutex<HashMap<IpAddr, usize>>,
+    serving: Mutex<JoinSet<()>>,
+    cancel: CancellationToken,
+}
+
+/// Whom a connection is with, by the name that its certificate has shown.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Peer {
+    transport: Transport,
+    address: SocketAddr,
+    host: Host,
+}
+
+/// A connection in use. It is closed some time after the last use.
+pub(super) struct Connection {
+    is_over: CancellationToken,
+}
+
+impl Streams {
+    pub fn new(gate: Gate, tls: Arc<rustls::ClientConfig>, cancel: &CancellationToken) -> Self {
+        Self {
+            gate,
+            tls: TlsConnector::from(tls),
+            opened: Mutex::default(),
+            accepted: Mutex::default(),
+            serving: Mutex::default(),
+            cancel: cancel.clone(),
+        }
+    }
+
+    /// A connection to a phone or proxy: the one in use, or a new one.
+    pub async fn connect(
+        self: &Arc<Self>,
+        layer: &TransportLayer,
+        uri: &SipUri,
+        address: SocketAddr,
+    ) -> Result<Arc<Connection>, String> {
+        let peer = Peer { transport: uri.transport(), address, host: uri.host.clone() };
+        let in_use = locked(&self.opened).get(&peer).and_then(Weak::upgrade);
+        if let Some(connection) = in_use.filter(|connection| !connection.is_over.is_cancelled()) {
+            return Ok(connection);
+        }
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.map_err(|error| format!("TCP: {}", error.kind()))?;
+            // Only delay is at stake.
+            let _ = stream.set_nodelay(true);
+            let connection = Arc::new(Connection { is_over: self.cancel.child_token() });
+            match peer.transport {
+                Transport::Udp | Transport::Tcp => self.serve(layer, stream, &peer, &connection).await?,
+                Transport::Tls => {
+                    let name = server_name(&peer.host)?;
+                    let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+                    self.serve(layer, stream, &peer, &connection).await?;
+                }
+            }
+            Ok(connection)
+        };
+        let connected = timeout(CONNECTED_WITHIN, connecting).await;
+        let connection = connected.unwrap_or_else(|_| Err("no connection in time".to_owned()))?;
+        let mut opened = locked(&self.opened);
+        opened.retain(|_, connection| connection.strong_count() > 0);
+        opened.insert(peer, Arc::downgrade(&connection));
+        Ok(connection)
+    }
+
+    async fn serve(
+        &self,
+        layer: &TransportLayer,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: &Peer,
+        connection: &Arc<Connection>,
+    ) -> Result<(), String> {
+        let from = (peer.transport, peer.address);
+        let wire = Wire::new(self.gate.clone(), layer, from, &connection.is_over).await;
+        let wire = wire.ok_or("the SIP library takes no connection")?;
+        let used_by = Arc::downgrade(connection);
+        self.spawn(wire.carry(stream, Use::Ours(used_by)));
+        Ok(())
+    }
+
+    /// Accepts connections of phones until the user agent stops.
+    pub fn listen(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        endpoint: EndpointInnerRef,
+    ) {
+        let streams = self.clone();
+        self.spawn(async move {
+            let acceptor = tls.map(TlsAcceptor::from);
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = streams.cancel.cancelled() => return,
+                };
+                match accepted {
+                    Ok((stream, from)) => streams.accept(stream, from, acceptor.clone(), &endpoint),
+                    // Descriptors are short: others become free.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        });
+    }
+
+    fn accept(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        acceptor: Option<TlsAcceptor>,
+        endpoint: &EndpointInnerRef,
+    ) {
+        let ip = from.ip().to_canonical();
+        if self.gate.is_banned(ip, clock::now()) || !self.take_place(ip) {
+            return;
+        }
+        let (streams, endpoint) = (self.clone(), endpoint.clone());
+        self.spawn(async move {
+            let is_over = streams.cancel.child_token();
+            match acceptor {
+                None => streams.carry_theirs(stream, (Transport::Tcp, from), &endpoint, &is_over).await,
+                Some(acceptor) => {
+                    if let Ok(Ok(stream)) = timeout(CONNECTED_WITHIN, acceptor.accept(stream)).await {
+                        streams.carry_theirs(stream, (Transport::Tls, from), &endpoint, &is_over).await;
+                    }
+                }
+            }
+            streams.give_back_place(ip);
+        });
+    }
+
+    async fn carry_theirs(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        from: (Transport, SocketAddr),
+        endpoint: &EndpointInnerRef,
+        is_over: &CancellationToken,
+    ) {
+        if let Some(wire) = Wire::new(self.gate.clone(), &endpoint.transport_layer, from, is_over).await {
+            wire.carry(stream, Use::Theirs).await;
+        }
+    }
+
+    fn take_place(&self, ip: IpAddr) -> bool {
+        let mut accepted = locked(&self.accepted);
+        let has_room = accepted.values().sum::<usize>() < MAX_ACCEPTED
+            && accepted.get(&ip).is_none_or(|count| *count < MAX_ACCEPTED_PER_ADDRESS);
+        if has_room {
+            *accepted.entry(ip).or_default() += 1;
+        }
+        has_room
+    }
+
+    fn give_back_place(&self, ip: IpAddr) {
+        let mut accepted = locked(&self.accepted);
+        if let Some(count) = accepted.get_mut(&ip) {
+            *count -= 1;
+        }
+        accepted.retain(|_, count| *count > 0);
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut serving = locked(&self.serving);
+        while serving.try_join_next().is_some() {}
+        serving.spawn(task);
+    }
+
+    /// Ends every connection.
+    pub async fn stop(&self) {
+        let mut serving = std::mem::take(&mut *locked(&self.serving));
+        serving.shutdown().await;
+    }
+}
+
+/// For whom a connection is kept.
+enum Use {
+    /// Calls of ours hold it.
+    Ours(Weak<Connection>),
+    /// A phone opened it.
+    Theirs,
+}
+
+/// One connection between a socket and the library.
+struct Wire {
+    gate: Gate,
+    from: SocketAddr,
+    transport: Transport,
+    channel: ChannelConnection,
+    to_library: mpsc::UnboundedSender<TransportEvent>,
+    from_library: mpsc::Receiver<TransportEvent>,
+    is_over: CancellationToken,
+    inbox: BytesMut,
+    is_proven: bool,
+}
+
+impl Wire {
+    async fn new(
+        gate: Gate,
+        layer: &TransportLayer,
+        (transport, from): (Transport, SocketAddr),
+        is_over: &CancellationToken,
+    ) -> Option<Self> {
+        // The library wants an unbounded queue. Each message in it was judged before, and is of a call of ours.
+        let (to_library, incoming) = mpsc::unbounded_channel();
+        let (outgoing, from_library) = mpsc::channel(OUTBOX);
+        let address = SipAddr { r#type: Some(library_transport(transport)), addr: from.into() };
+        let token = Some(is_over.clone());
+        let channel = ChannelConnection::create_connection_bounded(incoming, outgoing, address, token).await.ok()?;
+        layer.add_connection(SipConnection::Channel(channel.clone()));
+        let (is_over, inbox) = (is_over.clone(), BytesMut::new());
+        Some(Self { gate, from, transport, channel, to_library, from_library, is_over, inbox, is_proven: false })
+    }
+}
+
+impl Wire {
+    async fn carry(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, user: Use) {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut ping = interval(PING);
+        ping.reset();
+        let prove_by = clock::now() + PROVEN_WITHIN;
+        let mut was_unused = false;
+        loop {
+            let is_stranger = matches!(user, Use::Theirs) && !self.is_proven;
+            tokio::select! {
+                read = reader.read_buf(&mut self.inbox) => {
+                    if !matches!(read, Ok(1..)) || self.take_messages(&mut writer).await.is_err() {
+                        break;
+                    }
+                }
+                message = self.from_library.recv() => {
+                    let Some(TransportEvent::Incoming(message, ..)) = message else { break };
+                    if write(&mut writer, &message.to_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+                _ = ping.tick() => {
+                    let is_unused = matches!(&user, Use::Ours(used_by) if used_by.strong_count() == 0);
+                    // The responses of the last dialog have come by the second time.
+                    let is_over = is_unused && std::mem::replace(&mut was_unused, is_unused);
+                    if is_over || write(&mut writer, b"\r\n\r\n").await.is_err() {
+                        break;
+                    }
+                    was_unused = is_unused;
+                }
+                () = tokio::time::sleep_until(prove_by.into()), if is_stranger => break,
+                () = self.is_over.cancelled() => break,
+            }
+        }
+        self.is_over.cancel();
+        let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
+    }
+
+    /// Hands on the messages that are complete; the edge bounds what waits. An error ends the connection: where the next message begins is not known.
+    async fn take_messages(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), ()> {
+        loop {
+            if self.inbox.starts_with(b"\r\n\r\n") && self.is_proven {
+                write(writer, b"\r\n").await?;
+            }
+            let blank = self.inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.inbox.advance(blank);
+            let now = clock::now();
+            let head = head_of_stream(&self.inbox).map_err(|malformed| {
+                self.gate.failed(self.from.ip().to_canonical(), now);
+                dropped(malformed.name());
+            })?;
+            let Some(head) = head else { return Ok(()) };
+            let length = head.length + head.content_length.unwrap_or(0);
+            if self.inbox.len() < length {
+                return Ok(());
+            }
+            let verdict = self.gate.judge(self.from.ip().to_canonical(), &head, now);
+            let bytes = self.inbox.split_to(length);
+            match verdict {
+                Verdict::Pass => self.hand_on(&bytes),
+                Verdict::Drop(reason) => dropped(reason),
+            }
+        }
+    }
+
+    fn hand_on(&mut self, bytes: &[u8]) {
+        self.is_proven = true;
+        let message = SipMessage::try_from(bytes).ok().and_then(|message| {
+            SipConnection::update_msg_received(message, self.from, library_transport(self.transport)).ok()
+        });
+        match message {
+            Some(message) => {
+                let connection = SipConnection::Channel(self.channel.clone());
+                let event = TransportEvent::Incoming(message, connection, self.channel.get_addr().clone());
+                // The user agent is stopping.
+                let _ = self.to_library.send(event);
+            }
+            None => dropped("unreadable"),
+        }
+    }
+}
+
+async fn write(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), ()> {
+    let writing = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    timeout(WRITTEN_WITHIN, writing).await.map_err(drop)?.map_err(drop)
+}
+
+fn server_name(host: &Host) -> Result<ServerName<'static>, String> {
+    match host {
+        Host::Address(address) => Ok((*address).into()),
+        Host::Name(name) => ServerName::try_from(name.clone()).map_err(|_| "its name fits no certificate".to_owned()),
+    }
+}
+
+fn dropped(reason: &'static str) {
+    metrics::counter!("patchcord_sip_dropped_total", "reason" => reason).increment(1);
+}
+
+/// The locks are held for a look-up or an insertion only, and the maps are valid at every step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
