@@ -119,8 +119,8 @@ impl Calls {
         Self(Arc::new(shared))
     }
 
-    /// Starts the session of a new call whose wacid, if it has one, is claimed. The table is locked until the call is in it. With a
-    /// refusal the call ends at once. `first` writes the first record.
+    /// Starts the session of a new call whose wacid, if it has one, is claimed. The table is locked until the call is
+    /// in it. With a refusal the call ends at once. `first` writes the first record.
     fn start(
         &self,
         mut table: MutexGuard<'_, CallTable>,

@@ -33,8 +33,8 @@ use writer::{Begin, Message, Writer};
 /// Writing threads: two, so that one slow write does not delay every recording.
 const WRITERS: usize = 2;
 
-/// Pages of one recording that may wait for the disk: about 45 s. Beyond it pages are dropped and counted, and the recording is
-/// incomplete.
+/// Pages of one recording that may wait for the disk: about 45 s. Beyond it pages are dropped and counted, and the
+/// recording is incomplete.
 const MAX_WAITING_PAGES: usize = 64;
 
 /// Settings of recordings.

@@ -179,9 +179,9 @@ impl Store {
         let _ = self.save(job, &call);
     }
 
-    /// Writes the call's record with its end, and the `call.ended` event, atomically. The first end written stays. The write is
-    /// confirmed once it would survive a power failure; the end is not published before, because after a power failure the next
-    /// process would publish a different one.
+    /// Writes the call's record with its end, and the `call.ended` event, atomically. The first end written stays. The
+    /// write is confirmed once it would survive a power failure; the end is not published before, because after a power
+    /// failure the next process would publish a different one.
     pub fn call_ended(&self, call: CallRecord, event: EventRecord, deadline: Duration) -> Written {
         debug_assert!(call.ended_at.is_some(), "an ended call has an end");
         let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));

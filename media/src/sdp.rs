@@ -1,7 +1,7 @@
 //! SDP of an audio call: offers and answers read, ours written.
 //!
-//! Only what a WhatsApp call, a browser's microphone or a SIP phone needs is read; everything else is skipped. Errors name the fault and
-//! the line, and never quote the text: an SDP contains passwords and addresses.
+//! Only what a WhatsApp call, a browser's microphone or a SIP phone needs is read; everything else is skipped. Errors
+//! name the fault and the line, and never quote the text: an SDP contains passwords and addresses.
 //!
 //! No crate because a malformed line must not fail a call whose audio does not need it, and no error may quote the text.
 

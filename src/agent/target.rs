@@ -35,8 +35,8 @@ impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
     pub const FORMS: &str = "give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or
-    /// `prompt:NAME,NAME`. The error says what to write instead.
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
+    /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {

@@ -217,7 +217,8 @@ impl Conversation<'_> {
             tokio::select! {
                 biased;
                 failed = say => failed,
-                // Unread data makes the system reset the connection, which drops what the agent has not read (RFC 2525 §2.17).
+                // Unread data makes the system reset the connection, which drops what the agent has not read (RFC 2525
+                // §2.17).
                 () = read_out(&mut stream) => Ok::<(), tungstenite::Error>(()),
             }
         };

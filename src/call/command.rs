@@ -161,8 +161,8 @@ pub struct Destination {
     /// A person by the id of its API key, who is signed in and idle.
     #[serde(default)]
     pub agent: Option<String>,
-    /// The WebSocket of an agent that speaks `patchcord.v1`, or `offer:` and the URL of an endpoint that answers WebRTC offers
-    /// as JSON. It must be allowed by the configuration.
+    /// The WebSocket of an agent that speaks `patchcord.v1`, or `offer:` and the URL of an endpoint that answers WebRTC
+    /// offers as JSON. It must be allowed by the configuration.
     #[serde(default)]
     pub url: Option<String>,
     /// A SIP phone, to which another one hands its caller over. The API cannot name it.

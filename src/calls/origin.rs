@@ -82,8 +82,8 @@ impl Origin {
         }
     }
 
-    /// What the next process needs to take the call over: personal, for the store alone. None for a call that no other process
-    /// can go on with.
+    /// What the next process needs to take the call over: personal, for the store alone. None for a call that no other
+    /// process can go on with.
     pub fn to_stored(&self) -> Option<String> {
         match self {
             Self::Offered(connect) => Some(connect.to_stored()),

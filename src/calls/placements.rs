@@ -1,9 +1,9 @@
 //! Placements: calls that we place and Meta has not named yet, and webhooks that come before their call is named.
 //!
-//! Meta names a call in its reply to connect. Its webhooks may overtake the reply, and the reply may be lost. So a webhook of an
-//! unknown call is matched by what our connect carried: the callback data, and the callee. One that matches no call waits
-//! for the replies on their way. A call that ends unnamed stays here for a while: if Meta shows it after all, it has to be
-//! ended there.
+//! Meta names a call in its reply to connect. Its webhooks may overtake the reply, and the reply may be lost. So a
+//! webhook of an unknown call is matched by what our connect carried: the callback data, and the callee. One that
+//! matches no call waits for the replies on their way. A call that ends unnamed stays here for a while: if Meta shows
+//! it after all, it has to be ended there.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -100,8 +100,8 @@ impl Placements {
         }
     }
 
-    /// Meta has named the call. Gives its number, how it stood, and the webhooks that waited for it in their order. None for a
-    /// call that is not unnamed.
+    /// Meta has named the call. Gives its number, how it stood, and the webhooks that waited for it in their order.
+    /// None for a call that is not unnamed.
     pub fn name(&mut self, call: &CallId, wacid: &WaCallId) -> Option<(PhoneNumberId, Standing, Vec<Notice>)> {
         let Unnamed { dialled, standing } = self.unnamed.remove(call)?;
         let (mine, others) = self.early.drain(..).partition::<VecDeque<Early>, _>(|early| early.wacid == *wacid);

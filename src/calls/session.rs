@@ -161,8 +161,8 @@ impl Session {
         self.record.begin_with(client_state);
     }
 
-    /// Writes the call's first record, its offer and its `call.incoming` or `call.placed`. Returns at once; the webhook's reply and the
-    /// listeners wait for the write, because what Meta has its 200 for must survive us.
+    /// Writes the call's first record, its offer and its `call.incoming` or `call.placed`. Returns at once; the
+    /// webhook's reply and the listeners wait for the write, because what Meta has its 200 for must survive us.
     pub(super) fn begin(&mut self, is_refused: bool) -> Written {
         let event = self.first_event();
         let incoming = EventRecord::of(&event);

@@ -27,8 +27,9 @@ pub(super) async fn verify(
     })
 }
 
-/// Verifies the raw bytes, parses them, hands the notices to the calls at once, and answers 200 when they are on disk, because
-/// Meta does not repeat what was answered 200. The store's deadlines bound the wait: Meta gets its 200 after them too.
+/// Verifies the raw bytes, parses them, hands the notices to the calls at once, and answers 200 when they are on disk,
+/// because Meta does not repeat what was answered 200. The store's deadlines bound the wait: Meta gets its 200 after
+/// them too.
 pub(super) async fn receive(
     State(options): State<Arc<HttpOptions>>,
     Extension(bodies): Extension<Arc<Bodies>>,

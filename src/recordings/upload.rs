@@ -32,7 +32,8 @@ use crate::telemetry::shown;
 
 /// Concurrent uploads.
 const AT_ONCE: usize = 4;
-/// A larger file is uploaded in parts of this size: 20 minutes of audio. S3 requires at least 5 MiB for all parts but the last.
+/// A larger file is uploaded in parts of this size: 20 minutes of audio. S3 requires at least 5 MiB for all parts but
+/// the last.
 const PART_BYTES: usize = 8 << 20;
 /// The slowest supported line, in bytes per second: 1 Mbit/s for eight files at once.
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;

@@ -1,7 +1,7 @@
 //! Gate: whose messages are read at all.
 //!
-//! A message must belong to a dialog that we began; its Call-ID is random. All others are dropped without an answer, and an address that sends
-//! ten of them is not read for a while: scanners go on as long as they get answers.
+//! A message must belong to a dialog that we began; its Call-ID is random. All others are dropped without an answer,
+//! and an address that sends ten of them is not read for a while: scanners go on as long as they get answers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -298,7 +298,8 @@ impl Wire {
         let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
     }
 
-    /// Hands on the messages that are complete; the edge bounds what waits. An error ends the connection: where the next message begins is not known.
+    /// Hands on the messages that are complete; the edge bounds what waits. An error ends the connection: where the
+    /// next message begins is not known.
     async fn take_messages(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), ()> {
         loop {
             if self.inbox.starts_with(b"\r\n\r\n") && self.is_proven {

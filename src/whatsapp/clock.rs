@@ -12,9 +12,9 @@ const AGREEMENT_S: i64 = 5;
 
 /// An estimate of how far our clock is ahead of Meta's, from the timestamps of signed webhooks.
 ///
-/// A webhook's age by our clock is its delay and our clock's error together. A delay is never negative, so the least age
-/// seen bounds the error from above. Late webhooks alone would be a poor bound: after an outage Meta repeats webhooks that are
-/// minutes old. So the least age is taken as the error only if another observation agrees with it.
+/// A webhook's age by our clock is its delay and our clock's error together. A delay is never negative, so the least
+/// age seen bounds the error from above. Late webhooks alone would be a poor bound: after an outage Meta repeats
+/// webhooks that are minutes old. So the least age is taken as the error only if another observation agrees with it.
 ///
 /// Our clock is read once; from then on a monotonic clock counts, so that setting the clock changes nothing.
 #[derive(Debug)]

@@ -29,8 +29,8 @@ use crate::clock;
 
 /// A muted page may send nothing for the whole call: only its answers to connectivity checks count.
 const SILENCE: Silence = Silence { warn_after: A_DAY, consent_lost_after: A_DAY, end_after: A_DAY };
-/// Holds the port of a leg that offers: where its remote will be is not known when the port is chosen, and two calls may go to
-/// the same address. So no two such legs share a port.
+/// Holds the port of a leg that offers: where its remote will be is not known when the port is chosen, and two calls
+/// may go to the same address. So no two such legs share a port.
 const UNKNOWN_REMOTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

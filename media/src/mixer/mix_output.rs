@@ -1,4 +1,5 @@
-//! MixOutput: what the caller hears while a mixer is there: the source's own packets, replaced by encoded mix only when needed.
+//! MixOutput: what the caller hears while a mixer is there: the source's own packets, replaced by encoded mix only when
+//! needed.
 
 use super::sum::{FRAME_SAMPLES, Frame, RATE, SILENT, is_loud};
 use crate::opus::{Decoder, Encoder, MAX_ENCODED_BYTES, OpusError, Profile, SILENCE};

@@ -1,4 +1,5 @@
-//! BrowserLeg: the RTP leg of a page, or of an endpoint that answers our offer, shared by the worker, which has its datagrams, and the task, which has its audio.
+//! BrowserLeg: the RTP leg of a page, or of an endpoint that answers our offer, shared by the worker, which has its
+//! datagrams, and the task, which has its audio.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

@@ -60,8 +60,8 @@ impl MetaRequests {
         }
     }
 
-    /// Sends connect once the call's first record is on disk, or its deadline has passed, so that the next process ends a call
-    /// that Meta has.
+    /// Sends connect once the call's first record is on disk, or its deadline has passed, so that the next process ends
+    /// a call that Meta has.
     pub fn connect(
         &self,
         offer: Arc<str>,

@@ -260,7 +260,8 @@ async fn have_done(
     Ok(begun)
 }
 
-/// Keeps a text with a call that is over: an agent finishes its notes after it. `refusal` is the answer if there is no record.
+/// Keeps a text with a call that is over: an agent finishes its notes after it. `refusal` is the answer if there is no
+/// record.
 async fn keep_with_ended(options: &ApiOptions, id: &CallId, notes: String, refusal: Refusal) -> Result<Value, Refusal> {
     match options.store.set_client_state(id.as_str(), notes).await {
         Ok(true) => Ok(Value::Null),

@@ -20,8 +20,8 @@ use crate::call::event::CallEvent;
 const WAITING: usize = 16;
 /// A reader that takes nothing for this long is cut off.
 const SENT_WITHIN: Duration = Duration::from_secs(10);
-/// A comment shows that the stream lives, and keeps proxies from closing it. A reader whose machine is gone is noticed when the
-/// system gives up on a comment, after `server::UNACKNOWLEDGED_FOR`: 30 s in all.
+/// A comment shows that the stream lives, and keeps proxies from closing it. A reader whose machine is gone is noticed
+/// when the system gives up on a comment, after `server::UNACKNOWLEDGED_FOR`: 30 s in all.
 const COMMENT_EVERY: Duration = Duration::from_secs(10);
 
 /// The writing end of a stream. Methods fail with the reason why the stream ends.

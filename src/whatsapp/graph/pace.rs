@@ -27,8 +27,8 @@ struct Pace {
 }
 
 impl Paces {
-    /// Time at which a request that is ready now may leave, one at a time for each number. If that would be after `latest`, it
-    /// does not leave and gets Meta's last refusal of the number.
+    /// Time at which a request that is ready now may leave, one at a time for each number. If that would be after
+    /// `latest`, it does not leave and gets Meta's last refusal of the number.
     pub(super) fn reserve(
         &mut self,
         number: &PhoneNumberId,

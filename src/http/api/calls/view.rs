@@ -23,7 +23,8 @@ pub(in crate::http::api) struct CallView {
     pub(super) id: String,
     /// Meta's id; null until Meta has named the call. It contains the caller's number.
     wacid: Option<String>,
-    /// `answering` (or `placing`, for a call that you place), `ringing`, `accepting`, `talking`, briefly `ending`, and `ended`.
+    /// `answering` (or `placing`, for a call that you place), `ringing`, `accepting`, `talking`, briefly `ending`, and
+    /// `ended`.
     state: &'static str,
     /// `user_initiated` or `business_initiated`.
     direction: &'static str,
