@@ -156,11 +156,15 @@ impl CallMedia {
             names => self.prompts(names)?,
         };
         self.bridge.borrow_mut().hold(prompts).map_err(|error| no_sound(&error))?;
+        // At once, so that the session hears of the hold before anything that follows it.
+        self.settle();
         Ok(CommandResult::Done)
     }
 
     pub(crate) fn unhold(&self) -> Result<CommandResult, Refusal> {
-        match self.bridge.borrow_mut().unhold(clock::now()) {
+        let was_held = self.bridge.borrow_mut().unhold(clock::now());
+        self.settle();
+        match was_held {
             true => Ok(CommandResult::Done),
             false => Err(Refusal::new(RefusalCode::NotOnHold, "the caller is not on hold")),
         }
