@@ -1,6 +1,6 @@
 //! PlainRtp: RTP or SDES-SRTP between two negotiated addresses, as SIP phones speak it.
 //!
-//! Pure. Packets are taken from the negotiated address only, or from one that a restricted [`Latch`] has proven; nothing is
+//! Pure. Packets are taken from the negotiated address only, or from one that a restricted `Latch` has proven; nothing is
 //! sent anywhere else. RTCP is taken from there too, on any of our sockets, and from its negotiated port.
 
 mod latch;

@@ -1,7 +1,7 @@
 //! Load: whether a worker can carry another call. Pure; time is an argument.
 //!
 //! In an overloaded worker even the most punctual tick is late, or the thread never idles. What lasts a moment only is a
-//! hiccup of the machine and changes nothing. Load that is still to come is [`Capacity`]'s part.
+//! hiccup of the machine and changes nothing. Load that is still to come is `Capacity`'s part.
 
 use std::time::{Duration, Instant};
 

@@ -47,7 +47,10 @@ impl Session {
         // The API request may be gone.
         match command {
             CallCommand::Course(command) => {
-                let _ = reply.send(self.change_course(call, command, targets, EndReason::HungUpByApi));
+                let result = self.change_course(call, command, targets, EndReason::HungUpByApi);
+                // Whoever reads the call after our reply sees the change.
+                self.record.show(call, self.people(call));
+                let _ = reply.send(result);
             }
             // The worker has not taken the call yet.
             CallCommand::Sound(_) if !call.has_media() => {

@@ -120,6 +120,7 @@ impl LiveRecord {
 
     pub fn keep_client_state(&mut self, client_state: String) {
         self.record.client_state = Some(client_state);
+        self.status.send_modify(|status| status.client_state.clone_from(&self.record.client_state));
         self.store.call_updated(self.record.clone());
     }
 
