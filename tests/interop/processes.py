@@ -113,6 +113,7 @@ class Service(Child):
     def __init__(self, program: Path) -> None:
         super().__init__("patchcord")
         self._program = program
+        self.media_addresses = ["127.0.0.1"]
 
     async def run(
         self, graph_url: str, agent: str, route: str = "", sections: str = "", folder: Path = SCRATCH
@@ -122,7 +123,7 @@ class Service(Child):
         for left in folder.glob("patchcord.db*"):
             left.unlink()
         file = folder / "patchcord.toml"
-        file.write_text(config(graph_url, agent, route, folder) + sections)
+        file.write_text(config(graph_url, agent, route, folder, self.media_addresses) + sections)
         await self.start(str(self._program), "serve", "--config", str(file))
         line = await self.wait_for_line("the service to be ready", lambda line: "http.address" in line)
         return "http://" + json.loads(line)["fields"]["http.address"]
@@ -144,12 +145,12 @@ def python_example(readme: str) -> str:
     return block[1]
 
 
-def config(graph_url: str, agent: str, route: str, folder: Path) -> str:
+def config(graph_url: str, agent: str, route: str, folder: Path, media_addresses: list[str]) -> str:
     return f"""
 [http]
 listen = "127.0.0.1:0"
 [media]
-listen = ["127.0.0.1"]
+listen = {json.dumps(media_addresses)}
 ports = "{media_ports()}"
 allow_private = true
 [whatsapp]

@@ -1,16 +1,12 @@
 """A headless Chromium, driven over its DevTools protocol as a person would: clicks, keys and looks."""
 
-import asyncio
 import base64
-import itertools
 import json
 import shutil
 from pathlib import Path
 
-import aiohttp
-
-from deadline import within
 from processes import SCRATCH, Child
+from remote import Remote, RemotePage
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 AXE = Path(__file__).parent.parent.parent.parent / "target" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
@@ -36,8 +32,7 @@ class Browser(Child):
 
     def __init__(self, name: str = "chromium") -> None:
         super().__init__(name)
-        self._ids = itertools.count(1)
-        self._replies: dict[int, asyncio.Future] = {}
+        self._remote = Remote(self._note)
         self._pages: dict[str, Page] = {}
 
     async def run(self, microphone: Path | None) -> None:
@@ -55,29 +50,16 @@ class Browser(Child):
             "about:blank",
         )
         line = await self.wait_for_line("DevTools of Chromium", lambda line: "DevTools listening on" in line, 30)
-        self._http = aiohttp.ClientSession()
-        self._socket = await self._http.ws_connect(line.split()[-1], max_msg_size=0)
-        self._listening = asyncio.create_task(self._listen())
+        await self._remote.connect(line.split()[-1])
 
     async def stop(self) -> None:
-        if hasattr(self, "_socket"):
-            await self._socket.close()
-            await self._http.close()
-            await self._listening
+        await self._remote.close()
         await super().stop()
 
     async def ask(self, method: str, session: str | None = None, **parameters) -> dict:
         """One command of the protocol and its result."""
-        number = next(self._ids)
-        message = {"id": number, "method": method, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        self._replies[number] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json(message)
-        reply = await within(60, f"{method} in Chromium", self._replies[number])
-        if "error" in reply:
-            raise RuntimeError(f"{method}: {reply['error']['message']}")
-        return reply["result"]
+        envelope = {} if session is None else {"sessionId": session}
+        return await self._remote.ask(method, parameters, **envelope)
 
     async def open(self, url: str) -> "Page":
         """A new tab."""
@@ -91,18 +73,12 @@ class Browser(Child):
         await page.wait_for(loaded, f"{url} to load")
         return page
 
-    async def _listen(self) -> None:
-        async for message in self._socket:
-            event = json.loads(message.data)
-            if "id" in event:
-                self._replies.pop(event["id"]).set_result(event)
-            elif page := self._pages.get(event.get("sessionId")):
-                page.note(event["method"], event["params"])
-        for reply in self._replies.values():
-            reply.cancel()
+    def _note(self, event: dict) -> None:
+        if page := self._pages.get(event.get("sessionId")):
+            page.note(event["method"], event["params"])
 
 
-class Page:
+class Page(RemotePage):
     """One tab, and what it asked for and complained about."""
 
     def __init__(self, browser: Browser, target: str, session: str) -> None:
@@ -129,14 +105,6 @@ class Page:
             details = result["exceptionDetails"]
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return result["result"].get("value")
-
-    async def wait_for(self, expression: str, what: str, seconds: float = 30):
-        """Waits until an expression is true."""
-        look = f"new Promise((done) => {{ const look = () => (({expression}) ? done(true) : setTimeout(look, 20)); look(); }})"
-        await within(seconds, what, self.evaluate(look))
-
-    async def text(self, selector: str) -> str:
-        return await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
 
     async def click(self, selector: str) -> None:
         """A press of the mouse in the middle of an element."""

@@ -64,7 +64,8 @@ async function answerAndMeasure() {
 // What a page sees when its device changes networks: the connection is broken until ICE has restarted.
 function changeNetwork() {
     const connection = connections.at(-1);
-    const change = () => connection.dispatchEvent(new Event("connectionstatechange"));
+    // An event that a script dispatches reaches no handler of this kind in Firefox.
+    const change = () => connection.onconnectionstatechange(new Event("connectionstatechange"));
     Object.defineProperty(connection, "connectionState", { value: "disconnected", configurable: true });
     change();
     return new Promise((resolve) => {
@@ -120,8 +121,9 @@ function callerPresses(digits) {
     connections.at(-1).getSenders()[0].dtmf.insertDTMF(digits);
 }
 
-// Playwright runs this inside a function.
+// Drivers run this inside a function.
 Object.assign(window, {
+    connections,
     voicesHeard,
     voicesRecorded,
     answerAndMeasure,

@@ -34,6 +34,13 @@ class Stage:
 
     async def set(self, wrap_up: str = "10m", **context_options) -> None:
         """Starts it all, and signs everybody in. A wrap-up lasts until somebody ends it, or this long."""
+        await self.set_without_consoles(wrap_up, **context_options)
+        for console in self.consoles:
+            await self.admit(console, **context_options)
+            await console.sign_in(self.address)
+
+    async def set_without_consoles(self, wrap_up: str = "10m", **context_options) -> None:
+        """The service and the caller."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         await self.meta.start()
@@ -46,9 +53,6 @@ class Stage:
         self._playwright = await playwright_for(self._stops)
         self._stops.append(self.caller.stop)
         await self.caller.start(self._playwright, **context_options)
-        for console in self.consoles:
-            await self.admit(console, **context_options)
-            await console.sign_in(self.address)
 
     async def admit(self, console: Console, **options) -> None:
         """Somebody with a browser and a key, who has not signed in yet."""
