@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-sip interop-s3 screenshots fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-firefox interop-sip interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ interop: tools ## foreign programs: aiortc calls through the real webhook, schem
 
 interop-chromium: tools ## the pages in Chromium, Chromium as the caller and as an agent, and the console's figures
 	@./tests/interop/chromium/run.sh --all
+
+interop-firefox: tools ## the console in Firefox, which answers a Chromium
+	@./tests/interop/firefox/run.sh
 
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh
