@@ -123,6 +123,7 @@ class Availability {
     #state = el("p", { class: "availability-state", role: "status" });
     #notify = el("button", { class: "button small", onclick: () => this.#askForNotifications() }, t("notify_me"));
     #trouble = el("p", { class: "trouble", role: "alert" });
+    #isSwitching = false;
 
     constructor(desk) {
         this.#desk = desk;
@@ -141,14 +142,18 @@ class Availability {
     render() {
         const { state } = this.#desk;
         this.#switch.setAttribute("aria-checked", String(this.#isOn));
+        // The service takes it only from a page whose event stream is open.
+        this.#switch.disabled = this.#isSwitching || state === "signed_out";
         this.#state.className = `availability-state state-${state}`;
         say(this.#state, t(`state_${state}`));
         show(this.#notify, mayAskForNotifications());
     }
 
     async toggle() {
+        if (this.#switch.disabled) return;
         show(this.#trouble, false);
-        this.#switch.disabled = true;
+        this.#isSwitching = true;
+        this.render();
         try {
             await this.#desk.setAvailable(!this.#isOn);
         } catch (error) {
@@ -156,7 +161,8 @@ class Availability {
             this.#trouble.textContent = inWords(error);
             show(this.#trouble, true);
         } finally {
-            this.#switch.disabled = false;
+            this.#isSwitching = false;
+            this.render();
         }
     }
 
