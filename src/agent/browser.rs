@@ -1,5 +1,5 @@
 //! A browser page as agent or participant: the task that carries Opus packets and keys between its RTP leg and the call.
-//! Whoever else is at the end of a WebRTC leg is carried by the same task.
+//! An endpoint that answers our offer is carried by the same task.
 //!
 //! The worker hands every datagram to the leg, which wakes the task. Packets are relayed unchanged in both directions.
 

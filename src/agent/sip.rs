@@ -189,7 +189,7 @@ impl<'a> Talk<'a> {
 
     fn dismissed(&mut self, reason: &'static str) -> Ending {
         if let Some(outcome) = self.referring.take() {
-            // Whoever waited may be gone.
+            // The dialog that waits for it may have ended.
             let _ = outcome.send(reason == "transferred");
         }
         Ending::Dismissed(reason)
@@ -276,7 +276,7 @@ impl<'a> Talk<'a> {
 
     fn refer_failed(&mut self) {
         if let Some(outcome) = self.referring.take() {
-            // Whoever waited may be gone.
+            // The dialog that waits for it may have ended.
             let _ = outcome.send(false);
         }
     }

@@ -522,7 +522,7 @@ fn an_agent_that_takes_over_replaces_the_other_only_once_it_has_joined() {
     let taken = [dropped(nth(0), LeaveReason::Replaced), Action::Promote { attempt: nth(3) }];
     assert_eq!(script.put(Input::AgentJoined { attempt: nth(3) }), taken);
     assert_eq!(script.call.agent(), Some(nth(3)));
-    // The route's fallback follows it, and whoever takes over from it.
+    // The route's fallback still follows, also after a second takeover.
     script.ask(Request::TakeOver).unwrap();
     script.put(Input::AgentJoined { attempt: nth(4) });
     let lost = [dropped(nth(4), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }];

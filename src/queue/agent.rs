@@ -15,7 +15,7 @@ pub(super) struct Agent {
     presence: Presence,
     /// Rings in a row that were not answered.
     missed: u32,
-    /// The call that it had last, until it answers another.
+    /// The agent's last call until it answers the next one.
     last_call: Option<CallId>,
 }
 

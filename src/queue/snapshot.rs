@@ -74,7 +74,7 @@ pub struct AgentSnapshot {
     pub state: &'static str,
     /// What rings, or whom it talks with.
     pub call: Option<CallId>,
-    /// The call that it had last, until it answers another.
+    /// The agent's last call until it answers the next one.
     pub last_call: Option<CallId>,
     /// When its wrap-up time is over.
     pub until: Option<Instant>,

@@ -19,15 +19,26 @@ const ADDRESSES: usize = 10_000;
 /// Messages of a dialog that is over may still come, and are answered: 64*T1 (RFC 3261 §17.1.1.2), and a bit.
 const LINGERS: Duration = Duration::from_secs(40);
 
+/// What one dialog may send in a second; a phone with retransmissions sends a few. The library's queues are unbounded, so
+/// this bounds them.
+const MESSAGES_PER_SECOND: u32 = 50;
+
 /// The gate of one user agent. Clones share it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Our dialogs by Call-ID; with the moment of their end if they are over.
-    dialogs: HashMap<String, Option<Instant>>,
+    /// By Call-ID.
+    dialogs: HashMap<String, Dialog>,
     suspects: HashMap<IpAddr, Suspect>,
+}
+
+struct Dialog {
+    ended: Option<Instant>,
+    /// When the present second began, and the messages in it.
+    second: Instant,
+    messages: u32,
 }
 
 struct Suspect {
@@ -56,8 +67,8 @@ impl Gate {
     pub fn open(&self, call_id: &str, now: fn() -> Instant) -> OpenDialog {
         let mut state = self.state();
         let at = now();
-        state.dialogs.retain(|_, ended| ended.is_none_or(|ended| at < ended + LINGERS));
-        state.dialogs.insert(call_id.to_owned(), None);
+        state.dialogs.retain(|_, dialog| dialog.is_read(at));
+        state.dialogs.insert(call_id.to_owned(), Dialog { ended: None, second: at, messages: 0 });
         OpenDialog { gate: self.clone(), call_id: call_id.to_owned(), now }
     }
 
@@ -69,10 +80,9 @@ impl Gate {
     /// Decides about a well-formed message.
     pub fn judge(&self, from: IpAddr, head: &Head<'_>, now: Instant) -> Verdict {
         let mut state = self.state();
-        let dialog = state.dialogs.get(head.call_id);
         // Before the ban: a Call-ID is a secret of the two sides, and datagrams may bear a forged address.
-        if dialog.is_some_and(|ended| ended.is_none_or(|ended| now < ended + LINGERS)) {
-            return Verdict::Pass;
+        if let Some(dialog) = state.dialogs.get_mut(head.call_id).filter(|dialog| dialog.is_read(now)) {
+            return dialog.judge(now);
         }
         if state.is_banned(from, now) {
             return Verdict::Drop("banned");
@@ -92,6 +102,23 @@ impl Gate {
     /// The lock is held for a look-up only, and the state is valid at every step.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dialog {
+    fn is_read(&self, now: Instant) -> bool {
+        self.ended.is_none_or(|ended| now < ended + LINGERS)
+    }
+
+    fn judge(&mut self, now: Instant) -> Verdict {
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.messages) = (now, 0);
+        }
+        self.messages = self.messages.saturating_add(1);
+        match self.messages <= MESSAGES_PER_SECOND {
+            true => Verdict::Pass,
+            false => Verdict::Drop("flood"),
+        }
     }
 }
 
@@ -121,8 +148,8 @@ impl State {
 impl Drop for OpenDialog {
     fn drop(&mut self) {
         let now = (self.now)();
-        if let Some(ended) = self.gate.state().dialogs.get_mut(&self.call_id) {
-            *ended = Some(now);
+        if let Some(dialog) = self.gate.state().dialogs.get_mut(&self.call_id) {
+            dialog.ended = Some(now);
         }
     }
 }
@@ -152,6 +179,20 @@ mod tests {
         let now = Instant::now();
         assert_eq!(gate.judge(friend, &head("ours"), now), Verdict::Pass);
         assert_eq!(gate.judge(friend, &head("ours"), now + LINGERS + LINGERS), Verdict::Drop("unknown"));
+    }
+
+    #[test]
+    fn a_dialog_that_floods_is_read_in_part_and_harms_no_other() {
+        let (gate, from) = (Gate::default(), IpAddr::from([192, 0, 2, 1]));
+        let _dialogs = ["storm", "calm"].map(|call_id| gate.open(call_id, Instant::now));
+        let now = Instant::now() + Duration::from_secs(1);
+        for _ in 0..MESSAGES_PER_SECOND {
+            assert_eq!(gate.judge(from, &head("storm"), now), Verdict::Pass);
+        }
+        assert_eq!(gate.judge(from, &head("storm"), now), Verdict::Drop("flood"));
+        assert_eq!(gate.judge(from, &head("calm"), now), Verdict::Pass);
+        assert_eq!(gate.judge(from, &head("storm"), now + Duration::from_secs(1)), Verdict::Pass);
+        assert!(!gate.is_banned(from, now));
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl Wire {
         (transport, from): (Transport, SocketAddr),
         is_over: &CancellationToken,
     ) -> Option<Self> {
-        // The library wants an unbounded queue. Each message in it was judged before, and is of a call of ours.
+        // The library wants an unbounded queue. The gate bounds what each of our calls may put into it.
         let (to_library, incoming) = mpsc::unbounded_channel();
         let (outgoing, from_library) = mpsc::channel(OUTBOX);
         let address = SipAddr { r#type: Some(library_transport(transport)), addr: from.into() };

@@ -1,7 +1,7 @@
 //! Latch: restricted latching, which finds a phone behind a NAT by where its packets come from.
 //!
-//! Whoever is followed hears the caller, so it is followed by proof only: the IP address is that of its SIP or of its SDP,
-//! and a run of packets in order has one SSRC and a negotiated payload type. The first address that proves itself within a
+//! The address that is followed hears the caller, so it must prove itself: it has the IP address of the SIP or SDP, and a
+//! run of packets in order has one SSRC and a negotiated payload type. The first address that proves itself within a
 //! short time is locked until the next offer or answer. (RTP bleed: CVE-2017-14099, CVE-2017-14114.)
 
 use std::net::{IpAddr, SocketAddr};

@@ -48,7 +48,7 @@ impl Session {
         match command {
             CallCommand::Course(command) => {
                 let result = self.change_course(call, command, targets, EndReason::HungUpByApi);
-                // Whoever reads the call after our reply sees the change.
+                // A client that reads the call after our reply must see the change.
                 self.record.show(call, self.people(call));
                 let _ = reply.send(result);
             }

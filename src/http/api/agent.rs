@@ -69,7 +69,7 @@ struct StateView {
     /// What is left of the wrap-up time, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     until_ms: Option<u64>,
-    /// The call that it had last, until it answers another: its notes can still be written.
+    /// The agent's last call until it answers the next one; its notes can still be written.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_call_id: Option<String>,
 }

@@ -74,7 +74,7 @@ impl Answerer {
         let address = listener.local_addr()?;
         let router = Router::new().route("/{name}", post(answer)).with_state(shared.clone());
         let server = tokio::spawn(async move {
-            // Whoever calls finds nobody then, which the test sees.
+            // If it stops, the test sees a refused connection.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self { address, shared, server })
