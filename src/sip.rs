@@ -19,6 +19,7 @@ mod info;
 mod refer;
 mod session_timer;
 mod status;
+pub mod digest;
 
 pub use leg::{Invite, Refused, SipEvent, SipLeg};
 pub use listen::Listen;
