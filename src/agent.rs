@@ -25,14 +25,15 @@ use url::Url;
 pub use browser::BrowserId;
 pub use dialect::DialectName;
 pub use offer::{OfferFormat, OfferOptions};
-pub use sip::PhoneId;
+pub use sip::{CallingPhone, PhoneId};
 pub use status::{AgentOutcome, AgentStatus};
-pub use target::{AgentTarget, prompt_name, queue_name};
+pub use target::{AgentTarget, prompt_name, queue_name, sip_user_name};
 pub use websocket::WebSocketOptions;
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
 pub use sip::SipOptions;
+use sip::Whom;
 
 /// The format of an agent's sound, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,9 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
-        AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(uri, port, options.sip)),
+        AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(Whom::At(uri), port, options.sip)),
+        AgentTarget::CallingPhone(phone) => start(tasks, port.clone(), sip::wait(phone, port, options.sip)),
+        AgentTarget::SipUser(name) => start(tasks, port.clone(), sip::run(Whom::User(name), port, options.sip)),
         // A session waits in the queue, and a call plays its prompts itself.
         AgentTarget::Queue(_) | AgentTarget::Person(_) | AgentTarget::Prompts { .. } => {
             port.failed(AgentFailureKind::NotConfigured.into());

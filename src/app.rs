@@ -1,5 +1,6 @@
 //! Assembles the service from a configuration, and stops it without losing a call.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +8,20 @@ use std::time::Duration;
 use anyhow::Context;
 use patchcord_media::peer::Identity;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::agent::{AgentStatus, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
+use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
 use crate::calls::recovery::Recovery;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{Calls, CallsOptions};
 use crate::config::events::FORWARD_ENDPOINT;
+use crate::config::sip::{Sip, SipUser};
 use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::health::Health;
@@ -32,7 +35,7 @@ use crate::queues::QueueDesk;
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
-use crate::sip::{Listen, UserAgent, UserAgentOptions};
+use crate::sip::{Host, IncomingCall, Listen, RegistrarOptions, SipUri, UserAgent, UserAgentOptions};
 use crate::store::{FORWARD, Kinds, Store, StoreOptions};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::worker::load::LoadLimits;
@@ -66,6 +69,8 @@ pub struct App {
     http: Server,
     workers: Vec<std::thread::JoinHandle<()>>,
     user_agent: Option<UserAgent>,
+    /// Takes the calls of phones.
+    calling: JoinHandle<()>,
     prompt_watch: JoinHandle<()>,
     /// The queues' task.
     queueing: JoinHandle<()>,
@@ -99,7 +104,7 @@ impl App {
         let graph = graph_client(&config, &pulse)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
         let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
-        let Workers { handles: workers, threads, user_agent } =
+        let Workers { handles: workers, threads, user_agent, from_phones } =
             start_workers(&config, &settings, &prompts, &recordings).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
@@ -114,6 +119,8 @@ impl App {
             events: listeners.clone(),
             store: store.clone(),
         });
+        let calling =
+            tokio::spawn(from_phones::run(from_phones, calls.clone(), phone_rules(&config), listeners.clone()));
         let listener = TcpListener::bind(config.http.listen)
             .await
             .with_context(|| format!("http.listen = \"{}\" cannot be opened", config.http.listen))?;
@@ -165,6 +172,7 @@ impl App {
             http,
             workers: threads,
             user_agent,
+            calling,
             prompt_watch,
             queueing,
             beating,
@@ -239,7 +247,7 @@ impl App {
         if !requests_ended || streams.is_err() {
             info!("open HTTP connections were cut off");
         }
-        for watching in [self.prompt_watch, self.queueing, self.beating] {
+        for watching in [self.prompt_watch, self.queueing, self.beating, self.calling] {
             watching.abort();
             // It ends as cancelled.
             let _ = watching.await;
@@ -272,6 +280,8 @@ struct Workers {
     handles: Vec<WorkerHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
     user_agent: Option<UserAgent>,
+    /// Calls that phones ask for.
+    from_phones: mpsc::Receiver<IncomingCall>,
 }
 
 async fn start_workers(
@@ -281,7 +291,8 @@ async fn start_workers(
     recordings: &Option<Recordings>,
 ) -> anyhow::Result<Workers> {
     let addresses = public_address::find(&config.media).await?;
-    let user_agent = start_user_agent(config, &addresses).await?;
+    let (incoming, from_phones) = UserAgent::incoming_calls();
+    let user_agent = start_user_agent(config, &addresses, incoming).await?;
     let phones = user_agent.as_ref().zip(config.sip.as_ref()).map(|(user_agent, sip)| SipOptions {
         user_agent: user_agent.clone(),
         ring_timeout: sip.ring_timeout,
@@ -322,11 +333,15 @@ async fn start_workers(
         handles.push(handle);
         threads.push(thread);
     }
-    Ok(Workers { handles, threads, user_agent })
+    Ok(Workers { handles, threads, user_agent, from_phones })
 }
 
 /// None without `[sip]`: then nothing listens.
-async fn start_user_agent(config: &Config, addresses: &[(IpAddr, IpAddr)]) -> anyhow::Result<Option<UserAgent>> {
+async fn start_user_agent(
+    config: &Config,
+    addresses: &[(IpAddr, IpAddr)],
+    incoming: mpsc::Sender<IncomingCall>,
+) -> anyhow::Result<Option<UserAgent>> {
     let Some(settings) = &config.sip else { return Ok(None) };
     let advertise = match settings.advertise.is_empty() {
         true => addresses.iter().map(|(_, advertised)| *advertised).collect(),
@@ -345,8 +360,33 @@ async fn start_user_agent(config: &Config, addresses: &[(IpAddr, IpAddr)]) -> an
         refer_to: settings.refer_to.clone(),
         tls: Arc::new(tls),
         server_tls: server_tls.transpose()?.map(Arc::new),
+        registrar: registrar_options(config, settings, addresses),
+        incoming,
     };
     UserAgent::start(options).await.map(Some)
+}
+
+/// Nobody may call by default.
+fn phone_rules(config: &Config) -> PhoneRules {
+    let users = config.sip.iter().flat_map(|sip| &sip.users);
+    let rule = |user: &SipUser| PhoneRule { may_call: user.may_call, number: user.number.clone() };
+    PhoneRules { users: users.map(|user| (user.name.clone(), rule(user))).collect() }
+}
+
+/// None without users.
+fn registrar_options(config: &Config, sip: &Sip, addresses: &[(IpAddr, IpAddr)]) -> Option<RegistrarOptions> {
+    let users: HashMap<_, _> = sip.users.iter().map(|user| (user.name.clone(), user.hashes(&sip.realm))).collect();
+    let mut domains = sip.domains.clone();
+    if domains.is_empty() {
+        let advertised = addresses.iter().flat_map(|(bound, advertised)| [*bound, *advertised]);
+        let bound = sip.listen.iter().map(|listen| listen.address.ip());
+        let all = advertised.chain(bound).chain(sip.advertise.iter().copied());
+        domains.extend(all.filter(|address| !address.is_unspecified()).map(Host::Address));
+        let named = config.http.public_url.as_ref().and_then(|url| url.host_str());
+        let named = [named, Some(sip.realm.as_str())].into_iter().flatten();
+        domains.extend(named.filter_map(|name| SipUri::host_of(&format!("sip:{name}"))));
+    }
+    (!users.is_empty()).then(|| RegistrarOptions { realm: sip.realm.clone(), domains, users })
 }
 
 /// A folder that cannot be used stops the start only if a route records.

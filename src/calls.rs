@@ -9,6 +9,7 @@ mod webhook_clock;
 pub mod origin;
 pub mod snapshot;
 pub mod session;
+pub mod from_phones;
 pub mod destination;
 pub mod decision_webhook;
 pub mod terminations;

@@ -232,7 +232,9 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     queues::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &queues);
     let sip_section = root.section("sip");
     let has_sip = sip_section.has("listen");
-    let sip = Sip::read(sip_section);
+    let numbers = whatsapp.iter().flat_map(|whatsapp| &whatsapp.numbers);
+    let numbers: Vec<PhoneNumberId> = numbers.map(|number| number.phone_number_id.clone()).collect();
+    let sip = Sip::read(sip_section, &numbers);
     sip::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), sip.as_ref(), has_sip);
     let api = Api::read(root.section("api"), &queues);
     api.check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()));

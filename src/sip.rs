@@ -1,4 +1,4 @@
-//! SIP: our user agent, which calls phones. Nothing outside of this folder names the library that it is built on.
+//! SIP: our user agent, which calls phones and takes their calls. Nothing outside of this folder names the library that it is built on.
 //!
 //! The user agent runs with the control plane; audio never passes it. An agent's task, on its worker, has a [`SipLeg`] for
 //! each call to a phone: events come from it, and dropping it ends the call.
@@ -7,13 +7,21 @@ mod uri;
 mod listen;
 mod edge;
 mod gate;
+mod flow;
+mod places;
 mod names;
 mod udp;
 mod streams;
 pub(crate) mod tls;
 mod user_agent;
+mod contact;
+mod authenticator;
+mod registrar;
+mod registering;
+mod nat;
 mod leg;
 mod outgoing;
+mod incoming;
 mod in_dialog;
 mod info;
 mod refer;
@@ -21,8 +29,9 @@ mod session_timer;
 mod status;
 pub mod digest;
 
-pub use leg::{Invite, Refused, SipEvent, SipLeg};
+pub use incoming::{IncomingCall, PhoneCaller, Responder, WaitingPhone};
+pub use leg::{Callee, Invite, Refused, RegisteredPhone, SipEvent, SipLeg};
 pub use listen::Listen;
 pub use refer::ReferRule;
 pub use uri::{Host, SipUri, Transport};
-pub use user_agent::{UserAgent, UserAgentOptions};
+pub use user_agent::{RegistrarOptions, UserAgent, UserAgentOptions};

@@ -1,9 +1,12 @@
-//! A SIP phone as agent or participant: the task that calls it, and carries audio, keys and holds between it and the call.
+//! A SIP phone as agent or participant: the task that calls it, or all phones of a user, and carries audio, keys and holds
+//! between the one that answers and the call.
 //!
 //! Signalling comes from the phone's [`SipLeg`]; audio is in its [`PhoneLine`], which the worker hands every datagram to.
 
 mod line;
 mod negotiation;
+mod ringing;
+mod calling;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,18 +16,22 @@ use patchcord_media::opus::Profile;
 use patchcord_media::rtp_leg::RtpLegEvent;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::notice::Notice;
 use super::port::AgentPort;
+use crate::agent::SoundFormat;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CallCommand, CourseCommand, Destination, Hold, SendDtmf, SoundCommand, Transfer};
 use crate::clock;
 use crate::pulse::Standstills;
-use crate::sip::{Host, Invite, Refused, SipEvent, SipLeg, SipUri, UserAgent};
+use crate::sip::{Callee, Refused, SipEvent, SipLeg, SipUri, UserAgent};
+pub use calling::CallingPhone;
+pub(super) use calling::run as wait;
 pub use line::PhoneId;
 pub(crate) use line::PhoneLine;
 use negotiation::Negotiation;
+use ringing::{Phone, ring};
 
 /// The task rests at least this long, so that a deadline in the past cannot spin it.
 const REST: Duration = Duration::from_millis(1);
@@ -52,88 +59,75 @@ enum Ending {
     Failed(AgentFailure),
 }
 
-/// Calls a phone, and stays until it or the call hangs up.
-pub(super) async fn run(uri: SipUri, port: Rc<AgentPort>, options: Option<SipOptions>) {
+impl Ending {
+    /// The stable name of why.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Dismissed(reason) => reason,
+            Self::HungUp => "agent_hung_up",
+            Self::Failed(failure) => failure.kind.name(),
+        }
+    }
+}
+
+/// Whom an agent's task calls.
+pub(super) enum Whom {
+    /// One phone or PBX.
+    At(SipUri),
+    /// All registered phones of a user.
+    User(String),
+}
+
+impl Whom {
+    /// The phones to ring at once, in rounds: those that the user prefers come first.
+    fn rounds(self, user_agent: &UserAgent) -> Result<Vec<Vec<Callee>>, AgentFailure> {
+        let name = match self {
+            Self::At(uri) => return Ok(vec![vec![Callee::Address(uri)]]),
+            Self::User(name) => name,
+        };
+        let phones = user_agent.phones(&name);
+        if phones.is_empty() {
+            return Err(AgentFailureKind::Refused.because(format_args!("{name} is not registered")));
+        }
+        let rounds = phones.chunk_by(|one, next| one.q == next.q);
+        Ok(rounds.map(|round| round.iter().cloned().map(Callee::Phone).collect()).collect())
+    }
+}
+
+/// Calls a phone or the phones of a user, and stays until the phone or the call hangs up.
+pub(super) async fn run(whom: Whom, port: Rc<AgentPort>, options: Option<SipOptions>) {
     let Some(options) = options else {
         return port.failed(AgentFailureKind::NotConfigured.because("the service has no [sip] section"));
     };
-    let line = match port.open_phone() {
-        Ok(line) => line,
+    let rounds = match whom.rounds(&options.user_agent) {
+        Ok(rounds) => rounds,
         Err(failure) => return port.failed(failure),
     };
-    match call(uri, &line, &port, &options).await {
+    let ending = match ring(rounds, &port, &options).await {
+        Ok((phone, format)) => {
+            port.joined();
+            talk(phone, format, &port).await
+        }
+        Err(ending) => ending,
+    };
+    report(ending, &port);
+}
+
+fn report(ending: Ending, port: &AgentPort) {
+    match ending {
         Ending::Dismissed(_) => {}
         Ending::HungUp => drop(port.hung_up()),
         Ending::Failed(failure) => port.failed(failure),
     }
-    line.close(clock::now());
-    port.release_phone(line.id());
 }
 
-async fn call(uri: SipUri, line: &PhoneLine, port: &AgentPort, options: &SipOptions) -> Ending {
-    let is_ipv6 = matches!(uri.host, Host::Address(address) if address.is_ipv6());
-    let begun = Negotiation::begin(line, is_ipv6, options.allow_private);
-    let (mut negotiation, offer) = match begun {
-        Ok(begun) => begun,
-        Err(failure) => return Ending::Failed(failure),
-    };
-    let headers = vec![("X-WhatsApp-Call-Id".to_owned(), port.call_id().to_string())];
-    let mut leg = options.user_agent.call(Invite { to: uri, offer, headers });
-    let answer = match ring(&mut leg, port, options.ring_timeout).await {
-        Ok(answer) => answer,
-        Err(ending) => return hang_up(leg, ending),
-    };
-    let format = match negotiation.answered(line, &answer, clock::now()) {
-        Ok(format) => format,
-        Err(failure) => return hang_up(leg, Ending::Failed(failure)),
-    };
+async fn talk(phone: Phone, format: SoundFormat, port: &AgentPort) -> Ending {
+    let Phone { mut leg, line, negotiation } = phone;
     port.attach(format, Profile::Eco);
-    port.joined();
-    let mut talk = Talk::new(line, port, negotiation, clock::now());
+    let mut talk = Talk::new(&line, port, negotiation, clock::now());
     let ending = talk.last(&mut leg).await;
-    hang_up(leg, ending)
-}
-
-/// Nothing happens if the phone has ended the call itself.
-fn hang_up(leg: SipLeg, ending: Ending) -> Ending {
-    leg.hang_up(match &ending {
-        Ending::Dismissed(reason) => reason,
-        Ending::HungUp => "agent_hung_up",
-        Ending::Failed(failure) => failure.kind.name(),
-    });
+    ringing::hang_up(leg, &line, ending.reason(), port);
     ending
-}
-
-/// Waits until the phone answers; gives its SDP.
-async fn ring(leg: &mut SipLeg, port: &AgentPort, ring_timeout: Duration) -> Result<String, Ending> {
-    let mut standstills = port.standstills();
-    let mut give_up_at = clock::now() + ring_timeout;
-    loop {
-        tokio::select! {
-            reason = port.dismissed() => return Err(Ending::Dismissed(reason)),
-            event = leg.next() => match event {
-                Some(SipEvent::Answered { sdp }) => return Ok(sdp),
-                Some(SipEvent::Failed(failure)) => return Err(Ending::Failed(failure)),
-                Some(SipEvent::HungUp) | None => {
-                    return Err(Ending::Failed(AgentFailureKind::Refused.because("it hung up before it answered")));
-                }
-                Some(
-                    SipEvent::Ringing
-                    | SipEvent::Offered { .. }
-                    | SipEvent::LateAnswer { .. }
-                    | SipEvent::Digit(_)
-                    | SipEvent::Referred { .. },
-                ) => {}
-            },
-            () = sleep_until(give_up_at.into()) => match standstills.next(clock::now()) {
-                Some(gap) => give_up_at += gap,
-                None => {
-                    let waited = crate::telemetry::shown(ring_timeout);
-                    return Err(Ending::Failed(AgentFailureKind::NoAnswer.because(format_args!("it rang for {waited}"))));
-                }
-            },
-        }
-    }
 }
 
 /// A phone's time in the call.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BrowserId, OfferOptions, WebSocketOptions, shown_address};
+use super::{BrowserId, CallingPhone, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
 use crate::sip::SipUri;
@@ -18,6 +18,10 @@ pub enum AgentTarget {
     Offer(OfferOptions),
     /// A SIP phone.
     Sip(SipUri),
+    /// All registered phones of a user, by the user's name.
+    SipUser(String),
+    /// A phone that has called us, and is the agent of its call. No configuration names it.
+    CallingPhone(CallingPhone),
     /// A queue, in which the caller waits for a person at a page.
     Queue(QueueName),
     /// A person by name, at a page, who takes the caller now or not at all.
@@ -33,10 +37,11 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str =
+        "give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
-    /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `sip-user:NAME`, `queue:NAME` (or `browser:NAME`),
+    /// `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         match scheme {
@@ -49,6 +54,7 @@ impl AgentTarget {
             "queue" | "browser" => queue_name(rest).map(Self::Queue),
             "agent" => agent_name(rest).map(Self::Person),
             "sip" | "sips" => SipUri::parse(text).map(Self::Sip),
+            "sip-user" => sip_user_name(rest).map(Self::SipUser),
             "audiosocket" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
@@ -61,6 +67,8 @@ impl AgentTarget {
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
             Self::Sip(_) => "sip",
+            Self::SipUser(_) => "sip_user",
+            Self::CallingPhone(_) => "calling_phone",
             Self::Queue(_) => "queue",
             Self::Person(_) => "person",
             Self::Prompts { .. } => "prompts",
@@ -74,6 +82,8 @@ impl AgentTarget {
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
             Self::Sip(uri) => uri.to_string(),
+            Self::SipUser(name) => format!("sip-user:{name}"),
+            Self::CallingPhone(_) => "calling_phone".to_owned(),
             Self::Queue(name) => format!("queue:{name}"),
             Self::Person(name) => format!("agent:{name}"),
             Self::Prompts { names, .. } => format!("prompt:{}", names.join(",")),
@@ -87,6 +97,8 @@ impl AgentTarget {
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Person(_) => &[],
             Self::Prompts { names, .. } => names,
@@ -96,7 +108,12 @@ impl AgentTarget {
     /// What an attempt at it does.
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
-            Self::WebSocket(_) | Self::Browser(_) | Self::Offer(_) | Self::Sip(_) => AttemptKind::Agent,
+            Self::WebSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_) => AttemptKind::Agent,
             Self::Queue(_) => AttemptKind::Queue,
             Self::Person(_) => AttemptKind::Person,
             Self::Prompts { .. } => AttemptKind::Prompts,
@@ -108,7 +125,13 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
-            Self::Browser(_) | Self::Sip(_) | Self::Queue(_) | Self::Person(_) | Self::Prompts { .. } => {}
+            Self::Browser(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
+            | Self::Queue(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => {}
         }
     }
 
@@ -120,6 +143,8 @@ impl AgentTarget {
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
             | Self::Person(_)
             | Self::Prompts { .. } => None,
         }
@@ -133,6 +158,8 @@ impl AgentTarget {
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Prompts { .. } => None,
         }
@@ -154,6 +181,15 @@ fn agent_name(name: &str) -> Result<AgentName, String> {
     match (1..=64).contains(&name.len()) && is_plain {
         true => Ok(name.into()),
         false => Err("an agent's name is the id of its API key: 1 to 64 letters, digits or hyphens".to_owned()),
+    }
+}
+
+/// Reads the name of a user whose phones register. The error says what a name may hold.
+pub fn sip_user_name(name: &str) -> Result<String, String> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    match (1..=64).contains(&name.len()) && is_plain {
+        true => Ok(name.to_owned()),
+        false => Err("a SIP user's name has 1 to 64 letters, digits, '.', '_' or '-'".to_owned()),
     }
 }
 

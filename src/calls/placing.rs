@@ -8,6 +8,7 @@ use super::origin::{Origin, Placement};
 use super::placements::Dialled;
 use super::snapshot::CallSnapshot;
 use super::{Calls, NewCall};
+use crate::agent::{AgentTarget, CallingPhone};
 use crate::call::command::Destination;
 use crate::call::end::EndReason;
 use crate::call::event::CallId;
@@ -42,6 +43,8 @@ pub enum Agents {
     Of(Destination),
     /// Nobody until the application connects somebody.
     Nobody,
+    /// The phone that has asked for the call.
+    Phone(CallingPhone),
 }
 
 impl Calls {
@@ -120,6 +123,7 @@ async fn route_of(
     let (base, mut targets) = match agents {
         Agents::OfNumber => (of_number.clone(), of_number.targets.clone()),
         Agents::Nobody => (of_number.clone(), Vec::new()),
+        Agents::Phone(phone) => (of_number.clone(), vec![AgentTarget::CallingPhone(phone.clone())]),
         Agents::Of(to) => {
             to.check()?;
             let targets = targets_of(to, settings, hosts).await?;

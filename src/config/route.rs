@@ -81,7 +81,12 @@ fn apply(
             agent.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             agent.parameters.clone_from(parameters);
         }
-        AgentTarget::Browser(_) | AgentTarget::Sip(_) | AgentTarget::Queue(_) | AgentTarget::Person(_) => {}
+        AgentTarget::Browser(_)
+        | AgentTarget::Sip(_)
+        | AgentTarget::SipUser(_)
+        | AgentTarget::CallingPhone(_)
+        | AgentTarget::Queue(_)
+        | AgentTarget::Person(_) => {}
         AgentTarget::Prompts { repeat, .. } => *repeat = agents.repeat,
     }
 }

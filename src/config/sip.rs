@@ -1,13 +1,19 @@
-//! `[sip]`: where the user agent listens, and what phones may do.
+//! `[sip]`: where the user agent listens, whose phones register, and what phones may do.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+
+use super::problem::nearest;
 use super::read::Section;
-use crate::agent::AgentTarget;
+use crate::agent::{AgentTarget, sip_user_name};
 use crate::routes::Route;
-use crate::sip::{Listen, ReferRule, SipUri, Transport};
+use crate::sip::digest::{Algorithm, Ha1};
+use crate::sip::{Host, Listen, ReferRule, SipUri, Transport};
+use crate::whatsapp::PhoneNumberId;
 
 /// The SIP user agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +28,32 @@ pub struct Sip {
     pub refer_to: Vec<ReferRule>,
     /// Certificates.
     pub tls: SipTls,
+    /// Shown to phones that register, and hashed with their passwords.
+    pub realm: String,
+    /// Hosts that phones register at; empty for the addresses that they are told.
+    pub domains: Vec<Host>,
+    /// Whose phones may register.
+    pub users: Vec<SipUser>,
+}
+
+/// A user whose phones register.
+#[derive(Debug, Clone)]
+pub struct SipUser {
+    /// As in `sip-user:NAME` and in the phone's settings.
+    pub name: String,
+    /// Whether its phones may call WhatsApp users.
+    pub may_call: bool,
+    /// The business number that they call from; None for the only one there is.
+    pub number: Option<PhoneNumberId>,
+    secret: UserSecret,
+}
+
+/// What a user's phone must know.
+#[derive(Debug, Clone)]
+enum UserSecret {
+    Password(SecretString),
+    /// H(name:realm:password), by algorithm.
+    Hashed(Vec<(Algorithm, SecretString)>),
 }
 
 /// The certificates of SIP over TLS, as PEM files.
@@ -35,9 +67,12 @@ pub struct SipTls {
 
 impl Sip {
     /// None if nothing is to listen.
-    pub(super) fn read(mut section: Section<'_, '_>) -> Option<Self> {
+    pub(super) fn read(mut section: Section<'_, '_>, numbers: &[PhoneNumberId]) -> Option<Self> {
         const SECOND: Duration = Duration::from_secs(1);
-        if ["advertise", "ring_timeout", "refer_to", "tls"].into_iter().any(|key| section.has(key)) {
+        if ["advertise", "ring_timeout", "refer_to", "tls", "realm", "domains", "users"]
+            .into_iter()
+            .any(|key| section.has(key))
+        {
             section.require("listen", "give [\"udp:0.0.0.0:5060\"]");
         }
         let listen = section.list("listen", Listen::parse);
@@ -55,9 +90,116 @@ impl Sip {
         });
         let ring_timeout = section.duration("ring_timeout", 60 * SECOND).unwrap_or(20 * SECOND);
         let refer_to = section.list("refer_to", ReferRule::parse).unwrap_or_default();
+        let realm = section.text("realm", realm).unwrap_or_else(|| "patchcord".to_owned());
+        let domains = section.list("domains", domain).unwrap_or_default();
+        let users: Vec<Option<SipUser>> =
+            section.sections("users").into_iter().map(|user| SipUser::read(user, numbers)).collect();
+        note_double_users(&section, &users);
         section.end();
-        Some(Self { listen: listen?, advertise: advertise.unwrap_or_default(), ring_timeout, refer_to, tls })
+        Some(Self {
+            listen: listen?,
+            advertise: advertise.unwrap_or_default(),
+            ring_timeout,
+            refer_to,
+            tls,
+            realm,
+            domains,
+            users: users.into_iter().collect::<Option<_>>()?,
+        })
     }
+}
+
+impl SipUser {
+    fn read(mut section: Section<'_, '_>, numbers: &[PhoneNumberId]) -> Option<Self> {
+        section.require("name", "give the name that the phone registers with");
+        let name = section.text("name", sip_user_name);
+        if section.has("password") == section.has("ha1") {
+            let advice =
+                "give either password = { env = \"ALICE_SIP_PASSWORD\" } or ha1 = { md5 = \"…\", sha256 = \"…\" }";
+            section.note("password", None, advice);
+        }
+        let password = section.secret("password").map(UserSecret::Password);
+        let hashed = UserSecret::read_hashes(section.section("ha1"));
+        let may_call = section.flag("may_call").unwrap_or(false);
+        let number = section.text("number", |text| {
+            let id = PhoneNumberId::parse(text).ok().filter(|id| numbers.contains(id));
+            id.ok_or_else(|| "give the phone_number_id of one of [[whatsapp.numbers]]".to_owned())
+        });
+        section.end();
+        Some(Self { name: name?, may_call, number, secret: password.or(hashed)? })
+    }
+
+    /// What proofs are checked against.
+    pub fn hashes(&self, realm: &str) -> Vec<Ha1> {
+        match &self.secret {
+            UserSecret::Password(password) => [Algorithm::Md5, Algorithm::Sha256]
+                .map(|algorithm| Ha1::new(algorithm, &self.name, realm, password))
+                .to_vec(),
+            UserSecret::Hashed(hashes) => {
+                hashes.iter().map(|(algorithm, hash)| Ha1::of_hash(*algorithm, hash.clone())).collect()
+            }
+        }
+    }
+
+    /// The secret as text, to be compared.
+    fn exposed(&self) -> Vec<&str> {
+        match &self.secret {
+            UserSecret::Password(password) => vec![password.expose_secret()],
+            UserSecret::Hashed(hashes) => hashes.iter().map(|(_, hash)| hash.expose_secret()).collect(),
+        }
+    }
+}
+
+/// Whether a restart would change anything.
+impl PartialEq for SipUser {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |user: &Self| (user.name.clone(), user.may_call, user.number.clone());
+        of(self) == of(other) && self.exposed() == other.exposed()
+    }
+}
+
+impl Eq for SipUser {}
+
+impl UserSecret {
+    fn read_hashes(mut section: Section<'_, '_>) -> Option<Self> {
+        let mut hashes = Vec::new();
+        for (key, algorithm, digits) in [("md5", Algorithm::Md5, 32), ("sha256", Algorithm::Sha256, 64)] {
+            let Some(hash) = section.secret(key) else { continue };
+            let text = hash.expose_secret();
+            if text.len() != digits || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                section.note(key, None, format!("give the hash of name:realm:password, {digits} hexadecimal digits"));
+            }
+            hashes.push((algorithm, text.to_ascii_lowercase().into()));
+        }
+        section.end();
+        (!hashes.is_empty()).then_some(Self::Hashed(hashes))
+    }
+}
+
+fn note_double_users(section: &Section<'_, '_>, users: &[Option<SipUser>]) {
+    let mut seen = BTreeSet::new();
+    for (index, user) in users.iter().enumerate() {
+        if let Some(user) = user
+            && !seen.insert(&user.name)
+        {
+            let value = Some(format!("\"{}\"", user.name));
+            section.note(&format!("users[{index}].name"), value, "another user has this name");
+        }
+    }
+}
+
+/// It stands in a quoted string.
+fn realm(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !b"\"\\".contains(&byte));
+    match (1..=128).contains(&text.len()) && is_plain {
+        true => Ok(text.to_owned()),
+        false => Err("a realm has 1 to 128 signs of ASCII, without quotes and backslashes".to_owned()),
+    }
+}
+
+fn domain(text: &str) -> Result<Host, String> {
+    let host = SipUri::host_of(&format!("sip:{text}")).filter(|host| host.to_string().eq_ignore_ascii_case(text));
+    host.ok_or_else(|| "give the name or address that phones register at, such as \"sip.example.com\"".to_owned())
 }
 
 impl SipTls {
@@ -82,16 +224,40 @@ pub(super) fn check_routes<'r>(
 ) {
     for route in routes {
         for (index, target) in route.targets.iter().enumerate() {
-            let AgentTarget::Sip(uri) = target else { continue };
+            let advice = match target {
+                AgentTarget::Sip(uri) => advice_for(uri, sip, is_given).map(str::to_owned),
+                AgentTarget::SipUser(name) => advice_for_user(name, sip, is_given),
+                AgentTarget::WebSocket(_)
+                | AgentTarget::Browser(_)
+                | AgentTarget::CallingPhone(_)
+                | AgentTarget::Offer(_)
+                | AgentTarget::Queue(_)
+                | AgentTarget::Person(_)
+                | AgentTarget::Prompts { .. } => None,
+            };
             let place = match index {
                 0 => format!("routes.{}.agent", route.name),
                 _ => format!("routes.{}.fallback", route.name),
             };
-            if let Some(advice) = advice_for(uri, sip, is_given) {
-                root.note(&place, Some(format!("\"{uri}\"")), advice);
+            if let Some(advice) = advice {
+                root.note(&place, Some(format!("\"{}\"", target.shown())), advice);
             }
         }
     }
+}
+
+fn advice_for_user(name: &str, sip: Option<&Sip>, is_given: bool) -> Option<String> {
+    if !is_given {
+        return Some("sip.listen is not set: add [sip] with listen = [\"udp:0.0.0.0:5060\"]".to_owned());
+    }
+    let users = &sip?.users;
+    let is_known = users.iter().any(|user| user.name == name);
+    let near = nearest(name, users.iter().map(|user| user.name.as_str()));
+    let advice = match near {
+        Some(near) => format!("no [[sip.users]] has this name; did you mean sip-user:{near}?"),
+        None => "no [[sip.users]] has this name".to_owned(),
+    };
+    (!is_known).then_some(advice)
 }
 
 fn advice_for(uri: &SipUri, sip: Option<&Sip>, is_given: bool) -> Option<&'static str> {

@@ -91,6 +91,34 @@ fn sip_is_read_with_its_usual_values_and_is_off_without_a_place_to_listen() {
 }
 
 #[test]
+fn sip_users_are_read_and_what_is_wrong_with_them_is_told() {
+    let sip = |users: &str| with("http", "") + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\n" + users;
+    let good = "domains = [\"SIP.example.com\", \"192.0.2.1\"]\n[[sip.users]]\nname = \"alice\"\n\
+                password = { env = \"ALICE_SIP_PASSWORD\" }\n";
+    let config = Config::parse(&sip(good), "patchcord.toml", &example_environment()).unwrap().sip.unwrap();
+    assert_eq!((config.users[0].name.as_str(), config.users[0].hashes("r").len()), ("alice", 2));
+    assert_eq!((config.realm.as_str(), config.domains.len()), ("patchcord", 2));
+    let bad = "realm = \"a\\\"b\"\ndomains = [\"sip.example.com:5060\"]\n[[sip.users]]\nname = \"al ice\"\npassword = \"x\"\n\
+               [[sip.users]]\nname = \"bob\"\n[[sip.users]]\nname = \"eve\"\nha1 = { md5 = \"ab\" }\n\
+               [[sip.users]]\nname = \"eve\"\npassword = \"secret\"\nha1 = { sha256 = \"ab\", sha1 = \"cd\" }\nnumber = \"77\"\n";
+    insta::assert_snapshot!(problems_of(&sip(bad)).unwrap(), @r#"
+    patchcord.toml: sip.realm = 'a"b': a realm has 1 to 128 signs of ASCII, without quotes and backslashes
+    patchcord.toml: sip.domains = ["sip.example.com:5060"]: give the name or address that phones register at, such as "sip.example.com"
+    patchcord.toml: sip.users[0].name = "al ice": a SIP user's name has 1 to 64 letters, digits, '.', '_' or '-'
+    patchcord.toml: sip.users[1].password: give either password = { env = "ALICE_SIP_PASSWORD" } or ha1 = { md5 = "…", sha256 = "…" }
+    patchcord.toml: sip.users[2].ha1.md5: give the hash of name:realm:password, 32 hexadecimal digits
+    patchcord.toml: sip.users[3].password: give either password = { env = "ALICE_SIP_PASSWORD" } or ha1 = { md5 = "…", sha256 = "…" }
+    patchcord.toml: sip.users[3].ha1.sha256: give the hash of name:realm:password, 64 hexadecimal digits
+    patchcord.toml: sip.users[3].ha1.sha1: there is no such key; known here: md5, sha256
+    patchcord.toml: sip.users[3].number = "77": give the phone_number_id of one of [[whatsapp.numbers]]
+    patchcord.toml: sip.users[3].name = "eve": another user has this name
+    "#);
+    let unknown = with("route", "agent = \"sip-user:alicia\"")
+        + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\n[[sip.users]]\nname = \"alice\"\npassword = \"x\"\n";
+    insta::assert_snapshot!(problems_of(&unknown).unwrap(), @r#"patchcord.toml: routes.reception.agent = "sip-user:alicia": no [[sip.users]] has this name; did you mean sip-user:alice?"#);
+}
+
+#[test]
 fn what_is_wrong_with_sip_is_told() {
     let text = with("route", "agent = \"sip:200@pbx.example;transport=tls\"\nfallback = [\"sip:a b@pbx\"]")
         + "\n[sip]\nlisten = [\"udp:0.0.0.0\"]\nadvertise = [\"pbx\"]\nring_timeout = \"2m\"\nrefer_to = [\"201\"]\n";
@@ -354,12 +382,12 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
@@ -464,7 +492,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, sip:, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits
@@ -644,6 +672,7 @@ fn example_environment() -> Environment {
         ("AGENT_AUTHORIZATION", "Bearer agent"),
         ("RECORDINGS_ACCESS_KEY", "archive key"),
         ("RECORDINGS_SECRET_KEY", "archive secret"),
+        ("ALICE_SIP_PASSWORD", "alice's password"),
         ("DECIDE_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ])
@@ -706,7 +735,13 @@ fn is_shown(table: &Table, key: &str) -> bool {
     let mut place = Some(toml::Value::Table(table.clone()));
     for step in key.replace("[]", ".[]").split('.') {
         place = place.and_then(|value| match (step, value) {
-            ("[]", toml::Value::Array(items)) => items.into_iter().next(),
+            // One item may have what excludes a key of another.
+            ("[]", toml::Value::Array(items)) => items.into_iter().reduce(|all, item| match (all, item) {
+                (toml::Value::Table(all), toml::Value::Table(item)) => {
+                    toml::Value::Table(all.into_iter().chain(item).collect())
+                }
+                (all, _) => all,
+            }),
             ("*", toml::Value::Table(table)) => table.into_iter().next().map(|(_, value)| value),
             (step, toml::Value::Table(mut table)) => table.remove(step),
             _ => None,

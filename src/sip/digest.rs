@@ -95,6 +95,11 @@ impl Ha1 {
         Self(algorithm, algorithm.hash(&[username, realm, password.expose_secret()]).into())
     }
 
+    /// From the hash itself, in lower-case hexadecimal digits.
+    pub fn of_hash(algorithm: Algorithm, hash: SecretString) -> Self {
+        Self(algorithm, hash)
+    }
+
     /// The hash that it is of.
     pub fn algorithm(&self) -> Algorithm {
         self.0

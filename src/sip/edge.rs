@@ -16,6 +16,8 @@ const MAX_LINES: usize = 200;
 pub struct Head<'a> {
     /// None for a response.
     pub method: Option<&'a str>,
+    /// The Request-URI as written; empty for a response.
+    pub target: &'a str,
     /// The dialog that it belongs to, or begins.
     pub call_id: &'a str,
     /// Of the head with its blank line.
@@ -87,7 +89,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 fn read(head: &[u8]) -> Result<Head<'_>, Malformed> {
     let text = std::str::from_utf8(head).map_err(|_| Malformed::Header)?;
     let mut lines = text.split("\r\n");
-    let method = read_start(lines.next().unwrap_or_default())?;
+    let start = read_start(lines.next().unwrap_or_default())?;
     let mut once = Once::default();
     for (number, line) in lines.take_while(|line| !line.is_empty()).enumerate() {
         let is_clean = !line.chars().any(|sign| sign.is_control() && sign != '\t');
@@ -99,19 +101,21 @@ fn read(head: &[u8]) -> Result<Head<'_>, Malformed> {
         once.take(name.trim_end(), value.trim())?;
     }
     let call_id = once.finish()?;
-    Ok(Head { method, call_id, length: head.len(), content_length: once.content_length })
+    let (method, target) = start.map_or((None, ""), |(method, target)| (Some(method), target));
+    Ok(Head { method, target, call_id, length: head.len(), content_length: once.content_length })
 }
 
-fn read_start(line: &str) -> Result<Option<&str>, Malformed> {
+/// The method and the Request-URI; None for a response.
+fn read_start(line: &str) -> Result<Option<(&str, &str)>, Malformed> {
     if line.chars().any(char::is_control) {
         return Err(Malformed::StartLine);
     }
     if line.starts_with("SIP/2.0 ") {
         return Ok(None);
     }
-    let method = line.strip_suffix(" SIP/2.0").and_then(|rest| rest.split_once(' ')).map(|(method, _)| method);
-    let method = method.filter(|method| !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase()));
-    method.map(Some).ok_or(Malformed::StartLine)
+    let parts = line.strip_suffix(" SIP/2.0").and_then(|rest| rest.split_once(' '));
+    let is_method = |method: &str| !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
+    parts.filter(|(method, _)| is_method(method)).map(Some).ok_or(Malformed::StartLine)
 }
 
 /// The headers that must stand once.
@@ -166,6 +170,7 @@ mod tests {
     fn a_message_is_read() {
         let (head, end) = head_of_datagram(INVITE.as_bytes()).unwrap();
         assert_eq!((head.method, head.call_id, head.content_length), (Some("INVITE"), "call@d", Some(4)));
+        assert_eq!(head.target, "sip:a@b");
         assert_eq!(end, INVITE.len());
         let response = INVITE.replace("INVITE sip:a@b SIP/2.0", "SIP/2.0 200 OK");
         assert_eq!(head_of_datagram(response.as_bytes()).unwrap().0.method, None);

@@ -1,14 +1,16 @@
 //! Gate: whose messages are read at all.
 //!
-//! A message must belong to a dialog that we began; its Call-ID is random. All others are dropped without an answer,
-//! and an address that sends ten of them is not read for a while: scanners go on as long as they get answers.
+//! A message must belong to a dialog that we began; its Call-ID is random. Or it is a REGISTER for a domain of ours, or an
+//! INVITE from where a registered phone is: its sender must prove who he is. All others are dropped without an answer, and an address that sends ten of them is not read
+//! for a while: scanners go on as long as they get answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::edge::Head;
+use super::uri::{Host, SipUri};
 
 /// Failures until a ban.
 const FAILURES: u32 = 10;
@@ -22,6 +24,10 @@ const LINGERS: Duration = Duration::from_secs(40);
 /// What one dialog may send in a second; a phone with retransmissions sends a few. The library's queues are unbounded, so
 /// this bounds them.
 const MESSAGES_PER_SECOND: u32 = 50;
+/// Requests of strangers in a second, of one address and of all: an office behind one address may start at once, and a phone
+/// repeats what is dropped.
+const REQUESTS_PER_ADDRESS: u32 = 100;
+const REQUESTS_PER_SECOND: u32 = 500;
 
 /// The gate of one user agent. Clones share it.
 #[derive(Clone, Default)]
@@ -29,12 +35,28 @@ pub struct Gate(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
+    /// Whose users may register; empty if there are none.
+    domains: Vec<Host>,
+    /// Where registered phones are: they may call.
+    phones: HashSet<IpAddr>,
+    requests: Requests,
     /// By Call-ID.
     dialogs: HashMap<String, Dialog>,
     suspects: HashMap<IpAddr, Suspect>,
 }
 
+/// The requests of strangers in the present second.
+#[derive(Default)]
+struct Requests {
+    since: Option<Instant>,
+    total: u32,
+    /// At most as many as `total`.
+    by_address: HashMap<IpAddr, u32>,
+}
+
 struct Dialog {
+    /// It is a stranger's, who must still prove who he is.
+    is_strange: bool,
     ended: Option<Instant>,
     /// When the present second began, and the messages in it.
     second: Instant,
@@ -51,6 +73,8 @@ struct Suspect {
 pub enum Verdict {
     /// It is read.
     Pass,
+    /// It is read, but its sender must prove who he is.
+    Ask,
     /// It is dropped.
     Drop(&'static str),
 }
@@ -63,12 +87,22 @@ pub struct OpenDialog {
 }
 
 impl Gate {
+    /// Users may register for these domains.
+    pub fn new(domains: Vec<Host>) -> Self {
+        Self(Arc::new(Mutex::new(State { domains, ..State::default() })))
+    }
+
+    /// Registered phones are at these addresses, and nowhere else.
+    pub fn set_phones(&self, phones: HashSet<IpAddr>) {
+        self.state().phones = phones;
+    }
+
     /// Messages with this Call-ID are read until the result is dropped, and some seconds longer.
     pub fn open(&self, call_id: &str, now: fn() -> Instant) -> OpenDialog {
         let mut state = self.state();
         let at = now();
         state.dialogs.retain(|_, dialog| dialog.is_read(at));
-        state.dialogs.insert(call_id.to_owned(), Dialog { ended: None, second: at, messages: 0 });
+        state.dialogs.insert(call_id.to_owned(), Dialog::new(None, at));
         OpenDialog { gate: self.clone(), call_id: call_id.to_owned(), now }
     }
 
@@ -86,6 +120,16 @@ impl Gate {
         }
         if state.is_banned(from, now) {
             return Verdict::Drop("banned");
+        }
+        let is_call = head.method == Some("INVITE") && state.phones.contains(&from.to_canonical());
+        if is_call || head.method == Some("REGISTER") && state.is_for_us(head.target) {
+            if !state.requests.take(from, now) {
+                return Verdict::Drop("flood");
+            }
+            if is_call {
+                state.begin_strange(head.call_id, now);
+            }
+            return Verdict::Ask;
         }
         // A late response of a dialog long over says nothing against its sender.
         if head.method.is_some() {
@@ -106,6 +150,10 @@ impl Gate {
 }
 
 impl Dialog {
+    fn new(ended: Option<Instant>, now: Instant) -> Self {
+        Self { is_strange: false, ended, second: now, messages: 0 }
+    }
+
     fn is_read(&self, now: Instant) -> bool {
         self.ended.is_none_or(|ended| now < ended + LINGERS)
     }
@@ -115,14 +163,46 @@ impl Dialog {
             (self.second, self.messages) = (now, 0);
         }
         self.messages = self.messages.saturating_add(1);
-        match self.messages <= MESSAGES_PER_SECOND {
-            true => Verdict::Pass,
-            false => Verdict::Drop("flood"),
+        match (self.messages <= MESSAGES_PER_SECOND, self.is_strange) {
+            (true, false) => Verdict::Pass,
+            (true, true) => Verdict::Ask,
+            (false, _) => Verdict::Drop("flood"),
         }
     }
 }
 
+impl Requests {
+    fn take(&mut self, from: IpAddr, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        if self.total >= REQUESTS_PER_SECOND {
+            return false;
+        }
+        let of_address = self.by_address.entry(from).or_default();
+        let has_room = *of_address < REQUESTS_PER_ADDRESS;
+        if has_room {
+            *of_address += 1;
+            self.total += 1;
+        }
+        has_room
+    }
+}
+
 impl State {
+    /// The rest of what begins with an INVITE: its ACK, CANCEL, and the same with a proof. [`Gate::open`] makes a dialog of
+    /// it.
+    fn begin_strange(&mut self, call_id: &str, now: Instant) {
+        self.dialogs.retain(|_, dialog| dialog.is_read(now));
+        // `requests` bounds how many there are.
+        self.dialogs.insert(call_id.to_owned(), Dialog { is_strange: true, ..Dialog::new(Some(now), now) });
+    }
+
+    /// Whether a Request-URI names a domain of ours.
+    fn is_for_us(&self, target: &str) -> bool {
+        !self.domains.is_empty() && SipUri::host_of(target).is_some_and(|host| self.domains.contains(&host))
+    }
+
     fn is_banned(&self, from: IpAddr, now: Instant) -> bool {
         let is_current = |suspect: &Suspect| now.saturating_duration_since(suspect.since) < BANNED_FOR;
         self.suspects.get(&from).is_some_and(|suspect| suspect.failures >= FAILURES && is_current(suspect))
@@ -159,7 +239,7 @@ mod tests {
     use super::*;
 
     fn head(call_id: &str) -> Head<'_> {
-        Head { method: Some("BYE"), call_id, length: 100, content_length: Some(0) }
+        Head { method: Some("BYE"), target: "sip:a@b", call_id, length: 100, content_length: Some(0) }
     }
 
     #[test]
@@ -193,6 +273,34 @@ mod tests {
         assert_eq!(gate.judge(from, &head("calm"), now), Verdict::Pass);
         assert_eq!(gate.judge(from, &head("storm"), now + Duration::from_secs(1)), Verdict::Pass);
         assert!(!gate.is_banned(from, now));
+    }
+
+    #[test]
+    fn a_register_for_our_domain_is_read_up_to_a_rate_and_no_other() {
+        let host = |text: &str| SipUri::host_of(text).unwrap();
+        let gate = Gate::new(vec![host("sip:pbx.example"), host("sip:192.0.2.9")]);
+        let (now, from) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
+        let register = |target| Head { method: Some("REGISTER"), target, ..head("theirs") };
+        for target in ["sip:pbx.example", "sip:PBX.example:5070;transport=tcp", "sips:192.0.2.9", "sip:x@192.0.2.9"] {
+            assert_eq!(gate.judge(from, &register(target), now), Verdict::Ask, "{target}");
+        }
+        for target in ["sip:192.0.2.8", "sip:pbx.example.org", "tel:1", ""] {
+            assert_eq!(gate.judge(from, &register(target), now), Verdict::Drop("unknown"), "{target}");
+        }
+        assert_eq!(Gate::default().judge(from, &register("sip:pbx.example"), now), Verdict::Drop("unknown"));
+        for _ in 4..REQUESTS_PER_ADDRESS {
+            assert_eq!(gate.judge(from, &register("sip:192.0.2.9"), now), Verdict::Ask);
+        }
+        assert_eq!(gate.judge(from, &register("sip:192.0.2.9"), now), Verdict::Drop("flood"));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(gate.judge(from, &register("sip:192.0.2.9"), later), Verdict::Ask);
+        let read =
+            |number: u32| gate.judge(IpAddr::from((number + 1).to_be_bytes()), &register("sip:192.0.2.9"), later);
+        assert_eq!((0..1000).filter(|number| read(*number) == Verdict::Ask).count(), REQUESTS_PER_SECOND as usize - 1);
+        for _ in 0..FAILURES {
+            gate.failed(from, later);
+        }
+        assert_eq!(gate.judge(from, &register("sip:192.0.2.9"), later), Verdict::Drop("banned"));
     }
 
     #[test]

@@ -77,6 +77,28 @@ impl<'a> InDialog<'a> {
         }
     }
 
+    /// A call that a phone began, and that is answered with our SDP.
+    pub fn of_incoming(stack: &'a Stack, dialog: InviteDialog, states: DialogStateReceiver, our_sdp: &str) -> Self {
+        Self {
+            stack,
+            dialog,
+            states,
+            timer: None,
+            takes_update: false,
+            our_sdp: our_sdp.to_owned(),
+            is_changing: false,
+            late_answer_to: None,
+            is_referring: false,
+            work: JoinSet::new(),
+        }
+    }
+
+    /// What the phone's INVITE asked for.
+    pub fn agreed(&mut self, session: Option<SessionExpires>, takes_update: bool) {
+        self.renew(session);
+        self.takes_update = takes_update;
+    }
+
     /// Stays until either side hangs up.
     pub async fn last(
         mut self,
@@ -98,7 +120,7 @@ impl<'a> InDialog<'a> {
         ended
     }
 
-    async fn talk(&mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Ended {
+    pub async fn talk(&mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Ended {
         loop {
             let due = self.timer.map(|timer| timer.poll_timeout());
             tokio::select! {
@@ -347,20 +369,20 @@ async fn until(due: Option<std::time::Instant>) {
     }
 }
 
-fn session_of(message: &impl HeadersExt) -> Option<SessionExpires> {
+pub(super) fn session_of(message: &impl HeadersExt) -> Option<SessionExpires> {
     let value = message.header_value("Session-Expires").or_else(|| message.header_value("x"))?;
     SessionExpires::parse(&value)
 }
 
 /// RFC 4028 §9: the answer says what was agreed on, and that the other side must keep it.
-fn timer_headers(session: Option<SessionExpires>) -> Vec<Header> {
+pub(super) fn timer_headers(session: Option<SessionExpires>) -> Vec<Header> {
     let ours = abilities();
     let agreed =
         session.map(|session| [Header::SessionExpires(session.to_string().into()), Header::Require("timer".into())]);
     ours.into_iter().chain(agreed.into_iter().flatten()).collect()
 }
 
-fn allows(message: &impl HeadersExt, method: Method) -> bool {
+pub(super) fn allows(message: &impl HeadersExt, method: Method) -> bool {
     let name = method.to_string();
     let allowed = message.header_value("Allow").unwrap_or_default();
     allowed.split(',').any(|allowed| allowed.trim() == name)

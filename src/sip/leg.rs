@@ -2,7 +2,9 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::uri::SipUri;
+use super::contact::ContactUri;
+use super::flow::Flow;
+use super::uri::{Host, SipUri};
 use crate::call::agent_failure::AgentFailure;
 
 /// Events of a leg that wait for its agent; a phone that sends more of them is told to wait.
@@ -16,11 +18,39 @@ pub struct SipLeg {
     commands: mpsc::Sender<HangUp>,
 }
 
+/// Whom we call.
+#[derive(Clone)]
+pub enum Callee {
+    /// A phone or proxy at an address.
+    Address(SipUri),
+    /// A phone that is registered.
+    Phone(RegisteredPhone),
+}
+
+/// A phone of one of our users.
+#[derive(Clone)]
+pub struct RegisteredPhone {
+    pub(super) uri: ContactUri,
+    pub(super) flow: Flow,
+    /// How much its user prefers it, from 0 to 1000.
+    pub q: u16,
+}
+
+impl Callee {
+    /// Whether it is reached over IPv6, as far as its address says.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::Address(uri) => matches!(uri.host, Host::Address(address) if address.is_ipv6()),
+            Self::Phone(phone) => phone.flow.ip().is_ipv6(),
+        }
+    }
+}
+
 /// What is said to the phone at first.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Invite {
     /// Whom we call.
-    pub to: SipUri,
+    pub to: Callee,
     /// Our SDP.
     pub offer: String,
     /// Further headers, such as `X-WhatsApp-Call-Id`: names and values without control characters.

@@ -12,11 +12,11 @@ use rsipstack::transport::SipAddr;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::flow::Connection;
 use super::in_dialog::InDialog;
-use super::leg::{HangUp, Invite, SipEvent};
+use super::leg::{Callee, HangUp, Invite, RegisteredPhone, SipEvent};
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
-use super::streams::Connection;
 use super::uri::{SipUri, Transport};
 use super::user_agent::{Stack, abilities};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
@@ -26,6 +26,7 @@ use crate::clock;
 pub(super) const LAST_RESPONSE: Duration = Duration::from_secs(35);
 /// A peer that asks for a longer session than this has no use for session timers.
 const MOST_SECONDS: u32 = 24 * 60 * 60;
+const NOTHING_LISTENS: &str = "nothing listens for it here";
 
 /// Calls a phone, and stays with the call until it is over.
 pub(super) async fn run(
@@ -50,15 +51,8 @@ async fn call(
     commands: &mut mpsc::Receiver<HangUp>,
 ) -> Result<(), AgentFailure> {
     let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
-    let address = tokio::select! {
-        found = stack.names.find(&invite.to) => found.map_err(refused)?,
-        _ = commands.recv() => return Ok(()),
-    };
-    let transport = invite.to.transport();
-    let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused("nothing listens for it here"))?;
-    // Held to the end of the call, so that the connection is.
-    let _connection = tokio::select! {
-        connection = connect(stack, &invite.to, address) => connection?,
+    let way = tokio::select! {
+        way = Way::find(stack, &invite.to) => way?,
         _ = commands.recv() => return Ok(()),
     };
     let call_id = new_call_id();
@@ -66,13 +60,13 @@ async fn call(
     let mut least_seconds = LEAST_SECONDS;
     loop {
         let option = InviteOption {
-            caller: uri(Scheme::Sip, Some("whatsapp"), contact.into(), None),
+            caller: uri(Scheme::Sip, Some("whatsapp"), way.contact.host_with_port.clone(), None),
             caller_display_name: Some("WhatsApp".to_owned()),
-            callee: Uri::try_from(invite.to.to_string()).map_err(|_| refused("its address is malformed"))?,
-            destination: Some(SipAddr { r#type: Some(library_transport(transport)), addr: address.into() }),
+            callee: way.callee.clone(),
+            destination: Some(way.destination.clone()),
             content_type: Some("application/sdp".to_owned()),
             offer: Some(invite.offer.clone().into_bytes()),
-            contact: our_contact(invite.to.is_secure, transport, contact),
+            contact: way.contact.clone(),
             headers: Some(headers(invite, least_seconds)),
             call_id: Some(call_id.clone()),
             ..InviteOption::default()
@@ -98,19 +92,56 @@ async fn call(
     }
 }
 
-/// None over UDP.
-async fn connect(
-    stack: &Stack,
-    to: &SipUri,
-    address: std::net::SocketAddr,
-) -> Result<Option<Arc<Connection>>, AgentFailure> {
-    match to.transport() {
-        Transport::Udp => Ok(None),
-        Transport::Tcp | Transport::Tls => {
-            let layer = &stack.dialogs.endpoint.transport_layer;
-            let connected = stack.streams.connect(layer, to, address).await;
-            connected.map(Some).map_err(|cause| AgentFailureKind::Refused.because(cause))
+/// How a phone is reached.
+struct Way {
+    /// The Request-URI.
+    callee: Uri,
+    destination: SipAddr,
+    /// Ours.
+    contact: Uri,
+    /// Held to the end of the call, so that the connection is. None over UDP, and where the phone holds it.
+    _connection: Option<Arc<Connection>>,
+}
+
+impl Way {
+    async fn find(stack: &Stack, to: &Callee) -> Result<Self, AgentFailure> {
+        match to {
+            Callee::Address(to) => Self::to_address(stack, to).await,
+            Callee::Phone(phone) => Self::to_phone(stack, phone),
         }
+    }
+
+    async fn to_address(stack: &Stack, to: &SipUri) -> Result<Self, AgentFailure> {
+        let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
+        let address = stack.names.find(to).await.map_err(refused)?;
+        let transport = to.transport();
+        let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused(NOTHING_LISTENS))?;
+        let connection = match transport {
+            Transport::Udp => None,
+            Transport::Tcp | Transport::Tls => {
+                let layer = &stack.dialogs.endpoint.transport_layer;
+                Some(stack.streams.connect(layer, to, address).await.map_err(|cause| refused(&cause))?)
+            }
+        };
+        Ok(Self {
+            callee: Uri::try_from(to.to_string()).map_err(|_| refused("its address is malformed"))?,
+            destination: SipAddr { r#type: Some(library_transport(transport)), addr: address.into() },
+            contact: our_contact(to.is_secure, transport, contact),
+            _connection: connection,
+        })
+    }
+
+    /// Back over what it registered with.
+    fn to_phone(stack: &Stack, phone: &RegisteredPhone) -> Result<Self, AgentFailure> {
+        let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
+        let RegisteredPhone { uri, flow, .. } = phone;
+        if !flow.is_open() {
+            // The library would open another connection, to a port that nobody listens at.
+            return Err(refused("its connection is closed"));
+        }
+        let contact = stack.contact_over(flow).ok_or_else(|| refused(NOTHING_LISTENS))?;
+        let callee = Uri::try_from(uri.as_str()).map_err(|_| refused("its address is malformed"))?;
+        Ok(Self { callee, destination: flow.destination(), contact, _connection: None })
     }
 }
 
@@ -208,7 +239,7 @@ fn clean(text: &str) -> String {
     text.chars().filter(|sign| !sign.is_control()).collect()
 }
 
-fn our_contact(is_secure: bool, transport: Transport, address: std::net::SocketAddr) -> Uri {
+pub(super) fn our_contact(is_secure: bool, transport: Transport, address: std::net::SocketAddr) -> Uri {
     match transport {
         Transport::Udp => uri(Scheme::Sip, Some("patchcord"), address.into(), None),
         Transport::Tcp => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(Transport::Tcp)),

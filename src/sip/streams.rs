@@ -4,9 +4,9 @@
 //! checked against its certificate.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use rsipstack::platform::CancellationToken;
@@ -23,8 +23,10 @@ use tokio::time::{interval, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::edge::head_of_stream;
+use super::flow::{Connection, Flows};
 use super::gate::{Gate, Verdict};
 use super::outgoing::library_transport;
+use super::places::{Place, Places};
 use super::uri::{Host, SipUri, Transport};
 use crate::clock;
 
@@ -36,18 +38,19 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 64;
 /// How often we ping (RFC 5626 §3.5.1), and look whether anybody still uses the connection.
 const PING: Duration = Duration::from_secs(25);
-/// A stranger's connection must bring a message of a dialog of ours within this time.
+/// A stranger's connection must bring a message of a dialog of ours, or register, within this time.
 const PROVEN_WITHIN: Duration = Duration::from_secs(10);
-/// Connections that phones open, in all and from one address. One more is closed at once.
-const MAX_ACCEPTED: usize = 512;
-const MAX_ACCEPTED_PER_ADDRESS: usize = 16;
+/// A phone's connection that brings nothing for so long, not even a keep-alive, belongs to a phone whose registration has
+/// expired.
+const HEARD_WITHIN: Duration = Duration::from_secs(2 * 60 * 60 + 60);
 
 /// All connections of a user agent.
 pub(super) struct Streams {
     gate: Gate,
     tls: TlsConnector,
     opened: Mutex<HashMap<Peer, Weak<Connection>>>,
-    accepted: Mutex<HashMap<IpAddr, usize>>,
+    places: Places,
+    flows: Flows,
     serving: Mutex<JoinSet<()>>,
     cancel: CancellationToken,
 }
@@ -60,18 +63,14 @@ struct Peer {
     host: Host,
 }
 
-/// A connection in use. It is closed some time after the last use.
-pub(super) struct Connection {
-    is_over: CancellationToken,
-}
-
 impl Streams {
-    pub fn new(gate: Gate, tls: Arc<rustls::ClientConfig>, cancel: &CancellationToken) -> Self {
+    pub fn new(gate: Gate, flows: Flows, tls: Arc<rustls::ClientConfig>, cancel: &CancellationToken) -> Self {
         Self {
             gate,
             tls: TlsConnector::from(tls),
             opened: Mutex::default(),
-            accepted: Mutex::default(),
+            places: Places::default(),
+            flows,
             serving: Mutex::default(),
             cancel: cancel.clone(),
         }
@@ -86,20 +85,21 @@ impl Streams {
     ) -> Result<Arc<Connection>, String> {
         let peer = Peer { transport: uri.transport(), address, host: uri.host.clone() };
         let in_use = locked(&self.opened).get(&peer).and_then(Weak::upgrade);
-        if let Some(connection) = in_use.filter(|connection| !connection.is_over.is_cancelled()) {
+        if let Some(connection) = in_use.filter(|connection| !connection.is_over()) {
             return Ok(connection);
         }
         let connecting = async {
             let stream = TcpStream::connect(address).await.map_err(|error| format!("TCP: {}", error.kind()))?;
             // Only delay is at stake.
             let _ = stream.set_nodelay(true);
-            let connection = Arc::new(Connection { is_over: self.cancel.child_token() });
+            let is_over = self.cancel.child_token();
+            let connection = Connection::new(is_over.clone());
             match peer.transport {
-                Transport::Udp | Transport::Tcp => self.serve(layer, stream, &peer, &connection).await?,
+                Transport::Udp | Transport::Tcp => self.serve(layer, stream, &peer, (&connection, is_over)).await?,
                 Transport::Tls => {
                     let name = server_name(&peer.host)?;
                     let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-                    self.serve(layer, stream, &peer, &connection).await?;
+                    self.serve(layer, stream, &peer, (&connection, is_over)).await?;
                 }
             }
             Ok(connection)
@@ -117,10 +117,11 @@ impl Streams {
         layer: &TransportLayer,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: &Peer,
-        connection: &Arc<Connection>,
+        (connection, is_over): (&Arc<Connection>, CancellationToken),
     ) -> Result<(), String> {
         let from = (peer.transport, peer.address);
-        let wire = Wire::new(self.gate.clone(), layer, from, &connection.is_over).await;
+        self.flows.add(library_transport(peer.transport), peer.address, connection);
+        let wire = Wire::new(self.gate.clone(), layer, from, &is_over).await;
         let wire = wire.ok_or("the SIP library takes no connection")?;
         let used_by = Arc::downgrade(connection);
         self.spawn(wire.carry(stream, Use::Ours(used_by)));
@@ -159,21 +160,18 @@ impl Streams {
         endpoint: &EndpointInnerRef,
     ) {
         let ip = from.ip().to_canonical();
-        if self.gate.is_banned(ip, clock::now()) || !self.take_place(ip) {
-            return;
-        }
+        let place = if self.gate.is_banned(ip, clock::now()) { None } else { self.places.take(ip) };
+        let Some(place) = place else { return };
         let (streams, endpoint) = (self.clone(), endpoint.clone());
         self.spawn(async move {
-            let is_over = streams.cancel.child_token();
             match acceptor {
-                None => streams.carry_theirs(stream, (Transport::Tcp, from), &endpoint, &is_over).await,
+                None => streams.carry_theirs(stream, (Transport::Tcp, from), &endpoint, place).await,
                 Some(acceptor) => {
                     if let Ok(Ok(stream)) = timeout(CONNECTED_WITHIN, acceptor.accept(stream)).await {
-                        streams.carry_theirs(stream, (Transport::Tls, from), &endpoint, &is_over).await;
+                        streams.carry_theirs(stream, (Transport::Tls, from), &endpoint, place).await;
                     }
                 }
             }
-            streams.give_back_place(ip);
         });
     }
 
@@ -182,29 +180,14 @@ impl Streams {
         stream: impl AsyncRead + AsyncWrite + Unpin,
         from: (Transport, SocketAddr),
         endpoint: &EndpointInnerRef,
-        is_over: &CancellationToken,
+        place: Place,
     ) {
-        if let Some(wire) = Wire::new(self.gate.clone(), &endpoint.transport_layer, from, is_over).await {
-            wire.carry(stream, Use::Theirs).await;
+        let is_over = self.cancel.child_token();
+        let connection = Connection::new(is_over.clone());
+        self.flows.add(library_transport(from.0), from.1, &connection);
+        if let Some(wire) = Wire::new(self.gate.clone(), &endpoint.transport_layer, from, &is_over).await {
+            wire.carry(stream, Use::Theirs(connection, place)).await;
         }
-    }
-
-    fn take_place(&self, ip: IpAddr) -> bool {
-        let mut accepted = locked(&self.accepted);
-        let has_room = accepted.values().sum::<usize>() < MAX_ACCEPTED
-            && accepted.get(&ip).is_none_or(|count| *count < MAX_ACCEPTED_PER_ADDRESS);
-        if has_room {
-            *accepted.entry(ip).or_default() += 1;
-        }
-        has_room
-    }
-
-    fn give_back_place(&self, ip: IpAddr) {
-        let mut accepted = locked(&self.accepted);
-        if let Some(count) = accepted.get_mut(&ip) {
-            *count -= 1;
-        }
-        accepted.retain(|_, count| *count > 0);
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -225,7 +208,29 @@ enum Use {
     /// Calls of ours hold it.
     Ours(Weak<Connection>),
     /// A phone opened it.
-    Theirs,
+    Theirs(Arc<Connection>, Place),
+}
+
+impl Use {
+    /// Whether it has not shown yet that it is of any use.
+    fn is_strange(&self) -> bool {
+        matches!(self, Self::Theirs(connection, _) if !connection.is_proven())
+    }
+
+    /// Its other end has shown who it is.
+    fn prove(&self) {
+        if let Self::Theirs(connection, _) = self {
+            connection.prove();
+        }
+    }
+
+    /// False if there is no place for another connection that is proven.
+    fn keeps_its_place(&mut self) -> bool {
+        match self {
+            Self::Theirs(connection, place) if connection.is_proven() && !place.is_known() => place.become_known(),
+            Self::Theirs(..) | Self::Ours(_) => true,
+        }
+    }
 }
 
 /// One connection between a socket and the library.
@@ -238,7 +243,7 @@ struct Wire {
     from_library: mpsc::Receiver<TransportEvent>,
     is_over: CancellationToken,
     inbox: BytesMut,
-    is_proven: bool,
+    heard_at: Instant,
 }
 
 impl Wire {
@@ -256,22 +261,23 @@ impl Wire {
         let channel = ChannelConnection::create_connection_bounded(incoming, outgoing, address, token).await.ok()?;
         layer.add_connection(SipConnection::Channel(channel.clone()));
         let (is_over, inbox) = (is_over.clone(), BytesMut::new());
-        Some(Self { gate, from, transport, channel, to_library, from_library, is_over, inbox, is_proven: false })
+        let heard_at = clock::now();
+        Some(Self { gate, from, transport, channel, to_library, from_library, is_over, inbox, heard_at })
     }
 }
 
 impl Wire {
-    async fn carry(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, user: Use) {
+    async fn carry(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, mut user: Use) {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut ping = interval(PING);
         ping.reset();
         let prove_by = clock::now() + PROVEN_WITHIN;
         let mut was_unused = false;
-        loop {
-            let is_stranger = matches!(user, Use::Theirs) && !self.is_proven;
+        while user.keeps_its_place() {
             tokio::select! {
                 read = reader.read_buf(&mut self.inbox) => {
-                    if !matches!(read, Ok(1..)) || self.take_messages(&mut writer).await.is_err() {
+                    self.heard_at = clock::now();
+                    if !matches!(read, Ok(1..)) || self.take_messages(&mut writer, &user).await.is_err() {
                         break;
                     }
                 }
@@ -285,12 +291,17 @@ impl Wire {
                     let is_unused = matches!(&user, Use::Ours(used_by) if used_by.strong_count() == 0);
                     // The responses of the last dialog have come by the second time.
                     let is_over = is_unused && std::mem::replace(&mut was_unused, is_unused);
-                    if is_over || write(&mut writer, b"\r\n\r\n").await.is_err() {
+                    let is_silent = clock::now().saturating_duration_since(self.heard_at) >= HEARD_WITHIN;
+                    if is_over || is_silent || write(&mut writer, b"\r\n\r\n").await.is_err() {
                         break;
                     }
                     was_unused = is_unused;
                 }
-                () = tokio::time::sleep_until(prove_by.into()), if is_stranger => break,
+                () = tokio::time::sleep_until(prove_by.into()), if user.is_strange() => {
+                    if user.is_strange() {
+                        break;
+                    }
+                }
                 () = self.is_over.cancelled() => break,
             }
         }
@@ -300,9 +311,9 @@ impl Wire {
 
     /// Hands on the messages that are complete; the edge bounds what waits. An error ends the connection: where the
     /// next message begins is not known.
-    async fn take_messages(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), ()> {
+    async fn take_messages(&mut self, writer: &mut (impl AsyncWrite + Unpin), user: &Use) -> Result<(), ()> {
         loop {
-            if self.inbox.starts_with(b"\r\n\r\n") && self.is_proven {
+            if self.inbox.starts_with(b"\r\n\r\n") && !user.is_strange() {
                 write(writer, b"\r\n").await?;
             }
             let blank = self.inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -320,14 +331,17 @@ impl Wire {
             let verdict = self.gate.judge(self.from.ip().to_canonical(), &head, now);
             let bytes = self.inbox.split_to(length);
             match verdict {
-                Verdict::Pass => self.hand_on(&bytes),
+                Verdict::Pass => {
+                    user.prove();
+                    self.hand_on(&bytes);
+                }
+                Verdict::Ask => self.hand_on(&bytes),
                 Verdict::Drop(reason) => dropped(reason),
             }
         }
     }
 
     fn hand_on(&mut self, bytes: &[u8]) {
-        self.is_proven = true;
         let message = SipMessage::try_from(bytes).ok().and_then(|message| {
             SipConnection::update_msg_received(message, self.from, library_transport(self.transport)).ok()
         });

@@ -47,7 +47,7 @@ impl EdgeSocket {
         let now = clock::now();
         let reason = match head_of_datagram(datagram) {
             Ok((head, end)) => match self.gate.judge(from, &head, now) {
-                Verdict::Pass => return Some(end),
+                Verdict::Pass | Verdict::Ask => return Some(end),
                 Verdict::Drop(reason) => reason,
             },
             Err(malformed) => {

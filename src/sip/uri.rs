@@ -81,6 +81,17 @@ impl SipUri {
         Ok(Self { is_secure, user, host, port, transport })
     }
 
+    /// The host of an address of any form, such as a Request-URI with parameters that mean something to its writer.
+    pub fn host_of(text: &str) -> Option<Host> {
+        let (scheme, rest) = text.split_once(':')?;
+        if !["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return None;
+        }
+        let address = rest.split([';', '?']).next().unwrap_or_default();
+        let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
+        read_host(host).ok().map(|(host, _)| host)
+    }
+
     /// What carries messages to it.
     pub fn transport(&self) -> Transport {
         match (self.is_secure, self.transport) {

@@ -1,5 +1,6 @@
 //! UserAgent: listens, calls phones, and hands what they send in a dialog to that dialog.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use rsipstack::EndpointBuilder;
 use rsipstack::dialog::dialog::Dialog;
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::platform::CancellationToken;
-use rsipstack::sip::{Header, Method};
+use rsipstack::sip::{Header, HeadersExt, Method, Transport as LibraryTransport, Uri};
 use rsipstack::transaction::endpoint::EndpointOption;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transaction::{CallIdFormat, Endpoint, TransactionReceiver};
@@ -17,22 +18,29 @@ use rsipstack::transport::TransportLayer;
 use rsipstack::transport::udp::UdpConnection;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
+use super::digest::Ha1;
+use super::flow::{Flow, Flows};
 use super::gate::Gate;
-use super::leg::{Invite, SipLeg};
+use super::incoming::{self, IncomingCall};
+use super::leg::{Invite, RegisteredPhone, SipLeg};
 use super::listen::Listen;
 use super::names::{LibraryNames, Names};
-use super::outgoing;
+use super::nat::BehindNat;
+use super::outgoing::{self, our_contact};
 use super::refer::ReferRule;
+use super::registering::{Registrations, SWEEP};
+use super::registrar::Binding;
 use super::streams::Streams;
 use super::udp::{EdgeSocket, NoSocket};
-use super::uri::{SipUri, Transport};
+use super::uri::{Host, SipUri, Transport};
+use crate::clock;
 
 /// The methods that we take.
-const METHODS: [Method; 8] = [
+const METHODS: [Method; 9] = [
     Method::Invite,
     Method::Ack,
     Method::Cancel,
@@ -41,6 +49,7 @@ const METHODS: [Method; 8] = [
     Method::Info,
     Method::Update,
     Method::Refer,
+    Method::Register,
 ];
 /// Requests of phones that are answered at once; one more is dropped, and the phone repeats it.
 const MAX_REQUESTS: usize = 1024;
@@ -51,9 +60,6 @@ pub struct UserAgent(Arc<Inner>);
 
 struct Inner {
     stack: Arc<Stack>,
-    /// Dialogs run there, whichever thread begins them.
-    runtime: Handle,
-    calls: Mutex<JoinSet<()>>,
     serving: Mutex<Vec<JoinHandle<()>>>,
     cancel: CancellationToken,
     listening: Vec<Listen>,
@@ -72,6 +78,21 @@ pub struct UserAgentOptions {
     pub tls: Arc<rustls::ClientConfig>,
     /// For `tls:` listeners.
     pub server_tls: Option<Arc<rustls::ServerConfig>>,
+    /// None if no phone may register.
+    pub registrar: Option<RegistrarOptions>,
+    /// Takes the calls of phones; see [`UserAgent::incoming_calls`].
+    pub incoming: mpsc::Sender<IncomingCall>,
+}
+
+/// Whose phones may register.
+#[derive(Clone, Debug)]
+pub struct RegistrarOptions {
+    /// Shown to phones, and part of what is hashed with a password.
+    pub realm: String,
+    /// The hosts that a REGISTER may name.
+    pub domains: Vec<Host>,
+    /// Names and hashed passwords, at most one for each algorithm.
+    pub users: HashMap<String, Vec<Ha1>>,
 }
 
 /// What dialogs share: the library, and our own parts around it.
@@ -80,6 +101,13 @@ pub(super) struct Stack {
     pub gate: Gate,
     pub names: Arc<Names>,
     pub streams: Arc<Streams>,
+    /// None if no phone may register.
+    pub registrations: Option<Arc<Registrations>>,
+    pub flows: Flows,
+    pub incoming: mpsc::Sender<IncomingCall>,
+    calls: Mutex<JoinSet<()>>,
+    /// Dialogs run there, whichever thread begins them.
+    runtime: Handle,
     /// The address that phones reach us at over each transport.
     contacts: Vec<(Transport, SocketAddr)>,
     refer_to: Vec<ReferRule>,
@@ -89,7 +117,8 @@ impl UserAgent {
     /// Starts listening.
     pub async fn start(options: UserAgentOptions) -> anyhow::Result<Self> {
         let cancel = CancellationToken::new();
-        let (gate, names) = (Gate::default(), Arc::new(Names::default()));
+        let domains = options.registrar.as_ref().map(|registrar| registrar.domains.clone()).unwrap_or_default();
+        let (gate, flows, names) = (Gate::new(domains), Flows::default(), Arc::new(Names::default()));
         let layer = TransportLayer::new_with_domain_resolver(cancel.clone(), Box::new(LibraryNames(names.clone())));
         let (mut contacts, mut listening, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for listen in &options.listen {
@@ -105,28 +134,29 @@ impl UserAgent {
             let none = UdpConnection::from_socket(none, Some(*contact), Some(cancel.child_token())).await;
             layer.add_transport(none.map_err(|error| library_error(&error))?.into());
         }
-        let endpoint = endpoint(layer, &cancel);
-        let streams = Arc::new(Streams::new(gate.clone(), options.tls.clone(), &cancel));
+        let registrations = options.registrar.map(|RegistrarOptions { realm, users, .. }| {
+            Arc::new(Registrations::new(&realm, users, flows.clone(), gate.clone()))
+        });
+        let endpoint = endpoint(layer, registrations.as_ref(), &cancel);
+        let streams = Arc::new(Streams::new(gate.clone(), flows.clone(), options.tls.clone(), &cancel));
         for (transport, listener) in listeners {
             let tls = options.server_tls.clone().filter(|_| transport == Transport::Tls);
             streams.listen(listener, tls, endpoint.inner.clone());
         }
-        let incoming = endpoint.incoming_transactions().context("the SIP library")?;
+        let requests = endpoint.incoming_transactions().context("the SIP library")?;
         let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
-        let stack = Arc::new(Stack { dialogs, gate, names, streams, contacts, refer_to: options.refer_to });
-        let serving = tokio::spawn(async move { endpoint.serve().await });
-        let taking = tokio::spawn(take_requests(incoming, stack.clone()));
+        let mut serving = vec![tokio::spawn(async move { endpoint.serve().await })];
+        serving.extend(registrations.clone().map(|registrations| tokio::spawn(sweep(registrations))));
+        let refer_to = options.refer_to;
+        let (incoming, runtime, calls) = (options.incoming, Handle::current(), Mutex::default());
+        let stack =
+            Stack { dialogs, gate, names, streams, registrations, flows, incoming, calls, runtime, contacts, refer_to };
+        let stack = Arc::new(stack);
+        serving.push(tokio::spawn(take_requests(requests, stack.clone())));
         for listen in &listening {
             info!("SIP phones are called from {listen}");
         }
-        Ok(Self(Arc::new(Inner {
-            stack,
-            runtime: Handle::current(),
-            calls: Mutex::default(),
-            serving: Mutex::new(vec![serving, taking]),
-            cancel,
-            listening,
-        })))
+        Ok(Self(Arc::new(Inner { stack, serving: Mutex::new(serving), cancel, listening })))
     }
 
     /// The bound addresses, in the order of the options.
@@ -134,20 +164,28 @@ impl UserAgent {
         &self.0.listening
     }
 
+    /// Where the calls of phones come from, and where they are taken; one more than its room is answered 503.
+    pub fn incoming_calls() -> (mpsc::Sender<IncomingCall>, mpsc::Receiver<IncomingCall>) {
+        mpsc::channel(incoming::INCOMING)
+    }
+
     /// Calls a phone. What comes of it are the events of the leg.
     pub fn call(&self, invite: Invite) -> SipLeg {
         let (leg, events, commands) = SipLeg::new();
-        let call = outgoing::run(self.0.stack.clone(), invite, events, commands);
-        // The set is held for a moment only, and is valid at every step.
-        let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        while calls.try_join_next().is_some() {}
-        calls.spawn_on(call, &self.0.runtime);
+        self.0.stack.spawn_call(outgoing::run(self.0.stack.clone(), invite, events, commands));
         leg
+    }
+
+    /// The phones of a user that are registered now, the preferred ones first.
+    pub fn phones(&self, user: &str) -> Vec<RegisteredPhone> {
+        let bindings = self.0.stack.registrations.as_ref().map(|registrations| registrations.contacts(user));
+        let phone = |Binding { uri, q, flow, .. }| RegisteredPhone { uri, flow, q };
+        bindings.into_iter().flatten().map(phone).collect()
     }
 
     /// Waits for the last BYE to be answered, for so long at most, and closes all sockets.
     pub async fn stop(&self, within: Duration) {
-        let mut calls = std::mem::take(&mut *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut calls = std::mem::take(&mut *self.0.stack.calls.lock().unwrap_or_else(PoisonError::into_inner));
         let _ = tokio::time::timeout(within, async { while calls.join_next().await.is_some() {} }).await;
         calls.shutdown().await;
         self.0.cancel.cancel();
@@ -162,9 +200,27 @@ impl UserAgent {
 }
 
 impl Stack {
+    /// Runs a call to its end.
+    pub fn spawn_call(&self, call: impl Future<Output = ()> + Send + 'static) {
+        // The set is held for a moment only, and is valid at every step.
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        while calls.try_join_next().is_some() {}
+        calls.spawn_on(call, &self.runtime);
+    }
+
     /// Whether a phone may hand its caller over to this one.
     pub fn may_refer_to(&self, to: &SipUri) -> bool {
         self.refer_to.iter().any(|rule| rule.admits(to))
+    }
+
+    /// Our Contact for a phone at the other end of this flow; None if nothing can be sent over it.
+    pub fn contact_over(&self, flow: &Flow) -> Option<Uri> {
+        let transport = match flow.transport() {
+            LibraryTransport::Udp => Transport::Udp,
+            LibraryTransport::Tls | LibraryTransport::TlsSctp | LibraryTransport::Wss => Transport::Tls,
+            LibraryTransport::Tcp | LibraryTransport::Sctp | LibraryTransport::Ws => Transport::Tcp,
+        };
+        Some(our_contact(false, transport, self.contact(transport, flow.ip().is_ipv6())?))
     }
 
     /// The address in our Contact for this transport; None if nothing can be sent over it.
@@ -223,9 +279,13 @@ async fn listen_on(
     }
 }
 
-fn endpoint(layer: TransportLayer, cancel: &CancellationToken) -> Endpoint {
+fn endpoint(layer: TransportLayer, registrations: Option<&Arc<Registrations>>, cancel: &CancellationToken) -> Endpoint {
     let option = EndpointOption { callid_suffix: None, callid_format: CallIdFormat::Uuid, ..EndpointOption::default() };
-    EndpointBuilder::new()
+    let mut builder = EndpointBuilder::new();
+    if let Some(registrations) = registrations {
+        builder.with_inspector(Box::new(BehindNat(registrations.clone())));
+    }
+    builder
         .with_user_agent(concat!("Patchcord/", env!("CARGO_PKG_VERSION")))
         .with_allows(METHODS.to_vec())
         .with_transport_layer(layer)
@@ -240,7 +300,16 @@ pub(super) fn abilities() -> [Header; 2] {
     [Header::Allow(methods.join(", ").into()), Header::Supported("timer".into())]
 }
 
-/// Hands each request to its dialog. The gate has let only those of our dialogs pass.
+/// Keeps the registrar free of what has expired.
+async fn sweep(registrations: Arc<Registrations>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    loop {
+        clock.tick().await;
+        registrations.sweep(clock::now());
+    }
+}
+
+/// Hands each request to its dialog, to the registrar, or to a new call. The gate has let only these pass.
 async fn take_requests(mut incoming: TransactionReceiver, stack: Arc<Stack>) {
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
     let mut answering = JoinSet::new();
@@ -259,8 +328,18 @@ async fn take_requests(mut incoming: TransactionReceiver, stack: Arc<Stack>) {
 }
 
 /// A request that fits no dialog is of one that has just ended, or forged.
-async fn answer(stack: &Stack, mut transaction: Transaction) {
-    let answered = match stack.dialogs.match_dialog(&transaction) {
+async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
+    let registrations = stack.registrations.as_ref().filter(|_| transaction.original.method == Method::Register);
+    if let Some(registrations) = registrations {
+        // A phone that has gone misses its answer.
+        let _ = registrations.answer(&mut transaction).await;
+        return;
+    }
+    let known = stack.dialogs.match_dialog(&transaction);
+    if known.is_none() && transaction.original.method == Method::Invite && !has_tag(&transaction) {
+        return incoming::take(stack, transaction).await;
+    }
+    let answered = match known {
         Some(Dialog::Invite(mut dialog)) => dialog.handle(&mut transaction).await,
         Some(
             Dialog::ServerSubscription(_)
@@ -273,6 +352,11 @@ async fn answer(stack: &Stack, mut transaction: Transaction) {
     if answered.is_err() {
         metrics::counter!("patchcord_sip_dropped_total", "reason" => "not_in_dialog").increment(1);
     }
+}
+
+/// Whether a request says that it belongs to a dialog.
+fn has_tag(transaction: &Transaction) -> bool {
+    transaction.original.to_header().and_then(|to| to.tag()).is_ok_and(|tag| tag.is_some())
 }
 
 /// The library's errors are of no use to anybody but its authors.

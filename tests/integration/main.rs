@@ -42,6 +42,8 @@ mod recording;
 mod reload;
 mod restarts;
 mod sip;
+mod sip_calling;
+mod sip_users;
 mod slow_clients;
 mod stalled_log;
 mod standstill;

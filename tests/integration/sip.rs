@@ -414,9 +414,14 @@ impl Drop for Bridge {
     }
 }
 
-async fn carry(mut stream: impl AsyncRead + AsyncWrite + Unpin, phone: std::net::SocketAddr) -> anyhow::Result<()> {
+async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, phone: std::net::SocketAddr) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     socket.connect(phone).await?;
+    relay(stream, socket).await
+}
+
+/// Carries messages between a stream and a phone's datagrams.
+pub async fn relay(mut stream: impl AsyncRead + AsyncWrite + Unpin, socket: UdpSocket) -> anyhow::Result<()> {
     let (mut inbox, mut datagram) = (Vec::new(), vec![0; 16 * 1024]);
     loop {
         tokio::select! {
@@ -469,7 +474,7 @@ async fn talking(codec: Codec) -> anyhow::Result<(TestService, Call, SipPhone)> 
     Ok((service, call, phone))
 }
 
-async fn until_phone_hears(phone: &SipPhone, tones_hz: &[f64]) -> anyhow::Result<()> {
+pub async fn until_phone_hears(phone: &SipPhone, tones_hz: &[f64]) -> anyhow::Result<()> {
     let audio = phone.audio().await?;
     let waiting = async {
         loop {

@@ -6,7 +6,7 @@ use patchcord_media::audio_terms::Codec;
 use patchcord_media::opus::SampleRate;
 use patchcord_media::plain_rtp::PlainRtpError;
 use patchcord_media::sdp::phone::{
-    Encryption, NegotiationError, PhoneDescription, PhoneSession, PhoneSessionOptions, PhoneTerms,
+    Encryption, NegotiationError, PhoneAnswer, PhoneDescription, PhoneSession, PhoneSessionOptions, PhoneTerms,
 };
 use patchcord_media::sdp::{Direction, SdpError};
 use thiserror::Error;
@@ -36,20 +36,40 @@ pub(super) enum Unusable {
 impl Negotiation {
     /// Gives our offer too.
     pub fn begin(line: &PhoneLine, is_ipv6: bool, allow_private: bool) -> Result<(Self, String), AgentFailure> {
+        let mut negotiation = Self::new(line, is_ipv6, allow_private)?;
+        let offer = negotiation.session.offer().map_err(|error| AgentFailureKind::Refused.because(error))?;
+        Ok((negotiation, offer))
+    }
+
+    fn new(line: &PhoneLine, is_ipv6: bool, allow_private: bool) -> Result<Self, AgentFailure> {
         let no_address = || AgentFailureKind::Refused.because("the service has no address for its audio");
         let address = line.advertised(is_ipv6).ok_or_else(no_address)?;
         let options = PhoneSessionOptions { address, codecs: Codec::ALL.to_vec(), encryption: Encryption::Accepted };
-        let mut session = PhoneSession::new(options);
-        let offer = session.offer().map_err(|error| AgentFailureKind::Refused.because(error))?;
-        Ok((Self { session, is_ipv6, allow_private }, offer))
+        Ok(Self { session: PhoneSession::new(options), is_ipv6, allow_private })
+    }
+
+    /// Answers the offer of a phone that calls us. Its audio begins with [`begin_audio`](Self::begin_audio).
+    pub fn begin_with(
+        line: &PhoneLine,
+        offer: &str,
+        is_ipv6: bool,
+        allow_private: bool,
+    ) -> Result<(Self, PhoneAnswer), AgentFailure> {
+        let mut negotiation = Self::new(line, is_ipv6, allow_private)?;
+        let answer = negotiation.take_offer(offer).map_err(|error| AgentFailureKind::ProtocolError.because(error))?;
+        Ok((negotiation, answer))
     }
 
     /// The phone answered the call: its audio begins.
     pub fn answered(&mut self, line: &PhoneLine, sdp: &str, now: Instant) -> Result<SoundFormat, AgentFailure> {
-        let agreed = |error: Unusable| AgentFailureKind::ProtocolError.because(error);
-        let terms = self.take_answer(sdp).map_err(agreed)?;
-        let rate = line.begin(self.is_ipv6, &terms, self.allow_private, now).map_err(|error| agreed(error.into()))?;
-        Ok(format_of(rate))
+        let terms = self.take_answer(sdp).map_err(|error| AgentFailureKind::ProtocolError.because(error))?;
+        self.begin_audio(line, &terms, now)
+    }
+
+    /// Audio begins as both sides have agreed.
+    pub fn begin_audio(&self, line: &PhoneLine, terms: &PhoneTerms, now: Instant) -> Result<SoundFormat, AgentFailure> {
+        let rate = line.begin(self.is_ipv6, terms, self.allow_private, now);
+        rate.map(format_of).map_err(|error| AgentFailureKind::ProtocolError.because(error))
     }
 
     /// The phone answered an offer that it had asked for.
@@ -77,6 +97,11 @@ impl Negotiation {
     pub fn is_held(&self) -> bool {
         let wants_audio = |terms: &PhoneTerms| matches!(terms.direction, Direction::SendRecv | Direction::SendOnly);
         self.session.terms().is_some_and(|terms| !wants_audio(terms) || terms.remote.is_none())
+    }
+
+    fn take_offer(&mut self, sdp: &str) -> Result<PhoneAnswer, Unusable> {
+        let offer = PhoneDescription::parse(sdp)?;
+        Ok(self.session.answer(&offer)?)
     }
 
     fn take_answer(&mut self, sdp: &str) -> Result<PhoneTerms, Unusable> {

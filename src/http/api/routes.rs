@@ -82,6 +82,11 @@ enum TargetView {
         /// Its address.
         uri: String,
     },
+    /// All registered phones of a user.
+    SipUser {
+        /// The user's name.
+        user: String,
+    },
     /// A queue, whose agents take the call at a page.
     Queue {
         /// Its name.
@@ -149,15 +154,16 @@ fn settings_of(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteSett
     })
 }
 
-/// None for a page, which no route names.
+/// None for a page and a phone that called, which no route names.
 fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
         AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
-        AgentTarget::Browser(_) => None,
+        AgentTarget::Browser(_) | AgentTarget::CallingPhone(_) => None,
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
         AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
+        AgentTarget::SipUser(name) => Some(TargetView::SipUser { user: name.clone() }),
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
         AgentTarget::Person(name) => Some(TargetView::Person { agent: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),

@@ -1,6 +1,8 @@
 //! A SIP phone: written by hand over UDP, so that it shares no library with the service. It answers, talks in G.711 or Opus,
 //! and does in its call what it is told.
 
+mod account;
+mod calling;
 mod message;
 mod rtp;
 
@@ -14,6 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::speech::Speech;
+pub use account::{DigestHash, SipAccount};
+pub use calling::Dialled;
 pub use message::SipMessage;
 pub use rtp::{Codec, PhoneAudio};
 
@@ -35,6 +39,8 @@ pub struct SipPhoneOptions {
     pub answer: SipAnswer,
     /// Further header lines of its 2xx.
     pub headers_of_answer: Vec<String>,
+    /// The host and port that it believes to have, as behind a NAT; its own if None.
+    pub believes_to_be_at: Option<SocketAddr>,
 }
 
 /// What a phone does with an INVITE.
@@ -62,6 +68,7 @@ impl Default for SipPhoneOptions {
             codec: Codec::Pcmu,
             answer: SipAnswer::Answer,
             headers_of_answer: Vec::new(),
+            believes_to_be_at: None,
         }
     }
 }
@@ -85,6 +92,8 @@ struct State {
     received: Vec<SipMessage>,
     invites: usize,
     dialog: Option<Dialog>,
+    /// CSeq of its last REGISTER.
+    registrations: u32,
     audio: Option<Arc<PhoneAudio>>,
 }
 
@@ -196,25 +205,28 @@ impl SipPhone {
     /// When there is no dialog, or no response comes.
     pub async fn send(&self, method: &str, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
         let request = self.shared.request(method, headers, body)?;
-        let sequence = format!("{} {method}", self.shared.dialog()?.sequence);
+        self.exchange(&request, self.shared.dialog()?.from).await
+    }
+
+    /// Sends a request until its final response comes.
+    async fn exchange(&self, request: &SipMessage, to: SocketAddr) -> anyhow::Result<SipMessage> {
         let text = request.to_string();
         let is_final = |message: &SipMessage| {
-            let code = message.code().filter(|code| *code >= 200)?;
-            (message.header("CSeq") == Some(&sequence)).then(|| (code, message.clone()))
+            let is_response = message.code().is_some_and(|code| code >= 200);
+            let is_of = ["Call-ID", "CSeq"].iter().all(|name| message.header(name) == request.header(name));
+            (is_response && is_of).then(|| message.clone())
         };
-        let to = self.shared.dialog()?.from;
         let sending = async {
             let mut pause = T1;
             loop {
                 self.shared.socket.send_to(text.as_bytes(), to).await?;
                 if let Ok(found) = timeout(pause, self.wait_for("a response", is_final)).await {
-                    return anyhow::Ok(found?);
+                    return found;
                 }
                 pause = (pause * 2).min(8 * T1);
             }
         };
-        let (_, response) = timeout(3 * crate::DEADLINE, sending).await.context("no response")??;
-        Ok(response)
+        timeout(3 * crate::DEADLINE, sending).await.context("no response")?
     }
 
     /// Sends a re-INVITE, and the ACK of its response with this body.
@@ -276,9 +288,14 @@ impl Shared {
         self.state().dialog.clone().context("nobody calls the phone")
     }
 
+    /// The address that it gives as its own.
+    fn contact(&self) -> SocketAddr {
+        self.options.believes_to_be_at.unwrap_or(self.address)
+    }
+
     async fn respond(&self, to: &SipMessage, code: u16, headers: &[String], body: &str) -> anyhow::Result<()> {
         let dialog = self.dialog()?;
-        let response = to.response(code, &dialog.tag, self.address, headers, body);
+        let response = to.response(code, &dialog.tag, self.contact(), headers, body);
         self.socket.send_to(response.to_string().as_bytes(), dialog.from).await?;
         Ok(())
     }
@@ -299,7 +316,7 @@ impl Shared {
         dialog.sequence += 1;
         let dialog = dialog.clone();
         drop(state);
-        SipMessage::request_in(&dialog.invite, (method, dialog.sequence), (&dialog.tag, self.address), headers, body)
+        SipMessage::request_in(&dialog.invite, (method, dialog.sequence), (&dialog.tag, self.contact()), headers, body)
     }
 
     fn ack(&self, response: &SipMessage, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
@@ -307,7 +324,7 @@ impl Shared {
         let mut ack = SipMessage::request_in(
             &dialog.invite,
             ("ACK", dialog.sequence),
-            (&dialog.tag, self.address),
+            (&dialog.tag, self.contact()),
             headers,
             body,
         )?;

@@ -83,7 +83,7 @@ impl SipMessage {
         let target =
             contact.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or(&*contact, |(uri, _)| uri);
         let mut headers = vec![
-            ("Via".to_owned(), format!("SIP/2.0/UDP {address};branch=z9hG4bKphone{:x}", rand::random::<u64>())),
+            ("Via".to_owned(), format!("SIP/2.0/UDP {address};rport;branch=z9hG4bKphone{:x}", rand::random::<u64>())),
             ("Max-Forwards".to_owned(), "70".to_owned()),
             ("From".to_owned(), format!("{};tag={tag}", of("To")?)),
             ("To".to_owned(), of("From")?),
@@ -97,7 +97,7 @@ impl SipMessage {
     }
 }
 
-fn split(line: &str) -> Option<(String, String)> {
+pub(super) fn split(line: &str) -> Option<(String, String)> {
     line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
 }
 

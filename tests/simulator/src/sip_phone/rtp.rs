@@ -52,28 +52,22 @@ pub struct PhoneAudio {
     tasks: [JoinHandle<()>; 2],
 }
 
+/// Where a phone sends and receives, before it knows with whom.
+pub(super) struct PhoneSocket {
+    socket: Arc<UdpSocket>,
+    address: SocketAddr,
+}
+
 impl PhoneAudio {
     /// Sends to where the offer says.
     pub(super) async fn start(offer: &str, options: &SipPhoneOptions) -> anyhow::Result<Arc<Self>> {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.context("bind the phone's RTP")?);
-        let address = socket.local_addr()?;
-        let to = remote_of(offer)?;
-        let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
-        let hearing = tokio::spawn(hear(socket.clone(), heard.clone()));
-        let talking = tokio::spawn(talk(socket, to, options.clone()));
-        Ok(Arc::new(Self { codec: options.codec, address, heard, tasks: [hearing, talking] }))
+        PhoneSocket::bind().await?.talk(offer, options)
     }
 
     /// The phone's SDP.
     #[must_use]
     pub fn sdp(&self, version: u32, direction: &str) -> String {
-        let (number, rtpmap) = self.codec.sdp();
-        let (ip, port) = (self.address.ip(), self.address.port());
-        format!(
-            "v=0\r\no=phone 7 {version} IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP {number} \
-             {KEYS}\r\na=rtpmap:{number} {rtpmap}\r\na=rtpmap:{KEYS} telephone-event/8000\r\na=fmtp:{KEYS} 0-15\r\n\
-             a=ptime:20\r\na={direction}\r\n"
-        )
+        sdp(self.codec, self.address, version, direction)
     }
 
     /// Where it receives.
@@ -134,6 +128,38 @@ impl PhoneAudio {
         }
         digits
     }
+}
+
+impl PhoneSocket {
+    pub async fn bind() -> anyhow::Result<Self> {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.context("bind the phone's RTP")?);
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// What it says of itself.
+    pub fn sdp(&self, codec: Codec, version: u32, direction: &str) -> String {
+        sdp(codec, self.address, version, direction)
+    }
+
+    /// Sends to where the other side's SDP says, and hears from now on.
+    pub fn talk(&self, theirs: &str, options: &SipPhoneOptions) -> anyhow::Result<Arc<PhoneAudio>> {
+        let to = remote_of(theirs)?;
+        let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
+        let hearing = tokio::spawn(hear(self.socket.clone(), heard.clone()));
+        let talking = tokio::spawn(talk(self.socket.clone(), to, options.clone()));
+        Ok(Arc::new(PhoneAudio { codec: options.codec, address: self.address, heard, tasks: [hearing, talking] }))
+    }
+}
+
+fn sdp(codec: Codec, address: SocketAddr, version: u32, direction: &str) -> String {
+    let (number, rtpmap) = codec.sdp();
+    let (ip, port) = (address.ip(), address.port());
+    format!(
+        "v=0\r\no=phone 7 {version} IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP {number} \
+         {KEYS}\r\na=rtpmap:{number} {rtpmap}\r\na=rtpmap:{KEYS} telephone-event/8000\r\na=fmtp:{KEYS} 0-15\r\n\
+         a=ptime:20\r\na={direction}\r\n"
+    )
 }
 
 impl Drop for PhoneAudio {

@@ -1,0 +1,153 @@
+//! Ringing: one or several phones ring for a call, each with a line of its own, and the first that answers has it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use tokio::time::sleep_until;
+
+use super::negotiation::Negotiation;
+use super::{Ending, PhoneLine, SipOptions};
+use crate::agent::SoundFormat;
+use crate::agent::port::AgentPort;
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::clock;
+use crate::sip::{Callee, Invite, SipEvent, SipLeg};
+
+/// A phone that is called, or has answered.
+pub(super) struct Phone {
+    pub leg: SipLeg,
+    pub line: Rc<PhoneLine>,
+    pub negotiation: Negotiation,
+}
+
+/// Rings the phones of each round at once, and one round after the other. Gives the one that answered; the others are
+/// cancelled.
+pub(super) async fn ring(
+    rounds: Vec<Vec<Callee>>,
+    port: &AgentPort,
+    options: &SipOptions,
+) -> Result<(Phone, SoundFormat), Ending> {
+    let each = options.ring_timeout / rounds.len().max(1) as u32;
+    let mut ending = Ending::Failed(AgentFailureKind::Refused.because("there is no phone to ring"));
+    for round in rounds {
+        ending = match Ringing::begin(round, port, options).last(each).await {
+            Err(Ending::Failed(failure)) => Ending::Failed(failure),
+            answered => return answered,
+        };
+    }
+    Err(ending)
+}
+
+/// The phones that ring at once.
+struct Ringing<'a> {
+    phones: Vec<Phone>,
+    /// Of the phone that failed last.
+    failure: Option<AgentFailure>,
+    port: &'a AgentPort,
+}
+
+impl<'a> Ringing<'a> {
+    fn begin(round: Vec<Callee>, port: &'a AgentPort, options: &SipOptions) -> Self {
+        let (mut phones, mut failure) = (Vec::new(), None);
+        for callee in round {
+            match Phone::call(callee, port, options) {
+                Ok(phone) => phones.push(phone),
+                Err(why) => failure = Some(why),
+            }
+        }
+        Self { phones, failure, port }
+    }
+
+    async fn last(mut self, ring_timeout: Duration) -> Result<(Phone, SoundFormat), Ending> {
+        let mut standstills = self.port.standstills();
+        let mut give_up_at = clock::now() + ring_timeout;
+        while !self.phones.is_empty() {
+            tokio::select! {
+                reason = self.port.dismissed() => return Err(self.stop(Ending::Dismissed(reason))),
+                (index, event) = next_event(&mut self.phones) => {
+                    if let Some(answered) = self.follow(index, event) {
+                        self.hang_up("answered_elsewhere");
+                        return Ok(answered);
+                    }
+                }
+                () = sleep_until(give_up_at.into()) => match standstills.next(clock::now()) {
+                    Some(gap) => give_up_at += gap,
+                    None => {
+                        let waited = crate::telemetry::shown(ring_timeout);
+                        let failure = AgentFailureKind::NoAnswer.because(format_args!("it rang for {waited}"));
+                        return Err(self.stop(Ending::Failed(failure)));
+                    }
+                },
+            }
+        }
+        let failure =
+            self.failure.take().unwrap_or_else(|| AgentFailureKind::Refused.because("no phone could be rung"));
+        Err(Ending::Failed(failure))
+    }
+
+    /// Gives the phone if it has answered.
+    fn follow(&mut self, index: usize, event: Option<SipEvent>) -> Option<(Phone, SoundFormat)> {
+        let failure = match event {
+            Some(SipEvent::Answered { sdp }) => {
+                let phone = &mut self.phones[index];
+                match phone.negotiation.answered(&phone.line, &sdp, clock::now()) {
+                    Ok(format) => return Some((self.phones.swap_remove(index), format)),
+                    Err(failure) => failure,
+                }
+            }
+            Some(SipEvent::Failed(failure)) => failure,
+            Some(SipEvent::HungUp) | None => AgentFailureKind::Refused.because("it hung up before it answered"),
+            Some(
+                SipEvent::Ringing
+                | SipEvent::Offered { .. }
+                | SipEvent::LateAnswer { .. }
+                | SipEvent::Digit(_)
+                | SipEvent::Referred { .. },
+            ) => return None,
+        };
+        self.phones.swap_remove(index).hang_up(failure.kind.name(), self.port);
+        self.failure = Some(failure);
+        None
+    }
+
+    fn stop(&mut self, ending: Ending) -> Ending {
+        self.hang_up(ending.reason());
+        ending
+    }
+
+    fn hang_up(&mut self, reason: &'static str) {
+        for phone in self.phones.drain(..) {
+            phone.hang_up(reason, self.port);
+        }
+    }
+}
+
+impl Phone {
+    fn call(callee: Callee, port: &AgentPort, options: &SipOptions) -> Result<Self, AgentFailure> {
+        let line = port.open_phone()?;
+        let begun = Negotiation::begin(&line, callee.is_ipv6(), options.allow_private);
+        let (negotiation, offer) = begun.inspect_err(|_| port.release_phone(line.id()))?;
+        let headers = vec![("X-WhatsApp-Call-Id".to_owned(), port.call_id().to_string())];
+        let leg = options.user_agent.call(Invite { to: callee, offer, headers });
+        Ok(Self { leg, line, negotiation })
+    }
+
+    fn hang_up(self, reason: &'static str, port: &AgentPort) {
+        hang_up(self.leg, &self.line, reason, port);
+    }
+}
+
+/// Cancels the call or hangs up, unless the phone has ended it itself, and closes the line.
+pub(super) fn hang_up(leg: SipLeg, line: &PhoneLine, reason: &'static str, port: &AgentPort) {
+    leg.hang_up(reason);
+    line.close(clock::now());
+    port.release_phone(line.id());
+}
+
+/// The next event of any phone, with its place. There is at least one.
+async fn next_event(phones: &mut [Phone]) -> (usize, Option<SipEvent>) {
+    let waiting = phones.iter_mut().map(|phone| Box::pin(phone.leg.next()));
+    let (event, index, _) = select_all(waiting).await;
+    (index, event)
+}
