@@ -32,8 +32,8 @@ pub use websocket::WebSocketOptions;
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
-pub use sip::SipOptions;
 use sip::Whom;
+pub use sip::{AudioRules, SipOptions};
 
 /// The format of an agent's sound, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::{AgentStatus, SipOptions, SocketOptions};
+use crate::agent::{AgentStatus, AudioRules, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
@@ -296,7 +296,7 @@ async fn start_workers(
     let phones = user_agent.as_ref().zip(config.sip.as_ref()).map(|(user_agent, sip)| SipOptions {
         user_agent: user_agent.clone(),
         ring_timeout: sip.ring_timeout,
-        allow_private: config.media.allow_private,
+        audio: AudioRules { allow_private: config.media.allow_private, latching: sip.latching, srtp: sip.srtp },
     });
     let options = WorkerOptions {
         identity: Arc::new(Identity::generate().context("no certificate could be made")?),

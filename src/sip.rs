@@ -4,6 +4,7 @@
 //! each call to a phone: events come from it, and dropping it ends the call.
 
 mod uri;
+mod srtp;
 mod listen;
 mod edge;
 mod gate;
@@ -20,6 +21,8 @@ mod registrar;
 mod registering;
 mod nat;
 mod leg;
+mod amend;
+mod reason;
 mod outgoing;
 mod incoming;
 mod in_dialog;
@@ -30,8 +33,9 @@ mod status;
 pub mod digest;
 
 pub use incoming::{IncomingCall, PhoneCaller, Responder, WaitingPhone};
-pub use leg::{Callee, Invite, Refused, RegisteredPhone, SipEvent, SipLeg};
+pub use leg::{Answered, CALL_ID, Callee, Invite, Refused, RegisteredPhone, SipEvent, SipLeg};
 pub use listen::Listen;
 pub use refer::ReferRule;
+pub use srtp::{Srtp, SrtpRules};
 pub use uri::{Host, SipUri, Transport};
 pub use user_agent::{RegistrarOptions, UserAgent, UserAgentOptions};

@@ -30,6 +30,7 @@ pub use calling::CallingPhone;
 pub(super) use calling::run as wait;
 pub use line::PhoneId;
 pub(crate) use line::PhoneLine;
+pub use negotiation::AudioRules;
 use negotiation::Negotiation;
 use ringing::{Phone, ring};
 
@@ -47,8 +48,8 @@ pub struct SipOptions {
     pub user_agent: UserAgent,
     /// How long one rings.
     pub ring_timeout: Duration,
-    /// Whether audio may flow to loopback and private addresses.
-    pub allow_private: bool,
+    /// What may be agreed on about audio.
+    pub audio: AudioRules,
 }
 
 /// How a phone's part in the call ends.
@@ -122,9 +123,12 @@ fn report(ending: Ending, port: &AgentPort) {
 }
 
 async fn talk(phone: Phone, format: SoundFormat, port: &AgentPort) -> Ending {
-    let Phone { mut leg, line, negotiation } = phone;
+    let Phone { mut leg, line, negotiation, is_accepted } = phone;
     port.attach(format, Profile::Eco);
     let mut talk = Talk::new(&line, port, negotiation, clock::now());
+    if is_accepted {
+        talk.accepted();
+    }
     let ending = talk.last(&mut leg).await;
     ringing::hang_up(leg, &line, ending.reason(), port);
     ending
@@ -139,14 +143,17 @@ struct Talk<'a> {
     /// The caller is on hold because the phone holds.
     holds_caller: bool,
     /// The outcome of its REFER.
-    referring: Option<oneshot::Sender<bool>>,
+    referring: Option<oneshot::Sender<u16>>,
+    /// The caller hears the call.
+    is_accepted: bool,
     wakes_at: Instant,
 }
 
 impl<'a> Talk<'a> {
     fn new(line: &'a PhoneLine, port: &'a AgentPort, negotiation: Negotiation, now: Instant) -> Self {
         let standstills = port.standstills();
-        Self { line, port, negotiation, standstills, holds_caller: false, referring: None, wakes_at: now }
+        let (holds_caller, is_accepted, referring) = (false, false, None);
+        Self { line, port, negotiation, standstills, holds_caller, referring, is_accepted, wakes_at: now }
     }
 
     async fn last(&mut self, leg: &mut SipLeg) -> Ending {
@@ -182,10 +189,8 @@ impl<'a> Talk<'a> {
     }
 
     fn dismissed(&mut self, reason: &'static str) -> Ending {
-        if let Some(outcome) = self.referring.take() {
-            // The dialog that waits for it may have ended.
-            let _ = outcome.send(reason == "transferred");
-        }
+        // 487: what was asked for is not wanted any more (RFC 3261 §21.4.25).
+        self.referred(if reason == "transferred" { 200 } else { 487 });
         Ending::Dismissed(reason)
     }
 
@@ -228,7 +233,7 @@ impl<'a> Talk<'a> {
             SipEvent::Referred { to, outcome } => self.refer(&to, outcome),
             SipEvent::HungUp => return Some(Ending::HungUp),
             SipEvent::Failed(failure) => return Some(Ending::Failed(failure)),
-            SipEvent::Ringing | SipEvent::Answered { .. } => {}
+            SipEvent::Ringing | SipEvent::Answered(_) => {}
         }
         None
     }
@@ -240,8 +245,17 @@ impl<'a> Talk<'a> {
         Ok(answer)
     }
 
+    /// The caller hears the call, and the phone may hold it already.
+    fn accepted(&mut self) {
+        self.is_accepted = true;
+        self.follow_hold();
+    }
+
     /// The caller hears the hold prompt while the phone holds. A hold of the agent's own stays.
     fn follow_hold(&mut self) {
+        if !self.is_accepted {
+            return;
+        }
         let is_held = self.negotiation.is_held();
         if is_held && !self.holds_caller && !self.port.is_on_hold() {
             self.holds_caller = true;
@@ -260,7 +274,7 @@ impl<'a> Talk<'a> {
     }
 
     /// The user agent has checked that the target is allowed.
-    fn refer(&mut self, to: &SipUri, outcome: oneshot::Sender<bool>) {
+    fn refer(&mut self, to: &SipUri, outcome: oneshot::Sender<u16>) {
         self.referring = Some(outcome);
         self.port.want_events();
         let to = Destination { phone: Some(to.to_string()), ..Destination::default() };
@@ -268,10 +282,20 @@ impl<'a> Talk<'a> {
         self.port.command(json!(REFER), Ok(CallCommand::Course(transfer)));
     }
 
-    fn refer_failed(&mut self) {
+    /// Its REFER ended with this code.
+    fn referred(&mut self, code: u16) {
         if let Some(outcome) = self.referring.take() {
             // The dialog that waits for it may have ended.
-            let _ = outcome.send(false);
+            let _ = outcome.send(code);
+        }
+    }
+
+    fn refer_failed(&mut self, code: u16) {
+        self.referred(code);
+        // The transfer had a hold of its own, which has ended; the phone may still hold.
+        if !self.port.is_on_hold() {
+            self.holds_caller = false;
+            self.follow_hold();
         }
     }
 
@@ -291,14 +315,14 @@ impl<'a> Talk<'a> {
         while let Some(notice) = self.port.next_notice() {
             match notice {
                 Notice::Dtmf { digit: Some(digit), .. } => self.line.send_key(digit),
-                Notice::CommandResult { request_id, outcome: Err(_) } if request_id == REFER => self.refer_failed(),
+                Notice::Accepted => self.accepted(),
+                Notice::CommandResult { request_id, outcome: Err(_) } if request_id == REFER => self.refer_failed(503),
                 Notice::Event(event) if event.kind == "call.transferred" && event.data["completed"] == false => {
-                    self.refer_failed();
+                    self.refer_failed(code_of(&event.data));
                 }
                 // A phone learns nothing of the rest.
                 Notice::Dtmf { digit: None, .. }
                 | Notice::Start(_)
-                | Notice::Accepted
                 | Notice::Mark { .. }
                 | Notice::Cleared(_)
                 | Notice::Xoff { .. }
@@ -313,5 +337,20 @@ impl<'a> Talk<'a> {
             self.line.send_audio(&sound, now);
         }
         self.line.flush();
+    }
+}
+
+/// What a phone is told of a transfer that failed: the code of the new phone, or one that means the same.
+fn code_of(transferred: &Value) -> u16 {
+    if let Some(code) = transferred["sip_code"].as_u64().and_then(|code| u16::try_from(code).ok()) {
+        return code;
+    }
+    match transferred["reason"].as_str() {
+        Some("no_answer") => 408,
+        Some("unavailable") => 480,
+        Some("busy") => 486,
+        Some("cancelled") => 487,
+        Some("declined") => 603,
+        Some(_) | None => 503,
     }
 }

@@ -81,7 +81,7 @@ impl AgentTarget {
             Self::WebSocket(agent) => shown_address(&agent.url),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
-            Self::Sip(uri) => uri.to_string(),
+            Self::Sip(uri) => uri.shown(),
             Self::SipUser(name) => format!("sip-user:{name}"),
             Self::CallingPhone(_) => "calling_phone".to_owned(),
             Self::Queue(name) => format!("queue:{name}"),

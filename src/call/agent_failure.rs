@@ -13,6 +13,8 @@ pub struct AgentFailure {
     pub kind: AgentFailureKind,
     /// The cause for people, such as "HTTP 401 Unauthorized". It holds no address, header or text of the agent.
     pub detail: Option<Arc<str>>,
+    /// The code with which a SIP phone refused.
+    pub sip_code: Option<u16>,
 }
 
 /// What went wrong with an agent.
@@ -63,13 +65,13 @@ impl AgentFailureKind {
     /// The failure with its cause.
     pub fn because(self, cause: impl fmt::Display) -> AgentFailure {
         let detail: String = cause.to_string().chars().take(MAX_DETAIL_CHARS).collect();
-        AgentFailure { kind: self, detail: Some(detail.into()) }
+        AgentFailure { kind: self, detail: Some(detail.into()), sip_code: None }
     }
 }
 
 impl From<AgentFailureKind> for AgentFailure {
     fn from(kind: AgentFailureKind) -> Self {
-        Self { kind, detail: None }
+        Self { kind, detail: None, sip_code: None }
     }
 }
 

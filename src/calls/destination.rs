@@ -23,7 +23,7 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
             vec![AgentTarget::Person(settings.agent_name(name).ok_or_else(unknown)?)]
         }
         (None, None, None) if to.phone.is_some() => {
-            let uri = SipUri::parse(to.phone.as_deref().unwrap_or_default());
+            let uri = SipUri::parse_referred(to.phone.as_deref().unwrap_or_default());
             vec![AgentTarget::Sip(uri.map_err(|advice| Refusal::new(RefusalCode::InvalidCommand, advice))?)]
         }
         (None, None, None) => {

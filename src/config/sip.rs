@@ -12,7 +12,7 @@ use super::read::Section;
 use crate::agent::{AgentTarget, sip_user_name};
 use crate::routes::Route;
 use crate::sip::digest::{Algorithm, Ha1};
-use crate::sip::{Host, Listen, ReferRule, SipUri, Transport};
+use crate::sip::{Host, Listen, ReferRule, SipUri, Srtp, SrtpRules, Transport};
 use crate::whatsapp::PhoneNumberId;
 
 /// The SIP user agent.
@@ -26,6 +26,10 @@ pub struct Sip {
     pub ring_timeout: Duration,
     /// Whom a phone may hand its caller over to.
     pub refer_to: Vec<ReferRule>,
+    /// Whether audio is encrypted.
+    pub srtp: SrtpRules,
+    /// Whether a phone behind a NAT is found by where its audio comes from.
+    pub latching: bool,
     /// Certificates.
     pub tls: SipTls,
     /// Shown to phones that register, and hashed with their passwords.
@@ -69,9 +73,20 @@ impl Sip {
     /// None if nothing is to listen.
     pub(super) fn read(mut section: Section<'_, '_>, numbers: &[PhoneNumberId]) -> Option<Self> {
         const SECOND: Duration = Duration::from_secs(1);
-        if ["advertise", "ring_timeout", "refer_to", "tls", "realm", "domains", "users"]
-            .into_iter()
-            .any(|key| section.has(key))
+        if [
+            "advertise",
+            "ring_timeout",
+            "refer_to",
+            "srtp",
+            "srtp_keys_in_clear",
+            "latching",
+            "tls",
+            "realm",
+            "domains",
+            "users",
+        ]
+        .into_iter()
+        .any(|key| section.has(key))
         {
             section.require("listen", "give [\"udp:0.0.0.0:5060\"]");
         }
@@ -90,6 +105,11 @@ impl Sip {
         });
         let ring_timeout = section.duration("ring_timeout", 60 * SECOND).unwrap_or(20 * SECOND);
         let refer_to = section.list("refer_to", ReferRule::parse).unwrap_or_default();
+        let srtp = SrtpRules {
+            usual: section.text("srtp", Srtp::of_name).unwrap_or_default(),
+            keys_in_clear: section.flag("srtp_keys_in_clear").unwrap_or(false),
+        };
+        let latching = section.flag("latching").unwrap_or(false);
         let realm = section.text("realm", realm).unwrap_or_else(|| "patchcord".to_owned());
         let domains = section.list("domains", domain).unwrap_or_default();
         let users: Vec<Option<SipUser>> =
@@ -101,6 +121,8 @@ impl Sip {
             advertise: advertise.unwrap_or_default(),
             ring_timeout,
             refer_to,
+            srtp,
+            latching,
             tls,
             realm,
             domains,
@@ -263,6 +285,9 @@ fn advice_for_user(name: &str, sip: Option<&Sip>, is_given: bool) -> Option<Stri
 fn advice_for(uri: &SipUri, sip: Option<&Sip>, is_given: bool) -> Option<&'static str> {
     if !is_given {
         return Some("sip.listen is not set: add [sip] with listen = [\"udp:0.0.0.0:5060\"]");
+    }
+    if let Some(Err(advice)) = sip.map(|sip| sip.srtp.for_phone(uri)) {
+        return Some(advice);
     }
     // A connection needs no listener: phones answer on it.
     let needs_udp = uri.transport() == Transport::Udp;

@@ -131,6 +131,12 @@ fn what_is_wrong_with_sip_is_told() {
     "#);
     let idle = with("http", "") + "\n[sip]\nring_timeout = \"20s\"\n";
     insta::assert_snapshot!(problems_of(&idle).unwrap(), @r#"patchcord.toml: sip.listen: it is missing; give ["udp:0.0.0.0:5060"]"#);
+    let encrypted =
+        with("route", "agent = \"sip:200@pbx.example\"\nfallback = [\"sip:a@b;transport=tls\", \"sip:a@b;srtp=off\"]")
+            + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\nsrtp = \"required\"\n";
+    insta::assert_snapshot!(problems_of(&encrypted).unwrap(), @r#"
+    patchcord.toml: routes.reception.agent = "sip:200@pbx.example": SRTP is required, and its keys would be sent unencrypted: give ;transport=tls, or sip.srtp_keys_in_clear = true in a network of your own
+    "#);
     let streams = with("route", "agent = \"sip:200@pbx.example\"\nfallback = [\"sips:200@pbx.example\"]")
         + "\n[sip]\nlisten = [\"tls:0.0.0.0:5061\"]\ntls = { cert = \"a.pem\" }\n";
     insta::assert_snapshot!(problems_of(&streams).unwrap(), @r#"

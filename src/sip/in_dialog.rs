@@ -10,16 +10,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use super::leg::{HangUp, Refused, SipEvent};
-use super::outgoing::{LAST_RESPONSE, sdp_of};
+use super::leg::{Answered, HangUp, Refused, SipEvent};
+use super::outgoing::{LAST_RESPONSE, MOST_SECONDS, least_of, sdp_of};
 use super::session_timer::{Due, LEAST_SECONDS, SessionExpires, SessionTimer};
 use super::user_agent::{Stack, abilities};
-use super::{info, refer};
+use super::{info, reason, refer};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
 
 /// For the agent's task to answer a change of the session; it does so at once.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+
+/// RFC 3261 §14.1, for the owner of the Call-ID; in steps of 10 ms there.
+const GLARE_MS: std::ops::RangeInclusive<u64> = 2100..=4000;
+/// The same for the other side.
+const GLARE_OF_THEIRS_MS: std::ops::RangeInclusive<u64> = 0..=2000;
+/// Until a refresh that was refused is repeated.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 /// The dialog of an answered call.
 pub(super) struct InDialog<'a> {
@@ -29,10 +36,14 @@ pub(super) struct InDialog<'a> {
     timer: Option<SessionTimer>,
     /// The phone takes UPDATE, which needs no SDP.
     takes_update: bool,
+    /// The call is ours: which side repeats first after two changes have met.
+    owns_call_id: bool,
     /// What we said last, for a re-INVITE that only refreshes.
     our_sdp: String,
     /// A change of the session is being answered.
     is_changing: bool,
+    /// Our re-INVITE waits for its answer.
+    is_reinviting: bool,
     /// The re-INVITE without an offer, by its CSeq, whose ACK has the answer.
     late_answer_to: Option<u32>,
     is_referring: bool,
@@ -69,8 +80,10 @@ impl<'a> InDialog<'a> {
             states,
             timer: agreed.map(|agreed| SessionTimer::of_our_request(agreed, clock::now())),
             takes_update: allows(answer, Method::Update),
+            owns_call_id: true,
             our_sdp: our_sdp.to_owned(),
             is_changing: false,
+            is_reinviting: false,
             late_answer_to: None,
             is_referring: false,
             work: JoinSet::new(),
@@ -85,8 +98,10 @@ impl<'a> InDialog<'a> {
             states,
             timer: None,
             takes_update: false,
+            owns_call_id: false,
             our_sdp: our_sdp.to_owned(),
             is_changing: false,
+            is_reinviting: false,
             late_answer_to: None,
             is_referring: false,
             work: JoinSet::new(),
@@ -102,12 +117,12 @@ impl<'a> InDialog<'a> {
     /// Stays until either side hangs up.
     pub async fn last(
         mut self,
-        answer: &Response,
+        answer: Option<Answered>,
         events: &mpsc::Sender<SipEvent>,
         commands: &mut mpsc::Receiver<HangUp>,
     ) -> Ended {
-        let ended = match sdp_of(answer, answer.body()) {
-            Some(sdp) => match events.send(SipEvent::Answered { sdp }).await {
+        let ended = match answer {
+            Some(answer) => match events.send(SipEvent::Answered(answer)).await {
                 Ok(()) => self.talk(events, commands).await,
                 Err(_) => self.bye("agent_gone").await,
             },
@@ -125,6 +140,7 @@ impl<'a> InDialog<'a> {
             let due = self.timer.map(|timer| timer.poll_timeout());
             tokio::select! {
                 command = commands.recv() => {
+                    self.finish_referral().await;
                     return self.bye(command.map_or("agent_gone", |command| command.reason)).await;
                 }
                 state = self.states.recv() => {
@@ -189,7 +205,8 @@ impl<'a> InDialog<'a> {
         }
         let (reply, answer) = oneshot::channel();
         let late = if offer.is_none() { request.cseq_header().and_then(|cseq| cseq.seq()).ok() } else { None };
-        if self.is_changing {
+        // RFC 3261 §14.2.
+        if self.is_changing || self.is_reinviting {
             return self.reply(handle, StatusCode::RequestPending, Vec::new());
         }
         if events.try_send(SipEvent::Offered { sdp: offer, reply }).is_err() {
@@ -236,7 +253,9 @@ impl<'a> InDialog<'a> {
     }
 
     fn refer(&mut self, request: &Request, handle: TransactionHandle, events: &mpsc::Sender<SipEvent>) {
-        let target = request.header_value("Refer-To").ok_or(400).and_then(|value| refer::target(&value));
+        let by = request.header_value("Referred-By");
+        let target = request.header_value("Refer-To").ok_or(400);
+        let target = target.and_then(|value| refer::target(&value, by.as_deref()));
         let target = target.and_then(|to| if self.stack.may_refer_to(&to) { Ok(to) } else { Err(403) });
         let to = match target {
             Ok(to) => to,
@@ -251,10 +270,26 @@ impl<'a> InDialog<'a> {
         self.work.spawn(async move {
             let _ = handle.reply(StatusCode::Accepted).await;
             refer::notify(&dialog, 100).await;
-            let is_done = timeout(refer::DECIDED_WITHIN, decided).await;
-            refer::notify(&dialog, if matches!(is_done, Ok(Ok(true))) { 200 } else { 503 }).await;
+            let code = match timeout(refer::DECIDED_WITHIN, decided).await {
+                Ok(Ok(code)) => code,
+                Ok(Err(_)) | Err(_) => 503,
+            };
+            refer::notify(&dialog, code).await;
             Done::Referred
         });
+    }
+
+    /// The phone learns how its REFER went before our BYE.
+    async fn finish_referral(&mut self) {
+        let finishing = async {
+            while self.is_referring
+                && let Some(done) = self.work.join_next().await
+            {
+                self.is_referring = !matches!(done, Ok(Done::Referred));
+            }
+        };
+        // A phone that does not answer misses it.
+        let _ = timeout(refer::TOLD_WITHIN, finishing).await;
     }
 
     fn reply(&mut self, handle: TransactionHandle, status: StatusCode, headers: Vec<Header>) {
@@ -319,6 +354,7 @@ impl<'a> InDialog<'a> {
             [Header::SessionExpires(session.to_string().into()), Header::MinSE(LEAST_SECONDS.to_string().into())];
         let mut headers: Vec<Header> = abilities().into_iter().chain(headers).collect();
         let (dialog, takes_update, sdp) = (self.dialog.clone(), self.takes_update, self.our_sdp.clone());
+        self.is_reinviting = !takes_update;
         self.work.spawn(async move {
             let response = match takes_update {
                 true => dialog.update(Some(headers), None).await,
@@ -332,6 +368,7 @@ impl<'a> InDialog<'a> {
     }
 
     async fn refreshed(&mut self, response: Option<&Response>) -> Option<Ended> {
+        self.is_reinviting = false;
         match response {
             Some(response) if response.status_code.kind() == StatusCodeKind::Successful => {
                 let agreed = session_of(response);
@@ -342,10 +379,26 @@ impl<'a> InDialog<'a> {
             Some(response) if matches!(response.status_code.code(), 408 | 481) => {
                 Some(self.lose("it does not know the session any more").await)
             }
-            // The next refresh is due before the session ends.
-            Some(_) => None,
+            Some(response) => {
+                self.refresh_again(response);
+                None
+            }
             None => Some(self.lose("it did not answer the session's refresh").await),
         }
+    }
+
+    /// A refresh was refused, and the session lasts on.
+    fn refresh_again(&mut self, response: &Response) {
+        let Some(timer) = &mut self.timer else { return };
+        let (mut pause, code) = (REFUSED_PAUSE, response.status_code.code());
+        match code {
+            491 if self.owns_call_id => pause = Duration::from_millis(rand::random_range(GLARE_MS)),
+            491 => pause = Duration::from_millis(rand::random_range(GLARE_OF_THEIRS_MS)),
+            405 | 501 if self.takes_update => (self.takes_update, pause) = (false, Duration::ZERO),
+            422 => timer.lengthen(least_of(response).unwrap_or(LEAST_SECONDS).min(MOST_SECONDS)),
+            _ => {}
+        }
+        timer.try_again(pause, clock::now());
     }
 
     async fn lose(&self, cause: &'static str) -> Ended {
@@ -356,7 +409,7 @@ impl<'a> InDialog<'a> {
     /// Hangs up. The phone's answer changes nothing.
     async fn bye(&self, reason: &str) -> Ended {
         // RFC 3326.
-        let reason = Header::Reason(format!("SIP;cause=200;text=\"{reason}\"").into());
+        let reason = Header::Reason(reason::ours(reason).into());
         let _ = timeout(LAST_RESPONSE, self.dialog.bye_with_headers(Some(vec![reason]))).await;
         Ok(())
     }

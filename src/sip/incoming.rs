@@ -1,5 +1,6 @@
 //! A call from a phone, from its INVITE to its end. Runs with the control plane.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct WaitingPhone {
     pub offer: String,
     /// Whether its audio goes over IPv6, as far as its address says.
     pub is_ipv6: bool,
+    /// Where its SIP comes from.
+    pub signalling: IpAddr,
     /// What it does. Dropping it refuses the call, or hangs up.
     pub leg: SipLeg,
     /// What is said to it.
@@ -128,7 +131,13 @@ pub(super) async fn take(stack: &Arc<Stack>, mut transaction: Transaction) {
     let (replies, from_service) = mpsc::channel(REPLIES);
     let gave_up = CancellationToken::new();
     let responder = Responder { replies, gave_up: gave_up.clone() };
-    let phone = WaitingPhone { offer: opening.offer, is_ipv6: flow.ip().is_ipv6(), leg, responder: responder.clone() };
+    let phone = WaitingPhone {
+        offer: opening.offer,
+        is_ipv6: flow.ip().is_ipv6(),
+        signalling: flow.ip(),
+        leg,
+        responder: responder.clone(),
+    };
     let call = IncomingCall { caller: opening.caller, dialled: opening.dialled, phone };
     if stack.incoming.try_send(call).is_err() {
         responder.refuse(503, "overloaded");
@@ -162,6 +171,10 @@ struct Opening {
 fn open(stack: &Stack, request: &Request, flow: &Flow) -> Result<Opening, (u16, Vec<Header>)> {
     let Some(registrations) = &stack.registrations else { return Err((403, Vec::new())) };
     let caller = PhoneCaller::User(registrations.who(request, flow, clock::now())?);
+    if request.header_value("Replaces").is_some() {
+        // RFC 3891 §3: none of our calls can be taken over.
+        return Err((481, Vec::new()));
+    }
     let unsupported: Vec<String> = request
         .header_value("Require")
         .iter()

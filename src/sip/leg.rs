@@ -1,5 +1,8 @@
 //! SipLeg: one call to a phone, as its agent sees it. The SIP library is behind it.
 
+use std::net::IpAddr;
+
+use rsipstack::sip::Transport as LibraryTransport;
 use tokio::sync::{mpsc, oneshot};
 
 use super::contact::ContactUri;
@@ -11,6 +14,9 @@ use crate::call::agent_failure::AgentFailure;
 pub(super) const EVENTS: usize = 16;
 /// An agent hangs up once.
 const COMMANDS: usize = 1;
+
+/// The header that names the call.
+pub const CALL_ID: &str = "X-WhatsApp-Call-Id";
 
 /// A call to a phone. Dropping it cancels the call, or hangs up.
 pub struct SipLeg {
@@ -36,12 +42,27 @@ pub struct RegisteredPhone {
     pub q: u16,
 }
 
+impl RegisteredPhone {
+    /// Whether its SIP is.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.flow.transport(), LibraryTransport::Tls | LibraryTransport::Wss)
+    }
+}
+
 impl Callee {
     /// Whether it is reached over IPv6, as far as its address says.
     pub fn is_ipv6(&self) -> bool {
         match self {
             Self::Address(uri) => matches!(uri.host, Host::Address(address) if address.is_ipv6()),
             Self::Phone(phone) => phone.flow.ip().is_ipv6(),
+        }
+    }
+
+    /// Headers that its INVITE needs.
+    pub fn headers(&self) -> &[(&'static str, String)] {
+        match self {
+            Self::Address(uri) => &uri.headers,
+            Self::Phone(_) => &[],
         }
     }
 }
@@ -57,16 +78,20 @@ pub struct Invite {
     pub headers: Vec<(String, String)>,
 }
 
+impl Invite {
+    /// The call's id in API and events, by the header in which the phone learns it.
+    pub(super) fn call_id(&self) -> Option<&str> {
+        self.headers.iter().find(|(name, _)| name == CALL_ID).map(|(_, value)| value.as_str())
+    }
+}
+
 /// What the phone does.
 #[derive(Debug)]
 pub enum SipEvent {
     /// It rings. Its SDP, if any, is not used: the caller hears nothing before accept.
     Ringing,
     /// It answered, and our ACK is on its way.
-    Answered {
-        /// Its SDP.
-        sdp: String,
-    },
+    Answered(Answered),
     /// It changes the session: hold, another address, another codec.
     Offered {
         /// Its SDP; None asks us to offer, and [`SipEvent::LateAnswer`] follows.
@@ -85,13 +110,22 @@ pub enum SipEvent {
     Referred {
         /// To whom.
         to: SipUri,
-        /// Whether the new agent has the caller.
-        outcome: oneshot::Sender<bool>,
+        /// The final code of the new agent, 200 if it has the caller.
+        outcome: oneshot::Sender<u16>,
     },
     /// It hung up.
     HungUp,
     /// It could not be reached or refused, or its session was lost.
     Failed(AgentFailure),
+}
+
+/// A phone's answer to our INVITE.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// Its SDP.
+    pub sdp: String,
+    /// Where its SIP comes from; audio of a phone behind a NAT comes from there too.
+    pub signalling: IpAddr,
 }
 
 /// How a change of the session is refused. The session goes on as it was.

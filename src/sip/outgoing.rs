@@ -1,5 +1,6 @@
 //! One call to a phone, from its INVITE to its end. Runs with the control plane.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use rsipstack::sip::{Header, HeadersExt, Response, Scheme, StatusCodeKind, Uri};
 use rsipstack::transport::SipAddr;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::info;
 
+use super::amend::Amended;
 use super::flow::Connection;
 use super::in_dialog::InDialog;
-use super::leg::{Callee, HangUp, Invite, RegisteredPhone, SipEvent};
+use super::leg::{Answered, Callee, HangUp, Invite, RegisteredPhone, SipEvent};
+use super::reason::Reason;
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
 use super::uri::{SipUri, Transport};
@@ -25,7 +29,7 @@ use crate::clock;
 /// 64*T1 (RFC 3261 §17.1.1.2), and a bit: after it nothing comes any more.
 pub(super) const LAST_RESPONSE: Duration = Duration::from_secs(35);
 /// A peer that asks for a longer session than this has no use for session timers.
-const MOST_SECONDS: u32 = 24 * 60 * 60;
+pub(super) const MOST_SECONDS: u32 = 24 * 60 * 60;
 const NOTHING_LISTENS: &str = "nothing listens for it here";
 
 /// Calls a phone, and stays with the call until it is over.
@@ -57,6 +61,7 @@ async fn call(
     };
     let call_id = new_call_id();
     let dialog = stack.gate.open(&call_id, clock::now);
+    let amended = stack.amendments.open(&call_id);
     let mut least_seconds = LEAST_SECONDS;
     loop {
         let option = InviteOption {
@@ -74,11 +79,16 @@ async fn call(
         let (sender, states) = stack.dialogs.new_dialog_state_channel();
         let begun = stack.dialogs.do_invite_async(option, sender);
         let (dialog_of_call, inviting) = begun.map_err(|_| refused("the INVITE could not be made"))?;
-        let ringing = Ringing { dialog: dialog_of_call.clone(), states, inviting };
+        let ringing = Ringing { dialog: dialog_of_call.clone(), states, inviting, amended: &amended, early: None };
         match ringing.last(events, commands).await {
-            Rung::Answered(response, states) => {
+            Rung::Answered { response, sdp, states } => {
                 let talk = InDialog::new(stack, dialog_of_call, states, &invite.offer, &response);
-                let ended = talk.last(&response, events, commands).await;
+                let answer = sdp.map(|sdp| Answered { sdp, signalling: way.signalling });
+                let ended = talk.last(answer, events, commands).await;
+                if let Some(reason) = amended.farewell() {
+                    let id = invite.call_id().unwrap_or_default();
+                    info!(call.id = id, "the phone of call {id} hung up: {reason}");
+                }
                 drop(dialog);
                 return ended;
             }
@@ -99,6 +109,8 @@ struct Way {
     destination: SipAddr,
     /// Ours.
     contact: Uri,
+    /// Where its SIP comes from.
+    signalling: IpAddr,
     /// Held to the end of the call, so that the connection is. None over UDP, and where the phone holds it.
     _connection: Option<Arc<Connection>>,
 }
@@ -124,9 +136,10 @@ impl Way {
             }
         };
         Ok(Self {
-            callee: Uri::try_from(to.to_string()).map_err(|_| refused("its address is malformed"))?,
+            callee: Uri::try_from(to.on_the_wire()).map_err(|_| refused("its address is malformed"))?,
             destination: SipAddr { r#type: Some(library_transport(transport)), addr: address.into() },
             contact: our_contact(to.is_secure, transport, contact),
+            signalling: address.ip(),
             _connection: connection,
         })
     }
@@ -141,20 +154,34 @@ impl Way {
         }
         let contact = stack.contact_over(flow).ok_or_else(|| refused(NOTHING_LISTENS))?;
         let callee = Uri::try_from(uri.as_str()).map_err(|_| refused("its address is malformed"))?;
-        Ok(Self { callee, destination: flow.destination(), contact, _connection: None })
+        Ok(Self { callee, destination: flow.destination(), contact, signalling: flow.ip(), _connection: None })
     }
 }
 
 /// A phone that was called.
-struct Ringing {
+struct Ringing<'a> {
     dialog: InviteDialog,
     states: DialogStateReceiver,
     inviting: JoinHandle<InviteAsyncResult>,
+    amended: &'a Amended,
+    early: Option<EarlyAnswer>,
+}
+
+/// The SDP of a provisional response. In a reliable one it is the answer (RFC 3262 §5), and the 2xx need not repeat it.
+struct EarlyAnswer {
+    /// The tag of `To`: another branch of a forked call has another answer.
+    tag: Option<String>,
+    sdp: String,
 }
 
 /// How the ringing ended.
 enum Rung {
-    Answered(Box<Response>, DialogStateReceiver),
+    Answered {
+        response: Box<Response>,
+        /// The answer to our offer.
+        sdp: Option<String>,
+        states: DialogStateReceiver,
+    },
     /// The phone wants a longer session.
     TooBrief(u32),
     Failed(AgentFailure),
@@ -162,28 +189,43 @@ enum Rung {
     GivenUp,
 }
 
-impl Ringing {
+impl Ringing<'_> {
     async fn last(mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Rung {
         let mut has_rung = false;
         loop {
             tokio::select! {
                 done = &mut self.inviting => return self.finished(done),
                 state = self.states.recv() => {
-                    let rings = matches!(state, Some(DialogState::Early(..)));
-                    if rings && !std::mem::replace(&mut has_rung, true) {
+                    let Some(state) = state else {
+                        return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
+                    };
+                    if self.follow(&state) && !std::mem::replace(&mut has_rung, true) {
                         // One event per call: the queue has room.
                         let _ = events.try_send(SipEvent::Ringing);
                     }
-                    if state.is_none() {
-                        return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
-                    }
                 }
-                _ = commands.recv() => return self.cancel().await,
+                command = commands.recv() => {
+                    self.amended.cancel_because(command.map_or("agent_gone", |command| command.reason));
+                    return self.cancel().await;
+                }
             }
         }
     }
 
-    fn finished(self, done: Result<InviteAsyncResult, tokio::task::JoinError>) -> Rung {
+    /// Whether the phone rings.
+    fn follow(&mut self, state: &DialogState) -> bool {
+        let DialogState::Early(_, response) = state else { return false };
+        if let Some(sdp) = sdp_of(response, response.body()) {
+            self.early = Some(EarlyAnswer { tag: tag_of(response), sdp });
+        }
+        true
+    }
+
+    fn finished(mut self, done: Result<InviteAsyncResult, tokio::task::JoinError>) -> Rung {
+        // What came before the final response.
+        while let Ok(state) = self.states.try_recv() {
+            self.follow(&state);
+        }
         let response = match done {
             Ok(Ok((_, Some(response)))) => response,
             Ok(Ok((_, None))) => return Rung::Failed(AgentFailureKind::NoAnswer.because("no response came")),
@@ -196,7 +238,11 @@ impl Ringing {
             Err(_) => return Rung::Failed(AgentFailureKind::Refused.because("a bug in the SIP library")),
         };
         match response.status_code.kind() {
-            StatusCodeKind::Successful => Rung::Answered(Box::new(response), self.states),
+            StatusCodeKind::Successful => {
+                let early = self.early.filter(|early| early.tag == tag_of(&response)).map(|early| early.sdp);
+                let sdp = sdp_of(&response, response.body()).or(early);
+                Rung::Answered { response: Box::new(response), sdp, states: self.states }
+            }
             StatusCodeKind::Provisional
             | StatusCodeKind::Redirection
             | StatusCodeKind::RequestFailure
@@ -204,7 +250,10 @@ impl Ringing {
             | StatusCodeKind::GlobalFailure
             | StatusCodeKind::Other => match (response.status_code.code(), least_of(&response)) {
                 (422, Some(seconds)) => Rung::TooBrief(seconds),
-                (code, _) => Rung::Failed(status::failure(code)),
+                (code, _) => {
+                    let reason = response.header_value("Reason").and_then(|value| Reason::parse(&value));
+                    Rung::Failed(status::failure_with(code, reason.as_ref()))
+                }
             },
         }
     }
@@ -267,8 +316,13 @@ pub(super) fn library_transport(transport: Transport) -> rsipstack::sip::Transpo
     }
 }
 
+fn tag_of(response: &Response) -> Option<String> {
+    let tag = response.to_header().ok()?.tag().ok()??;
+    Some(tag.value().to_owned())
+}
+
 /// The least interval that a 422 names.
-fn least_of(response: &Response) -> Option<u32> {
+pub(super) fn least_of(response: &Response) -> Option<u32> {
     response.header_value("Min-SE")?.split(';').next()?.trim().parse().ok()
 }
 

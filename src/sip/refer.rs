@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::sip::Header;
+use rsipstack::sip::{Header, StatusCode};
 use tokio::time::timeout;
 
 use super::uri::SipUri;
 
 /// For the new phone to answer.
 pub(super) const DECIDED_WITHIN: Duration = Duration::from_secs(90);
+/// For the phone to take the last NOTIFY before our BYE.
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// For the phone to take a NOTIFY.
 const NOTIFIED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -38,26 +40,25 @@ impl ReferRule {
     }
 }
 
-/// The target of a `Refer-To` header. The error is the code of the refusal.
-pub(super) fn target(value: &str) -> Result<SipUri, u16> {
+/// The target of a `Refer-To` header, with the `Replaces` that it may have and the REFER's `Referred-By`. The error is the
+/// code of the refusal.
+pub(super) fn target(value: &str, referred_by: Option<&str>) -> Result<SipUri, u16> {
     let text = match value.split_once('<') {
         Some((_, rest)) => rest.split_once('>').ok_or(400_u16)?.0,
         None => value.split(';').next().unwrap_or_default().trim(),
     };
-    if text.contains('?') {
-        // Another dialog is to be replaced: an attended transfer.
-        return Err(501);
+    let mut to = SipUri::parse_referred(text).map_err(|_| 400_u16)?;
+    if let Some(referred_by) = referred_by {
+        // Many phones leave it out, so one that cannot be sent is left out too.
+        let _ = to.set_header("Referred-By", referred_by);
     }
-    SipUri::parse(text).map_err(|_| 400)
+    Ok(to)
 }
 
 /// Tells the phone how far it is. A phone that does not take it misses it.
 pub(super) async fn notify(dialog: &InviteDialog, code: u16) {
-    let (state, line) = match code {
-        100 => ("active;expires=90", "SIP/2.0 100 Trying"),
-        200 => ("terminated;reason=noresource", "SIP/2.0 200 OK"),
-        _ => ("terminated;reason=noresource", "SIP/2.0 503 Service Unavailable"),
-    };
+    let state = if code < 200 { "active;expires=90" } else { "terminated;reason=noresource" };
+    let line = format!("SIP/2.0 {}", StatusCode::from(code));
     let headers = vec![
         Header::Event("refer".into()),
         Header::SubscriptionState(state.into()),
@@ -72,11 +73,17 @@ mod tests {
 
     #[test]
     fn a_target_is_read_in_all_ways_that_phones_write_it() {
-        let read = |value: &str| target(value).map(|uri| uri.to_string());
+        let read = |value: &str| target(value, None).map(|uri| uri.to_string());
         assert_eq!(read("<sip:201@pbx.example>"), Ok("sip:201@pbx.example".to_owned()));
         assert_eq!(read("\"Bob\" <sip:201@pbx.example;user=phone>;x=y"), Ok("sip:201@pbx.example".to_owned()));
         assert_eq!(read("sip:201@pbx.example;x=y"), Ok("sip:201@pbx.example".to_owned()));
-        assert_eq!(read("<sip:201@pbx.example?Replaces=a%3Bto-tag%3Db>"), Err(501));
+        assert_eq!(read("<sips:201@pbx.example;srtp=off>"), Ok("sips:201@pbx.example".to_owned()));
+        let replaces = "sip:201@pbx.example?Replaces=a%3Bto-tag%3Db%3Bfrom-tag%3Dc";
+        assert_eq!(read(&format!("<{replaces}>")), Ok(replaces.to_owned()));
+        assert_eq!(read("<sip:201@pbx.example?Replaces=a%0D%0Ab>"), Err(400));
+        let by = |by: &str| target("<sip:201@pbx.example>", Some(by)).unwrap().headers;
+        assert_eq!(by("<sip:200@pbx.example>"), [("Referred-By", "<sip:200@pbx.example>".to_owned())]);
+        assert_eq!(by("<sip:200@pbx.example>\u{7}"), []);
         assert_eq!(read("<tel:201>"), Err(400));
         assert_eq!(read("<sip:201@pbx.example"), Err(400));
     }

@@ -33,8 +33,9 @@ pub struct SessionExpires {
 pub struct SessionTimer {
     interval: Duration,
     we_refresh: bool,
-    /// When it was last refreshed, or tried to be.
-    refreshed_at: Instant,
+    agreed_at: Instant,
+    /// If it is ours.
+    next_refresh: Instant,
 }
 
 /// What is due.
@@ -42,7 +43,7 @@ pub struct SessionTimer {
 pub enum Due {
     /// We refresh the session.
     Refresh,
-    /// The other side did not: the session is lost.
+    /// Nobody did in time: the session is lost.
     Expired,
 }
 
@@ -97,7 +98,7 @@ impl SessionTimer {
 
     fn new(agreed: SessionExpires, we_refresh: bool, now: Instant) -> Self {
         let interval = Duration::from_secs(agreed.seconds.max(LEAST_SECONDS).into());
-        Self { interval, we_refresh, refreshed_at: now }
+        Self { interval, we_refresh, agreed_at: now, next_refresh: now + interval / 2 }
     }
 
     /// The agreed interval.
@@ -107,22 +108,34 @@ impl SessionTimer {
 
     /// When something is due.
     pub fn poll_timeout(&self) -> Instant {
-        match self.we_refresh {
-            true => self.refreshed_at + self.interval / 2,
-            false => self.refreshed_at + self.interval - FAREWELL.min(self.interval / 3),
-        }
+        if self.we_refresh { self.next_refresh.min(self.end()) } else { self.end() }
     }
 
-    /// What is due at `now`. A refresh is due once; it starts the interval anew if the other side takes it.
+    /// What is due at `now`. A refresh is due once: a new timer follows if the other side takes it, and
+    /// [`try_again`](Self::try_again) if not.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
-        if now < self.poll_timeout() {
-            return None;
-        }
-        if !self.we_refresh {
+        if now >= self.end() {
             return Some(Due::Expired);
         }
-        self.refreshed_at = now;
+        if !self.we_refresh || now < self.next_refresh {
+            return None;
+        }
+        self.next_refresh = self.end();
         Some(Due::Refresh)
+    }
+
+    /// The refresh was refused: another one is due after `pause`, if the session lasts so long.
+    pub fn try_again(&mut self, pause: Duration, now: Instant) {
+        self.next_refresh = now + pause;
+    }
+
+    /// The other side wants at least so many seconds (422).
+    pub fn lengthen(&mut self, seconds: u32) {
+        self.interval = self.interval.max(Duration::from_secs(seconds.into()));
+    }
+
+    fn end(&self) -> Instant {
+        self.agreed_at + self.interval - FAREWELL.min(self.interval / 3)
     }
 }
 
@@ -143,7 +156,7 @@ mod tests {
         assert_eq!(ours.handle_timeout(now + 899 * SECOND), None);
         assert_eq!(ours.handle_timeout(now + 900 * SECOND), Some(Due::Refresh));
         assert_eq!(ours.handle_timeout(now + 901 * SECOND), None);
-        assert_eq!(ours.poll_timeout(), now + 1800 * SECOND);
+        assert_eq!(ours.poll_timeout(), now + 1768 * SECOND);
 
         let mut theirs = SessionTimer::of_our_request(agreed("1800; Refresher=UAS"), now);
         assert_eq!(theirs.handle_timeout(now + 1767 * SECOND), None);
@@ -151,6 +164,34 @@ mod tests {
         let brief = SessionTimer::of_their_request(agreed("90;refresher=uac"), now);
         assert_eq!(brief.poll_timeout(), now + 60 * SECOND);
         assert!(SessionTimer::of_their_request(agreed("90;refresher=uas"), now).we_refresh);
+    }
+
+    #[test]
+    fn a_session_is_refreshed_for_hours_and_refused_refreshes_are_repeated_until_it_ends() {
+        let mut now = Instant::now();
+        let mut timer = SessionTimer::of_our_request(agreed("90;refresher=uac"), now);
+        // Every refresh that is taken starts the interval anew.
+        for _ in 0..1000 {
+            now = timer.poll_timeout();
+            assert_eq!(timer.handle_timeout(now), Some(Due::Refresh));
+            timer = SessionTimer::of_our_request(agreed("90;refresher=uac"), now);
+            assert_eq!(timer.poll_timeout(), now + 45 * SECOND);
+        }
+        // From now on none is taken.
+        let (end, mut refreshes) = (now + 60 * SECOND, 0);
+        loop {
+            now = timer.poll_timeout();
+            match timer.handle_timeout(now) {
+                Some(Due::Refresh) => timer.try_again(4 * SECOND, now + SECOND),
+                Some(Due::Expired) => break,
+                None => panic!("it asked for nothing"),
+            }
+            refreshes += 1;
+        }
+        assert_eq!((now, refreshes), (end, 3));
+        assert_eq!(timer.handle_timeout(end), Some(Due::Expired));
+        timer.lengthen(180);
+        assert_eq!((timer.seconds(), timer.handle_timeout(end)), (180, Some(Due::Refresh)));
     }
 
     #[test]

@@ -1,17 +1,25 @@
 //! What a phone's final response means for the call.
 
+use super::reason::Reason;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 
 /// The failure of a call that was answered with this code. The reason phrase is the phone's own text and is not repeated.
 pub(super) fn failure(code: u16) -> AgentFailure {
+    failure_with(code, None)
+}
+
+/// The same with the response's `Reason`, in which a gateway says what the telephone network said.
+pub(super) fn failure_with(code: u16, reason: Option<&Reason>) -> AgentFailure {
     let kind = match code {
         408 | 480 | 487 => AgentFailureKind::NoAnswer,
         _ => AgentFailureKind::Refused,
     };
-    match meaning(code) {
-        Some(meaning) => kind.because(format_args!("SIP {code} {meaning}")),
-        None => kind.because(format_args!("SIP {code}")),
-    }
+    let meaning = meaning(code).map(|meaning| format!(" {meaning}")).unwrap_or_default();
+    let failure = match reason {
+        Some(reason) => kind.because(format_args!("SIP {code}{meaning} ({reason})")),
+        None => kind.because(format_args!("SIP {code}{meaning}")),
+    };
+    AgentFailure { sip_code: Some(code), ..failure }
 }
 
 /// RFC 3261 §21, for the codes that say something about a phone.
@@ -49,6 +57,12 @@ mod tests {
     fn a_code_is_a_failure_with_its_meaning() {
         assert_eq!(failure(486).to_string(), "could not be reached: SIP 486 Busy");
         assert_eq!(failure(480).to_string(), "did not answer in time: SIP 480 Temporarily Unavailable");
+        assert_eq!(failure(486).sip_code, Some(486));
+        let reason = Reason::parse("Q.850;cause=19;text=\"No answer\"");
+        assert_eq!(
+            failure_with(480, reason.as_ref()).detail.as_deref(),
+            Some("SIP 480 Temporarily Unavailable (Q.850 19 No answer)")
+        );
         assert_eq!(failure(599).to_string(), "could not be reached: SIP 599");
     }
 }

@@ -4,8 +4,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::srtp::Srtp;
+
 /// Longer user parts and hosts are no addresses of people.
 const MAX_USER_BYTES: usize = 128;
+/// A `Replaces` has a Call-ID and two tags.
+const MAX_HEADER_BYTES: usize = 512;
+/// The headers of a REFER's target that we send (RFC 3891, RFC 3892).
+const REFERRED: [&str; 2] = ["Replaces", "Referred-By"];
 /// RFC 1035 §2.3.4.
 const MAX_HOST_BYTES: usize = 253;
 
@@ -22,6 +28,10 @@ pub struct SipUri {
     pub port: Option<u16>,
     /// None for the usual one: TLS of `sips:`, else UDP.
     pub transport: Option<Transport>,
+    /// Ours alone, and never sent: None for what [`SrtpRules`](super::SrtpRules) say.
+    pub srtp: Option<Srtp>,
+    /// Headers of our INVITE, as a REFER's target has them behind `?`: `Replaces` and `Referred-By` only.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// The host of an address.
@@ -66,19 +76,57 @@ impl SipUri {
             None => (None, address),
         };
         let (host, port) = read_host(host)?;
-        let mut transport = None;
+        let (mut transport, mut srtp) = (None, None);
         for parameter in parts {
             match parameter.split_once('=').map(|(name, value)| (name.to_ascii_lowercase(), value)) {
                 Some((name, value)) if name == "transport" => transport = Some(Transport::of_name(value)?),
+                Some((name, value)) if name == "srtp" => srtp = Some(Srtp::of_name(value)?),
                 // RFC 3261 §19.1.1: the user part is a telephone number, which it may be without this.
                 Some((name, "phone")) if name == "user" => {}
-                Some(_) | None => return Err("the only parameters are transport and user=phone".to_owned()),
+                Some(_) | None => return Err("the only parameters are transport, srtp and user=phone".to_owned()),
             }
         }
         if is_secure && matches!(transport, Some(Transport::Udp)) {
             return Err("sips: is never carried by UDP: leave transport out, or give transport=tls".to_owned());
         }
-        Ok(Self { is_secure, user, host, port, transport })
+        Ok(Self { is_secure, user, host, port, transport, srtp, headers: Vec::new() })
+    }
+
+    /// Reads the target of a phone's REFER, which may have [`headers`](Self::headers) and parameters of others.
+    pub fn parse_referred(text: &str) -> Result<Self, String> {
+        let (address, headers) = text.split_once('?').unwrap_or((text, ""));
+        let is_ours = |parameter: &&str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            name.eq_ignore_ascii_case("transport") || name.eq_ignore_ascii_case("srtp")
+        };
+        let mut parts = address.split(';');
+        let start = parts.next().unwrap_or_default().to_owned();
+        let mut uri = Self::parse(&parts.filter(is_ours).fold(start, |text, part| text + ";" + part))?;
+        // Whether audio is encrypted is not a phone's to say.
+        uri.srtp = None;
+        for (name, value) in headers.split('&').filter_map(|header| header.split_once('=')) {
+            // RFC 3261 §19.1.5: what could harm is left out.
+            if let Some(name) = REFERRED.into_iter().find(|known| known.eq_ignore_ascii_case(name)) {
+                uri.set_header(name, &unescaped(value).ok_or("a header behind ? is malformed")?)?;
+            }
+        }
+        Ok(uri)
+    }
+
+    /// Adds a header. The error says why it cannot be sent.
+    pub fn set_header(&mut self, name: &'static str, value: &str) -> Result<(), String> {
+        let is_printable = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if value.is_empty() || value.len() > MAX_HEADER_BYTES || !is_printable {
+            return Err("a header behind ? is malformed".to_owned());
+        }
+        self.headers.retain(|(other, _)| *other != name);
+        self.headers.push((name, value.to_owned()));
+        Ok(())
+    }
+
+    /// For logs, events and the API: without headers, which name other calls.
+    pub fn shown(&self) -> String {
+        Self { headers: Vec::new(), ..self.clone() }.to_string()
     }
 
     /// The host of an address of any form, such as a Request-URI with parameters that mean something to its writer.
@@ -106,6 +154,11 @@ impl SipUri {
         self.port.unwrap_or_else(|| self.transport().usual_port())
     }
 
+    /// As a phone may see it.
+    pub fn on_the_wire(&self) -> String {
+        Self { srtp: None, headers: Vec::new(), ..self.clone() }.to_string()
+    }
+
     /// Whether `other` is the same person at the same place, however it is reached.
     pub fn is_same_person(&self, other: &Self) -> bool {
         (&self.user, &self.host) == (&other.user, &other.host)
@@ -130,10 +183,16 @@ impl fmt::Display for SipUri {
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
         }
-        match self.transport {
-            Some(transport) => write!(f, ";transport={}", transport.name()),
-            None => Ok(()),
+        if let Some(transport) = self.transport {
+            write!(f, ";transport={}", transport.name())?;
         }
+        if let Some(srtp) = self.srtp {
+            write!(f, ";srtp={}", srtp.name())?;
+        }
+        for (index, (name, value)) in self.headers.iter().enumerate() {
+            write!(f, "{}{name}={}", if index == 0 { '?' } else { '&' }, escaped(value))?;
+        }
+        Ok(())
     }
 }
 
@@ -185,6 +244,32 @@ fn read_user(user: &str) -> Result<String, String> {
     }
 }
 
+/// RFC 3261 §25.1: `%` and two digits stand for a byte.
+fn escaped(value: &str) -> String {
+    let escape = |byte: u8| match byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    value.bytes().map(escape).collect()
+}
+
+/// None for what is no text.
+fn unescaped(value: &str) -> Option<String> {
+    let mut bytes = value.bytes();
+    let mut text = Vec::new();
+    while let Some(byte) = bytes.next() {
+        text.push(match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                let digits = std::str::from_utf8(&digits).ok().filter(|digits| !digits.starts_with('+'))?;
+                u8::from_str_radix(digits, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(text).ok()
+}
+
 fn read_host(text: &str) -> Result<(Host, Option<u16>), String> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
@@ -233,6 +318,8 @@ mod tests {
         assert_eq!(read("sip:a@[::1]:5;transport=TCP"), ("sip:a@[::1]:5;transport=tcp".to_owned(), "tcp", 5));
         assert_eq!(read("sips:pbx.example"), ("sips:pbx.example".to_owned(), "tls", 5061));
         assert_eq!(read("sip:a@b;transport=tls").2, 5061);
+        assert_eq!(read("sip:a@b;SRTP=Required;transport=tls").0, "sip:a@b;transport=tls;srtp=required");
+        assert_eq!(SipUri::parse("sips:a@b;srtp=off").unwrap().on_the_wire(), "sips:a@b");
     }
 
     #[test]
@@ -247,6 +334,7 @@ mod tests {
             "sip:a@[1.2.3.4]",
             "sip:a@pbx;transport=carrier",
             "sip:a@pbx;lr",
+            "sip:a@pbx;srtp=maybe",
             "sip:a:secret@pbx",
             "sip:a@pbx?Subject=x",
             "tel:+15550100",
@@ -259,9 +347,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_referred_address_keeps_what_its_invite_needs_and_nothing_else() {
+        let read = |text: &str| SipUri::parse_referred(text).map(|uri| uri.to_string());
+        let replaces = "sip:201@pbx.example;transport=tcp?Replaces=a%40b%3Bto-tag%3D1%3Bfrom-tag%3D2";
+        assert_eq!(read(replaces), Ok(replaces.to_owned()));
+        assert_eq!(read(&format!("{replaces}&Subject=x&accept-contact=y")), Ok(replaces.to_owned()));
+        assert_eq!(read("sips:201@pbx;srtp=off;line=abc;ob?replaces=a"), Ok("sips:201@pbx?Replaces=a".to_owned()));
+        let uri = SipUri::parse_referred(replaces).unwrap();
+        assert_eq!(uri.headers, [("Replaces", "a@b;to-tag=1;from-tag=2".to_owned())]);
+        assert_eq!((uri.shown(), uri.on_the_wire()), ("sip:201@pbx.example;transport=tcp".to_owned(), uri.shown()));
+        for malformed in ["%", "%4", "%zz", "%+1", "a%0D%0AX:y", "a%00", "%ff", ""] {
+            assert!(read(&format!("sip:201@pbx?Replaces={malformed}")).is_err(), "{malformed}");
+        }
+        assert!(read(&format!("sip:201@pbx?Replaces={}", "a".repeat(513))).is_err());
+    }
+
     proptest! {
         #[test]
-        fn what_was_read_is_written_and_read_again(text in "sips?:([a-z0-9+.]{1,9}@)?[a-z0-9.-]{1,12}(:[1-9][0-9]{0,3})?(;transport=(tcp|tls))?") {
+        fn a_header_is_written_and_read_again(value in "[ -~]{1,40}") {
+            let mut uri = SipUri::parse("sip:a@b").unwrap();
+            uri.set_header("Replaces", &value).unwrap();
+            prop_assert_eq!(SipUri::parse_referred(&uri.to_string()), Ok(uri));
+        }
+
+        #[test]
+        fn what_was_read_is_written_and_read_again(text in "sips?:([a-z0-9+.]{1,9}@)?[a-z0-9.-]{1,12}(:[1-9][0-9]{0,3})?(;transport=(tcp|tls))?(;srtp=(off|offered|required))?") {
             if let Ok(uri) = SipUri::parse(&text) {
                 prop_assert_eq!(SipUri::parse(&uri.to_string()), Ok(uri));
             }
@@ -271,6 +382,7 @@ mod tests {
         fn no_text_makes_it_panic(text in "\\PC*") {
             let _ = SipUri::parse(&text);
             let _ = SipUri::parse(&format!("sip:{text}"));
+            let _ = SipUri::parse_referred(&format!("sip:a@b?Replaces={text}"));
         }
     }
 }

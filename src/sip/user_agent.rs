@@ -1,16 +1,20 @@
 //! UserAgent: listens, calls phones, and hands what they send in a dialog to that dialog.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
 use rsipstack::EndpointBuilder;
+use rsipstack::dialog::DialogId;
 use rsipstack::dialog::dialog::Dialog;
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::platform::CancellationToken;
-use rsipstack::sip::{Header, HeadersExt, Method, Transport as LibraryTransport, Uri};
+use rsipstack::sip::typed::Contact;
+use rsipstack::sip::{Header, HeadersExt, Method, StatusCode, Transport as LibraryTransport, Uri};
 use rsipstack::transaction::endpoint::EndpointOption;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transaction::{CallIdFormat, Endpoint, TransactionReceiver};
@@ -22,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
+use super::amend::{Amendments, Inspectors};
 use super::digest::Ha1;
 use super::flow::{Flow, Flows};
 use super::gate::Gate;
@@ -99,6 +104,7 @@ pub struct RegistrarOptions {
 pub(super) struct Stack {
     pub dialogs: Arc<DialogLayer>,
     pub gate: Gate,
+    pub amendments: Amendments,
     pub names: Arc<Names>,
     pub streams: Arc<Streams>,
     /// None if no phone may register.
@@ -137,7 +143,9 @@ impl UserAgent {
         let registrations = options.registrar.map(|RegistrarOptions { realm, users, .. }| {
             Arc::new(Registrations::new(&realm, users, flows.clone(), gate.clone()))
         });
-        let endpoint = endpoint(layer, registrations.as_ref(), &cancel);
+        let amendments = Amendments::default();
+        let nat = registrations.clone().map(BehindNat);
+        let endpoint = endpoint(layer, Inspectors { amendments: amendments.clone(), nat }, &cancel);
         let streams = Arc::new(Streams::new(gate.clone(), flows.clone(), options.tls.clone(), &cancel));
         for (transport, listener) in listeners {
             let tls = options.server_tls.clone().filter(|_| transport == Transport::Tls);
@@ -149,8 +157,20 @@ impl UserAgent {
         serving.extend(registrations.clone().map(|registrations| tokio::spawn(sweep(registrations))));
         let refer_to = options.refer_to;
         let (incoming, runtime, calls) = (options.incoming, Handle::current(), Mutex::default());
-        let stack =
-            Stack { dialogs, gate, names, streams, registrations, flows, incoming, calls, runtime, contacts, refer_to };
+        let stack = Stack {
+            dialogs,
+            gate,
+            amendments,
+            names,
+            streams,
+            registrations,
+            flows,
+            incoming,
+            calls,
+            runtime,
+            contacts,
+            refer_to,
+        };
         let stack = Arc::new(stack);
         serving.push(tokio::spawn(take_requests(requests, stack.clone())));
         for listen in &listening {
@@ -279,16 +299,13 @@ async fn listen_on(
     }
 }
 
-fn endpoint(layer: TransportLayer, registrations: Option<&Arc<Registrations>>, cancel: &CancellationToken) -> Endpoint {
+fn endpoint(layer: TransportLayer, inspectors: Inspectors, cancel: &CancellationToken) -> Endpoint {
     let option = EndpointOption { callid_suffix: None, callid_format: CallIdFormat::Uuid, ..EndpointOption::default() };
-    let mut builder = EndpointBuilder::new();
-    if let Some(registrations) = registrations {
-        builder.with_inspector(Box::new(BehindNat(registrations.clone())));
-    }
-    builder
+    EndpointBuilder::new()
         .with_user_agent(concat!("Patchcord/", env!("CARGO_PKG_VERSION")))
         .with_allows(METHODS.to_vec())
         .with_transport_layer(layer)
+        .with_inspector(Box::new(inspectors))
         .with_cancel_token(cancel.clone())
         .with_option(option)
         .build()
@@ -297,7 +314,7 @@ fn endpoint(layer: TransportLayer, registrations: Option<&Arc<Registrations>>, c
 /// What our requests and answers say that we can.
 pub(super) fn abilities() -> [Header; 2] {
     let methods: Vec<String> = METHODS.iter().map(ToString::to_string).collect();
-    [Header::Allow(methods.join(", ").into()), Header::Supported("timer".into())]
+    [Header::Allow(methods.join(", ").into()), Header::Supported("timer, replaces, 100rel".into())]
 }
 
 /// Keeps the registrar free of what has expired.
@@ -320,10 +337,15 @@ async fn take_requests(mut incoming: TransactionReceiver, stack: Arc<Stack>) {
             continue;
         };
         let stack = stack.clone();
-        answering.spawn(async move {
+        let mut request = Box::pin(async move {
             answer(&stack, transaction).await;
             drop(place);
         });
+        // Begun here: a phone's hold and the REFER behind it must reach its dialog in their order.
+        let begun = poll_fn(|context| Poll::Ready(request.as_mut().poll(context))).await;
+        if begun.is_pending() {
+            answering.spawn(request);
+        }
     }
 }
 
@@ -347,7 +369,7 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
             | Dialog::ServerPublication(_)
             | Dialog::ClientPublication(_),
         )
-        | None => transaction.reply(rsipstack::sip::StatusCode::CallTransactionDoesNotExist).await,
+        | None => answer_early(stack, &mut transaction).await,
     };
     if answered.is_err() {
         metrics::counter!("patchcord_sip_dropped_total", "reason" => "not_in_dialog").increment(1);
@@ -357,6 +379,25 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
 /// Whether a request says that it belongs to a dialog.
 fn has_tag(transaction: &Transaction) -> bool {
     transaction.original.to_header().and_then(|to| to.tag()).is_ok_and(|tag| tag.is_some())
+}
+
+/// A request of a phone that we call and that has not answered: the library looks for answered calls only.
+async fn answer_early(stack: &Stack, transaction: &mut Transaction) -> rsipstack::Result<()> {
+    let id = DialogId::try_from(&*transaction)?;
+    let calls = stack.dialogs.get_client_dialog_by_call_id(&id.call_id);
+    let call = calls.into_iter().find(|call| call.id().local_tag == id.local_tag && call.state().can_cancel());
+    let has_offer = !transaction.original.body().is_empty();
+    let code = match (&call, transaction.original.method()) {
+        (Some(_), Method::Update) if has_offer => {
+            // RFC 3311 §5.2. The phone asks again once it has answered.
+            StatusCode::RequestPending
+        }
+        (Some(_), Method::Update | Method::Options) => StatusCode::OK,
+        _ => StatusCode::CallTransactionDoesNotExist,
+    };
+    let contact = call.and_then(|call| call.snapshot().local_contact);
+    let contact = contact.map(|uri| Header::Contact(Contact { display_name: None, uri, params: Vec::new() }.into()));
+    transaction.reply_with(code, abilities().into_iter().chain(contact).collect(), None).await
 }
 
 /// The library's errors are of no use to anybody but its authors.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use patchcord_simulator::call::{Call, Stage};
-use patchcord_simulator::sip_phone::{Codec, SipAnswer, SipPhone, SipPhoneOptions};
+use patchcord_simulator::sip_phone::{Codec, SipAnswer, SipPhone, SipPhoneOptions, Suite};
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use patchcord_simulator::speech::Speech;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -29,7 +29,7 @@ async fn a_phone_rings_while_whatsapp_rings_and_both_talk() -> anyhow::Result<()
         let header = |name: &str| invite.header(name).unwrap_or_default().to_owned();
         assert_eq!(
             (header("Session-Expires"), header("Min-SE"), header("Supported")),
-            ("1800".into(), "90".into(), "timer".into())
+            ("1800".into(), "90".into(), "timer, replaces, 100rel".into())
         );
         until_caller_hears(&call, &[AGENT_HZ]).await?;
         until_phone_hears(&phone, &[CALLER_HZ]).await?;
@@ -197,7 +197,7 @@ async fn a_phone_hands_its_caller_over_to_allowed_phones_only() -> anyhow::Resul
     let rule = format!("refer_to = [\"{}\"]", second.uri());
     let (mut service, call, first) = calling(phone(SipAnswer::Answer), sip(&rule, TestOptions::default())).await?;
     until_caller_hears(&call, &[AGENT_HZ]).await?;
-    for (target, code) in [("<sip:premium@192.0.2.1>", 403), ("<tel:+15550100>", 400), ("<sip:a@b?Replaces=x>", 501)] {
+    for (target, code) in [("<sip:premium@192.0.2.1>", 403), ("<tel:+15550100>", 400), ("<sip:a@b?Replaces=x>", 403)] {
         let response = first.send("REFER", &[&format!("Refer-To: {target}")], "").await?;
         assert_eq!(response.code(), Some(code), "{target}");
     }
@@ -226,8 +226,9 @@ async fn a_transfer_to_a_busy_phone_leaves_the_caller_with_the_first() -> anyhow
         let is_over = message.header("Subscription-State").is_some_and(|state| state.starts_with("terminated"));
         is_over.then(|| message.body.clone())
     });
-    assert_eq!(told.await?, "SIP/2.0 503 Service Unavailable\r\n");
-    assert_eq!(service.event("call.transferred").await?.data["completed"], false);
+    assert_eq!(told.await?, "SIP/2.0 486 Busy Here\r\n");
+    let failed = service.event("call.transferred").await?.data;
+    assert_eq!((&failed["completed"], &failed["sip_code"]), (&false.into(), &486.into()), "{failed}");
     until_caller_hears(&call, &[AGENT_HZ]).await
 }
 
@@ -346,7 +347,8 @@ async fn a_phone_is_called_over_tls_if_its_certificate_is_good() -> anyhow::Resu
     for (name, is_good) in [("localhost", true), ("other.example", false)] {
         let key = rcgen::KeyPair::generate()?;
         let certificate = rcgen::CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &issuer)?;
-        let phone = SipPhone::start(phone(SipAnswer::Answer)).await?;
+        // `sips:` asks for SRTP too.
+        let phone = SipPhone::start(SipPhoneOptions { srtp: Some(Suite::AesCm), ..phone(SipAnswer::Answer) }).await?;
         let bridge = Bridge::start(&phone, Some((certificate.der().clone(), key.serialize_der()))).await?;
         let uri = format!("sips:200@localhost:{}", bridge.address.port());
         let tls = format!("tls = {{ ca = \"{}\" }}", ca.display());
@@ -355,7 +357,9 @@ async fn a_phone_is_called_over_tls_if_its_certificate_is_good() -> anyhow::Resu
         if is_good {
             until_caller_hears(&call, &[AGENT_HZ]).await?;
             until_phone_hears(&phone, &[CALLER_HZ]).await?;
-            let contact = phone.request("INVITE").await?.header("Contact").unwrap_or_default().to_owned();
+            let invite = phone.request("INVITE").await?;
+            assert!(invite.body.contains("RTP/SAVP ") && invite.body.contains("a=crypto:1 "), "{invite}");
+            let contact = invite.header("Contact").unwrap_or_default().to_owned();
             assert!(contact.starts_with("<sips:"), "{contact}");
             call.hang_up().await?;
             phone.request("BYE").await?;
@@ -370,14 +374,14 @@ async fn a_phone_is_called_over_tls_if_its_certificate_is_good() -> anyhow::Resu
 }
 
 /// A stream of the service's on one side, the phone's datagrams on the other.
-struct Bridge {
-    address: std::net::SocketAddr,
+pub struct Bridge {
+    pub address: std::net::SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Bridge {
     /// With a certificate and its key it speaks TLS.
-    async fn start(
+    pub async fn start(
         phone: &SipPhone,
         identity: Option<(rustls::pki_types::CertificateDer<'static>, Vec<u8>)>,
     ) -> anyhow::Result<Self> {
@@ -447,17 +451,17 @@ fn length_of_first(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A phone that behaves so.
-fn phone(answer: SipAnswer) -> SipPhoneOptions {
+pub fn phone(answer: SipAnswer) -> SipPhoneOptions {
     SipPhoneOptions { answer, tone_hz: AGENT_HZ, ..SipPhoneOptions::default() }
 }
 
 /// These keys of `[sip]` beside where it listens.
-fn sip(keys: &str, options: TestOptions) -> TestOptions {
+pub fn sip(keys: &str, options: TestOptions) -> TestOptions {
     TestOptions { sip: format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\n{keys}"), ..options }
 }
 
 /// A service whose caller rings this phone.
-async fn calling(phone: SipPhoneOptions, options: TestOptions) -> anyhow::Result<(TestService, Call, SipPhone)> {
+pub async fn calling(phone: SipPhoneOptions, options: TestOptions) -> anyhow::Result<(TestService, Call, SipPhone)> {
     let phone = SipPhone::start(phone).await?;
     let options = if options.sip.is_empty() { sip("", options) } else { options };
     let service = TestService::start_with(&phone.uri(), options).await?;
@@ -466,7 +470,7 @@ async fn calling(phone: SipPhoneOptions, options: TestOptions) -> anyhow::Result
 }
 
 /// The same, with both talking.
-async fn talking(codec: Codec) -> anyhow::Result<(TestService, Call, SipPhone)> {
+pub async fn talking(codec: Codec) -> anyhow::Result<(TestService, Call, SipPhone)> {
     let speech = Speech::tone(AGENT_HZ)?;
     let options = SipPhoneOptions { codec, speech, ..phone(SipAnswer::Answer) };
     let (service, call, phone) = calling(options, TestOptions::default()).await?;
@@ -489,7 +493,7 @@ pub async fn until_phone_hears(phone: &SipPhone, tones_hz: &[f64]) -> anyhow::Re
 }
 
 /// The phone gets one RTP line: one SSRC, and no gap in its numbers.
-async fn one_line(phone: &SipPhone) -> anyhow::Result<()> {
+pub async fn one_line(phone: &SipPhone) -> anyhow::Result<()> {
     let packets = phone.audio().await?.packets();
     let first = packets.first().context("a packet")?;
     assert!(packets.iter().all(|packet| packet.ssrc == first.ssrc));
@@ -498,7 +502,7 @@ async fn one_line(phone: &SipPhone) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
+pub async fn until(what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
     let waiting = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -140,10 +140,20 @@ impl PhoneDescription {
     pub fn is_hold(&self) -> bool {
         !self.direction.receives() || self.transport.rtp.is_none()
     }
+
+    /// Whether it has no key that we can use.
+    fn has_no_keys(&self) -> bool {
+        self.transport.cryptos.is_empty()
+    }
 }
 
 impl RtpProfile {
-    /// Whether the media is encrypted.
+    /// What we offer without SRTP, and with OSRTP.
+    const PLAIN: Self = Self::Avp { feedback: false };
+    /// What we offer with SRTP.
+    const ENCRYPTED: Self = Self::Savp { feedback: false };
+
+    /// Whether the media must be encrypted. Media of the others is as well if both sides have keys (RFC 8643).
     pub fn is_encrypted(self) -> bool {
         matches!(self, Self::Savp { .. })
     }

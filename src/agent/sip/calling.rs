@@ -44,7 +44,7 @@ pub(in crate::agent) async fn run(phone: CallingPhone, port: Rc<AgentPort>, opti
 }
 
 async fn wait_and_talk(phone: WaitingPhone, port: &AgentPort, options: &SipOptions) -> Ending {
-    let WaitingPhone { offer, is_ipv6, mut leg, responder } = phone;
+    let WaitingPhone { offer, is_ipv6, signalling, mut leg, responder } = phone;
     let line = match port.open_phone() {
         Ok(line) => line,
         Err(failure) => {
@@ -52,7 +52,7 @@ async fn wait_and_talk(phone: WaitingPhone, port: &AgentPort, options: &SipOptio
             return Ending::Failed(failure);
         }
     };
-    let begun = Negotiation::begin_with(&line, &offer, is_ipv6, options.allow_private);
+    let begun = Negotiation::begin_with(&line, &offer, is_ipv6, options.audio);
     let (negotiation, answer) = match begun {
         Ok(begun) => begun,
         Err(failure) => {
@@ -63,12 +63,13 @@ async fn wait_and_talk(phone: WaitingPhone, port: &AgentPort, options: &SipOptio
     };
     port.joined();
     let begun = until_accepted(&mut leg, port).await.and_then(|()| {
-        let format = negotiation.begin_audio(&line, &answer.terms, clock::now()).map_err(Ending::Failed)?;
+        let begun = negotiation.begin_audio(&line, &answer.terms, signalling, clock::now());
+        let format = begun.map_err(Ending::Failed)?;
         responder.accept(answer.sdp);
         Ok(format)
     });
     match begun {
-        Ok(format) => talk(Phone { leg, line, negotiation }, format, port).await,
+        Ok(format) => talk(Phone { leg, line, negotiation, is_accepted: true }, format, port).await,
         Err(ending) => {
             hang_up(leg, &line, ending.reason(), port);
             ending

@@ -1,7 +1,7 @@
 //! PhoneLine: the RTP of one phone, shared by the worker, which has its datagrams, and the task, which has its audio.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +24,16 @@ const LOWER_HALF: u16 = 0x7fff;
 
 /// The number of a phone's network end within its call.
 pub type PhoneId = u32;
+
+/// Where a phone's audio may come from and go to.
+pub(super) struct Network {
+    /// Which of our addresses the phone was told.
+    pub is_ipv6: bool,
+    /// Loopback and private addresses are allowed.
+    pub allow_private: bool,
+    /// Where its SIP comes from, if its audio may come from there too; see [`PlainRtpOptions::latching`].
+    pub latching: Option<Vec<IpAddr>>,
+}
 
 /// The RTP of one phone. Borrowed between two awaits only.
 pub(crate) struct PhoneLine {
@@ -69,16 +79,16 @@ impl PhoneLine {
     /// Audio begins, between the address of this family and where the terms say. Gives the rate of its PCM; None for Opus.
     pub(super) fn begin(
         &self,
-        is_ipv6: bool,
         terms: &PhoneTerms,
-        allow_private: bool,
+        network: Network,
         now: Instant,
     ) -> Result<Option<SampleRate>, PlainRtpError> {
+        let Network { is_ipv6, allow_private, latching } = network;
         let advertised = self.advertised(is_ipv6);
         let bound = self.addresses.iter().find(|(_, address)| Some(*address) == advertised);
         let socket = bound.map(|(socket, _)| *socket).ok_or(PlainRtpError::AddressRefused)?;
         let ssrc = rand::random();
-        let plain = PlainRtp::new(PlainRtpOptions { socket, ssrc, allow_private, latching: None }, terms, now)?;
+        let plain = PlainRtp::new(PlainRtpOptions { socket, ssrc, allow_private, latching }, terms, now)?;
         let options = RtpLegOptions {
             ssrc,
             first_sequence: rand::random::<u16>() & LOWER_HALF,

@@ -1,5 +1,6 @@
 //! Negotiation: our half of a phone's SDP, and what follows from it for its audio.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use patchcord_media::audio_terms::Codec;
@@ -12,14 +13,27 @@ use patchcord_media::sdp::{Direction, SdpError};
 use thiserror::Error;
 
 use super::PhoneLine;
+use super::line::Network;
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::sip::{Answered, Callee, Srtp, SrtpRules};
 
 /// Our half of one dialog's SDP.
 pub(super) struct Negotiation {
     session: PhoneSession,
     is_ipv6: bool,
-    allow_private: bool,
+    rules: AudioRules,
+}
+
+/// What may be agreed on with any phone.
+#[derive(Clone, Copy, Debug)]
+pub struct AudioRules {
+    /// Whether audio may flow to loopback and private addresses.
+    pub allow_private: bool,
+    /// Whether a phone behind a NAT is found by where its audio comes from.
+    pub latching: bool,
+    /// Whether audio is encrypted.
+    pub srtp: SrtpRules,
 }
 
 /// Why an SDP of a phone cannot be used.
@@ -34,41 +48,59 @@ pub(super) enum Unusable {
 }
 
 impl Negotiation {
-    /// Gives our offer too.
-    pub fn begin(line: &PhoneLine, is_ipv6: bool, allow_private: bool) -> Result<(Self, String), AgentFailure> {
-        let mut negotiation = Self::new(line, is_ipv6, allow_private)?;
+    /// Gives our offer to this phone too.
+    pub fn begin(line: &PhoneLine, to: &Callee, rules: AudioRules) -> Result<(Self, String), AgentFailure> {
+        let srtp = rules.srtp.for_callee(to).map_err(|error| AgentFailureKind::Refused.because(error))?;
+        let mut negotiation = Self::new(line, to.is_ipv6(), srtp, rules)?;
         let offer = negotiation.session.offer().map_err(|error| AgentFailureKind::Refused.because(error))?;
         Ok((negotiation, offer))
     }
 
-    fn new(line: &PhoneLine, is_ipv6: bool, allow_private: bool) -> Result<Self, AgentFailure> {
+    fn new(line: &PhoneLine, is_ipv6: bool, srtp: Srtp, rules: AudioRules) -> Result<Self, AgentFailure> {
         let no_address = || AgentFailureKind::Refused.because("the service has no address for its audio");
         let address = line.advertised(is_ipv6).ok_or_else(no_address)?;
-        let options = PhoneSessionOptions { address, codecs: Codec::ALL.to_vec(), encryption: Encryption::Accepted };
-        Ok(Self { session: PhoneSession::new(options), is_ipv6, allow_private })
+        let encryption = match srtp {
+            Srtp::Off => Encryption::Accepted,
+            Srtp::Offered => Encryption::Offered,
+            Srtp::Required => Encryption::Required,
+        };
+        let options = PhoneSessionOptions { address, codecs: Codec::ALL.to_vec(), encryption };
+        Ok(Self { session: PhoneSession::new(options), is_ipv6, rules })
     }
 
-    /// Answers the offer of a phone that calls us. Its audio begins with [`begin_audio`](Self::begin_audio).
+    /// Answers the offer of a phone that calls us, with keys if it has them. Its audio begins with
+    /// [`begin_audio`](Self::begin_audio).
     pub fn begin_with(
         line: &PhoneLine,
         offer: &str,
         is_ipv6: bool,
-        allow_private: bool,
+        rules: AudioRules,
     ) -> Result<(Self, PhoneAnswer), AgentFailure> {
-        let mut negotiation = Self::new(line, is_ipv6, allow_private)?;
+        let mut negotiation = Self::new(line, is_ipv6, rules.srtp.usual, rules)?;
         let answer = negotiation.take_offer(offer).map_err(|error| AgentFailureKind::ProtocolError.because(error))?;
         Ok((negotiation, answer))
     }
 
     /// The phone answered the call: its audio begins.
-    pub fn answered(&mut self, line: &PhoneLine, sdp: &str, now: Instant) -> Result<SoundFormat, AgentFailure> {
-        let terms = self.take_answer(sdp).map_err(|error| AgentFailureKind::ProtocolError.because(error))?;
-        self.begin_audio(line, &terms, now)
+    pub fn answered(&mut self, line: &PhoneLine, answer: &Answered, now: Instant) -> Result<SoundFormat, AgentFailure> {
+        let terms = self.take_answer(&answer.sdp).map_err(|error| AgentFailureKind::ProtocolError.because(error))?;
+        self.begin_audio(line, &terms, answer.signalling, now)
     }
 
-    /// Audio begins as both sides have agreed.
-    pub fn begin_audio(&self, line: &PhoneLine, terms: &PhoneTerms, now: Instant) -> Result<SoundFormat, AgentFailure> {
-        let rate = line.begin(self.is_ipv6, terms, self.allow_private, now);
+    /// Audio begins as both sides have agreed. The phone's SIP comes from this address.
+    pub fn begin_audio(
+        &self,
+        line: &PhoneLine,
+        terms: &PhoneTerms,
+        signalling: IpAddr,
+        now: Instant,
+    ) -> Result<SoundFormat, AgentFailure> {
+        let network = Network {
+            is_ipv6: self.is_ipv6,
+            allow_private: self.rules.allow_private,
+            latching: self.rules.latching.then(|| vec![signalling]),
+        };
+        let rate = line.begin(terms, network, now);
         rate.map(format_of).map_err(|error| AgentFailureKind::ProtocolError.because(error))
     }
 

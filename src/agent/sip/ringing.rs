@@ -12,13 +12,15 @@ use crate::agent::SoundFormat;
 use crate::agent::port::AgentPort;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
-use crate::sip::{Callee, Invite, SipEvent, SipLeg};
+use crate::sip::{CALL_ID, Callee, Invite, SipEvent, SipLeg};
 
 /// A phone that is called, or has answered.
 pub(super) struct Phone {
     pub leg: SipLeg,
     pub line: Rc<PhoneLine>,
     pub negotiation: Negotiation,
+    /// The caller heard the call before it answered.
+    pub is_accepted: bool,
 }
 
 /// Rings the phones of each round at once, and one round after the other. Gives the one that answered; the others are
@@ -89,9 +91,9 @@ impl<'a> Ringing<'a> {
     /// Gives the phone if it has answered.
     fn follow(&mut self, index: usize, event: Option<SipEvent>) -> Option<(Phone, SoundFormat)> {
         let failure = match event {
-            Some(SipEvent::Answered { sdp }) => {
+            Some(SipEvent::Answered(answer)) => {
                 let phone = &mut self.phones[index];
-                match phone.negotiation.answered(&phone.line, &sdp, clock::now()) {
+                match phone.negotiation.answered(&phone.line, &answer, clock::now()) {
                     Ok(format) => return Some((self.phones.swap_remove(index), format)),
                     Err(failure) => failure,
                 }
@@ -126,11 +128,12 @@ impl<'a> Ringing<'a> {
 impl Phone {
     fn call(callee: Callee, port: &AgentPort, options: &SipOptions) -> Result<Self, AgentFailure> {
         let line = port.open_phone()?;
-        let begun = Negotiation::begin(&line, callee.is_ipv6(), options.allow_private);
+        let begun = Negotiation::begin(&line, &callee, options.audio);
         let (negotiation, offer) = begun.inspect_err(|_| port.release_phone(line.id()))?;
-        let headers = vec![("X-WhatsApp-Call-Id".to_owned(), port.call_id().to_string())];
+        let referred = callee.headers().iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let headers = [(CALL_ID.to_owned(), port.call_id().to_string())].into_iter().chain(referred).collect();
         let leg = options.user_agent.call(Invite { to: callee, offer, headers });
-        Ok(Self { leg, line, negotiation })
+        Ok(Self { leg, line, negotiation, is_accepted: false })
     }
 
     fn hang_up(self, reason: &'static str, port: &AgentPort) {

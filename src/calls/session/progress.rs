@@ -37,8 +37,11 @@ impl Session {
                 if let Some(target) = self.targets.get(attempt.number()) {
                     self.context.options.agents.failed(&id, &target.shown(), failure.clone());
                 }
-                let (failure, detail) = (failure.kind.name(), failure.detail.as_deref());
-                let data = json!({ "attempt": attempt, "failure": failure, "detail": detail });
+                let (kind, detail) = (failure.kind.name(), failure.detail.as_deref());
+                let mut data = json!({ "attempt": attempt, "failure": kind, "detail": detail });
+                if let Some(code) = failure.sip_code {
+                    data["sip_code"] = code.into();
+                }
                 self.events.emit("call.agent_lost", data);
             }
             Progress::AgentLeft { attempt, reason } => {
@@ -53,9 +56,12 @@ impl Session {
                 let reason = failure.as_ref().map_or("cancelled", |failure| failure.kind.name());
                 let detail = failure.as_ref().and_then(|failure| failure.detail.as_deref());
                 info!(agent.attempt = to.number(), "the transfer of call {id} failed: {}", detail.unwrap_or(reason));
-                let data = json!({
+                let mut data = json!({
                     "completed": false, "from_attempt": from, "to_attempt": to, "reason": reason, "detail": detail,
                 });
+                if let Some(code) = failure.as_ref().and_then(|failure| failure.sip_code) {
+                    data["sip_code"] = code.into();
+                }
                 self.events.emit("call.transferred", data);
             }
             Progress::Ringing => {

@@ -5,6 +5,7 @@ mod account;
 mod calling;
 mod message;
 mod rtp;
+mod srtp;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ pub use account::{DigestHash, SipAccount};
 pub use calling::Dialled;
 pub use message::SipMessage;
 pub use rtp::{Codec, PhoneAudio};
+pub use srtp::Suite;
 
 /// RFC 3261 T1.
 const T1: Duration = Duration::from_millis(500);
@@ -37,10 +39,20 @@ pub struct SipPhoneOptions {
     pub codec: Codec,
     /// What it does with an INVITE.
     pub answer: SipAnswer,
-    /// Further header lines of its 2xx.
+    /// Further header lines of its final response to an INVITE.
     pub headers_of_answer: Vec<String>,
     /// The host and port that it believes to have, as behind a NAT; its own if None.
     pub believes_to_be_at: Option<SocketAddr>,
+    /// How it encrypts if the offer has such a key; None for a phone that knows no SRTP.
+    pub srtp: Option<Suite>,
+    /// The direction in its 2xx.
+    pub direction: &'static str,
+    /// The address in its SDP, if it is not the one that it sends from, as behind a NAT.
+    pub claims: Option<SocketAddr>,
+    /// RTP sequence number of its first packet.
+    pub first_sequence: u16,
+    /// It is reached over IPv6.
+    pub ipv6: bool,
 }
 
 /// What a phone does with an INVITE.
@@ -58,6 +70,21 @@ pub enum SipAnswer {
     LongerSession(u32),
     /// 180, and a 200 that crosses the CANCEL.
     AnswerCancel,
+    /// 183 that asks for a PRACK.
+    Reliable(Reliable),
+}
+
+/// A provisional response that is acknowledged (RFC 3262).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reliable {
+    /// Its SDP is in the 183.
+    pub sdp_in_183: bool,
+    /// And in the 200.
+    pub sdp_in_200: bool,
+    /// So many PRACKs get lost.
+    pub lost_pracks: usize,
+    /// 200 follows the PRACK; otherwise it waits to be told.
+    pub answers: bool,
 }
 
 impl Default for SipPhoneOptions {
@@ -69,6 +96,11 @@ impl Default for SipPhoneOptions {
             answer: SipAnswer::Answer,
             headers_of_answer: Vec::new(),
             believes_to_be_at: None,
+            srtp: None,
+            direction: "sendrecv",
+            claims: None,
+            first_sequence: 0,
+            ipv6: false,
         }
     }
 }
@@ -94,6 +126,7 @@ struct State {
     dialog: Option<Dialog>,
     /// CSeq of its last REGISTER.
     registrations: u32,
+    pracks: usize,
     audio: Option<Arc<PhoneAudio>>,
 }
 
@@ -113,7 +146,8 @@ impl SipPhone {
     /// # Errors
     /// When no port is free.
     pub async fn start(options: SipPhoneOptions) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.context("bind a phone")?;
+        let socket =
+            UdpSocket::bind(if options.ipv6 { "[::1]:0" } else { "127.0.0.1:0" }).await.context("bind a phone")?;
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared { socket, address, options, state: Mutex::default() });
         let task = tokio::spawn(serve(shared.clone()));
@@ -229,6 +263,15 @@ impl SipPhone {
         timeout(3 * crate::DEADLINE, sending).await.context("no response")?
     }
 
+    /// Its requests go there from now on, as to another connection to the service.
+    ///
+    /// # Errors
+    /// When there is no dialog.
+    pub fn send_to(&self, address: SocketAddr) -> anyhow::Result<()> {
+        self.shared.state().dialog.as_mut().context("nobody calls the phone")?.from = address;
+        Ok(())
+    }
+
     /// Sends a re-INVITE, and the ACK of its response with this body.
     ///
     /// # Errors
@@ -301,12 +344,50 @@ impl Shared {
     }
 
     async fn accept(&self, dialog: &Dialog) -> anyhow::Result<()> {
-        let audio = PhoneAudio::start(&dialog.invite.body, &self.options).await?;
-        let sdp = audio.sdp(dialog.version, "sendrecv");
-        self.state().audio = Some(audio);
+        let sdp = self.begin_audio(dialog).await?;
         let mut headers = self.options.headers_of_answer.clone();
+        if let SipAnswer::Reliable(Reliable { sdp_in_200: false, .. }) = self.options.answer {
+            return self.respond(&dialog.invite, 200, &headers, "").await;
+        }
         headers.push("Content-Type: application/sdp".to_owned());
         self.respond(&dialog.invite, 200, &headers, &sdp).await
+    }
+
+    /// Its SDP. It talks from now on.
+    async fn begin_audio(&self, dialog: &Dialog) -> anyhow::Result<String> {
+        let begun = self.state().audio.clone();
+        let audio = match begun {
+            Some(audio) => audio,
+            None => PhoneAudio::start(&dialog.invite.body, &self.options).await?,
+        };
+        self.state().audio = Some(audio.clone());
+        Ok(audio.sdp(dialog.version, self.options.direction))
+    }
+
+    async fn progress(&self, dialog: &Dialog, reliable: Reliable) -> anyhow::Result<()> {
+        let mut headers = vec!["Require: 100rel".to_owned(), "RSeq: 7001".to_owned()];
+        if !reliable.sdp_in_183 {
+            return self.respond(&dialog.invite, 183, &headers, "").await;
+        }
+        headers.push("Content-Type: application/sdp".to_owned());
+        let sdp = self.begin_audio(dialog).await?;
+        self.respond(&dialog.invite, 183, &headers, &sdp).await
+    }
+
+    async fn acknowledged(&self, prack: &SipMessage, reliable: Reliable) -> anyhow::Result<()> {
+        let count = {
+            let mut state = self.state();
+            state.pracks += 1;
+            state.pracks
+        };
+        if count <= reliable.lost_pracks {
+            return Ok(());
+        }
+        self.respond(prack, 200, &[], "").await?;
+        match reliable.answers && count == reliable.lost_pracks + 1 {
+            true => self.accept(&self.dialog()?).await,
+            false => Ok(()),
+        }
     }
 
     /// A request of the phone in its dialog: what was From is To.
@@ -323,7 +404,7 @@ impl Shared {
         let dialog = self.dialog()?;
         let mut ack = SipMessage::request_in(
             &dialog.invite,
-            ("ACK", dialog.sequence),
+            ("ACK", sequence_of(response).unwrap_or(dialog.sequence)),
             (&dialog.tag, self.contact()),
             headers,
             body,
@@ -335,6 +416,10 @@ impl Shared {
         }
         Ok(ack)
     }
+}
+
+fn sequence_of(response: &SipMessage) -> Option<u32> {
+    response.header("CSeq")?.split(' ').next()?.parse().ok()
 }
 
 async fn serve(shared: Arc<Shared>) {
@@ -359,6 +444,10 @@ async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow:
             }
         }
         Some("ACK") | None => Ok(()),
+        Some("PRACK") => match shared.options.answer {
+            SipAnswer::Reliable(reliable) => shared.acknowledged(&message, reliable).await,
+            _ => shared.respond(&message, 481, &[], "").await,
+        },
         Some(_) => shared.respond(&message, 200, &[], "").await,
     }
 }
@@ -372,12 +461,14 @@ async fn ring(shared: &Shared, invite: SipMessage, from: SocketAddr) -> anyhow::
         }
         state.invites += 1;
         let tag = format!("phone{}", state.invites);
+        (state.audio, state.pracks) = (None, 0);
         state.dialog = Some(Dialog { invite: invite.clone(), from, tag, sequence: 1, version: 1 });
         state.invites
     };
     match &shared.options.answer {
         SipAnswer::Ignore => Ok(()),
-        SipAnswer::Refuse(code) => shared.respond(&invite, *code, &[], "").await,
+        SipAnswer::Refuse(code) => shared.respond(&invite, *code, &shared.options.headers_of_answer, "").await,
+        SipAnswer::Reliable(reliable) => shared.progress(&shared.dialog()?, *reliable).await,
         SipAnswer::LongerSession(seconds) if count == 1 => {
             shared.respond(&invite, 422, &[format!("Min-SE: {seconds}")], "").await
         }

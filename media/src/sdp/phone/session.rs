@@ -18,10 +18,12 @@ const COMFORT_NOISE: u8 = 13;
 /// Whether a phone's audio must be encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encryption {
-    /// Offers are plain; offers of a phone are answered either way.
+    /// Offers are plain; SRTP that a phone offers is answered with SRTP.
     #[default]
     Accepted,
-    /// Offers are SRTP, and plain ones are refused.
+    /// Offers are plain and have keys beside it, which the phone may take or leave (OSRTP, RFC 8643). So are a phone's.
+    Offered,
+    /// Offers are SRTP, and an offer or answer without usable keys is refused.
     Required,
 }
 
@@ -59,6 +61,8 @@ pub struct PhoneSession {
     /// Our offer that waits for its answer.
     offered: Option<Offered>,
     terms: Option<PhoneTerms>,
+    /// The profile of the last complete exchange: with OSRTP it does not say whether there are keys.
+    profile: RtpProfile,
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +86,11 @@ impl PhoneSession {
     pub fn new(options: PhoneSessionOptions) -> Self {
         // RFC 8866 §5.2 wants it unique, and it must fit 63 bits.
         let session_id = rand::random::<u64>() >> 1;
-        Self { options, session_id, version: 0, sent: None, offered: None, terms: None }
+        let profile = match options.encryption {
+            Encryption::Accepted | Encryption::Offered => RtpProfile::PLAIN,
+            Encryption::Required => RtpProfile::ENCRYPTED,
+        };
+        Self { options, session_id, version: 0, sent: None, offered: None, terms: None, profile }
     }
 
     /// What is agreed on, since the last complete exchange.
@@ -103,7 +111,7 @@ impl PhoneSession {
                 fast.into_iter().chain([(8_000, EVENTS_8000)]).collect()
             }
         };
-        let (profile, cryptos) = self.offered_keys()?;
+        let (profile, cryptos) = (self.offered_profile(), self.offered_keys()?);
         let audio = LocalAudio {
             address: self.options.address,
             profile,
@@ -125,11 +133,11 @@ impl PhoneSession {
     /// The phone's answer to our offer.
     pub fn accept_answer(&mut self, answer: &PhoneDescription) -> Result<PhoneTerms, NegotiationError> {
         let offered = self.offered.take().ok_or(NegotiationError::UnexpectedAnswer)?;
-        if answer.transport.profile.is_encrypted() != offered.profile.is_encrypted() {
-            return Err(match offered.profile.is_encrypted() {
-                true => NegotiationError::NotEncrypted,
-                false => NegotiationError::ProfileChanged,
-            });
+        match (offered.profile.is_encrypted(), answer.transport.profile.is_encrypted()) {
+            (true, false) => return Err(NegotiationError::NotEncrypted),
+            // Some phones answer keys beside a plain profile with the other profile.
+            (false, true) if offered.cryptos.is_empty() => return Err(NegotiationError::ProfileChanged),
+            (false, true) | (true, true) | (false, false) => {}
         }
         let of = |format: &Format| offered.formats.iter().find(|offered| offered.codec == format.codec);
         let codec = answer.formats.iter().find(|format| of(format).is_some()).ok_or(match self.terms {
@@ -140,12 +148,17 @@ impl PhoneSession {
         let telephone_event = event_for(codec.codec, &answer.telephone_events, |clock_hz| {
             offered.telephone_events.iter().find(|(offered, _)| *offered == clock_hz).map(|(_, number)| *number)
         });
-        let srtp = match offered.profile.is_encrypted() {
+        // RFC 8643 §3.3: without a key in the answer, keys beside a plain profile are of no use.
+        let srtp = match offered.profile.is_encrypted() || !(offered.cryptos.is_empty() || answer.has_no_keys()) {
             true => Some(offered.keys_of(answer).ok_or(NegotiationError::NoUsableKey)?),
             false => None,
         };
+        if srtp.is_none() && self.options.encryption == Encryption::Required {
+            return Err(NegotiationError::NotEncrypted);
+        }
         let terms = terms(answer, &Agreed { codec: *codec, receive, telephone_event, srtp });
         self.terms = Some(terms.clone());
+        self.profile = answer.transport.profile;
         Ok(terms)
     }
 
@@ -182,6 +195,7 @@ impl PhoneSession {
         let body = write::body(&audio);
         self.offered = None;
         self.terms = Some(terms.clone());
+        self.profile = offer.transport.profile;
         Ok(PhoneAnswer { sdp: self.numbered(body), terms })
     }
 
@@ -197,19 +211,25 @@ impl PhoneSession {
         self.options.codecs.iter().map(|codec| Format { codec: *codec, payload_type: number(*codec) }).collect()
     }
 
-    /// The profile of our offers, with our keys: that in use, or one for each suite.
-    fn offered_keys(&self) -> Result<(RtpProfile, Vec<Crypto>), NegotiationError> {
-        match &self.terms {
-            Some(PhoneTerms { srtp: Some(keys), .. }) => {
-                let crypto = Crypto { tag: 1, suite: keys.suite, key: keys.local.clone() };
-                Ok((RtpProfile::Savp { feedback: false }, vec![crypto]))
+    /// The profile of our offers; that in use, which may have become plain by the phone's wish.
+    fn offered_profile(&self) -> RtpProfile {
+        match self.profile.is_encrypted() {
+            true => RtpProfile::ENCRYPTED,
+            false => RtpProfile::PLAIN,
+        }
+    }
+
+    /// The keys of our offers: that in use, or one for each suite.
+    fn offered_keys(&self) -> Result<Vec<Crypto>, NegotiationError> {
+        match (&self.terms, self.options.encryption) {
+            (Some(PhoneTerms { srtp: Some(keys), .. }), _) => {
+                Ok(vec![Crypto { tag: 1, suite: keys.suite, key: keys.local.clone() }])
             }
-            None if self.options.encryption == Encryption::Required => {
+            (None, Encryption::Offered | Encryption::Required) => {
                 let suites = CryptoSuite::ALL.into_iter().zip(1..);
-                let cryptos = suites.map(|(suite, tag)| Ok(Crypto { tag, suite, key: MasterKey::random(suite)? }));
-                Ok((RtpProfile::Savp { feedback: false }, cryptos.collect::<Result<_, NegotiationError>>()?))
+                suites.map(|(suite, tag)| Ok(Crypto { tag, suite, key: MasterKey::random(suite)? })).collect()
             }
-            Some(PhoneTerms { srtp: None, .. }) | None => Ok((RtpProfile::Avp { feedback: false }, Vec::new())),
+            (Some(PhoneTerms { srtp: None, .. }), _) | (None, Encryption::Accepted) => Ok(Vec::new()),
         }
     }
 
@@ -224,13 +244,15 @@ impl PhoneSession {
 
     /// The keys for a phone's offer, and the tag of the line that they answer.
     fn keys_for(&self, offer: &PhoneDescription) -> Result<Option<(SdesKeys, u32)>, NegotiationError> {
-        if !offer.transport.profile.is_encrypted() {
-            return match self.options.encryption {
-                Encryption::Required => Err(NegotiationError::NotEncrypted),
-                Encryption::Accepted => Ok(None),
-            };
-        }
         let in_use = self.terms.as_ref().and_then(|terms| terms.srtp.as_ref());
+        if !offer.transport.profile.is_encrypted() {
+            let takes_keys = in_use.is_some() || self.options.encryption != Encryption::Accepted;
+            match self.options.encryption {
+                _ if takes_keys && !offer.has_no_keys() => {}
+                Encryption::Required => return Err(NegotiationError::NotEncrypted),
+                Encryption::Accepted | Encryption::Offered => return Ok(None),
+            }
+        }
         let is_in_use = |crypto: &&Crypto| in_use.is_some_and(|keys| keys.suite == crypto.suite);
         let cryptos = &offer.transport.cryptos;
         let theirs = cryptos.iter().find(is_in_use).or(cryptos.first()).ok_or(NegotiationError::NoUsableKey)?;

@@ -171,6 +171,41 @@ fn keys_outlive_a_reinvite_and_the_tag_is_that_of_the_offer() {
 }
 
 #[test]
+fn keys_beside_a_plain_profile_are_taken_by_who_has_them_and_left_by_others() {
+    let mut ours = session(&Codec::ALL, Encryption::Offered);
+    let text = ours.offer().unwrap();
+    let offer = parse(&text);
+    assert_eq!((offer.transport.profile, offer.transport.cryptos.len()), (RtpProfile::Avp { feedback: false }, 3));
+    for (encryption, is_encrypted) in
+        [(Encryption::Accepted, false), (Encryption::Offered, true), (Encryption::Required, true)]
+    {
+        let (mut ours, mut theirs) = (ours.clone(), session(&Codec::ALL, encryption));
+        let answer = theirs.answer(&offer).unwrap();
+        assert_eq!(parse(&answer.sdp).transport.profile, RtpProfile::Avp { feedback: false });
+        let terms = ours.accept_answer(&parse(&answer.sdp)).unwrap();
+        assert_eq!((terms.srtp.is_some(), answer.terms.srtp.is_some()), (is_encrypted, is_encrypted));
+        // What was agreed on is offered again.
+        let again = parse(&ours.offer().unwrap());
+        assert_eq!(again.transport.cryptos.len(), usize::from(is_encrypted));
+        let answer = theirs.answer(&again).unwrap();
+        assert_eq!(ours.accept_answer(&parse(&answer.sdp)).unwrap().srtp, terms.srtp);
+    }
+    let other_profile = ours.clone().accept_answer(&parse(&encrypted(1))).unwrap();
+    assert!(other_profile.srtp.is_some());
+    let other_suite = parse(&encrypted(2).replace("RTP/SAVP", "RTP/AVP"));
+    assert_eq!(ours.accept_answer(&other_suite), Err(NegotiationError::NoUsableKey));
+}
+
+#[test]
+fn an_answer_without_keys_is_refused_where_they_are_required() {
+    let mut ours = session(&Codec::ALL, Encryption::Required);
+    for answer in [PBX.to_owned(), encrypted(1).replace("RTP/SAVP", "RTP/AVP")] {
+        ours.offer().unwrap();
+        assert_eq!(ours.accept_answer(&parse(&answer)), Err(NegotiationError::NotEncrypted));
+    }
+}
+
+#[test]
 fn keys_that_cannot_be_used_are_named() {
     let parsed = |from: &str, to: &str| PhoneDescription::parse(&encrypted(1).replace(from, to)).map(drop);
     assert_eq!(parsed("|2^20", ""), Ok(()));

@@ -1,6 +1,6 @@
 //! The phone's RTP: a tone out, and everything that comes in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::SipPhoneOptions;
+use super::srtp::{Cipher, Keys};
 use crate::sound::{self, PHONE_RATE};
 
 const FRAME: Duration = Duration::from_millis(20);
@@ -48,6 +49,11 @@ pub struct PhonePacket {
 pub struct PhoneAudio {
     codec: Codec,
     address: SocketAddr,
+    /// What its SDP says instead.
+    claims: Option<SocketAddr>,
+    /// As in the offer.
+    profile: &'static str,
+    keys: Option<Keys>,
     heard: Arc<Mutex<Vec<PhonePacket>>>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -61,13 +67,14 @@ pub(super) struct PhoneSocket {
 impl PhoneAudio {
     /// Sends to where the offer says.
     pub(super) async fn start(offer: &str, options: &SipPhoneOptions) -> anyhow::Result<Arc<Self>> {
-        PhoneSocket::bind().await?.talk(offer, options)
+        PhoneSocket::bind_for(offer).await?.talk(offer, options)
     }
 
     /// The phone's SDP.
     #[must_use]
     pub fn sdp(&self, version: u32, direction: &str) -> String {
-        sdp(self.codec, self.address, version, direction)
+        let at = self.claims.unwrap_or(self.address);
+        sdp(self.codec, at, (self.profile, self.keys.as_ref()), version, direction)
     }
 
     /// Where it receives.
@@ -132,33 +139,51 @@ impl PhoneAudio {
 
 impl PhoneSocket {
     pub async fn bind() -> anyhow::Result<Self> {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.context("bind the phone's RTP")?);
+        Self::bind_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// Of the family of the other side.
+    async fn bind_for(theirs: &str) -> anyhow::Result<Self> {
+        let is_ipv6 = remote_of(theirs)?.is_ipv6();
+        Self::bind_at(if is_ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }).await
+    }
+
+    async fn bind_at(ip: IpAddr) -> anyhow::Result<Self> {
+        let socket = Arc::new(UdpSocket::bind((ip, 0)).await.context("bind the phone's RTP")?);
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
 
     /// What it says of itself.
     pub fn sdp(&self, codec: Codec, version: u32, direction: &str) -> String {
-        sdp(codec, self.address, version, direction)
+        sdp(codec, self.address, ("RTP/AVP", None), version, direction)
     }
 
     /// Sends to where the other side's SDP says, and hears from now on.
     pub fn talk(&self, theirs: &str, options: &SipPhoneOptions) -> anyhow::Result<Arc<PhoneAudio>> {
         let to = remote_of(theirs)?;
+        let keys = options.srtp.map(|suite| Keys::answering(theirs, suite)).transpose()?.flatten();
+        let (inbound, outbound) = match &keys {
+            Some(keys) => (Some(keys.inbound()?), Some(keys.outbound()?)),
+            None => (None, None),
+        };
+        let profile = if keys.is_some() && theirs.contains("RTP/SAVP") { "RTP/SAVP" } else { "RTP/AVP" };
         let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
-        let hearing = tokio::spawn(hear(self.socket.clone(), heard.clone()));
-        let talking = tokio::spawn(talk(self.socket.clone(), to, options.clone()));
-        Ok(Arc::new(PhoneAudio { codec: options.codec, address: self.address, heard, tasks: [hearing, talking] }))
+        let hearing = tokio::spawn(hear(self.socket.clone(), inbound, heard.clone()));
+        let talking = tokio::spawn(talk(self.socket.clone(), to, outbound, options.clone()));
+        let (codec, claims, tasks) = (options.codec, options.claims, [hearing, talking]);
+        Ok(Arc::new(PhoneAudio { codec, address: self.address, claims, profile, keys, heard, tasks }))
     }
 }
 
-fn sdp(codec: Codec, address: SocketAddr, version: u32, direction: &str) -> String {
+fn sdp(codec: Codec, at: SocketAddr, (profile, keys): (&str, Option<&Keys>), version: u32, direction: &str) -> String {
     let (number, rtpmap) = codec.sdp();
-    let (ip, port) = (address.ip(), address.port());
+    let (family, ip, port) = (if at.is_ipv6() { "IP6" } else { "IP4" }, at.ip(), at.port());
+    let crypto = keys.map(Keys::line).unwrap_or_default();
     format!(
-        "v=0\r\no=phone 7 {version} IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP {number} \
-         {KEYS}\r\na=rtpmap:{number} {rtpmap}\r\na=rtpmap:{KEYS} telephone-event/8000\r\na=fmtp:{KEYS} 0-15\r\n\
-         a=ptime:20\r\na={direction}\r\n"
+        "v=0\r\no=phone 7 {version} IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
+         m=audio {port} {profile} {number} {KEYS}\r\na=rtpmap:{number} {rtpmap}\r\n\
+         a=rtpmap:{KEYS} telephone-event/8000\r\na=fmtp:{KEYS} 0-15\r\n{crypto}a=ptime:20\r\na={direction}\r\n"
     )
 }
 
@@ -180,13 +205,17 @@ impl Codec {
     }
 }
 
-async fn hear(socket: Arc<UdpSocket>, heard: Arc<Mutex<Vec<PhonePacket>>>) {
+async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Mutex<Vec<PhonePacket>>>) {
     let mut buffer = [0; 2048];
     while let Ok((length, _)) = socket.recv_from(&mut buffer).await {
         let packet = &buffer[..length];
         // RTCP has packet types 64 to 95 in the place of the payload type (RFC 5761).
         let is_rtp = length > 12 && packet[0] == 0x80 && !(64..96).contains(&(packet[1] & 0x7f));
-        if is_rtp {
+        let plain = match &mut cipher {
+            Some(cipher) if is_rtp => cipher.decrypt(packet),
+            Some(_) | None => is_rtp.then(|| packet.to_vec()),
+        };
+        if let Some(packet) = plain {
             let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
             heard.lock().unwrap_or_else(PoisonError::into_inner).push(PhonePacket {
                 payload_type: packet[1] & 0x7f,
@@ -199,7 +228,7 @@ async fn hear(socket: Arc<UdpSocket>, heard: Arc<Mutex<Vec<PhonePacket>>>) {
     }
 }
 
-async fn talk(socket: Arc<UdpSocket>, to: SocketAddr, options: SipPhoneOptions) {
+async fn talk(socket: Arc<UdpSocket>, to: SocketAddr, mut cipher: Option<Cipher>, options: SipPhoneOptions) {
     let voice = sound::tone(options.tone_hz, G711_RATE, 1000);
     let (number, ssrc) = (options.codec.sdp().0, rand::random::<u32>());
     let mut clock = tokio::time::interval(FRAME);
@@ -215,10 +244,13 @@ async fn talk(socket: Arc<UdpSocket>, to: SocketAddr, options: SipPhoneOptions) 
             Codec::Opus => (OPUS_TICKS, options.speech.frame(count as usize).to_vec()),
         };
         let mut packet = vec![0x80, number | if count == 0 { 0x80 } else { 0 }];
-        packet.extend((count as u16).to_be_bytes());
+        packet.extend(options.first_sequence.wrapping_add(count as u16).to_be_bytes());
         packet.extend(count.wrapping_mul(ticks).to_be_bytes());
         packet.extend(ssrc.to_be_bytes());
         packet.extend(payload);
+        if let Some(cipher) = &mut cipher {
+            packet = cipher.encrypt(&packet).expect("its keys have the right lengths");
+        }
         // The other side may have gone.
         let _ = socket.send_to(&packet, to).await;
     }

@@ -1,0 +1,225 @@
+//! Amendments: what the library leaves out of our requests, and what it does not hand on of those that arrive.
+//!
+//! A PRACK goes to the target and by the route of the response that it acknowledges (RFC 3262 §4, RFC 3261 §12.1.2); the
+//! library knows them from the 200 on only. A CANCEL and a BYE say why (RFC 3326).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rsipstack::sip::{Header, HeadersExt, Method, Request, Response, SipMessage, StatusCodeKind, Uri};
+use rsipstack::transaction::endpoint::MessageInspector;
+use rsipstack::transport::SipAddr;
+
+use super::nat::BehindNat;
+use super::reason::{self, Reason};
+
+/// What is known of each call, by its Call-ID. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Amendments(Arc<Mutex<HashMap<String, Facts>>>);
+
+#[derive(Default)]
+struct Facts {
+    early: Option<EarlyTarget>,
+    /// Why we cancel.
+    cancelled: Option<&'static str>,
+    /// Why the phone hung up.
+    farewell: Option<Reason>,
+}
+
+/// Where requests of an early dialog go.
+struct EarlyTarget {
+    contact: Uri,
+    routes: Vec<Header>,
+}
+
+/// A call, for as long as its messages are amended.
+pub(super) struct Amended {
+    all: Amendments,
+    call_id: String,
+}
+
+impl Amendments {
+    pub fn open(&self, call_id: &str) -> Amended {
+        self.all().insert(call_id.to_owned(), Facts::default());
+        Amended { all: self.clone(), call_id: call_id.to_owned() }
+    }
+
+    /// The lock is held for a look-up only, and the map is valid at every step.
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Facts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn amend(&self, request: &mut Request) {
+        let Some(call_id) = call_id_of(request) else { return };
+        let all = self.all();
+        let Some(facts) = all.get(&call_id) else { return };
+        match (request.method(), &facts.early, facts.cancelled) {
+            (Method::PRack, Some(early), _) => {
+                request.uri = early.contact.clone();
+                request.headers.retain(|header| !matches!(header, Header::Route(_)));
+                request.headers.extend(early.routes.clone());
+            }
+            (Method::Cancel, _, Some(name)) => {
+                request.headers.unique_push(Header::Reason(reason::ours(name).into()));
+            }
+            _ => {}
+        }
+    }
+
+    fn note_response(&self, response: &Response) {
+        let is_reliable = response.status_code.kind() == StatusCodeKind::Provisional
+            && response.header_value("Require").is_some_and(|tags| has_tag(&tags, "100rel"));
+        let Some(call_id) = call_id_of(response).filter(|_| is_reliable) else { return };
+        let contact = response.typed_contact_headers().ok().and_then(|all| all.first().map(|first| first.uri.clone()));
+        let Some(contact) = contact else { return };
+        if let Some(facts) = self.all().get_mut(&call_id) {
+            facts.early = Some(EarlyTarget { contact, routes: routes_of(response) });
+        }
+    }
+
+    fn note_request(&self, request: &Request) {
+        if request.method() != &Method::Bye {
+            return;
+        }
+        let reason = request.header_value("Reason").and_then(|value| Reason::parse(&value));
+        let Some((call_id, reason)) = call_id_of(request).zip(reason) else { return };
+        if let Some(facts) = self.all().get_mut(&call_id) {
+            facts.farewell = Some(reason);
+        }
+    }
+}
+
+impl Amended {
+    /// Our CANCEL says why.
+    pub fn cancel_because(&self, reason: &'static str) {
+        if let Some(facts) = self.all.all().get_mut(&self.call_id) {
+            facts.cancelled = Some(reason);
+        }
+    }
+
+    /// Why the phone hung up, if it said so.
+    pub fn farewell(&self) -> Option<Reason> {
+        self.all.all().get(&self.call_id)?.farewell.clone()
+    }
+}
+
+impl Drop for Amended {
+    fn drop(&mut self) {
+        self.all.all().remove(&self.call_id);
+    }
+}
+
+/// All that is changed in messages, behind the one place that the library has for it.
+pub(super) struct Inspectors {
+    pub amendments: Amendments,
+    /// None if no phone may register.
+    pub nat: Option<BehindNat>,
+}
+
+impl MessageInspector for Inspectors {
+    fn before_send(&self, message: SipMessage, to: Option<&SipAddr>) -> SipMessage {
+        self.amendments.before_send(message, to)
+    }
+
+    fn after_received(&self, message: SipMessage, from: Option<&SipAddr>) -> SipMessage {
+        let message = match &self.nat {
+            Some(nat) => nat.after_received(message, from),
+            None => message,
+        };
+        self.amendments.after_received(message, from)
+    }
+}
+
+impl MessageInspector for Amendments {
+    fn before_send(&self, mut message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        match &mut message {
+            SipMessage::Request(request) => self.amend(request),
+            SipMessage::Response(_) => {}
+        }
+        message
+    }
+
+    fn after_received(&self, message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        match &message {
+            SipMessage::Request(request) => self.note_request(request),
+            SipMessage::Response(response) => self.note_response(response),
+        }
+        message
+    }
+}
+
+fn call_id_of(message: &impl HeadersExt) -> Option<String> {
+    message.call_id_header().ok().map(|call_id| call_id.value().to_owned())
+}
+
+fn has_tag(value: &str, tag: &str) -> bool {
+    value.split(',').any(|other| other.trim().eq_ignore_ascii_case(tag))
+}
+
+/// RFC 3261 §12.1.2: the client's route is the response's, backwards.
+fn routes_of(response: &Response) -> Vec<Header> {
+    let lines = response.record_route_headers().into_iter().map(|header| header.value().to_owned());
+    let mut routes: Vec<String> = lines.flat_map(|line| split_routes(&line)).collect();
+    routes.reverse();
+    routes.into_iter().map(|route| Header::Route(route.into())).collect()
+}
+
+/// Several may stand in a line. A comma in an address is escaped or between `<` and `>`.
+fn split_routes(line: &str) -> Vec<String> {
+    let mut is_inside = false;
+    let parts = line.split(move |sign| {
+        is_inside = (is_inside || sign == '<') && sign != '>';
+        sign == ',' && !is_inside
+    });
+    parts.map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> SipMessage {
+        text.replace('\n', "\r\n").as_str().try_into().unwrap()
+    }
+
+    const COMMON: &str = "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\n\
+        Call-ID: ours@patchcord\nMax-Forwards: 70\n";
+
+    #[test]
+    fn a_prack_takes_the_target_and_the_route_of_its_response() {
+        let amendments = Amendments::default();
+        let amended = amendments.open("ours@patchcord");
+        let response = |require: &str| {
+            message(&format!(
+                "SIP/2.0 183 Progress\n{COMMON}CSeq: 1 INVITE\n{require}RSeq: 1\nContact: <sip:200@192.0.2.9:5070>\n\
+                 Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\nContent-Length: 0\n\n"
+            ))
+        };
+        let prack = || message(&format!("PRACK sip:192.0.2.1 SIP/2.0\n{COMMON}CSeq: 2 PRACK\nContent-Length: 0\n\n"));
+        amendments.after_received(response(""), None);
+        assert_eq!(amendments.before_send(prack(), None).to_string(), prack().to_string());
+        amendments.after_received(response("Require: 100rel\n"), None);
+        let SipMessage::Request(sent) = amendments.before_send(prack(), None) else { panic!("a request") };
+        assert_eq!(sent.uri.to_string(), "sip:200@192.0.2.9:5070");
+        let routes: Vec<_> = sent.route_headers().iter().map(|route| route.value().to_owned()).collect();
+        assert_eq!(routes, ["<sip:p1.example;lr>", "<sip:p2.example;lr>"]);
+        let twice = amendments.before_send(SipMessage::Request(sent.clone()), None);
+        assert_eq!(twice.to_string(), sent.to_string());
+        drop(amended);
+        assert_eq!(amendments.before_send(prack(), None).to_string(), prack().to_string());
+    }
+
+    #[test]
+    fn reasons_of_cancel_and_bye_are_passed() {
+        let amendments = Amendments::default();
+        let amended = amendments.open("ours@patchcord");
+        let cancel = || message(&format!("CANCEL sip:c@d SIP/2.0\n{COMMON}CSeq: 1 CANCEL\nContent-Length: 0\n\n"));
+        assert_eq!(amendments.before_send(cancel(), None).to_string(), cancel().to_string());
+        amended.cancel_because("caller_hung_up");
+        let sent = amendments.before_send(cancel(), None).to_string();
+        assert!(sent.contains("Reason: SIP;cause=200;text=\"caller_hung_up\"\r\n"), "{sent}");
+        let bye = format!("BYE sip:c@d SIP/2.0\n{COMMON}CSeq: 1 BYE\nReason: Q.850;cause=16\nContent-Length: 0\n\n");
+        amendments.after_received(message(&bye), None);
+        assert_eq!(amended.farewell().map(|reason| reason.to_string()), Some("Q.850 16".to_owned()));
+    }
+}
