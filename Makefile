@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo simulate test lint bench quality fuzz drills interop interop-chromium interop-firefox interop-sip interop-s3 screenshots fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-sip interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,10 +30,11 @@ lint: tools ## format, clippy, docs, licences and sources of dependencies
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@./tests/tools/deny.sh
 
-interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, Chromium the pages
+interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, Chromium the pages, SIP phones
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
 	@./tests/interop/chromium/run.sh
+	@./tests/interop/sip/run.sh
 
 interop-chromium: tools ## the pages in Chromium, Chromium as the caller and as an agent, and the console's figures
 	@./tests/interop/chromium/run.sh --all
@@ -44,7 +45,7 @@ interop-firefox: tools ## the console in Firefox, which answers a Chromium
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh
 
-interop-sip: tools ## foreign phones: SIPp and baresip, from Debian's packages
+interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages
 	@./tests/interop/sip/run.sh
 
 interop-s3: tools ## recordings are uploaded to a foreign S3 server
@@ -62,6 +63,9 @@ fuzz: tools ## parsers of foreign bytes, fed with any bytes; SECONDS_EACH=60
 
 drills: tools ## faults on purpose: kill -9, no descriptors, full disk, freezes, overload; as root, some minutes
 	@./tests/tools/drills.sh
+
+drills-sip: tools ## hostile SIP beside a call, and phones whose clocks are wrong; DRILL_SECONDS=600 for each
+	@./tests/tools/drills.sh sip
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Foreign phones, SIPp and baresip, against the real program and the simulated Meta. Installs nothing: says what is missing.
+# Foreign phones, SIPp and baresip, and Kamailio between them, against the real program and the simulated Meta.
 set -eu
 cd "$(dirname "$0")/../../.."
-for program in sipp baresip; do
-    if ! command -v "$program" >/dev/null; then
-        echo "$program is missing: apt-get install --no-install-recommends sip-tester baresip-core" >&2
-        exit 1
-    fi
-done
+missing=""
+command -v sipp >/dev/null || missing="$missing sip-tester"
+command -v baresip >/dev/null || missing="$missing baresip-core"
+command -v kamailio >/dev/null || missing="$missing kamailio"
+# shellcheck disable=SC2086 # a list of words
+[ -z "$missing" ] || ./tests/tools/install.sh $missing
 ./tests/tools/venv.sh -r tests/interop/requirements.txt
 "${CARGO:-cargo}" build --locked
 export PYTHONPYCACHEPREFIX="$PWD/target/pycache" PYTHONPATH="$PWD/tests/interop"
