@@ -268,7 +268,7 @@ impl<'a> InDialog<'a> {
         self.is_referring = true;
         let dialog = self.dialog.clone();
         self.work.spawn(async move {
-            let _ = handle.reply(StatusCode::Accepted).await;
+            refer::accept(&handle).await;
             refer::notify(&dialog, 100).await;
             let code = match timeout(refer::DECIDED_WITHIN, decided).await {
                 Ok(Ok(code)) => code,

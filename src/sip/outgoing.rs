@@ -192,13 +192,16 @@ enum Rung {
 impl Ringing<'_> {
     async fn last(mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Rung {
         let mut has_rung = false;
+        // What the phone asks for from then on is for the talk: it may come before the INVITE counts as done.
+        let mut is_confirmed = false;
         loop {
             tokio::select! {
                 done = &mut self.inviting => return self.finished(done),
-                state = self.states.recv() => {
+                state = self.states.recv(), if !is_confirmed => {
                     let Some(state) = state else {
                         return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
                     };
+                    is_confirmed = matches!(state, DialogState::Confirmed(..));
                     if self.follow(&state) && !std::mem::replace(&mut has_rung, true) {
                         // One event per call: the queue has room.
                         let _ = events.try_send(SipEvent::Ringing);

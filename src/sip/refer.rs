@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rsipstack::dialog::dialog::TransactionHandle;
 use rsipstack::dialog::invite_dialog::InviteDialog;
 use rsipstack::sip::{Header, StatusCode};
 use tokio::time::timeout;
@@ -53,6 +54,12 @@ pub(super) fn target(value: &str, referred_by: Option<&str>) -> Result<SipUri, u
         let _ = to.set_header("Referred-By", referred_by);
     }
     Ok(to)
+}
+
+/// Answers 202, and returns when it has left: a NOTIFY before it confuses phones.
+pub(super) async fn accept(handle: &TransactionHandle) {
+    // The library sends the first, and then takes no more of them; nothing else says that it has done so.
+    while handle.reply(StatusCode::Accepted).await.is_ok() {}
 }
 
 /// Tells the phone how far it is. A phone that does not take it misses it.

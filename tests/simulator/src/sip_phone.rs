@@ -35,10 +35,16 @@ pub struct SipPhoneOptions {
     pub speech: Speech,
     /// A tone for the codecs of G.711, in Hz.
     pub tone_hz: f64,
+    /// A second tone, which takes the place of the first for 100 ms every two seconds: see [`PhoneAudio::marks`].
+    pub mark_hz: Option<f64>,
+    /// How much faster its clock runs than ours, in parts per million.
+    pub clock_drift_ppm: i32,
     /// The codec that it answers with.
     pub codec: Codec,
     /// What it does with an INVITE.
     pub answer: SipAnswer,
+    /// A key that it presses, by INFO, as soon as the ACK of its answer is there.
+    pub key_at_once: Option<char>,
     /// Further header lines of its final response to an INVITE.
     pub headers_of_answer: Vec<String>,
     /// The host and port that it believes to have, as behind a NAT; its own if None.
@@ -92,8 +98,11 @@ impl Default for SipPhoneOptions {
         Self {
             speech: Speech::silence(),
             tone_hz: 1000.0,
+            mark_hz: None,
+            clock_drift_ppm: 0,
             codec: Codec::Pcmu,
             answer: SipAnswer::Answer,
+            key_at_once: None,
             headers_of_answer: Vec::new(),
             believes_to_be_at: None,
             srtp: None,
@@ -390,6 +399,14 @@ impl Shared {
         }
     }
 
+    async fn press_at_once(&self) -> anyhow::Result<()> {
+        let Some(key) = self.options.key_at_once else { return Ok(()) };
+        let kind = ["Content-Type: application/dtmf-relay"];
+        let info = self.request("INFO", &kind, &format!("Signal={key}\r\n"))?;
+        self.socket.send_to(info.to_string().as_bytes(), self.dialog()?.from).await?;
+        Ok(())
+    }
+
     /// A request of the phone in its dialog: what was From is To.
     fn request(&self, method: &str, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
         let mut state = self.state();
@@ -443,7 +460,8 @@ async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow:
                 false => shared.respond(&dialog.invite, 487, &[], "").await,
             }
         }
-        Some("ACK") | None => Ok(()),
+        Some("ACK") => shared.press_at_once().await,
+        None => Ok(()),
         Some("PRACK") => match shared.options.answer {
             SipAnswer::Reliable(reliable) => shared.acknowledged(&message, reliable).await,
             _ => shared.respond(&message, 481, &[], "").await,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::UdpSocket;
@@ -18,6 +18,9 @@ const G711_FRAME: usize = 160;
 const G711_RATE: u32 = 8_000;
 const OPUS_TICKS: u32 = 960;
 const KEYS: u8 = 101;
+/// Frames from mark to mark, and of one mark.
+const MARK_EVERY: u32 = 100;
+const MARK_FRAMES: u32 = 5;
 
 /// A codec of the phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Codec {
 /// One RTP packet as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PhonePacket {
+    /// When it arrived.
+    pub at: Instant,
     /// Payload type.
     pub payload_type: u8,
     /// RTP sequence number.
@@ -55,6 +60,7 @@ pub struct PhoneAudio {
     profile: &'static str,
     keys: Option<Keys>,
     heard: Arc<Mutex<Vec<PhonePacket>>>,
+    marks: Arc<Mutex<Vec<Instant>>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -91,6 +97,48 @@ impl PhoneAudio {
 
     fn heard(&self) -> MutexGuard<'_, Vec<PhonePacket>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with the line that it receives: it should have one SSRC, no gap in the sequence numbers, timestamps that
+    /// go on in whole frames at the pace of the clock, through holds as well, and no payload type but the codec's and that
+    /// of keys.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let packets = self.packets();
+        let (number, ticks) = (self.codec.sdp().0, self.codec.ticks());
+        let mut faults = Vec::new();
+        let mut last: Option<&PhonePacket> = None;
+        for packet in &packets {
+            if packet.payload_type != number && packet.payload_type != KEYS {
+                faults.push(format!("payload type {}", packet.payload_type));
+            }
+            if let Some(last) = last {
+                let step = packet.timestamp.wrapping_sub(last.timestamp);
+                // A key has the timestamp of its beginning in all its packets (RFC 4733 §2.5.1.2).
+                let of_key = packet.payload_type == KEYS && last.payload_type == KEYS && step == 0;
+                if packet.ssrc != last.ssrc {
+                    faults.push("another SSRC".to_owned());
+                } else if packet.sequence != last.sequence.wrapping_add(1) {
+                    faults.push(format!("sequence {} after {}", packet.sequence, last.sequence));
+                } else if !of_key && (step == 0 || step % ticks != 0 || step > u32::MAX / 2) {
+                    faults.push(format!("timestamp {} after {}", packet.timestamp, last.timestamp));
+                }
+            }
+            last = Some(packet);
+        }
+        let (Some(first), Some(last)) = (packets.first(), last) else { return vec!["no packet".to_owned()] };
+        let by_timestamps = f64::from(last.timestamp.wrapping_sub(first.timestamp)) / (f64::from(ticks) * 50.0);
+        let by_clock = last.at.duration_since(first.at).as_secs_f64();
+        if (by_timestamps - by_clock).abs() > 2.0 {
+            faults.push(format!("{by_timestamps:.1} s by timestamps, {by_clock:.1} s by the clock"));
+        }
+        faults
+    }
+
+    /// When it sent the first packet of each mark, in G.711.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Instant> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it heard in the packets from this number on, at [`PHONE_RATE`].
@@ -169,10 +217,11 @@ impl PhoneSocket {
         };
         let profile = if keys.is_some() && theirs.contains("RTP/SAVP") { "RTP/SAVP" } else { "RTP/AVP" };
         let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
+        let marks: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let hearing = tokio::spawn(hear(self.socket.clone(), inbound, heard.clone()));
-        let talking = tokio::spawn(talk(self.socket.clone(), to, outbound, options.clone()));
+        let talking = tokio::spawn(talk(self.socket.clone(), to, outbound, options.clone(), marks.clone()));
         let (codec, claims, tasks) = (options.codec, options.claims, [hearing, talking]);
-        Ok(Arc::new(PhoneAudio { codec, address: self.address, claims, profile, keys, heard, tasks }))
+        Ok(Arc::new(PhoneAudio { codec, address: self.address, claims, profile, keys, heard, marks, tasks }))
     }
 }
 
@@ -196,6 +245,14 @@ impl Drop for PhoneAudio {
 }
 
 impl Codec {
+    /// Of a frame.
+    fn ticks(self) -> u32 {
+        match self {
+            Self::Pcmu | Self::Pcma => G711_FRAME as u32,
+            Self::Opus => OPUS_TICKS,
+        }
+    }
+
     fn sdp(self) -> (u8, &'static str) {
         match self {
             Self::Pcmu => (0, "PCMU/8000"),
@@ -218,6 +275,7 @@ async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Mut
         if let Some(packet) = plain {
             let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
             heard.lock().unwrap_or_else(PoisonError::into_inner).push(PhonePacket {
+                at: Instant::now(),
                 payload_type: packet[1] & 0x7f,
                 sequence: u16::from_be_bytes([packet[2], packet[3]]),
                 timestamp: word(4),
@@ -228,12 +286,27 @@ async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Mut
     }
 }
 
-async fn talk(socket: Arc<UdpSocket>, to: SocketAddr, mut cipher: Option<Cipher>, options: SipPhoneOptions) {
+async fn talk(
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+    mut cipher: Option<Cipher>,
+    options: SipPhoneOptions,
+    marks: Arc<Mutex<Vec<Instant>>>,
+) {
     let voice = sound::tone(options.tone_hz, G711_RATE, 1000);
+    let mark = options.mark_hz.map(|hertz| sound::tone(hertz, G711_RATE, 1000));
     let (number, ssrc) = (options.codec.sdp().0, rand::random::<u32>());
-    let mut clock = tokio::time::interval(FRAME);
+    let nanos = FRAME.as_nanos() as i64;
+    let frame = Duration::from_nanos((nanos - nanos * i64::from(options.clock_drift_ppm) / 1_000_000) as u64);
+    let mut clock = tokio::time::interval(frame);
     for count in 0_u32.. {
         clock.tick().await;
+        let in_period = count % MARK_EVERY;
+        let marked = mark.as_ref().filter(|_| in_period < MARK_FRAMES);
+        if marked.is_some() && in_period == 0 {
+            marks.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
+        let voice = marked.unwrap_or(&voice);
         let g711 = |encode: fn(i16) -> u8| -> Vec<u8> {
             let start = count as usize * G711_FRAME % voice.len();
             voice[start..start + G711_FRAME].iter().copied().map(encode).collect()
