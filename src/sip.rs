@@ -7,6 +7,7 @@ mod uri;
 mod srtp;
 mod listen;
 mod edge;
+pub mod foreign;
 mod gate;
 mod flow;
 mod places;

@@ -1,0 +1,152 @@
+//! Foreign bytes on their whole way: the edge, the SIP library, and every header and body that a dialog reads. Pure; for the
+//! fuzz target and tests, because the way itself is spread over sockets and tasks.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use rsipstack::dialog::DialogId;
+use rsipstack::sip::{HeadersExt, Request, Response, SipMessage, ToTypedHeader, typed};
+use rsipstack::transaction::key::{TransactionKey, TransactionRole};
+use rsipstack::transport::SipConnection;
+
+use super::edge::{Head, head_of_datagram, head_of_stream};
+use super::outgoing::{least_of, library_transport, sdp_of};
+use super::session_timer::SessionExpires;
+use super::uri::{SipUri, Transport};
+use super::{info, refer};
+
+/// What became of foreign bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The edge let nothing pass.
+    Dropped,
+    /// The edge let a message pass that the library does not read.
+    Unreadable,
+    /// A message was read.
+    Read,
+    /// The edge, which the gate goes by, and the library read different things: the name of what differs.
+    Differs(&'static str),
+}
+
+/// Reads bytes as a datagram and as the beginning of a stream.
+pub fn read(bytes: &[u8]) -> Reading {
+    let datagram = head_of_datagram(bytes).ok();
+    let stream = head_of_stream(bytes).ok().flatten().and_then(|head| {
+        let end = head.length + head.content_length?;
+        (end <= bytes.len()).then_some((head, end))
+    });
+    let read = |(head, end): (Head<'_>, usize)| read_message(&head, &bytes[..end]);
+    let of_datagram = datagram.map_or(Reading::Dropped, read);
+    match stream.map(read) {
+        Some(of_stream) if of_stream != of_datagram => Reading::Differs("stream"),
+        Some(_) | None => of_datagram,
+    }
+}
+
+fn read_message(head: &Head<'_>, bytes: &[u8]) -> Reading {
+    let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 5060));
+    let message = SipMessage::try_from(bytes).ok();
+    let message = message
+        .and_then(|message| SipConnection::update_msg_received(message, from, library_transport(Transport::Udp)).ok());
+    let (method, call_id, body) = match &message {
+        None => return Reading::Unreadable,
+        Some(SipMessage::Request(request)) => {
+            read_request(request);
+            (Some(request.method().to_string()), call_id_of(request), request.body())
+        }
+        Some(SipMessage::Response(response)) => {
+            read_response(response);
+            (None, call_id_of(response), response.body())
+        }
+    };
+    if method.as_deref() != head.method {
+        Reading::Differs("method")
+    } else if call_id.as_deref() != Some(head.call_id) {
+        Reading::Differs("call_id")
+    } else if body.len() != bytes.len() - head.length {
+        Reading::Differs("body")
+    } else {
+        Reading::Read
+    }
+}
+
+fn call_id_of(message: &impl HeadersExt) -> Option<String> {
+    message.call_id_header().ok().map(|call_id| call_id.value().trim().to_owned())
+}
+
+fn read_request(request: &Request) {
+    read_headers(request, request.body());
+    let kind = request.header_value("Content-Type").unwrap_or_default();
+    let _ = info::digit(&kind, request.body());
+    let _ = SipUri::parse(&request.uri().to_string());
+    let _ = request.destination();
+    for role in [TransactionRole::Client, TransactionRole::Server] {
+        let _ = TransactionKey::from_request(request, role);
+        let _ = DialogId::try_from((request, role));
+    }
+}
+
+fn read_response(response: &Response) {
+    read_headers(response, response.body());
+    let _ = least_of(response);
+    for role in [TransactionRole::Client, TransactionRole::Server] {
+        let _ = TransactionKey::from_response(response, role);
+        let _ = DialogId::try_from((response, role));
+    }
+}
+
+/// Nothing is expected of what comes out, but that something does.
+fn read_headers(message: &impl HeadersExt, body: &[u8]) {
+    let _ = message.from_header().map(|header| header.typed().is_ok());
+    let _ = message.to_header().map(|header| header.typed().is_ok());
+    let _ = message.cseq_header().map(|header| (header.typed().is_ok(), header.seq().is_ok()));
+    let _ = message.top_via_header().map(|header| (header.typed().is_ok(), message.has_multiple_vias()));
+    let _ = message.typed_contact_headers();
+    let _ = message.typed_record_route_headers();
+    let _ = message.typed_route_headers();
+    let _ = message.header_value("Authorization").map(|value| typed::Authorization::parse(&value));
+    let _ = message.header_value("WWW-Authenticate").map(|value| typed::WwwAuthenticate::parse(&value));
+    let _ = message.header_value("Proxy-Authenticate").map(|value| typed::ProxyAuthenticate::parse(&value));
+    let _ = (message.rseq_value(), message.rack_value(), message.transaction_id().is_ok());
+    let timer = message.header_value("Session-Expires").and_then(|value| SessionExpires::parse(&value));
+    let _ = timer.map(SessionExpires::answered);
+    let _ = message.header_value("Refer-To").map(|value| refer::target(&value));
+    let _ = sdp_of(message, body);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEEDS: [&[u8]; 5] = [
+        include_bytes!("../../fuzz/seeds/sip_edge/invite"),
+        include_bytes!("../../fuzz/seeds/sip_edge/answer"),
+        include_bytes!("../../fuzz/seeds/sip_edge/info"),
+        include_bytes!("../../fuzz/seeds/sip_edge/refer"),
+        include_bytes!("../../fuzz/seeds/sip_edge/register"),
+    ];
+
+    #[test]
+    fn messages_of_phones_are_read_and_as_the_gate_reads_them() {
+        for seed in SEEDS {
+            assert_eq!(read(seed), Reading::Read, "{}", String::from_utf8_lossy(seed));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_gate_and_the_library_read_the_same(
+            which in 0..SEEDS.len(),
+            at in any::<prop::sample::Index>(),
+            with in "[ -~]{0,4}|\r\n|\r\nCall-ID: x|\r\ni:|:|;|,|\"|<|>|\t",
+            instead in 0_usize..4,
+        ) {
+            let mut bytes = SEEDS[which].to_vec();
+            let at = at.index(bytes.len());
+            bytes.splice(at..(at + instead).min(bytes.len()), with.bytes());
+            let reading = read(&bytes);
+            prop_assert!(!matches!(reading, Reading::Differs(_)), "{reading:?}: {}", String::from_utf8_lossy(&bytes));
+        }
+    }
+}
