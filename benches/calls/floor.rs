@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use patchcord_media::g711::Law;
 use patchcord_media::opus::{Decoder, Encoder, Profile, SampleRate};
 use patchcord_simulator::{Speech, sound};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -23,6 +24,8 @@ const FRAME: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(4);
 const RTP_HEADER_BYTES: usize = 12;
+/// 20 ms of G.711.
+const G711_PACKET_BYTES: usize = RTP_HEADER_BYTES + 160;
 /// 20 ms of 16 kHz PCM in a WebSocket frame with its mask, as the service sends it.
 const TO_AGENT_BYTES: usize = 648;
 /// The same without a mask, as an agent sends it.
@@ -45,6 +48,21 @@ pub async fn udp_echo(senders: usize) -> anyhow::Result<f64> {
         let (speech, counts) = (speech.clone(), counts.clone());
         let begin = Instant::now() + phase(number);
         tasks.spawn_local(async move { talk_udp(&socket, &speech, begin, &counts).await });
+    }
+    child.cost(&counts).await
+}
+
+/// Receive and send one packet without encryption, in microseconds, with so many senders.
+pub async fn plain_udp_echo(senders: usize) -> anyhow::Result<f64> {
+    let child = FloorChild::start("plain_udp")?;
+    let mut tasks = JoinSet::new();
+    let counts = std::rc::Rc::new(std::cell::Cell::new(0_u64));
+    for number in 0..senders {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        socket.connect(child.address).await?;
+        let counts = counts.clone();
+        let begin = Instant::now() + phase(number);
+        tasks.spawn_local(async move { talk_plain_udp(&socket, begin, &counts).await });
     }
     child.cost(&counts).await
 }
@@ -75,6 +93,11 @@ pub async fn punctuality() -> anyhow::Result<String> {
     Ok(format!("A thread that only sleeps wakes up to {late_ms:.2} ms late on this core just now (p99)."))
 }
 
+/// Decode and encode 20 ms between Opus and mu-law at 8 kHz, in microseconds of processor time.
+pub async fn phone_codec() -> anyhow::Result<f64> {
+    number_of("phone_codec").await
+}
+
 async fn number_of(what: &str) -> anyhow::Result<f64> {
     let child = FloorChild::spawn(what)?;
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await??;
@@ -91,6 +114,12 @@ pub async fn serve(what: &str) -> anyhow::Result<()> {
             std::io::stdout().flush()?;
             echo_udp(&socket).await
         }
+        "plain_udp" => {
+            let socket = UdpSocket::bind("127.0.0.1:0").await?;
+            println!("{}", socket.local_addr()?);
+            std::io::stdout().flush()?;
+            echo_plain_udp(&socket).await
+        }
         "tcp" => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             println!("{}", listener.local_addr()?);
@@ -103,6 +132,10 @@ pub async fn serve(what: &str) -> anyhow::Result<()> {
         }
         "codec" => {
             println!("{}", code_speech()?);
+            Ok(())
+        }
+        "phone_codec" => {
+            println!("{}", code_phone_speech()?);
             Ok(())
         }
         "nap" => {
@@ -219,6 +252,30 @@ async fn echo_udp(socket: &UdpSocket) -> anyhow::Result<()> {
     }
 }
 
+async fn talk_plain_udp(socket: &UdpSocket, begin: Instant, counts: &std::cell::Cell<u64>) -> anyhow::Result<()> {
+    let (packet, mut next_at, mut buffer) = ([7; G711_PACKET_BYTES], begin, [0; 2048]);
+    loop {
+        tokio::time::sleep_until(next_at.into()).await;
+        next_at += FRAME;
+        let _ = socket.try_send(&packet);
+        while tokio::time::timeout_at(next_at.into(), socket.readable()).await.is_ok() {
+            while socket.try_recv(&mut buffer).is_ok() {
+                counts.set(counts.get() + 1);
+            }
+        }
+    }
+}
+
+async fn echo_plain_udp(socket: &UdpSocket) -> anyhow::Result<()> {
+    let mut packet = [0; 2048];
+    loop {
+        socket.readable().await?;
+        while let Ok((length, from)) = socket.try_recv_from(&mut packet) {
+            let _ = socket.try_send_to(&packet[..length], from);
+        }
+    }
+}
+
 /// Seals everything behind the header in place and adds the tag.
 fn seal(key: &LessSafeKey, packet: &mut Vec<u8>) -> anyhow::Result<()> {
     let (header, body) = packet.split_at_mut(RTP_HEADER_BYTES);
@@ -272,20 +329,48 @@ fn nap() -> f64 {
     quantile(&mut (1..=NAPS).map(late).collect::<Vec<_>>(), 0.99)
 }
 
-/// The median of some passes.
 fn code_speech() -> anyhow::Result<f64> {
     let (caller, agent) = (Speech::caller().looped(), sound::agent_clip());
     let mut decoder = Decoder::new(SampleRate::Hz16000)?;
     let mut encoder = Encoder::new(SampleRate::Hz16000, Profile::Eco)?;
     let mut frames = agent.chunks_exact(SampleRate::Hz16000.samples_per_frame()).cycle();
     let (mut samples, mut packet) = (Vec::new(), Vec::new());
+    median_of_passes(|frame| {
+        samples.clear();
+        decoder.decode(&caller.frame(frame), &mut samples)?;
+        encoder.encode(frames.next().context("a clip")?, &mut packet)?;
+        Ok(())
+    })
+}
+
+fn code_phone_speech() -> anyhow::Result<f64> {
+    let rate = SampleRate::Hz8000;
+    let caller = Speech::caller().looped();
+    let agent: Vec<u8> =
+        sound::at_rate(&sound::agent_clip(), 16_000, 8_000).into_iter().map(|sample| Law::Mu.encode(sample)).collect();
+    let (mut decoder, mut encoder) = (Decoder::new(rate)?, Encoder::new(rate, Profile::Eco)?);
+    let mut frames = agent.chunks_exact(rate.samples_per_frame()).cycle();
+    let (mut samples, mut packet, mut to_phone) = (Vec::new(), Vec::new(), Vec::new());
+    median_of_passes(|frame| {
+        samples.clear();
+        decoder.decode(&caller.frame(frame), &mut samples)?;
+        to_phone.clear();
+        to_phone.extend(samples.iter().map(|sample| Law::Mu.encode(*sample)));
+        std::hint::black_box(&to_phone);
+        samples.clear();
+        samples.extend(frames.next().context("a clip")?.iter().map(|byte| Law::Mu.decode(*byte)));
+        encoder.encode(&samples, &mut packet)?;
+        Ok(())
+    })
+}
+
+/// Microseconds of processor time for one frame.
+fn median_of_passes(mut work: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let mut passes = Vec::new();
     for _ in 0..CODEC_PASSES {
         let before = machine::usage(std::process::id())?;
         for frame in 0..CODEC_FRAMES {
-            samples.clear();
-            decoder.decode(&caller.frame(frame), &mut samples)?;
-            encoder.encode(frames.next().context("a clip")?, &mut packet)?;
+            work(frame)?;
         }
         let used = machine::usage(std::process::id())? - before;
         passes.push(used.process.as_secs_f64() * 1e6 / CODEC_FRAMES as f64);

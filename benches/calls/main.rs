@@ -24,6 +24,9 @@ mod relaying;
 mod scene;
 mod service;
 mod setup;
+mod sip;
+mod sip_phones;
+mod sipp;
 mod startup;
 mod table;
 mod webrtc;
@@ -128,6 +131,18 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("17") {
         show("17 WebRTC agent, as a browser is one, both talking", webrtc::relayed().await);
+    }
+    if wanted("18") {
+        show("18 SIP phone with Opus, both talking", sip::opus().await);
+    }
+    if wanted("19") {
+        show("19 SIP phone with PCMU, both talking", sip::pcmu().await);
+    }
+    if wanted("20") {
+        show("20 A rush of SIP calls beside talking ones", sip::rush().await);
+    }
+    if wanted("21") {
+        show("21 The same rush to SIPp", sip::foreign().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -71,6 +71,12 @@ pub struct Arrival {
     pub payload: Bytes,
 }
 
+/// By how much each step from packet to packet was off 20 ms, in milliseconds.
+pub fn off_pace_ms(arrivals: &[Arrival]) -> Vec<f64> {
+    let steps = arrivals.windows(2).map(|pair| (pair[1].at.as_secs_f64() - pair[0].at.as_secs_f64()) * 1e3);
+    steps.map(|step| (step - 20.0).abs()).collect()
+}
+
 impl Phone {
     /// A phone that has its offer ready.
     pub async fn new(identity: &Arc<Identity>, speech: Speech) -> anyhow::Result<Rc<Self>> {

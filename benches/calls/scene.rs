@@ -13,6 +13,7 @@ use crate::machine::{self, Usage};
 use crate::meta::{self, Call, Meta, Webhooks};
 use crate::phone::Phone;
 use crate::service::{self, Service, ServiceOptions};
+use crate::sip_phones::{Codec, SipPhones};
 
 /// From the last webhook to the last accept.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
@@ -28,6 +29,13 @@ pub enum Route {
     Recorded(Talk),
     /// To a bot that answers a WebRTC offer, as a browser's leg is.
     Bot,
+    /// To a SIP phone with this codec.
+    Sip(Codec),
+    /// To SIPp at this port, which talks to nobody.
+    Sipp {
+        /// Of SIP, over UDP.
+        port: u16,
+    },
     /// To the built-in hold music, again and again.
     HoldMusic,
 }
@@ -41,6 +49,7 @@ pub struct Scene {
     /// All agents.
     pub agents: Agents,
     bots: Bots,
+    sip_phones: SipPhones,
     /// The callers' speech.
     pub speech: Speech,
     route: Route,
@@ -122,12 +131,14 @@ impl Scene {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
             // Never dialled.
-            Route::Bot | Route::HoldMusic => Talk::Echo,
+            Route::Bot | Route::Sip(_) | Route::Sipp { .. } | Route::HoldMusic => Talk::Echo,
         };
         let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
         let identity = Arc::new(Identity::generate()?);
         let speech = Speech::caller().looped();
         let bots = Bots::start(&identity, &speech).await?;
+        let codec = if let Route::Sip(codec) = route { codec } else { Codec::Pcmu };
+        let sip_phones = SipPhones::start(codec).await?;
         let to_agent = service::to_agent(&agents.url, if talk == Talk::Echo { "opus" } else { "pcm_s16le" });
         let service = Service::start(&ServiceOptions {
             graph_url: meta.graph_url.clone(),
@@ -138,16 +149,21 @@ impl Scene {
                 Route::Agent(_) => to_agent,
                 Route::Recorded(_) => to_agent + "record = true",
                 Route::Bot => format!("agent = \"{}\"\n", bots.url),
+                Route::Sip(_) => format!("agent = \"{}\"\n", sip_phones.uri),
+                Route::Sipp { port } => format!("agent = \"sip:200@127.0.0.1:{port}\"\n"),
                 Route::HoldMusic => "agent = \"prompt:hold\"
 loop = true"
                     .to_owned(),
             },
-            sections: sections.to_owned(),
+            sections: match route {
+                Route::Sip(_) | Route::Sipp { .. } => format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\n{sections}"),
+                Route::Agent(_) | Route::Recorded(_) | Route::Bot | Route::HoldMusic => sections.to_owned(),
+            },
             refuses,
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
-        Ok(Self { service, calls: Vec::new(), agents, bots, speech, route, meta, webhooks, identity })
+        Ok(Self { service, calls: Vec::new(), agents, bots, sip_phones, speech, route, meta, webhooks, identity })
     }
 
     /// Places calls at this rate and waits until all are accepted.
@@ -212,6 +228,8 @@ loop = true"
     fn counts(&self) -> [u64; 4] {
         let heard = self.calls.iter().map(|call| call.phone.heard.get()).sum();
         let sent = self.calls.iter().map(|call| call.phone.sent.get()).sum();
-        [heard, sent, self.agents.heard() + self.bots.heard(), self.agents.said() + self.bots.said()]
+        let agents_heard = self.agents.heard() + self.bots.heard() + self.sip_phones.heard();
+        let agents_said = self.agents.said() + self.bots.said() + self.sip_phones.said();
+        [heard, sent, agents_heard, agents_said]
     }
 }

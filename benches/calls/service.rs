@@ -13,8 +13,8 @@ use crate::machine;
 
 /// The program as built beside this one.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
-/// Ports for callers, of which each carries any number at different addresses; and one for each WebRTC agent.
-const PORTS: u16 = 512;
+/// Ports for callers, of which each carries any number at different addresses; and one for each WebRTC agent and SIP phone.
+const PORTS: u16 = 1024;
 /// Below the folder in which the service runs.
 const RECORDINGS: &str = "recordings";
 const READY_WITHIN: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::machine;
-use crate::phone::Arrival;
+use crate::phone::off_pace_ms;
 use crate::relaying::note_doubts;
 use crate::scene::{Route, Scene, Window};
 use crate::table::{Goal, Table, quantile};
@@ -49,10 +49,6 @@ async fn see(route: Route) -> anyhow::Result<(Window, Vec<f64>)> {
         call.phone.take_notes()?;
     }
     let window = scene.watch(WINDOW).await?;
-    let steps = |arrivals: &[Arrival]| -> Vec<f64> {
-        let pairs = arrivals.windows(2).map(|pair| (pair[1].at.as_secs_f64() - pair[0].at.as_secs_f64()) * 1e3);
-        pairs.map(|gap| (gap - 20.0).abs()).collect()
-    };
-    let off = scene.calls.iter().flat_map(|call| steps(&call.phone.notes().arrivals)).collect();
+    let off = scene.calls.iter().flat_map(|call| off_pace_ms(&call.phone.notes().arrivals)).collect();
     Ok((window, off))
 }
