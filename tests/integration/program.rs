@@ -31,8 +31,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
 
 impl Program {
     pub async fn start(folder: &Folder, meta: &Meta, agent: &Agent, options: TestOptions) -> anyhow::Result<Self> {
+        Self::start_for(folder, meta, &agent.url(), options).await
+    }
+
+    /// With this agent target.
+    pub async fn start_for(folder: &Folder, meta: &Meta, target: &str, options: TestOptions) -> anyhow::Result<Self> {
         // A low soft limit, as on many systems; the program may raise it.
-        Self::start_after("ulimit -S -n 256", folder, meta, agent, options).await
+        Self::start_after("ulimit -S -n 256", folder, meta, target, options).await
     }
 
     /// With this limit of open files.
@@ -43,18 +48,18 @@ impl Program {
         options: TestOptions,
         descriptors: usize,
     ) -> anyhow::Result<Self> {
-        Self::start_after(&format!("ulimit -n {descriptors}"), folder, meta, agent, options).await
+        Self::start_after(&format!("ulimit -n {descriptors}"), folder, meta, &agent.url(), options).await
     }
 
     async fn start_after(
         limits: &str,
         folder: &Folder,
         meta: &Meta,
-        agent: &Agent,
+        target: &str,
         options: TestOptions,
     ) -> anyhow::Result<Self> {
         let options = TestOptions { log: "filter = \"trace\"".to_owned(), ..options };
-        let config = config_text(meta, &agent.url(), &folder.0, &options)?;
+        let config = config_text(meta, target, &folder.0, &options)?;
         let path = folder.0.join("patchcord.toml");
         std::fs::write(&path, config)?;
         let mut child = Command::new("sh")
@@ -120,6 +125,11 @@ impl Program {
     /// Where it answers HTTP, without a slash at the end.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The lines that were read so far.
+    pub fn log(&self) -> &[String] {
+        &self.log
     }
 
     /// Stops reading its standard error, which stays open.

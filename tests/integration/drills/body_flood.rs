@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::report;
+use super::{memory_mb, report};
 use crate::people::{AGENT_HZ, SECOND, agent, caller, caller_hears_next, heard_voices, objections};
 use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions};
@@ -77,12 +77,4 @@ async fn status_of(service: &str, request: &[u8]) -> anyhow::Result<Option<u16>>
         anyhow::Ok(status.filter(|_| is_whole))
     };
     timeout(DEADLINE, asked).await.context("there is no answer")?
-}
-
-/// A figure of `/proc/PID/status`.
-fn memory_mb(process: u32, name: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("a figure")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kilobytes / 1024)
 }

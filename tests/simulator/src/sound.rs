@@ -118,7 +118,8 @@ fn block_holds(block: &[i16], rate: u32, frequency_hz: f64) -> bool {
 }
 
 /// Goertzel: the share of a block's energy that lies at one frequency, 0 to 1.
-fn share(block: &[i16], rate: u32, frequency_hz: f64) -> f64 {
+#[must_use]
+pub fn share(block: &[i16], rate: u32, frequency_hz: f64) -> f64 {
     let coefficient = 2.0 * (TAU * frequency_hz / f64::from(rate)).cos();
     let (mut one, mut two, mut energy) = (0.0_f64, 0.0_f64, 0.0_f64);
     for sample in block {
