@@ -82,6 +82,20 @@ pub fn head_of_datagram(bytes: &[u8]) -> Result<(Head<'_>, usize), Malformed> {
     if end > bytes.len() { Err(Malformed::ContentLength) } else { Ok((head, end)) }
 }
 
+/// Writes into the head of a datagram how long its body is, where it leaves that out: the library would read no body.
+/// Without room for it there is no message.
+pub fn measure_body(buffer: &mut [u8], head_length: usize, end: usize) -> Option<usize> {
+    let line = format!("Content-Length: {}\r\n", end - head_length);
+    // Before the blank line.
+    let (at, behind) = (head_length - 2, head_length - 2 + line.len());
+    if end + line.len() > buffer.len() {
+        return None;
+    }
+    buffer.copy_within(at..end, behind);
+    buffer[at..behind].copy_from_slice(line.as_bytes());
+    Some(end + line.len())
+}
+
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
@@ -211,6 +225,17 @@ mod tests {
         let open = INVITE.replacen("Content-Length: 4\r\n", "", 1);
         assert_eq!(head_of_stream(open.as_bytes()), Err(Malformed::HeaderCount));
         assert_eq!(head_of_datagram(open.as_bytes()).unwrap().1, open.len());
+    }
+
+    #[test]
+    fn a_body_without_a_length_gets_one() {
+        let open = INVITE.replacen("Content-Length: 4\r\n", "", 1);
+        let (head, end) = head_of_datagram(open.as_bytes()).unwrap();
+        let mut buffer = open.clone().into_bytes();
+        assert_eq!(measure_body(&mut buffer, head.length, end), None, "no room");
+        buffer.resize(INVITE.len() + 3, 0);
+        assert_eq!(measure_body(&mut buffer, head.length, end), Some(INVITE.len()));
+        assert_eq!(&buffer[..INVITE.len()], INVITE.as_bytes());
     }
 
     proptest! {

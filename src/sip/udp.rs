@@ -7,7 +7,7 @@ use rsipstack::platform::net::UdpSocket as LibrarySocket;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use super::edge::head_of_datagram;
+use super::edge::{head_of_datagram, measure_body};
 use super::gate::{Gate, Verdict};
 use crate::clock;
 
@@ -38,8 +38,8 @@ impl EdgeSocket {
         self.socket.local_addr()
     }
 
-    /// How much of a datagram is a message for us.
-    fn admit(&self, datagram: &[u8], from: IpAddr) -> Option<usize> {
+    /// What of a datagram is a message for us.
+    fn admit(&self, datagram: &[u8], from: IpAddr) -> Option<Admitted> {
         // RFC 5626 §4.4: keep-alives. An answer would tell strangers that we are here.
         if datagram.iter().all(u8::is_ascii_whitespace) {
             return None;
@@ -47,7 +47,10 @@ impl EdgeSocket {
         let now = clock::now();
         let reason = match head_of_datagram(datagram) {
             Ok((head, end)) => match self.gate.judge(from, &head, now) {
-                Verdict::Pass | Verdict::Ask => return Some(end),
+                Verdict::Pass | Verdict::Ask => {
+                    let is_open = head.content_length.is_none() && end > head.length;
+                    return Some(Admitted { end, open_body_at: is_open.then_some(head.length) });
+                }
                 Verdict::Drop(reason) => reason,
             },
             Err(malformed) => {
@@ -60,13 +63,28 @@ impl EdgeSocket {
     }
 }
 
+/// A message at the beginning of a datagram.
+struct Admitted {
+    end: usize,
+    /// Where a body begins whose length the head leaves out.
+    open_body_at: Option<usize>,
+}
+
+impl Admitted {
+    /// Its end, once the head says how long the body is.
+    fn measured(self, buffer: &mut [u8]) -> Option<usize> {
+        self.open_body_at.map_or(Some(self.end), |at| measure_body(buffer, at, self.end))
+    }
+}
+
 #[async_trait]
 impl LibrarySocket for EdgeSocket {
     async fn recv_from(&self, buffer: &mut [u8]) -> rsipstack::Result<(usize, SocketAddr)> {
         loop {
             match self.socket.recv_from(buffer).await {
                 Ok((length, from)) => {
-                    if let Some(end) = self.admit(&buffer[..length], from.ip()) {
+                    let admitted = self.admit(&buffer[..length], from.ip());
+                    if let Some(end) = admitted.and_then(|admitted| admitted.measured(buffer)) {
                         return Ok((end, from));
                     }
                 }

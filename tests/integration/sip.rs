@@ -124,7 +124,15 @@ async fn a_key_is_taken_as_soon_as_the_phone_has_answered() -> anyhow::Result<()
     let options = SipPhoneOptions { key_at_once: Some('9'), ..phone(SipAnswer::Answer) };
     let (_service, call, phone) = calling(options, TestOptions::default()).await?;
     assert_eq!(phone.wait_for("a response", SipMessage::code).await?, 200);
-    until("the key", || call.heard_digits() == "9").await
+    until_caller_hears(&call, &[AGENT_HZ]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_leaves_out_the_length_of_its_sdp_is_heard() -> anyhow::Result<()> {
+    let options = SipPhoneOptions { leaves_out_length: true, ..phone(SipAnswer::Answer) };
+    let (_service, call, phone) = calling(options, TestOptions::default()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    until_phone_hears(&phone, &[CALLER_HZ]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

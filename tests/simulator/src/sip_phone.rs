@@ -45,6 +45,8 @@ pub struct SipPhoneOptions {
     pub answer: SipAnswer,
     /// A key that it presses, by INFO, as soon as the ACK of its answer is there.
     pub key_at_once: Option<char>,
+    /// Its messages have no Content-Length, as they may over UDP (RFC 3261 §18.3).
+    pub leaves_out_length: bool,
     /// Further header lines of its final response to an INVITE.
     pub headers_of_answer: Vec<String>,
     /// The host and port that it believes to have, as behind a NAT; its own if None.
@@ -103,6 +105,7 @@ impl Default for SipPhoneOptions {
             codec: Codec::Pcmu,
             answer: SipAnswer::Answer,
             key_at_once: None,
+            leaves_out_length: false,
             headers_of_answer: Vec::new(),
             believes_to_be_at: None,
             srtp: None,
@@ -347,7 +350,8 @@ impl Shared {
 
     async fn respond(&self, to: &SipMessage, code: u16, headers: &[String], body: &str) -> anyhow::Result<()> {
         let dialog = self.dialog()?;
-        let response = to.response(code, &dialog.tag, self.contact(), headers, body);
+        let mut response = to.response(code, &dialog.tag, self.contact(), headers, body);
+        response.headers.retain(|(name, _)| !self.options.leaves_out_length || name != "Content-Length");
         self.socket.send_to(response.to_string().as_bytes(), dialog.from).await?;
         Ok(())
     }
