@@ -122,7 +122,8 @@ fn read_headers(message: &impl HeadersExt, body: &[u8]) {
     let _ = (message.rseq_value(), message.rack_value(), message.transaction_id().is_ok());
     let timer = message.header_value("Session-Expires").and_then(|value| SessionExpires::parse(&value));
     let _ = timer.map(SessionExpires::answered);
-    let _ = message.header_value("Refer-To").map(|value| refer::target(&value));
+    let referred_by = message.header_value("Referred-By");
+    let _ = message.header_value("Refer-To").map(|value| refer::target(&value, referred_by.as_deref()));
     let _ = sdp_of(message, body);
 }
 
