@@ -4,8 +4,11 @@ mod order;
 mod page;
 mod browser_order;
 mod browser_calls;
+mod browser_phone;
+mod callees;
 mod event;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +20,17 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use browser_calls::BrowserCalls;
+use callees::Callees;
 use clap::Args;
 use patchcord_simulator::agent::{Agent, AgentOptions};
 use patchcord_simulator::meta::{Meta, MetaOptions};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
+use crate::config::api::{ApiKey, QueueScope, Scope};
 use crate::demo::local_config;
 use crate::http::error::ApiError;
 use crate::pages;
@@ -64,6 +70,9 @@ struct Simulation {
     target: Target,
     free: Arc<Semaphore>,
     browser_calls: BrowserCalls,
+    callees: Callees,
+    /// Whether the simulator stops.
+    stopping: watch::Sender<bool>,
 }
 
 /// Where the calls go.
@@ -79,7 +88,8 @@ enum Target {
 impl Simulation {
     fn new(meta: Meta, output: PathBuf, target: Target) -> Arc<Self> {
         let free = Arc::new(Semaphore::new(CALLS_AT_ONCE));
-        Arc::new(Self { meta, output, target, free, browser_calls: BrowserCalls::default() })
+        let (browser_calls, callees) = (BrowserCalls::default(), Callees::default());
+        Arc::new(Self { meta, output, target, free, browser_calls, callees, stopping: watch::Sender::new(false) })
     }
 }
 
@@ -95,7 +105,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
         (None, None) => Target::Echo,
     };
     let service = Service::start(&meta, &target, &options.output).await?;
-    greet(&meta, &target, listener.local_addr()?);
+    greet(&meta, &target, &service, listener.local_addr()?);
     let simulation = Simulation::new(meta, options.output, target);
     serve(listener, simulation).await?;
     service.stop().await;
@@ -105,6 +115,8 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
 /// What runs in this process beside the fake Meta.
 struct Service {
     app: Option<App>,
+    /// For the control API of `app`.
+    key: String,
     /// Kept: dropping it would close the agent's port.
     _echo: Option<Agent>,
 }
@@ -121,12 +133,15 @@ impl Service {
             Target::Agent(url) => (None, url.clone()),
             Target::Service(webhook) => {
                 meta.set_webhook_url(webhook);
-                return Ok(Self { app: None, _echo: None });
+                return Ok(Self { app: None, key: String::new(), _echo: None });
             }
         };
-        let app = App::start(local_config(meta, &url, output)?).await?;
+        let key = format!("patchcord_simulator_{:032x}", rand::random::<u128>());
+        let mut config = local_config(meta, &url, output)?;
+        config.api.keys.push(configured(&key));
+        let app = App::start(config).await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
-        Ok(Self { app: Some(app), _echo: echo })
+        Ok(Self { app: Some(app), key, _echo: echo })
     }
 
     async fn stop(self) {
@@ -136,10 +151,26 @@ impl Service {
     }
 }
 
+/// May read and control calls.
+fn configured(key: &str) -> ApiKey {
+    ApiKey {
+        id: "simulator".to_owned(),
+        sha256: Sha256::digest(key).into(),
+        scopes: vec![Scope::CallsWrite],
+        queues: QueueScope::default(),
+        skills: BTreeSet::default(),
+        expires: None,
+        requests_per_second: ApiKey::REQUESTS_PER_SECOND,
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "what a command says is its result")]
-fn greet(meta: &Meta, target: &Target, address: SocketAddr) {
+fn greet(meta: &Meta, target: &Target, service: &Service, address: SocketAddr) {
     println!("The phone:      http://{address}/  (open it and press Call)");
     println!("or a request:   curl -X POST http://{address}/calls -d '{{\"seconds\": 10}}'");
+    println!(
+        "To be called:   leave the page open, or curl -X POST http://{address}/callees -d '{{\"after_seconds\": 2}}'"
+    );
     match target {
         Target::Echo => println!("It calls:       the built-in echo agent; --agent ws://… calls your own"),
         Target::Agent(url) => println!("It calls:       the agent at {url}"),
@@ -153,18 +184,21 @@ fn greet(meta: &Meta, target: &Target, address: SocketAddr) {
             println!("  media.listen = [\"127.0.0.1\"], media.allow_private = true");
         }
     }
+    if let Some(app) = &service.app {
+        println!("The API:        http://{}/v1 with the key {}", app.address, service.key);
+    }
     println!("Ctrl-C stops.");
 }
 
 /// Serves until Ctrl-C; then the calls of the page end, and with them their streams.
 async fn serve(listener: TcpListener, simulation: Arc<Simulation>) -> anyhow::Result<()> {
-    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let mut stopped = simulation.stopping.subscribe();
     let calls = simulation.clone();
     let serving = axum::serve(listener, router(simulation)).with_graceful_shutdown(async move {
         // Without a handler Ctrl-C ends the process anyway.
         let _ = tokio::signal::ctrl_c().await;
         calls.browser_calls.hang_up_all();
-        stopping.send_replace(true);
+        calls.stopping.send_replace(true);
     });
     tokio::select! {
         served = serving.into_future() => Ok(served?),
@@ -180,6 +214,8 @@ fn router(simulation: Arc<Simulation>) -> Router {
         .route("/calls", post(order::place))
         .route("/api/simulation", get(describe))
         .merge(browser_calls::routes())
+        .merge(browser_phone::routes())
+        .merge(callees::routes())
         .merge(pages::routes(&page::FILES))
         .fallback(nothing_here)
         .layer(middleware::from_fn(pages::with_headers))

@@ -1,4 +1,5 @@
-//! Calls from the phone page: placed with the browser's offer, followed as a stream of events, hung up.
+//! Calls from and to the phone page: placed with the browser's offer or answered by it, followed as a stream of events, hung
+//! up.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,10 +16,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
 use patchcord_simulator::browser::BrowserCall;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::browser_order::BrowserOrder;
+use super::browser_order::{BrowserOrder, check_sdp};
 use super::{CALLS_AT_ONCE, Simulation, event};
 use crate::http::error::ApiError;
 
@@ -36,6 +38,9 @@ pub(super) fn routes() -> Router<Arc<Simulation>> {
         .route("/api/calls", post(place))
         .route("/api/calls/{call}/events", get(events))
         .route("/api/calls/{call}/hang_up", post(hang_up))
+        .route("/api/calls/{call}/answer", post(answer))
+        .route("/api/calls/{call}/pick_up", post(pick_up))
+        .route("/api/calls/{call}/decline", post(decline))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
 }
 
@@ -55,6 +60,17 @@ pub(super) struct Entry {
 struct Readers {
     now: AtomicUsize,
     ever: AtomicUsize,
+}
+
+impl Simulation {
+    /// Keeps a call for its page, which has to read its events. Gives its id.
+    pub(super) fn keep(&self, call: BrowserCall, seat: OwnedSemaphorePermit) -> String {
+        let entry = Entry { id: format!("{:016x}", rand::random::<u64>()), call, readers: Arc::default() };
+        self.browser_calls.add(entry.clone());
+        let id = entry.id.clone();
+        tokio::spawn(watch_over(entry, seat));
+        id
+    }
 }
 
 impl BrowserCalls {
@@ -100,10 +116,8 @@ async fn place(
         .place_browser_call(caller)
         .await
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "not_placed", format!("{error:#}")))?;
-    let entry = Entry { id: format!("{:016x}", rand::random::<u64>()), call: call.clone(), readers: Arc::default() };
-    simulation.browser_calls.add(entry.clone());
-    tokio::spawn(watch_over(entry.clone(), seat));
-    Ok(Json(json!({ "call": entry.id, "seed": call.seed() })))
+    let id = simulation.keep(call.clone(), seat);
+    Ok(Json(json!({ "call": id, "seed": call.seed() })))
 }
 
 /// Pages of other sites cannot send this type without asking first, and are not allowed when they ask.
@@ -163,4 +177,40 @@ impl Drop for Reader {
 async fn hang_up(State(simulation): State<Arc<Simulation>>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     simulation.browser_calls.find(&id)?.call.hang_up();
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The browser's answer to the business's offer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    sdp: String,
+}
+
+async fn answer(
+    State(simulation): State<Arc<Simulation>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, ApiError> {
+    check_type(&headers)?;
+    let body = body.map_err(|error| ApiError::new(error.status(), "unreadable_body", error.body_text()))?;
+    let unreadable = |sentence| ApiError::new(StatusCode::BAD_REQUEST, "invalid_call", sentence);
+    let Answer { sdp } = serde_json::from_slice(&body).map_err(|error| unreadable(format!("the body: {error}")))?;
+    check_sdp(&sdp, "answer").map_err(unreadable)?;
+    rings(simulation.browser_calls.find(&id)?.call.answer(&sdp))
+}
+
+async fn pick_up(State(simulation): State<Arc<Simulation>>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    rings(simulation.browser_calls.find(&id)?.call.pick_up())
+}
+
+async fn decline(State(simulation): State<Arc<Simulation>>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    rings(simulation.browser_calls.find(&id)?.call.decline())
+}
+
+fn rings(rings: bool) -> Result<StatusCode, ApiError> {
+    match rings {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(ApiError::new(StatusCode::CONFLICT, "call_does_not_ring", "the call does not ring (any more)")),
+    }
 }

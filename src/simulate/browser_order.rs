@@ -69,15 +69,21 @@ impl BrowserOrder {
     pub(super) fn read(body: &[u8]) -> Result<BrowserCaller, String> {
         let order: Self = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
         check_caller(&order.from, &order.name)?;
-        if order.sdp.len() > SDP_BYTES || !order.sdp.starts_with("v=0") {
-            return Err(format!("sdp: give the browser's offer, which begins with v=0, in at most {SDP_BYTES} bytes"));
-        }
+        check_sdp(&order.sdp, "offer")?;
         if order.seed.is_some_and(|seed| seed >> SEED_BITS != 0) {
             return Err(format!("seed: give a whole number below 2^{SEED_BITS}"));
         }
         let seed = order.seed.unwrap_or_else(draw_seed);
         let BrowserOrder { sdp, from, name, faults, .. } = order;
         Ok(BrowserCaller { from, name, sdp, faults: faults.check()?, seed: Some(seed) })
+    }
+}
+
+/// The error is a sentence.
+pub(super) fn check_sdp(sdp: &str, kind: &str) -> Result<(), String> {
+    match sdp.len() <= SDP_BYTES && sdp.starts_with("v=0") {
+        true => Ok(()),
+        false => Err(format!("sdp: give the browser's {kind}, which begins with v=0, in at most {SDP_BYTES} bytes")),
     }
 }
 

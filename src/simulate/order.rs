@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{CALLS_AT_ONCE, Simulation, draw_seed};
 
 /// The longest call that one request may ask for, in seconds.
-const LONGEST_CALL: f64 = 600.0;
+pub(super) const LONGEST_CALL: f64 = 600.0;
 /// The most keys of one request.
 const DIGITS_AT_MOST: usize = 64;
 /// Bytes of a file with speech: ten minutes at 48 kHz, in two channels, are 115 MB.
@@ -96,12 +96,22 @@ impl Order {
         if self.seconds <= 0.0 || !(0.0..=LONGEST_CALL).contains(&self.seconds) {
             return Err(format!("seconds: give a number above 0, at most {LONGEST_CALL}"));
         }
-        let is_key = |key: char| matches!(key, '0'..='9' | '*' | '#' | 'A'..='D');
-        if self.digits.len() > DIGITS_AT_MOST || !self.digits.chars().all(is_key) {
-            return Err(format!("digits: give at most {DIGITS_AT_MOST} of 0-9, *, #, A-D"));
-        }
-        Ok(())
+        check_digits(&self.digits)
     }
+}
+
+/// The error is a sentence.
+pub(super) fn check_digits(digits: &str) -> Result<(), String> {
+    let is_key = |key: char| matches!(key, '0'..='9' | '*' | '#' | 'A'..='D');
+    match digits.len() <= DIGITS_AT_MOST && digits.chars().all(is_key) {
+        true => Ok(()),
+        false => Err(format!("digits: give at most {DIGITS_AT_MOST} of 0-9, *, #, A-D")),
+    }
+}
+
+/// Meta's business-scoped id of the person with this number: webhooks have had one since 2026.
+pub(super) fn user_id(number: &str) -> String {
+    format!("US.{number}")
 }
 
 /// The error is a sentence.
@@ -116,7 +126,7 @@ pub(super) fn check_caller(from: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn read_speech(path: &Path) -> anyhow::Result<Speech> {
+pub(super) fn read_speech(path: &Path) -> anyhow::Result<Speech> {
     let shown = || path.display().to_string();
     // A pipe or a device might never end, or block.
     anyhow::ensure!(std::fs::metadata(path).with_context(shown)?.is_file(), "{} is no file", path.display());
@@ -132,8 +142,14 @@ impl Simulation {
     async fn run(&self, order: Order, speech: Speech) -> anyhow::Result<Value> {
         let speech = if order.repeat { speech.looped() } else { speech };
         let seed = Some(draw_seed());
-        let caller =
-            CallerOptions { from: Some(order.from), name: order.name, speech, seed, ..CallerOptions::default() };
+        let caller = CallerOptions {
+            user_id: Some(user_id(&order.from)),
+            from: Some(order.from),
+            name: order.name,
+            speech,
+            seed,
+            ..CallerOptions::default()
+        };
         let call = self.meta.place_call(caller).await?;
         let accepted = call.wait_until_within(Stage::Accepted, Duration::from_secs(60)).await;
         if accepted.is_ok() {
@@ -150,7 +166,7 @@ impl Simulation {
     }
 }
 
-fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
+pub(super) fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
     let heard = call.heard()?;
     let file = folder.join(format!("caller-heard-{}.wav", call.seed()));
     std::fs::write(&file, sound::write_wav(16_000, &heard)?).with_context(|| file.display().to_string())?;

@@ -1,5 +1,6 @@
 //! Requests that the simulator accepts and refuses, and its reports.
 
+mod incoming;
 mod page;
 
 use std::net::Ipv4Addr;

@@ -17,6 +17,32 @@ export function hangUp(call) {
   return ask(`/api/calls/${call}/hang_up`, { method: "POST" });
 }
 
+/** Gives the browser's answer to a call that rings; Meta then says that it rings. */
+export function answer(call, sdp) {
+  const headers = { "Content-Type": "application/json" };
+  return ask(`/api/calls/${call}/answer`, { method: "POST", headers, body: JSON.stringify({ sdp }) });
+}
+
+export function pickUp(call) {
+  return ask(`/api/calls/${call}/pick_up`, { method: "POST" });
+}
+
+export function decline(call) {
+  return ask(`/api/calls/${call}/decline`, { method: "POST" });
+}
+
+/**
+ * May be called as long as this is open: `onRing({call, sdp, from})`. The browser opens it again by itself, and
+ * `onReachable` says whether it is open. Gives a function that closes it.
+ */
+export function phone({ number, name, relay }, { onRing, onReachable }) {
+  const source = new EventSource(`/api/phone?${new URLSearchParams({ number, name, relay })}`);
+  source.addEventListener("ring", (event) => onRing(JSON.parse(event.data)));
+  source.onopen = () => onReachable(true);
+  source.onerror = () => onReachable(false);
+  return () => source.close();
+}
+
 const KINDS = ["answer", "stage", "webhook", "graph", "objection", "ended"];
 
 /** Reads the events of a call. The simulator hangs up when the stream closes, so it is never opened twice. */

@@ -1,6 +1,6 @@
 // One call of the phone: the browser's WebRTC on one side, the simulator's events on the other.
 
-import { events, hangUp, place } from "./api.js";
+import { answer, decline, events, hangUp, pickUp, place } from "./api.js";
 
 /** Gathering goes on without candidates that take longer: the service learns the address from the checks. */
 const GATHER_WITHIN_MS = 2000;
@@ -49,10 +49,45 @@ export class PhoneCall {
     }
     const took = Math.round(offered - began);
     this.step("offered", "offer made", { took_ms: took, seed, sdp }, 0);
-    this.#events = events(call, {
+    this.#follow();
+  }
+
+  #follow() {
+    this.#events = events(this.#id, {
       onEvent: (kind, data) => this.#heard(kind, data),
       onClosed: () => this.#closed(),
     });
+  }
+
+  /** Answers the offer of a business that calls, while it rings: without a sound until the call is taken. */
+  async ring({ call, sdp }) {
+    this.#began = performance.now();
+    this.#id = call;
+    const connection = this.#connection;
+    connection.ontrack = ({ streams, track }) => this.#on("sound", { stream: streams[0] ?? new MediaStream([track]) });
+    connection.onconnectionstatechange = () => this.#connectionChanged();
+    this.#follow();
+    await connection.setRemoteDescription({ type: "offer", sdp });
+    const [transceiver] = connection.getTransceivers();
+    transceiver.direction = "sendrecv";
+    this.#sender = transceiver.sender;
+    await connection.setLocalDescription();
+    await gathered(connection);
+    const answered = connection.localDescription.sdp;
+    this.step("answered", "answer made", { sdp: answered });
+    if (!this.#ended) await answer(call, answered);
+  }
+
+  /** Takes a call that rings, with this sound. */
+  async pickUp(stream) {
+    await this.#sender.replaceTrack(stream.getAudioTracks()[0]);
+    await pickUp(this.#id);
+    this.step("picked_up", "call taken");
+  }
+
+  /** Declines a call that rings. */
+  async decline() {
+    await decline(this.#id);
   }
 
   /** Tells a step of the phone itself. */

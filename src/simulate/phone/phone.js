@@ -1,14 +1,15 @@
 // The page: buttons, states and words of the phone.
 
-import { GONE, simulation } from "./api.js";
+import { GONE, phone, simulation } from "./api.js";
 import { PhoneCall } from "./call.js";
 import { faults, watchFaults } from "./faults.js";
 import { Level } from "./levels.js";
-import { NoSound, openSound, ringback } from "./sound.js";
+import { NoSound, openSound, ringback, ringtone } from "./sound.js";
 import { Timeline } from "./timeline.js";
 
 const at = (id) => document.getElementById(id);
 const QUALITY_EVERY_MS = 1000;
+const TITLE = document.title;
 
 const KEYS = [
   ["1", ""], ["2", "ABC"], ["3", "DEF"],
@@ -23,18 +24,23 @@ const STATUS = {
   starting: "Opening the microphone",
   calling: "Calling",
   ringing: "Ringing",
+  incoming: "Incoming call",
+  taking: "Opening the microphone",
   connected: "Connected",
   ended: "Call ended",
 };
 
 const ENDED_BY = {
   caller: "You hung up",
+  declined: "You declined",
   rejected: "The service rejected the call",
   terminated: "The service hung up",
   heard_nothing: "The phone heard nothing for too long",
   rang_in_vain: "Nobody accepted the call in time",
   webhook_failed: "The service did not take the connect webhook",
 };
+/** Of a call that the business placed. */
+const ENDED_BY_INCOMING = { ...ENDED_BY, rang_in_vain: "You let it ring" };
 
 /** The page's one phone. */
 class PhonePage {
@@ -51,16 +57,93 @@ class PhonePage {
   #stopRinging = null;
   #answeredAt = 0;
   #quality = 0;
+  #isIncoming = false;
+  #closePhone = null;
 
   constructor() {
     makeKeypad((key) => this.#press(key));
     watchFaults();
-    at("call").addEventListener("click", () => (this.#isBusy() ? this.#hangUp() : this.#start()));
+    at("call").addEventListener("click", () => this.#main());
+    at("decline").addEventListener("click", () => this.#decline());
+    for (const id of ["from", "name", "relay"]) at(id).addEventListener("change", () => this.#openPhone());
     at("mute").addEventListener("click", () => this.#mute(at("mute").ariaPressed !== "true"));
     at("keys").addEventListener("click", () => this.#showKeypad(at("keypad").hidden));
     at("copy").addEventListener("click", () => this.#copy());
     at("handset").addEventListener("keydown", (event) => this.#typed(event));
     void showTarget();
+    this.#openPhone();
+  }
+
+  /** What the round button in the middle does. */
+  #main() {
+    if (this.#state === "incoming") return this.#take();
+    return this.#isBusy() ? this.#hangUp() : this.#start();
+  }
+
+  /** From now on the business's calls to this number ring here. */
+  #openPhone() {
+    this.#closePhone?.();
+    const person = { number: at("from").value, name: at("name").value, relay: at("relay").value };
+    const onReachable = (isReachable) => (at("handset").dataset.reachable = isReachable ? "yes" : "no");
+    onReachable(false);
+    this.#closePhone = phone(person, { onRing: (ring) => this.#ringsHere(ring), onReachable });
+  }
+
+  async #ringsHere(ring) {
+    // Meta lets nobody have two calls; this one belongs to another page with the same number.
+    if (this.#isBusy()) return;
+    at("alert").hidden = true;
+    this.#timeline.clear(true);
+    at("line").textContent = "";
+    const call = new PhoneCall((kind, data) => this.#happened(call, kind, data));
+    this.#call = this.#latest = call;
+    this.#isIncoming = true;
+    this.#enter("incoming");
+    this.#makeItRing();
+    try {
+      await call.ring(ring);
+    } catch (error) {
+      if (this.#call !== call) return;
+      this.#over("The call cannot be answered");
+      void call.hangUp();
+      this.#complain(error);
+    }
+  }
+
+  /** A page that nobody has touched may not play anything; then it rings without a sound. */
+  #makeItRing() {
+    this.#context ??= new AudioContext();
+    if (this.#context.state === "running") this.#stopRinging = ringtone(this.#context);
+  }
+
+  async #take(sound = at("sound").value) {
+    const call = this.#call;
+    at("alert").hidden = true;
+    this.#silenceRing();
+    this.#enter("taking");
+    try {
+      await this.#context.resume();
+      const opened = await openSound(sound, at("processing").checked, this.#context);
+      if (this.#call !== call) return opened.stop();
+      this.#sound = opened;
+      this.#you.follow(this.#context, opened.stream);
+      requestAnimationFrame((now) => this.#draw(now));
+      await call.pickUp(opened.stream);
+    } catch (error) {
+      if (this.#call !== call) return;
+      // It still rings.
+      this.#enter("incoming");
+      this.#complain(error);
+    }
+  }
+
+  async #decline() {
+    try {
+      await this.#call.decline();
+    } catch (error) {
+      this.#over(STATUS.ended);
+      this.#complain(error);
+    }
   }
 
   async #start(sound = at("sound").value) {
@@ -70,6 +153,7 @@ class PhonePage {
     this.#enter("starting");
     const call = new PhoneCall((kind, data) => this.#happened(call, kind, data));
     this.#call = this.#latest = call;
+    this.#isIncoming = false;
     try {
       this.#context ??= new AudioContext();
       await this.#context.resume();
@@ -113,7 +197,7 @@ class PhonePage {
         this.#hear(call, data.stream);
         break;
       case "ended":
-        if (this.#call === call) this.#over(ENDED_BY[data.by] ?? STATUS.ended);
+        if (this.#call === call) this.#over((this.#isIncoming ? ENDED_BY_INCOMING : ENDED_BY)[data.by] ?? STATUS.ended);
         break;
       case "lost":
         if (this.#call !== call) return;
@@ -178,15 +262,19 @@ class PhonePage {
   #enter(state, words = STATUS[state]) {
     this.#state = state;
     const connected = state === "connected";
+    const incoming = state === "incoming";
     const busy = this.#isBusy() || state === "starting";
     at("handset").dataset.state = state;
     at("status").textContent = words;
-    at("call-label").textContent = busy ? "Hang up" : state === "ended" ? "Call again" : "Call";
+    at("call-label").textContent = incoming ? "Answer" : busy ? "Hang up" : state === "ended" ? "Call again" : "Call";
+    at("decline-control").hidden = !incoming;
+    at("mute").closest(".control").hidden = at("keys").closest(".control").hidden = incoming;
+    document.title = incoming ? `Incoming call · ${TITLE}` : TITLE;
     at("mute").disabled = at("keys").disabled = !connected;
     for (const key of at("keypad").children) key.disabled = !connected;
     at("copy").disabled = state === "idle";
     if (!connected) at("mute").ariaPressed = "false";
-    if (state === "starting") at("clock").hidden = true;
+    if (state === "starting" || incoming) at("clock").hidden = true;
   }
 
   #mute(muted) {
@@ -238,11 +326,12 @@ class PhonePage {
     const instead = document.createElement("button");
     instead.type = "button";
     instead.className = "plain";
-    instead.textContent = "Call with a test tone instead";
+    const takes = this.#state === "incoming";
+    instead.textContent = takes ? "Answer with a test tone instead" : "Call with a test tone instead";
     instead.addEventListener("click", () => {
       at("sound").value = "tone";
       at("call").focus();
-      void this.#start();
+      void (takes ? this.#take() : this.#start());
     });
     at("alert").append(instead);
   }

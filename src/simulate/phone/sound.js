@@ -47,20 +47,29 @@ function remedy(error) {
 
 /** What a caller hears while it rings: 440 and 480 Hz, two seconds of six, quietly. Returns how to stop it. */
 export function ringback(context) {
+  return rings(context, { frequencies: [440, 480], level: 0.025, first: 0.6, length: 2, every: 6 });
+}
+
+/** What a phone plays that is called. Returns how to stop it. */
+export function ringtone(context) {
+  return rings(context, { frequencies: [659, 784], level: 0.05, first: 0.1, length: 1, every: 3 });
+}
+
+function rings(context, { frequencies, level, first, length, every }) {
   const gain = context.createGain();
   gain.gain.value = 0;
-  const oscillators = [440, 480].map((frequency) => {
+  const oscillators = frequencies.map((frequency) => {
     const oscillator = context.createOscillator();
     oscillator.frequency.value = frequency;
     oscillator.connect(gain);
     oscillator.start();
     return oscillator;
   });
-  // A first moment of silence: most agents answer before anybody would hear it ring.
-  for (let ring = 0; ring < 12; ring++) {
-    const at = context.currentTime + 0.6 + ring * 6;
-    gain.gain.setTargetAtTime(0.025, at, 0.02);
-    gain.gain.setTargetAtTime(0, at + 2, 0.02);
+  // Longer than any phone rings. A caller hears a first moment of silence: most agents answer before anybody would hear
+  // it ring.
+  for (let at = first; at < 90; at += every) {
+    gain.gain.setTargetAtTime(level, context.currentTime + at, 0.02);
+    gain.gain.setTargetAtTime(0, context.currentTime + at + length, 0.02);
   }
   gain.connect(context.destination);
   return () => {

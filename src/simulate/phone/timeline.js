@@ -10,6 +10,8 @@ const STAGES = [
   ["first_sound", "First sound"],
   ["ended", "Ended"],
 ];
+/** Of a call that the business places. */
+const STAGES_OF_INCOMING = STAGES.map(([name, title]) => (name === "pre_accepted" ? ["ringing", "Ringing"] : [name, title]));
 
 const LANES = {
   webhook: "Meta → service",
@@ -25,17 +27,15 @@ export class Timeline {
   #record = [];
 
   constructor() {
-    this.#stages.replaceChildren(...STAGES.map(([name, title]) => stage(name, title)));
+    this.clear();
   }
 
-  clear() {
+  clear(isIncoming = false) {
     this.#record = [];
     this.#entries.replaceChildren();
     this.#empty.hidden = false;
-    for (const item of this.#stages.children) {
-      delete item.dataset.reached;
-      item.querySelector("b").textContent = "–";
-    }
+    const stages = isIncoming ? STAGES_OF_INCOMING : STAGES;
+    this.#stages.replaceChildren(...stages.map(([name, title]) => stage(name, title)));
   }
 
   /** The first time counts. */
@@ -49,6 +49,7 @@ export class Timeline {
   webhook({ at_ms, took_ms, event, copy, body, status, error }) {
     this.#record.push({ kind: "webhook", at_ms, took_ms, event, copy, body, status, error });
     if (event === "connect" && status === 200) this.stage("taken", at_ms + took_ms);
+    if (event === "RINGING" && status === 200) this.stage("ringing", at_ms + took_ms);
     const title = copy ? `${event} (copy)` : event;
     const notes = error ? `failed: ${error}` : `answered in ${shownMs(took_ms)}`;
     // A copy stands behind its original, even if it was answered first.

@@ -9,23 +9,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Meta's own shape; the address is one of this machine where nobody listens.
 const OFFER: &str = include_str!("../../../tests/simulator/fixtures/sdp-offer-user-initiated-2026-10.sdp");
 
-fn offer() -> String {
+pub(super) fn offer() -> String {
     let on_this_machine = |line: &str| !line.starts_with("a=candidate:") || line.contains("203.0.113.50");
     let lines: Vec<&str> = OFFER.lines().filter(|line| on_this_machine(line)).collect();
     lines.join("\r\n").replace("203.0.113.50", "127.0.0.1") + "\r\n"
 }
 
 /// A simulator with a service of its own, as the page sees it.
-struct Simulator {
-    address: String,
-    http: reqwest::Client,
-    simulation: Arc<Simulation>,
-    service: Service,
+pub(super) struct Simulator {
+    pub(super) address: String,
+    pub(super) http: reqwest::Client,
+    pub(super) simulation: Arc<Simulation>,
+    pub(super) service: Service,
     _folder: Folder,
 }
 
 impl Simulator {
-    async fn start() -> anyhow::Result<Self> {
+    pub(super) async fn start() -> anyhow::Result<Self> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = Folder::new();
         let meta = Meta::start(MetaOptions::default()).await?;
@@ -38,11 +38,11 @@ impl Simulator {
         Ok(Self { address, http, simulation, service, _folder: folder })
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Response> {
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Response> {
         Ok(self.http.get(format!("{}{path}", self.address)).send().await?)
     }
 
-    async fn post(&self, path: &str, body: impl Into<String>) -> anyhow::Result<(u16, Value)> {
+    pub(super) async fn post(&self, path: &str, body: impl Into<String>) -> anyhow::Result<(u16, Value)> {
         let request = self.http.post(format!("{}{path}", self.address)).header(CONTENT_TYPE, "application/json");
         let response = request.body(body.into()).send().await?;
         let status = response.status().as_u16();
@@ -67,9 +67,9 @@ impl Simulator {
 }
 
 /// The events of one call, as they come.
-struct Events {
-    response: Response,
-    unread: String,
+pub(super) struct Events {
+    pub(super) response: Response,
+    pub(super) unread: String,
 }
 
 impl Events {
@@ -92,7 +92,11 @@ impl Events {
     }
 
     /// Reads until an event of this kind that is so; all in order, this one last.
-    async fn until(&mut self, kind: &str, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<Vec<(String, Value)>> {
+    pub(super) async fn until(
+        &mut self,
+        kind: &str,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Vec<(String, Value)>> {
         let mut seen = Vec::new();
         while let Some(event) = self.next().await? {
             let found = event.0 == kind && is_so(&event.1);
@@ -105,7 +109,7 @@ impl Events {
     }
 
     /// All that are left.
-    async fn rest(&mut self) -> anyhow::Result<Vec<(String, Value)>> {
+    pub(super) async fn rest(&mut self) -> anyhow::Result<Vec<(String, Value)>> {
         let mut seen = Vec::new();
         while let Some(event) = self.next().await? {
             seen.push(event);
@@ -115,7 +119,7 @@ impl Events {
 }
 
 /// One word for each event: the stage, the webhook and its status, the action and its status.
-fn short(events: &[(String, Value)]) -> Vec<String> {
+pub(super) fn short(events: &[(String, Value)]) -> Vec<String> {
     let word = |(kind, data): &(String, Value)| match kind.as_str() {
         "stage" => format!("stage {}", data["name"].as_str().unwrap()),
         "webhook" if data["copy"] == true => format!("copy of {} {}", data["event"].as_str().unwrap(), data["status"]),
@@ -127,7 +131,7 @@ fn short(events: &[(String, Value)]) -> Vec<String> {
     events.iter().map(word).collect()
 }
 
-fn place_of(wanted: &str, words: &[String]) -> usize {
+pub(super) fn place_of(wanted: &str, words: &[String]) -> usize {
     words.iter().position(|word| word == wanted).unwrap_or_else(|| panic!("no {wanted}: {words:?}"))
 }
 

@@ -46,6 +46,7 @@ class Scenario:
         await self.browser.run(write_tone(TONE))
         url = await self._start()
         await self._call_the_echo(url)
+        await self._take_calls(url)
         await self._refuse_the_microphone(url)
         await self.service.stop()
         self._stops.append(self.agent.stop)
@@ -92,6 +93,38 @@ class Scenario:
         self.checks.equal("no request leaves for another host", foreign, [])
         await self._policy_is_obeyed(page)
         await page.close()
+
+    async def _take_calls(self, url: str) -> None:
+        page = await self.browser.open(url)
+        await unprocessed(page)
+        for relay in ("passive", "active"):
+            await page.set("#relay", relay)
+            await self._rings(page)
+            if relay == "passive":
+                await self._no_barriers(page, "while somebody calls")
+            await page.click("#call")
+            await connected(page)
+            await self._hears_the_tone(page)
+            await page.click("#call")
+            await over(page, "You hung up")
+            wanted = ["connect 200", "connect 200", "RINGING 200", "ACCEPTED 200", "terminate 200"]
+            await self._timeline_is(page, wanted)
+            self.checks.check(f"a call is taken with Meta's relay {relay}", True, await stages(page))
+        await self._rings(page)
+        await page.click("#decline")
+        await over(page, "You declined")
+        await self._timeline_is(page, ["connect 200", "connect 200", "RINGING 200", "REJECTED 200", "terminate 200"])
+        await self._rings(page, ring_timeout="5s")
+        await over(page, "The service hung up")
+        self.checks.equal("the page complains of nothing", page.complaints, [])
+        await page.close()
+
+    async def _rings(self, page: Page, **more) -> None:
+        await page.wait_for("document.getElementById('handset').dataset.reachable === 'yes'", "the page to be reachable")
+        await self.service.place_call(**more)
+        await page.wait_for("document.getElementById('status').innerText === 'Incoming call'", "an incoming call")
+        ringing = "[...document.querySelectorAll('.webhook strong')].some(e => e.innerText === 'RINGING')"
+        await page.wait_for(ringing, "the page's answer at Meta")
 
     async def _policy_is_obeyed(self, page: Page) -> None:
         inline = 'const script = document.createElement("script"); script.textContent = "0"; document.head.append(script);'
@@ -181,6 +214,11 @@ async def settle(page: Page, is_so) -> tuple[float, float]:
 
 async def connected(page: Page) -> None:
     await page.wait_for("document.getElementById('status').innerText === 'Connected'", "the call to be accepted", 60)
+
+
+async def over(page: Page, words: str) -> None:
+    await page.wait_for(f"document.getElementById('status').innerText === '{words}'", words)
+    await page.wait_for("[...document.querySelectorAll('.webhook strong')].some(e => e.innerText === 'terminate')", "terminate")
 
 
 async def unprocessed(page: Page) -> None:

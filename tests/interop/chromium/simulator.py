@@ -1,7 +1,11 @@
 """`patchcord simulate` as a child program, and tones to speak into its page."""
 
+import asyncio
+import json
 import math
+import re
 import struct
+import urllib.request
 import wave
 from pathlib import Path
 
@@ -23,6 +27,15 @@ class Simulator(Child):
         await self.start(str(self._program), "simulate", *places, *options)
         line = await self.wait_for_line("the simulator to be ready", lambda line: line.startswith("The phone:"))
         return next(word for word in line.split() if word.startswith("http://"))
+
+
+    async def place_call(self, **more) -> None:
+        """Has the service of the simulator call the phone page's person."""
+        line = await self.wait_for_line("the service's API", lambda line: line.startswith("The API:"))
+        base, key = re.search(r"(http://\S+)/v1 with the key (\S+)", line).groups()
+        body = json.dumps({"to": "12025550143"} | more).encode()
+        request = urllib.request.Request(base + "/v1/calls", body, {"Authorization": f"Bearer {key}"})
+        await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).close())
 
 
 def write_tone(hertz: int) -> Path:

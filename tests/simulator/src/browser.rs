@@ -1,4 +1,6 @@
-//! Calls whose phone is a browser: the offer comes from outside, and what happens is traced for a page to show.
+//! Calls whose phone is a browser: its SDP comes from outside, and what happens is traced for a page to show.
+
+pub mod incoming;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,7 +75,7 @@ impl GraphFault {
     }
 }
 
-/// A call from a browser. It goes on when this handle is dropped.
+/// A call from a browser, or to one. It goes on when this handle is dropped.
 #[derive(Debug, Clone)]
 pub struct BrowserCall {
     meta: Arc<MetaShared>,
@@ -177,7 +179,8 @@ impl BrowserLine {
     async fn send(&self, meta: &MetaShared, record: &CallRecord, webhook: Webhook) -> anyhow::Result<u16> {
         let body = match webhook.event {
             "connect" => record.connect_body(),
-            _ => record.terminate_body(),
+            "terminate" => record.terminate_body(),
+            status => record.status_body(status),
         };
         let sent = now();
         let outcome = meta.post(body.clone().into_bytes(), None).await;

@@ -221,7 +221,7 @@ impl Call {
     /// The offer in the connect webhook.
     #[must_use]
     pub fn offer(&self) -> &str {
-        &self.live.record.offer
+        self.live.record.sdp()
     }
 
     /// The answer of `pre_accept`, or of an `accept` without one, as Meta took it.

@@ -76,6 +76,11 @@ impl Callee {
         }
     }
 
+    /// The next call to this person, whenever it comes. None once somebody else has taken their place, or Meta is gone.
+    pub async fn call(&self) -> Option<Call> {
+        self.calls.lock().await.recv().await
+    }
+
     /// Whether nobody calls for this time.
     pub async fn is_left_alone(&self, time: Duration) -> bool {
         tokio::time::timeout(time, async { self.calls.lock().await.recv().await }).await.is_err()

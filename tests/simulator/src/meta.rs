@@ -6,7 +6,7 @@ mod wacid;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::DEADLINE;
-use crate::browser::{BrowserCall, BrowserCaller, BrowserLine};
+use crate::browser::incoming::{BrowserPhone, RingingCall, offer_for};
+use crate::browser::{BrowserCall, BrowserCaller, BrowserLine, Faults};
 use crate::call::trace::Trace;
 use crate::call::{Announce, Call, CallRecord, CallState, CallerOptions, EndedBy, LiveCall, Stage};
 use crate::callee::{Callee, CalleeOptions, UNTAKEN_CALLS};
@@ -90,6 +91,7 @@ impl Meta {
             client: client()?,
             calls: Mutex::default(),
             callees: Mutex::default(),
+            browser_phones: Mutex::default(),
             graph: Mutex::default(),
             changed: watch::Sender::new(()),
             tasks: Mutex::default(),
@@ -215,10 +217,25 @@ impl Meta {
     pub fn permit(&self, options: CalleeOptions) -> Callee {
         let (calls, taken) = mpsc::channel(UNTAKEN_CALLS);
         let keys = [&options.person.from, &options.person.user_id].map(Clone::clone);
-        let reachable = Reachable { options, calls };
-        let mut callees = self.shared.callees.lock().unwrap_or_else(PoisonError::into_inner);
+        let reachable = Reachable { options, place: Place::Phone(calls) };
+        let mut callees = self.shared.callees();
         callees.extend(keys.into_iter().flatten().map(|key| (key, reachable.clone())));
         Callee::new(taken)
+    }
+
+    /// Nobody with this number or user id permits calls any more, but for a browser.
+    pub fn withdraw(&self, key: &str) {
+        self.shared.callees().remove(key);
+    }
+
+    /// A browser permits calls from the business, as long as the handle lives and no [`Meta::permit`] takes them. Of two
+    /// with one number the later one rings.
+    #[must_use]
+    pub fn open_browser_phone(&self, options: CalleeOptions) -> BrowserPhone {
+        let (calls, ringing) = mpsc::channel(UNTAKEN_CALLS);
+        let id = rand::random();
+        self.shared.browser_phones().push((id, Reachable { options, place: Place::Browser(calls) }));
+        BrowserPhone::new(self.shared.clone(), id, ringing)
     }
 
     /// Somebody calls from a browser: its offer goes out with the connect webhook, in the background.
@@ -248,7 +265,16 @@ impl Drop for Meta {
 #[derive(Debug, Clone)]
 pub(crate) struct Reachable {
     pub(crate) options: CalleeOptions,
-    pub(crate) calls: mpsc::Sender<Call>,
+    pub(crate) place: Place,
+}
+
+/// Where calls to somebody ring.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A simulated phone.
+    Phone(mpsc::Sender<Call>),
+    /// A browser.
+    Browser(mpsc::Sender<RingingCall>),
 }
 
 /// What the Graph API, the calls and the handle share.
@@ -260,6 +286,8 @@ pub(crate) struct MetaShared {
     calls: Mutex<HashMap<String, LiveCall>>,
     /// Whom the business may call, by number and by user id.
     callees: Mutex<HashMap<String, Reachable>>,
+    /// Browsers that may be called, the latest last.
+    browser_phones: Mutex<Vec<(u64, Reachable)>>,
     graph: Mutex<graph::Journal>,
     changed: watch::Sender<()>,
     tasks: Mutex<JoinSet<()>>,
@@ -320,8 +348,40 @@ impl MetaShared {
         Ok(call)
     }
 
+    /// The business calls: a browser gets its offer.
+    pub(crate) fn ring_browser_callee(
+        self: &Arc<Self>,
+        callee: &CalleeOptions,
+        offer: &str,
+        opaque: Option<String>,
+    ) -> RingingCall {
+        let seed = callee.person.seed.unwrap_or_else(draw_seed);
+        let trace = Arc::new(Trace::new());
+        let record = self.record(&callee.person, Direction::BusinessInitiated, (seed, None), Some(trace.clone()));
+        record.lock().opaque = opaque;
+        let browser = Arc::new(BrowserLine::new(trace, Faults::default(), None));
+        let live = LiveCall { record: Arc::new(record), line: PhoneLine::to_nobody(), browser: Some(browser.clone()) };
+        self.remember(&live);
+        self.spawn(self.clone().give_up_ringing(live.clone()));
+        let offer = offer_for(offer, callee.setup);
+        RingingCall { offer, live: live.clone(), call: BrowserCall::new(self.clone(), live, browser) }
+    }
+
     pub(crate) fn callee(&self, key: &str) -> Option<Reachable> {
-        self.callees.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let phone = self.callees().get(key).cloned();
+        phone.or_else(|| {
+            let browsers = self.browser_phones();
+            let is_called = |(_, phone): &&(u64, Reachable)| phone.options.person.from.as_deref() == Some(key);
+            browsers.iter().rev().find(is_called).map(|(_, phone)| phone.clone())
+        })
+    }
+
+    fn callees(&self) -> MutexGuard<'_, HashMap<String, Reachable>> {
+        self.callees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn browser_phones(&self) -> MutexGuard<'_, Vec<(u64, Reachable)>> {
+        self.browser_phones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a call with this number is under way.
@@ -343,14 +403,14 @@ impl MetaShared {
         direction: Direction,
         sdp: impl FnOnce(&str) -> String,
     ) -> anyhow::Result<Call> {
-        let seed = options.seed.unwrap_or_else(rand::random);
+        let seed = options.seed.unwrap_or_else(draw_seed);
         let mut sockets = vec![UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a phone")?];
         if options.ipv6 {
             sockets.push(UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).await.context("bind a phone on ::1")?);
         }
         let addresses: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
         let phone = Phone::new(phone_options(&options, seed), &addresses, unix_ms(), now())?;
-        let record = Arc::new(self.record(&options, direction, (seed, &sdp(phone.offer())), None));
+        let record = Arc::new(self.record(&options, direction, (seed, Some(sdp(phone.offer()))), None));
         let (events, weak) = (record.clone(), Arc::downgrade(self));
         let on_event = move |event: PhoneEvent| {
             match &event {
@@ -369,7 +429,7 @@ impl MetaShared {
     }
 
     async fn ring_browser(self: &Arc<Self>, caller: BrowserCaller) -> anyhow::Result<BrowserCall> {
-        let seed = caller.seed.unwrap_or_else(rand::random);
+        let seed = caller.seed.unwrap_or_else(draw_seed);
         let faults = caller.faults;
         let conditions = Conditions { loss: faults.loss, delay: faults.delay, ..Conditions::default() };
         let relay = match conditions == Conditions::default() {
@@ -380,7 +440,8 @@ impl MetaShared {
         let offer = rewrite.as_ref().map_or(caller.sdp.clone(), |rewrite| rewrite.offer(&caller.sdp));
         let options = CallerOptions { from: Some(caller.from), name: caller.name, ..CallerOptions::default() };
         let trace = Arc::new(Trace::new());
-        let record = Arc::new(self.record(&options, Direction::UserInitiated, (seed, &offer), Some(trace.clone())));
+        let record =
+            Arc::new(self.record(&options, Direction::UserInitiated, (seed, Some(offer)), Some(trace.clone())));
         let browser = Arc::new(BrowserLine::new(trace, faults, rewrite));
         let live = LiveCall { record, line: PhoneLine::to_nobody(), browser: Some(browser.clone()) };
         self.remember(&live);
@@ -397,7 +458,7 @@ impl MetaShared {
         Ok(BrowserCall::new(self.clone(), live, browser))
     }
 
-    /// Sends the connect webhook of a call from a browser, and gives the call up when nobody accepts it.
+    /// Sends the connect webhook of a call from a browser, which rings then.
     async fn announce(self: Arc<Self>, live: LiveCall, browser: Arc<BrowserLine>) {
         let record = &live.record;
         match browser.deliver(&self, record, "connect").await {
@@ -409,6 +470,12 @@ impl MetaShared {
                 return;
             }
         }
+        self.give_up_ringing(live).await;
+    }
+
+    /// Gives the call up when nobody accepts it.
+    async fn give_up_ringing(self: Arc<Self>, live: LiveCall) {
+        let record = &live.record;
         let settled = record.until(|state| state.ended.is_some() || state.stages.contains_key(&Stage::Accepted));
         if tokio::time::timeout(CallerOptions::default().ring_patience, settled).await.is_err() {
             report("terminate", self.finish(&live, EndedBy::RangInVain).await);
@@ -419,7 +486,7 @@ impl MetaShared {
         &self,
         options: &CallerOptions,
         direction: Direction,
-        (seed, offer): (u64, &str),
+        (seed, sdp): (u64, Option<String>),
         trace: Option<Arc<Trace>>,
     ) -> CallRecord {
         let account = &self.options;
@@ -439,7 +506,7 @@ impl MetaShared {
                 cta_payload: options.cta_payload.clone(),
                 deeplink_payload: options.deeplink_payload.clone(),
             },
-            offer: offer.to_owned(),
+            sdp: sdp.map_or_else(OnceLock::new, OnceLock::from),
             connect_timestamp: ((unix_ms() / 1000) as u64).saturating_add_signed(options.timestamp_offset_s),
             placed_at: now(),
             seed,
@@ -523,6 +590,11 @@ fn client() -> anyhow::Result<reqwest::Client> {
         .timeout(WEBHOOK_TIMEOUT)
         .build()
         .context("build an HTTP client")
+}
+
+/// A seed that every reader of JSON holds exactly, JavaScript too.
+fn draw_seed() -> u64 {
+    rand::random::<u64>() >> 11
 }
 
 pub(crate) fn unix_ms() -> u128 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -28,8 +28,9 @@ const MOST_OBJECTIONS: usize = 200;
 #[derive(Debug)]
 pub(crate) struct CallRecord {
     pub(crate) parties: Parties,
-    /// The phone's SDP: its offer, or the answer to the offer of a business that calls.
-    pub(crate) offer: String,
+    /// The phone's SDP: its offer, or the answer to the offer of a business that calls. A browser that is called gives its
+    /// own later.
+    pub(crate) sdp: OnceLock<String>,
     pub(crate) connect_timestamp: u64,
     pub(crate) placed_at: Instant,
     pub(crate) seed: u64,
@@ -55,6 +56,11 @@ pub(crate) struct CallState {
 }
 
 impl CallRecord {
+    /// The phone's SDP; empty as long as there is none.
+    pub(crate) fn sdp(&self) -> &str {
+        self.sdp.get().map_or("", String::as_str)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, CallState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,7 +165,7 @@ impl CallRecord {
 
     pub(crate) fn connect_body(&self) -> String {
         let opaque = self.lock().opaque.clone();
-        meta::connect_body(&self.parties, self.connect_timestamp, &self.offer, opaque.as_deref())
+        meta::connect_body(&self.parties, self.connect_timestamp, self.sdp(), opaque.as_deref())
     }
 
     /// The body of a status of a call that the business placed, as of now.

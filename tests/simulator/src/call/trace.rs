@@ -52,7 +52,7 @@ pub struct WebhookTrace {
     pub at: Duration,
     /// How long the service took to answer.
     pub took: Duration,
-    /// `connect` or `terminate`.
+    /// `connect` or `terminate`, or the status of a call that the business placed.
     pub event: &'static str,
     /// Whether it was sent before, and this is a copy on purpose.
     pub copy: bool,

@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::{MetaShared, Reachable, bodies, report};
+use super::{MetaShared, Place, Reachable, bodies, report};
 use crate::browser::BrowserLine;
 use crate::call::trace::{GraphTrace, TraceEvent};
 use crate::call::{EndedBy, LiveCall, Stage};
@@ -141,8 +141,8 @@ async fn settings(
 
 /// Answers as the script says, normally if it says nothing.
 async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Response {
-    let index = shared.note(&request);
-    let watch = shared.call(&request.call_id).and_then(|live| Watch::of(live, &request));
+    let (index, at) = (shared.note(&request), now());
+    let watch = shared.call(&request.call_id).and_then(|live| Watch::of(live, &request, at));
     let scripted = watch.as_ref().and_then(|watch| watch.browser.next_reply(&request.action));
     let scripted = scripted.or_else(|| shared.graph().scripts.get_mut(&request.action).and_then(VecDeque::pop_front));
     let mut reply = scripted.unwrap_or(Reply::Ok);
@@ -176,10 +176,18 @@ async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Res
         }
     };
     shared.answered(index, status);
-    if let Some(watch) = watch {
+    // A call that this request began.
+    let begun = || shared.call(&begun_call(&body)?).and_then(|live| Watch::of(live, &request, at));
+    if let Some(watch) = watch.or_else(begun) {
         watch.replied(Some((status, body.clone())));
     }
     respond(status, body, retry_after)
+}
+
+/// The id in the reply to `connect`.
+fn begun_call(reply: &str) -> Option<String> {
+    let reply: Value = serde_json::from_str(reply).ok()?;
+    Some(reply["calls"][0]["id"].as_str()?.to_owned())
 }
 
 fn respond(status: u16, body: String, retry_after: Option<u64>) -> Response {
@@ -202,9 +210,9 @@ struct Watch {
 }
 
 impl Watch {
-    fn of(live: LiveCall, request: &Request) -> Option<Self> {
+    fn of(live: LiveCall, request: &Request, at: Instant) -> Option<Self> {
         let browser = live.browser.clone()?;
-        Some(Self { live, browser, at: now(), action: request.action.clone(), request: request.text.clone() })
+        Some(Self { live, browser, at, action: request.action.clone(), request: request.text.clone() })
     }
 
     fn replied(&self, reply: Option<(u16, String)>) {
@@ -339,7 +347,7 @@ impl MetaShared {
         }
         // `to` wins.
         let key = request.body["to"].as_str().or_else(|| request.body["recipient"].as_str()).unwrap_or_default();
-        let Some(Reachable { options, calls }) = self.callee(key) else {
+        let Some(Reachable { options, place }) = self.callee(key) else {
             return (401, bodies::NO_PERMISSION.to_owned());
         };
         if self.is_busy(&options.person) {
@@ -355,16 +363,25 @@ impl MetaShared {
         };
         let objections = offer.objections.clone();
         let opaque = request.body["biz_opaque_callback_data"].as_str().map(str::to_owned);
-        let call = match self.ring_callee(&options, offer, opaque).await {
-            Ok(call) => call,
-            Err(error) => return (500, bodies::invalid_parameter(&format!("{error:#}"))),
+        let (live, is_taken) = match place {
+            Place::Phone(calls) => match self.ring_callee(&options, offer, opaque).await {
+                Ok(call) => (call.live.clone(), calls.try_send(call).is_ok()),
+                Err(error) => return (500, bodies::invalid_parameter(&format!("{error:#}"))),
+            },
+            Place::Browser(calls) => {
+                let call = self.ring_browser_callee(&options, text, opaque);
+                (call.live.clone(), calls.try_send(call).is_ok())
+            }
         };
-        let live = call.live.clone();
         objections.into_iter().for_each(|objection| live.record.object(objection));
-        if calls.try_send(call).is_err() {
+        if !is_taken {
             return (400, bodies::BUSY.to_owned());
         }
         let body = bodies::connected(&live.record.parties.wacid);
+        if live.browser.is_some() {
+            // The page's SDP announces it.
+            return (200, body);
+        }
         match options.webhooks {
             AnswerWebhooks::BeforeReply => self.announce_callee(&live).await,
             AnswerWebhooks::AfterReply => {
@@ -436,7 +453,7 @@ impl MetaShared {
             }
             Some(_) => {}
             None => {
-                let answer = match Answer::read(text, &record.offer) {
+                let answer = match Answer::read(text, record.sdp()) {
                     Ok(answer) => answer,
                     Err(refusal) => {
                         record.object(Objection::AnswerRefused(refusal.to_string()));
