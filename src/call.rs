@@ -3,12 +3,14 @@
 //! Inputs and time enter through [`Call::handle`] and [`Call::handle_timeout`]; actions leave through
 //! [`Call::poll_action`]. The call never waits, reads no clock and does no I/O, so a test runs ten minutes in
 //! milliseconds. Whatever the order of inputs, a call is accepted at most once, ends exactly once, and does nothing after
-//! its end. A call that we place is the same machine: `placed` has the part before its conversation.
+//! its end. A call that we place is the same machine: `placed` has the part before its conversation. So is one whose
+//! application exchanges the messages with Meta: `signaling` has what it reports.
 
 pub mod input;
 pub mod action;
 mod agent_side;
 mod placed;
+pub mod signaling;
 pub mod agent_failure;
 pub mod end;
 pub mod event;
@@ -33,6 +35,7 @@ use end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 pub use input::{AcceptWith, Input, Request};
 use refusal::{Refusal, RefusalCode};
 pub use route::AnswerWhen;
+pub use signaling::{Signal, Signaling};
 
 /// How long a call waits for Meta's `terminate` webhook after the other side closed the media. The webhook says who hung
 /// up and why; the DTLS close usually overtakes it.
@@ -50,6 +53,8 @@ pub struct CallOptions {
     pub agent_timeout: Duration,
     /// From accept until we end the call.
     pub max_duration: Duration,
+    /// Who exchanges its messages with Meta.
+    pub signaling: Signaling,
     /// When the call is accepted.
     pub answer: AnswerWhen,
     /// Whether no agent is dialled before [`Input::Decided`].
@@ -98,7 +103,7 @@ enum Phase {
     PreAccepting,
     /// The phone rings until media and agent are ready.
     Ringing,
-    /// accept is sent.
+    /// accept is sent, or the application may send it.
     Accepting,
     /// connect is sent, for a call that we place.
     Connecting,
@@ -108,7 +113,7 @@ enum Phase {
     Dialled,
     /// The callee's phone rings.
     CalleeRings,
-    /// The callee accepted; media are not up yet.
+    /// The callee, or the application, accepted; media are not up yet.
     PickedUp,
     /// accept is confirmed, or the callee accepted and media are up: the caller hears us.
     Talking { end_at: Instant },
@@ -133,16 +138,26 @@ enum Media {
 
 impl Call {
     /// A call that Meta has just offered.
-    pub fn offered_by_meta(options: CallOptions, now: Instant) -> Self {
+    ///
+    /// Without attempts the call may be accepted once media can flow, and the caller hears ringback until the application
+    /// connects an agent.
+    pub fn offered_by_meta(mut options: CallOptions, now: Instant) -> Self {
+        let mut actions = VecDeque::from([Action::AnswerOffer]);
+        let mut agent_side = AgentSide::new(options.attempts.clone(), options.agent_timeout);
+        if options.attempts.is_empty() {
+            // Nobody is there to leave.
+            let _ = agent_side.park(CallerHears::Ringing, &mut actions);
+            options.answer = AnswerWhen::AtOnce;
+        }
         Self {
             accept_by: now + options.accept_timeout,
-            agent_side: AgentSide::new(options.attempts.clone(), options.agent_timeout),
+            agent_side,
             is_placed: false,
             decided: !options.awaits_decision && options.answer != AnswerWhen::OnCommand,
             options,
             state: State::Answering,
             is_under_load: false,
-            actions: VecDeque::from([Action::AnswerOffer]),
+            actions,
         }
     }
 
@@ -156,6 +171,7 @@ impl Call {
             Input::Answered(Ok(answer)) => self.answered(answer, now),
             Input::Answered(Err(reason)) | Input::HangUp(reason) => ControlFlow::Break(reason),
             Input::PreAccepted(result) => self.pre_accepted(result, now),
+            Input::Accepted(Ok(())) if self.is_external() => self.accepted_by_app(now),
             Input::Accepted(result) => self.accepted(result, now),
             Input::MediaConnected => {
                 self.media_connected();
@@ -254,9 +270,8 @@ impl Call {
                 (Phase::Ringing, Media::Connecting { .. }) if now >= self.accept_by => {
                     Some(EndReason::MediaFailed(MediaFailure::NeverConnected))
                 }
-                (Phase::PreAccepting | Phase::Ringing | Phase::Accepting, _) if now >= self.accept_by => {
-                    Some(EndReason::AcceptTimedOut)
-                }
+                (Phase::PreAccepting | Phase::Ringing, _) if now >= self.accept_by => Some(EndReason::AcceptTimedOut),
+                (Phase::Accepting, _) if now >= self.accept_by => Some(self.reason_of_no_accept()),
                 (Phase::Unconfirmed { give_up_at }, _) if now >= give_up_at => {
                     Some(EndReason::ConnectFailed(GraphTrouble::Unknown))
                 }
@@ -383,7 +398,7 @@ impl Call {
     fn end(&mut self, reason: EndReason) {
         let termination = match &self.state {
             State::Ended(_) => return,
-            _ if reason.is_metas_word() => None,
+            _ if reason.is_over_at_meta() => None,
             State::Answering => Some(Action::Reject),
             State::Offering => None,
             State::Live(_) if self.is_unknown_to_meta(&reason) => None,
@@ -414,7 +429,12 @@ impl Call {
             self.agent_side.begin(CallerHears::Ringing, now, &mut self.actions)?;
         }
         let media = Media::Connecting { give_up_at: None };
-        self.state = State::Live(Live { sdp: answer, phase: Phase::PreAccepting, media });
+        let phase = match self.options.signaling {
+            Signaling::Graph => Phase::PreAccepting,
+            // Whether and when it sends pre_accept is its own affair: media show it.
+            Signaling::External => Phase::Ringing,
+        };
+        self.state = State::Live(Live { sdp: answer, phase, media });
         ControlFlow::Continue(())
     }
 
@@ -464,7 +484,10 @@ impl Call {
     fn proceed(&mut self, flow: ControlFlow<EndReason>, now: Instant) {
         match flow {
             ControlFlow::Continue(()) if self.is_placed => self.talk_when_ready(now),
-            ControlFlow::Continue(()) => self.accept_when_ready(),
+            ControlFlow::Continue(()) => {
+                self.accept_when_ready();
+                self.talk_when_ready(now);
+            }
             ControlFlow::Break(reason) => self.end(reason),
         }
     }
@@ -478,6 +501,8 @@ impl Call {
 
     fn still_ringing(&self) -> Result<(), Refusal> {
         match &self.state {
+            // The application has not accepted it yet.
+            State::Live(Live { phase: Phase::Accepting, .. }) if self.is_external() => Ok(()),
             State::Live(Live { phase: Phase::Accepting | Phase::PickedUp | Phase::Talking { .. }, .. }) => {
                 Err(Refusal::new(RefusalCode::CallAlreadyAccepted, "the call is accepted already"))
             }

@@ -3,6 +3,7 @@
 mod table;
 mod webhooks;
 mod placing;
+mod external;
 mod placements;
 mod naming;
 mod webhook_clock;
@@ -40,6 +41,7 @@ use crate::store::{Store, Written};
 use crate::whatsapp::graph::GraphClient;
 use crate::worker::{BrowserAnswer, BrowserCommand, TakenFragment, WorkerHandle};
 use destination::targets_of;
+pub use external::{ExternalOrder, NotTaken};
 use naming::Naming;
 use origin::Origin;
 pub use placing::{Agents, CallOrder};
@@ -130,15 +132,15 @@ impl Calls {
         first: impl FnOnce(&mut Session) -> Written,
     ) -> Written {
         let (handle, inbox) = Inbox::new();
-        let (status_sender, status) = watch::channel(CallStatus::new(new_call.origin.placement().is_some()));
+        let (status_sender, status) = watch::channel(CallStatus::new(new_call.origin.is_placed()));
         let id = new_call.id.clone();
         let number = new_call.number.phone_number_id.clone();
-        let placement = new_call.origin.placement();
-        let is_placed = placement.is_some();
+        let is_placed = new_call.origin.is_placed();
         let facts = Arc::new(CallFacts {
             id: id.clone(),
             description: new_call.origin.description(&new_call.number),
-            tracker: placement.and_then(|placement| placement.tracker.as_ref()).map(|data| data.as_str().to_owned()),
+            tracker: new_call.origin.tracker().map(|data| data.as_str().to_owned()),
+            signaling: new_call.origin.signaling(),
             route: new_call.number.route.name.clone(),
             began_at: new_call.began_at,
             received_at: new_call.received_at,

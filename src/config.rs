@@ -78,7 +78,7 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Meta's side.
+/// Meta's side; empty without the section.
 #[derive(Debug, Clone)]
 pub struct WhatsApp {
     /// `https://graph.facebook.com`, or a simulator.
@@ -91,7 +91,7 @@ pub struct WhatsApp {
     pub app_secrets: Vec<SecretString>,
     /// Where webhooks go that are not about calls of ours.
     pub forward_url: Option<Url>,
-    /// At least one, no id twice.
+    /// No id twice; none if apps signal all calls.
     pub numbers: Vec<Number>,
 }
 
@@ -224,7 +224,12 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     for name in route_names.iter().filter(|name| !is_route_name(name)) {
         root.note(&format!("routes.{name}"), None, "a route's name has 1 to 64 letters, digits, '_' or '-'");
     }
-    let whatsapp = WhatsApp::read(root.section("whatsapp"), &route_names);
+    // An app that signals its calls itself needs nothing but a key.
+    let is_signaled_by_apps = !root.has("whatsapp") && root.has("api");
+    let whatsapp = match (is_signaled_by_apps, root.section("whatsapp")) {
+        (true, section) => WhatsApp::without(section),
+        (false, section) => WhatsApp::read(section, &route_names),
+    };
     let calls = Calls::read(root.section("calls"));
     let prompts = Prompts { dir: read_path(root.section("prompts"), "dir", "media/prompts") };
     let recordings = Recordings::read(root.section("recordings"));
@@ -265,6 +270,19 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
 }
 
 impl WhatsApp {
+    /// Without the section no webhook is believed, as no secret signs any.
+    fn without(section: Section<'_, '_>) -> Option<Self> {
+        section.end();
+        Some(Self {
+            graph_url: Url::parse(GRAPH_URL).ok()?,
+            graph_version: GRAPH_VERSION.to_owned(),
+            verify_token: SecretString::default(),
+            app_secrets: Vec::new(),
+            forward_url: None,
+            numbers: Vec::new(),
+        })
+    }
+
     fn read(mut section: Section<'_, '_>, routes: &[&str]) -> Option<Self> {
         let graph_url = section.text("graph_url", graph_url).or_else(|| Url::parse(GRAPH_URL).ok());
         let graph_version = section.text("graph_version", graph_version);
@@ -284,7 +302,7 @@ impl WhatsApp {
         section.end();
         Some(Self {
             graph_url: graph_url?,
-            graph_version: graph_version.unwrap_or_else(|| "v26.0".to_owned()),
+            graph_version: graph_version.unwrap_or_else(|| GRAPH_VERSION.to_owned()),
             verify_token: verify_token?,
             app_secrets: app_secrets?,
             forward_url,
@@ -378,6 +396,7 @@ impl Log {
 }
 
 const GRAPH_URL: &str = "https://graph.facebook.com";
+const GRAPH_VERSION: &str = "v26.0";
 
 /// The access token travels there, so clear text is for this machine and private networks only.
 fn graph_url(text: &str) -> Result<Url, String> {

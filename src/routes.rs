@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchcord_media::opus::Profile;
+use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::agent::{AgentTarget, DialectName, OfferFormat, SoundFormat};
+use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
@@ -89,6 +89,28 @@ pub struct Numbers {
 }
 
 impl Route {
+    /// The defaults of the configuration, for a call whose number has no route. It has no name and no agent.
+    pub fn unnamed() -> Self {
+        let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 };
+        Self {
+            name: String::new(),
+            targets: Vec::new(),
+            agents: AgentDefaults {
+                dialect: DialectName::default(),
+                format,
+                profile: Profile::Eco,
+                repeat: false,
+                offer_format: OfferFormat::default(),
+            },
+            answer: AnswerWhen::default(),
+            ringback: "ringback".to_owned(),
+            hold: "hold".to_owned(),
+            record: false,
+            barge_in: BargeIn::default(),
+            decide: None,
+        }
+    }
+
     /// The first target, if it can be dialled.
     pub fn first_agent(&self) -> Option<&AgentTarget> {
         self.targets.first().filter(|target| target.attempt_kind() == AttemptKind::Agent)

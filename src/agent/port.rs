@@ -349,6 +349,9 @@ impl AgentPort {
             Ok(CallCommand::Course(command)) if self.slot.begin_command() => {
                 return self.report(PortReport::Command { request_id, command });
             }
+            Ok(CallCommand::Signal(_)) => {
+                Err(Refusal::new(RefusalCode::NotAllowed, "the application reports what happens at Meta, by the API"))
+            }
             Ok(CallCommand::Course(_)) => {
                 Err(Refusal::new(RefusalCode::TooManyCommands, "wait for the results of the commands before"))
             }

@@ -1,4 +1,7 @@
 //! Actions: what a call tells the shell to do and to report.
+//!
+//! The requests to Meta of a call with [`Signaling::External`](super::Signaling) are the application's: the shell hands it
+//! our SDP for pre_accept and connect, tells it when to accept, and leaves reject and terminate to it.
 
 use std::sync::Arc;
 

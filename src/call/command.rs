@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::refusal::{Refusal, RefusalCode};
+use super::signaling::{MetaAnswer, MetaStep, Terminated};
 
 /// The most prompts in one list; a longer announcement is one file.
 const MAX_PROMPTS: usize = 32;
@@ -27,6 +28,8 @@ pub enum CallCommand {
     Course(CourseCommand),
     /// The call's worker performs it.
     Sound(SoundCommand),
+    /// It reports what happened at Meta, for a call that the application signals.
+    Signal(SignalCommand),
 }
 
 /// Declares commands: each variant with its body, and its name in JSON. The names stand here and nowhere else.
@@ -118,14 +121,32 @@ commands! {
     }
 }
 
+commands! {
+    /// What an application that signals its call itself reports. Agents and decisions cannot give it.
+    SignalCommand {
+        /// Meta answered our offer.
+        Answer(MetaAnswer) = "answer",
+        /// The callee's phone rings.
+        Ringing(MetaStep) = "ringing",
+        /// Meta confirmed your accept, or the callee accepted: audio starts.
+        Accepted(MetaStep) = "accepted",
+        /// The call is over at Meta.
+        Terminated(Terminated) = "terminated",
+    }
+}
+
 /// The names of all actions, in the order of the documentation.
 pub const ACTIONS: &[&str] = &{
-    let (course, sound) = (CourseCommand::NAMES, SoundCommand::NAMES);
-    let mut names = [""; CourseCommand::NAMES.len() + SoundCommand::NAMES.len()];
-    let mut index = 0;
-    while index < names.len() {
-        names[index] = if index < course.len() { course[index] } else { sound[index - course.len()] };
-        index += 1;
+    let kinds = [CourseCommand::NAMES, SoundCommand::NAMES, SignalCommand::NAMES];
+    let mut names = [""; CourseCommand::NAMES.len() + SoundCommand::NAMES.len() + SignalCommand::NAMES.len()];
+    let (mut kind, mut index, mut filled) = (0, 0, 0);
+    while filled < names.len() {
+        if index == kinds[kind].len() {
+            (kind, index) = (kind + 1, 0);
+            continue;
+        }
+        names[filled] = kinds[kind][index];
+        (index, filled) = (index + 1, filled + 1);
     }
     names
 };
@@ -331,6 +352,7 @@ impl CallCommand {
         match self {
             Self::Course(command) => command.check(),
             Self::Sound(command) => command.check(),
+            Self::Signal(_) => Ok(()),
         }
     }
 
@@ -338,7 +360,7 @@ impl CallCommand {
     pub fn destination(&self) -> Option<&Destination> {
         match self {
             Self::Course(command) => command.destination(),
-            Self::Sound(_) => None,
+            Self::Sound(_) | Self::Signal(_) => None,
         }
     }
 }
@@ -369,6 +391,8 @@ impl<'de> Deserialize<'de> for CallCommand {
             CourseCommand::deserialize(fields).map(Self::Course)
         } else if SoundCommand::NAMES.contains(&name.as_str()) {
             SoundCommand::deserialize(fields).map(Self::Sound)
+        } else if SignalCommand::NAMES.contains(&name.as_str()) {
+            SignalCommand::deserialize(fields).map(Self::Signal)
         } else {
             return Err(D::Error::unknown_variant(&name, ACTIONS));
         };
@@ -567,7 +591,7 @@ mod tests {
     fn every_action_is_read_by_its_name_and_documented() {
         let page = include_str!("../../docs/agents.md");
         for action in ACTIONS {
-            let fields = r#""route":"r","party":"agent","prompts":["p"],"digits":"1","role":"join","guest_id":1,"client_state":"s""#;
+            let fields = r#""route":"r","party":"agent","prompts":["p"],"digits":"1","role":"join","guest_id":1,"client_state":"s","answer":"v=0""#;
             let command = read(&format!(r#"{{"action":"{action}",{fields}}}"#));
             let is_course = CourseCommand::NAMES.contains(action);
             assert_eq!(command.map(|command| matches!(command, CallCommand::Course(_))), Ok(is_course), "{action}");

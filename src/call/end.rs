@@ -38,6 +38,10 @@ pub enum EndReason {
     PromptFinished,
     /// The application ended the call.
     HungUpByApi,
+    /// The application ended the call at Meta itself.
+    TerminatedByApp,
+    /// The application did not accept the call although media and agent were ready.
+    NotAcceptedByApp,
     /// The application declined the call, in its own words.
     RejectedByApi(String),
     /// The offer cannot be answered; the text says why, without the offer's contents.
@@ -131,6 +135,8 @@ impl EndReason {
             Self::AgentLost(_) => "agent_lost",
             Self::PromptFinished => "prompt_finished",
             Self::HungUpByApi => "hung_up_by_api",
+            Self::TerminatedByApp => "terminated_by_app",
+            Self::NotAcceptedByApp => "not_accepted_by_app",
             Self::RejectedByApi(_) => "rejected_by_api",
             Self::OfferRefused(_) => "offer_refused",
             Self::Overloaded(_) => "overloaded",
@@ -163,11 +169,13 @@ impl EndReason {
             | Self::AgentHungUp
             | Self::PromptFinished
             | Self::HungUpByApi
+            | Self::TerminatedByApp
             | Self::RejectedByApi(_)
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
             Self::NoAgent(AgentFailure { kind: AgentFailureKind::NotConfigured, .. })
             | Self::Overloaded(_)
+            | Self::NotAcceptedByApp
             | Self::NumberOverloaded => Fault::Operator,
             Self::NoAgent(_) | Self::AgentLost(_) => Fault::Agent,
             // 138021 and 138023 are Meta's words for "no sound came from the business".
@@ -198,7 +206,7 @@ impl EndReason {
         match self {
             Self::CallerHungUp | Self::CallerGaveUp => "caller",
             Self::AgentHungUp => "agent",
-            Self::HungUpByApi | Self::RejectedByApi(_) => "app",
+            Self::HungUpByApi | Self::TerminatedByApp | Self::RejectedByApi(_) => "app",
             Self::CalleeHungUp | Self::CalleeDeclined => "callee",
             Self::EndedByMeta { .. } | Self::NoAnswer => "meta",
             Self::NoAgent(_)
@@ -214,6 +222,7 @@ impl EndReason {
             | Self::ConnectFailed(_)
             | Self::MediaFailed(_)
             | Self::AcceptTimedOut
+            | Self::NotAcceptedByApp
             | Self::MaxDuration
             | Self::ShuttingDown
             | Self::ServiceLost
@@ -243,8 +252,8 @@ impl EndReason {
         }
     }
 
-    /// Whether Meta reported the end, so that no request has to end the call there.
-    pub fn is_metas_word(&self) -> bool {
+    /// Whether the call is over at Meta, so that no request has to end it there.
+    pub fn is_over_at_meta(&self) -> bool {
         matches!(
             self,
             Self::CallerHungUp
@@ -253,6 +262,7 @@ impl EndReason {
                 | Self::CalleeDeclined
                 | Self::NoAnswer
                 | Self::EndedByMeta { .. }
+                | Self::TerminatedByApp
         )
     }
 }
@@ -284,6 +294,10 @@ impl fmt::Display for EndReason {
             Self::AgentLost(failure) => write!(f, "the agent was lost: it {failure}"),
             Self::PromptFinished => write!(f, "the prompt was played to its end"),
             Self::HungUpByApi => write!(f, "the application ended the call"),
+            Self::TerminatedByApp => write!(f, "the application ended the call at Meta"),
+            Self::NotAcceptedByApp => {
+                write!(f, "media and agent were ready, and the application did not accept the call at Meta in time")
+            }
             // The application's words may be personal, and this text is logged.
             Self::RejectedByApi(_) => write!(f, "the application declined the call"),
             Self::OfferRefused(why) => write!(f, "the offer cannot be answered: {why}"),

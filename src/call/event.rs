@@ -117,10 +117,10 @@ impl Stages {
     }
 }
 
-/// The data of `call.ended`.
-pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value) -> Value {
+/// The data of `call.ended`. `terminate_at_meta` is whether the application has to end a call at Meta that it signals.
+pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value, terminate_at_meta: Option<bool>) -> Value {
     let talked = stages.ended.zip(stages.accepted).map(|(ended, accepted)| ended.saturating_sub(accepted));
-    serde_json::json!({
+    let mut data = serde_json::json!({
         "reason": reason.name(),
         "fault": reason.fault().name(),
         "detail": reason.detail(),
@@ -129,5 +129,9 @@ pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value) -> Value {
         "talked_ms": talked.map(|talked| talked.as_millis() as u64),
         "stages": stages.to_json(),
         "sound": sound,
-    })
+    });
+    if let Some(is_left) = terminate_at_meta {
+        data["terminate_at_meta"] = is_left.into();
+    }
+    data
 }

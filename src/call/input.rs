@@ -14,7 +14,7 @@ pub enum Input {
     Answered(Result<Arc<str>, EndReason>),
     /// The outcome of pre_accept after all retries.
     PreAccepted(Result<(), GraphTrouble>),
-    /// The outcome of accept after all retries.
+    /// The outcome of accept after all retries, or the application's word that Meta took its accept.
     Accepted(Result<(), GraphTrouble>),
     /// ICE and DTLS are done: media can flow.
     MediaConnected,

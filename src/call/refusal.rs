@@ -72,8 +72,12 @@ pub enum RefusalCode {
     UrlNotAllowed,
     /// The host of the URL has no address.
     UrlUnresolved,
-    /// The SDP of a page cannot be used.
+    /// An SDP offer cannot be used.
     OfferRefused,
+    /// Meta's SDP answer to an offer of ours cannot be used.
+    AnswerRefused,
+    /// Another live call has this wacid.
+    WacidInUse,
     /// The token has no such WebRTC session, or it is over.
     SessionNotFound,
     /// `If-Match` names another ICE session than the present one.
@@ -141,6 +145,8 @@ impl RefusalCode {
         Self::UrlNotAllowed,
         Self::UrlUnresolved,
         Self::OfferRefused,
+        Self::AnswerRefused,
+        Self::WacidInUse,
         Self::SessionNotFound,
         Self::PreconditionFailed,
         Self::NoMediaPort,
@@ -189,6 +195,8 @@ impl RefusalCode {
             Self::UrlNotAllowed => "url_not_allowed",
             Self::UrlUnresolved => "url_unresolved",
             Self::OfferRefused => "offer_refused",
+            Self::AnswerRefused => "answer_refused",
+            Self::WacidInUse => "wacid_in_use",
             Self::SessionNotFound => "session_not_found",
             Self::PreconditionFailed => "precondition_failed",
             Self::NoMediaPort => "no_media_port",
@@ -226,7 +234,8 @@ impl RefusalCode {
             | Self::NothingGathers
             | Self::DtmfUnsupported
             | Self::AlreadyRecording
-            | Self::NotRecording => 409,
+            | Self::NotRecording
+            | Self::WacidInUse => 409,
             Self::InvalidCommand
             | Self::UnknownPrompt
             | Self::UnknownRoute
@@ -237,7 +246,8 @@ impl RefusalCode {
             | Self::InvalidUrl
             | Self::UrlNotAllowed
             | Self::UrlUnresolved
-            | Self::OfferRefused => 422,
+            | Self::OfferRefused
+            | Self::AnswerRefused => 422,
             Self::PreconditionFailed => 412,
             Self::RateLimited => 429,
             Self::InternalError => 500,

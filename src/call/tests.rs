@@ -1,6 +1,7 @@
 //! The call by scripts of inputs, and what must hold under any order of them.
 
 mod placed;
+mod external;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::agent_failure::AgentFailureKind;
 use super::end::{EndReason, GraphTrouble, MediaFailure, Shortage};
 use super::{
     AcceptWith, Action, AnswerWhen, Attempt, AttemptKind, Call, CallOptions, Input, LeaveReason, Progress, Request,
-    Transfer, TransferStage,
+    Signaling, Transfer, TransferStage,
 };
 
 /// A call and a clock that only the test moves.
@@ -76,6 +77,7 @@ impl Script {
 
 fn options(answer: AnswerWhen, attempts: &[AttemptKind]) -> CallOptions {
     CallOptions {
+        signaling: Signaling::Graph,
         accept_timeout: Duration::from_secs(30),
         media_timeout: Duration::from_secs(10),
         agent_timeout: Duration::from_secs(8),
@@ -790,7 +792,7 @@ proptest! {
             let accepted = at(|action| *action == Action::Report(Progress::Accepted));
             prop_assert!(accepted.is_some_and(|accepted| accepted < sound), "no sound before accept's reply");
         }
-        let was_metas_word = script.call.ended().is_some_and(EndReason::is_metas_word);
+        let was_metas_word = script.call.ended().is_some_and(EndReason::is_over_at_meta);
         prop_assert_eq!(count(|action| matches!(action, Action::Reject | Action::Terminate)) == 0, was_metas_word);
     }
 

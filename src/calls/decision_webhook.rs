@@ -203,7 +203,10 @@ fn read_action(index: usize, action: Value) -> Result<CallCommand, NoDecision> {
     let senseless = |why: String| NoDecision::Senseless(format!("actions[{index}]: {why}"));
     let command: CallCommand = serde_json::from_value(action).map_err(|error| senseless(without_values(&error)))?;
     command.check().map_err(|refusal| senseless(refusal.message))?;
-    Ok(command)
+    match command {
+        CallCommand::Course(_) | CallCommand::Sound(_) => Ok(command),
+        CallCommand::Signal(_) => Err(senseless("report what happens at Meta by the API".to_owned())),
+    }
 }
 
 /// The error goes to the log, and a value in it may be personal.

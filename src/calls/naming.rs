@@ -30,6 +30,17 @@ impl Naming {
         self.name(&mut self.table.lock(), call, wacid);
     }
 
+    /// The application has named a call that it signals. The same name again changes nothing. An error is what owns the
+    /// wacid.
+    pub fn claim(&self, call: &CallId, wacid: &WaCallId) -> Result<(), Owner> {
+        let mut table = self.table.lock();
+        match table.directory.wacid(call) {
+            Some(known) if known == wacid => Ok(()),
+            Some(_) => Err(Owner::Call(call.clone())),
+            None => table.directory.claim(wacid, call),
+        }
+    }
+
     /// Meta does not have the call.
     pub fn refused(&self, call: &CallId) {
         self.table.lock().placements.forget(call);

@@ -6,6 +6,7 @@ use patchcord_media::sdp::{Offer, SdpError};
 
 use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::event::CallId;
+use crate::call::signaling::Signaling;
 use crate::routes::Number;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::{CallbackData, Callee};
@@ -18,6 +19,32 @@ pub enum Origin {
     Offered(Box<Connect>),
     /// The application has us call a WhatsApp user.
     Placed(Box<Placement>),
+    /// The application exchanges the call's messages with Meta itself, and has us carry the media.
+    External(Box<ExternalCall>),
+}
+
+/// A call that the application signals.
+#[derive(Clone)]
+pub struct ExternalCall {
+    /// Who placed it.
+    pub direction: ExternalDirection,
+    /// The person on WhatsApp, as far as the application says.
+    pub user: WhatsAppUser,
+    /// The business number in digits, for people.
+    pub display_phone_number: Option<String>,
+    /// The application's own text.
+    pub tracker: Option<CallbackData>,
+}
+
+/// Who placed a call that the application signals.
+#[derive(Clone)]
+pub enum ExternalDirection {
+    /// The WhatsApp user: Meta's id, and its offer.
+    #[expect(missing_docs, reason = "the line above says what they are")]
+    UserInitiated { wacid: WaCallId, offer: Box<Offer> },
+    /// The application: how long the phone rings. Meta's id comes with a report.
+    #[expect(missing_docs, reason = "the line above says what it is")]
+    BusinessInitiated { ring_timeout: Duration },
 }
 
 /// A call that the application has us place.
@@ -37,14 +64,44 @@ impl Origin {
         match self {
             Self::Offered(connect) => Some(&connect.call_id),
             Self::Placed(_) => None,
+            Self::External(call) => match &call.direction {
+                ExternalDirection::UserInitiated { wacid, .. } => Some(wacid),
+                ExternalDirection::BusinessInitiated { .. } => None,
+            },
         }
     }
 
     /// The call that we place, if it is one.
     pub fn placement(&self) -> Option<&Placement> {
         match self {
-            Self::Offered(_) => None,
+            Self::Offered(_) | Self::External(_) => None,
             Self::Placed(placement) => Some(placement),
+        }
+    }
+
+    /// Whether the business calls the WhatsApp user.
+    pub fn is_placed(&self) -> bool {
+        match self {
+            Self::Offered(_) => false,
+            Self::Placed(_) => true,
+            Self::External(call) => matches!(call.direction, ExternalDirection::BusinessInitiated { .. }),
+        }
+    }
+
+    /// The application's own text.
+    pub fn tracker(&self) -> Option<&CallbackData> {
+        match self {
+            Self::Offered(_) => None,
+            Self::Placed(placement) => placement.tracker.as_ref(),
+            Self::External(call) => call.tracker.as_ref(),
+        }
+    }
+
+    /// Who exchanges the call's messages with Meta.
+    pub fn signaling(&self) -> Signaling {
+        match self {
+            Self::Offered(_) | Self::Placed(_) => Signaling::Graph,
+            Self::External(_) => Signaling::External,
         }
     }
 
@@ -71,6 +128,15 @@ impl Origin {
                 user: placement.user(),
                 number: BusinessNumber { phone_number_id, display_phone_number: None },
             },
+            Self::External(call) => CallDescription {
+                wacid: self.wacid().map(|wacid| wacid.as_str().to_owned()),
+                direction: match call.direction {
+                    ExternalDirection::UserInitiated { .. } => CallDirection::UserInitiated,
+                    ExternalDirection::BusinessInitiated { .. } => CallDirection::BusinessInitiated,
+                },
+                user: call.user.clone(),
+                number: BusinessNumber { phone_number_id, display_phone_number: call.display_phone_number.clone() },
+            },
         }
     }
 
@@ -79,6 +145,10 @@ impl Origin {
         match self {
             Self::Offered(connect) => Some(Offer::parse(&connect.session.sdp)),
             Self::Placed(_) => None,
+            Self::External(call) => match &call.direction {
+                ExternalDirection::UserInitiated { offer, .. } => Some(Ok((**offer).clone())),
+                ExternalDirection::BusinessInitiated { .. } => None,
+            },
         }
     }
 
@@ -87,7 +157,7 @@ impl Origin {
     pub fn to_stored(&self) -> Option<String> {
         match self {
             Self::Offered(connect) => Some(connect.to_stored()),
-            Self::Placed(_) => None,
+            Self::Placed(_) | Self::External(_) => None,
         }
     }
 }
@@ -104,6 +174,12 @@ impl Placement {
             Callee::WaId(digits) => WhatsAppUser { wa_id: Some(digits.clone()), ..WhatsAppUser::default() },
             Callee::UserId(user_id) => WhatsAppUser { user_id: Some(user_id.clone()), ..WhatsAppUser::default() },
         }
+    }
+}
+
+impl std::fmt::Debug for ExternalCall {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ExternalCall").finish_non_exhaustive()
     }
 }
 

@@ -113,7 +113,7 @@ fn number_of(id: Option<&PhoneNumberId>, settings: &Settings) -> Result<Arc<Numb
 }
 
 /// The route of a call, with the agents that the order names.
-async fn route_of(
+pub(super) async fn route_of(
     of_number: &Route,
     agents: &Agents,
     parameters: &BTreeMap<String, String>,
@@ -135,7 +135,7 @@ async fn route_of(
     Ok(Route { targets, ..base })
 }
 
-fn no_room(reason: &EndReason) -> Refusal {
+pub(super) fn no_room(reason: &EndReason) -> Refusal {
     let is_stopping = *reason == EndReason::ShuttingDown;
     let code = if is_stopping { RefusalCode::ShuttingDown } else { RefusalCode::Overloaded };
     Refusal::new(code, format!("{reason}: try again later"))

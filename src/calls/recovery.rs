@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::terminations::Terminations;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, Stages, ended_data};
+use crate::call::signaling::Signaling;
 use crate::clock;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
 use crate::store::{CallRecord, EventRecord, RecordingFilter, Store, Termination, TerminationAction};
@@ -98,7 +99,8 @@ impl Recovery {
         }
         let reason = EndReason::ServiceLost;
         let stages = Stages { ended: clock::wall().duration_since(call.began_at).ok(), ..Stages::default() };
-        let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null));
+        let terminate_at_meta = (call.signaling == Signaling::External).then_some(true);
+        let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null, terminate_at_meta));
         call.end(&reason, &stages, &Value::Null);
         self.tell_meta(&call);
         // The store counts and logs its trouble.
@@ -129,8 +131,11 @@ impl Recovery {
         untold
     }
 
-    /// Stores the termination before the call's end is stored.
+    /// Stores the termination before the call's end is stored. A call that the app signals is ended by it.
     fn tell_meta(&self, call: &CallRecord) {
+        if call.signaling == Signaling::External {
+            return;
+        }
         let Some(wacid) = call.wacid.clone() else { return };
         self.terminations.leave(Termination {
             call_id: call.call_id.clone(),

@@ -13,6 +13,7 @@ mod queueing;
 mod events;
 mod record;
 mod recordings;
+mod signaling;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,8 @@ use crate::agent::{AgentStatus, AgentTarget, Dial};
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, ended_data};
-use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Transfer};
+use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Signaling, Transfer};
+use crate::calls::origin::ExternalDirection;
 use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
@@ -56,6 +58,8 @@ use meta_requests::MetaRequests;
 use queueing::QueuePlaces;
 use record::{LiveRecord, People};
 use recordings::OpenRecordings;
+use signaling::AppSignaling;
+pub(super) use signaling::SdpReply;
 use worker_link::WorkerLink;
 
 /// The task that dials keeps `agent_timeout` and knows what it waited for. The call's own deadline is this much later, for
@@ -98,6 +102,8 @@ pub struct Session {
     events: EventWriter,
     decision: Decision,
     recordings: OpenRecordings,
+    /// Of a call that the application signals.
+    app_signaling: AppSignaling,
     queue: QueuePlaces,
     /// By attempt: the route's targets, then those of commands.
     targets: Vec<AgentTarget>,
@@ -128,7 +134,8 @@ impl Session {
         let (session, store) = (options.session.clone(), options.store.clone());
         let description = origin.description(&number);
         let mut record = LiveRecord::new(&id, &description, &number, (received_at, began_at), status, store.clone());
-        record.set_tracker(origin.placement().and_then(|placement| placement.tracker.as_ref()));
+        record.set_tracker(origin.tracker());
+        record.set_signaling(origin.signaling());
         Self {
             meta: MetaRequests {
                 call: id.clone(),
@@ -145,6 +152,7 @@ impl Session {
             events: EventWriter::new(id.clone(), store.clone(), options.events.clone()),
             decision: Decision::default(),
             recordings: OpenRecordings::default(),
+            app_signaling: AppSignaling::default(),
             queue: QueuePlaces::default(),
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
@@ -178,7 +186,7 @@ impl Session {
     fn first_event(&mut self) -> CallEvent {
         let Context { id, number, origin, .. } = &self.context;
         let route = &number.route.name;
-        if origin.placement().is_some() {
+        if origin.is_placed() {
             info!(route, "call {id} is placed with route {route:?}");
             let record = self.record.record();
             let data = json!({
@@ -186,6 +194,7 @@ impl Session {
                 "from": record.from,
                 "to": { "phone_number_id": number.phone_number_id.as_str() },
                 "tracker": record.tracker,
+                "signaling": record.signaling.name(),
             });
             return self.events.next("call.placed", data, None);
         }
@@ -196,6 +205,7 @@ impl Session {
             "route": route,
             "from": record.from,
             "to": { "phone_number_id": number.phone_number_id.as_str() },
+            "signaling": record.signaling.name(),
         });
         self.events.next("call.incoming", data, None)
     }
@@ -216,7 +226,7 @@ impl Session {
             let mut call = self.context.call(self.record.received_at());
             match refusal {
                 Some(reason) => call.handle(Input::HangUp(reason), clock::now()),
-                None if self.context.origin.placement().is_some() => {}
+                None if self.context.origin.is_placed() => {}
                 None => self.request_decision(),
             }
             let mut is_broken = false;
@@ -317,17 +327,26 @@ impl Session {
             Action::AnswerOffer => self.answer_offer().await,
             Action::PreAccept(answer) => {
                 self.record.reach(|stages| &mut stages.answered);
-                self.record.reach(|stages| &mut stages.pre_accept_sent);
-                self.requests.spawn(self.meta.pre_accept(answer));
+                match self.context.origin.signaling() {
+                    Signaling::External => self.app_signaling.hand_over(answer),
+                    Signaling::Graph => {
+                        self.record.reach(|stages| &mut stages.pre_accept_sent);
+                        self.requests.spawn(self.meta.pre_accept(answer));
+                    }
+                }
             }
-            Action::Accept(answer) => {
-                self.requests.spawn(self.meta.accept(answer, self.record.first_write()));
-            }
+            Action::Accept(answer) => match self.context.origin.signaling() {
+                Signaling::External => self.events.emit("call.ready_to_accept", json!({})),
+                Signaling::Graph => drop(self.requests.spawn(self.meta.accept(answer, self.record.first_write()))),
+            },
             Action::MakeOffer => self.make_offer().await,
             Action::Connect(offer) => {
                 self.record.reach(|stages| &mut stages.answered);
-                if let Some(placement) = self.context.origin.placement() {
-                    self.requests.spawn(self.meta.connect(offer, placement, self.record.first_write()));
+                match self.context.origin.placement() {
+                    Some(placement) => {
+                        self.requests.spawn(self.meta.connect(offer, placement, self.record.first_write()));
+                    }
+                    None => self.app_signaling.hand_over(offer),
                 }
             }
             Action::ApplyAnswer(answer) => self.apply_answer(&answer).await,
@@ -408,8 +427,12 @@ impl Session {
         let (reply, applied) = oneshot::channel();
         self.command(Command::ApplyAnswer { call: self.context.id.clone(), answer, reply }).await;
         let applied = self.worker.answer(applied);
+        let reply = self.app_signaling.take_answer_reply();
         let outcome = async {
             let applied = applied.await.unwrap_or(Err(EndReason::InternalError));
+            if let Some(reply) = reply {
+                signaling::reply_to_answer(reply, &applied);
+            }
             applied.err().map(Input::HangUp)
         };
         self.requests.spawn(outcome.in_current_span());
@@ -431,6 +454,10 @@ impl Session {
     /// Other requests to Meta are aborted, so that none of them arrives after the end; but the reply to a connect may still
     /// name the call.
     fn end_at_meta(&mut self, action: TerminationAction) {
+        if self.context.origin.signaling() == Signaling::External {
+            self.app_signaling.leave_the_end();
+            return;
+        }
         if self.meta.wacid.is_none() {
             self.meta.wacid = self.meta.naming.wacid_at_end(&self.context.id);
         }
@@ -518,7 +545,8 @@ impl Session {
             shown(self.record.received_at().elapsed())
         );
         self.record.end(reason, sound);
-        let data = ended_data(reason, self.record.stages(), sound);
+        let data =
+            ended_data(reason, self.record.stages(), sound, self.app_signaling.ended(&self.context.origin, reason));
         self.events.emit_end(self.record.record(), data).await;
         // Its agent sees the end before it is free again.
         self.queue.leave();
@@ -534,6 +562,12 @@ impl Context {
                 let accept_timeout = placement.ring_timeout;
                 Call::placed(CallOptions { accept_timeout, answer: AnswerWhen::AgentReady, ..options }, began_at)
             }
+            Origin::External(external) => match external.direction {
+                ExternalDirection::UserInitiated { .. } => Call::offered_by_meta(options, began_at),
+                ExternalDirection::BusinessInitiated { ring_timeout: accept_timeout } => {
+                    Call::placed(CallOptions { accept_timeout, answer: AnswerWhen::AgentReady, ..options }, began_at)
+                }
+            },
         }
     }
 
@@ -553,6 +587,7 @@ impl Context {
         // Each agent's task keeps its own time.
         let agent_timeout = self.options.agent_timeout.max(self.options.ring_timeout);
         CallOptions {
+            signaling: self.origin.signaling(),
             accept_timeout: self.options.accept_timeout,
             media_timeout: self.options.media_timeout,
             agent_timeout: agent_timeout + LATE_WORKER,

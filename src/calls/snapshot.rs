@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::call::description::CallDescription;
 use crate::call::event::{CallId, Stages};
+use crate::call::signaling::Signaling;
 use crate::call::{Attempt, TransferStage};
 use crate::queue::QueueName;
 
@@ -18,8 +19,10 @@ pub struct CallFacts {
     pub id: CallId,
     /// Who calls whom: personal, for API bodies, never for logs.
     pub description: CallDescription,
-    /// The application's tracker of a call that we place.
+    /// The application's tracker of a call that it has us place, or signals.
     pub tracker: Option<String>,
+    /// Who exchanges its messages with Meta.
+    pub signaling: Signaling,
     /// The name of the route.
     pub route: String,
     /// By the wall clock.

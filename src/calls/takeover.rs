@@ -10,6 +10,7 @@ use super::placements::Dialled;
 use super::{Calls, NewCall, Origin};
 use crate::call::description::CallDirection;
 use crate::call::event::CallId;
+use crate::call::signaling::Signaling;
 use crate::clock;
 use crate::directory::TOMBSTONES;
 use crate::store::{CallRecord, StoreError, Unanswered, WacidDigest, Written};
@@ -41,7 +42,8 @@ impl Calls {
     /// Calls that we placed and Meta did not name to us: if it has one, a webhook shows it, and it is ended.
     fn remember_unnamed(&self, unfinished: Vec<CallRecord>) {
         for call in unfinished {
-            if call.direction != CallDirection::BusinessInitiated || call.wacid.is_some() {
+            let is_ours = call.direction == CallDirection::BusinessInitiated && call.signaling == Signaling::Graph;
+            if !is_ours || call.wacid.is_some() {
                 continue;
             }
             let number = PhoneNumberId::parse(&call.phone_number_id).ok();

@@ -17,6 +17,8 @@ pub struct ApiError {
     pub detail: String,
     /// How the call stands that this is about.
     pub state: Option<&'static str>,
+    /// The call that is in the way.
+    pub call_id: Option<String>,
     /// The scope that the API key lacks.
     pub scope: Option<&'static str>,
     /// A header that belongs to the status.
@@ -41,6 +43,9 @@ pub(crate) struct Problem {
     /// How the call stands that this is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// The call that is in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_id: Option<String>,
     /// The scope that the API key lacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'static str>,
@@ -49,7 +54,7 @@ pub(crate) struct Problem {
 impl ApiError {
     /// A refusal.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), state: None, scope: None, header: None }
+        Self { status, code, detail: detail.into(), state: None, call_id: None, scope: None, header: None }
     }
 
     /// With a header that belongs to its status.
@@ -67,6 +72,7 @@ impl IntoResponse for ApiError {
             code: self.code,
             detail: self.detail,
             state: self.state,
+            call_id: self.call_id,
             scope: self.scope,
         };
         let mut response = (self.status, Json(problem)).into_response();

@@ -12,6 +12,7 @@ use super::{Store, StoreError, at_of, ms_of};
 use crate::call::description::CallDirection;
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
+use crate::call::signaling::Signaling;
 use crate::clock;
 
 /// The record of one call. `Debug` shows nothing personal.
@@ -31,8 +32,10 @@ pub struct CallRecord {
     pub direction: CallDirection,
     /// The person on WhatsApp, as in events.
     pub from: Value,
-    /// The app's tracker of a call that we place.
+    /// The app's tracker of a call that it has us place, or signals.
     pub tracker: Option<String>,
+    /// Who exchanges its messages with Meta.
+    pub signaling: Signaling,
     /// The app's `client_state`.
     pub client_state: Option<String>,
     /// Arrival of Meta's webhook, or of the request to place the call.
@@ -76,6 +79,7 @@ impl CallRecord {
             direction: CallDirection::default(),
             from: Value::Null,
             tracker: None,
+            signaling: Signaling::default(),
             client_state: None,
             began_at,
             accepted_at: None,
@@ -236,7 +240,7 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
                        accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, \
-                       direction, tracker";
+                       direction, tracker, signaling";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 
@@ -244,9 +248,9 @@ const ID_SLACK: Duration = Duration::from_secs(60);
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
-            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker)
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker, signaling)
          VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
-            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker)
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker, :signaling)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
             client_state = coalesce(excluded.client_state, client_state),
@@ -280,6 +284,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":agents": Value::from(call.agents.clone()).to_string(),
         ":direction": call.direction.name(),
         ":tracker": call.tracker,
+        ":signaling": call.signaling.name(),
     })?;
     Ok(())
 }
@@ -379,6 +384,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         direction: CallDirection::of_name(&row.get::<_, String>("direction")?).unwrap_or_default(),
         from: json("caller")?,
         tracker: row.get("tracker")?,
+        signaling: Signaling::of_name(&row.get::<_, String>("signaling")?).unwrap_or_default(),
         client_state: row.get("client_state")?,
         began_at: at_of(row.get("began_at")?),
         accepted_at: time("accepted_at")?,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 9] = [
+pub(super) const MIGRATIONS: [&str; 10] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: [&str; 9] = [
     AGENTS_OF_CALLS,
     CALLS_OF_CALLER,
     PLACED_CALLS,
+    SIGNALING_OF_CALLS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -163,6 +164,11 @@ const CALLS_OF_CALLER: &str = "
 const PLACED_CALLS: &str = "
     ALTER TABLE calls ADD COLUMN direction TEXT NOT NULL DEFAULT 'user_initiated';
     ALTER TABLE calls ADD COLUMN tracker TEXT;
+";
+
+/// Who exchanges each call's messages with Meta.
+const SIGNALING_OF_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN signaling TEXT NOT NULL DEFAULT 'graph';
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

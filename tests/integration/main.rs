@@ -25,6 +25,7 @@ mod deciding;
 mod descriptors;
 mod drills;
 mod events;
+mod external;
 mod forwarding;
 mod graph;
 mod guests;

@@ -82,6 +82,8 @@ pub struct TestOptions {
     pub http: String,
     /// The section `[sip]`.
     pub sip: String,
+    /// Leave the section `[whatsapp]` out: apps signal all calls.
+    pub without_whatsapp: bool,
 }
 
 /// A temporary folder, deleted on drop.
@@ -343,7 +345,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
     let account = meta.options();
     let first = free_port()?;
     let secrets: Vec<&String> = options.more_secrets.iter().chain([&account.app_secret]).collect();
-    Ok(format!(
+    let text = format!(
         r#"
         [http]
         listen = "127.0.0.1:0"
@@ -403,7 +405,22 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         prompts = folder.join("prompts").display(),
         api = if options.api.is_empty() { keys() } else { options.api.clone() },
         http = options.http,
-    ))
+    );
+    Ok(match options.without_whatsapp {
+        true => without_whatsapp(&text),
+        false => text,
+    })
+}
+
+/// Without the section and its tables.
+fn without_whatsapp(text: &str) -> String {
+    let is_meta = |line: &str| line.starts_with("[whatsapp]") || line.starts_with("[[whatsapp.");
+    let mut is_out = false;
+    let lines = text.lines().map(str::trim).filter(|line| {
+        is_out = if line.starts_with('[') { is_meta(line) } else { is_out };
+        !is_out
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A free port, low enough for the ports after it.

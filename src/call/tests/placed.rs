@@ -221,7 +221,7 @@ proptest! {
         }
         let end = script.call.ended().unwrap();
         let is_refused = matches!(end, EndReason::ConnectFailed(trouble) if *trouble != GraphTrouble::Unknown);
-        prop_assert_eq!(terminates == 1, connects == 1 && !end.is_metas_word() && !is_refused);
+        prop_assert_eq!(terminates == 1, connects == 1 && !end.is_over_at_meta() && !is_refused);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Session {
                 let _ = reply.send(Err(Refusal::new(RefusalCode::CallNotAccepted, advice)));
             }
             CallCommand::Sound(command) => self.perform_sound(command, reply).await,
+            CallCommand::Signal(command) => self.take_signal(call, command, reply),
         }
     }
 

@@ -69,6 +69,8 @@ impl Session {
                 | CallCommand::Course(
                     CourseCommand::Transfer(_) | CourseCommand::CompleteTransfer | CourseCommand::CancelTransfer,
                 )) => self.decision.postponed.push(Step { command, targets }),
+                // The decision was refused for it.
+                CallCommand::Signal(_) => {}
             }
         }
         call.handle(Input::Decided, clock::now());
@@ -83,6 +85,7 @@ impl Session {
                     continue;
                 }
                 CallCommand::Sound(command) => command,
+                CallCommand::Signal(_) => continue,
             };
             let (reply, done) = oneshot::channel();
             self.perform_sound(command, reply).await;

@@ -8,6 +8,7 @@ use crate::call::Call;
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallId, Stages};
+use crate::call::signaling::Signaling;
 use crate::calls::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use crate::clock;
 use crate::queue::QueueName;
@@ -101,9 +102,13 @@ impl LiveRecord {
         self.status.send_modify(|status| status.is_held = is_held);
     }
 
-    /// Of a call that we place.
+    /// Of a call that the application has us place, or signals.
     pub fn set_tracker(&mut self, tracker: Option<&CallbackData>) {
         self.record.tracker = tracker.map(|data| data.as_str().to_owned());
+    }
+
+    pub fn set_signaling(&mut self, signaling: Signaling) {
+        self.record.signaling = signaling;
     }
 
     /// Meta has named a call that we place: the next process can end it.

@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+mod external;
 pub(super) mod placing;
 pub(super) mod several;
 mod view;
@@ -182,9 +183,9 @@ pub(super) async fn read(
         (status = 202, description = "`accept`, `reject`, `hangup`, `connect`, `transfer`, `complete_transfer`, `cancel_transfer`, `play`, `gather`, `start_recording` and `invite` have begun", body = Begun),
         (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`call_not_found`, `unknown_action`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`, `call_not_accepted`, `call_already_accepted`, `no_agent`, `transfer_under_way`, `no_transfer`, `not_on_hold`, `nothing_plays`, `nothing_gathers`, `dtmf_unsupported`, `already_recording`, `not_recording`, `too_many_guests`, `wacid_in_use`; `state` says how the call stands", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_queue`, `unknown_agent`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_prompt`, `unknown_route`, `unknown_queue`, `unknown_agent`, `unknown_guest`, `invalid_url`, `url_not_allowed`, `url_unresolved`, `answer_refused`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`recording_unavailable`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`no_answer`: the call did not answer in time and may still perform it", body = Problem, content_type = "application/problem+json"),

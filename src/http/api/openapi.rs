@@ -14,8 +14,9 @@ use super::auth::Needs;
 use super::{endpoints, idempotency, page_endpoints};
 use crate::call::command::{
     ACTIONS, Accept, CourseCommand, Destination, Dismiss, Gather, Hold, Invite, Mute, Play, Reject, SendDtmf,
-    SetClientState, SetRole, SoundCommand, Transfer,
+    SetClientState, SetRole, SignalCommand, SoundCommand, Transfer,
 };
+use crate::call::signaling::{MetaAnswer, MetaStep, Terminated};
 use crate::http::error::Problem;
 
 #[derive(OpenApi)]
@@ -23,7 +24,7 @@ use crate::http::error::Problem;
     info(title = "Patchcord", description = "Controls live WhatsApp calls, their prompts and recordings."),
     components(schemas(
         Problem, Accept, Reject, Destination, Transfer, Hold, Mute, Play, Gather, SendDtmf, Invite, SetRole, Dismiss,
-        SetClientState,         ActionName, ActionBody, Sound,
+        SetClientState, MetaAnswer, MetaStep, Terminated, ActionName, ActionBody, Sound,
     )),
     security(("key" = []))
 )]
@@ -100,7 +101,7 @@ impl ToSchema for ActionName {
 impl PartialSchema for ActionBody {
     fn schema() -> RefOr<Schema> {
         let mut bodies: Vec<&str> = Vec::new();
-        for body in CourseCommand::BODIES.iter().chain(SoundCommand::BODIES) {
+        for body in CourseCommand::BODIES.iter().chain(SoundCommand::BODIES).chain(SignalCommand::BODIES) {
             if !bodies.contains(body) {
                 bodies.push(body);
             }

@@ -14,10 +14,12 @@ use utoipa::ToSchema;
 
 use super::super::auth::Caller;
 use super::super::{Api, read_object};
+use super::external::{self, NewCall, NewCallView};
 use super::problem;
 use super::view::CallView;
 use crate::call::command::{Destination, MAX_CLIENT_STATE_BYTES};
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::call::signaling::Signaling;
 use crate::calls::origin::Placement;
 use crate::calls::{Agents, CallOrder};
 use crate::http::error::{ApiError, Problem};
@@ -66,30 +68,41 @@ pub(in crate::http::api) struct PlaceCall {
     ring_timeout: Option<String>,
 }
 
-/// Call a WhatsApp user
+/// Call a WhatsApp user, or have a call's media carried
 ///
 /// The response comes before the phone rings; the course of the call comes in events: `call.ringing`, `call.accepted`,
 /// `call.ended`. The person must have permitted calls from the number, or the call ends with `no_permission`.
+///
+/// With `"signaling": "external"` your app exchanges the messages with Meta itself, and the response has our SDP for it, which
+/// is the `answer` to Meta's offer or an `offer`. Report what follows with the actions `answer`, `ringing`, `accepted` and
+/// `terminated`; `call.ready_to_accept` says when media and agent are ready.
 #[utoipa::path(post, path = "/v1/calls", tag = "calls",
-    request_body(content = PlaceCall, content_type = "application/json"),
+    request_body(content = NewCall, content_type = "application/json"),
     responses(
-        (status = 201, description = "The call", body = CallView),
+        (status = 201, description = "The call", body = NewCallView),
         (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`call_ended`: the call ended at once; its record says why", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`: the call ended at once, or a call with this `wacid` has ended; `wacid_in_use`: `call_id` is the live call that has it", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_command`, `unknown_number`, `unknown_route`, `unknown_queue`, `unknown_agent`, `invalid_url`, `url_not_allowed`, `url_unresolved`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_command`, `unknown_number`, `unknown_route`, `unknown_queue`, `unknown_agent`, `invalid_url`, `url_not_allowed`, `url_unresolved`, `offer_refused`: what is wrong with the SDP", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`overloaded`, `shutting_down`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`no_answer`: the call did not answer in time", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(in crate::http::api) async fn place(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Arc<Caller>>,
     body: Bytes,
-) -> Result<(StatusCode, Json<CallView>), ApiError> {
-    let body = Value::Object(read_object(&body)?);
-    let wanted: PlaceCall = serde_json::from_value(body).map_err(|error| problem(invalid(error.to_string()), None))?;
+) -> Result<(StatusCode, Json<NewCallView>), ApiError> {
+    let mut body = read_object(&body)?;
+    match external::signaling_of(&mut body).map_err(|refusal| problem(refusal, None))? {
+        Signaling::External => return external::take(&api, &caller, body).await,
+        Signaling::Graph => {}
+    }
+    let wanted: PlaceCall =
+        serde_json::from_value(Value::Object(body)).map_err(|error| problem(invalid(error.to_string()), None))?;
     let order = wanted.read().map_err(|advice| problem(invalid(advice), None))?;
     let call = api.options.calls.place(order, caller.hosts()).await.map_err(|refusal| problem(refusal, None))?;
-    Ok((StatusCode::CREATED, Json(CallView::of_live(&call))))
+    Ok((StatusCode::CREATED, Json(NewCallView::placed(CallView::of_live(&call)))))
 }
 
 impl PlaceCall {
@@ -102,25 +115,8 @@ impl PlaceCall {
         };
         let phone_number_id = self.phone_number_id.as_deref().map(PhoneNumberId::parse).transpose();
         let tracker = self.tracker.as_deref().map(CallbackData::parse).transpose();
-        let destination = Destination {
-            route: self.route,
-            queue: self.queue,
-            agent: self.agent,
-            url: self.url,
-            phone: None,
-            parameters: BTreeMap::new(),
-        };
-        let agents = match (destination.is_given(), self.without_agent) {
-            (true, true) => {
-                return Err("without_agent: leave it out, or leave out route, queue, agent and url".to_owned());
-            }
-            (true, false) => Agents::Of(destination),
-            (false, true) => Agents::Nobody,
-            (false, false) => Agents::OfNumber,
-        };
-        if self.client_state.as_ref().is_some_and(|text| text.len() > MAX_CLIENT_STATE_BYTES) {
-            return Err(format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes"));
-        }
+        let agents = agents(self.route, self.queue, self.agent, self.url, self.without_agent)?;
+        check_client_state(self.client_state.as_deref())?;
         Ok(CallOrder {
             placement: Placement {
                 callee,
@@ -135,7 +131,30 @@ impl PlaceCall {
     }
 }
 
-fn ring_timeout(text: Option<&str>) -> Result<Duration, String> {
+pub(super) fn agents(
+    route: Option<String>,
+    queue: Option<String>,
+    agent: Option<String>,
+    url: Option<String>,
+    without_agent: bool,
+) -> Result<Agents, String> {
+    let destination = Destination { route, queue, agent, url, phone: None, parameters: BTreeMap::new() };
+    match (destination.is_given(), without_agent) {
+        (true, true) => Err("without_agent: leave it out, or leave out route, queue, agent and url".to_owned()),
+        (true, false) => Ok(Agents::Of(destination)),
+        (false, true) => Ok(Agents::Nobody),
+        (false, false) => Ok(Agents::OfNumber),
+    }
+}
+
+pub(super) fn check_client_state(client_state: Option<&str>) -> Result<(), String> {
+    match client_state.is_some_and(|text| text.len() > MAX_CLIENT_STATE_BYTES) {
+        true => Err(format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes")),
+        false => Ok(()),
+    }
+}
+
+pub(super) fn ring_timeout(text: Option<&str>) -> Result<Duration, String> {
     let Some(text) = text else { return Ok(USUAL_RING) };
     let advice = || "ring_timeout: give a time from \"5s\" to \"80s\"".to_owned();
     let time = humantime::parse_duration(text).map_err(|_| advice())?;
@@ -143,6 +162,6 @@ fn ring_timeout(text: Option<&str>) -> Result<Duration, String> {
     if (shortest..=longest).contains(&time) { Ok(time) } else { Err(advice()) }
 }
 
-fn invalid(advice: String) -> Refusal {
+pub(super) fn invalid(advice: String) -> Refusal {
     Refusal::new(RefusalCode::InvalidCommand, advice)
 }

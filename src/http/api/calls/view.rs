@@ -28,7 +28,9 @@ pub(in crate::http::api) struct CallView {
     state: &'static str,
     /// `user_initiated` or `business_initiated`.
     direction: &'static str,
-    /// Yours, of a call that you place.
+    /// Who exchanges its messages with Meta: `graph`, Patchcord by the Graph API, or `external`, your app.
+    signaling: &'static str,
+    /// Yours, of a call that you place or signal.
     tracker: Option<String>,
     from: CallerView,
     to: NumberView,
@@ -149,6 +151,7 @@ impl CallView {
             wacid: live.status.wacid.clone().or_else(|| call.wacid.clone()),
             state: state_of(live),
             direction: call.direction.name(),
+            signaling: facts.signaling.name(),
             tracker: facts.tracker.clone(),
             from: CallerView {
                 wa_id: call.user.wa_id.clone(),
@@ -193,6 +196,7 @@ impl CallView {
         Self {
             state: if record.ended_at.is_some() { "ended" } else { ENDING },
             direction: record.direction.name(),
+            signaling: record.signaling.name(),
             tracker: record.tracker,
             from: serde_json::from_value(record.from).unwrap_or_default(),
             to: NumberView {
