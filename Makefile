@@ -30,9 +30,10 @@ lint: tools ## format, clippy, docs, licences and sources of dependencies
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@./tests/tools/deny.sh
 
-interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, Chromium the pages, SIP phones
+interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, a pywa bot signals, Chromium opens the pages, SIP phones
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
+	@./tests/interop/pywa/run.sh
 	@./tests/interop/chromium/run.sh
 	@./tests/interop/sip/run.sh
 

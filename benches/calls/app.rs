@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{self, Error, Message};
 use crate::machine;
 
 /// An API key with all scopes.
-const KEY: &str = "patchcord_bench_0123456789";
+pub const KEY: &str = "patchcord_bench_0123456789";
 /// Deadline of one response, and of the next event of a busy service.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 

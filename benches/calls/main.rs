@@ -13,6 +13,7 @@ mod bots;
 mod burst;
 mod control;
 mod delay;
+mod external;
 mod floor;
 mod hold;
 mod machine;

@@ -9,6 +9,7 @@ use patchcord_media::sdp::Offer;
 use patchcord_simulator::{Agent, AgentOptions, Call, CallerOptions, Meta, MetaOptions, Reply, Stage, sound};
 
 use crate::agent::Talk;
+use crate::external;
 use crate::scene::{Route, Scene};
 use crate::service::{self, Service, ServiceOptions};
 use crate::table::{Goal, Table, quantile};
@@ -21,7 +22,7 @@ const CALLS_PER_SECOND: u32 = 50;
 const LIVE_CALLS: usize = 50;
 const SIMULATED_CALLS: usize = 20;
 
-/// The answer itself, and the whole way from Meta's webhook to our `pre_accept`.
+/// The answer itself, the whole way from Meta's webhook to our `pre_accept`, and that of an app which signals.
 pub async fn offer_to_answer() -> anyhow::Result<Table> {
     let mut table = Table::default();
     let mut answers = answer_times()?;
@@ -32,6 +33,9 @@ pub async fn offer_to_answer() -> anyhow::Result<Table> {
     table.row("webhook written to pre_accept read, p50", quantile(&mut waits, 0.5), "ms", Goal::AtMost(5.0));
     table.row("webhook written to pre_accept read, p99", quantile(&mut waits, 0.99), "ms", Goal::AtMost(25.0));
     table.note(came);
+    let mut waits = external::answer_times().await?;
+    table.row("an app's offer written to our answer read, p50", quantile(&mut waits, 0.5), "ms", Goal::Shown);
+    table.row("an app's offer written to our answer read, p99", quantile(&mut waits, 0.99), "ms", Goal::AtMost(5.0));
     Ok(table)
 }
 

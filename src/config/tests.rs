@@ -539,6 +539,13 @@ fn shared_secrets_may_be_left_out_where_every_number_has_its_own() {
 }
 
 #[test]
+fn apps_that_signal_their_calls_need_no_whatsapp_section() {
+    let text = "[api]\n[routes.reception]\nagent = \"prompt:hold\"\n";
+    let whatsapp = Config::parse(text, "patchcord.toml", &Environment::default()).unwrap().whatsapp;
+    assert_eq!((whatsapp.numbers.len(), whatsapp.app_secrets.len()), (0, 0), "no webhook is believed");
+}
+
+#[test]
 fn without_secrets_numbers_or_routes_there_is_no_start() {
     insta::assert_snapshot!(problems_of("").unwrap(), @r#"
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
