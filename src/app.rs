@@ -29,6 +29,7 @@ use crate::http::api::ApiOptions;
 use crate::http::forward::Forwarding;
 use crate::http::server::Server;
 use crate::http::{self, HttpOptions};
+use crate::permissions::{Permissions, PermissionsOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::pulse::Pulse;
 use crate::queues::QueueDesk;
@@ -109,6 +110,12 @@ impl App {
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
         let (queues, queueing) = QueueDesk::start(config.queues.clone(), &pulse);
+        let permissions = Permissions::start(PermissionsOptions {
+            settings: settings.clone(),
+            graph: graph.clone(),
+            store: store.clone(),
+        })
+        .await;
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
             max_calls: config.calls.max_calls,
@@ -118,6 +125,7 @@ impl App {
             workers,
             events: listeners.clone(),
             store: store.clone(),
+            permissions: permissions.clone(),
         });
         let calling =
             tokio::spawn(from_phones::run(from_phones, calls.clone(), phone_rules(&config), listeners.clone()));
@@ -154,6 +162,7 @@ impl App {
             store: store.clone(),
             events: listeners.clone(),
             prompts: prompts.clone(),
+            permissions,
             recordings: recordings.clone(),
             queues,
             webhooks: webhooks(&config).into_iter().map(|webhook| webhook.name).collect(),

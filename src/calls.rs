@@ -35,9 +35,11 @@ use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 use crate::egress::Hosts;
+use crate::permissions::Permissions;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Store, Written};
+use crate::whatsapp::PhoneNumberId;
 use crate::whatsapp::graph::GraphClient;
 use crate::worker::{BrowserAnswer, BrowserCommand, TakenFragment, WorkerHandle};
 use destination::targets_of;
@@ -75,6 +77,8 @@ pub struct CallsOptions {
     pub events: broadcast::Sender<CallEvent>,
     /// What must outlive the process.
     pub store: Store,
+    /// Who may be called.
+    pub permissions: Permissions,
 }
 
 /// All calls of this process. Cheap to clone.
@@ -255,6 +259,11 @@ impl Calls {
             Ok(Err(_)) => Err(has_ended()),
             Err(_) => Err(Refusal::new(RefusalCode::NoAnswer, "the call does not answer")),
         }
+    }
+
+    /// The business number of this id, or the only one.
+    pub fn number(&self, id: Option<&PhoneNumberId>) -> Result<Arc<Number>, Refusal> {
+        placing::number_of(id, &self.0.options.settings.get())
     }
 
     /// A live call as it is now, without waiting for its session.

@@ -32,6 +32,7 @@ use url::Url;
 
 use crate::address::is_nearby;
 use crate::egress::Allowed;
+use crate::permissions::Country;
 use crate::routes::Route;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
@@ -91,6 +92,8 @@ pub struct WhatsApp {
     pub app_secrets: Vec<SecretString>,
     /// Where webhooks go that are not about calls of ours.
     pub forward_url: Option<Url>,
+    /// Countries whose numbers place no calls; where it is empty, Meta decides.
+    pub countries_without_outgoing_calls: Vec<Country>,
     /// No id twice; none if apps signal all calls.
     pub numbers: Vec<Number>,
 }
@@ -278,6 +281,7 @@ impl WhatsApp {
             graph_version: GRAPH_VERSION.to_owned(),
             verify_token: SecretString::default(),
             app_secrets: Vec::new(),
+            countries_without_outgoing_calls: Country::WITHOUT_OUTGOING_CALLS.to_vec(),
             forward_url: None,
             numbers: Vec::new(),
         })
@@ -291,6 +295,7 @@ impl WhatsApp {
         let verify_token = section.secret("verify_token");
         let forward_url = section
             .text("forward_url", |text| events::app_url(text, "https://chat.example.com/webhook", "Meta's webhooks"));
+        let countries = section.list("countries_without_outgoing_calls", Country::of_code);
         section.require("numbers", "give at least one [[whatsapp.numbers]]");
         let numbers: Vec<Option<Number>> =
             section.sections("numbers").into_iter().map(|number| Number::read(number, routes)).collect();
@@ -306,6 +311,7 @@ impl WhatsApp {
             verify_token: verify_token?,
             app_secrets: app_secrets?,
             forward_url,
+            countries_without_outgoing_calls: countries.unwrap_or_else(|| Country::WITHOUT_OUTGOING_CALLS.to_vec()),
             numbers: numbers.into_iter().collect::<Option<_>>()?,
         })
     }

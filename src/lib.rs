@@ -27,6 +27,7 @@ pub mod queue;
 pub mod queues;
 pub mod store;
 pub mod events;
+pub mod permissions;
 pub mod prompts;
 pub mod recordings;
 pub mod free_space;

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use crate::config::Config;
 use crate::config::api::{ApiKey, Page, Scope};
 use crate::egress::Egress;
+use crate::permissions::Country;
 use crate::queue::{AgentName, QueueName};
 use crate::routes::{Number, Numbers, Routes};
 use crate::whatsapp::signature::AppSecrets;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub app_secrets: AppSecrets,
     /// The business numbers with their tokens and routes.
     pub numbers: Numbers,
+    /// Countries whose numbers place no calls.
+    pub countries_without_outgoing_calls: Vec<Country>,
     /// Where callers are put through to.
     pub routes: Routes,
     /// Where callers wait for people, by name.
@@ -44,6 +47,7 @@ impl Settings {
             verify_token: config.whatsapp.verify_token.clone(),
             app_secrets: app_secrets(config),
             numbers: numbers(config, &routes)?,
+            countries_without_outgoing_calls: config.whatsapp.countries_without_outgoing_calls.clone(),
             routes,
             queues: config.queues.keys().cloned().collect(),
             api_keys: config.api.keys.clone(),

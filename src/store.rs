@@ -12,6 +12,7 @@ mod arrivals;
 mod terminations;
 mod recordings;
 mod outbox;
+mod permissions;
 mod delivery_clock;
 mod keys;
 mod retention;
@@ -23,6 +24,7 @@ pub use outbox::{
     DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
     StoredEvent,
 };
+pub use permissions::PermissionFact;
 pub use recordings::{FinishedRecording, RecordingFilter, RecordingRecord};
 pub use retention::Retention;
 pub use schema::OpenError;

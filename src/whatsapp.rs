@@ -4,6 +4,7 @@ pub mod clock;
 pub mod error;
 pub mod graph;
 mod mend;
+pub mod permission;
 pub mod signature;
 pub mod webhook;
 

@@ -127,6 +127,9 @@ impl EndReason {
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_006))) => "no_permission",
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_001))) => "callee_unreachable",
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_003))) => "callee_busy",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_012))) => "call_limit",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_013))) => "country_not_supported",
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_014))) => "calling_paused",
             Self::ConnectFailed(_) => "connect_failed",
             Self::AnswerRefused(_) => "answer_refused",
             Self::EndedByMeta { .. } => "ended_by_meta",
@@ -277,7 +280,11 @@ impl fmt::Display for EndReason {
             Self::NoAnswer => write!(f, "the callee did not answer until Meta gave up ringing"),
             Self::RingTimedOut => write!(f, "the callee did not answer within ring_timeout"),
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_006))) => {
-                write!(f, "the person has not permitted calls from this number (Meta's error 138006)")
+                write!(
+                    f,
+                    "the person has not permitted calls from this number (Meta's error 138006): send a permission request \
+                     first"
+                )
             }
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_001))) => {
                 write!(f, "the person cannot be called on WhatsApp (Meta's error 138001)")
@@ -285,6 +292,21 @@ impl fmt::Display for EndReason {
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_003))) => {
                 write!(f, "a call between this number and the person is under way already (Meta's error 138003)")
             }
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_012))) => write!(
+                f,
+                "the person has been called as often in a day as Meta allows (Meta's error 138012): GET /v1/permissions \
+                 says when the next call is allowed"
+            ),
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_013))) => write!(
+                f,
+                "Meta has no business-initiated calls for numbers of this country (Meta's error 138013): call from another \
+                 number"
+            ),
+            Self::ConnectFailed(GraphTrouble::Refused(Some(138_014))) => write!(
+                f,
+                "Meta has paused this number's calls for low quality (Meta's error 138014): the number's settings at Meta \
+                 say until when"
+            ),
             Self::ConnectFailed(trouble) => write!(f, "connect failed: {trouble}"),
             Self::AnswerRefused(why) => write!(f, "Meta's answer cannot be used: {why}"),
             Self::EndedByMeta { code: Some(code) } => write!(f, "Meta ended the call with error {code}"),

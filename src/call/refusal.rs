@@ -1,5 +1,7 @@
 //! Refusals: why a command was not performed, by stable codes.
 
+use std::time::SystemTime;
+
 /// Why a command was not performed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -7,6 +9,10 @@ pub struct Refusal {
     pub code: RefusalCode,
     /// What to do about it, for people.
     pub message: String,
+    /// When the next attempt is allowed, where a limit of Meta's says it.
+    pub next_allowed_at: Option<SystemTime>,
+    /// Meta's error code, where Meta refused.
+    pub meta_error_code: Option<i64>,
 }
 
 /// A stable code. Agents, the control API and decisions share them.
@@ -94,6 +100,26 @@ pub enum RefusalCode {
     ApiClosed,
     /// The API key has made too many requests.
     RateLimited,
+    /// The person does not permit calls from the business number.
+    NoPermission,
+    /// The person has been asked for permission as often as Meta allows.
+    RequestLimit,
+    /// The person has been called as often as Meta allows.
+    CallLimit,
+    /// The person permits calls for good: there is nothing to ask for.
+    AlreadyPermitted,
+    /// Meta has no business-initiated calls for numbers of this country.
+    CountryNotSupported,
+    /// Meta has paused the number's calls for low quality.
+    CallingPaused,
+    /// The person cannot be reached on WhatsApp.
+    PersonUnreachable,
+    /// Permissions are looked up faster than Meta takes it.
+    LookupLimit,
+    /// Meta refused the request for another reason.
+    RefusedByMeta,
+    /// Meta cannot be reached, or gave no readable answer.
+    MetaUnavailable,
     /// The service or the business number has no room for another call.
     Overloaded,
     /// The service is stopping.
@@ -107,7 +133,7 @@ pub enum RefusalCode {
 impl Refusal {
     /// A refusal with a sentence that says what to do.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), next_allowed_at: None, meta_error_code: None }
     }
 }
 
@@ -155,6 +181,16 @@ impl RefusalCode {
         Self::KeyExpired,
         Self::ApiClosed,
         Self::RateLimited,
+        Self::NoPermission,
+        Self::RequestLimit,
+        Self::CallLimit,
+        Self::AlreadyPermitted,
+        Self::CountryNotSupported,
+        Self::CallingPaused,
+        Self::PersonUnreachable,
+        Self::LookupLimit,
+        Self::RefusedByMeta,
+        Self::MetaUnavailable,
         Self::Overloaded,
         Self::ShuttingDown,
         Self::NoAnswer,
@@ -205,6 +241,16 @@ impl RefusalCode {
             Self::KeyExpired => "key_expired",
             Self::ApiClosed => "api_closed",
             Self::RateLimited => "rate_limited",
+            Self::NoPermission => "no_permission",
+            Self::RequestLimit => "request_limit",
+            Self::CallLimit => "call_limit",
+            Self::AlreadyPermitted => "already_permitted",
+            Self::CountryNotSupported => "country_not_supported",
+            Self::CallingPaused => "calling_paused",
+            Self::PersonUnreachable => "person_unreachable",
+            Self::LookupLimit => "lookup_limit",
+            Self::RefusedByMeta => "refused_by_meta",
+            Self::MetaUnavailable => "meta_unavailable",
             Self::Overloaded => "overloaded",
             Self::ShuttingDown => "shutting_down",
             Self::NoAnswer => "no_answer",
@@ -235,7 +281,14 @@ impl RefusalCode {
             | Self::DtmfUnsupported
             | Self::AlreadyRecording
             | Self::NotRecording
-            | Self::WacidInUse => 409,
+            | Self::WacidInUse
+            | Self::NoPermission
+            | Self::RequestLimit
+            | Self::CallLimit
+            | Self::AlreadyPermitted
+            | Self::CountryNotSupported
+            | Self::CallingPaused
+            | Self::PersonUnreachable => 409,
             Self::InvalidCommand
             | Self::UnknownPrompt
             | Self::UnknownRoute
@@ -249,8 +302,9 @@ impl RefusalCode {
             | Self::OfferRefused
             | Self::AnswerRefused => 422,
             Self::PreconditionFailed => 412,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::LookupLimit => 429,
             Self::InternalError => 500,
+            Self::RefusedByMeta | Self::MetaUnavailable => 502,
             Self::RecordingUnavailable | Self::NoMediaPort | Self::Overloaded | Self::ShuttingDown => 503,
             Self::NoAnswer => 504,
         }

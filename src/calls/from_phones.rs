@@ -127,8 +127,16 @@ fn callee_of(dialled: &str) -> Option<Callee> {
 
 /// The answer to a phone whose call could not be placed.
 fn code_of_refusal(refusal: &Refusal) -> (u16, &'static str) {
-    let is_temporary = matches!(refusal.code, RefusalCode::Overloaded | RefusalCode::ShuttingDown);
-    (if is_temporary { 503 } else { 500 }, refusal.code.name())
+    use RefusalCode as Code;
+    let is_temporary = matches!(refusal.code, Code::Overloaded | Code::ShuttingDown);
+    let is_forbidden =
+        matches!(refusal.code, Code::NoPermission | Code::CallLimit | Code::CountryNotSupported | Code::CallingPaused);
+    let code = match (is_temporary, is_forbidden) {
+        (true, _) => 503,
+        (false, true) => 403,
+        (false, false) => 500,
+    };
+    (code, refusal.code.name())
 }
 
 /// The answer to a phone whose call has ended before it was accepted.
@@ -136,6 +144,9 @@ fn code_of_end(ended: &Value) -> (u16, &'static str) {
     let code_of_meta = ended["meta_error_code"].as_i64();
     match ended["reason"].as_str().unwrap_or_default() {
         "no_permission" => (403, "no_permission"),
+        "call_limit" => (403, "call_limit"),
+        "country_not_supported" => (403, "country_not_supported"),
+        "calling_paused" => (403, "calling_paused"),
         "callee_busy" => (486, "callee_busy"),
         "callee_declined" => (603, "callee_declined"),
         "no_answer" => (480, "no_answer"),

@@ -154,6 +154,7 @@ fn deliver(table: &CallTable, call: &CallId, notice: &Notice) -> Taken {
             Progress::Rejected => Input::Declined,
         }),
         Notice::Terminate(terminate) => live.session.end(input_of(live, terminate)),
+        Notice::PermissionReply(_) | Notice::CallsPaused(_) => true,
         Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => true,
     };
     if has_room { Taken::Delivered } else { Taken::Late }
@@ -200,6 +201,7 @@ fn sign_of(notice: &Notice) -> Option<(&WaCallId, Sign<'_>)> {
                 callback_data: terminate.biz_opaque_callback_data.as_deref(),
             },
         )),
+        Notice::PermissionReply(_) | Notice::CallsPaused(_) => None,
         Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => None,
     }
 }

@@ -52,6 +52,7 @@ impl Calls {
     pub async fn place(&self, order: CallOrder, hosts: Hosts) -> Result<CallSnapshot, Refusal> {
         let settings = self.0.options.settings.get();
         let number = number_of(order.phone_number_id.as_ref(), &settings)?;
+        self.0.options.permissions.check_call(&number.phone_number_id, &order.placement.callee).await?;
         let route = route_of(&number.route, &order.agents, &order.parameters, &settings, hosts).await?;
         let number = Arc::new(Number { route: Arc::new(route), ..(*number).clone() });
         let (call, first_record) = self.begin_placing(order, number)?;
@@ -99,7 +100,7 @@ impl Calls {
     }
 }
 
-fn number_of(id: Option<&PhoneNumberId>, settings: &Settings) -> Result<Arc<Number>, Refusal> {
+pub(super) fn number_of(id: Option<&PhoneNumberId>, settings: &Settings) -> Result<Arc<Number>, Refusal> {
     match id {
         Some(id) => settings.numbers.get(id).ok_or_else(|| {
             let advice = "phone_number_id: no number has this id; give one of [[whatsapp.numbers]]";

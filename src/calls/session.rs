@@ -145,6 +145,7 @@ impl Session {
                 graph: options.graph.clone(),
                 terminations: options.terminations.clone(),
                 naming: naming.clone(),
+                permissions: options.permissions.clone(),
                 is_resumed: false,
             },
             worker: WorkerLink::new(id.clone(), worker, session.pulse.clone()),
@@ -533,6 +534,15 @@ impl Session {
         self.end(reason, &sound).await;
     }
 
+    /// A call that we placed and nobody answered: Meta counts them. It is stored before the end is, and in its order.
+    fn note_if_unanswered(&self, reason: &EndReason) {
+        let stages = self.record.stages();
+        let rang = stages.ringing.is_some() || matches!(reason, EndReason::CalleeDeclined | EndReason::NoAnswer);
+        if stages.accepted.is_none() && rang {
+            self.meta.call_unanswered(&self.context.origin);
+        }
+    }
+
     /// Counts, logs, stores and publishes the end.
     async fn end(&mut self, reason: &EndReason, sound: &Value) {
         metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
@@ -544,6 +554,7 @@ impl Session {
             self.context.id,
             shown(self.record.received_at().elapsed())
         );
+        self.note_if_unanswered(reason);
         self.record.end(reason, sound);
         let data =
             ended_data(reason, self.record.stages(), sound, self.app_signaling.ended(&self.context.origin, reason));

@@ -15,6 +15,7 @@ use crate::directory::Owner;
 use crate::routes::Number;
 use crate::store::{self, Written};
 use crate::whatsapp::PhoneNumberId;
+use crate::whatsapp::permission::{CallsPaused, PermissionReply};
 use crate::whatsapp::signature::Signer;
 use crate::whatsapp::webhook::{Connect, Direction, Notice, Terminate};
 use crate::worker::{WorkerHandle, placement};
@@ -84,6 +85,8 @@ impl Calls {
         let (direction, number) = match notice {
             Notice::Connect(connect) => (Some(connect.direction), &connect.phone_number_id),
             Notice::Terminate(terminate) => (terminate.direction, &terminate.phone_number_id),
+            // The app that has the number's messages gets these too.
+            Notice::PermissionReply(_) | Notice::CallsPaused(_) => return false,
             Notice::Status(_) | Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => {
                 return false;
             }
@@ -99,6 +102,11 @@ impl Calls {
                 Outcome::WrongSecret
             }
             Notice::Status(status) if is_foreign(signer, status.phone_number_id.as_ref()) => Outcome::WrongSecret,
+            Notice::PermissionReply(reply) if is_foreign(signer, reply.phone_number_id.as_ref()) => {
+                Outcome::WrongSecret
+            }
+            Notice::PermissionReply(reply) => return self.permission_replied(&reply),
+            Notice::CallsPaused(pause) => return self.calls_paused(&pause, signer),
             notice if is_business_initiated(&notice) => return self.take_placed(&notice),
             Notice::Connect(connect) => return self.admit(connect, received_at),
             Notice::Terminate(terminate) => return self.terminate(&terminate, signer),
@@ -113,6 +121,22 @@ impl Calls {
             }
         };
         (outcome, None)
+    }
+
+    fn permission_replied(&self, reply: &PermissionReply) -> (Outcome, Option<Written>) {
+        match self.0.options.permissions.replied(reply) {
+            Some(written) => (Outcome::Delivered, Some(written)),
+            None => (Outcome::NotOurs, None),
+        }
+    }
+
+    fn calls_paused(&self, pause: &CallsPaused, signer: &Signer) -> (Outcome, Option<Written>) {
+        let permissions = &self.0.options.permissions;
+        if is_foreign(signer, permissions.id_of(&pause.display_phone_number).as_ref()) {
+            return (Outcome::WrongSecret, None);
+        }
+        permissions.calls_paused(pause);
+        (Outcome::Delivered, None)
     }
 
     fn admit(&self, connect: Box<Connect>, received_at: Instant) -> (Outcome, Option<Written>) {
@@ -134,6 +158,9 @@ impl Calls {
             warn!("a call came for a number that is not configured; add it under [[whatsapp.numbers]]");
             return (Outcome::NotOurs, None);
         };
+        if let Some(shown) = &connect.display_phone_number {
+            self.0.options.permissions.number_shown(&number.phone_number_id, shown);
+        }
         let id = CallId::generate();
         if table.directory.claim(&connect.call_id, &id).is_err() {
             return (Outcome::Duplicate, None);
@@ -175,6 +202,8 @@ impl Calls {
             Notice::Terminate(terminate) => Some(terminate).filter(|_| outcome != Outcome::Early),
             Notice::Connect(_)
             | Notice::Status(_)
+            | Notice::PermissionReply(_)
+            | Notice::CallsPaused(_)
             | Notice::NotOurs { .. }
             | Notice::Unknown { .. }
             | Notice::Malformed { .. } => None,
@@ -214,6 +243,7 @@ fn is_business_initiated(notice: &Notice) -> bool {
         Notice::Connect(connect) => connect.direction == Direction::BusinessInitiated,
         Notice::Terminate(terminate) => terminate.direction == Some(Direction::BusinessInitiated),
         Notice::Status(_) => true,
+        Notice::PermissionReply(_) | Notice::CallsPaused(_) => false,
         Notice::NotOurs { .. } | Notice::Unknown { .. } | Notice::Malformed { .. } => false,
     }
 }

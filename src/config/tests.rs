@@ -48,6 +48,9 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.media.max_lateness, long.media.max_lateness);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
     assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
+    let (countries, shown) =
+        (&short.whatsapp.countries_without_outgoing_calls, &long.whatsapp.countries_without_outgoing_calls);
+    assert_eq!(countries, shown);
     let (short, long) = (short.routes["reception"].agents, long.routes["reception"].agents);
     assert_eq!((short.format, short.profile), (long.format, long.profile));
 }

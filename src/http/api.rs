@@ -6,6 +6,7 @@ mod guesses;
 mod idempotency;
 mod page;
 mod calls;
+mod permissions;
 mod prompts;
 mod recordings;
 mod queues;
@@ -45,6 +46,7 @@ use crate::call::event::CallEvent;
 use crate::calls::Calls;
 use crate::clock;
 use crate::config::api::{Page, Scope};
+use crate::permissions::Permissions;
 use crate::prompts::PromptLibrary;
 use crate::queues::QueueDesk;
 use crate::recordings::Recordings;
@@ -74,6 +76,8 @@ pub struct ApiOptions {
     pub events: broadcast::Sender<CallEvent>,
     /// The current prompts.
     pub prompts: PromptLibrary,
+    /// Who may be called.
+    pub permissions: Permissions,
     /// None if the folder cannot be used.
     pub recordings: Option<Recordings>,
     /// Where callers wait for people.
@@ -106,6 +110,8 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::read)),
         (CallsWrite.into(), routes!(calls::several::act)),
         (Needs::ScopeOrAgent(CallsWrite), routes!(calls::act)),
+        (CallsRead.into(), routes!(permissions::read)),
+        (CallsWrite.into(), routes!(permissions::request)),
         (CallsWrite.into(), routes!(webrtc::make_token)),
         (CallsRead.into(), routes!(prompts::list)),
         (Admin.into(), routes!(prompts::upload).layer(sound)),

@@ -21,8 +21,19 @@ pub struct ApiError {
     pub call_id: Option<String>,
     /// The scope that the API key lacks.
     pub scope: Option<&'static str>,
+    /// What Meta's limits say of it.
+    pub of_meta: Option<Box<OfMeta>>,
     /// A header that belongs to the status.
     pub header: Option<Box<(header::HeaderName, HeaderValue)>>,
+}
+
+/// What Meta's limits say of a refused request.
+#[derive(Debug)]
+pub struct OfMeta {
+    /// When the next one is allowed: RFC 3339, UTC.
+    pub next_allowed_at: Option<String>,
+    /// Meta's error code, where Meta refused.
+    pub meta_error_code: Option<i64>,
 }
 
 /// Why a request failed (RFC 9457).
@@ -49,12 +60,28 @@ pub(crate) struct Problem {
     /// The scope that the API key lacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'static str>,
+    /// When the next call or request is allowed by Meta's limits: RFC 3339, UTC. For `no_permission`, when the person may be
+    /// asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_allowed_at: Option<String>,
+    /// Meta's error code, where Meta refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_error_code: Option<i64>,
 }
 
 impl ApiError {
     /// A refusal.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), state: None, call_id: None, scope: None, header: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            state: None,
+            call_id: None,
+            scope: None,
+            of_meta: None,
+            header: None,
+        }
     }
 
     /// With a header that belongs to its status.
@@ -65,6 +92,9 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let of_meta = self.of_meta.map(|of_meta| *of_meta);
+        let (next_allowed_at, meta_error_code) =
+            of_meta.map_or((None, None), |of_meta| (of_meta.next_allowed_at, of_meta.meta_error_code));
         let problem = Problem {
             kind: "about:blank",
             title: self.status.canonical_reason().unwrap_or("error"),
@@ -74,6 +104,8 @@ impl IntoResponse for ApiError {
             state: self.state,
             call_id: self.call_id,
             scope: self.scope,
+            next_allowed_at,
+            meta_error_code,
         };
         let mut response = (self.status, Json(problem)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use tracing::warn;
 
 use crate::call::event::CallEvent;
+use crate::permissions::PermissionEvent;
 
 /// A receiver of events, as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +98,8 @@ pub struct StoredEvent {
     pub position: i64,
     /// `evt_…`
     pub id: String,
-    /// Whose event.
-    pub call_id: String,
+    /// Whose event; None of a permission.
+    pub call_id: Option<String>,
     /// Such as `call.ended`.
     pub kind: String,
     /// The JSON.
@@ -152,7 +153,7 @@ pub struct DeadLetter {
     pub endpoint: String,
     /// The event's id.
     pub id: String,
-    /// The call of the event; None for a forwarded webhook.
+    /// The call of the event; None for a forwarded webhook and for a permission.
     pub call_id: Option<String>,
     /// The event's kind.
     pub kind: String,
@@ -204,6 +205,21 @@ pub(super) fn add_event(
         return Ok(());
     }
     add_deliveries(connection, &event.kind, &event.call_id, endpoints, now)
+}
+
+/// Stores an event of a person's permission and its deliveries, in the lane of the person.
+pub(super) fn add_permission_event(
+    connection: &Connection,
+    event: &PermissionEvent,
+    lane: &str,
+    endpoints: &[Endpoint],
+    now: i64,
+) -> rusqlite::Result<()> {
+    let body = serde_json::to_vec(event).expect("an event is texts and a JSON value");
+    connection
+        .prepare_cached("INSERT INTO events (id, kind, body, stored_at) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![event.id, event.kind, body, now])?;
+    add_deliveries(connection, event.kind, lane, endpoints, now)
 }
 
 /// Stores a webhook to forward. Meta's webhooks are unordered, so each is a lane of its own.
@@ -463,7 +479,7 @@ pub(super) fn dead_letters(connection: &Connection, filter: &DeadLetterFilter) -
 pub(super) fn events_after(connection: &Connection, position: i64, limit: usize) -> rusqlite::Result<Vec<StoredEvent>> {
     let mut statement = connection.prepare_cached(
         "SELECT position, id, call_id, kind, body FROM events
-         WHERE position > ?1 AND call_id IS NOT NULL ORDER BY position LIMIT ?2",
+         WHERE position > ?1 AND kind <> ?3 ORDER BY position LIMIT ?2",
     )?;
     let read = |row: &Row<'_>| {
         Ok(StoredEvent {
@@ -474,7 +490,7 @@ pub(super) fn events_after(connection: &Connection, position: i64, limit: usize)
             body: read_body(row, 4)?,
         })
     };
-    statement.query_map(params![position, limit as i64], read)?.collect()
+    statement.query_map(params![position, limit as i64, FORWARD], read)?.collect()
 }
 
 /// The position of an event, by its id.

@@ -12,7 +12,8 @@ const BATCH: i64 = 200;
 /// How long records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Call records, from the call's end, and records of recordings, from their start.
+    /// Call records, from the call's end, records of recordings, from their start, and call permissions, from the last
+    /// thing learned of them.
     pub calls: Duration,
     /// Events and dead letters, from the time they were stored. Events that wait for delivery are kept.
     pub events: Duration,
@@ -51,8 +52,12 @@ pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64
             (SELECT wacid_digest FROM seen_calls WHERE seen_at < ?1 LIMIT ?2)",
         params![before(arrivals::SEEN_FOR), BATCH],
     )?;
+    let permissions = transaction.execute(
+        "DELETE FROM permissions WHERE id IN (SELECT id FROM permissions WHERE changed_at < ?1 LIMIT ?2)",
+        params![before(retention.calls), BATCH],
+    )?;
     transaction.commit()?;
-    Ok(calls + recordings + events + keys + seen)
+    Ok(calls + recordings + events + keys + seen + permissions)
 }
 
 fn clean_events(connection: &Connection, before: i64) -> rusqlite::Result<usize> {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 10] = [
+pub(super) const MIGRATIONS: [&str; 11] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -21,6 +21,7 @@ pub(super) const MIGRATIONS: [&str; 10] = [
     CALLS_OF_CALLER,
     PLACED_CALLS,
     SIGNALING_OF_CALLS,
+    PERMISSIONS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -169,6 +170,26 @@ const PLACED_CALLS: &str = "
 /// Who exchanges each call's messages with Meta.
 const SIGNALING_OF_CALLS: &str = "
     ALTER TABLE calls ADD COLUMN signaling TEXT NOT NULL DEFAULT 'graph';
+";
+
+/// `ledger` is JSON: the facts of one person at one business number. `changed_at` is when the last one was learned.
+const PERMISSIONS: &str = "
+    CREATE TABLE permissions (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        phone_number_id TEXT NOT NULL,
+        wa_id TEXT,
+        user_id TEXT,
+        ledger TEXT NOT NULL,
+        changed_at INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX permissions_of_number ON permissions (phone_number_id, wa_id) WHERE wa_id IS NOT NULL;
+    CREATE UNIQUE INDEX permissions_of_user ON permissions (phone_number_id, user_id) WHERE user_id IS NOT NULL;
+    CREATE INDEX permissions_by_age ON permissions (changed_at);
+    CREATE TABLE business_numbers (
+        display_phone_number TEXT PRIMARY KEY,
+        phone_number_id TEXT,
+        paused_until INTEGER
+    ) WITHOUT ROWID;
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

@@ -4,6 +4,7 @@ mod arrivals;
 mod books;
 mod trouble;
 mod delivery;
+mod permissions;
 mod sudden_end;
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 //! connections, transient errors and rate limits are retried, permanent refusals are not.
 
 mod attempt;
+mod messages;
 mod pace;
 mod retry;
 
@@ -24,6 +25,7 @@ use super::error::MetaError;
 use super::{Party, PhoneNumberId, WaCallId};
 use crate::pulse::{Pulse, Standstills};
 use attempt::Outcome;
+pub use messages::SentMessage;
 use pace::Paces;
 use retry::Waits;
 
@@ -209,7 +211,7 @@ pub enum FailureKind {
     NoSockets(String),
 }
 
-/// Meta's actions on a call, by Meta's names.
+/// Meta's actions on a call, by Meta's names, and what else is asked of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Connect,
@@ -217,6 +219,10 @@ enum Action {
     Accept,
     Reject,
     Terminate,
+    /// A message to a person.
+    SendMessage,
+    /// What a person permits.
+    LookUp,
 }
 
 impl Action {
@@ -227,12 +233,28 @@ impl Action {
             Self::Accept => "accept",
             Self::Reject => "reject",
             Self::Terminate => "terminate",
+            Self::SendMessage => "messages",
+            Self::LookUp => "call_permissions",
         }
     }
 
-    /// A second `connect` could ring the user's phone twice; the other actions are idempotent.
+    /// The edge of the number's node.
+    fn edge(self) -> &'static str {
+        match self {
+            Self::Connect | Self::PreAccept | Self::Accept | Self::Reject | Self::Terminate => "calls",
+            Self::SendMessage | Self::LookUp => self.name(),
+        }
+    }
+
+    /// A second `connect` could ring the user's phone twice, and a second message would be read; the other actions are
+    /// idempotent.
     fn may_follow_an_unknown_end(self) -> bool {
-        self != Self::Connect
+        !matches!(self, Self::Connect | Self::SendMessage)
+    }
+
+    /// Limits of look-ups are their own: they do not slow the calls of the number.
+    fn shares_the_pace(self) -> bool {
+        self != Self::LookUp
     }
 }
 
@@ -333,14 +355,13 @@ impl GraphClient {
         action: Action,
         body: &Value,
     ) -> Result<(Value, u32), GraphFailure> {
-        let url = self.url(number);
+        let url = self.url(number, action, body);
         let mut waits = Waits::new(&self.options, &self.chance, Instant::now());
         let mut standstills = Standstills::of(&self.options.pulse, Instant::now().into_std());
         let mut attempts = 0;
         let mut may_have_happened = false;
         loop {
-            let paced = self.paces().reserve(&number.phone_number_id, Instant::now(), waits.latest_attempt());
-            match paced {
+            match self.pace(number, action, &waits) {
                 Ok(at) => tokio::time::sleep_until(at).await,
                 Err(error) => {
                     let last = Outcome::Refused { error, retry_after: None };
@@ -348,13 +369,24 @@ impl GraphClient {
                 }
             }
             attempts += 1;
-            let request = self.http.post(url.clone()).bearer_auth(number.access_token.expose_secret()).json(body);
+            let request = match action {
+                Action::LookUp => self.http.get(url.clone()),
+                Action::Connect
+                | Action::PreAccept
+                | Action::Accept
+                | Action::Reject
+                | Action::Terminate
+                | Action::SendMessage => self.http.post(url.clone()).json(body),
+            };
+            let request = request.bearer_auth(number.access_token.expose_secret());
             let outcome = attempt::send(request, waits.attempt_timeout(Instant::now())).await;
             if let Outcome::Success(reply) = outcome {
-                self.paces().taken(&number.phone_number_id);
+                if action.shares_the_pace() {
+                    self.paces().taken(&number.phone_number_id);
+                }
                 return Ok((reply, attempts));
             }
-            if let Some((error, wait)) = retry::slows_number(&outcome) {
+            if let Some((error, wait)) = retry::slows_number(&outcome).filter(|_| action.shares_the_pace()) {
                 // If Meta asks for a longer wait than a request lasts, one request is tried in that time.
                 let wait = wait.min(self.options.budget);
                 self.paces().refused(&number.phone_number_id, error, wait, Instant::now());
@@ -370,15 +402,29 @@ impl GraphClient {
         }
     }
 
+    /// When the next attempt may leave, or Meta's last refusal of the number.
+    fn pace(&self, number: &NumberCredentials, action: Action, waits: &Waits<'_>) -> Result<Instant, MetaError> {
+        let now = Instant::now();
+        match action.shares_the_pace() {
+            true => self.paces().reserve(&number.phone_number_id, now, waits.latest_attempt()),
+            false => Ok(now),
+        }
+    }
+
     /// Held for a look-up only.
     fn paces(&self) -> MutexGuard<'_, Paces> {
         self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn url(&self, number: &NumberCredentials) -> Url {
+    /// A look-up has its parameters in the query.
+    fn url(&self, number: &NumberCredentials, action: Action, body: &Value) -> Url {
         let mut url = self.options.base_url.clone();
+        if let (Action::LookUp, Some(parameters)) = (action, body.as_object()) {
+            let texts = parameters.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+            url.query_pairs_mut().extend_pairs(texts);
+        }
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend([&self.options.version, number.phone_number_id.as_str(), "calls"]);
+            path.pop_if_empty().extend([&self.options.version, number.phone_number_id.as_str(), action.edge()]);
         }
         url
     }

@@ -14,6 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::error::MetaError;
+use super::permission::{CallsPaused, PermissionReply};
 use super::{Hidden, Party, PhoneNumberId, WaCallId, mend};
 
 /// Meta sends up to 3 MB in one POST. Source: Meta, "Webhooks from Meta".
@@ -47,6 +48,10 @@ pub enum Notice {
     Terminate(Box<Terminate>),
     /// The progress of a call that we placed.
     Status(Box<CallStatus>),
+    /// Somebody permits calls, or does so no longer.
+    PermissionReply(Box<PermissionReply>),
+    /// Meta lets one of the numbers place no calls for a while.
+    CallsPaused(Box<CallsPaused>),
     /// A webhook field about something else, such as `messages`.
     NotOurs {
         /// The field's name.
@@ -74,6 +79,8 @@ impl Notice {
             Self::Connect(connect) => connect.timestamp,
             Self::Terminate(terminate) => terminate.timestamp,
             Self::Status(status) => status.timestamp,
+            // Not those by which Meta's clock is read.
+            Self::PermissionReply(_) | Self::CallsPaused(_) => None,
             Self::NotOurs { .. } | Self::Unknown { .. } | Self::Malformed { .. } => None,
         }
     }

@@ -52,7 +52,7 @@ async fn the_agent_is_told_who_calls_whom_and_meta_gets_our_id_back() -> anyhow:
     assert_eq!(start["from"]["wa_id"], "12025550143");
     assert_eq!(start["from"]["name"], "Example Caller");
     assert_eq!(start["to"]["phone_number_id"], "200000000000002");
-    assert_eq!(start["to"]["display_phone_number"], "12025550199");
+    assert_eq!(start["to"]["display_phone_number"], "447700900199");
     assert_eq!(start["audio"]["encoding"], "pcm_s16le");
     assert_eq!(start["audio"]["sample_rate"], 16_000);
     assert_eq!(start["max_buffer_ms"], 120_000);

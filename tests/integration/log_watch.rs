@@ -9,9 +9,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Private data that the scenarios use, and that no log line of ours may contain.
-const PRIVATE: [&str; 15] = [
+const PRIVATE: [&str; 18] = [
     // The simulator's callers, by number and name, its business and its secrets.
     "1202555",
+    "447700900",
+    "1349120",
     "Example Caller",
     "simulated-app-secret",
     "simulated-access-token",
@@ -19,6 +21,7 @@ const PRIVATE: [&str; 15] = [
     "_writer_0",
     // Meta's ids contain the caller's number.
     "wacid.",
+    "wamid.",
     // Any SDP.
     "a=ice-ufrag:",
     "a=ice-pwd:",

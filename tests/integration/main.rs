@@ -35,6 +35,7 @@ mod media;
 mod numbers;
 mod offers;
 mod overload;
+mod permissions;
 mod placing;
 mod privacy;
 mod prompts;

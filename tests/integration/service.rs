@@ -148,9 +148,13 @@ impl TestService {
     }
 
     pub async fn start_with(agent: &str, options: TestOptions) -> anyhow::Result<Self> {
+        Self::start_at(Meta::start(MetaOptions::default()).await?, agent, options).await
+    }
+
+    /// A service of this Meta.
+    pub async fn start_at(meta: Meta, agent: &str, options: TestOptions) -> anyhow::Result<Self> {
         LazyLock::force(&METRICS);
         log_watch::begin();
-        let meta = Meta::start(MetaOptions::default()).await?;
         let folder = Folder::new()?;
         let config = config_text(&meta, agent, &folder.0, &options)?;
         let config = Config::parse(&config, "test.toml", &Environment::default())

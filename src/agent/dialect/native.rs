@@ -273,7 +273,7 @@ impl<'a> ResultMessage<'a> {
                 let data = Some(data).filter(|data| !data.is_null());
                 Self { request_id, ok: true, data, code: None, message: None }
             }
-            Err(Refusal { code, message }) => {
+            Err(Refusal { code, message, .. }) => {
                 Self { request_id, ok: false, data: None, code: Some(code.name()), message: Some(message) }
             }
         }

@@ -9,8 +9,9 @@ use crate::call::Input;
 use crate::call::end::{EndReason, GraphTrouble};
 use crate::call::event::CallId;
 use crate::calls::naming::Naming;
-use crate::calls::origin::Placement;
+use crate::calls::origin::{Origin, Placement};
 use crate::calls::terminations::Terminations;
+use crate::permissions::Permissions;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Termination, TerminationAction, Written};
@@ -27,6 +28,7 @@ pub(super) struct MetaRequests {
     pub graph: GraphClient,
     pub terminations: Terminations,
     pub naming: Naming,
+    pub permissions: Permissions,
     /// An earlier process may have given Meta another answer.
     pub is_resumed: bool,
 }
@@ -71,6 +73,7 @@ impl MetaRequests {
         let (graph, number, naming, call) =
             (self.graph.clone(), self.credentials(), self.naming.clone(), self.call.clone());
         let (callee, callback_data) = (placement.callee.clone(), placement.callback_data(&call));
+        let permissions = self.permissions.clone();
         async move {
             // The store logs a disk that does not answer in time; the call goes on.
             let _ = first_record.confirmed().await;
@@ -84,12 +87,35 @@ impl MetaRequests {
                     naming.replied(&call, wacid);
                     Ok(())
                 }
-                Err(failure) => Err(trouble(failure)),
+                Err(failure) => {
+                    if let FailureKind::Refused(error) = &failure.kind {
+                        permissions.refused(&number.phone_number_id, &callee, error);
+                    }
+                    Err(trouble(failure))
+                }
             };
             if outcome.is_err_and(|trouble| trouble != GraphTrouble::Unknown) {
                 naming.refused(&call);
             }
             Some(Input::Connected(outcome))
+        }
+    }
+
+    /// Caller and agent talk: the limits of permissions count it.
+    pub fn call_answered(&self, origin: &Origin) {
+        let (number, call) = (&self.number.phone_number_id, self.call.as_str());
+        match origin {
+            Origin::Offered(connect) => self.permissions.caller_answered(number, &connect.from, call),
+            Origin::Placed(placement) => self.permissions.call_answered(number, &placement.callee, call),
+            // The application asks for permissions itself.
+            Origin::External(_) => {}
+        }
+    }
+
+    /// A call that we placed was not answered.
+    pub fn call_unanswered(&self, origin: &Origin) {
+        if let Origin::Placed(placement) = origin {
+            self.permissions.call_unanswered(&self.number.phone_number_id, &placement.callee, self.call.as_str());
         }
     }
 

@@ -74,6 +74,7 @@ impl Session {
                 self.record.reach(|stages| &mut stages.accepted);
                 info!("call {id} accepted after {elapsed}");
                 self.record.accepted();
+                self.meta.call_answered(&self.context.origin);
                 self.events.emit("call.accepted", json!({}));
             }
         }

@@ -21,6 +21,7 @@ use crate::calls::naming::Naming;
 use crate::calls::snapshot::CallStatus;
 use crate::calls::table::SharedTable;
 use crate::calls::terminations::Terminations;
+use crate::permissions::{Permissions, PermissionsOptions};
 use crate::routes::{AgentDefaults, Route};
 use crate::store::tests::Folder;
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
@@ -222,7 +223,9 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
     let http = graph::client_settings(reqwest::Client::builder()).build()?;
     let graph = GraphClient::new(http.clone(), GraphOptions::new(graph_url.parse()?, "v26.0"));
     let (store, settings) = (Store::open(folder.options())?, CurrentSettings::default());
+    let known = PermissionsOptions { settings: settings.clone(), graph: graph.clone(), store: store.clone() };
     Ok(CallsOptions {
+        permissions: Permissions::new(known, Vec::new()),
         terminations: Terminations::new(store.clone(), graph.clone(), settings.clone()),
         settings,
         max_calls: 1,

@@ -21,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Caller;
 use super::page::PageQuery;
-use super::{Api, ApiOptions, agent, read_object, stored};
+use super::{Api, ApiOptions, agent, read_object, rfc3339, stored};
 use crate::agent::dialect::native;
 use crate::call::command::{ACTIONS, CallCommand, CommandResult, MAX_CLIENT_STATE_BYTES};
 use crate::call::event::CallId;
@@ -30,7 +30,7 @@ use crate::calls::Calls;
 use crate::calls::snapshot::{CallFacts, CallSnapshot, CallStatus};
 use crate::config::api::Scope;
 use crate::egress::Hosts;
-use crate::http::error::{ApiError, Problem};
+use crate::http::error::{ApiError, OfMeta, Problem};
 use crate::store::{CallFilter, CallRecord, CallState};
 use view::CallView;
 
@@ -358,5 +358,8 @@ pub(super) fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError
         (StatusCode::CONFLICT, _) => state,
         _ => None,
     };
-    ApiError { state, ..ApiError::new(status, refusal.code.name(), refusal.message) }
+    let of_meta =
+        OfMeta { next_allowed_at: refusal.next_allowed_at.map(rfc3339), meta_error_code: refusal.meta_error_code };
+    let of_meta = (refusal.next_allowed_at.is_some() || refusal.meta_error_code.is_some()).then(|| Box::new(of_meta));
+    ApiError { state, of_meta, ..ApiError::new(status, refusal.code.name(), refusal.message) }
 }

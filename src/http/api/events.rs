@@ -3,6 +3,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+mod live;
 mod past;
 mod sse;
 
@@ -19,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -32,12 +33,12 @@ use utoipa::IntoParams;
 use super::auth::Caller;
 use super::{Api, calls, too_many_streams};
 use crate::agent::dialect::native;
-use crate::call::event::CallEvent;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::store::{StoreError, StoredEvent};
+use live::{Live, LiveEvent};
 use past::{Past, Told};
 use sse::SseStream;
 
@@ -66,7 +67,7 @@ pub(super) struct EventQuery {
 
 /// Stream events
 ///
-/// A WebSocket. Each event is a text frame with the usual JSON, in order for each call. A reader that is so slow that it
+/// A WebSocket. Each event is a text frame with the usual JSON, in order for each call and for each person's permission. A reader that is so slow that it
 /// would miss events is closed with 4008; after a disconnect, open the stream again with `after`. A text
 /// frame
 /// `{"type":"command","request_id":…,"call_id":"call_…","action":"play",…}` performs the action of this name and
@@ -91,7 +92,7 @@ pub(super) async fn open(
     if super::sse::is_asked_for(request.headers()) {
         let place = place(&api)?;
         let past = query.past(&api).await?;
-        let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
+        let (events, stopping) = (live(&api), api.options.stopping.clone());
         info!(api.key = caller.id(), "event stream opened with the key {}", caller.id());
         return Ok(super::sse::respond(stopping, |writer| async move {
             let _place = place;
@@ -104,7 +105,7 @@ pub(super) async fn open(
     let place = place(&api)?;
     let past = query.past(&api).await?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let (events, stopping) = (api.options.events.subscribe(), api.options.stopping.clone());
+    let (events, stopping) = (live(&api), api.options.stopping.clone());
     // Ends with its socket, or when the service stops: `App::stop` waits until every clone of `stopping` is dropped.
     tokio::spawn(async move {
         let _place = place;
@@ -118,6 +119,11 @@ pub(super) async fn open(
         info!("event stream closed: {why}");
     });
     Ok(response)
+}
+
+/// Every event from now on.
+fn live(api: &Api) -> Live {
+    Live::new(api.options.events.subscribe(), api.options.permissions.subscribe())
 }
 
 impl EventQuery {
@@ -136,7 +142,7 @@ struct EventStream<S> {
     /// Stored events still to be sent; None once the reader has caught up.
     past: Option<Past>,
     told: Told,
-    events: broadcast::Receiver<CallEvent>,
+    events: Live,
     stopping: watch::Receiver<bool>,
     commands: Commands,
     heard_at: Instant,
@@ -152,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
     fn new(
         socket: WebSocketStream<S>,
         past: Option<Past>,
-        events: broadcast::Receiver<CallEvent>,
+        events: Live,
         stopping: watch::Receiver<bool>,
         commands: Commands,
     ) -> Self {
@@ -190,9 +196,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         Ok(())
     }
 
-    async fn tell(&mut self, event: Result<CallEvent, RecvError>) -> Result<(), &'static str> {
+    async fn tell(&mut self, event: Result<LiveEvent, RecvError>) -> Result<(), &'static str> {
         match event {
-            Ok(event) if self.told.take(&event.id) => Ok(()),
+            Ok(event) if self.told.take(event.id()) => Ok(()),
             Ok(event) => self.send(&event).await,
             Err(RecvError::Lagged(_)) => self.close(TOO_SLOW, "events were missed", "the reader is too slow").await,
             Err(RecvError::Closed) => self.close(CloseCode::Away.into(), "stopping", "the service stops").await,
@@ -266,7 +272,7 @@ async fn read(past: &Option<Past>) -> Result<Vec<StoredEvent>, StoreError> {
 }
 
 /// Moves on past a page of stored events, to the live ones after the last.
-fn pass(past: &mut Option<Past>, events: &mut broadcast::Receiver<CallEvent>, page: &[StoredEvent]) {
+fn pass(past: &mut Option<Past>, events: &mut Live, page: &[StoredEvent]) {
     let Some(reading) = past else { return };
     match (reading.passed(page), reading.is_joined) {
         (true, _) => {}

@@ -225,6 +225,7 @@ mod tests {
             "get /v1/calls/{call_id} calls:read",
             "get /v1/dead_letters admin",
             "get /v1/events calls:read",
+            "get /v1/permissions/{user} calls:read",
             "get /v1/prompts calls:read",
             "get /v1/queues calls:read",
             "get /v1/recordings recordings:read",
@@ -239,6 +240,7 @@ mod tests {
             "post /v1/calls/{call_id}/webrtc token",
             "post /v1/calls/{call_id}/webrtc_tokens calls:write",
             "post /v1/dead_letters/replay admin",
+            "post /v1/permissions/requests calls:write",
             "put /v1/agent/availability agent:QUEUE",
             "put /v1/prompts/{name} admin",
         ];

@@ -64,8 +64,13 @@ where
 impl SseWriter {
     /// An event of a call, in the envelope of `/v1/events`.
     pub(super) async fn call_event(&mut self, event: &CallEvent) -> Result<(), &'static str> {
+        self.live_event(&event.id, event).await
+    }
+
+    /// An event of a call or of a permission.
+    pub(super) async fn live_event(&mut self, id: &str, event: &impl Serialize) -> Result<(), &'static str> {
         let data = serde_json::to_string(event).map_err(|_| "an event is no JSON")?;
-        self.send(format!("id: {}\ndata: {data}\n\n", event.id)).await
+        self.send(format!("id: {id}\ndata: {data}\n\n")).await
     }
 
     /// The same, as it was stored.

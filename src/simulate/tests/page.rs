@@ -197,7 +197,7 @@ async fn the_page_comes_with_its_policy_and_names_no_other_host() -> anyhow::Res
     assert!(bytes < 100_000, "{bytes} bytes before compression");
     assert_eq!(simulator.get("/phone/../Cargo.toml").await?.status(), 404);
     let about: Value = serde_json::from_str(&simulator.get("/api/simulation").await?.text().await?)?;
-    assert_eq!(about, json!({ "agent": "echo", "webhook": null, "number": "12025550199" }));
+    assert_eq!(about, json!({ "agent": "echo", "webhook": null, "number": "447700900199" }));
     simulator.service.stop().await;
     Ok(())
 }

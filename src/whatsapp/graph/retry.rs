@@ -44,6 +44,8 @@ impl<'a> Waits<'a> {
             Outcome::Success(_) => return None,
             Outcome::Refused { error, .. } if !can_change(error) => return None,
             Outcome::Unknown(_) if !action.may_follow_an_unknown_end() => return None,
+            // Nothing hangs on a look-up but its caller, who learns to ask slower.
+            Outcome::Refused { .. } if action == Action::LookUp && slows_number(last).is_some() => return None,
             Outcome::Refused { retry_after: Some(wait), .. } => self.options.shortest_wait.max(*wait),
             Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::Unreachable(_) | Outcome::NoSockets(_) => {
                 self.options.shortest_wait
@@ -126,7 +128,7 @@ pub(super) fn is_done_before(action: Action, error: &MetaError) -> bool {
     let is_over = is_already && says(&["terminat", "ended", "complet", "cancel", "fail", "hung up"]);
     let is_gone = says(&["not found", "does not exist", "no longer", "has ended", "been terminated", "no call with"]);
     match action {
-        Action::Connect => false,
+        Action::Connect | Action::SendMessage | Action::LookUp => false,
         Action::PreAccept | Action::Accept => is_already && !is_over && !is_rejected && !is_gone,
         Action::Reject | Action::Terminate => is_over || is_rejected || is_gone,
     }

@@ -6,6 +6,7 @@ use super::{
     CallStatus, Connect, Direction, Malformation, Notice, Progress, SdpType, Session, Terminate, TerminateStatus,
 };
 use crate::whatsapp::error::{MetaError, integer};
+use crate::whatsapp::permission::{CallsPaused, PermissionReply, PermissionResponse};
 use crate::whatsapp::{Party, PhoneNumberId, WaCallId};
 
 /// All notices of a webhook, at most `limit`; if there are more, the last one reports it.
@@ -44,11 +45,10 @@ impl Notices {
 }
 
 /// Documented webhook fields that are not about the course of a call.
-const OTHER_FIELDS: [&str; 27] = [
+const OTHER_FIELDS: [&str; 25] = [
     "account_alerts",
     "account_review_update",
     "account_settings_update",
-    "account_update",
     "business_capability_update",
     "business_status_update",
     "flows",
@@ -61,7 +61,6 @@ const OTHER_FIELDS: [&str; 27] = [
     "message_template_components_update",
     "message_template_quality_update",
     "message_template_status_update",
-    "messages",
     "messaging_handovers",
     "partner_solutions",
     "payment_configuration_update",
@@ -77,6 +76,8 @@ const OTHER_FIELDS: [&str; 27] = [
 fn read_change(change: &Value, notices: &mut Notices) {
     match change["field"].as_str() {
         Some("calls") => read_calls(&change["value"], notices),
+        Some("messages") => read_messages(&change["value"], notices),
+        Some("account_update") => read_account_update(&change["value"], notices),
         Some(field) if OTHER_FIELDS.contains(&field) => {
             notices.push(Notice::NotOurs { field: field.to_owned() });
         }
@@ -102,6 +103,65 @@ fn read_calls(value: &Value, notices: &mut Notices) {
         let notice = read_status(status, value);
         notices.push(notice.unwrap_or_else(|why| Notice::Malformed { why }));
     }
+}
+
+/// Replies to permission requests are ours; everything else is another app's.
+fn read_messages(value: &Value, notices: &mut Notices) {
+    let messages = elements(&value["messages"]);
+    let replies = messages.iter().filter_map(|message| permission_reply(message, value));
+    let before = notices.list.len();
+    replies.for_each(|reply| notices.push(Notice::PermissionReply(Box::new(reply))));
+    if notices.list.len() - before < messages.len() || messages.is_empty() {
+        notices.push(Notice::NotOurs { field: "messages".to_owned() });
+    }
+}
+
+fn permission_reply(message: &Value, value: &Value) -> Option<PermissionReply> {
+    let interactive = &message["interactive"];
+    if interactive["type"] != "call_permission_reply" {
+        return None;
+    }
+    let reply = &interactive["call_permission_reply"];
+    let response = match reply["response"].as_str()?.to_ascii_lowercase().as_str() {
+        "accept" => {
+            // A time tells a temporary permission, also where `is_permanent` is missing.
+            let expires_at = seconds(&reply["expiration_timestamp"]).filter(|_| reply["is_permanent"] != true);
+            if expires_at.is_none() && reply["is_permanent"] == false {
+                return None;
+            }
+            PermissionResponse::Accept { expires_at }
+        }
+        "reject" => PermissionResponse::Reject,
+        _ => return None,
+    };
+    let id = |value: &Value| text(value).filter(|id| id.len() <= MAX_MESSAGE_ID);
+    Some(PermissionReply {
+        phone_number_id: phone_number_id(value).ok()?,
+        display_phone_number: text(&value["metadata"]["display_phone_number"]),
+        from: user(message, "from", text(&message["from"]), value),
+        message_id: id(&message["id"]),
+        timestamp: seconds(&message["timestamp"]),
+        response,
+        is_automatic: reply["response_source"] == "automatic",
+        answers: id(&message["context"]["id"]),
+    })
+}
+
+/// Ids of messages have about 80 characters.
+const MAX_MESSAGE_ID: usize = 512;
+
+/// Of a number's restrictions only that of business-initiated calls is of interest here.
+fn read_account_update(value: &Value, notices: &mut Notices) {
+    let pauses = elements(&value["restriction_info"]).iter();
+    let pauses = pauses.filter(|pause| pause["restriction_type"] == "RESTRICTED_BUSINESS_INITIATED_CALLING");
+    let until = pauses.filter_map(|pause| seconds(&pause["expiration"])).max();
+    let notice = match (value["event"].as_str(), until, text(&value["phone_number"])) {
+        (Some("ACCOUNT_RESTRICTION"), Some(until), Some(display_phone_number)) => {
+            Notice::CallsPaused(Box::new(CallsPaused { display_phone_number, until }))
+        }
+        _ => Notice::NotOurs { field: "account_update".to_owned() },
+    };
+    notices.push(notice);
 }
 
 fn read_call(call: &Value, value: &Value) -> Result<Notice, Malformation> {

@@ -25,10 +25,10 @@ fn every_fixture_yields_what_its_name_says() {
     webhook-account-update-calling-restricted.json: not ours account_update
     webhook-batch-terminate-before-connect.json: terminate Completed, duration unstated, errors [], not ours messages, connect UserInitiated Offer of 1025 bytes
     webhook-call-created-sip.json: unknown calls call_created
-    webhook-call-permission-reply-accept-permanent-profile.json: not ours messages
-    webhook-call-permission-reply-accept-temporary.json: not ours messages
-    webhook-call-permission-reply-automatic-callback.json: not ours messages
-    webhook-call-permission-reply-automatic-revoke.json: not ours messages
+    webhook-call-permission-reply-accept-permanent-profile.json: permission Accept { expires_at: None }
+    webhook-call-permission-reply-accept-temporary.json: permission Accept { expires_at: Some(1767772800) }, answers
+    webhook-call-permission-reply-automatic-callback.json: permission Accept { expires_at: Some(1767772800) }, automatic, answers
+    webhook-call-permission-reply-automatic-revoke.json: permission Reject, automatic
     webhook-call-recording-available.json: unknown calls call_recording_available
     webhook-call-transcription-available.json: unknown calls call_transcription_available
     webhook-connect-business-initiated-legacy-connection.json: connect BusinessInitiated Answer of 1463 bytes
@@ -336,6 +336,13 @@ fn told(notice: &Notice) -> String {
             format!("terminate {:?}, duration {seconds}, errors {codes:?}", terminate.status)
         }
         Notice::Status(status) => format!("status {:?}", status.progress),
+        Notice::PermissionReply(reply) => format!(
+            "permission {:?}{}{}",
+            reply.response,
+            if reply.is_automatic { ", automatic" } else { "" },
+            if reply.answers.is_some() { ", answers" } else { "" }
+        ),
+        Notice::CallsPaused(pause) => format!("calls paused until {}", pause.until),
         Notice::NotOurs { field } => format!("not ours {field}"),
         Notice::Unknown { field, event } => format!("unknown {field} {event}"),
         Notice::Malformed { why } => format!("malformed {why}"),

@@ -311,6 +311,7 @@ impl Call {
     /// When the service cannot be reached.
     pub async fn pick_up(&self) -> anyhow::Result<u16> {
         self.live.record.lock().accepted_unix_s = Some((unix_ms() / 1000) as u64);
+        self.meta.count_connected(&self.live.record.parties);
         // The record first: what the phone hears from here on is heard.
         self.live.record.reach(Stage::Accepted, now());
         self.live.line.order(Order::Accepted).await;

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::DEADLINE;
 use crate::call::{Call, CallerOptions};
+use crate::meta::permissions::{PermissionReply, Word};
 
 /// Calls that a test has not taken yet; one more is answered "busy".
 pub(crate) const UNTAKEN_CALLS: usize = 64;
@@ -58,11 +59,35 @@ impl Setup {
 #[derive(Debug)]
 pub struct Callee {
     calls: Mutex<mpsc::Receiver<Call>>,
+    word: Word,
 }
 
 impl Callee {
-    pub(crate) fn new(calls: mpsc::Receiver<Call>) -> Self {
-        Self { calls: Mutex::new(calls) }
+    pub(crate) fn new(calls: mpsc::Receiver<Call>, word: Word) -> Self {
+        Self { calls: Mutex::new(calls), word }
+    }
+
+    /// The person, or a rule of Meta's, permits calls or does so no longer, and the webhook says it. Gives its body, to be
+    /// sent again.
+    ///
+    /// # Errors
+    /// When the service does not answer it with 200.
+    pub async fn reply(&self, reply: PermissionReply) -> anyhow::Result<String> {
+        let body = self.reply_by_hand(reply);
+        let status = self.word.meta.post(body.clone().into_bytes(), None).await?;
+        anyhow::ensure!(status == 200, "the service answered the permission reply with {status}");
+        Ok(body)
+    }
+
+    /// The same, but the webhook is not sent.
+    #[must_use]
+    pub fn reply_by_hand(&self, reply: PermissionReply) -> String {
+        self.word.meta.reply_body(&self.word.person, reply)
+    }
+
+    /// At Meta, the requests and calls so far happened so many days earlier.
+    pub fn let_days_pass(&self, days: u64) {
+        self.word.meta.let_days_pass(&self.word.person, days);
     }
 
     /// Waits for the next call to this person, at most 10 s.

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod graph;
+pub mod permissions;
 mod wacid;
 
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ pub(crate) use bodies::{Direction, Parties};
 pub(crate) use wacid::base64;
 
 pub use graph::{GraphRequest, Reply};
+use permissions::Word;
 
 /// Calls remembered after their end; beyond that ended ones are forgotten.
 const MOST_CALLS: usize = 10_000;
@@ -62,7 +64,8 @@ impl Default for MetaOptions {
             webhook_url: String::new(),
             app_secret: "simulated-app-secret".to_owned(),
             phone_number_id: "200000000000002".to_owned(),
-            display_phone_number: "12025550199".to_owned(),
+            // From the range for fiction of a country whose numbers may call.
+            display_phone_number: "447700900199".to_owned(),
             access_token: "simulated-access-token".to_owned(),
             waba_id: "100000000000001".to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -92,6 +95,7 @@ impl Meta {
             calls: Mutex::default(),
             callees: Mutex::default(),
             browser_phones: Mutex::default(),
+            permissions: Mutex::default(),
             graph: Mutex::default(),
             changed: watch::Sender::new(()),
             tasks: Mutex::default(),
@@ -212,15 +216,24 @@ impl Meta {
         Ok(call)
     }
 
-    /// Somebody permits calls from the business. Everybody else has not.
+    /// Somebody permits calls from the business, for good and without limits. Everybody else has not.
     #[must_use]
     pub fn permit(&self, options: CalleeOptions) -> Callee {
+        let person = self.shared.parties_of(&options.person);
+        self.shared.permissions.lock().unwrap_or_else(PoisonError::into_inner).permit(&person);
+        self.meet(options)
+    }
+
+    /// Somebody who has not permitted calls yet; Meta's rules and limits hold for calls and requests.
+    #[must_use]
+    pub fn meet(&self, options: CalleeOptions) -> Callee {
         let (calls, taken) = mpsc::channel(UNTAKEN_CALLS);
         let keys = [&options.person.from, &options.person.user_id].map(Clone::clone);
+        let word = Word { meta: self.shared.clone(), person: self.shared.parties_of(&options.person) };
         let reachable = Reachable { options, place: Place::Phone(calls) };
         let mut callees = self.shared.callees();
         callees.extend(keys.into_iter().flatten().map(|key| (key, reachable.clone())));
-        Callee::new(taken)
+        Callee::new(taken, word)
     }
 
     /// Nobody with this number or user id permits calls any more, but for a browser.
@@ -288,6 +301,8 @@ pub(crate) struct MetaShared {
     callees: Mutex<HashMap<String, Reachable>>,
     /// Browsers that may be called, the latest last.
     browser_phones: Mutex<Vec<(u64, Reachable)>>,
+    /// Who permits what.
+    permissions: Mutex<permissions::Book>,
     graph: Mutex<graph::Journal>,
     changed: watch::Sender<()>,
     tasks: Mutex<JoinSet<()>>,
@@ -308,7 +323,12 @@ impl MetaShared {
     /// The terminate webhook, the last thing in a call.
     pub(crate) async fn send_terminate(&self, live: &LiveCall) -> anyhow::Result<u16> {
         let Some(browser) = &live.browser else {
-            return self.post(live.record.terminate_body().into_bytes(), None).await;
+            let sent = self.post(live.record.terminate_body().into_bytes(), None).await;
+            let parties = &live.record.parties;
+            if parties.direction == Direction::BusinessInitiated && live.record.lock().accepted_unix_s.is_none() {
+                self.count_unanswered(parties).await;
+            }
+            return sent;
         };
         let sent = browser.deliver(self, &live.record, "terminate").await;
         browser.trace.close();
@@ -489,23 +509,8 @@ impl MetaShared {
         (seed, sdp): (u64, Option<String>),
         trace: Option<Arc<Trace>>,
     ) -> CallRecord {
-        let account = &self.options;
-        // The id holds a number even where Meta does not tell it; this one is from the range for fiction.
-        let number = options.from.as_deref().unwrap_or("12025550100");
         CallRecord {
-            parties: Parties {
-                direction,
-                waba_id: account.waba_id.clone(),
-                phone_number_id: account.phone_number_id.clone(),
-                display_phone_number: account.display_phone_number.clone(),
-                wacid: wacid::wacid(number, &account.display_phone_number, direction, rand::random()),
-                from: options.from.clone(),
-                user_id: options.user_id.clone(),
-                username: options.username.clone(),
-                name: options.name.clone(),
-                cta_payload: options.cta_payload.clone(),
-                deeplink_payload: options.deeplink_payload.clone(),
-            },
+            parties: self.parties_with(options, direction),
             sdp: sdp.map_or_else(OnceLock::new, OnceLock::from),
             connect_timestamp: ((unix_ms() / 1000) as u64).saturating_add_signed(options.timestamp_offset_s),
             placed_at: now(),
@@ -513,6 +518,30 @@ impl MetaShared {
             changed: watch::Sender::new(()),
             trace,
             state: Mutex::new(CallState::default()),
+        }
+    }
+
+    /// The person and the business, for a webhook that is about no call.
+    pub(crate) fn parties_of(&self, person: &CallerOptions) -> Parties {
+        self.parties_with(person, Direction::UserInitiated)
+    }
+
+    fn parties_with(&self, options: &CallerOptions, direction: Direction) -> Parties {
+        let account = &self.options;
+        // The id holds a number even where Meta does not tell it; this one is from the range for fiction.
+        let number = options.from.as_deref().unwrap_or("12025550100");
+        Parties {
+            direction,
+            waba_id: account.waba_id.clone(),
+            phone_number_id: account.phone_number_id.clone(),
+            display_phone_number: account.display_phone_number.clone(),
+            wacid: wacid::wacid(number, &account.display_phone_number, direction, rand::random()),
+            from: options.from.clone(),
+            user_id: options.user_id.clone(),
+            username: options.username.clone(),
+            name: options.name.clone(),
+            cta_payload: options.cta_payload.clone(),
+            deeplink_payload: options.deeplink_payload.clone(),
         }
     }
 

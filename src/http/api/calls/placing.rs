@@ -71,7 +71,8 @@ pub(in crate::http::api) struct PlaceCall {
 /// Call a WhatsApp user, or have a call's media carried
 ///
 /// The response comes before the phone rings; the course of the call comes in events: `call.ringing`, `call.accepted`,
-/// `call.ended`. The person must have permitted calls from the number, or the call ends with `no_permission`.
+/// `call.ended`. The person must have permitted calls from the number. Where it is known that Meta would refuse, the call is
+/// refused here; else it ends with `no_permission`. See `/v1/permissions`.
 ///
 /// With `"signaling": "external"` your app exchanges the messages with Meta itself, and the response has our SDP for it, which
 /// is the `answer` to Meta's offer or an `offer`. Report what follows with the actions `answer`, `ringing`, `accepted` and
@@ -81,7 +82,7 @@ pub(in crate::http::api) struct PlaceCall {
     responses(
         (status = 201, description = "The call", body = NewCallView),
         (status = 400, description = "`invalid_json`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`call_ended`: the call ended at once, or a call with this `wacid` has ended; `wacid_in_use`: `call_id` is the live call that has it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`call_ended`: the call ended at once, or a call with this `wacid` has ended; `wacid_in_use`: `call_id` is the live call that has it. `no_permission`, `call_limit`, `country_not_supported`, `calling_paused`: known without asking Meta; see `next_allowed_at`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_command`, `unknown_number`, `unknown_route`, `unknown_queue`, `unknown_agent`, `invalid_url`, `url_not_allowed`, `url_unresolved`, `offer_refused`: what is wrong with the SDP", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),

@@ -1,10 +1,10 @@
 //! `/v1/events` as server-sent events, for pages.
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::super::sse::SseWriter;
+use super::live::{Live, LiveEvent};
 use super::{Caller, Past, Told, read};
-use crate::call::event::CallEvent;
 use crate::store::{StoreError, StoredEvent};
 
 /// One reader of events.
@@ -13,7 +13,7 @@ pub(super) struct SseStream {
     /// Stored events still to be sent; None once the reader has caught up.
     pub(super) past: Option<Past>,
     pub(super) told: Told,
-    pub(super) events: broadcast::Receiver<CallEvent>,
+    pub(super) events: Live,
     pub(super) caller: std::sync::Arc<Caller>,
 }
 
@@ -47,10 +47,10 @@ impl SseStream {
         Ok(())
     }
 
-    async fn tell(&mut self, event: Result<CallEvent, RecvError>) -> Result<(), &'static str> {
+    async fn tell(&mut self, event: Result<LiveEvent, RecvError>) -> Result<(), &'static str> {
         match event {
-            Ok(event) if self.told.take(&event.id) => Ok(()),
-            Ok(event) => self.writer.call_event(&event).await,
+            Ok(event) if self.told.take(event.id()) => Ok(()),
+            Ok(event) => self.writer.live_event(event.id(), &event).await,
             Err(RecvError::Lagged(_)) => Err("the reader is too slow"),
             Err(RecvError::Closed) => Err("the service stops"),
         }

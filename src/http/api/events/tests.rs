@@ -4,7 +4,7 @@ use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::DuplexStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, broadcast};
 use url::Url;
 
 use super::super::ApiOptions;
@@ -12,11 +12,12 @@ use super::super::auth::{Keys, Shown};
 use super::*;
 use crate::agent::AgentStatus;
 use crate::browser::token::Tokens;
-use crate::call::event::CallId;
+use crate::call::event::{CallEvent, CallId};
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{Calls, CallsOptions};
 use crate::config::api::{ApiKey, QueueScope};
+use crate::permissions::{Permissions, PermissionsOptions};
 use crate::prompts::PromptLibrary;
 use crate::queues::QueueDesk;
 use crate::settings::{CurrentSettings, Settings};
@@ -44,12 +45,13 @@ async fn reader() -> Reader {
 
 async fn reader_of(events: broadcast::Sender<CallEvent>, past: Option<Past>) -> Reader {
     let (near, far) = tokio::io::duplex(512);
-    let receiver = events.subscribe();
+    let calls = events.subscribe();
     let (stop, stopping) = watch::channel(false);
     let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
     let folder = Folder::new();
     let commands = Commands { api: nothing_behind(&events, &folder), caller: caller() };
+    let receiver = Live::new(calls, commands.api.options.permissions.subscribe());
     let stream = tokio::spawn(EventStream::new(server, past, receiver, stopping, commands).run());
     Reader { socket, events, stop, stream, _folder: folder }
 }
@@ -210,6 +212,8 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
     let settings = CurrentSettings::default();
     let graph = GraphClient::new(reqwest::Client::new(), graph);
     let queues = QueueDesk::start([], &Arc::default()).0;
+    let known = PermissionsOptions { settings: settings.clone(), graph: graph.clone(), store: store.clone() };
+    let permissions = Permissions::new(known, Vec::new());
     let calls = Calls::new(CallsOptions {
         terminations: Terminations::new(store.clone(), graph.clone(), settings.clone()),
         settings: settings.clone(),
@@ -231,6 +235,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         workers: Vec::new(),
         events: events.clone(),
         store: store.clone(),
+        permissions: permissions.clone(),
     });
     let options = ApiOptions {
         settings,
@@ -238,6 +243,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         store,
         events: events.clone(),
         prompts,
+        permissions,
         recordings: None,
         queues,
         webhooks: Vec::new(),

@@ -119,7 +119,109 @@ pub(crate) fn terminate(parties: &Parties, ending: &Ending) -> String {
     envelope(parties, &call, "")
 }
 
+/// A reply to a request for permission. Times are Unix seconds.
+#[derive(Debug, Clone)]
+pub(crate) struct PermissionReply {
+    pub(crate) id: String,
+    pub(crate) at: u64,
+    pub(crate) is_accepted: bool,
+    /// None for good; only of one that is accepted.
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) is_automatic: bool,
+    /// The message or the call that brought it about.
+    pub(crate) answers: Option<String>,
+}
+
+/// The webhook of a reply (samples of 2026-06).
+pub(crate) fn permission_reply(parties: &Parties, reply: &PermissionReply) -> String {
+    let source = if reply.is_automatic { "automatic" } else { "user_action" };
+    let said = match (reply.is_accepted, reply.expires_at) {
+        (true, Some(at)) => {
+            format!(
+                r#""response":"accept","is_permanent":false,"expiration_timestamp":"{at}","response_source":"{source}""#
+            )
+        }
+        (true, None) => format!(r#""response":"accept","is_permanent":true,"response_source":"{source}""#),
+        (false, _) => format!(r#""response":"reject","response_source":"{source}""#),
+    };
+    // Who is answered: the business, or the person who called it.
+    let answered =
+        if reply.is_automatic { parties.from.as_deref() } else { Some(parties.display_phone_number.as_str()) };
+    let context = reply.answers.as_deref().map_or_else(String::new, |id| {
+        format!(r#","context":{{{from}"id":{id}}}"#, from = field("from", answered), id = quoted(id))
+    });
+    let message = format!(
+        r#"{{{from}{user}"id":{id},"timestamp":"{at}","type":"interactive","interactive":{{"type":"call_permission_reply","call_permission_reply":{{{said}}}}}{context}}}"#,
+        from = field("from", parties.from.as_deref()),
+        user = field("from_user_id", parties.user_id.as_deref()),
+        id = quoted(&reply.id),
+        at = reply.at,
+    );
+    in_entry_of(parties, "messages", &format!(r#""contacts":[{}],"messages":[{message}]"#, contact(parties)))
+}
+
+/// How far a limit is used.
+pub(crate) struct Usage {
+    /// ISO 8601.
+    pub(crate) period: &'static str,
+    pub(crate) most: usize,
+    pub(crate) used: usize,
+    /// Unix seconds; None while it is not reached.
+    pub(crate) free_at: Option<u64>,
+}
+
+/// HTTP 200 of `GET …/call_permissions`.
+pub(crate) fn call_permissions(
+    (status, until): (&str, Option<u64>),
+    (may_request, requests): (bool, &[Usage]),
+    (may_call, calls): (bool, &[Usage]),
+) -> String {
+    let until = until.map_or_else(String::new, |at| format!(r#","expiration_time":{at}"#));
+    let limits = |usages: &[Usage]| {
+        let limits = usages.iter().map(|usage| {
+            let free = usage.free_at.map_or_else(String::new, |at| format!(r#","limit_expiration_time":{at}"#));
+            format!(
+                r#"{{"time_period":"{}","max_allowed":{},"current_usage":{}{free}}}"#,
+                usage.period, usage.most, usage.used
+            )
+        });
+        limits.collect::<Vec<_>>().join(",")
+    };
+    format!(
+        r#"{{"messaging_product":"whatsapp","permission":{{"status":"{status}"{until}}},"actions":[{{"action_name":"send_call_permission_request","can_perform_action":{may_request},"limits":[{requests}]}},{{"action_name":"start_call","can_perform_action":{may_call},"limits":[{calls}]}}]}}"#,
+        requests = limits(requests),
+        calls = limits(calls),
+    )
+}
+
+/// HTTP 200 of `POST …/messages`: the contact has the number, or the user id, by which it was sent.
+pub(crate) fn message_taken(to: &str, is_number: bool, id: &str) -> String {
+    let key = if is_number { "wa_id" } else { "user_id" };
+    format!(
+        r#"{{"messaging_product":"whatsapp","contacts":[{{"input":{to},"{key}":{to}}}],"messages":[{{"id":{id}}}]}}"#,
+        to = quoted(to),
+        id = quoted(id),
+    )
+}
+
+/// HTTP 400, code 138012, with the time of the next call.
+pub(crate) fn call_limit(free_at: u64) -> String {
+    format!(
+        r##"{{"error":{{"message":"(#138012) Limit of connected calls reached","type":"OAuthException","code":138012,"error_data":{{"messaging_product":"whatsapp","details":"The next call is allowed at {free_at}"}},"fbtrace_id":"AsimulatedTraceId0000008"}}}}"##
+    )
+}
+
+/// HTTP 400, code 138009: the person has been asked too often.
+pub(crate) const REQUEST_LIMIT: &str = r##"{"error":{"message":"(#138009) Call permission request limit hit","type":"OAuthException","code":138009,"error_data":{"messaging_product":"whatsapp","details":"The limit of call permission requests to this user is reached"},"fbtrace_id":"AsimulatedTraceId0000010"}}"##;
+
+/// HTTP 400, code 138017: a permanent permission exists.
+pub(crate) const PERMANENT: &str = r##"{"error":{"message":"(#138017) Permanent permission exists","type":"OAuthException","code":138017,"error_data":{"messaging_product":"whatsapp","details":"The user has granted a permanent permission"},"fbtrace_id":"AsimulatedTraceId0000011"}}"##;
+
 fn envelope(parties: &Parties, call: &str, errors: &str) -> String {
+    in_entry(parties, &format!(r#""contacts":[{}],"calls":[{call}]{errors}"#, contact(parties)))
+}
+
+fn contact(parties: &Parties) -> String {
     let mut contact = vec![format!(
         r#""profile":{{"name":{name}{username}}}"#,
         name = quoted(&parties.name),
@@ -128,12 +230,16 @@ fn envelope(parties: &Parties, call: &str, errors: &str) -> String {
     )];
     contact.extend(parties.from.as_deref().map(|from| format!(r#""wa_id":{}"#, quoted(from))));
     contact.extend(parties.user_id.as_deref().map(|user| format!(r#""user_id":{}"#, quoted(user))));
-    in_entry(parties, &format!(r#""contacts":[{{{}}}],"calls":[{call}]{errors}"#, contact.join(",")))
+    format!("{{{}}}", contact.join(","))
 }
 
 fn in_entry(parties: &Parties, value: &str) -> String {
+    in_entry_of(parties, "calls", value)
+}
+
+fn in_entry_of(parties: &Parties, field: &str, value: &str) -> String {
     format!(
-        r#"{{"object":"whatsapp_business_account","entry":[{{"id":{waba},"changes":[{{"value":{{"messaging_product":"whatsapp","metadata":{{"display_phone_number":{display},"phone_number_id":{number}}},{value}}},"field":"calls"}}]}}]}}"#,
+        r#"{{"object":"whatsapp_business_account","entry":[{{"id":{waba},"changes":[{{"value":{{"messaging_product":"whatsapp","metadata":{{"display_phone_number":{display},"phone_number_id":{number}}},{value}}},"field":"{field}"}}]}}]}}"#,
         waba = quoted(&parties.waba_id),
         display = quoted(&parties.display_phone_number),
         number = quoted(&parties.phone_number_id),
@@ -252,6 +358,14 @@ mod tests {
         ("REJECTED", include_str!("../../fixtures/webhook-status-rejected.json")),
     ];
     const CONNECTED: &str = include_str!("../../fixtures/graph-connect-response.json");
+    const REPLIES: [&str; 4] = [
+        include_str!("../../fixtures/webhook-call-permission-reply-accept-temporary.json"),
+        include_str!("../../fixtures/webhook-call-permission-reply-accept-permanent-profile.json"),
+        include_str!("../../fixtures/webhook-call-permission-reply-automatic-callback.json"),
+        include_str!("../../fixtures/webhook-call-permission-reply-automatic-revoke.json"),
+    ];
+    const CALL_PERMISSIONS: &str = include_str!("../../fixtures/graph-call-permissions-response.json");
+    const NO_PERMISSION_FIXTURE: &str = include_str!("../../fixtures/graph-error-138006-no-permission.json");
     const VECTORS: &str = include_str!("../../fixtures/signature-vectors.json");
 
     #[test]
@@ -299,6 +413,50 @@ mod tests {
     }
 
     #[test]
+    fn replies_and_look_ups_of_permissions_are_metas() {
+        for fixture in REPLIES {
+            let json: Value = serde_json::from_str(fixture).unwrap();
+            let value = &json["entry"][0]["changes"][0]["value"];
+            let (contact, message) = (&value["contacts"][0], &value["messages"][0]);
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let parties = Parties {
+                direction: Direction::UserInitiated,
+                waba_id: text(&json["entry"][0]["id"]).unwrap(),
+                phone_number_id: text(&value["metadata"]["phone_number_id"]).unwrap(),
+                display_phone_number: text(&value["metadata"]["display_phone_number"]).unwrap(),
+                wacid: String::new(),
+                from: text(&contact["wa_id"]),
+                user_id: text(&contact["user_id"]),
+                username: text(&contact["profile"]["username"]),
+                name: text(&contact["profile"]["name"]).unwrap(),
+                cta_payload: None,
+                deeplink_payload: None,
+            };
+            let said = &message["interactive"]["call_permission_reply"];
+            let reply = PermissionReply {
+                id: text(&message["id"]).unwrap(),
+                at: message["timestamp"].as_str().unwrap().parse().unwrap(),
+                is_accepted: said["response"] == "accept",
+                expires_at: said["expiration_timestamp"].as_str().map(|at| at.parse().unwrap()),
+                is_automatic: said["response_source"] == "automatic",
+                answers: text(&message["context"]["id"]),
+            };
+            assert_eq!(permission_reply(&parties, &reply), without_parents(&compact(fixture)));
+        }
+        let usage = |period, most, used, free_at| Usage { period, most, used, free_at };
+        let ours = call_permissions(
+            ("temporary", Some(1_745_343_479)),
+            (true, &[usage("PT24H", 1, 0, None), usage("P7D", 2, 1, None)]),
+            (false, &[usage("PT24H", 100, 100, Some(1_745_622_600))]),
+        );
+        assert_eq!(ours, compact(CALL_PERMISSIONS));
+        assert_eq!(
+            NO_PERMISSION,
+            compact(NO_PERMISSION_FIXTURE).replace("AexampleTraceId000000003", "AsimulatedTraceId0000003")
+        );
+    }
+
+    #[test]
     fn the_captured_error_is_ours_but_for_the_trace_id() {
         let ours = invalid_parameter("Fingerprint algo is not SHA256");
         assert_eq!(ours, compact(FINGERPRINT).replace("AexampleTraceId000000001", "AsimulatedTraceId0000001"));
@@ -306,9 +464,10 @@ mod tests {
 
     #[test]
     fn every_body_is_json() {
-        for body in
-            [SUCCESS, SETTINGS, TOKEN_EXPIRED, BUSY, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, &sdp_invalid("a \"b\"")]
-        {
+        let made = [sdp_invalid("a \"b\""), call_limit(1), message_taken("1", true, "wamid.1")];
+        let fixed =
+            [SUCCESS, SETTINGS, TOKEN_EXPIRED, BUSY, NO_PERMISSION, UNKNOWN_NODE, TOO_MANY, REQUEST_LIMIT, PERMANENT];
+        for body in made.iter().map(String::as_str).chain(fixed) {
             serde_json::from_str::<Value>(body).unwrap();
         }
     }

@@ -1,5 +1,5 @@
-//! The Graph API: `POST /{version}/{phone_number_id}/calls` and `GET …/settings`, with Meta's rules and any
-//! fault asked for.
+//! The Graph API: `POST /{version}/{phone_number_id}/calls`, `POST …/messages`, `GET …/call_permissions` and
+//! `GET …/settings`, with Meta's rules and any fault asked for.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -33,11 +33,11 @@ const MOST_REQUESTS: usize = 100_000;
 pub struct GraphRequest {
     /// When it arrived.
     pub at: Instant,
-    /// Its `action`, `settings` for `GET …/settings`; empty if it had none.
+    /// Its `action`; the edge's name for `settings`, `call_permissions` and `messages`; empty if it had none.
     pub action: String,
     /// Its `call_id`; empty if it had none.
     pub call_id: String,
-    /// Its body; null if it was not JSON.
+    /// Its body, or the query of `call_permissions`; null if it was not JSON.
     pub body: Value,
     /// The HTTP status of the reply; 0 as long as there is none, also for connections that were cut.
     pub status: u16,
@@ -110,6 +110,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Weak<MetaShared>) {
     let router = Router::new()
         .route("/{version}/{node}/calls", post(calls))
         .route("/{version}/{node}/settings", get(settings))
+        .route("/{version}/{node}/call_permissions", get(call_permissions))
+        .route("/{version}/{node}/messages", post(messages))
         .with_state(shared);
     let service = router.into_make_service_with_connect_info::<Knife>();
     if let Err(error) = axum::serve(CuttableListener(listener), service).await {
@@ -136,6 +138,31 @@ async fn settings(
 ) -> Response {
     let Some(shared) = shared.upgrade() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let request = Request { action: "settings".to_owned(), ..Request::read(&node, &headers, b"") };
+    reply(&shared, &knife, request).await
+}
+
+async fn call_permissions(
+    State(shared): State<Weak<MetaShared>>,
+    ConnectInfo(knife): ConnectInfo<Knife>,
+    Path((_version, node)): Path<(String, String)>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(shared) = shared.upgrade() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let body = serde_json::to_value(query).unwrap_or_default();
+    let request = Request { action: "call_permissions".to_owned(), body, ..Request::read(&node, &headers, b"") };
+    reply(&shared, &knife, request).await
+}
+
+async fn messages(
+    State(shared): State<Weak<MetaShared>>,
+    ConnectInfo(knife): ConnectInfo<Knife>,
+    Path((_version, node)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Some(shared) = shared.upgrade() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let request = Request { action: "messages".to_owned(), ..Request::read(&node, &headers, &body) };
     reply(&shared, &knife, request).await
 }
 
@@ -321,6 +348,11 @@ impl MetaShared {
         if request.action == "settings" {
             return (200, bodies::SETTINGS.to_owned());
         }
+        match request.action.as_str() {
+            "call_permissions" => return self.look_up(&request.body),
+            "messages" => return self.take_message(&request.body),
+            _ => {}
+        }
         if matches!(request.action.as_str(), "connect" | "") && request.call_id.is_empty() {
             return self.connect(request).await;
         }
@@ -350,6 +382,12 @@ impl MetaShared {
         let Some(Reachable { options, place }) = self.callee(key) else {
             return (401, bodies::NO_PERMISSION.to_owned());
         };
+        // Browsers permit all calls.
+        if let Place::Phone(_) = &place
+            && let Some(refusal) = self.call_refusal(key)
+        {
+            return refusal;
+        }
         if self.is_busy(&options.person) {
             return (400, bodies::BUSY.to_owned());
         }

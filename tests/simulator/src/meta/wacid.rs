@@ -41,6 +41,16 @@ pub(crate) fn wacid(user: &str, business: &str, direction: Direction, chance: u1
     format!("wacid.{}", base64(&bytes))
 }
 
+/// An id of a message: it holds the user's number too.
+pub(crate) fn wamid(user: &str, chance: u64) -> String {
+    let mut bytes = vec![0x1c, 0x18, length(user)];
+    bytes.extend(user.bytes());
+    bytes.extend([0x15, 2, 0, 0x11, 0x18, 0x14]);
+    bytes.extend(format!("3A{chance:018X}").bytes());
+    bytes.push(0);
+    format!("wamid.{}", base64(&bytes))
+}
+
 fn length(number: &str) -> u8 {
     u8::try_from(number.len()).unwrap_or(u8::MAX)
 }
