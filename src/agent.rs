@@ -9,6 +9,7 @@ pub(crate) mod browser;
 mod offer;
 pub(crate) mod sip;
 pub mod dialect;
+pub mod model;
 mod target;
 mod status;
 
@@ -24,11 +25,12 @@ use url::Url;
 
 pub use browser::BrowserId;
 pub use dialect::DialectName;
+pub use model::{ModelOptions, ModelVendor};
 pub use offer::{OfferFormat, OfferOptions};
 pub use sip::{CallingPhone, PhoneId};
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name, sip_user_name};
-pub use websocket::WebSocketOptions;
+pub use websocket::{UpgradeSignature, WebSocketOptions};
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
@@ -80,7 +82,13 @@ pub struct SocketOptions {
 pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPort, options: SocketOptions) {
     let port = Rc::new(port);
     match target {
-        AgentTarget::WebSocket(agent) => start(tasks, port.clone(), websocket::run(agent, port, options)),
+        AgentTarget::WebSocket(agent) => {
+            let dialect = agent.dialect.translator();
+            start(tasks, port.clone(), websocket::run(agent, dialect, port, options));
+        }
+        AgentTarget::Model(model) => {
+            start(tasks, port.clone(), websocket::run(model.socket(), model.translator(), port, options));
+        }
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
         AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(Whom::At(uri), port, options.sip)),

@@ -14,6 +14,7 @@ mod read;
 pub mod recordings;
 pub mod restart;
 mod route;
+mod model;
 pub mod sip;
 pub mod store;
 
@@ -227,6 +228,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     for name in route_names.iter().filter(|name| !is_route_name(name)) {
         root.note(&format!("routes.{name}"), None, "a route's name has 1 to 64 letters, digits, '_' or '-'");
     }
+    model::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &route_names);
     // An app that signals its calls itself needs nothing but a key.
     let is_signaled_by_apps = !root.has("whatsapp") && root.has("api");
     let whatsapp = match (is_signaled_by_apps, root.section("whatsapp")) {

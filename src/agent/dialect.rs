@@ -3,8 +3,22 @@
 //! A dialect translates. It has no socket and decides nothing about the call.
 
 pub mod native;
+mod payload;
+mod identity;
+mod twilio;
+mod telnyx;
+mod plivo;
+mod exotel;
+mod vonage;
+mod jambonz;
+mod asterisk;
+pub(super) mod openai;
+pub(super) mod gemini;
+pub(super) mod elevenlabs;
+pub(super) mod deepgram;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -19,16 +33,50 @@ pub enum DialectName {
     /// `patchcord.v1`.
     #[default]
     Native,
+    /// Twilio Media Streams.
+    Twilio,
+    /// Telnyx media streaming.
+    Telnyx,
+    /// Plivo audio streaming.
+    Plivo,
+    /// Exotel's voicebot applet.
+    Exotel,
+    /// The WebSocket endpoint of Vonage's Voice API.
+    Vonage,
+    /// The `listen` and `stream` verbs of jambonz.
+    Jambonz,
+    /// Asterisk's `chan_websocket` with control messages as plain text.
+    Asterisk,
+    /// Asterisk's `chan_websocket` with control messages as JSON.
+    AsteriskJson,
 }
 
 impl DialectName {
     /// All dialects, in the order of the documentation.
-    pub const ALL: &[Self] = &[Self::Native];
+    pub const ALL: &[Self] = &[
+        Self::Native,
+        Self::Twilio,
+        Self::Telnyx,
+        Self::Plivo,
+        Self::Exotel,
+        Self::Vonage,
+        Self::Jambonz,
+        Self::Asterisk,
+        Self::AsteriskJson,
+    ];
 
     /// The stable name in the configuration and the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Twilio => "twilio",
+            Self::Telnyx => "telnyx",
+            Self::Plivo => "plivo",
+            Self::Exotel => "exotel",
+            Self::Vonage => "vonage",
+            Self::Jambonz => "jambonz",
+            Self::Asterisk => "asterisk",
+            Self::AsteriskJson => "asterisk-json",
         }
     }
 
@@ -37,10 +85,25 @@ impl DialectName {
         Self::ALL.iter().copied().find(|dialect| dialect.name() == name)
     }
 
+    /// What is wrong with these text messages of one connection: a sentence for each that cannot be used.
+    pub fn mistakes_of(self, messages: &[&str]) -> Vec<String> {
+        let (mut translator, mut inbox) = (self.translator(), Vec::new());
+        let read = |message: &&str| translator.read(Incoming::Text((*message).into()), &mut inbox).err();
+        messages.iter().filter_map(read).collect()
+    }
+
     /// A translator for one connection.
     pub(super) fn translator(self) -> Box<dyn Dialect> {
         match self {
             Self::Native => Box::new(native::Native),
+            Self::Twilio => Box::new(twilio::Twilio::default()),
+            Self::Telnyx => Box::new(telnyx::Telnyx::default()),
+            Self::Plivo => Box::new(plivo::Plivo::default()),
+            Self::Exotel => Box::new(exotel::Exotel::default()),
+            Self::Vonage => Box::new(vonage::Vonage),
+            Self::Jambonz => Box::new(jambonz::Jambonz::default()),
+            Self::Asterisk => Box::new(asterisk::Asterisk::new(asterisk::Control::Text)),
+            Self::AsteriskJson => Box::new(asterisk::Asterisk::new(asterisk::Control::Json)),
         }
     }
 }
@@ -56,8 +119,9 @@ pub(super) trait Dialect {
     /// When the agent counts as joined.
     fn joins(&self) -> Joins;
 
-    /// Reads one message. The error is a sentence for the agent's developer.
-    fn read(&mut self, message: Incoming) -> Result<FromAgent, String>;
+    /// Reads one message, which may say several things, in their order. The error is a sentence for the agent's developer;
+    /// what the message said before the mistake counts.
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String>;
 
     /// Writes a notice as any number of messages; what the protocol has no word for is none.
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>);
@@ -75,7 +139,6 @@ pub(super) enum Joins {
     /// As soon as the WebSocket is open and `Start` is sent.
     WhenOpen,
     /// With its first [`FromAgent::Ready`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the native dialect has no such handshake"))]
     WhenReady,
 }
 
@@ -115,8 +178,31 @@ pub enum FromAgent {
     Resume,
     /// Hang up.
     Bye,
+    /// Hang up when all sound sent so far was heard.
+    ByeWhenHeard,
     /// A command to the call. `request_id` returns with the result.
     Command { request_id: Value, command: Result<CallCommand, Refusal> },
-    /// Nothing to do, such as a message type of a later version.
-    Nothing,
+    /// What the protocol answers by itself.
+    Reply(Message),
 }
+
+/// RFC 6455 §7.4.1: what protocols without codes of their own close with.
+fn standard_close_code(closing: Closing) -> u16 {
+    match closing {
+        Closing::Normal => 1000,
+        Closing::TooLarge => 1009,
+        Closing::TooSlow => 1008,
+    }
+}
+
+/// Reads a text message of a foreign protocol. The error is a sentence for the agent's developer.
+fn parsed<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("not a message of this protocol: {error}"))
+}
+
+fn json_message(message: &impl Serialize) -> Message {
+    Message::text(serde_json::to_string(message).expect("strings and numbers always serialise"))
+}
+
+#[cfg(test)]
+mod testing;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BrowserId, CallingPhone, OfferOptions, WebSocketOptions, shown_address};
+use super::{BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
 use crate::sip::SipUri;
@@ -16,6 +16,8 @@ pub enum AgentTarget {
     Browser(BrowserId),
     /// An agent behind an HTTP endpoint that answers our WebRTC offer.
     Offer(OfferOptions),
+    /// A speech model without an app.
+    Model(ModelOptions),
     /// A SIP phone.
     Sip(SipUri),
     /// All registered phones of a user, by the user's name.
@@ -37,13 +39,16 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str =
-        "give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `sip:…`, `sip-user:NAME`, `queue:NAME` (or `browser:NAME`),
-    /// `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
+    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `openai-realtime:MODEL` and the like ([`ModelVendor`]), `sip:…`,
+    /// `sip-user:NAME`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says
+    /// what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
+        if let Some(vendor) = ModelVendor::of_scheme(scheme) {
+            return ModelOptions::parse(vendor, rest).map(Self::Model);
+        }
         match scheme {
             "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
             "offer" => OfferOptions::parse(rest).map(Self::Offer),
@@ -66,6 +71,7 @@ impl AgentTarget {
             Self::WebSocket(_) => "websocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
+            Self::Model(_) => "model",
             Self::Sip(_) => "sip",
             Self::SipUser(_) => "sip_user",
             Self::CallingPhone(_) => "calling_phone",
@@ -81,6 +87,7 @@ impl AgentTarget {
             Self::WebSocket(agent) => shown_address(&agent.url),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
+            Self::Model(model) => model.to_string(),
             Self::Sip(uri) => uri.shown(),
             Self::SipUser(name) => format!("sip-user:{name}"),
             Self::CallingPhone(_) => "calling_phone".to_owned(),
@@ -96,6 +103,7 @@ impl AgentTarget {
             Self::WebSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_)
@@ -111,6 +119,7 @@ impl AgentTarget {
             Self::WebSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_) => AttemptKind::Agent,
@@ -126,6 +135,7 @@ impl AgentTarget {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
             Self::Browser(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_)
@@ -142,9 +152,26 @@ impl AgentTarget {
             Self::WebSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => None,
+        }
+    }
+
+    /// The speech model that it is.
+    pub fn model(&self) -> Option<&ModelOptions> {
+        match self {
+            Self::Model(model) => Some(model),
+            Self::WebSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
+            | Self::Queue(_)
             | Self::Person(_)
             | Self::Prompts { .. } => None,
         }
@@ -157,6 +184,7 @@ impl AgentTarget {
             Self::WebSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_)

@@ -5,6 +5,7 @@
 //! read them.
 
 mod options;
+mod signature;
 mod connect;
 mod upgrade;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use crate::descriptors;
 use crate::telemetry::shown;
 use connect::{Connected, connect};
 pub use options::WebSocketOptions;
+pub use signature::UpgradeSignature;
 
 /// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
@@ -56,6 +58,11 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The name of the mark behind the last words of an agent whose protocol has no marks of its own.
+const LAST_MARK: &str = "\u{1}last";
+/// An agent that provokes more replies than it reads fails.
+const MAX_REPLIES: usize = 64;
+
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How a conversation with an agent ended.
@@ -67,9 +74,16 @@ enum Ending {
     Failed(AgentFailure, Closing),
 }
 
-/// Connects to an agent and talks with it until one side leaves.
-pub(super) async fn run(agent: WebSocketOptions, port: Rc<AgentPort>, options: SocketOptions) {
-    let dialect = agent.dialect.translator();
+/// Connects to an agent and talks with it in this dialect until one side leaves.
+pub(super) async fn run(
+    mut agent: WebSocketOptions,
+    dialect: Box<dyn Dialect>,
+    port: Rc<AgentPort>,
+    options: SocketOptions,
+) {
+    let signature = agent.signature.as_ref();
+    let signed = signature.map(|signature| signature.headers(&agent.url, port.call_id(), clock::wall()));
+    agent.headers.extend(signed.into_iter().flatten());
     talk(&agent, dialect, &port, &options).await;
 }
 
@@ -92,6 +106,9 @@ async fn talk(agent: &WebSocketOptions, dialect: Box<dyn Dialect>, port: &AgentP
                 dialled_at,
                 has_joined: Cell::new(false),
                 joining: Notify::new(),
+                is_leaving: Cell::new(false),
+                replies: RefCell::default(),
+                has_replies: Notify::new(),
             };
             conversation.hold(open(connected).await).await;
         }
@@ -125,6 +142,11 @@ struct Conversation<'a> {
     dialled_at: Instant,
     has_joined: Cell<bool>,
     joining: Notify,
+    /// It hangs up, and all that it said was heard.
+    is_leaving: Cell<bool>,
+    /// What the dialect answers by itself; at most [`MAX_REPLIES`].
+    replies: RefCell<Vec<Message>>,
+    has_replies: Notify,
 }
 
 impl Conversation<'_> {
@@ -229,6 +251,8 @@ impl Conversation<'_> {
 
     /// Reads all that the agent sends. Ends when the agent leaves or is lost.
     async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
+        // Used again for every message, so that a frame costs no allocation.
+        let mut inbox = Vec::with_capacity(2);
         loop {
             let message = match stream.next().await {
                 None => return lost(AgentFailureKind::Disconnected.because("the connection ended")),
@@ -245,12 +269,27 @@ impl Conversation<'_> {
                 // tungstenite answers pings by itself.
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             };
-            let read = self.dialect.borrow_mut().read(incoming);
-            match read {
-                Ok(FromAgent::Bye) => return Ending::HungUp,
-                Ok(FromAgent::Sound(sound)) => self.say(sound, heard_at).await,
-                Ok(message) => self.obey(message),
-                Err(mistake) => self.port.complain(ErrorCode::BadMessage, mistake),
+            let read = self.dialect.borrow_mut().read(incoming, &mut inbox);
+            for said in inbox.drain(..) {
+                match said {
+                    FromAgent::Bye => return Ending::HungUp,
+                    FromAgent::Sound(sound) => self.say(sound, heard_at).await,
+                    FromAgent::Reply(message) => {
+                        if let Some(ending) = self.reply(message) {
+                            return ending;
+                        }
+                    }
+                    said @ (FromAgent::Ready { .. }
+                    | FromAgent::Mark { .. }
+                    | FromAgent::Clear
+                    | FromAgent::Pause
+                    | FromAgent::Resume
+                    | FromAgent::ByeWhenHeard
+                    | FromAgent::Command { .. }) => self.obey(said),
+                }
+            }
+            if let Err(mistake) = read {
+                self.port.complain(ErrorCode::BadMessage, mistake);
             }
         }
     }
@@ -265,6 +304,17 @@ impl Conversation<'_> {
         self.port.say(sound, heard_at.get());
     }
 
+    fn reply(&self, message: Message) -> Option<Ending> {
+        let mut replies = self.replies.borrow_mut();
+        if replies.len() >= MAX_REPLIES {
+            let failure = AgentFailureKind::TooSlow.because("it did not read the replies to its messages");
+            return Some(Ending::Failed(failure, Closing::TooSlow));
+        }
+        replies.push(message);
+        self.has_replies.notify_one();
+        None
+    }
+
     fn obey(&self, message: FromAgent) {
         match message {
             FromAgent::Ready { format, events } => {
@@ -277,11 +327,12 @@ impl Conversation<'_> {
                 }
             }
             FromAgent::Mark { name } => self.port.mark(name),
+            FromAgent::ByeWhenHeard => self.port.mark(LAST_MARK.to_owned()),
             FromAgent::Clear => self.port.clear(),
             FromAgent::Pause => self.port.pause(),
             FromAgent::Resume => self.port.resume(),
             FromAgent::Command { request_id, command } => self.port.command(request_id, command),
-            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Nothing => {}
+            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Reply(_) => {}
         }
     }
 
@@ -296,7 +347,7 @@ impl Conversation<'_> {
         let mut outbox = Vec::with_capacity(2);
         loop {
             let written = tokio::select! {
-                () = self.port.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
+                () = self.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
                 _ = ping.tick() => {
                     if let Some(gap) = standstills.next(clock::now()) {
                         // What the agent sent meanwhile has not been read yet.
@@ -316,8 +367,17 @@ impl Conversation<'_> {
                     return Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow);
                 }
                 Ok(Err(error)) => return ending_of(&error),
+                Ok(Ok(())) if self.is_leaving.get() => return Ending::HungUp,
                 Ok(Ok(())) => {}
             }
+        }
+    }
+
+    /// Something is to be sent.
+    async fn output(&self) {
+        tokio::select! {
+            () = self.port.output() => {}
+            () = self.has_replies.notified() => {}
         }
     }
 
@@ -326,7 +386,14 @@ impl Conversation<'_> {
         sink: &mut SplitSink<Socket, Message>,
         outbox: &mut Vec<Message>,
     ) -> Result<(), tungstenite::Error> {
+        let replies = self.replies.take();
+        for message in replies {
+            sink.feed(message).await?;
+        }
         while let Some(notice) = self.port.next_notice() {
+            if matches!(&notice, Notice::Mark { name, .. } if name == LAST_MARK) {
+                self.is_leaving.set(true);
+            }
             self.dialect.borrow_mut().write_notice(&notice, outbox);
             for message in outbox.drain(..) {
                 sink.feed(message).await?;

@@ -8,8 +8,9 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::events::{app_url, signing_secret};
+use super::model::Model;
 use super::read::Section;
-use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat, prompt_name};
+use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat, UpgradeSignature, prompt_name};
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};
 
@@ -41,13 +42,23 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let parameters = section.text_table("parameters").unwrap_or_default();
     let headers = section.secret_table("headers").unwrap_or_default();
     check_headers(&section, &headers);
+    let signature = read_signature(&mut section, dialect);
     let decide = read_decide(&mut section);
-    section.end();
+    let is_model_given = section.has("model");
+    let model = Model::read(is_model_given, section.section("model"));
     let agents = AgentDefaults { dialect, format, profile, repeat, offer_format };
-    let mut targets = vec![agent?];
-    targets.extend(fallback);
+    let has_agent = agent.is_some();
+    let mut targets: Vec<_> = agent.into_iter().chain(fallback).collect();
     for target in &mut targets {
         apply(target, agents, &parameters, &headers);
+        if let AgentTarget::WebSocket(agent) = target {
+            agent.signature.clone_from(&signature);
+        }
+    }
+    model.apply(&section, &mut targets);
+    section.end();
+    if !has_agent {
+        return None;
     }
     Some(Route {
         name: name.to_owned(),
@@ -82,6 +93,7 @@ fn apply(
             agent.parameters.clone_from(parameters);
         }
         AgentTarget::Browser(_)
+        | AgentTarget::Model(_)
         | AgentTarget::Sip(_)
         | AgentTarget::SipUser(_)
         | AgentTarget::CallingPhone(_)
@@ -113,7 +125,38 @@ fn read_decide(section: &mut Section<'_, '_>) -> Option<Option<DecisionWebhook>>
 }
 
 fn read_dialect(text: &str) -> Result<DialectName, String> {
-    DialectName::of_name(text).ok_or_else(|| "this dialect is not built yet; use \"native\"".to_owned())
+    let names = || DialectName::ALL.iter().map(|dialect| format!("\"{}\"", dialect.name())).collect::<Vec<_>>();
+    DialectName::of_name(text).ok_or_else(|| format!("give one of {}", names().join(", ")))
+}
+
+/// How upgrade requests to the route's agents are signed.
+fn read_signature(section: &mut Section<'_, '_>, dialect: DialectName) -> Option<UpgradeSignature> {
+    if section.has("twilio_url") {
+        section
+            .require("twilio_auth_token", "the address is part of its signature: give { env = \"TWILIO_AUTH_TOKEN\" }");
+    }
+    let secret = section.secret("agent_secret").and_then(|secret| signing_secret(section, "agent_secret", &secret));
+    let auth_token = section.secret("twilio_auth_token");
+    let url = section.text("twilio_url", |text| {
+        let advice = "give the app's public address, such as \"wss://bot.example.com/media\"";
+        url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "ws" | "wss")).ok_or_else(|| advice.to_owned())
+    });
+    if dialect != DialectName::Twilio && (auth_token.is_some() || url.is_some()) {
+        section.note("twilio_auth_token", None, "it is for dialect = \"twilio\"; agent_secret signs for every dialect");
+    }
+    if url.is_some() {
+        section
+            .require("twilio_auth_token", "the address is part of its signature: give { env = \"TWILIO_AUTH_TOKEN\" }");
+    }
+    match (secret, auth_token) {
+        (Some(_), Some(_)) => {
+            section.note("agent_secret", None, "Twilio's apps check twilio_auth_token: leave one of the two out");
+            None
+        }
+        (Some(secret), None) => Some(UpgradeSignature::Webhooks(secret)),
+        (None, Some(auth_token)) => Some(UpgradeSignature::Twilio { auth_token, url }),
+        (None, None) => None,
+    }
 }
 
 fn read_offer_format(text: &str) -> Result<OfferFormat, String> {

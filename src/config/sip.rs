@@ -253,6 +253,7 @@ pub(super) fn check_routes<'r>(
                 | AgentTarget::Browser(_)
                 | AgentTarget::CallingPhone(_)
                 | AgentTarget::Offer(_)
+                | AgentTarget::Model(_)
                 | AgentTarget::Queue(_)
                 | AgentTarget::Person(_)
                 | AgentTarget::Prompts { .. } => None,

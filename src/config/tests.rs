@@ -294,7 +294,11 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "agent = \"prompt:../secret\""),
         ("route", "fallback = [\"prompt:goodbye\", \"wss://b.example.com\"]"),
         ("route", "fallback = [\"sip:x\"]"),
-        ("route", "dialect = \"twilio\""),
+        ("route", "dialect = \"twillio\""),
+        ("route", "twilio_auth_token = \"token\""),
+        ("route", "model = { voice = \"marin\" }"),
+        ("route", "agent = \"gemini-live:m\""),
+        ("route", "agent = \"elevenlabs:a\"\nmodel = { key = \"k\", tools = [\"fly\"], transfer_to = [\"moon\"] }"),
         ("route", "sample_rate = 44100"),
         ("route", "encoding = \"opus\"\nsample_rate = 16000"),
         ("route", "encoding = \"pcm\""),
@@ -391,18 +395,23 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
     patchcord.toml: routes.reception.fallback: nothing after a prompt is ever reached: put the prompt last
     patchcord.toml: routes.reception.fallback = "sip:x": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
-    patchcord.toml: routes.reception.dialect = "twilio": this dialect is not built yet; use "native"
+    patchcord.toml: routes.reception.dialect = "twillio": give one of "native", "twilio", "telnyx", "plivo", "exotel", "vonage", "jambonz", "asterisk", "asterisk-json"
+    patchcord.toml: routes.reception.twilio_auth_token: it is for dialect = "twilio"; agent_secret signs for every dialect
+    patchcord.toml: routes.reception.model: no agent of this route is a model: give agent = "openai-realtime:MODEL"
+    patchcord.toml: routes.reception.model.key: the model needs its vendor's API key: give { env = "MODEL_API_KEY" }
+    patchcord.toml: routes.reception.model.tools = ["fly"]: give some of "hangup", "send_dtmf"
+    patchcord.toml: routes.reception.model.transfer_to = "moon": give names of routes
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
     patchcord.toml: routes.reception.encoding = "pcm": give "pcm_s16le" or "opus"
@@ -501,7 +510,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits
@@ -690,6 +699,9 @@ fn example_environment() -> Environment {
         ("RECORDINGS_SECRET_KEY", "archive secret"),
         ("ALICE_SIP_PASSWORD", "alice's password"),
         ("DECIDE_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("AGENT_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("TWILIO_AUTH_TOKEN", "token"),
+        ("OPENAI_API_KEY", "key"),
         ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ])
 }
@@ -739,8 +751,9 @@ fn switched_on(example: &str) -> String {
             key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         })
     };
+    let is_header = |line: &str| line.starts_with('[') && line.ends_with(']');
     let switch_on = |line| match str::strip_prefix(line, "# ") {
-        Some(rest) if is_key(rest) => rest,
+        Some(rest) if is_key(rest) || is_header(rest) => rest,
         _ => line,
     };
     example.lines().map(switch_on).collect::<Vec<_>>().join("\n")
@@ -748,20 +761,16 @@ fn switched_on(example: &str) -> String {
 
 /// Whether a key such as `whatsapp.numbers[].route` or `routes.*.agent` is in the table.
 fn is_shown(table: &Table, key: &str) -> bool {
-    let mut place = Some(toml::Value::Table(table.clone()));
-    for step in key.replace("[]", ".[]").split('.') {
-        place = place.and_then(|value| match (step, value) {
-            // One item may have what excludes a key of another.
-            ("[]", toml::Value::Array(items)) => items.into_iter().reduce(|all, item| match (all, item) {
-                (toml::Value::Table(all), toml::Value::Table(item)) => {
-                    toml::Value::Table(all.into_iter().chain(item).collect())
-                }
-                (all, _) => all,
-            }),
-            ("*", toml::Value::Table(table)) => table.into_iter().next().map(|(_, value)| value),
-            (step, toml::Value::Table(mut table)) => table.remove(step),
-            _ => None,
-        });
+    let steps = key.replace("[]", ".[]");
+    has(&toml::Value::Table(table.clone()), &steps.split('.').collect::<Vec<_>>())
+}
+
+fn has(value: &toml::Value, steps: &[&str]) -> bool {
+    let Some((step, rest)) = steps.split_first() else { return true };
+    match (*step, value) {
+        ("[]", toml::Value::Array(items)) => items.iter().any(|item| has(item, rest)),
+        ("*", toml::Value::Table(table)) => table.values().any(|value| has(value, rest)),
+        (step, toml::Value::Table(table)) => table.get(step).is_some_and(|value| has(value, rest)),
+        _ => false,
     }
-    place.is_some()
 }

@@ -23,6 +23,7 @@ mod colleagues;
 mod deciding;
 #[cfg(target_os = "linux")]
 mod descriptors;
+mod dialects;
 mod drills;
 mod events;
 mod external;
@@ -32,6 +33,7 @@ mod guests;
 mod keypad;
 mod logs;
 mod media;
+mod models;
 mod numbers;
 mod offers;
 mod overload;

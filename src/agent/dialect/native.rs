@@ -36,11 +36,12 @@ impl Dialect for Native {
         Joins::WhenOpen
     }
 
-    fn read(&mut self, message: Incoming) -> Result<FromAgent, String> {
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         match message {
-            Incoming::Text(text) => parse(&text),
-            Incoming::Binary(sound) => Ok(FromAgent::Sound(sound)),
+            Incoming::Text(text) => inbox.extend(parse(&text)?),
+            Incoming::Binary(sound) => inbox.push(FromAgent::Sound(sound)),
         }
+        Ok(())
     }
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
@@ -130,8 +131,8 @@ struct ResultMessage<'a> {
     message: Option<&'a str>,
 }
 
-/// Reads one text message. The error is a sentence for the agent's developer.
-pub fn parse(text: &str) -> Result<FromAgent, String> {
+/// Reads one text message; None for a type of a later version. The error is a sentence for the agent's developer.
+pub fn parse(text: &str) -> Result<Option<FromAgent>, String> {
     #[derive(Deserialize)]
     struct Message {
         #[serde(rename = "type")]
@@ -153,7 +154,7 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
     }
     let message: Message =
         serde_json::from_str(text).map_err(|error| format!("not a JSON object with a \"type\": {error}"))?;
-    Ok(match message.kind.as_str() {
+    Ok(Some(match message.kind.as_str() {
         "ready" => {
             let format = |audio: AudioChoice| {
                 SoundFormat::new(audio.encoding.as_deref().unwrap_or("pcm_s16le"), audio.sample_rate.unwrap_or(16_000))
@@ -175,8 +176,8 @@ pub fn parse(text: &str) -> Result<FromAgent, String> {
                 .map_err(|error| Refusal::new(RefusalCode::InvalidCommand, error.to_string()))
                 .and_then(checked),
         },
-        _ => FromAgent::Nothing,
-    })
+        _ => return Ok(None),
+    }))
 }
 
 fn checked(command: CallCommand) -> Result<CallCommand, Refusal> {
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn messages_are_read_as_the_protocol_says() {
-        let read = |text| parse(text).unwrap();
+        let read = |text| parse(text).unwrap().unwrap();
         assert_eq!(read(r#"{"type":"ready"}"#), FromAgent::Ready { format: None, events: false });
         assert_eq!(
             read(r#"{"type":"ready","audio":{"encoding":"pcm_s16le","sample_rate":24000},"events":true}"#),
@@ -294,7 +295,7 @@ mod tests {
         );
         assert_eq!(read(r#"{"type":"mark","name":"a"}"#), FromAgent::Mark { name: "a".into() });
         assert_eq!(read(r#"{"type":"bye","why":"done"}"#), FromAgent::Bye);
-        assert_eq!(read(r#"{"type":"of a later version"}"#), FromAgent::Nothing);
+        assert_eq!(parse(r#"{"type":"of a later version"}"#), Ok(None));
         assert_eq!(
             read(r#"{"type":"command","request_id":7,"action":"stop_playback"}"#),
             FromAgent::Command { request_id: 7.into(), command: Ok(SoundCommand::StopPlayback.into()) }

@@ -7,6 +7,7 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
+use super::signature::UpgradeSignature;
 use crate::address::is_nearby;
 use crate::agent::{DialectName, Encoding, SoundFormat};
 
@@ -20,6 +21,8 @@ pub struct WebSocketOptions {
     pub addresses: Vec<SocketAddr>,
     /// Header fields of the upgrade request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
+    /// Proves that the upgrade request is ours; None leaves it unsigned.
+    pub signature: Option<UpgradeSignature>,
     /// The protocol on the WebSocket.
     pub dialect: DialectName,
     /// The sound format until the agent changes it. A dialect with a fixed format ignores it.
@@ -37,6 +40,7 @@ impl WebSocketOptions {
             url,
             addresses: Vec::new(),
             headers: Vec::new(),
+            signature: None,
             dialect: DialectName::Native,
             format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
             profile: Profile::Eco,

@@ -38,11 +38,11 @@ impl Dialect for Shy {
         Joins::WhenReady
     }
 
-    fn read(&mut self, message: Incoming) -> Result<FromAgent, String> {
-        match message {
-            Incoming::Text(_) => Ok(FromAgent::Ready { format: None, events: false }),
-            Incoming::Binary(_) => Ok(FromAgent::Nothing),
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
+        if let Incoming::Text(_) = message {
+            inbox.push(FromAgent::Ready { format: None, events: false });
         }
+        Ok(())
     }
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {

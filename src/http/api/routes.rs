@@ -77,6 +77,11 @@ enum TargetView {
         /// `json`, `sdp` or `form`
         offer_format: &'static str,
     },
+    /// A speech model.
+    Model {
+        /// The vendor and its name of the model, such as `openai-realtime:gpt-realtime`.
+        model: String,
+    },
     /// A SIP phone.
     Sip {
         /// Its address.
@@ -162,6 +167,7 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
+        AgentTarget::Model(model) => Some(TargetView::Model { model: model.to_string() }),
         AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
         AgentTarget::SipUser(name) => Some(TargetView::SipUser { user: name.clone() }),
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),

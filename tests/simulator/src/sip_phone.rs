@@ -4,7 +4,7 @@
 mod account;
 mod calling;
 mod message;
-mod rtp;
+pub(crate) mod rtp;
 mod srtp;
 
 use std::net::SocketAddr;

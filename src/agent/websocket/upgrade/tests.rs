@@ -17,6 +17,7 @@ fn upgrade() -> Upgrade {
         url: "ws://127.0.0.1:9000/call?token=secret".parse().unwrap(),
         addresses: Vec::new(),
         headers: vec![("Authorization".to_owned(), "Bearer secret".into())],
+        signature: None,
         dialect: DialectName::Native,
         format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
         profile: Profile::Eco,

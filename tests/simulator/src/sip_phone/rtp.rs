@@ -338,7 +338,7 @@ fn remote_of(sdp: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// ITU-T G.711 mu-law, by its definition.
-fn to_mu_law(sample: i16) -> u8 {
+pub(crate) fn to_mu_law(sample: i16) -> u8 {
     let (sign, magnitude) = if sample < 0 { (0x80, -i32::from(sample)) } else { (0, i32::from(sample)) };
     let biased = magnitude.min(32_635) + 132;
     let segment = (31 - biased.leading_zeros() as i32) - 7;
@@ -346,7 +346,7 @@ fn to_mu_law(sample: i16) -> u8 {
     !(sign | (segment << 4) | step) as u8
 }
 
-fn from_mu_law(byte: u8) -> i16 {
+pub(crate) fn from_mu_law(byte: u8) -> i16 {
     let byte = i32::from(!byte);
     let (segment, step) = ((byte >> 4) & 7, byte & 0x0f);
     let magnitude = (((step << 3) + 132) << segment) - 132;

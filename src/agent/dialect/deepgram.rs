@@ -1,0 +1,200 @@
+//! Deepgram's Voice Agent API: PCM in binary messages, JSON in text messages.
+
+use bytes::Bytes;
+use patchcord_media::opus::SampleRate;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use crate::agent::model::{ModelOptions, tools};
+use crate::agent::notice::Notice;
+use crate::agent::{Encoding, SoundFormat};
+
+const RATE_HZ: u32 = 24_000;
+const USUAL_VOICE: &str = "aura-2-thalia-en";
+const LISTENS_WITH: &str = "nova-3";
+
+/// The translator of one conversation.
+pub(in crate::agent) struct DeepgramAgent {
+    options: ModelOptions,
+    /// Sound before it is an error.
+    is_ready: bool,
+}
+
+impl DeepgramAgent {
+    pub fn new(options: ModelOptions) -> Self {
+        Self { options, is_ready: false }
+    }
+
+    /// The model thinks with `PROVIDER/MODEL`, or with one of OpenAI's.
+    fn settings(&self) -> Value {
+        let (provider, model) = self.options.name.split_once('/').unwrap_or(("open_ai", &self.options.name));
+        let mut think = json!({"provider": {"type": provider, "model": model}});
+        if let Some(instructions) = &self.options.instructions {
+            think["prompt"] = instructions.as_str().into();
+        }
+        let functions = self.options.tools.functions().into_iter().map(|function| {
+            json!({"name": function.name, "description": function.description, "parameters": function.parameters})
+        });
+        let functions: Vec<Value> = functions.collect();
+        if !functions.is_empty() {
+            think["functions"] = functions.into();
+        }
+        let voice = self.options.voice.as_deref().unwrap_or(USUAL_VOICE);
+        let mut agent = json!({
+            "listen": {"provider": {"type": "deepgram", "model": LISTENS_WITH}},
+            "think": think,
+            "speak": {"provider": {"type": "deepgram", "model": voice}},
+        });
+        if let Some(greeting) = &self.options.greeting {
+            agent["greeting"] = greeting.as_str().into();
+        }
+        json!({
+            "type": "Settings",
+            "audio": {
+                "input": {"encoding": "linear16", "sample_rate": RATE_HZ},
+                "output": {"encoding": "linear16", "sample_rate": RATE_HZ, "container": "none"},
+            },
+            "agent": agent,
+        })
+    }
+}
+
+impl Dialect for DeepgramAgent {
+    fn subprotocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn format(&self, _: SoundFormat) -> SoundFormat {
+        SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 }
+    }
+
+    fn joins(&self) -> Joins {
+        Joins::WhenReady
+    }
+
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
+        let text = match message {
+            Incoming::Binary(sound) => {
+                inbox.push(FromAgent::Sound(sound));
+                return Ok(());
+            }
+            Incoming::Text(text) => text,
+        };
+        match parsed::<FromModel>(&text)? {
+            FromModel::SettingsApplied => {
+                self.is_ready = true;
+                inbox.push(FromAgent::Ready { format: None, events: false });
+            }
+            FromModel::UserStartedSpeaking => inbox.push(FromAgent::Clear),
+            FromModel::FunctionCallRequest { functions } => {
+                for call in functions {
+                    let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
+                    let request_id = json!({"id": call.id, "name": call.name});
+                    inbox.push(self.options.tools.call(request_id, &call.name, &arguments));
+                }
+            }
+            FromModel::Error { code } => {
+                return Err(format!("the model reported {}", code.as_deref().unwrap_or("an error")));
+            }
+            FromModel::Other => {}
+        }
+        Ok(())
+    }
+
+    fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
+        match notice {
+            Notice::Start(_) => outbox.push(json_message(&self.settings())),
+            Notice::Dtmf { digit: Some(digit), .. } if self.is_ready => {
+                let content = format!("The caller pressed the key {digit}.");
+                outbox.push(json_message(&json!({"type": "InjectUserMessage", "content": content})));
+            }
+            Notice::CommandResult { request_id, outcome } => {
+                outbox.push(json_message(&json!({
+                    "type": "FunctionCallResponse", "id": request_id["id"], "name": request_id["name"],
+                    "content": tools::outcome_text(outcome),
+                })));
+            }
+            Notice::Accepted
+            | Notice::Dtmf { .. }
+            | Notice::Mark { .. }
+            | Notice::Cleared(_)
+            | Notice::Xoff { .. }
+            | Notice::Xon { .. }
+            | Notice::Event(_)
+            | Notice::Error { .. }
+            | Notice::Stop { .. } => {}
+        }
+    }
+
+    fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
+        if self.is_ready {
+            outbox.push(Message::Binary(sound));
+        }
+    }
+
+    fn close_code(&self, closing: Closing) -> u16 {
+        standard_close_code(closing)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum FromModel {
+    SettingsApplied,
+    UserStartedSpeaking,
+    FunctionCallRequest {
+        functions: Vec<FunctionCall>,
+    },
+    /// Its description may repeat what was said, so only its code is used.
+    Error {
+        #[serde(default)]
+        code: Option<String>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct FunctionCall {
+    id: String,
+    name: String,
+    #[serde(default)]
+    arguments: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{read, started, texts, told};
+    use super::*;
+    use crate::agent::model::ModelVendor;
+    use crate::call::command::CommandResult;
+
+    #[test]
+    fn an_agent_is_set_up_talks_and_is_interrupted() {
+        let mut options = ModelOptions::parse(ModelVendor::DeepgramAgent, "anthropic/claude").unwrap();
+        options.instructions = Some("Be brief.".into());
+        options.greeting = Some("Hello.".into());
+        options.tools.transfer_to.push("support".into());
+        let mut agent = DeepgramAgent::new(options);
+        let settings = &started(&mut agent)[0];
+        assert_eq!(settings["agent"]["think"]["provider"], json!({"type": "anthropic", "model": "claude"}));
+        assert_eq!(settings["agent"]["greeting"], "Hello.");
+        assert_eq!(settings["agent"]["think"]["functions"][0]["name"], "transfer");
+        let mut outbox = Vec::new();
+        agent.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
+        assert_eq!(outbox, []);
+        assert_eq!(read(&mut agent, r#"{"type":"Welcome","request_id":"r"}"#), Ok(vec![]));
+        assert_eq!(read(&mut agent, r#"{"type":"SettingsApplied"}"#).unwrap().len(), 1);
+        agent.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
+        assert_eq!(texts(&outbox), [json!(2)]);
+        assert_eq!(read(&mut agent, r#"{"type":"UserStartedSpeaking"}"#), Ok(vec![FromAgent::Clear]));
+        let call = r#"{"type":"FunctionCallRequest","functions":[
+            {"id":"f1","name":"transfer","arguments":"{\"to\":\"support\"}","client_side":true}]}"#;
+        let said = read(&mut agent, call).unwrap();
+        let [FromAgent::Command { request_id, command: Ok(_) }] = &said[..] else { panic!("{said:?}") };
+        let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
+        assert_eq!(told(&mut agent, &done)[0]["id"], "f1");
+    }
+}

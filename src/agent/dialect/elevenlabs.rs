@@ -1,0 +1,246 @@
+//! ElevenLabs Agents: JSON, sound as base64 in the format that the agent announces.
+
+use bytes::Bytes;
+use patchcord_media::opus::SampleRate;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::payload::Payload;
+use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use crate::agent::model::{ModelOptions, tools};
+use crate::agent::notice::{Notice, Start};
+use crate::agent::{Encoding, SoundFormat};
+
+/// The translator of one conversation.
+pub(in crate::agent) struct ElevenLabs {
+    options: ModelOptions,
+    /// None until the agent has announced it.
+    payload: Option<Payload>,
+    /// Audio up to this event was interrupted.
+    interrupted: u64,
+}
+
+impl ElevenLabs {
+    pub fn new(options: ModelOptions) -> Self {
+        Self { options, payload: None, interrupted: 0 }
+    }
+
+    fn initiation(&self, start: &Start) -> Value {
+        let mut overrides = json!({});
+        if let Some(instructions) = &self.options.instructions {
+            overrides["agent"]["prompt"]["prompt"] = instructions.as_str().into();
+        }
+        if let Some(greeting) = &self.options.greeting {
+            overrides["agent"]["first_message"] = greeting.as_str().into();
+        }
+        if let Some(voice) = &self.options.voice {
+            overrides["tts"]["voice_id"] = voice.as_str().into();
+        }
+        json!({
+            "type": "conversation_initiation_client_data",
+            "conversation_config_override": overrides,
+            "dynamic_variables": start.parameters,
+        })
+    }
+
+    fn begin(&mut self, formats: &Formats) -> Result<FromAgent, String> {
+        let Formats { agent_output_audio_format: output, user_input_audio_format: input } = formats;
+        if output != input {
+            return Err("the agent's input and output formats differ: choose the same for both".to_owned());
+        }
+        let (payload, sample_rate) = match output.as_str() {
+            "ulaw_8000" => (Payload::Mulaw, SampleRate::Hz8000),
+            "pcm_8000" => (Payload::L16, SampleRate::Hz8000),
+            "pcm_16000" => (Payload::L16, SampleRate::Hz16000),
+            "pcm_24000" => (Payload::L16, SampleRate::Hz24000),
+            "pcm_48000" => (Payload::L16, SampleRate::Hz48000),
+            _ => {
+                return Err(
+                    "the agent's format is not pcm_8000, pcm_16000, pcm_24000, pcm_48000 or ulaw_8000".to_owned()
+                );
+            }
+        };
+        self.payload = Some(payload);
+        let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate };
+        Ok(FromAgent::Ready { format: Some(format), events: false })
+    }
+}
+
+impl Dialect for ElevenLabs {
+    fn subprotocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Until the agent announces its own.
+    fn format(&self, _: SoundFormat) -> SoundFormat {
+        SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 }
+    }
+
+    fn joins(&self) -> Joins {
+        Joins::WhenReady
+    }
+
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
+        let Incoming::Text(text) = message else { return Ok(()) };
+        match parsed::<FromModel>(&text)? {
+            FromModel::Metadata { event } => inbox.push(self.begin(&event)?),
+            FromModel::Audio { audio_event } => {
+                // What was on its way when the caller spoke.
+                if audio_event.event_id > self.interrupted {
+                    let payload = self.payload.unwrap_or(Payload::L16);
+                    inbox.push(FromAgent::Sound(payload.of_base64(&audio_event.audio_base_64)?));
+                }
+            }
+            FromModel::Interruption { interruption_event } => {
+                self.interrupted = interruption_event.event_id;
+                inbox.push(FromAgent::Clear);
+            }
+            FromModel::Ping { ping_event } => {
+                let pong = json!({"type": "pong", "event_id": ping_event.event_id});
+                inbox.push(FromAgent::Reply(json_message(&pong)));
+            }
+            FromModel::ClientToolCall { client_tool_call: call } => {
+                inbox.push(self.options.tools.call(json!(call.tool_call_id), &call.tool_name, &call.parameters));
+            }
+            FromModel::Other => {}
+        }
+        Ok(())
+    }
+
+    fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
+        match notice {
+            Notice::Start(start) => outbox.push(json_message(&self.initiation(start))),
+            Notice::Dtmf { digit: Some(digit), .. } => {
+                let text = format!("The caller pressed the key {digit}.");
+                outbox.push(json_message(&json!({"type": "contextual_update", "text": text})));
+            }
+            Notice::CommandResult { request_id, outcome } => {
+                outbox.push(json_message(&json!({
+                    "type": "client_tool_result", "tool_call_id": request_id,
+                    "result": tools::outcome_text(outcome), "is_error": outcome.is_err(),
+                })));
+            }
+            Notice::Accepted
+            | Notice::Dtmf { digit: None, .. }
+            | Notice::Mark { .. }
+            | Notice::Cleared(_)
+            | Notice::Xoff { .. }
+            | Notice::Xon { .. }
+            | Notice::Event(_)
+            | Notice::Error { .. }
+            | Notice::Stop { .. } => {}
+        }
+    }
+
+    fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
+        if let Some(payload) = self.payload {
+            outbox.push(json_message(&json!({"user_audio_chunk": payload.to_base64(sound)})));
+        }
+    }
+
+    fn close_code(&self, closing: Closing) -> u16 {
+        standard_close_code(closing)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum FromModel {
+    #[serde(rename = "conversation_initiation_metadata")]
+    Metadata {
+        #[serde(rename = "conversation_initiation_metadata_event")]
+        event: Formats,
+    },
+    Audio {
+        audio_event: AudioEvent,
+    },
+    Interruption {
+        interruption_event: EventId,
+    },
+    Ping {
+        ping_event: EventId,
+    },
+    ClientToolCall {
+        client_tool_call: ClientToolCall,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Formats {
+    agent_output_audio_format: String,
+    user_input_audio_format: String,
+}
+
+#[derive(Deserialize)]
+struct AudioEvent {
+    audio_base_64: String,
+    event_id: u64,
+}
+
+#[derive(Deserialize)]
+struct EventId {
+    event_id: u64,
+}
+
+#[derive(Deserialize)]
+struct ClientToolCall {
+    tool_name: String,
+    tool_call_id: String,
+    #[serde(default)]
+    parameters: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{read, started, texts};
+    use super::*;
+    use crate::agent::model::ModelVendor;
+
+    fn agent() -> ElevenLabs {
+        let mut options = ModelOptions::parse(ModelVendor::ElevenLabs, "agent_1").unwrap();
+        options.greeting = Some("Hello.".into());
+        ElevenLabs::new(options)
+    }
+
+    fn metadata(output: &str, input: &str) -> String {
+        json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": {
+            "conversation_id": "c", "agent_output_audio_format": output, "user_input_audio_format": input,
+        }})
+        .to_string()
+    }
+
+    #[test]
+    fn the_agent_names_the_format_and_pings_are_answered() {
+        let mut agent = agent();
+        let start = started(&mut agent);
+        assert_eq!(start[0]["conversation_config_override"], json!({"agent": {"first_message": "Hello."}}));
+        assert_eq!(start[0]["dynamic_variables"], json!({"language": "de"}));
+        let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz8000 };
+        let ready = FromAgent::Ready { format: Some(format), events: false };
+        assert_eq!(read(&mut agent, &metadata("ulaw_8000", "ulaw_8000")), Ok(vec![ready]));
+        let mut outbox = Vec::new();
+        agent.write_sound(Bytes::from_static(&[0; 4]), &mut outbox);
+        assert_eq!(texts(&outbox), [json!({"user_audio_chunk": "//8="})]);
+        let said = read(&mut agent, r#"{"type":"ping","ping_event":{"event_id":7,"ping_ms":20}}"#).unwrap();
+        let [FromAgent::Reply(pong)] = &said[..] else { panic!("{said:?}") };
+        assert_eq!(texts(std::slice::from_ref(pong)), [json!({"type": "pong", "event_id": 7})]);
+        assert!(read(&mut agent, &metadata("pcm_24000", "pcm_16000")).unwrap_err().contains("differ"));
+        assert!(read(&mut agent, &metadata("mp3_44100", "mp3_44100")).is_err());
+    }
+
+    #[test]
+    fn audio_up_to_an_interruption_is_dropped() {
+        let mut agent = agent();
+        read(&mut agent, &metadata("pcm_16000", "pcm_16000")).unwrap();
+        let audio =
+            |id: u64| json!({"type": "audio", "audio_event": {"audio_base_64": "AQA=", "event_id": id}}).to_string();
+        assert_eq!(read(&mut agent, &audio(1)).unwrap().len(), 1);
+        let interrupted = r#"{"type":"interruption","interruption_event":{"event_id":2}}"#;
+        assert_eq!(read(&mut agent, interrupted), Ok(vec![FromAgent::Clear]));
+        assert_eq!(read(&mut agent, &audio(2)).unwrap().len(), 0);
+        assert_eq!(read(&mut agent, &audio(3)).unwrap().len(), 1);
+    }
+}

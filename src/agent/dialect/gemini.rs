@@ -1,0 +1,245 @@
+//! Google's Gemini Live API: JSON, also in binary messages, sound as base64 of PCM at 24 kHz.
+
+use bytes::Bytes;
+use patchcord_media::opus::SampleRate;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::payload::Payload;
+use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use crate::agent::model::{ModelOptions, tools};
+use crate::agent::notice::Notice;
+use crate::agent::{Encoding, SoundFormat};
+
+/// The model's own rate. It takes any rate that the message names.
+const MIME_TYPE: &str = "audio/pcm;rate=24000";
+
+/// The translator of one session.
+pub(in crate::agent) struct GeminiLive {
+    options: ModelOptions,
+    /// Nothing but `setup` may come before it.
+    is_ready: bool,
+}
+
+impl GeminiLive {
+    pub fn new(options: ModelOptions) -> Self {
+        Self { options, is_ready: false }
+    }
+
+    fn setup(&self) -> Value {
+        let mut setup = json!({
+            "model": format!("models/{}", self.options.name),
+            "generationConfig": {"responseModalities": ["AUDIO"]},
+        });
+        if let Some(voice) = &self.options.voice {
+            let voice = json!({"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": voice}}});
+            setup["generationConfig"]["speechConfig"] = voice;
+        }
+        if let Some(instructions) = &self.options.instructions {
+            setup["systemInstruction"] = json!({"parts": [{"text": instructions}]});
+        }
+        let functions = self.options.tools.functions().into_iter().map(|function| {
+            let mut declared = json!({"name": function.name, "description": function.description});
+            // An object without properties is refused.
+            if function.parameters["required"].is_array() {
+                declared["parameters"] = function.parameters;
+            }
+            declared
+        });
+        let functions: Vec<Value> = functions.collect();
+        if !functions.is_empty() {
+            setup["tools"] = json!([{"functionDeclarations": functions}]);
+        }
+        json!({"setup": setup})
+    }
+
+    fn take(&mut self, message: FromModel, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
+        if message.setup_complete.is_some() {
+            self.is_ready = true;
+            inbox.push(FromAgent::Ready { format: None, events: false });
+            if let Some(greeting) = &self.options.greeting {
+                let turn = json!({"role": "user", "parts": [{"text": greeting}]});
+                let content = json!({"clientContent": {"turns": [turn], "turnComplete": true}});
+                inbox.push(FromAgent::Reply(json_message(&content)));
+            }
+        }
+        if let Some(content) = message.server_content {
+            if content.interrupted {
+                inbox.push(FromAgent::Clear);
+            }
+            for part in content.model_turn.into_iter().flat_map(|turn| turn.parts) {
+                if let Some(sound) = part.inline_data.filter(|data| data.mime_type.starts_with("audio/pcm")) {
+                    inbox.push(FromAgent::Sound(Payload::L16.of_base64(&sound.data)?));
+                }
+            }
+        }
+        for call in message.tool_call.into_iter().flat_map(|calls| calls.function_calls) {
+            let request_id = json!({"id": call.id, "name": call.name});
+            inbox.push(self.options.tools.call(request_id, &call.name, &call.args));
+        }
+        Ok(())
+    }
+}
+
+impl Dialect for GeminiLive {
+    fn subprotocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn format(&self, _: SoundFormat) -> SoundFormat {
+        SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 }
+    }
+
+    fn joins(&self) -> Joins {
+        Joins::WhenReady
+    }
+
+    fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
+        let text = match &message {
+            Incoming::Text(text) => text.as_str(),
+            Incoming::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| "a binary message is not JSON")?,
+        };
+        let message = parsed(text)?;
+        self.take(message, inbox)
+    }
+
+    fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
+        match notice {
+            Notice::Start(_) => outbox.push(json_message(&self.setup())),
+            Notice::Dtmf { digit: Some(digit), .. } if self.is_ready => {
+                let text = format!("(The caller pressed the key {digit}.)");
+                outbox.push(json_message(&json!({"realtimeInput": {"text": text}})));
+            }
+            Notice::CommandResult { request_id, outcome } => {
+                let response = json!({
+                    "id": request_id["id"], "name": request_id["name"],
+                    "response": {"result": tools::outcome_text(outcome)},
+                });
+                outbox.push(json_message(&json!({"toolResponse": {"functionResponses": [response]}})));
+            }
+            Notice::Accepted
+            | Notice::Dtmf { .. }
+            | Notice::Mark { .. }
+            | Notice::Cleared(_)
+            | Notice::Xoff { .. }
+            | Notice::Xon { .. }
+            | Notice::Event(_)
+            | Notice::Error { .. }
+            | Notice::Stop { .. } => {}
+        }
+    }
+
+    fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
+        if self.is_ready {
+            let audio = json!({"data": Payload::L16.to_base64(sound), "mimeType": MIME_TYPE});
+            outbox.push(json_message(&json!({"realtimeInput": {"audio": audio}})));
+        }
+    }
+
+    fn close_code(&self, closing: Closing) -> u16 {
+        standard_close_code(closing)
+    }
+}
+
+/// A message of the model: one of its fields is set.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FromModel {
+    setup_complete: Option<Value>,
+    server_content: Option<ServerContent>,
+    tool_call: Option<ToolCall>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerContent {
+    model_turn: Option<ModelTurn>,
+    #[serde(default)]
+    interrupted: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelTurn {
+    #[serde(default)]
+    parts: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    inline_data: Option<InlineData>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InlineData {
+    mime_type: String,
+    data: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToolCall {
+    #[serde(default)]
+    function_calls: Vec<FunctionCall>,
+}
+
+#[derive(Deserialize)]
+struct FunctionCall {
+    #[serde(default)]
+    id: Value,
+    name: String,
+    #[serde(default)]
+    args: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{read, started, texts, told};
+    use super::*;
+    use crate::agent::model::{ModelVendor, Tools};
+    use crate::call::command::CommandResult;
+
+    #[test]
+    fn a_session_is_set_up_greets_talks_and_is_interrupted() {
+        let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        options.greeting = Some("Greet the caller.".into());
+        options.tools = Tools { hangup: true, transfer_to: vec!["support".into()], ..Tools::default() };
+        let mut model = GeminiLive::new(options);
+        let setup = &started(&mut model)[0]["setup"];
+        assert_eq!(setup["model"], "models/gemini-live");
+        assert_eq!(
+            setup["tools"][0]["functionDeclarations"][0],
+            json!({
+                "name": "hangup", "description": "End the phone call. Say goodbye first.",
+            })
+        );
+        let mut outbox = Vec::new();
+        model.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
+        assert_eq!(outbox, [], "setup is not complete");
+        let mut inbox = Vec::new();
+        model.read(Incoming::Binary(Bytes::from_static(br#"{"setupComplete":{}}"#)), &mut inbox).unwrap();
+        assert!(matches!(&inbox[..], [FromAgent::Ready { .. }, FromAgent::Reply(_)]));
+        model.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
+        assert_eq!(texts(&outbox)[0]["realtimeInput"]["audio"], json!({"data": "AQA=", "mimeType": MIME_TYPE}));
+        let audio = r#"{"serverContent":{"modelTurn":{"parts":[
+            {"inlineData":{"mimeType":"audio/pcm;rate=24000","data":"AQA="}},{"text":"thought"}]}}}"#;
+        assert_eq!(read(&mut model, audio), Ok(vec![FromAgent::Sound(Bytes::from_static(&[1, 0]))]));
+        assert_eq!(read(&mut model, r#"{"serverContent":{"interrupted":true}}"#), Ok(vec![FromAgent::Clear]));
+    }
+
+    #[test]
+    fn a_function_call_returns_with_its_id_and_name() {
+        let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        options.tools.transfer_to.push("support".into());
+        let mut model = GeminiLive::new(options);
+        let call = r#"{"toolCall":{"functionCalls":[{"id":"f1","name":"transfer","args":{"to":"support"}}]}}"#;
+        let said = read(&mut model, call).unwrap();
+        let [FromAgent::Command { request_id, command: Ok(_) }] = &said[..] else { panic!("{said:?}") };
+        let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
+        let back = told(&mut model, &done);
+        let response = &back[0]["toolResponse"]["functionResponses"][0];
+        assert_eq!((&response["id"], &response["name"]), (&json!("f1"), &json!("transfer")));
+    }
+}

@@ -1,0 +1,163 @@
+//! ModelOptions: a speech model that talks with callers without an app, and how it behaves.
+
+pub(super) mod tools;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::WebSocketOptions;
+use super::dialect::{Dialect, deepgram, elevenlabs, gemini, openai};
+pub use tools::Tools;
+
+/// The longest name of a model or agent.
+const MAX_NAME: usize = 200;
+
+/// A speech model.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Whose it is.
+    pub vendor: ModelVendor,
+    /// The vendor's name of the model, or its id of the agent.
+    pub name: String,
+    /// Another address than the vendor's, such as a proxy's.
+    pub url: Option<Url>,
+    /// The vendor's API key.
+    pub key: Option<SecretString>,
+    /// Who it is and what it does, in words.
+    pub instructions: Option<String>,
+    /// The vendor's name of a voice; the vendor's usual one if None.
+    pub voice: Option<String>,
+    /// How it opens the conversation. Without it the caller speaks first.
+    pub greeting: Option<String>,
+    /// What it may do with the call.
+    pub tools: Tools,
+}
+
+/// The vendors whose protocols are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelVendor {
+    /// OpenAI's Realtime API.
+    OpenAiRealtime,
+    /// Google's Gemini Live API.
+    GeminiLive,
+    /// ElevenLabs Agents.
+    ElevenLabs,
+    /// Deepgram's Voice Agent API.
+    DeepgramAgent,
+}
+
+impl ModelVendor {
+    /// All vendors, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::OpenAiRealtime, Self::GeminiLive, Self::ElevenLabs, Self::DeepgramAgent];
+
+    /// The scheme of an agent.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::OpenAiRealtime => "openai-realtime",
+            Self::GeminiLive => "gemini-live",
+            Self::ElevenLabs => "elevenlabs",
+            Self::DeepgramAgent => "deepgram-agent",
+        }
+    }
+
+    /// The vendor of this scheme.
+    pub fn of_scheme(scheme: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|vendor| vendor.scheme() == scheme)
+    }
+
+    fn url(self) -> Url {
+        let url = match self {
+            Self::OpenAiRealtime => "wss://api.openai.com/v1/realtime",
+            Self::GeminiLive => {
+                "wss://generativelanguage.googleapis.com/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+            }
+            Self::ElevenLabs => "wss://api.elevenlabs.io/v1/convai/conversation",
+            Self::DeepgramAgent => "wss://agent.deepgram.com/v1/agent/converse",
+        };
+        url.parse().expect("a constant that a test parses")
+    }
+
+    /// The header that carries the key.
+    fn authorization(self, key: &SecretString) -> (String, SecretString) {
+        let key = key.expose_secret();
+        match self {
+            Self::OpenAiRealtime => ("authorization".to_owned(), format!("Bearer {key}").into()),
+            Self::GeminiLive => ("x-goog-api-key".to_owned(), key.into()),
+            Self::ElevenLabs => ("xi-api-key".to_owned(), key.into()),
+            Self::DeepgramAgent => ("authorization".to_owned(), format!("Token {key}").into()),
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Reads the name of a vendor's model. The error says what to write instead.
+    pub(super) fn parse(vendor: ModelVendor, name: &str) -> Result<Self, String> {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte));
+        if name.is_empty() || name.len() > MAX_NAME || !is_plain {
+            return Err(format!("give {}:MODEL, in letters, digits, '.', '_', '-' and '/'", vendor.scheme()));
+        }
+        Ok(Self {
+            vendor,
+            name: name.to_owned(),
+            url: None,
+            key: None,
+            instructions: None,
+            voice: None,
+            greeting: None,
+            tools: Tools::default(),
+        })
+    }
+
+    /// How its WebSocket is reached.
+    pub(super) fn socket(&self) -> WebSocketOptions {
+        let mut url = self.url.clone().unwrap_or_else(|| self.vendor.url());
+        match self.vendor {
+            ModelVendor::OpenAiRealtime => {
+                url.query_pairs_mut().append_pair("model", &self.name);
+            }
+            ModelVendor::ElevenLabs => {
+                url.query_pairs_mut().append_pair("agent_id", &self.name);
+            }
+            ModelVendor::GeminiLive | ModelVendor::DeepgramAgent => {}
+        }
+        let headers = self.key.iter().map(|key| self.vendor.authorization(key)).collect();
+        WebSocketOptions { headers, ..WebSocketOptions::at(url) }
+    }
+
+    /// A translator for one connection.
+    pub(super) fn translator(self) -> Box<dyn Dialect> {
+        match self.vendor {
+            ModelVendor::OpenAiRealtime => Box::new(openai::OpenAiRealtime::new(self)),
+            ModelVendor::GeminiLive => Box::new(gemini::GeminiLive::new(self)),
+            ModelVendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(self)),
+            ModelVendor::DeepgramAgent => Box::new(deepgram::DeepgramAgent::new(self)),
+        }
+    }
+}
+
+impl std::fmt::Display for ModelOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.vendor.scheme(), self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vendor_has_an_address_and_takes_its_key_in_a_header() {
+        for vendor in ModelVendor::ALL {
+            let mut model = ModelOptions::parse(vendor, "name-1").unwrap();
+            model.key = Some("secret".into());
+            let socket = model.socket();
+            assert_eq!(socket.url.scheme(), "wss");
+            assert!(!socket.url.as_str().contains("secret"));
+            assert!(socket.headers[0].1.expose_secret().ends_with("secret"));
+            assert_eq!(ModelVendor::of_scheme(vendor.scheme()), Some(vendor));
+        }
+        let openai = ModelOptions::parse(ModelVendor::OpenAiRealtime, "gpt-realtime").unwrap();
+        assert_eq!(openai.socket().url.as_str(), "wss://api.openai.com/v1/realtime?model=gpt-realtime");
+        assert!(ModelOptions::parse(ModelVendor::ElevenLabs, "a b").is_err());
+    }
+}

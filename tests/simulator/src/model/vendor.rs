@@ -1,0 +1,211 @@
+//! The vendors' protocols, from their published events: literal JSON.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Of the sound in both directions, in Hz.
+pub(super) const RATE: u32 = 24_000;
+
+/// Whose protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// OpenAI's Realtime API.
+    OpenAi,
+    /// Google's Gemini Live API.
+    Gemini,
+    /// ElevenLabs Agents.
+    ElevenLabs,
+    /// Deepgram's Voice Agent API.
+    Deepgram,
+}
+
+/// What a message of the service is.
+pub(super) enum Heard {
+    Nothing,
+    Sound(Vec<i16>),
+    Told(Value),
+}
+
+impl Vendor {
+    pub(super) fn authorization(self, key: &str) -> (&'static str, String) {
+        match self {
+            Self::OpenAi => ("authorization", format!("Bearer {key}")),
+            Self::Gemini => ("x-goog-api-key", key.to_owned()),
+            Self::ElevenLabs => ("xi-api-key", key.to_owned()),
+            Self::Deepgram => ("authorization", format!("Token {key}")),
+        }
+    }
+
+    /// Sent as soon as the WebSocket is open.
+    pub(super) fn hello(self) -> Vec<Message> {
+        match self {
+            Self::OpenAi => vec![text(&json!({"type": "session.created", "event_id": "e1", "session": {}}))],
+            Self::Deepgram => vec![text(&json!({"type": "Welcome", "request_id": "r1"}))],
+            Self::Gemini | Self::ElevenLabs => Vec::new(),
+        }
+    }
+
+    /// The error is what the vendor would refuse.
+    pub(super) fn read(self, message: &Message, is_first: bool) -> Result<Heard, String> {
+        let json = match message {
+            Message::Text(text) => serde_json::from_str::<Value>(text).map_err(|error| error.to_string())?,
+            Message::Binary(bytes) if self == Self::Deepgram => {
+                return if is_first { Err("sound before Settings".into()) } else { Ok(Heard::Sound(samples(bytes))) };
+            }
+            Message::Binary(_) => return Err("a binary message".into()),
+            Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(Heard::Nothing),
+        };
+        let sound = match self {
+            Self::OpenAi if json["type"] == "input_audio_buffer.append" => &json["audio"],
+            Self::Gemini if json["realtimeInput"]["audio"].is_object() => {
+                if json["realtimeInput"]["audio"]["mimeType"] != "audio/pcm;rate=24000" {
+                    return Err("another mimeType".into());
+                }
+                &json["realtimeInput"]["audio"]["data"]
+            }
+            Self::ElevenLabs => &json["user_audio_chunk"],
+            Self::OpenAi | Self::Gemini | Self::Deepgram => &Value::Null,
+        };
+        if let Some(base64) = sound.as_str() {
+            if is_first && self != Self::OpenAi {
+                return Err("sound before the set-up".into());
+            }
+            let bytes = STANDARD.decode(base64).map_err(|error| error.to_string())?;
+            return Ok(Heard::Sound(samples(&bytes)));
+        }
+        self.check(&json, is_first)?;
+        Ok(Heard::Told(json))
+    }
+
+    fn check(self, json: &Value, is_first: bool) -> Result<(), String> {
+        let is_known = match self {
+            Self::OpenAi => matches!(
+                json["type"].as_str(),
+                Some("session.update" | "response.create" | "conversation.item.create" | "conversation.item.truncate")
+            ),
+            Self::Gemini => {
+                ["setup", "clientContent", "realtimeInput", "toolResponse"].iter().any(|key| json[key].is_object())
+            }
+            Self::ElevenLabs => matches!(
+                json["type"].as_str(),
+                Some("conversation_initiation_client_data" | "pong" | "client_tool_result" | "contextual_update")
+            ),
+            Self::Deepgram => matches!(
+                json["type"].as_str(),
+                Some("Settings" | "FunctionCallResponse" | "InjectUserMessage" | "KeepAlive")
+            ),
+        };
+        let is_set_up = !is_first
+            || match self {
+                Self::OpenAi => json["session"]["type"] == "realtime",
+                Self::Gemini => json["setup"]["model"].as_str().is_some_and(|model| model.starts_with("models/")),
+                Self::ElevenLabs => json["type"] == "conversation_initiation_client_data",
+                Self::Deepgram => {
+                    json["audio"]["input"] == json!({"encoding": "linear16", "sample_rate": RATE})
+                        && json["audio"]["output"]["container"] == "none"
+                        && json["agent"]["think"]["provider"]["model"].is_string()
+                }
+            };
+        match (is_known, is_set_up) {
+            (false, _) => Err(format!("an unknown message: {json}")),
+            (_, false) => Err(format!("not a set-up: {json}")),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// What the vendor sends for this message.
+    pub(super) fn replies(self, message: &Value, greeting: &[i16]) -> Vec<Message> {
+        match self {
+            Self::OpenAi => match message["type"].as_str() {
+                Some("session.update") => {
+                    vec![text(&json!({"type": "session.updated", "session": message["session"]}))]
+                }
+                Some("response.create") if message["response"]["instructions"].is_string() => {
+                    self.say("item_greeting", greeting)
+                }
+                _ => Vec::new(),
+            },
+            Self::Gemini if message["setup"].is_object() => {
+                vec![Message::binary(json!({"setupComplete": {}}).to_string())]
+            }
+            Self::Gemini if message["clientContent"].is_object() => self.say("", greeting),
+            Self::ElevenLabs if message["type"] == "conversation_initiation_client_data" => {
+                let event = json!({"conversation_id": "c1", "agent_output_audio_format": "pcm_24000", "user_input_audio_format": "pcm_24000"});
+                let metadata = json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": event});
+                let ping = json!({"type": "ping", "ping_event": {"event_id": 1, "ping_ms": 20}});
+                [vec![text(&metadata), text(&ping)], self.say("", greeting)].concat()
+            }
+            Self::Deepgram if message["type"] == "Settings" => {
+                [vec![text(&json!({"type": "SettingsApplied"}))], self.say("", greeting)].concat()
+            }
+            Self::Gemini | Self::ElevenLabs | Self::Deepgram => Vec::new(),
+        }
+    }
+
+    /// Sound in pieces of 100 ms.
+    pub(super) fn say(self, item_id: &str, pcm: &[i16]) -> Vec<Message> {
+        let pieces = pcm.chunks((RATE / 10) as usize).enumerate();
+        pieces
+            .map(|(number, piece)| {
+                let bytes: Vec<u8> = piece.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+                let base64 = STANDARD.encode(&bytes);
+                match self {
+                    Self::OpenAi => text(&json!({
+                        "type": "response.output_audio.delta", "response_id": "r1", "item_id": item_id,
+                        "output_index": 0, "content_index": 0, "delta": base64,
+                    })),
+                    Self::Gemini => {
+                        let part = json!({"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": base64}});
+                        Message::binary(json!({"serverContent": {"modelTurn": {"parts": [part]}}}).to_string())
+                    }
+                    Self::ElevenLabs => text(
+                        &json!({"type": "audio", "audio_event": {"audio_base_64": base64, "event_id": number + 1}}),
+                    ),
+                    Self::Deepgram => Message::binary(bytes),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn speech_started(self) -> Message {
+        match self {
+            Self::OpenAi => {
+                text(&json!({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "i"}))
+            }
+            Self::Gemini => Message::binary(json!({"serverContent": {"interrupted": true}}).to_string()),
+            Self::ElevenLabs => text(&json!({"type": "interruption", "interruption_event": {"event_id": 0}})),
+            Self::Deepgram => text(&json!({"type": "UserStartedSpeaking"})),
+        }
+    }
+
+    pub(super) fn function_call(self, name: &str, arguments: &Value) -> Message {
+        match self {
+            Self::OpenAi => text(&json!({
+                "type": "response.function_call_arguments.done", "response_id": "r1", "item_id": "f", "output_index": 0,
+                "call_id": "call_f1", "name": name, "arguments": arguments.to_string(),
+            })),
+            Self::Gemini => {
+                let call = json!({"id": "f1", "name": name, "args": arguments});
+                Message::binary(json!({"toolCall": {"functionCalls": [call]}}).to_string())
+            }
+            Self::ElevenLabs => {
+                let call = json!({"tool_name": name, "tool_call_id": "f1", "parameters": arguments});
+                text(&json!({"type": "client_tool_call", "client_tool_call": call}))
+            }
+            Self::Deepgram => {
+                let call = json!({"id": "f1", "name": name, "arguments": arguments.to_string(), "client_side": true});
+                text(&json!({"type": "FunctionCallRequest", "functions": [call]}))
+            }
+        }
+    }
+}
+
+fn text(json: &Value) -> Message {
+    Message::text(json.to_string())
+}
+
+fn samples(bytes: &[u8]) -> Vec<i16> {
+    bytes.chunks_exact(2).map(|two| i16::from_le_bytes([two[0], two[1]])).collect()
+}
