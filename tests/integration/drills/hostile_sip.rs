@@ -78,7 +78,15 @@ async fn hostile_sip_harms_no_call_and_takes_bounded_memory() -> anyhow::Result<
     attackers.spawn(audio(attack.clone(), seed + 2));
     let mut changes = 0;
     while Instant::now() < attack.until {
-        changes += storm(&phone).await?;
+        changes += match storm(&phone).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                let log = program.finish().await?;
+                let told: Vec<&str> =
+                    log.lines().filter(|line| line.contains("INFO") || line.contains("WARN")).collect();
+                anyhow::bail!("{error:#}\n{}", told.join("\n"));
+            }
+        };
         assert_eq!(heard_voices(&caller_hears_next(&live, SECOND).await?), [AGENT_HZ], "{}", live.seen());
         assert_eq!(phone_hears(&phone).await?, [CALLER_HZ]);
     }

@@ -35,7 +35,7 @@ pub struct SipPhoneOptions {
     pub speech: Speech,
     /// A tone for the codecs of G.711, in Hz.
     pub tone_hz: f64,
-    /// A second tone, which takes the place of the first for 100 ms every two seconds: see [`PhoneAudio::marks`].
+    /// Every two seconds it pauses for 200 ms, and has this tone for 100 ms: see [`PhoneAudio::marks`].
     pub mark_hz: Option<f64>,
     /// How much faster its clock runs than ours, in parts per million.
     pub clock_drift_ppm: i32,
@@ -136,6 +136,8 @@ struct State {
     received: Vec<SipMessage>,
     invites: usize,
     dialog: Option<Dialog>,
+    /// The last ACK of a change, by the CSeq of the change.
+    last_ack: Option<(String, String)>,
     /// CSeq of its last REGISTER.
     registrations: u32,
     pracks: usize,
@@ -301,8 +303,10 @@ impl SipPhone {
         let headers: Vec<&str> = headers.iter().copied().chain(kind).collect();
         let response = self.send("INVITE", &headers, sdp).await?;
         let kind: &[&str] = if ack_sdp.is_empty() { &[] } else { &["Content-Type: application/sdp"] };
-        let ack = self.shared.ack(&response, kind, ack_sdp)?;
-        self.shared.socket.send_to(ack.to_string().as_bytes(), self.shared.dialog()?.from).await?;
+        let ack = self.shared.ack(&response, kind, ack_sdp)?.to_string();
+        let to = self.shared.dialog()?.from;
+        self.shared.state().last_ack = response.header("CSeq").map(|cseq| (cseq.to_owned(), ack.clone()));
+        self.shared.socket.send_to(ack.as_bytes(), to).await?;
         Ok(response)
     }
 
@@ -403,6 +407,14 @@ impl Shared {
         }
     }
 
+    /// A 2xx that comes again has not seen its ACK (RFC 3261 §13.2.2.4).
+    async fn acknowledge_again(&self, response: &SipMessage) -> anyhow::Result<()> {
+        let last = self.state().last_ack.clone();
+        let Some((_, ack)) = last.filter(|(cseq, _)| response.header("CSeq") == Some(cseq)) else { return Ok(()) };
+        self.socket.send_to(ack.as_bytes(), self.dialog()?.from).await?;
+        Ok(())
+    }
+
     async fn press_at_once(&self) -> anyhow::Result<()> {
         let Some(key) = self.options.key_at_once else { return Ok(()) };
         let kind = ["Content-Type: application/dtmf-relay"];
@@ -465,7 +477,7 @@ async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow:
             }
         }
         Some("ACK") => shared.press_at_once().await,
-        None => Ok(()),
+        None => shared.acknowledge_again(&message).await,
         Some("PRACK") => match shared.options.answer {
             SipAnswer::Reliable(reliable) => shared.acknowledged(&message, reliable).await,
             _ => shared.respond(&message, 481, &[], "").await,

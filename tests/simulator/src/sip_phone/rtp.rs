@@ -18,9 +18,10 @@ const G711_FRAME: usize = 160;
 const G711_RATE: u32 = 8_000;
 const OPUS_TICKS: u32 = 960;
 const KEYS: u8 = 101;
-/// Frames from mark to mark, and of one mark.
+/// Frames from mark to mark, of one mark, and of the pause before the next.
 const MARK_EVERY: u32 = 100;
 const MARK_FRAMES: u32 = 5;
+const PAUSE_FRAMES: u32 = 10;
 
 /// A codec of the phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,6 +295,7 @@ async fn talk(
     marks: Arc<Mutex<Vec<Instant>>>,
 ) {
     let voice = sound::tone(options.tone_hz, G711_RATE, 1000);
+    let silence = vec![0; voice.len()];
     let mark = options.mark_hz.map(|hertz| sound::tone(hertz, G711_RATE, 1000));
     let (number, ssrc) = (options.codec.sdp().0, rand::random::<u32>());
     let nanos = FRAME.as_nanos() as i64;
@@ -306,7 +308,8 @@ async fn talk(
         if marked.is_some() && in_period == 0 {
             marks.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
         }
-        let voice = marked.unwrap_or(&voice);
+        let pauses = mark.is_some() && in_period >= MARK_EVERY - PAUSE_FRAMES;
+        let voice = if pauses { &silence } else { marked.unwrap_or(&voice) };
         let g711 = |encode: fn(i16) -> u8| -> Vec<u8> {
             let start = count as usize * G711_FRAME % voice.len();
             voice[start..start + G711_FRAME].iter().copied().map(encode).collect()
