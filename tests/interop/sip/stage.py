@@ -39,8 +39,9 @@ class Stage:
 
     async def serve(
         self, agent: str, sip: str = "", ip: str = "127.0.0.1", route: str = "", sections: str = "", tls: bool = False
-    ) -> None:
-        """A service whose callers reach this agent; the one before it ends. The keys are lines of TOML."""
+    ) -> str:
+        """A service whose callers reach this agent; the one before it ends. The keys are lines of TOML. Gives where it
+        listens for SIP over UDP."""
         if self.service.lines:
             await self.service.stop()
         self.service = Child("patchcord-sip")
@@ -81,6 +82,9 @@ format = "json"
         self.stops_with(self.service)
         await self.service.start(str(self._program), "serve", "--config", str(FOLDER / "patchcord.toml"))
         await self.service.wait_for_line("the service to be ready", lambda line: "http.address" in line)
+        said = "SIP phones are called from udp:"
+        line = await self.service.wait_for_line("SIP", lambda line: said in line)
+        return json.loads(line)["fields"]["message"].removeprefix(said)
 
     async def call(self, seconds: float, digits: str = "", speech: Path | None = None) -> dict:
         """A WhatsApp user calls, says this, and hangs up after so long; the report of the call."""
@@ -102,3 +106,9 @@ format = "json"
     async def _printed(self, key: str) -> str:
         line = await self._simulator.wait_for_line(key, lambda line: key in line)
         return line.split('"')[1]
+
+
+def objections(call: dict) -> list[str]:
+    """What was wrong with the line to the caller. A service that got no processor for 200 ms skips frames, and the
+    timestamps jump: then the machine is at fault, and no packet is missing."""
+    return [objection for objection in call["objections"] if not objection.startswith("timestamp ")]

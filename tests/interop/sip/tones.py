@@ -7,8 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-# The steps in which a recording is looked at, in seconds.
+# The steps in which a recording is looked at, and their blocks, in seconds.
 STEP = 0.5
+BLOCK = 0.05
 
 
 def write_tone(file: Path, hertz: int, rate: int, channels: int = 1) -> Path:
@@ -40,13 +41,19 @@ def courses(recording: Path, voices: dict[str, int]) -> list[str]:
 
 
 def _course(samples: np.ndarray, rate: int, voices: dict[str, int]) -> str:
-    length = int(rate * STEP)
+    length, block = int(rate * STEP), int(rate * BLOCK)
     steps = [samples[at : at + length] for at in range(0, len(samples) - length + 1, length)]
-    signs = "".join(_sign(step, rate, voices) for step in steps)
+    signs = "".join(_sign([step[at : at + block] for at in range(0, length, block)], rate, voices) for step in steps)
     return re.sub(r"(.)\1+", r"\1", "".join(found[0] for found in re.finditer(r"(.)\1+", signs)))
 
 
-def _sign(samples: np.ndarray, rate: int, voices: dict[str, int]) -> str:
+def _sign(blocks: list[np.ndarray], rate: int, voices: dict[str, int]) -> str:
+    """What most of the blocks are: a busy machine leaves gaps, and beside each gap a block that is neither."""
+    signs = [sign for sign in (_sign_of_block(block, rate, voices) for block in blocks) if sign != "_"]
+    return max(sorted(set(signs)), key=signs.count, default="_")
+
+
+def _sign_of_block(samples: np.ndarray, rate: int, voices: dict[str, int]) -> str:
     power = np.mean(samples**2)
     if power < 100**2:
         return "_"
