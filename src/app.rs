@@ -19,7 +19,7 @@ use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
 use crate::calls::recovery::Recovery;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
-use crate::calls::{Calls, CallsOptions};
+use crate::calls::{CallQueue, Calls, CallsOptions};
 use crate::config::events::FORWARD_ENDPOINT;
 use crate::config::sip::{Sip, SipUser};
 use crate::config::{Config, restart};
@@ -48,6 +48,8 @@ const EVENTS: usize = 4096;
 /// Time for Meta and the agents to be told of the end, once all calls are ended.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// For a queued call that is being placed: it is live then, or queued.
+const QUEUE_AT_REST_WITHIN: Duration = Duration::from_secs(5);
 /// For requests in progress, once no call is live.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// For recordings to be written when the service stops, and for uploads in progress.
@@ -78,6 +80,8 @@ pub struct App {
     /// The pulse of the control plane.
     beating: JoinHandle<()>,
     recordings: Option<Recordings>,
+    /// Places queued calls.
+    call_queue: JoinHandle<()>,
     recovery: JoinHandle<()>,
     terminations: JoinHandle<()>,
     deliveries: Events,
@@ -142,6 +146,7 @@ impl App {
             closed: Arc::new(closed),
         };
         let recovery = tokio::spawn(recovery.run());
+        let call_queue = tokio::spawn(CallQueue::new(calls.clone()).run());
         let terminations = tokio::spawn(terminations.run());
         let (stop_streams, stopping) = watch::channel(false);
         let http_options = HttpOptions {
@@ -186,6 +191,7 @@ impl App {
             queueing,
             beating,
             recordings,
+            call_queue,
             recovery,
             terminations,
             deliveries,
@@ -234,8 +240,13 @@ impl App {
 
     /// Takes no new calls, lets the live ones go on for the drain time or until `hurry` comes, ends the rest at
     /// Meta, and stops.
-    pub async fn stop(self, hurry: impl Future<Output = ()>) {
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         self.calls.drain();
+        if tokio::time::timeout(QUEUE_AT_REST_WITHIN, &mut self.call_queue).await.is_err() {
+            // A call that it has taken from the queue is ended by the next start.
+            warn!("a queued call was being placed, and the store does not answer");
+            self.call_queue.abort();
+        }
         let drain_timeout = self.config.calls.drain_timeout;
         let live = self.calls.count();
         if live > 0 {

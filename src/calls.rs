@@ -4,7 +4,9 @@ mod table;
 mod webhooks;
 mod placing;
 mod external;
+mod queued;
 mod placements;
+mod pacing;
 mod naming;
 mod webhook_clock;
 pub mod origin;
@@ -47,6 +49,8 @@ pub use external::{ExternalOrder, NotTaken};
 use naming::Naming;
 use origin::Origin;
 pub use placing::{Agents, CallOrder};
+use queued::QueueBell;
+pub use queued::{CallQueue, Expiry, Queueing};
 use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
 use table::{CallTable, LiveCall, SharedTable};
@@ -93,6 +97,8 @@ struct Shared {
     naming: Naming,
     clock: WebhookClock,
     draining: AtomicBool,
+    /// To the task that places queued calls.
+    queue: QueueBell,
     /// Notified whenever a call has ended.
     ended: Notify,
 }
@@ -121,6 +127,7 @@ impl Calls {
             table,
             clock: WebhookClock::new(clock::now()),
             draining: AtomicBool::new(false),
+            queue: QueueBell::default(),
             ended: Notify::new(),
         };
         Self(Arc::new(shared))
@@ -300,9 +307,10 @@ impl Calls {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// Refuses new calls, at Meta, from now on.
+    /// Refuses new calls, at Meta, from now on, and takes no more from the queue.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+        self.0.queue.ring();
     }
 
     /// Ends all calls; [`Calls::all_ended`] waits for their ends.

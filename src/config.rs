@@ -34,7 +34,7 @@ use url::Url;
 use crate::address::is_nearby;
 use crate::egress::Allowed;
 use crate::permissions::Country;
-use crate::routes::Route;
+use crate::routes::{PlacingLimits, Route};
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
@@ -110,6 +110,8 @@ pub struct Number {
     pub app_secrets: Vec<SecretString>,
     /// Its live calls at once; more are rejected.
     pub max_calls: Option<usize>,
+    /// How many calls are placed from it.
+    pub placing: PlacingLimits,
     /// A name in [`Config::routes`].
     pub route: String,
     /// Shown to agents and in logs.
@@ -332,12 +334,14 @@ impl Number {
         let display_name = section.text("display_name", |name| Ok(name.to_owned()));
         let app_secrets = read_app_secrets(&mut section, false);
         let max_calls = section.whole("max_calls", 1, 1_000_000).map(|most| most as usize);
+        let placing = read_placing(section.section("placing"));
         section.end();
         Some(Self {
             phone_number_id: phone_number_id?,
             access_token: access_token?,
             app_secrets: app_secrets?,
             max_calls,
+            placing,
             route: route?,
             display_name,
         })
@@ -433,6 +437,17 @@ fn graph_version(text: &str) -> Result<String, String> {
         Some((major, minor)) if is_number(major) && is_number(minor) => Ok(text.to_owned()),
         _ => Err("give a version such as \"v26.0\"".to_owned()),
     }
+}
+
+fn read_placing(mut section: Section<'_, '_>) -> PlacingLimits {
+    let usual = PlacingLimits::default();
+    let limits = PlacingLimits {
+        per_second: section.whole("per_second", 1, 1000).unwrap_or(usual.per_second),
+        live: section.whole("live", 1, 1_000_000).map_or(usual.live, |most| most as usize),
+        queued: section.whole("queued", 1, 1_000_000).map_or(usual.queued, |most| most as usize),
+    };
+    section.end();
+    limits
 }
 
 /// `None` if something is wrong, which is noted then.

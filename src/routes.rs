@@ -76,8 +76,30 @@ pub struct Number {
     pub access_token: SecretString,
     /// The most live calls it may have; one more is rejected at Meta at once.
     pub max_calls: Option<usize>,
+    /// How many calls are placed from it.
+    pub placing: PlacingLimits,
     /// Where its callers go.
     pub route: Arc<Route>,
+}
+
+/// How many calls are placed from one business number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacingLimits {
+    /// Calls that start within a second.
+    pub per_second: u32,
+    /// Placed calls that live.
+    pub live: usize,
+    /// Calls that wait in the queue.
+    pub queued: usize,
+}
+
+impl Default for PlacingLimits {
+    /// Meta takes 10,000 new calls a day from a number and does not say how many a second: at five a second a day's calls
+    /// start in half an hour. Each call has a UDP port to itself until it is answered, so fifty leave four fifths of the
+    /// usual 256 ports to incoming calls. The queue holds a day's calls.
+    fn default() -> Self {
+        Self { per_second: 5, live: 50, queued: 10_000 }
+    }
 }
 
 /// All numbers of the service.
@@ -124,6 +146,13 @@ impl Route {
     /// Every prompt that it names.
     pub fn prompts(&self) -> impl Iterator<Item = &String> {
         self.targets.iter().flat_map(AgentTarget::prompts).chain([&self.ringback, &self.hold])
+    }
+}
+
+impl Number {
+    /// The same number for a call that takes another route.
+    pub fn on(&self, route: Route) -> Arc<Self> {
+        Arc::new(Self { route: Arc::new(route), ..self.clone() })
     }
 }
 

@@ -101,6 +101,7 @@ fn numbers(config: &Config, routes: &Routes) -> anyhow::Result<Numbers> {
             phone_number_id: number.phone_number_id.clone(),
             access_token: number.access_token.clone(),
             max_calls: number.max_calls,
+            placing: number.placing,
             route: route.with_context(|| format!("the route {:?} does not exist", number.route))?,
         })
     });

@@ -10,6 +10,7 @@ mod writer;
 mod calls;
 mod arrivals;
 mod terminations;
+mod queued_calls;
 mod recordings;
 mod outbox;
 mod permissions;
@@ -25,6 +26,7 @@ pub use outbox::{
     StoredEvent,
 };
 pub use permissions::PermissionFact;
+pub use queued_calls::{QUEUED_FOR, QueuePlace, QueueSummary, QueuedCall, QueuedCallFilter};
 pub use recordings::{FinishedRecording, RecordingFilter, RecordingRecord};
 pub use retention::Retention;
 pub use schema::OpenError;

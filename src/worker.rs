@@ -215,6 +215,8 @@ impl Worker {
     fn perform(self: &Rc<Self>, command: Command) {
         match command {
             Command::Answer(answer) => self.answer(answer),
+            // The task that asks may be gone.
+            Command::HasPort { reply } => drop(reply.send(self.endpoints.borrow().has_empty_port(clock::now()))),
             Command::Offer(offer) => self.offer(offer),
             // The session may have given up.
             Command::ApplyAnswer { call, answer, reply } => drop(reply.send(self.apply_answer(&call, &answer))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -171,7 +171,7 @@ pub enum CommandResult {
 }
 
 /// Where to put a caller through to: the agents of a route, a queue, a person, or one agent by its URL.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Destination {
     /// A route by its name: its agent, then its fallbacks.
     #[serde(default)]

@@ -26,6 +26,10 @@ pub enum EndReason {
     ConnectFailed(GraphTrouble),
     /// Meta's answer does not fit our offer; the text says why, without the answer's contents.
     AnswerRefused(String),
+    /// A queued call was not placed before its `expires_at`.
+    QueueExpired,
+    /// A queued call could not be placed any more when its turn came; the text says why.
+    OrderRefused(String),
     /// Meta ended the call as failed, with its error code where it gave one.
     EndedByMeta { code: Option<i64> },
     /// The agent hung up: `bye`, or a normal close of its socket.
@@ -132,6 +136,8 @@ impl EndReason {
             Self::ConnectFailed(GraphTrouble::Refused(Some(138_014))) => "calling_paused",
             Self::ConnectFailed(_) => "connect_failed",
             Self::AnswerRefused(_) => "answer_refused",
+            Self::QueueExpired => "queue_expired",
+            Self::OrderRefused(_) => "order_refused",
             Self::EndedByMeta { .. } => "ended_by_meta",
             Self::AgentHungUp => "agent_hung_up",
             Self::NoAgent(_) => "no_agent",
@@ -169,6 +175,7 @@ impl EndReason {
             | Self::NoAnswer
             | Self::RingTimedOut
             | Self::ConnectFailed(GraphTrouble::Refused(Some(138_001 | 138_003)))
+            | Self::QueueExpired
             | Self::AgentHungUp
             | Self::PromptFinished
             | Self::HungUpByApi
@@ -177,6 +184,7 @@ impl EndReason {
             | Self::MaxDuration
             | Self::ShuttingDown => Fault::Nobody,
             Self::NoAgent(AgentFailure { kind: AgentFailureKind::NotConfigured, .. })
+            | Self::OrderRefused(_)
             | Self::Overloaded(_)
             | Self::NotAcceptedByApp
             | Self::NumberOverloaded => Fault::Operator,
@@ -217,6 +225,8 @@ impl EndReason {
             | Self::PromptFinished
             | Self::OfferRefused(_)
             | Self::AnswerRefused(_)
+            | Self::QueueExpired
+            | Self::OrderRefused(_)
             | Self::RingTimedOut
             | Self::Overloaded(_)
             | Self::NumberOverloaded
@@ -309,6 +319,8 @@ impl fmt::Display for EndReason {
             ),
             Self::ConnectFailed(trouble) => write!(f, "connect failed: {trouble}"),
             Self::AnswerRefused(why) => write!(f, "Meta's answer cannot be used: {why}"),
+            Self::QueueExpired => write!(f, "the call was not placed before it expired in the queue"),
+            Self::OrderRefused(why) => write!(f, "the queued call cannot be placed any more: {why}"),
             Self::EndedByMeta { code: Some(code) } => write!(f, "Meta ended the call with error {code}"),
             Self::EndedByMeta { code: None } => write!(f, "Meta ended the call as failed"),
             Self::AgentHungUp => write!(f, "the agent hung up"),

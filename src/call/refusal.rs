@@ -1,6 +1,6 @@
 //! Refusals: why a command was not performed, by stable codes.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Why a command was not performed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Refusal {
     pub next_allowed_at: Option<SystemTime>,
     /// Meta's error code, where Meta refused.
     pub meta_error_code: Option<i64>,
+    /// When the same command may succeed, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// A stable code. Agents, the control API and decisions share them.
@@ -26,6 +28,8 @@ pub enum RefusalCode {
     CallNotFound,
     /// The call is over.
     CallEnded,
+    /// The call is not queued any more: it is being placed.
+    AlreadyPlaced,
     /// The action needs a call that is accepted.
     CallNotAccepted,
     /// The action needs a call that rings.
@@ -120,8 +124,16 @@ pub enum RefusalCode {
     RefusedByMeta,
     /// Meta cannot be reached, or gave no readable answer.
     MetaUnavailable,
+    /// The business number has placed as many calls within a second as it may.
+    NumberRateLimited,
+    /// As many calls that the business number placed live as may.
+    NumberBusy,
+    /// As many calls of the business number are queued as may be.
+    QueueFull,
     /// The service or the business number has no room for another call.
     Overloaded,
+    /// The store cannot be read or written at present.
+    StoreUnavailable,
     /// The service is stopping.
     ShuttingDown,
     /// The call did not answer in time and may still do it.
@@ -133,7 +145,12 @@ pub enum RefusalCode {
 impl Refusal {
     /// A refusal with a sentence that says what to do.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next_allowed_at: None, meta_error_code: None }
+        Self { code, message: message.into(), next_allowed_at: None, meta_error_code: None, retry_after: None }
+    }
+
+    /// The same, with the time after which the command may succeed.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 }
 
@@ -144,6 +161,7 @@ impl RefusalCode {
         Self::UnknownAction,
         Self::CallNotFound,
         Self::CallEnded,
+        Self::AlreadyPlaced,
         Self::CallNotAccepted,
         Self::CallAlreadyAccepted,
         Self::NoAgent,
@@ -191,7 +209,11 @@ impl RefusalCode {
         Self::LookupLimit,
         Self::RefusedByMeta,
         Self::MetaUnavailable,
+        Self::NumberRateLimited,
+        Self::NumberBusy,
+        Self::QueueFull,
         Self::Overloaded,
+        Self::StoreUnavailable,
         Self::ShuttingDown,
         Self::NoAnswer,
         Self::InternalError,
@@ -204,6 +226,7 @@ impl RefusalCode {
             Self::UnknownAction => "unknown_action",
             Self::CallNotFound => "call_not_found",
             Self::CallEnded => "call_ended",
+            Self::AlreadyPlaced => "already_placed",
             Self::CallNotAccepted => "call_not_accepted",
             Self::CallAlreadyAccepted => "call_already_accepted",
             Self::NoAgent => "no_agent",
@@ -251,7 +274,11 @@ impl RefusalCode {
             Self::LookupLimit => "lookup_limit",
             Self::RefusedByMeta => "refused_by_meta",
             Self::MetaUnavailable => "meta_unavailable",
+            Self::NumberRateLimited => "number_rate_limited",
+            Self::NumberBusy => "number_busy",
+            Self::QueueFull => "queue_full",
             Self::Overloaded => "overloaded",
+            Self::StoreUnavailable => "store_unavailable",
             Self::ShuttingDown => "shutting_down",
             Self::NoAnswer => "no_answer",
             Self::InternalError => "internal_error",
@@ -265,6 +292,7 @@ impl RefusalCode {
             Self::MissingScope | Self::ApiClosed => 403,
             Self::UnknownAction | Self::CallNotFound | Self::SessionNotFound => 404,
             Self::CallEnded
+            | Self::AlreadyPlaced
             | Self::CallNotAccepted
             | Self::CallAlreadyAccepted
             | Self::NoAgent
@@ -302,10 +330,14 @@ impl RefusalCode {
             | Self::OfferRefused
             | Self::AnswerRefused => 422,
             Self::PreconditionFailed => 412,
-            Self::RateLimited | Self::LookupLimit => 429,
+            Self::RateLimited | Self::LookupLimit | Self::NumberRateLimited | Self::NumberBusy | Self::QueueFull => 429,
             Self::InternalError => 500,
             Self::RefusedByMeta | Self::MetaUnavailable => 502,
-            Self::RecordingUnavailable | Self::NoMediaPort | Self::Overloaded | Self::ShuttingDown => 503,
+            Self::RecordingUnavailable
+            | Self::NoMediaPort
+            | Self::Overloaded
+            | Self::StoreUnavailable
+            | Self::ShuttingDown => 503,
             Self::NoAnswer => 504,
         }
     }

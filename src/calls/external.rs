@@ -17,7 +17,7 @@ use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 use crate::directory::Owner;
 use crate::egress::Hosts;
-use crate::routes::{Number, Route};
+use crate::routes::{Number, PlacingLimits, Route};
 use crate::settings::Settings;
 use crate::store;
 use crate::whatsapp::PhoneNumberId;
@@ -143,9 +143,13 @@ async fn number_of(order: &ExternalOrder, settings: &Settings, hosts: Hosts) -> 
     match (configured, &order.phone_number_id) {
         (Some(number), _) => Ok(Number { route, ..(*number).clone() }),
         // No request of ours names it, so it needs no token.
-        (None, Some(id)) => {
-            Ok(Number { phone_number_id: id.clone(), access_token: String::new().into(), max_calls: None, route })
-        }
+        (None, Some(id)) => Ok(Number {
+            phone_number_id: id.clone(),
+            access_token: String::new().into(),
+            max_calls: None,
+            placing: PlacingLimits::default(),
+            route,
+        }),
         (None, None) => {
             let advice =
                 "to.phone_number_id: give Meta's id of the business number, as there is not exactly one configured";

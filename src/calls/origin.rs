@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use patchcord_media::sdp::{Offer, SdpError};
+use serde_json::{Value, json};
 
 use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::event::CallId;
@@ -167,6 +168,12 @@ impl Placement {
     pub fn callback_data(&self, call: &CallId) -> CallbackData {
         let own = || CallbackData::parse(call.as_str()).expect("our ids are short");
         self.tracker.clone().unwrap_or_else(own)
+    }
+
+    /// The person to call, as in events.
+    pub fn to_json(&self) -> Value {
+        let user = self.user();
+        json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name })
     }
 
     fn user(&self) -> WhatsAppUser {

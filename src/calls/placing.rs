@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::destination::targets_of;
 use super::origin::{Origin, Placement};
+use super::pacing::Held;
 use super::placements::Dialled;
+use super::queued::Reservation;
 use super::snapshot::CallSnapshot;
 use super::{Calls, NewCall};
 use crate::agent::{AgentTarget, CallingPhone};
@@ -15,11 +18,14 @@ use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
 use crate::egress::Hosts;
-use crate::routes::{Number, Route};
+use crate::routes::{Number, PlacingLimits, Route};
 use crate::settings::Settings;
 use crate::store::{self, Written};
 use crate::whatsapp::PhoneNumberId;
-use crate::worker::placement;
+use crate::worker::{WorkerHandle, placement};
+
+/// Until a call is placed again from a number with as many live ones as may be. Nobody knows when one of them ends.
+const LIVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A call to be placed, already read.
 pub struct CallOrder {
@@ -47,6 +53,14 @@ pub enum Agents {
     Phone(CallingPhone),
 }
 
+/// How a call that we place begins.
+pub(super) enum Start {
+    /// At once, if there is room.
+    Now,
+    /// From the queue, which has found room for it and has written its first record.
+    Queued { id: CallId, began_at: SystemTime, reservation: Reservation, worker: WorkerHandle },
+}
+
 impl Calls {
     /// Places a call. It is on disk, or late, when this returns; its outcome comes in events.
     pub async fn place(&self, order: CallOrder, hosts: Hosts) -> Result<CallSnapshot, Refusal> {
@@ -54,24 +68,40 @@ impl Calls {
         let number = number_of(order.phone_number_id.as_ref(), &settings)?;
         self.0.options.permissions.check_call(&number.phone_number_id, &order.placement.callee).await?;
         let route = route_of(&number.route, &order.agents, &order.parameters, &settings, hosts).await?;
-        let number = Arc::new(Number { route: Arc::new(route), ..(*number).clone() });
-        let (call, first_record) = self.begin_placing(order, number)?;
+        let (call, first_record) = self.begin_placing(order, number.on(route), Start::Now)?;
         // The store logs a disk that does not answer in time; the call goes on.
         let _ = first_record.confirmed().await;
         Ok(self.get(&call.facts.id).unwrap_or(call))
     }
 
     /// The first snapshot of the call, and the write of its first record.
-    fn begin_placing(&self, order: CallOrder, number: Arc<Number>) -> Result<(CallSnapshot, Written), Refusal> {
+    pub(super) fn begin_placing(
+        &self,
+        order: CallOrder,
+        number: Arc<Number>,
+        start: Start,
+    ) -> Result<(CallSnapshot, Written), Refusal> {
         let now = clock::now();
-        let worker = placement::best(&self.0.options.workers, now);
         let mut table = self.table();
         table.directory.forget_old(now);
         table.placements.forget_old(now);
-        if let Some(reason) = self.refusal(&table, &number, &worker) {
-            return Err(no_room(&reason));
-        }
-        let id = CallId::generate();
+        let is_queued = matches!(start, Start::Queued { .. });
+        let (id, began_at, worker) = match start {
+            Start::Now => {
+                let worker = placement::best(&self.0.options.workers, now);
+                if let Some(reason) = self.refusal(&table, &number, &worker) {
+                    return Err(no_room(&reason));
+                }
+                let live = table.placed_of(&number.phone_number_id);
+                let started = table.pacing.start(&number.phone_number_id, &number.placing, live, now);
+                started.map_err(|held| over_the_limit(held, &number.placing, now))?;
+                (CallId::generate(), store::whole_ms(clock::wall()), worker)
+            }
+            Start::Queued { id, began_at, reservation, worker } => {
+                reservation.begin(&mut table);
+                (id, began_at, worker)
+            }
+        };
         let dialled = Dialled {
             number: number.phone_number_id.clone(),
             callee: order.placement.callee.clone(),
@@ -79,7 +109,6 @@ impl Calls {
         };
         table.placements.begin(id.clone(), dialled);
         let origin = Origin::Placed(Box::new(order.placement));
-        let began_at = store::whole_ms(clock::wall());
         let new_call = NewCall {
             id: id.clone(),
             origin,
@@ -92,6 +121,9 @@ impl Calls {
         let first_record = self.start(table, new_call, None, |session| {
             if let Some(client_state) = order.client_state {
                 session.begin_with(client_state);
+            }
+            if is_queued {
+                session.was_queued();
             }
             session.begin(false)
         });
@@ -134,6 +166,21 @@ pub(super) async fn route_of(
     };
     targets.iter_mut().for_each(|target| target.add_parameters(parameters));
     Ok(Route { targets, ..base })
+}
+
+fn over_the_limit(held: Held, limits: &PlacingLimits, now: Instant) -> Refusal {
+    let (code, limit, what, wait) = match held {
+        Held::PerSecond { until } => {
+            let what = format!("the number starts {} calls a second at most", limits.per_second);
+            (RefusalCode::NumberRateLimited, "per_second", what, until.saturating_duration_since(now))
+        }
+        Held::Live => {
+            let what = format!("{} calls that the number placed are live, which is the most", limits.live);
+            (RefusalCode::NumberBusy, "live", what, LIVE_AGAIN)
+        }
+    };
+    metrics::counter!("patchcord_placed_calls_refused_total", "limit" => limit).increment(1);
+    Refusal::new(code, format!("{what}: try again after Retry-After")).retry_after(wait)
 }
 
 pub(super) fn no_room(reason: &EndReason) -> Refusal {

@@ -170,6 +170,11 @@ impl Session {
         self.record.begin_with(client_state);
     }
 
+    /// The call has had an event before: `call.queued`.
+    pub(super) fn was_queued(&mut self) {
+        self.events.resume(1, self.record.record().client_state.clone());
+    }
+
     /// Writes the call's first record, its offer and its `call.incoming` or `call.placed`. Returns at once; the
     /// webhook's reply and the listeners wait for the write, because what Meta has its 200 for must survive us.
     pub(super) fn begin(&mut self, is_refused: bool) -> Written {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::has_ended;
+use super::pacing::Pacing;
 use super::placements::Placements;
 use super::session::SessionHandle;
 use super::snapshot::{CallFacts, CallSnapshot, CallStatus};
@@ -33,6 +34,7 @@ pub(super) struct CallTable {
     pub live: BTreeMap<CallId, LiveCall>,
     pub directory: Directory,
     pub placements: Placements,
+    pub pacing: Pacing,
 }
 
 /// One live call.
@@ -66,5 +68,10 @@ impl CallTable {
     /// How many calls of this number live.
     pub fn count_of(&self, number: &PhoneNumberId) -> usize {
         self.live.values().filter(|live| live.number == *number).count()
+    }
+
+    /// How many of them we placed.
+    pub fn placed_of(&self, number: &PhoneNumberId) -> usize {
+        self.live.values().filter(|live| live.is_placed && live.number == *number).count()
     }
 }

@@ -46,6 +46,7 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
     assert_eq!(short.media.workers, long.media.workers);
     assert_eq!(short.media.max_load_percent, long.media.max_load_percent);
     assert_eq!(short.media.max_lateness, long.media.max_lateness);
+    assert_eq!(short.whatsapp.numbers[0].placing, long.whatsapp.numbers[0].placing);
     assert_eq!(short.whatsapp.graph_url, long.whatsapp.graph_url);
     assert_eq!(short.whatsapp.graph_version, long.whatsapp.graph_version);
     let (countries, shown) =
@@ -544,6 +545,10 @@ fn shared_secrets_may_be_left_out_where_every_number_has_its_own() {
     "#);
     insta::assert_snapshot!(problems_of(&with("number", "max_calls = 0")).unwrap(), @r#"
     patchcord.toml: whatsapp.numbers[0].max_calls = 0: give a whole number from 1 to 1000000
+    "#);
+    insta::assert_snapshot!(problems_of(&with("number", "placing = { per_second = 0, lives = 3 }")).unwrap(), @r#"
+    patchcord.toml: whatsapp.numbers[0].placing.per_second = 0: give a whole number from 1 to 1000
+    patchcord.toml: whatsapp.numbers[0].placing.lives: there is no such key; did you mean whatsapp.numbers[0].placing.live?
     "#);
     insta::assert_snapshot!(problems_of(&without_shared("max_calls = 1")).unwrap(), @r#"
     patchcord.toml: whatsapp.app_secrets: it is missing; without one, anybody could forge webhooks: give [{ env = "WHATSAPP_APP_SECRET" }]

@@ -7,6 +7,7 @@ mod idempotency;
 mod page;
 mod calls;
 mod permissions;
+mod queued_calls;
 mod prompts;
 mod recordings;
 mod queues;
@@ -107,6 +108,9 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
     vec![
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::list)),
         (CallsWrite.into(), routes!(calls::placing::place)),
+        (CallsRead.into(), routes!(queued_calls::list)),
+        (CallsRead.into(), routes!(queued_calls::read)),
+        (CallsWrite.into(), routes!(queued_calls::cancel)),
         (Needs::ScopeOrAgent(CallsRead), routes!(calls::read)),
         (CallsWrite.into(), routes!(calls::several::act)),
         (Needs::ScopeOrAgent(CallsWrite), routes!(calls::act)),

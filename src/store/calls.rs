@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 
-use super::{Store, StoreError, at_of, ms_of};
+use super::{QUEUED_FOR, Store, StoreError, at_of, ms_of};
 use crate::call::description::CallDirection;
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
@@ -243,6 +243,8 @@ pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone
                        direction, tracker, signaling";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
+/// The same where a call was queued after its id was generated.
+const EARLIER_ID: Duration = QUEUED_FOR.saturating_add(ID_SLACK);
 
 /// Writes the whole record. A call ends once: the first end stays.
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
@@ -345,7 +347,7 @@ pub(super) fn page(connection: &Connection, filter: &CallFilter) -> rusqlite::Re
             {state} {number} {route} {caller} {agent}
          ORDER BY call_id DESC LIMIT :limit"
     ))?;
-    let first = filter.began_after.map(|after| first_id(after.checked_sub(ID_SLACK).unwrap_or(UNIX_EPOCH)));
+    let first = filter.began_after.map(|after| first_id(after.checked_sub(EARLIER_ID).unwrap_or(UNIX_EPOCH)));
     let last = filter.began_before.map(|before| first_id(before + ID_SLACK));
     // Greater than every id, which begins with "call_".
     let before = [filter.before.clone(), last].into_iter().flatten().min().unwrap_or_else(|| "d".to_owned());

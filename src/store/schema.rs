@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 11] = [
+pub(super) const MIGRATIONS: [&str; 12] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -22,6 +22,7 @@ pub(super) const MIGRATIONS: [&str; 11] = [
     PLACED_CALLS,
     SIGNALING_OF_CALLS,
     PERMISSIONS,
+    QUEUED_CALLS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -190,6 +191,28 @@ const PERMISSIONS: &str = "
         phone_number_id TEXT,
         paused_until INTEGER
     ) WITHOUT ROWID;
+";
+
+/// Calls that wait to be placed. `urgency` is the negative priority, so that the order of a number's calls is one index,
+/// read forwards.
+const QUEUED_CALLS: &str = "
+    CREATE TABLE queued_calls (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        call_id TEXT NOT NULL UNIQUE,
+        phone_number_id TEXT NOT NULL,
+        route TEXT NOT NULL,
+        callee TEXT NOT NULL,
+        tracker TEXT,
+        client_state TEXT,
+        priority INTEGER NOT NULL,
+        urgency INTEGER NOT NULL AS (-priority) STORED,
+        queued_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        order_json TEXT NOT NULL
+    );
+    CREATE INDEX queued_calls_of_number ON queued_calls (phone_number_id, urgency, position);
+    CREATE INDEX queued_calls_by_urgency ON queued_calls (urgency, position);
+    CREATE INDEX queued_calls_by_expiry ON queued_calls (expires_at);
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod books;
+mod queued_calls;
 mod trouble;
 mod delivery;
 mod permissions;

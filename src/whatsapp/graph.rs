@@ -310,6 +310,11 @@ impl GraphClient {
         self.act(number, Action::Terminate, &about(call_id, Action::Terminate)).await
     }
 
+    /// When the next request of this number may leave, if Meta has slowed it.
+    pub fn slowed_until(&self, number: &PhoneNumberId, now: std::time::Instant) -> Option<std::time::Instant> {
+        self.paces().slowed_until(number, now.into()).map(Instant::into_std)
+    }
+
     /// Calls a user. Not retried once an attempt may have reached Meta, because the phone would ring twice.
     pub async fn connect(
         &self,

@@ -28,6 +28,8 @@ use crate::recordings::{RecordingId, RecordingResult};
 pub enum Command {
     /// Answer an offer; this worker owns the call from then on.
     Answer(Answer),
+    /// Say whether a port is free for a call that we place.
+    HasPort { reply: oneshot::Sender<bool> },
     /// Make the offer of a call that we place; this worker owns the call from then on.
     Offer(MakeOffer),
     /// Connect the media of a call that we place to Meta's answer. The reply is why they cannot be.

@@ -56,6 +56,11 @@ impl Endpoints {
         self.ports.place_alone(now)
     }
 
+    /// Whether there is such a port.
+    pub fn has_empty_port(&self, now: Instant) -> bool {
+        self.ports.has_empty(now)
+    }
+
     /// The endpoint that was placed alone is not to be.
     pub fn end_reservation(&mut self, port: usize) {
         self.ports.end_reservation(port);

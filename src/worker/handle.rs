@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::command::Command;
 use crate::call::end::{EndReason, Shortage};
@@ -58,6 +58,15 @@ impl WorkerHandle {
     pub async fn send(&self, command: Command) -> Result<(), EndReason> {
         let sent = tokio::time::timeout(ANSWERS_WITHIN, self.commands.send(command)).await;
         sent.ok().and_then(Result::ok).ok_or(EndReason::InternalError)
+    }
+
+    /// Whether a port is free for a call that we place. False also if it does not answer.
+    pub async fn has_port(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        if self.send(Command::HasPort { reply }).await.is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(ANSWERS_WITHIN, answer).await, Ok(Ok(true)))
     }
 
     /// The heartbeat of its thread.

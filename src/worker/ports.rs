@@ -71,6 +71,11 @@ impl<T: Clone> Ports<T> {
         Some(Placed { port, number: self.open[port].number, is_new: false })
     }
 
+    /// Whether [`place_alone`](Self::place_alone) finds a port.
+    pub fn has_empty(&self, now: Instant) -> bool {
+        !self.unopened.is_empty() || self.open.iter().any(|port| port.is_empty(now))
+    }
+
     /// Other calls may come beside the one that the port was reserved for.
     pub fn end_reservation(&mut self, port: usize) {
         if let Some(port) = self.open.get_mut(port) {

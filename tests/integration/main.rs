@@ -37,6 +37,7 @@ mod models;
 mod numbers;
 mod offers;
 mod overload;
+mod pacing;
 mod permissions;
 mod placing;
 mod privacy;

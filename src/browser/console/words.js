@@ -329,6 +329,8 @@ export const WORDS = {
     reason_call_limit: ["Called too often", "Zu oft angerufen", "Demasiadas llamadas", "Chamadas demais"],
     reason_calling_paused: ["Calls paused by Meta", "Anrufe von Meta pausiert", "Llamadas pausadas por Meta", "Chamadas pausadas pela Meta"],
     reason_country_not_supported: ["Country not supported", "Land nicht unterstützt", "País no admitido", "País não atendido"],
+    reason_queue_expired: ["Not placed in time", "Nicht rechtzeitig gewählt", "No se llamó a tiempo", "Não discada a tempo"],
+    reason_order_refused: ["Could not be placed", "Nicht wählbar", "No se pudo llamar", "Não pôde ser discada"],
     reason_agent_hung_up: ["Agent hung up", "Agent legte auf", "Colgó el agente", "Agente desligou"],
     reason_hung_up_by_api: ["Ended", "Beendet", "Terminada", "Encerrada"],
     reason_rejected_by_api: ["Declined", "Abgelehnt", "Rechazada", "Recusada"],

@@ -22,7 +22,7 @@ use crate::calls::snapshot::CallStatus;
 use crate::calls::table::SharedTable;
 use crate::calls::terminations::Terminations;
 use crate::permissions::{Permissions, PermissionsOptions};
-use crate::routes::{AgentDefaults, Route};
+use crate::routes::{AgentDefaults, PlacingLimits, Route};
 use crate::store::tests::Folder;
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
 use crate::whatsapp::webhook::{self, Connect, Notice};
@@ -213,6 +213,7 @@ fn number(connect: &Connect) -> Number {
         phone_number_id: connect.phone_number_id.clone().unwrap(),
         access_token: "token".into(),
         max_calls: None,
+        placing: PlacingLimits::default(),
         route: Arc::new(route),
     }
 }

@@ -5,7 +5,7 @@
 mod external;
 pub(super) mod placing;
 pub(super) mod several;
-mod view;
+pub(super) mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -361,5 +361,14 @@ pub(super) fn problem(refusal: Refusal, state: Option<&'static str>) -> ApiError
     let of_meta =
         OfMeta { next_allowed_at: refusal.next_allowed_at.map(rfc3339), meta_error_code: refusal.meta_error_code };
     let of_meta = (refusal.next_allowed_at.is_some() || refusal.meta_error_code.is_some()).then(|| Box::new(of_meta));
-    ApiError { state, of_meta, ..ApiError::new(status, refusal.code.name(), refusal.message) }
+    let error = ApiError { state, of_meta, ..ApiError::new(status, refusal.code.name(), refusal.message) };
+    match refusal.retry_after {
+        Some(wait) => error.with_header(header::RETRY_AFTER, whole_seconds(wait)),
+        None => error,
+    }
+}
+
+/// At least one, because a client must not come back too early.
+fn whole_seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0 || wait.is_zero()))
 }

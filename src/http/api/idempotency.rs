@@ -110,7 +110,7 @@ impl Key {
         let noted = async {
             match status {
                 // It was not performed, and a retry may succeed.
-                StatusCode::SERVICE_UNAVAILABLE => self.store.forget(id, text).await,
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => self.store.forget(id, text).await,
                 _ => self.store.remember(id, text, status.as_u16(), body).await,
             }
         };

@@ -217,6 +217,7 @@ mod tests {
         let expected = [
             "delete /v1/calls/{call_id}/webrtc/{session} token",
             "delete /v1/prompts/{name} admin",
+            "delete /v1/queued_calls/{call_id} calls:write",
             "delete /v1/recordings/{recording_id} admin",
             "get /v1/agent agent:QUEUE",
             "get /v1/agent/events agent:QUEUE",
@@ -227,6 +228,8 @@ mod tests {
             "get /v1/events calls:read",
             "get /v1/permissions/{user} calls:read",
             "get /v1/prompts calls:read",
+            "get /v1/queued_calls calls:read",
+            "get /v1/queued_calls/{call_id} calls:read",
             "get /v1/queues calls:read",
             "get /v1/recordings recordings:read",
             "get /v1/recordings/{recording_id} recordings:read",

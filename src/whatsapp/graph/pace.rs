@@ -44,6 +44,11 @@ impl Paces {
         Ok(at)
     }
 
+    /// Time at which the next request of a number that Meta has slowed may leave, if that is later than now.
+    pub(super) fn slowed_until(&self, number: &PhoneNumberId, now: Instant) -> Option<Instant> {
+        self.0.get(number).map(|pace| pace.next_at).filter(|next_at| *next_at > now)
+    }
+
     /// Meta refused a request of this number with a rate limit, and asks for `wait`.
     pub(super) fn refused(&mut self, number: &PhoneNumberId, error: &MetaError, wait: Duration, now: Instant) {
         let spacing = self.0.get(number).map_or(FIRST_SPACING, |pace| (pace.spacing * 2).min(LONGEST_SPACING));

@@ -104,7 +104,7 @@ pub(super) struct TransferView {
 
 /// The caller. Each field may be null.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
-pub(super) struct CallerView {
+pub(in crate::http::api) struct CallerView {
     /// The phone number in digits.
     wa_id: Option<String>,
     /// The business-scoped user id.
@@ -114,11 +114,11 @@ pub(super) struct CallerView {
 
 /// The called number.
 #[derive(Serialize, ToSchema)]
-pub(super) struct NumberView {
+pub(in crate::http::api) struct NumberView {
     /// Meta's id of the number.
-    phone_number_id: String,
+    pub(in crate::http::api) phone_number_id: String,
     /// The number as people write it.
-    display_phone_number: Option<String>,
+    pub(in crate::http::api) display_phone_number: Option<String>,
 }
 
 /// The name of a live call's state.
