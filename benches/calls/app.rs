@@ -64,6 +64,22 @@ impl Api {
     /// The response, and the time until it was complete.
     pub fn get(&mut self, path: &str) -> anyhow::Result<(Value, Duration)> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\r\n");
+        let (answer, took, _) = self.ask(path, &request)?;
+        Ok((answer, took))
+    }
+
+    /// Posts a body; gives the response and the time at which the request was written.
+    pub fn post(&mut self, path: &str, body: &Value) -> anyhow::Result<(Value, Instant)> {
+        let body = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (answer, _, began) = self.ask(path, &request)?;
+        Ok((answer, began))
+    }
+
+    fn ask(&mut self, path: &str, request: &str) -> anyhow::Result<(Value, Duration, Instant)> {
         let began = Instant::now();
         self.stream.write_all(request.as_bytes())?;
         let (head, length) = loop {
@@ -73,10 +89,10 @@ impl Api {
             }
         };
         let took = began.elapsed();
-        anyhow::ensure!(self.bytes.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&self.bytes));
+        anyhow::ensure!(self.bytes.starts_with(b"HTTP/1.1 20"), "{path}: {}", String::from_utf8_lossy(&self.bytes));
         let answer = serde_json::from_slice(&self.bytes[head..head + length])?;
         self.bytes.drain(..head + length);
-        Ok((answer, took))
+        Ok((answer, took, began))
     }
 
     fn read_on(&mut self) -> anyhow::Result<()> {

@@ -142,7 +142,7 @@ pub async fn rush() -> anyhow::Result<Table> {
 }
 
 /// Distributes the time of lost packets among the others.
-fn gap_ms(one: &Arrival, next: &Arrival) -> f64 {
+pub fn gap_ms(one: &Arrival, next: &Arrival) -> f64 {
     let packets = next.sequence.wrapping_sub(one.sequence).max(1);
     (next.at.as_secs_f64() - one.at.as_secs_f64()) * 1e3 / f64::from(packets)
 }

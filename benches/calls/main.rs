@@ -18,6 +18,7 @@ mod floor;
 mod hold;
 mod machine;
 mod meta;
+mod outbound;
 mod overload;
 mod phone;
 mod recording;
@@ -144,6 +145,12 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("21") {
         show("21 The same rush to SIPp", sip::foreign().await);
+    }
+    if wanted("22") {
+        show("22 A call that the app places", outbound::one_by_one().await);
+    }
+    if wanted("23") {
+        show("23 Fifty calls placed a second", outbound::many().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -1,7 +1,7 @@
 //! A minimal Meta: signed webhooks written by hand, and a Graph API that accepts every request and notes its time.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -38,6 +38,10 @@ struct State {
     calls: RefCell<HashMap<String, Rc<Call>>>,
     accepted: Cell<usize>,
     rejected: Cell<usize>,
+    /// Calls that the service has placed, and nobody has taken yet.
+    placed: RefCell<VecDeque<Placed>>,
+    /// How many it has placed.
+    connects: Cell<usize>,
     changed: Notify,
     is_hushed: Cell<bool>,
 }
@@ -54,6 +58,27 @@ pub struct Call {
     pub pre_accept_at: Cell<Option<Instant>>,
     talk_phase: Duration,
     running: JoinHandle<()>,
+}
+
+/// A call that the service has placed.
+#[derive(Debug)]
+pub struct Placed {
+    /// Meta's id of the call.
+    pub wacid: String,
+    /// The app's tracker.
+    pub tracker: String,
+    /// The service's offer.
+    pub offer: String,
+    /// When `connect` was read.
+    pub connect_at: Instant,
+}
+
+/// What a request did.
+enum Taken {
+    Nothing,
+    Accepted(Rc<Call>),
+    /// Gives the new call's id.
+    Connected(String),
 }
 
 impl Meta {
@@ -94,6 +119,19 @@ impl Meta {
         });
         self.state.calls.borrow_mut().insert(call.wacid.clone(), call.clone());
         call
+    }
+
+    /// The next call that the service places.
+    pub async fn next_placed(&self, within: Duration) -> anyhow::Result<Placed> {
+        let waiting = async {
+            loop {
+                if let Some(placed) = self.state.placed.borrow_mut().pop_front() {
+                    return placed;
+                }
+                self.state.changed.notified().await;
+            }
+        };
+        tokio::time::timeout(within, waiting).await.context("no connect came")
     }
 
     /// Waits until this many calls are accepted; gives the number at the timeout.
@@ -140,14 +178,23 @@ impl State {
             let (head, length) = read_message(&mut stream, &mut bytes).await?;
             let request: Value =
                 serde_json::from_slice(&bytes[head..head + length]).context("a request that is not JSON")?;
-            let accepted = self.take(&request)?;
+            let taken = self.take(&request)?;
             bytes.drain(..head + length);
+            let body = match &taken {
+                Taken::Connected(wacid) => {
+                    json!({ "messaging_product": "whatsapp", "calls": [{ "id": wacid }] }).to_string()
+                }
+                Taken::Nothing | Taken::Accepted(_) => SUCCESS.to_owned(),
+            };
             let reply = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{SUCCESS}",
-                SUCCESS.len()
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
             );
             stream.write_all(reply.as_bytes()).await?;
-            if let Some(call) = accepted {
+            if let Taken::Connected(_) = &taken {
+                self.changed.notify_waiters();
+            }
+            if let Taken::Accepted(call) = taken {
                 if !self.is_hushed.get() {
                     call.phone.accepted(call.talk_phase);
                 }
@@ -157,26 +204,37 @@ impl State {
         }
     }
 
-    /// Gives the call if it was accepted.
-    fn take(&self, request: &Value) -> anyhow::Result<Option<Rc<Call>>> {
+    fn take(&self, request: &Value) -> anyhow::Result<Taken> {
+        if request["action"] == "connect" {
+            return self.connect(request);
+        }
         let id = request["call_id"].as_str().context("a request without call_id")?;
         // A call with a broken offer has no phone.
-        let Some(call) = self.calls.borrow().get(id).cloned() else { return Ok(None) };
+        let Some(call) = self.calls.borrow().get(id).cloned() else { return Ok(Taken::Nothing) };
         match request["action"].as_str() {
             Some("pre_accept") => {
                 call.pre_accept_at.set(Some(Instant::now()));
                 let answer = request["session"]["sdp"].as_str().context("no answer in pre_accept")?;
                 call.phone.learn_answer(answer)?;
-                Ok(None)
+                Ok(Taken::Nothing)
             }
-            Some("accept") => Ok(Some(call)),
+            Some("accept") => Ok(Taken::Accepted(call)),
             Some("reject") => {
                 self.rejected.set(self.rejected.get() + 1);
                 self.changed.notify_waiters();
-                Ok(None)
+                Ok(Taken::Nothing)
             }
-            _ => Ok(None),
+            _ => Ok(Taken::Nothing),
         }
+    }
+
+    fn connect(&self, request: &Value) -> anyhow::Result<Taken> {
+        let connect_at = Instant::now();
+        let tracker = request["biz_opaque_callback_data"].as_str().unwrap_or_default().to_owned();
+        let wacid = format!("wacid.placed{:06}", self.connects.replace(self.connects.get() + 1));
+        let offer = request["session"]["sdp"].as_str().context("no offer in connect")?.to_owned();
+        self.placed.borrow_mut().push_back(Placed { wacid: wacid.clone(), tracker, offer, connect_at });
+        Ok(Taken::Connected(wacid))
     }
 }
 
@@ -209,6 +267,38 @@ impl Webhooks {
     /// Announces a call with an invalid offer.
     pub async fn announce_broken(&mut self, number: usize) -> anyhow::Result<()> {
         let request = self.request(&connect(&format!("wacid.broken{number:06}"), "v=0\r\n"));
+        self.post(&request).await
+    }
+
+    /// The relay's answer to a call that the service placed; gives the time at which it was written.
+    pub async fn answer(&mut self, call: &Placed, answer: &str) -> anyhow::Result<Instant> {
+        let request = self.request(&envelope(&json!({
+            "id": call.wacid, "from": "12025550199", "event": "connect", "timestamp": unix_s().to_string(),
+            "direction": "BUSINESS_INITIATED", "biz_opaque_callback_data": call.tracker,
+            "session": {"sdp": answer, "sdp_type": "answer"},
+        })));
+        let posted_at = Instant::now();
+        self.post(&request).await?;
+        Ok(posted_at)
+    }
+
+    /// The callee accepts.
+    pub async fn pick_up(&mut self, call: &Placed) -> anyhow::Result<()> {
+        let status = json!({
+            "id": call.wacid, "timestamp": unix_s().to_string(), "type": "call", "status": "ACCEPTED",
+            "biz_opaque_callback_data": call.tracker,
+        });
+        let request = self.request(&with_value("statuses", &status));
+        self.post(&request).await
+    }
+
+    /// The callee hangs up.
+    pub async fn hang_up_placed(&mut self, call: &Placed) -> anyhow::Result<()> {
+        let now = unix_s().to_string();
+        let request = self.request(&envelope(&json!({
+            "id": call.wacid, "from": "12025550199", "event": "terminate", "timestamp": now, "start_time": now,
+            "end_time": now, "duration": 1, "direction": "BUSINESS_INITIATED", "status": "COMPLETED",
+        })));
         self.post(&request).await
     }
 
@@ -259,13 +349,17 @@ fn connect(wacid: &str, offer: &str) -> String {
 }
 
 fn envelope(call: &Value) -> String {
+    with_value("calls", call)
+}
+
+fn with_value(kind: &str, value: &Value) -> String {
     json!({
         "object": "whatsapp_business_account",
         "entry": [{"id": "100000000000001", "changes": [{"field": "calls", "value": {
             "messaging_product": "whatsapp",
             "metadata": {"display_phone_number": "12025550199", "phone_number_id": PHONE_NUMBER_ID},
             "contacts": [{"profile": {"name": "Example Caller"}, "wa_id": "12025550143"}],
-            "calls": [call],
+            kind: [value],
         }}]}],
     })
     .to_string()

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use patchcord_media::peer::Identity;
 use patchcord_simulator::Speech;
+use tokio::task::JoinHandle;
 
 use crate::agent::{Agents, Talk};
 use crate::bots::Bots;
 use crate::machine::{self, Usage};
-use crate::meta::{self, Call, Meta, Webhooks};
+use crate::meta::{self, Call, Meta, Placed, Webhooks};
 use crate::phone::Phone;
 use crate::service::{self, Service, ServiceOptions};
 use crate::sip_phones::{Codec, SipPhones};
@@ -56,6 +57,17 @@ pub struct Scene {
     meta: Meta,
     webhooks: Webhooks,
     identity: Arc<Identity>,
+}
+
+/// A call that the service placed, and its phone.
+pub struct PickedUp {
+    /// As Meta sees it.
+    pub placed: Placed,
+    /// The callee's.
+    pub phone: Rc<Phone>,
+    /// When the webhook with the answer was written.
+    pub answered_at: Instant,
+    running: JoinHandle<()>,
 }
 
 /// A measured interval.
@@ -210,6 +222,23 @@ loop = true"
     /// The caller of this call hangs up.
     pub async fn hang_up(&mut self, number: usize) -> anyhow::Result<()> {
         self.webhooks.hang_up(&self.calls[number]).await
+    }
+
+    /// The next call that the service places is answered by a phone, and its callee picks up.
+    pub async fn pick_up_next(&mut self) -> anyhow::Result<PickedUp> {
+        let placed = self.meta.next_placed(ACCEPTED_WITHIN).await?;
+        let phone = Phone::answering(&self.identity, self.speech.clone(), &placed.offer).await?;
+        let running = phone.start();
+        let answered_at = self.webhooks.answer(&placed, &phone.sdp).await?;
+        self.webhooks.pick_up(&placed).await?;
+        phone.accepted(Duration::ZERO);
+        Ok(PickedUp { placed, phone, answered_at, running })
+    }
+
+    /// The callee of this call hangs up.
+    pub async fn callee_hangs_up(&mut self, call: &PickedUp) -> anyhow::Result<()> {
+        call.running.abort();
+        self.webhooks.hang_up_placed(&call.placed).await
     }
 
     /// Measures the calls for some time.

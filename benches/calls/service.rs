@@ -13,7 +13,8 @@ use crate::machine;
 
 /// The program as built beside this one.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_patchcord");
-/// Ports for callers, of which each carries any number at different addresses; and one for each WebRTC agent and SIP phone.
+/// Ports for callers, of which each carries any number at different addresses; and one for each WebRTC agent, each SIP phone
+/// and each call that is placed.
 const PORTS: u16 = 1024;
 /// Below the folder in which the service runs.
 const RECORDINGS: &str = "recordings";
@@ -146,6 +147,7 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         phone_number_id = "{phone_number_id}"
         access_token = "{access_token}"
         route = "reception"
+        placing = {{ per_second = 1000, live = 10000 }}
         [recordings]
         dir = "{RECORDINGS}"
         [routes.reception]
