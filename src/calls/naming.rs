@@ -101,12 +101,25 @@ impl Naming {
         table.directory.owner(wacid) != Owner::Nobody || table.placements.find(&sign).is_some()
     }
 
+    /// Whether a webhook is of a call that we placed and Meta has not named yet.
+    pub fn is_of_unnamed(&self, notice: &Notice) -> bool {
+        sign_of(notice).is_some_and(|(_, sign)| self.table.lock().placements.find(&sign).is_some())
+    }
+
     fn name(&self, table: &mut CallTable, call: &CallId, wacid: &WaCallId) {
         let Some((number, standing, early)) = table.placements.name(call, wacid) else { return };
         match standing {
             Standing::Live => {
-                if table.directory.claim(wacid, call).is_err() {
-                    warn!("Meta named call {call} with an id that another call has");
+                match table.directory.claim(wacid, call) {
+                    Ok(()) => {}
+                    Err(Owner::Call(_) | Owner::Nobody) => {
+                        warn!("Meta named call {call} with an id that another call has");
+                    }
+                    // Its `terminate` came first, with nothing in it that showed whose it was.
+                    Err(Owner::Ended) => {
+                        let ended = Input::Terminated { failed: false, error: None, picked_up: false };
+                        table.live.get(call).map(|live| live.session.end(ended));
+                    }
                 }
                 for notice in early {
                     deliver(table, call, &notice);

@@ -107,7 +107,7 @@ impl Calls {
             }
             Notice::PermissionReply(reply) => return self.permission_replied(&reply),
             Notice::CallsPaused(pause) => return self.calls_paused(&pause, signer),
-            notice if is_business_initiated(&notice) => return self.take_placed(&notice),
+            notice if is_business_initiated(&notice) || self.ends_placed(&notice) => return self.take_placed(&notice),
             Notice::Connect(connect) => return self.admit(connect, received_at),
             Notice::Terminate(terminate) => return self.terminate(&terminate, signer),
             Notice::Status(_) | Notice::NotOurs { .. } => Outcome::NotOurs,
@@ -187,6 +187,20 @@ impl Calls {
             Some(EndReason::Overloaded(Shortage::Disk))
         } else {
             worker.shortage().map(EndReason::Overloaded)
+        }
+    }
+
+    /// A `terminate` may lack its direction, also of a call that we place and Meta has not named yet.
+    fn ends_placed(&self, notice: &Notice) -> bool {
+        match notice {
+            Notice::Terminate(terminate) => terminate.direction.is_none() && self.0.naming.is_of_unnamed(notice),
+            Notice::Connect(_)
+            | Notice::Status(_)
+            | Notice::PermissionReply(_)
+            | Notice::CallsPaused(_)
+            | Notice::NotOurs { .. }
+            | Notice::Unknown { .. }
+            | Notice::Malformed { .. } => false,
         }
     }
 

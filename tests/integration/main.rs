@@ -39,6 +39,7 @@ mod offers;
 mod overload;
 mod pacing;
 mod permissions;
+mod placed_mishaps;
 mod placing;
 mod privacy;
 mod prompts;

@@ -310,12 +310,17 @@ impl Call {
     /// # Errors
     /// When the service cannot be reached.
     pub async fn pick_up(&self) -> anyhow::Result<u16> {
+        self.pick_up_unreported().await;
+        self.meta.post(self.live.record.status_body("ACCEPTED").into_bytes(), None).await
+    }
+
+    /// The callee accepts, and Meta's ACCEPTED is lost.
+    pub async fn pick_up_unreported(&self) {
         self.live.record.lock().accepted_unix_s = Some((unix_ms() / 1000) as u64);
         self.meta.count_connected(&self.live.record.parties);
         // The record first: what the phone hears from here on is heard.
         self.live.record.reach(Stage::Accepted, now());
         self.live.line.order(Order::Accepted).await;
-        self.meta.post(self.live.record.status_body("ACCEPTED").into_bytes(), None).await
     }
 
     /// The callee declines: REJECTED, and the terminate webhook. Returns the service's HTTP status for the latter.

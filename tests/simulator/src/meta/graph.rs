@@ -67,6 +67,8 @@ pub enum Reply {
     DoneButNoReply,
     /// The request is applied, then nothing comes back.
     DoneButHangs,
+    /// The request is applied, and the reply comes after this time.
+    DoneButLate(Duration),
 }
 
 impl Reply {
@@ -191,6 +193,11 @@ async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Res
         Reply::DoneButHangs => {
             shared.apply(&request).await;
             pending().await
+        }
+        Reply::DoneButLate(delay) => {
+            let outcome = shared.apply(&request).await;
+            tokio::time::sleep(delay).await;
+            outcome
         }
         Reply::DoneButNoReply => {
             shared.apply(&request).await;
