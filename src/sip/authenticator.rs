@@ -76,17 +76,25 @@ impl Authenticator {
         Self { realm: realm.to_owned(), users, decoy, key, origin: now, used: BTreeMap::new(), oldest: 0 }
     }
 
-    /// Challenges to answer with; RFC 8760 §2.3 wants the stronger one first.
-    pub fn challenges(&self, from: IpAddr, random: u64, is_stale: bool, now: Instant) -> [Challenge; 2] {
+    /// Challenges to answer with; RFC 8760 §2.3 wants the stronger one first. Only those that some user can answer: older
+    /// phones give up at a hash that they do not know, whatever else is offered.
+    pub fn challenges(&self, from: IpAddr, random: u64, is_stale: bool, now: Instant) -> Vec<Challenge> {
         let nonce = self.write(Nonce { made_at: self.time(now), random }, from);
-        [Algorithm::Sha256, Algorithm::Md5].map(|algorithm| Challenge {
+        let offered =
+            [Algorithm::Sha256, Algorithm::Md5].into_iter().filter(|algorithm| self.is_known_to_some(*algorithm));
+        let challenge = |algorithm| Challenge {
             realm: self.realm.clone(),
             nonce: nonce.clone(),
             opaque: None,
             algorithm,
             has_qop: true,
             is_stale,
-        })
+        };
+        offered.map(challenge).collect()
+    }
+
+    fn is_known_to_some(&self, algorithm: Algorithm) -> bool {
+        self.users.values().flatten().any(|ha1| ha1.algorithm() == algorithm)
     }
 
     /// Decides who sent a request.
@@ -227,6 +235,20 @@ mod tests {
         }
         assert_eq!(door.judge("Basic YWxpY2U6c2VjcmV0".to_owned(), HERE), Sender::Unknown);
         assert_eq!(door.judge("Digest realm=\"other\"".to_owned(), HERE), Sender::Unknown);
+    }
+
+    #[test]
+    fn only_hashes_that_some_user_has_are_asked_for() {
+        let now = Instant::now();
+        let offered = |users: Vec<(&str, Vec<Ha1>)>| -> Vec<Algorithm> {
+            let users = users.into_iter().map(|(name, hashes)| (name.to_owned(), hashes)).collect();
+            let authenticator = Authenticator::new("patchcord", users, [7; 32], now);
+            authenticator.challenges(HERE, 1, false, now).into_iter().map(|challenge| challenge.algorithm).collect()
+        };
+        let md5 = || vec![ha1(Algorithm::Md5, "alice", "secret")];
+        assert_eq!(offered(vec![("alice", md5())]), [Algorithm::Md5]);
+        let sha256 = vec![ha1(Algorithm::Sha256, "bob", "secret")];
+        assert_eq!(offered(vec![("alice", md5()), ("bob", sha256)]), [Algorithm::Sha256, Algorithm::Md5]);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Registrations {
 
     fn challenges(&self, flow: &Flow, is_stale: bool, now: Instant) -> Vec<Header> {
         let challenges = locked(&self.authenticator).challenges(flow.ip(), rand::random(), is_stale, now);
-        challenges.map(|challenge| Header::WwwAuthenticate(challenge.to_string().into())).to_vec()
+        challenges.into_iter().map(|challenge| Header::WwwAuthenticate(challenge.to_string().into())).collect()
     }
 
     fn register(
