@@ -1,6 +1,6 @@
 //! Assembles the service from a configuration, and stops it without losing a call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,8 @@ use crate::http::{self, HttpOptions};
 use crate::permissions::{Permissions, PermissionsOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::pulse::Pulse;
-use crate::queues::QueueDesk;
+use crate::queue::QueueName;
+use crate::queues::{self, QueueDesk};
 use crate::recordings::upload::Archive;
 use crate::recordings::{RecordingResult, Recordings, RecordingsOptions};
 use crate::settings::{CurrentSettings, Settings};
@@ -74,6 +75,8 @@ pub struct App {
     user_agent: Option<UserAgent>,
     /// Takes the calls of phones.
     calling: JoinHandle<()>,
+    /// Signs SIP users in to their queues.
+    attending: JoinHandle<()>,
     prompt_watch: JoinHandle<()>,
     /// The queues' task.
     queueing: JoinHandle<()>,
@@ -120,6 +123,7 @@ impl App {
             store: store.clone(),
         })
         .await;
+        let attending = tokio::spawn(attend_queues(&config, queues.clone(), user_agent.as_ref()));
         let calls = Calls::new(CallsOptions {
             settings: settings.clone(),
             max_calls: config.calls.max_calls,
@@ -187,6 +191,7 @@ impl App {
             workers: threads,
             user_agent,
             calling,
+            attending,
             prompt_watch,
             queueing,
             beating,
@@ -267,7 +272,7 @@ impl App {
         if !requests_ended || streams.is_err() {
             info!("open HTTP connections were cut off");
         }
-        for watching in [self.prompt_watch, self.queueing, self.beating, self.calling] {
+        for watching in [self.prompt_watch, self.attending, self.queueing, self.beating, self.calling] {
             watching.abort();
             // It ends as cancelled.
             let _ = watching.await;
@@ -384,6 +389,26 @@ async fn start_user_agent(
         incoming,
     };
     UserAgent::start(options).await.map(Some)
+}
+
+/// Ends at once if no queue has a SIP user.
+fn attend_queues(
+    config: &Config,
+    queues: QueueDesk,
+    user_agent: Option<&UserAgent>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let mut users: BTreeMap<String, BTreeSet<QueueName>> = BTreeMap::new();
+    for (name, queue) in &config.queues {
+        for user in &queue.sip_users {
+            users.entry(user.clone()).or_default().insert(name.clone());
+        }
+    }
+    let registered = user_agent.and_then(UserAgent::registered_users);
+    async move {
+        if let Some(registered) = registered {
+            queues::phones::attend(queues, users, registered).await;
+        }
+    }
 }
 
 /// Nobody may call by default.

@@ -248,6 +248,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let numbers: Vec<PhoneNumberId> = numbers.map(|number| number.phone_number_id.clone()).collect();
     let sip = Sip::read(sip_section, &numbers);
     sip::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), sip.as_ref(), has_sip);
+    queues::check_sip_users(&root, &queues, sip.as_ref());
     let api = Api::read(root.section("api"), &queues);
     api.check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()));
     // Its earlier name is still read.

@@ -5,6 +5,7 @@
 
 mod attendance;
 mod ticket;
+pub mod phones;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +46,8 @@ pub struct QueueSetup {
     pub options: QueueOptions,
     /// What its callers hear, and need of an agent.
     pub room: WaitingRoom,
+    /// SIP users whose phones ring for its callers.
+    pub sip_users: BTreeSet<String>,
 }
 
 /// What the callers of a queue hear, and need of an agent.

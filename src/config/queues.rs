@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::problem::nearest;
 use super::read::Section;
-use crate::agent::{AgentTarget, prompt_name, queue_name};
+use super::sip::Sip;
+use crate::agent::{AgentTarget, prompt_name, queue_name, sip_user_name};
 use crate::queue::{QueueName, QueueOptions, Skill, Unstaffed};
 use crate::queues::{QueueSetup, WaitingRoom};
 use crate::routes::Route;
@@ -76,8 +77,22 @@ fn read(mut section: Section<'_, '_>) -> QueueSetup {
         announce: section.text("announce", prompt_name).unwrap_or_else(|| "position".to_owned()),
         skills: skills.map(BTreeSet::from_iter).unwrap_or_default(),
     };
+    let sip_users: Option<Vec<String>> = section.list("sip_users", sip_user_name);
     section.end();
-    QueueSetup { options, room }
+    QueueSetup { options, room, sip_users: sip_users.map(BTreeSet::from_iter).unwrap_or_default() }
+}
+
+/// Notes every SIP user of a queue that does not exist.
+pub(super) fn check_sip_users(root: &Section<'_, '_>, queues: &Queues, sip: Option<&Sip>) {
+    for (name, queue) in queues {
+        for user in &queue.sip_users {
+            let is_known = sip.is_some_and(|sip| sip.users.iter().any(|known| known.name == *user));
+            if !is_known {
+                let advice = "no [[sip.users]] has this name";
+                root.note(&format!("queues.{name}.sip_users"), Some(format!("\"{user}\"")), advice);
+            }
+        }
+    }
 }
 
 fn read_unstaffed(text: &str) -> Result<Unstaffed, String> {

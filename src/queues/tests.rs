@@ -32,7 +32,7 @@ fn setup() -> (QueueName, QueueSetup) {
         max_missed: 3,
     };
     let room = WaitingRoom { hold: "hold".to_owned(), announce: "position".to_owned(), skills: Default::default() };
-    ("support".into(), QueueSetup { options, room })
+    ("support".into(), QueueSetup { options, room, sip_users: Default::default() })
 }
 
 async fn enters(desk: &QueueDesk, call: &CallId) -> anyhow::Result<Ticket> {

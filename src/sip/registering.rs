@@ -1,12 +1,14 @@
 //! REGISTER: phones of our users say where they are, once they have shown their password.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rsipstack::sip::{Header, HeadersExt, Request, StatusCode, Uri};
 use rsipstack::transaction::transaction::Transaction;
+
+use tokio::sync::watch;
 
 use super::authenticator::{Authenticator, Claim, Sender};
 use super::contact::Contacts;
@@ -25,6 +27,8 @@ pub(super) struct Registrations {
     registrar: Mutex<Registrar>,
     flows: Flows,
     gate: Gate,
+    /// The users with a phone.
+    present: watch::Sender<BTreeSet<String>>,
 }
 
 /// A response without a body.
@@ -36,7 +40,8 @@ struct Reply {
 impl Registrations {
     pub fn new(realm: &str, users: HashMap<String, Vec<Ha1>>, flows: Flows, gate: Gate) -> Self {
         let authenticator = Authenticator::new(realm, users, rand::random(), clock::now());
-        Self { authenticator: Mutex::new(authenticator), registrar: Mutex::default(), flows, gate }
+        let registrar = Mutex::default();
+        Self { authenticator: Mutex::new(authenticator), registrar, flows, gate, present: watch::Sender::default() }
     }
 
     /// Answers a REGISTER.
@@ -57,13 +62,23 @@ impl Registrations {
         locked(&self.registrar).is_at(address, clock::now())
     }
 
+    /// The users with a phone, now and from now on.
+    pub fn present(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.present.subscribe()
+    }
+
     /// Forgets what has expired.
     pub fn sweep(&self, now: Instant) {
         locked(&self.authenticator).expire(now);
-        let (phones, addresses) = {
+        let (phones, addresses, users) = {
             let mut registrar = locked(&self.registrar);
-            (registrar.expire(now), registrar.addresses())
+            (registrar.expire(now), registrar.addresses(), registrar.users())
         };
+        self.present.send_if_modified(|present| {
+            let is_news = *present != users;
+            *present = users;
+            is_news
+        });
         self.gate.set_phones(addresses);
         metrics::gauge!("patchcord_sip_registered_phones").set(phones as f64);
     }

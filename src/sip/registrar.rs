@@ -1,6 +1,6 @@
 //! Registrar: where the phones of our users are (RFC 3261 §10). Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,11 @@ impl Registrar {
     pub fn is_at(&self, address: SocketAddr, now: Instant) -> bool {
         let mut bindings = self.users.values().flatten();
         bindings.any(|binding| binding.flow.is_datagrams_from(address) && binding.is_live(now))
+    }
+
+    /// The users with a phone, as far as [`expire`](Self::expire) has looked.
+    pub fn users(&self) -> BTreeSet<String> {
+        self.users.keys().cloned().collect()
     }
 
     /// Where the phones of all users are.

@@ -1,6 +1,6 @@
 //! UserAgent: listens, calls phones, and hands what they send in a dialog to that dialog.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use rsipstack::transport::TransportLayer;
 use rsipstack::transport::udp::UdpConnection;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
@@ -201,6 +201,11 @@ impl UserAgent {
         let bindings = self.0.stack.registrations.as_ref().map(|registrations| registrations.contacts(user));
         let phone = |Binding { uri, q, flow, .. }| RegisteredPhone { uri, flow, q };
         bindings.into_iter().flatten().map(phone).collect()
+    }
+
+    /// The users with a registered phone, now and from now on; None if no phone may register.
+    pub fn registered_users(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
+        self.0.stack.registrations.as_ref().map(|registrations| registrations.present())
     }
 
     /// Waits for the last BYE to be answered, for so long at most, and closes all sockets.

@@ -53,6 +53,7 @@ mod sip_hold;
 mod sip_nat;
 mod sip_networks;
 mod sip_provisional;
+mod sip_queues;
 mod sip_srtp;
 mod sip_transfer;
 mod sip_users;

@@ -268,6 +268,51 @@ async fn a_phone_behind_a_nat_is_answered_where_its_datagrams_come_from() -> any
     Ok(())
 }
 
+/// Each over a connection of its own, which costs more than datagrams do.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_registered_phones_take_little_memory() -> anyhow::Result<()> {
+    const PHONES: usize = 1000;
+    let users: String = (0..PHONES / 10)
+        .map(|number| format!("[[sip.users]]\nname = \"user{number}\"\npassword = \"secret of user{number}\"\n"))
+        .collect();
+    let service = service(&format!("realm = \"patchcord\"\n{users}")).await?;
+    let (phone, server) = (phone().await?, service.app.sip_listening()[1].address);
+    let of = |number: usize| account(&service, &format!("user{}", number / 10));
+    let challenged = phone.ask_to_register(&of(0)?, &[], None).await?;
+    let before = resident_bytes()?;
+    let mut streams = Vec::new();
+    for number in 0..PHONES {
+        let (account, contact) = (of(number)?, format!("Contact: <sip:phone{number}@192.0.2.1;transport=tcp>"));
+        let uri = format!("sip:{}", account.domain);
+        let mut stream = TcpStream::connect(server).await?;
+        // Some are dropped, because they come from one address.
+        let mut tries = 0..10;
+        let registered = loop {
+            let count = u32::try_from(10 * number + tries.next().context("too many tries")? + 1)?;
+            let proof = account.proof(&challenged, "REGISTER", &uri, count)?;
+            let request = phone.register_request(&account, &[&contact], Some(&proof)).to_string();
+            let asked = timeout(Duration::from_secs(1), ask(&mut stream, &request.replace("UDP", "TCP"))).await;
+            if let Ok(response) = asked {
+                break response?;
+            }
+        };
+        assert_eq!(registered.code(), Some(200), "{registered}");
+        streams.push(stream);
+    }
+    let grown = resident_bytes()?.saturating_sub(before) / 1_000_000;
+    println!("{PHONES} phones over TCP take {grown} MB");
+    assert!(grown <= 60, "{grown} MB");
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> anyhow::Result<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: usize = statm.split(' ').nth(1).context("the resident pages")?.parse()?;
+    Ok(pages * 4096)
+}
+
 /// Sends a request over a stream and reads the response.
 async fn ask(stream: &mut TcpStream, request: &str) -> anyhow::Result<SipMessage> {
     stream.write_all(request.as_bytes()).await?;

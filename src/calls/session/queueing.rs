@@ -21,6 +21,7 @@ use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::{Attempt, Call, Input, LeaveReason};
 use crate::clock;
 use crate::queue::{AgentName, CallerKey, Entry, OverflowReason, PlaceId, Progress, QueueName, Unreached, Wanted};
+use crate::queues::phones::user_of;
 use crate::queues::{Ticket, TicketNews, WaitingRoom};
 use crate::worker::{Command, Report};
 
@@ -41,6 +42,8 @@ struct Place {
     entered_at: Instant,
     side: Side,
     stage: Stage,
+    /// The SIP user whose phones ring for the caller.
+    rings_at: Option<AgentName>,
 }
 
 /// A queue, and what its callers hear.
@@ -169,6 +172,16 @@ impl QueuePlaces {
         self.0.iter().any(|place| place.attempt == attempt && matches!(place.stage, Stage::Waiting))
     }
 
+    /// The SIP user whose phones ring for the caller of this attempt.
+    fn rings_at(&self, attempt: Attempt) -> Option<&AgentName> {
+        self.0.iter().find(|place| place.attempt == attempt)?.rings_at.as_ref()
+    }
+
+    /// The same, and they ring no more.
+    fn stop_ringing(&mut self, attempt: Attempt) -> Option<AgentName> {
+        self.of(attempt)?.rings_at.take()
+    }
+
     /// Takes the caller back from an agent that answered and could not connect. Says whether there was one.
     fn put_back(&mut self, attempt: Attempt) -> bool {
         let Some(place) = self.of(attempt) else { return false };
@@ -252,7 +265,7 @@ impl Session {
         let entry = Entry { place, wanted, caller: caller_key(&user) };
         let ticket = queues.enter(entry).await.map_err(|error| AgentFailureKind::Refused.because(error))?;
         let (entered_at, stage) = (clock::now(), Stage::Waiting);
-        self.queue.0.push(Place { attempt, successor: None, queue, ticket, entered_at, side, stage });
+        self.queue.0.push(Place { attempt, successor: None, queue, ticket, entered_at, side, stage, rings_at: None });
         Ok(())
     }
 
@@ -264,11 +277,15 @@ impl Session {
 
     pub(super) async fn take_queue_event(&mut self, call: &mut Call, attempt: Attempt, event: QueueEvent) {
         match event {
-            QueueEvent::News(TicketNews::Progress(progress)) => self.report_queue(&progress),
+            QueueEvent::News(TicketNews::Progress(progress)) => {
+                self.report_queue(&progress);
+                self.follow_ring(attempt, &progress).await;
+            }
             QueueEvent::News(TicketNews::Position(position)) => self.announce(call, attempt, position).await,
             QueueEvent::News(TicketNews::Answered(agent)) => {
                 let give_up_at = clock::now() + CONNECTS_WITHIN;
-                if let Some(place) = self.queue.of(attempt) {
+                // A phone has joined when the queue hears that it answered.
+                if let Some(place) = self.queue.of(attempt).filter(|place| matches!(place.stage, Stage::Waiting)) {
                     place.stage = Stage::Answered { agent, give_up_at };
                 }
             }
@@ -329,9 +346,12 @@ impl Session {
         if let Report::AgentFailed { attempt, .. } | Report::AgentHungUp { attempt } = report {
             return self.queue_agent_failed(*attempt).await;
         }
-        // A page that connected when it had been given up is on its way out.
         if let Report::AgentJoined { attempt } = report {
-            return self.queue.is_waiting(*attempt);
+            return match self.queue.stop_ringing(*attempt) {
+                Some(agent) => !self.phone_has_answered(*attempt, agent).await,
+                // A page that connected when it had been given up is on its way out.
+                None => self.queue.is_waiting(*attempt),
+            };
         }
         if let Report::PromptsFinished = report
             && let Some(attempt) = self.queue.announcement_finished()
@@ -344,12 +364,76 @@ impl Session {
 
     /// The agent of this attempt has failed. Says whether its caller waits in the queue again.
     async fn queue_agent_failed(&mut self, attempt: Attempt) -> bool {
+        if let Some(agent) = self.queue.stop_ringing(attempt) {
+            self.drop_phone(attempt, "agent_failed").await;
+            let (queues, call) = (&self.context.options.queues, self.context.id.clone());
+            // The ring may have ended in the meantime.
+            let _ = queues.decline(agent, call).await;
+            return true;
+        }
         let waits_again = self.queue.put_back(attempt);
         if waits_again {
             let call = self.context.id.clone();
             self.command(Command::DropAgent { call, attempt, reason: "agent_failed" }).await;
         }
         waits_again
+    }
+
+    /// Rings the phones of a SIP user that the queue offers the caller to, and stops them when the ring is over.
+    async fn follow_ring(&mut self, attempt: Attempt, progress: &Progress) {
+        match progress {
+            Progress::Offered { agent, .. } => {
+                if self.queue.stop_ringing(attempt).is_some() {
+                    self.drop_phone(attempt, "replaced").await;
+                }
+                if let Some(user) = user_of(agent) {
+                    self.ring_phones(attempt, agent, user).await;
+                }
+            }
+            Progress::Missed { agent, end, .. } => {
+                if self.queue.rings_at(attempt) == Some(agent) {
+                    let _ = self.queue.stop_ringing(attempt);
+                    self.drop_phone(attempt, end.name()).await;
+                }
+            }
+            // Without a place the call drops the agents of the attempt itself.
+            Progress::Entered { .. }
+            | Progress::Answered { .. }
+            | Progress::Returned { .. }
+            | Progress::Abandoned { .. }
+            | Progress::Overflowed { .. } => {}
+        }
+    }
+
+    async fn ring_phones(&mut self, attempt: Attempt, agent: &AgentName, user: &str) {
+        let Some(place) = self.queue.of(attempt) else { return };
+        place.rings_at = Some(agent.clone());
+        let side = place.side;
+        let (target, max_buffer) = (AgentTarget::SipUser(user.to_owned()), self.context.options.max_buffer);
+        let (call, dial) = (self.context.id.clone(), Box::new(Dial { target, max_buffer }));
+        self.command(match side {
+            Side::Caller => Command::Dial { call, attempt, dial },
+            Side::Agent => Command::DialBeside { call, attempt, dial },
+        })
+        .await;
+    }
+
+    /// Says whether the phone has the caller: the ring may have ended in the meantime.
+    async fn phone_has_answered(&mut self, attempt: Attempt, agent: AgentName) -> bool {
+        let call = self.context.id.clone();
+        let has_it = self.context.options.queues.answer(agent.clone(), call).await.is_ok();
+        match self.queue.of(attempt) {
+            Some(place) if has_it => {
+                place.stage = Stage::Answered { agent, give_up_at: clock::now() + CONNECTS_WITHIN }
+            }
+            Some(_) | None => self.drop_phone(attempt, "late").await,
+        }
+        has_it
+    }
+
+    async fn drop_phone(&mut self, attempt: Attempt, reason: &'static str) {
+        let call = self.context.id.clone();
+        self.command(Command::DropAgent { call, attempt, reason }).await;
     }
 
     /// Leaves the place of this attempt. A caller that nobody has taken has abandoned its queue.
