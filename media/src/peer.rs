@@ -18,6 +18,7 @@ mod identity;
 mod outbox;
 mod record;
 mod record_guard;
+mod reoffer;
 mod restart;
 mod stats;
 mod stun;
@@ -125,12 +126,19 @@ pub enum PeerError {
     /// An answer without an offer of ours, or a second one.
     #[error("no answer is expected")]
     UnexpectedAnswer,
+    /// A later offer with another certificate, or with a DTLS role that the handshake has settled otherwise.
+    #[error("a later offer cannot begin another DTLS connection")]
+    OtherConnection,
 }
 
 /// One WebRTC connection.
 pub struct Peer {
     identity: Arc<Identity>,
     allow_private: bool,
+    /// In the `o=` line of our SDP. RFC 8866 §5.2 wants it unique, and it must fit 63 bits.
+    session_id: u64,
+    /// Of our SDP; each later one has the next number (RFC 3264 §8).
+    version: u64,
     ice: Ice,
     /// While ICE is restarted: it replaces the other as soon as it has a path.
     next_ice: Option<Box<Ice>>,
@@ -323,6 +331,8 @@ impl Peer {
         let mut peer = Peer {
             identity: Arc::clone(&options.identity),
             allow_private: options.allow_private,
+            session_id: rand::random::<u64>() >> 1,
+            version: 2,
             ice: Ice::new(&options.identity, &options.addresses, options.consent, now)?,
             next_ice: None,
             dtls: None,
@@ -385,8 +395,8 @@ impl Peer {
     ) -> String {
         let addresses: Vec<SocketAddr> = options.addresses.iter().map(|address| address.advertised).collect();
         write(&LocalDescription {
-            // RFC 8866 §5.2 wants it unique, and it must fit 63 bits.
-            session_id: rand::random::<u64>() >> 1,
+            session_id: self.session_id,
+            version: self.version,
             addresses: &addresses,
             ufrag: ice.ufrag(),
             pwd: ice.pwd(),

@@ -30,7 +30,7 @@ use crate::opus::SILENCE;
 use crate::peer::{Peer, PeerError, PeerOptions, PeerStats, Transmit};
 use crate::plain_rtp::PlainRtpError;
 use crate::sdp::phone::PhoneTerms;
-use crate::sdp::{Answer, Direction, Fragment};
+use crate::sdp::{Answer, Direction, Fragment, Offer};
 use inbound::Inbound;
 use liveness::Liveness;
 use outbound::Outbound;
@@ -180,6 +180,16 @@ impl RtpLeg {
     ) -> Result<Option<String>, PeerError> {
         let peer = self.transport.peer_mut().ok_or(PeerError::UnexpectedAnswer)?;
         peer.take_fragment(options, fragment, mid, now)
+    }
+
+    /// Answers a later offer of a WebRTC remote; see [`Peer::answer_again`]. Its payload types hold from then on.
+    pub fn answer_again(&mut self, options: &PeerOptions, offer: &Offer, now: Instant) -> Result<String, PeerError> {
+        let peer = self.transport.peer_mut().ok_or(PeerError::UnexpectedAnswer)?;
+        let answer = peer.answer_again(options, offer, now)?;
+        let terms = AudioTerms::webrtc(offer.opus.payload_type, offer.telephone_event);
+        self.inbound.follow_terms(&terms);
+        self.outbound.follow(&terms);
+        Ok(answer)
     }
 
     /// Our ICE user names; see [`Peer::local_ufrags`].

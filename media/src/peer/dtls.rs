@@ -76,6 +76,8 @@ pub(super) struct Dtls {
     endpoint: Endpoint,
     config: Arc<HandshakeConfig>,
     role: DtlsRole,
+    /// Of the remote's SDP.
+    expected: Vec<Fingerprint>,
     phase: Phase,
     verdict: Arc<Verdict>,
     guard: RecordGuard,
@@ -105,7 +107,7 @@ impl Dtls {
         now: Instant,
     ) -> Result<Dtls, PeerError> {
         let verdict = Arc::new(Verdict::default());
-        let verify = verdict.verifier(Arc::clone(&identity.crypto), expected);
+        let verify = verdict.verifier(Arc::clone(&identity.crypto), expected.clone());
         let config = ConfigBuilder::default()
             .with_crypto_provider(Arc::clone(&identity.crypto))
             .with_certificates(vec![identity.certificate.clone()])
@@ -124,6 +126,7 @@ impl Dtls {
             endpoint: endpoint(role, &config),
             config,
             role,
+            expected,
             phase: Phase::Waiting,
             verdict,
             guard: RecordGuard::default(),
@@ -132,6 +135,16 @@ impl Dtls {
             repeats: 0,
             repeated: now,
         })
+    }
+
+    /// Our role in the handshake.
+    pub fn role(&self) -> DtlsRole {
+        self.role
+    }
+
+    /// Whether the remote's certificate may have this fingerprint.
+    pub fn expects(&self, fingerprint: &Fingerprint) -> bool {
+        self.expected.contains(fingerprint)
     }
 
     /// A path is found: the client sends its hello, the server what it has kept. Later calls do nothing.

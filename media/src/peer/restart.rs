@@ -5,7 +5,16 @@ use std::time::Instant;
 
 use super::ice::{Ice, Path, Remote};
 use super::{Peer, PeerError, PeerEvent, PeerOptions};
-use crate::sdp::{self, Fragment};
+use crate::sdp::{self, Candidate, Fragment};
+
+/// The ICE session that credentials belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Session {
+    /// It is in use, or about to be.
+    InUse,
+    /// It has just begun.
+    Begun,
+}
 
 impl Peer {
     /// Takes a fragment of the remote. With the credentials that are in use its candidates are added, and there is no
@@ -20,25 +29,39 @@ impl Peer {
         mid: Option<&str>,
         now: Instant,
     ) -> Result<Option<String>, PeerError> {
+        let remote = Remote { ufrag: &fragment.ufrag, pwd: &fragment.pwd, is_lite: false };
+        if self.follow_remote(options, remote, &fragment.candidates, now)? == Session::InUse {
+            return Ok(None);
+        }
+        let next = self.next_ice.as_deref();
+        Ok(next.map(|ice| self.describe(options, ice, |local| sdp::write_fragment(local, mid))))
+    }
+
+    /// Adds the candidates of a session that is known, or begins a new one that is to replace it.
+    pub(super) fn follow_remote(
+        &mut self,
+        options: &PeerOptions,
+        remote: Remote<'_>,
+        candidates: &[Candidate],
+        now: Instant,
+    ) -> Result<Session, PeerError> {
         if self.dtls.is_none() || self.closed.is_some() {
             return Err(PeerError::UnexpectedAnswer);
         }
-        let candidates = self.allowed(&fragment.candidates);
+        let candidates = self.allowed(candidates);
         let sessions = [Some(&mut self.ice), self.next_ice.as_deref_mut()];
-        let current = sessions.into_iter().flatten().find(|ice| ice.is_with(&fragment.ufrag, &fragment.pwd));
+        let current = sessions.into_iter().flatten().find(|ice| ice.is_with(remote.ufrag, remote.pwd));
         if let Some(ice) = current {
             ice.add_candidates(&candidates);
             self.deadline = self.next_deadline();
-            return Ok(None);
+            return Ok(Session::InUse);
         }
         let mut ice = Ice::new(&self.identity, &options.addresses, options.consent, now)?;
-        let remote = Remote { ufrag: &fragment.ufrag, pwd: &fragment.pwd, is_lite: false };
         // The side that restarts controls, as the offerer does.
         ice.start(&self.identity, remote, &candidates, false, now)?;
-        let reply = self.describe(options, &ice, |local| sdp::write_fragment(local, mid));
         self.next_ice = Some(Box::new(ice));
         self.deadline = self.next_deadline();
-        Ok(Some(reply))
+        Ok(Session::Begun)
     }
 
     /// Our ICE user names: one, or two while ICE restarts (see [`stun_request_ufrag`](super::stun_request_ufrag)).

@@ -99,7 +99,15 @@ mod tests {
         let addresses = ["203.0.113.7:40000".parse().unwrap(), "[2001:db8::7]:40000".parse().unwrap()];
         let fingerprint = crate::sdp::Fingerprint([0; 32]);
         let pwd = "0123456789abcdefghijkl";
-        let local = LocalDescription { session_id: 1, addresses: &addresses, ufrag: "ours", pwd, fingerprint, ssrc: 1 };
+        let local = LocalDescription {
+            session_id: 1,
+            version: 2,
+            addresses: &addresses,
+            ufrag: "ours",
+            pwd,
+            fingerprint,
+            ssrc: 1,
+        };
         let read = Fragment::parse(&write_fragment(&local, Some("0"))).unwrap();
         assert_eq!((read.ufrag.as_str(), read.pwd.as_str()), ("ours", pwd));
         assert_eq!(read.candidates.iter().map(|one| one.address).collect::<Vec<_>>(), addresses);

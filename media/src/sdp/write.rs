@@ -15,6 +15,8 @@ pub const OFFERED_TELEPHONE_EVENT: u8 = 126;
 /// Our side of the session.
 pub(crate) struct LocalDescription<'a> {
     pub session_id: u64,
+    /// Grows with each SDP of the session.
+    pub version: u64,
     /// Our addresses, the best first. Not empty.
     pub addresses: &'a [SocketAddr],
     pub ufrag: &'a str,
@@ -92,7 +94,7 @@ pub(super) fn candidate_lines(lines: &mut Lines, addresses: &[SocketAddr]) {
 
 fn session_lines(lines: &mut Lines, local: &LocalDescription<'_>, terms: &Terms<'_>) {
     lines.push(format_args!("v=0"));
-    lines.push(format_args!("o=- {} 2 IN IP4 127.0.0.1", local.session_id));
+    lines.push(format_args!("o=- {} {} IN IP4 127.0.0.1", local.session_id, local.version));
     lines.push(format_args!("s=-"));
     lines.push(format_args!("t=0 0"));
     if let (true, Some(mid)) = (terms.bundle, terms.mid) {

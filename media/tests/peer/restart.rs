@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::peer::{Peer, PeerError, PeerEvent, PeerOptions};
+use patchcord_media::rtp::RtpHeader;
 use patchcord_media::sdp::{Fragment, Offer};
 use str0m::Candidate;
 use str0m::change::SdpAnswer;
@@ -118,4 +119,58 @@ fn a_peer_without_a_remote_takes_no_fragment() {
     let (mut peer, offer) = Peer::offer(&options, now).unwrap();
     let taken = peer.take_fragment(&options, &fragment(&offer), None, now);
     assert_eq!(taken, Err(PeerError::UnexpectedAnswer));
+}
+
+#[test]
+fn a_phone_holds_and_comes_back_by_later_offers_and_may_restart_ice() {
+    let (mut network, options, offer, answer) = answered();
+    assert!(connect(&mut network, milliseconds(1000)));
+    talk(&mut network, 10);
+    let version = |sdp: &str| sdp.lines().find_map(|line| line.strip_prefix("o=- ")).unwrap().to_owned();
+    let kept = |sdp: &str, name: &str| sdp.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    let number = |sdp: &str| version(sdp).split(' ').nth(1).unwrap().parse::<u64>().unwrap();
+
+    for (direction, answered) in [("sendonly", "recvonly"), ("inactive", "inactive"), ("sendrecv", "sendrecv")] {
+        let held = Offer::parse(&offer.replace("a=sendrecv", &format!("a={direction}"))).unwrap();
+        let now = network.now;
+        let said = network.right.peer.answer_again(&options, &held, now).unwrap();
+        assert!(said.contains(&format!("a={answered}\r\n")), "{said}");
+        for name in ["a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "a=setup", "a=ssrc"] {
+            assert_eq!(kept(&said, name), kept(&answer, name));
+        }
+        assert_eq!(version(&said).split(' ').next(), version(&answer).split(' ').next());
+        assert!(number(&said) > number(&answer));
+        let header = RtpHeader { payload_type: 111, marker: false, sequence: 1010, timestamp: 9600, ssrc: 22 };
+        let sends = network.right.peer.send_rtp(header, &[1; 40], now).is_some();
+        assert_eq!(sends, direction == "sendrecv");
+    }
+
+    let mut change = network.left.rtc.sdp_api();
+    change.ice_restart(true);
+    let (restart, pending) = change.apply().unwrap();
+    let now = network.now;
+    let restart = Offer::parse(&restart.to_sdp_string()).unwrap();
+    let said = network.right.peer.answer_again(&options, &restart, now).unwrap();
+    assert_ne!(kept(&said, "a=ice-ufrag"), kept(&answer, "a=ice-ufrag"));
+    assert_eq!(network.right.peer.local_ufrags().count(), 2);
+    network.left.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&said).unwrap()).unwrap();
+    assert!(network.run_until(Duration::from_secs(3), |network| network.right.peer.local_ufrags().count() == 1));
+    let before = network.left.heard.len();
+    talk_on(&mut network, 11, 10);
+    assert_eq!(network.left.heard.len() - before, 10);
+}
+
+#[test]
+fn a_later_offer_with_another_certificate_or_role_changes_nothing() {
+    let (mut network, options, offer, _) = answered();
+    assert!(connect(&mut network, milliseconds(1000)));
+    let fingerprint = offer.lines().find(|line| line.starts_with("a=fingerprint")).unwrap();
+    let other = format!("a=fingerprint:sha-256 {}", ["AA"; 32].join(":"));
+    for changed in [offer.replace(fingerprint, &other), offer.replace("a=setup:actpass", "a=setup:active")] {
+        let changed = Offer::parse(&changed.replace("a=sendrecv", "a=inactive")).unwrap();
+        let now = network.now;
+        assert_eq!(network.right.peer.answer_again(&options, &changed, now), Err(PeerError::OtherConnection));
+    }
+    talk(&mut network, 10);
+    assert_eq!((network.left.heard.len(), network.right.packets.len()), (10, 10));
 }
