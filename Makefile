@@ -46,7 +46,7 @@ interop-firefox: tools ## the console in Firefox, which answers a Chromium
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh
 
-interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages
+interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages, and JsSIP in Chromium
 	@./tests/interop/sip/run.sh
 
 interop-s3: tools ## recordings are uploaded to a foreign S3 server

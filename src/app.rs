@@ -164,6 +164,8 @@ impl App {
             max_webhook_bytes: config.http.limits.max_webhook_bytes,
             proxies: config.http.proxies.clone(),
             allow_origins: config.http.allow_origins.clone(),
+            public_url: config.http.public_url.clone(),
+            phones: user_agent.clone(),
         };
         let api = ApiOptions {
             settings: settings.clone(),
@@ -381,6 +383,7 @@ async fn start_user_agent(
     });
     let options = UserAgentOptions {
         listen: settings.listen.clone(),
+        websocket: settings.websocket.then(|| websocket_address(config, &advertise)),
         advertise,
         refer_to: settings.refer_to.clone(),
         tls: Arc::new(tls),
@@ -432,6 +435,13 @@ fn registrar_options(config: &Config, sip: &Sip, addresses: &[(IpAddr, IpAddr)])
         domains.extend(named.filter_map(|name| SipUri::host_of(&format!("sip:{name}"))));
     }
     (!users.is_empty()).then(|| RegistrarOptions { realm: sip.realm.clone(), domains, users })
+}
+
+/// What phones are told. They send over the socket that they have opened, so nothing is ever sent there.
+fn websocket_address(config: &Config, advertise: &[IpAddr]) -> SocketAddr {
+    let listen = config.http.listen;
+    let ip = advertise.first().filter(|_| listen.ip().is_unspecified());
+    SocketAddr::new(ip.copied().unwrap_or(listen.ip()), listen.port())
 }
 
 /// A folder that cannot be used stops the start only if a route records.

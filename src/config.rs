@@ -243,7 +243,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     let queues = queues::read_all(&mut root);
     queues::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), &queues);
     let sip_section = root.section("sip");
-    let has_sip = sip_section.has("listen");
+    let has_sip = sip_section.has("listen") || sip_section.has("websocket");
     let numbers = whatsapp.iter().flat_map(|whatsapp| &whatsapp.numbers);
     let numbers: Vec<PhoneNumberId> = numbers.map(|number| number.phone_number_id.clone()).collect();
     let sip = Sip::read(sip_section, &numbers);

@@ -8,6 +8,7 @@ mod console;
 pub mod api;
 pub mod error;
 pub mod forward;
+mod sip;
 mod stray;
 mod webhook;
 
@@ -26,6 +27,7 @@ use cors::AllowedOrigins;
 use error::ApiError;
 use forward::Forwarding;
 use metrics_exporter_prometheus::PrometheusHandle;
+use url::Url;
 
 use crate::address::AddressRange;
 use crate::calls::Calls;
@@ -33,6 +35,7 @@ use crate::clock;
 use crate::config::api::Page;
 use crate::health::Health;
 use crate::settings::CurrentSettings;
+use crate::sip::UserAgent;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -63,8 +66,12 @@ pub struct HttpOptions {
     pub max_webhook_bytes: usize,
     /// Reverse proxies whose `X-Forwarded-For` is trusted.
     pub proxies: Vec<AddressRange>,
-    /// Origins whose pages may read the API's responses.
+    /// Origins whose pages may read the API's responses, and may be phones.
     pub allow_origins: Vec<String>,
+    /// How the outside sees the listener.
+    pub public_url: Option<Url>,
+    /// Serves the WebSockets of SIP phones; None without `[sip]`.
+    pub phones: Option<UserAgent>,
 }
 
 /// All routes.
@@ -79,6 +86,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     Router::new()
         .route(WEBHOOK_PATH, webhook.clone())
         .route(&format!("{WEBHOOK_PATH}/"), webhook)
+        .route("/sip", get(sip::open))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics).layer(if_open))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
 use patchcord_media::opus::Profile;
-use patchcord_media::sdp::Answer;
+use patchcord_media::sdp::{Answer, Offer};
 use patchcord_media::source::Room;
 use serde_json::Value;
 
@@ -54,6 +54,12 @@ pub(crate) trait PortHost {
 
     /// The remote's answer to that.
     fn accept_answer(self: Rc<Self>, id: BrowserId, answer: &Answer) -> Result<(), Refusal>;
+
+    /// Makes a leg for this offer; gives our answer.
+    fn answer_browser(self: Rc<Self>, offer: &Offer) -> Result<(BrowserId, String), Refusal>;
+
+    /// Answers a later offer of the remote.
+    fn answer_again(self: Rc<Self>, id: BrowserId, offer: &Offer) -> Result<String, Refusal>;
 
     /// The leg of a page is not used any more: closes it.
     fn release_browser(&self, id: BrowserId);
@@ -161,6 +167,16 @@ impl AgentPort {
     /// The remote's answer to that.
     pub fn accept_answer(&self, id: BrowserId, answer: &Answer) -> Result<(), Refusal> {
         self.host.clone().accept_answer(id, answer)
+    }
+
+    /// Makes a leg for this offer; gives our answer. It must be released.
+    pub fn answer_browser(&self, offer: &Offer) -> Result<(BrowserId, String), Refusal> {
+        self.host.clone().answer_browser(offer)
+    }
+
+    /// Answers a later offer of the remote, within its connection.
+    pub fn answer_again(&self, id: BrowserId, offer: &Offer) -> Result<String, Refusal> {
+        self.host.clone().answer_again(id, offer)
     }
 
     /// The leg of a page is not used any more: closes it.

@@ -1,9 +1,10 @@
 //! A SIP phone as agent or participant: the task that calls it, or all phones of a user, and carries audio, keys and holds
 //! between the one that answers and the call.
 //!
-//! Signalling comes from the phone's [`SipLeg`]; audio is in its [`PhoneLine`], which the worker hands every datagram to.
+//! Signalling comes from the phone's [`SipLeg`]; audio is in its `PhoneMedia`, whose datagrams the worker hands over.
 
 mod line;
+mod media;
 mod negotiation;
 mod ringing;
 mod calling;
@@ -13,14 +14,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::opus::Profile;
-use patchcord_media::rtp_leg::RtpLegEvent;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::notice::Notice;
 use super::port::AgentPort;
-use crate::agent::SoundFormat;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CallCommand, CourseCommand, Destination, Hold, SendDtmf, SoundCommand, Transfer};
 use crate::clock;
@@ -30,8 +29,8 @@ pub use calling::CallingPhone;
 pub(super) use calling::run as wait;
 pub use line::PhoneId;
 pub(crate) use line::PhoneLine;
+use media::{FromPhone, MediaChange, PhoneMedia};
 pub use negotiation::AudioRules;
-use negotiation::Negotiation;
 use ringing::{Phone, ring};
 
 /// The task rests at least this long, so that a deadline in the past cannot spin it.
@@ -105,10 +104,7 @@ pub(super) async fn run(whom: Whom, port: Rc<AgentPort>, options: Option<SipOpti
         Err(failure) => return port.failed(failure),
     };
     let ending = match ring(rounds, &port, &options).await {
-        Ok((phone, format)) => {
-            port.joined();
-            talk(phone, format, &port).await
-        }
+        Ok(phone) => talk(phone, &port).await,
         Err(ending) => ending,
     };
     report(ending, &port);
@@ -122,24 +118,24 @@ fn report(ending: Ending, port: &AgentPort) {
     }
 }
 
-async fn talk(phone: Phone, format: SoundFormat, port: &AgentPort) -> Ending {
-    let Phone { mut leg, line, negotiation, is_accepted } = phone;
-    port.attach(format, Profile::Eco);
-    let mut talk = Talk::new(&line, port, negotiation, clock::now());
-    if is_accepted {
+async fn talk(mut phone: Phone, port: &AgentPort) -> Ending {
+    let mut talk = Talk::new(&mut phone.media, port, clock::now());
+    if phone.is_accepted {
+        talk.has_joined = true;
         talk.accepted();
     }
-    let ending = talk.last(&mut leg).await;
-    ringing::hang_up(leg, &line, ending.reason(), port);
+    let ending = talk.last(&mut phone.leg).await;
+    phone.hang_up(ending.reason(), port);
     ending
 }
 
 /// A phone's time in the call.
 struct Talk<'a> {
-    line: &'a PhoneLine,
+    media: &'a mut PhoneMedia,
     port: &'a AgentPort,
-    negotiation: Negotiation,
     standstills: Standstills,
+    /// The call knows that it is there.
+    has_joined: bool,
     /// The caller is on hold because the phone holds.
     holds_caller: bool,
     /// The outcome of its REFER.
@@ -150,10 +146,10 @@ struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
-    fn new(line: &'a PhoneLine, port: &'a AgentPort, negotiation: Negotiation, now: Instant) -> Self {
+    fn new(media: &'a mut PhoneMedia, port: &'a AgentPort, now: Instant) -> Self {
         let standstills = port.standstills();
-        let (holds_caller, is_accepted, referring) = (false, false, None);
-        Self { line, port, negotiation, standstills, holds_caller, referring, is_accepted, wakes_at: now }
+        let (has_joined, holds_caller, is_accepted, referring) = (false, false, false, None);
+        Self { media, port, standstills, has_joined, holds_caller, referring, is_accepted, wakes_at: now }
     }
 
     async fn last(&mut self, leg: &mut SipLeg) -> Ending {
@@ -171,7 +167,7 @@ impl<'a> Talk<'a> {
             tokio::select! {
                 biased;
                 reason = self.port.dismissed() => return self.dismissed(reason),
-                () = self.line.news() => {}
+                () = self.media.news() => {}
                 () = self.port.output() => {}
                 event = leg.next() => {
                     if let Some(ending) = self.follow(event) {
@@ -184,7 +180,7 @@ impl<'a> Talk<'a> {
     }
 
     fn poll_timeout(&self, now: Instant) -> Instant {
-        let next = self.line.poll_timeout().unwrap_or(now + IDLE);
+        let next = self.media.poll_timeout().unwrap_or(now + IDLE);
         if next <= now { now + REST } else { next.min(now + IDLE) }
     }
 
@@ -199,21 +195,32 @@ impl<'a> Talk<'a> {
         if self.wakes_at <= now
             && let Some(gap) = self.standstills.next(now)
         {
-            self.line.shift_deadlines(gap, now);
+            self.media.shift_deadlines(gap, now);
         }
-        self.line.handle_timeout(now);
-        while let Some(event) = self.line.poll_event() {
-            match event {
-                RtpLegEvent::MediaFailed(_) => {
-                    let cause = "no audio came from the phone for too long";
-                    return Some(Ending::Failed(AgentFailureKind::Unresponsive.because(cause)));
+        self.media.handle_timeout(now);
+        while let Some(change) = self.media.poll_change(now) {
+            match change {
+                MediaChange::Begun(format) => {
+                    self.port.attach(format, Profile::Eco);
+                    if !std::mem::replace(&mut self.has_joined, true) {
+                        self.port.joined();
+                    }
                 }
-                RtpLegEvent::Connected | RtpLegEvent::MediaSilent(_) => {}
+                MediaChange::Closed => return Some(self.hung_up()),
+                MediaChange::Lost(failure) => return Some(Ending::Failed(failure)),
             }
         }
         self.take_received(now);
         self.deliver(now);
         None
+    }
+
+    /// A phone that leaves before its audio flows was never there.
+    fn hung_up(&self) -> Ending {
+        match self.has_joined {
+            true => Ending::HungUp,
+            false => Ending::Failed(AgentFailureKind::Refused.because("it hung up before its audio was connected")),
+        }
     }
 
     /// What the phone does in its dialog.
@@ -225,13 +232,13 @@ impl<'a> Talk<'a> {
             }
             SipEvent::LateAnswer { sdp } => {
                 // What cannot be used changes nothing.
-                if self.negotiation.late_answer(self.line, &sdp, clock::now()).is_ok() {
+                if self.media.late_answer(&sdp, clock::now()).is_ok() {
                     self.follow_hold();
                 }
             }
             SipEvent::Digit(digit) => self.press(digit),
             SipEvent::Referred { to, outcome } => self.refer(&to, outcome),
-            SipEvent::HungUp => return Some(Ending::HungUp),
+            SipEvent::HungUp => return Some(self.hung_up()),
             SipEvent::Failed(failure) => return Some(Ending::Failed(failure)),
             SipEvent::Ringing | SipEvent::Answered(_) => {}
         }
@@ -239,8 +246,8 @@ impl<'a> Talk<'a> {
     }
 
     fn answer_offer(&mut self, sdp: Option<&str>) -> Result<String, Refused> {
-        let Some(sdp) = sdp else { return self.negotiation.offer().map_err(|_| Refused::NotAcceptable) };
-        let answer = self.negotiation.answer(self.line, sdp, clock::now()).map_err(|_| Refused::NotAcceptable)?;
+        let Some(sdp) = sdp else { return self.media.later_offer().map_err(|_| Refused::NotAcceptable) };
+        let answer = self.media.answer(self.port, sdp, clock::now()).map_err(|_| Refused::NotAcceptable)?;
         self.follow_hold();
         Ok(answer)
     }
@@ -256,7 +263,7 @@ impl<'a> Talk<'a> {
         if !self.is_accepted {
             return;
         }
-        let is_held = self.negotiation.is_held();
+        let is_held = self.media.is_held();
         if is_held && !self.holds_caller && !self.port.is_on_hold() {
             self.holds_caller = true;
             self.command(SoundCommand::Hold(Hold::default()));
@@ -301,12 +308,12 @@ impl<'a> Talk<'a> {
 
     /// The call hears what the phone sent.
     fn take_received(&mut self, now: Instant) {
-        while let Some(key) = self.line.poll_key() {
-            self.press(key.digit);
-        }
-        while let Some(audio) = self.line.poll_audio() {
-            // A full queue drops it: a phone cannot be slowed down.
-            self.port.say(audio, now);
+        while let Some(received) = self.media.poll_received(now) {
+            match received {
+                FromPhone::Key(digit) => self.press(digit),
+                // A full queue drops it: a phone cannot be slowed down.
+                FromPhone::Audio(audio) => self.port.say(audio, now),
+            }
         }
     }
 
@@ -314,7 +321,7 @@ impl<'a> Talk<'a> {
     fn deliver(&mut self, now: Instant) {
         while let Some(notice) = self.port.next_notice() {
             match notice {
-                Notice::Dtmf { digit: Some(digit), .. } => self.line.send_key(digit),
+                Notice::Dtmf { digit: Some(digit), .. } => self.media.send_key(digit),
                 Notice::Accepted => self.accepted(),
                 Notice::CommandResult { request_id, outcome: Err(_) } if request_id == REFER => self.refer_failed(503),
                 Notice::Event(event) if event.kind == "call.transferred" && event.data["completed"] == false => {
@@ -334,9 +341,9 @@ impl<'a> Talk<'a> {
             }
         }
         while let Some(sound) = self.port.next_sound() {
-            self.line.send_audio(&sound, now);
+            self.media.send_audio(&sound, now);
         }
-        self.line.flush();
+        self.media.flush();
     }
 }
 

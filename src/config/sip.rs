@@ -18,8 +18,10 @@ use crate::whatsapp::PhoneNumberId;
 /// The SIP user agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sip {
-    /// Where it listens; not empty.
+    /// Where it listens; not empty, unless phones open WebSockets.
     pub listen: Vec<Listen>,
+    /// Whether phones may open WebSockets at the HTTP listener.
+    pub websocket: bool,
     /// The addresses that phones are told, one of each family; those of `[media]` if empty.
     pub advertise: Vec<IpAddr>,
     /// How long a phone rings.
@@ -73,7 +75,8 @@ impl Sip {
     /// None if nothing is to listen.
     pub(super) fn read(mut section: Section<'_, '_>, numbers: &[PhoneNumberId]) -> Option<Self> {
         const SECOND: Duration = Duration::from_secs(1);
-        if [
+        let websocket = section.flag("websocket").unwrap_or(false);
+        let keys = [
             "advertise",
             "ring_timeout",
             "refer_to",
@@ -84,11 +87,9 @@ impl Sip {
             "realm",
             "domains",
             "users",
-        ]
-        .into_iter()
-        .any(|key| section.has(key))
-        {
-            section.require("listen", "give [\"udp:0.0.0.0:5060\"]");
+        ];
+        if keys.into_iter().any(|key| section.has(key)) && !websocket {
+            section.require("listen", "give [\"udp:0.0.0.0:5060\"], or set websocket = true");
         }
         let listen = section.list("listen", Listen::parse);
         if listen.as_ref().is_some_and(Vec::is_empty) {
@@ -117,7 +118,8 @@ impl Sip {
         note_double_users(&section, &users);
         section.end();
         Some(Self {
-            listen: listen?,
+            listen: listen.or(websocket.then(Vec::new))?,
+            websocket,
             advertise: advertise.unwrap_or_default(),
             ring_timeout,
             refer_to,

@@ -134,7 +134,10 @@ fn what_is_wrong_with_sip_is_told() {
     patchcord.toml: sip.refer_to = ["201"]: give an address such as sip:200@pbx.example, with ;transport=tcp or ;transport=tls if it is not UDP
     "#);
     let idle = with("http", "") + "\n[sip]\nring_timeout = \"20s\"\n";
-    insta::assert_snapshot!(problems_of(&idle).unwrap(), @r#"patchcord.toml: sip.listen: it is missing; give ["udp:0.0.0.0:5060"]"#);
+    insta::assert_snapshot!(problems_of(&idle).unwrap(), @r#"patchcord.toml: sip.listen: it is missing; give ["udp:0.0.0.0:5060"], or set websocket = true"#);
+    let websocket = with("http", "") + "\n[sip]\nwebsocket = true\nring_timeout = \"10s\"\n";
+    let sip = Config::parse(&websocket, "patchcord.toml", &example_environment()).unwrap().sip.unwrap();
+    assert!(sip.websocket && sip.listen.is_empty());
     let encrypted =
         with("route", "agent = \"sip:200@pbx.example\"\nfallback = [\"sip:a@b;transport=tls\", \"sip:a@b;srtp=off\"]")
             + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\nsrtp = \"required\"\n";

@@ -53,6 +53,10 @@ const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(20);
 /// Buffer of one connection in each direction. A head of more than twice this size gets 431.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// The port at the remote end of a request's connection. With the address of the client it is unique among live connections.
+#[derive(Clone, Copy)]
+pub(super) struct RemotePort(pub(super) u16);
+
 /// A running server.
 pub struct Server {
     stop: watch::Sender<bool>,
@@ -214,8 +218,12 @@ async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     let connection = seat.connection();
+    let port = RemotePort(stream.peer_addr().map_or(0, |remote| remote.port()));
     let (leave_unread, unread_bodies) = mpsc::channel(1);
-    let answer = |request| answer(&router, &connection, &limits, &leave_unread, request);
+    let answer = |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(port);
+        answer(&router, &connection, &limits, &leave_unread, request)
+    };
     let stream = TokioIo::new(TimedStream::new(stream, seat, limits.clone()));
     let http = http1::Builder::new()
         .header_read_timeout(None)

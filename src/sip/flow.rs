@@ -69,6 +69,11 @@ impl Flow {
         self.transport
     }
 
+    /// Whether it is the WebSocket of a phone in a browser.
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.transport, Transport::Ws | Transport::Wss)
+    }
+
     /// As the library names it.
     pub fn destination(&self) -> SipAddr {
         SipAddr { r#type: Some(self.transport), addr: self.address.into() }

@@ -64,6 +64,8 @@ pub struct WaitingPhone {
     pub is_ipv6: bool,
     /// Where its SIP comes from.
     pub signalling: IpAddr,
+    /// Whether it came over a WebSocket, and offers WebRTC.
+    pub is_in_browser: bool,
     /// What it does. Dropping it refuses the call, or hangs up.
     pub leg: SipLeg,
     /// What is said to it.
@@ -135,6 +137,7 @@ pub(super) async fn take(stack: &Arc<Stack>, mut transaction: Transaction) {
         offer: opening.offer,
         is_ipv6: flow.ip().is_ipv6(),
         signalling: flow.ip(),
+        is_in_browser: flow.is_websocket(),
         leg,
         responder: responder.clone(),
     };

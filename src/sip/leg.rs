@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::contact::ContactUri;
 use super::flow::Flow;
-use super::uri::{Host, SipUri};
+use super::uri::{Host, SipUri, Transport};
 use crate::call::agent_failure::AgentFailure;
 
 /// Events of a leg that wait for its agent; a phone that sends more of them is told to wait.
@@ -50,6 +50,14 @@ impl RegisteredPhone {
 }
 
 impl Callee {
+    /// Whether it is a phone in a browser: it came over a WebSocket.
+    pub fn is_in_browser(&self) -> bool {
+        match self {
+            Self::Address(to) => to.transport() == Transport::Ws,
+            Self::Phone(phone) => phone.flow.is_websocket(),
+        }
+    }
+
     /// Whether it is reached over IPv6, as far as its address says.
     pub fn is_ipv6(&self) -> bool {
         match self {

@@ -35,6 +35,10 @@ impl Names {
     }
 
     async fn look_up(&self, name: &str, port: u16) -> Result<SocketAddr, &'static str> {
+        // RFC 6761 §6.4. Phones in browsers give such names: they are reached over their own connection or not at all.
+        if name.to_ascii_lowercase().trim_end_matches('.').ends_with(".invalid") {
+            return Err("its name does not exist");
+        }
         let key = (name.to_ascii_lowercase(), port);
         let now = clock::now();
         if let Some((address, until)) = self.pinned().get(&key).copied()

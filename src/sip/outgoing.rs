@@ -130,7 +130,7 @@ impl Way {
         let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused(NOTHING_LISTENS))?;
         let connection = match transport {
             Transport::Udp => None,
-            Transport::Tcp | Transport::Tls => {
+            Transport::Tcp | Transport::Tls | Transport::Ws => {
                 let layer = &stack.dialogs.endpoint.transport_layer;
                 Some(stack.streams.connect(layer, to, address).await.map_err(|cause| refused(&cause))?)
             }
@@ -296,7 +296,7 @@ pub(super) fn our_contact(is_secure: bool, transport: Transport, address: std::n
         Transport::Udp => uri(Scheme::Sip, Some("patchcord"), address.into(), None),
         Transport::Tcp => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(Transport::Tcp)),
         Transport::Tls if is_secure => uri(Scheme::Sips, Some("patchcord"), address.into(), Some(Transport::Tls)),
-        Transport::Tls => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(Transport::Tls)),
+        Transport::Tls | Transport::Ws => uri(Scheme::Sip, Some("patchcord"), address.into(), Some(transport)),
     }
 }
 
@@ -316,6 +316,7 @@ pub(super) fn library_transport(transport: Transport) -> rsipstack::sip::Transpo
         Transport::Udp => rsipstack::sip::Transport::Udp,
         Transport::Tcp => rsipstack::sip::Transport::Tcp,
         Transport::Tls => rsipstack::sip::Transport::Tls,
+        Transport::Ws => rsipstack::sip::Transport::Ws,
     }
 }
 

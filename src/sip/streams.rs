@@ -33,13 +33,13 @@ use crate::clock;
 /// For TCP and TLS to come up.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 /// For a message to leave.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Messages of ours that wait for the socket; then a dialog waits.
 const OUTBOX: usize = 64;
 /// How often we ping (RFC 5626 §3.5.1), and look whether anybody still uses the connection.
-const PING: Duration = Duration::from_secs(25);
+pub(super) const PING: Duration = Duration::from_secs(25);
 /// A stranger's connection must bring a message of a dialog of ours, or register, within this time.
-const PROVEN_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const PROVEN_WITHIN: Duration = Duration::from_secs(10);
 /// A phone's connection that brings nothing for so long, not even a keep-alive, belongs to a phone whose registration has
 /// expired.
 const HEARD_WITHIN: Duration = Duration::from_secs(2 * 60 * 60 + 60);
@@ -49,7 +49,7 @@ pub(super) struct Streams {
     gate: Gate,
     tls: TlsConnector,
     opened: Mutex<HashMap<Peer, Weak<Connection>>>,
-    places: Places,
+    pub places: Places,
     flows: Flows,
     serving: Mutex<JoinSet<()>>,
     cancel: CancellationToken,
@@ -95,6 +95,8 @@ impl Streams {
             let is_over = self.cancel.child_token();
             let connection = Connection::new(is_over.clone());
             match peer.transport {
+                // Nobody can be reached over a WebSocket but those who have opened one.
+                Transport::Ws => return Err("it has no WebSocket open".to_owned()),
                 Transport::Udp | Transport::Tcp => self.serve(layer, stream, &peer, (&connection, is_over)).await?,
                 Transport::Tls => {
                     let name = server_name(&peer.host)?;
@@ -182,15 +184,27 @@ impl Streams {
         endpoint: &EndpointInnerRef,
         place: Place,
     ) {
-        let is_over = self.cancel.child_token();
-        let connection = Connection::new(is_over.clone());
-        self.flows.add(library_transport(from.0), from.1, &connection);
-        if let Some(wire) = Wire::new(self.gate.clone(), &endpoint.transport_layer, from, &is_over).await {
-            wire.carry(stream, Use::Theirs(connection, place)).await;
+        if let Some((wire, user)) = self.theirs(from, &endpoint.transport_layer, place).await {
+            wire.carry(stream, user).await;
         }
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// A connection that a phone has opened.
+    pub async fn theirs(
+        &self,
+        from: (Transport, SocketAddr),
+        layer: &TransportLayer,
+        place: Place,
+    ) -> Option<(Wire, Use)> {
+        let is_over = self.cancel.child_token();
+        let connection = Connection::new(is_over.clone());
+        self.flows.add(library_transport(from.0), from.1, &connection);
+        let wire = Wire::new(self.gate.clone(), layer, from, &is_over).await?;
+        Some((wire, Use::Theirs(connection, place)))
+    }
+
+    /// Runs until it ends or the user agent stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut serving = locked(&self.serving);
         while serving.try_join_next().is_some() {}
         serving.spawn(task);
@@ -204,7 +218,7 @@ impl Streams {
 }
 
 /// For whom a connection is kept.
-enum Use {
+pub(super) enum Use {
     /// Calls of ours hold it.
     Ours(Weak<Connection>),
     /// A phone opened it.
@@ -213,19 +227,19 @@ enum Use {
 
 impl Use {
     /// Whether it has not shown yet that it is of any use.
-    fn is_strange(&self) -> bool {
+    pub fn is_strange(&self) -> bool {
         matches!(self, Self::Theirs(connection, _) if !connection.is_proven())
     }
 
     /// Its other end has shown who it is.
-    fn prove(&self) {
+    pub fn prove(&self) {
         if let Self::Theirs(connection, _) = self {
             connection.prove();
         }
     }
 
     /// False if there is no place for another connection that is proven.
-    fn keeps_its_place(&mut self) -> bool {
+    pub fn keeps_its_place(&mut self) -> bool {
         match self {
             Self::Theirs(connection, place) if connection.is_proven() && !place.is_known() => place.become_known(),
             Self::Theirs(..) | Self::Ours(_) => true,
@@ -234,16 +248,16 @@ impl Use {
 }
 
 /// One connection between a socket and the library.
-struct Wire {
-    gate: Gate,
-    from: SocketAddr,
+pub(super) struct Wire {
+    pub gate: Gate,
+    pub from: SocketAddr,
     transport: Transport,
     channel: ChannelConnection,
     to_library: mpsc::UnboundedSender<TransportEvent>,
-    from_library: mpsc::Receiver<TransportEvent>,
-    is_over: CancellationToken,
+    pub from_library: mpsc::Receiver<TransportEvent>,
+    pub is_over: CancellationToken,
     inbox: BytesMut,
-    heard_at: Instant,
+    pub heard_at: Instant,
 }
 
 impl Wire {
@@ -341,7 +355,8 @@ impl Wire {
         }
     }
 
-    fn hand_on(&mut self, bytes: &[u8]) {
+    /// The library gets a message that the gate has let pass.
+    pub fn hand_on(&mut self, bytes: &[u8]) {
         let message = SipMessage::try_from(bytes).ok().and_then(|message| {
             SipConnection::update_msg_received(message, self.from, library_transport(self.transport)).ok()
         });
@@ -372,7 +387,8 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, String> {
     }
 }
 
-fn dropped(reason: &'static str) {
+/// Counts a message that was not read.
+pub(super) fn dropped(reason: &'static str) {
     metrics::counter!("patchcord_sip_dropped_total", "reason" => reason).increment(1);
 }
 

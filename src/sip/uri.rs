@@ -52,6 +52,8 @@ pub enum Transport {
     Tcp,
     /// The same, encrypted.
     Tls,
+    /// One message in a frame of a WebSocket that the phone has opened (RFC 7118). No address in the configuration has it.
+    Ws,
 }
 
 impl SipUri {
@@ -213,6 +215,7 @@ impl Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Ws => "ws",
         }
     }
 
@@ -221,6 +224,7 @@ impl Transport {
         match self {
             Self::Udp | Self::Tcp => 5060,
             Self::Tls => 5061,
+            Self::Ws => 80,
         }
     }
 

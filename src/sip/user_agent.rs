@@ -75,6 +75,8 @@ struct Inner {
 pub struct UserAgentOptions {
     /// Where it listens.
     pub listen: Vec<Listen>,
+    /// Where phones open WebSockets, as they are told; None if they may not.
+    pub websocket: Option<SocketAddr>,
     /// Its public addresses, at most one of each family; without one the bound address is given to phones.
     pub advertise: Vec<IpAddr>,
     /// Whom a phone may hand its caller over to; nobody else, or a phone could call at our cost.
@@ -135,6 +137,7 @@ impl UserAgent {
             listening.push(Listen { address, ..*listen });
             listeners.extend(listener.map(|listener| (listen.transport, listener)));
         }
+        contacts.extend(options.websocket.map(|address| (Transport::Ws, address)));
         if let Some((_, contact)) = contacts.first().filter(|_| layer.get_listen_addrs().is_empty()) {
             let none = Arc::new(NoSocket(*contact));
             let none = UdpConnection::from_socket(none, Some(*contact), Some(cancel.child_token())).await;
@@ -187,6 +190,15 @@ impl UserAgent {
     /// Where the calls of phones come from, and where they are taken; one more than its room is answered 503.
     pub fn incoming_calls() -> (mpsc::Sender<IncomingCall>, mpsc::Receiver<IncomingCall>) {
         mpsc::channel(incoming::INCOMING)
+    }
+
+    /// Whether phones may open WebSockets.
+    pub(super) fn takes_websockets(&self) -> bool {
+        self.0.stack.contacts.iter().any(|(transport, _)| *transport == Transport::Ws)
+    }
+
+    pub(super) fn stack(&self) -> &Arc<Stack> {
+        &self.0.stack
     }
 
     /// Calls a phone. What comes of it are the events of the leg.
@@ -242,8 +254,9 @@ impl Stack {
     pub fn contact_over(&self, flow: &Flow) -> Option<Uri> {
         let transport = match flow.transport() {
             LibraryTransport::Udp => Transport::Udp,
-            LibraryTransport::Tls | LibraryTransport::TlsSctp | LibraryTransport::Wss => Transport::Tls,
-            LibraryTransport::Tcp | LibraryTransport::Sctp | LibraryTransport::Ws => Transport::Tcp,
+            LibraryTransport::Ws | LibraryTransport::Wss => Transport::Ws,
+            LibraryTransport::Tls | LibraryTransport::TlsSctp => Transport::Tls,
+            LibraryTransport::Tcp | LibraryTransport::Sctp => Transport::Tcp,
         };
         Some(our_contact(false, transport, self.contact(transport, flow.ip().is_ipv6())?))
     }
@@ -257,8 +270,8 @@ impl Stack {
         };
         match transport {
             Transport::Udp => of(Transport::Udp),
-            // A phone answers on the connection that we open.
-            Transport::Tcp | Transport::Tls => {
+            // A phone answers on the connection that carried our request.
+            Transport::Tcp | Transport::Tls | Transport::Ws => {
                 of(transport).or_else(|| self.contacts.first().map(|(_, address)| *address))
             }
         }
@@ -296,7 +309,8 @@ async fn listen_on(
             layer.add_transport(connection.map_err(|error| library_error(&error))?.into());
             Ok(Bound { address, contact, listener: None })
         }
-        Transport::Tcp | Transport::Tls => {
+        // A WebSocket is opened at the HTTP listener.
+        Transport::Tcp | Transport::Tls | Transport::Ws => {
             let listener = TcpListener::bind(listen.address).await?;
             let address = listener.local_addr()?;
             Ok(Bound { address, contact: advertised(address), listener: Some(listener) })

@@ -63,26 +63,50 @@ impl Worker {
         role: WebRtcRole,
         token: TokenDigest,
     ) -> Result<BrowserAnswer, Refusal> {
+        let participant = |worker: &Self| worker.seat_participant(media, role);
+        let (browser, etag, sdp, participant) = self.answer_leg(media, offer, Some(token), participant)?;
+        if let Some(participant) = participant {
+            let dial = Dial { target: AgentTarget::Browser(browser), max_buffer: DEFAULT_MAX_BUFFER };
+            self.dial(media, PortUser::Participant(participant), Speaker::Participant(participant), dial);
+        }
+        Ok(BrowserAnswer { browser, etag, sdp })
+    }
+
+    /// Makes a leg for the offer of a phone that calls us, and gives our answer.
+    pub(super) fn answer_phone(
+        self: &Rc<Self>,
+        media: &Rc<CallMedia>,
+        offer: &Offer,
+    ) -> Result<(BrowserId, String), Refusal> {
+        let (id, _, sdp, ()) = self.answer_leg(media, offer, None, |_| Ok(()))?;
+        media.browser_leg(id).ok_or_else(no_session)?.claim();
+        Ok((id, sdp))
+    }
+
+    /// Makes a leg for an offer; gives its number, its user name and our answer. `seat` is the last step that can fail.
+    fn answer_leg<T>(
+        self: &Rc<Self>,
+        media: &Rc<CallMedia>,
+        offer: &Offer,
+        token: Option<TokenDigest>,
+        seat: impl FnOnce(&Self) -> Result<T, Refusal>,
+    ) -> Result<(BrowserId, String, String, T), Refusal> {
         let now = clock::now();
         has_room(media)?;
         let remotes = &offer.remote_candidates();
         let (port, sockets) = self.open_port(remotes, now).map_err(no_port)?;
         let options = PeerOptions { consent: Consent::default(), ..self.peer_options(&sockets) };
         let (peer, sdp) = Peer::answer(&options, offer, now).map_err(refused)?;
-        let participant = self.seat_participant(media, role)?;
+        let seated = seat(self.as_ref())?;
         let (browser, etag) = (media.next_browser_id(), peer.local_ufrag().to_owned());
         let transport = Rc::new(Transport::new(port, sockets, etag.clone()));
         let leg = RtpLeg::new(peer, &rtp_leg_options(offer, options.ssrc, SILENCE), now);
         let leg = Rc::new(BrowserLeg::new(leg, options, offer.mid.clone(), Box::new(transport.clone())));
         leg.flush();
-        media.add_browser(Browser { id: browser, token: Some(token), transport, leg, answered_at: now });
+        media.add_browser(Browser { id: browser, token, transport, leg, answered_at: now });
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(browser) };
         self.endpoints.borrow_mut().add(&endpoint, remotes, now);
-        if let Some(participant) = participant {
-            let dial = Dial { target: AgentTarget::Browser(browser), max_buffer: DEFAULT_MAX_BUFFER };
-            self.dial(media, PortUser::Participant(participant), Speaker::Participant(participant), dial);
-        }
-        Ok(BrowserAnswer { browser, etag, sdp })
+        Ok((browser, etag, sdp, seated))
     }
 
     /// The last step that can fail. An agent is dialled by its call.
@@ -121,6 +145,20 @@ impl Worker {
         let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(id) };
         self.endpoints.borrow_mut().add(&endpoint, &answer.remote_candidates(), now);
         leg.accept_answer(answer, now).map_err(refused)
+    }
+
+    /// Answers a later offer of the remote: the connection stays, and ICE restarts if it asks for that.
+    pub(super) fn answer_again(&self, media: &Rc<CallMedia>, id: BrowserId, offer: &Offer) -> Result<String, Refusal> {
+        let now = clock::now();
+        let leg = media.browser_leg(id).ok_or_else(no_session)?;
+        let before = leg.newest_ufrag();
+        let answer = leg.answer_again(offer, now).map_err(refused)?;
+        let ufrag = leg.newest_ufrag();
+        if ufrag != before {
+            let endpoint = Endpoint { media: media.clone(), id: EndpointId::Browser(id) };
+            self.endpoints.borrow_mut().add_ufrag(endpoint, ufrag);
+        }
+        Ok(answer)
     }
 
     fn take_fragment(
@@ -196,7 +234,9 @@ fn no_session() -> Refusal {
 
 fn refused(error: PeerError) -> Refusal {
     let code = match error {
-        PeerError::NoRemoteAddress | PeerError::UnexpectedAnswer => RefusalCode::OfferRefused,
+        PeerError::NoRemoteAddress | PeerError::UnexpectedAnswer | PeerError::OtherConnection => {
+            RefusalCode::OfferRefused
+        }
         PeerError::Crypto | PeerError::BadAddress => RefusalCode::InternalError,
     };
     Refusal::new(code, error.to_string())

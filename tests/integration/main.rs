@@ -57,6 +57,7 @@ mod sip_queues;
 mod sip_srtp;
 mod sip_transfer;
 mod sip_users;
+mod sip_websocket;
 mod slow_clients;
 mod stalled_log;
 mod standstill;

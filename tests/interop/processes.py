@@ -114,6 +114,8 @@ class Service(Child):
         super().__init__("patchcord")
         self._program = program
         self.media_addresses = ["127.0.0.1"]
+        self.http = ""
+        """More keys of [http]."""
 
     async def run(
         self, graph_url: str, agent: str, route: str = "", sections: str = "", folder: Path = SCRATCH
@@ -123,7 +125,7 @@ class Service(Child):
         for left in folder.glob("patchcord.db*"):
             left.unlink()
         file = folder / "patchcord.toml"
-        file.write_text(config(graph_url, agent, route, folder, self.media_addresses) + sections)
+        file.write_text(config(graph_url, agent, route, folder, self.media_addresses, self.http) + sections)
         await self.start(str(self._program), "serve", "--config", str(file))
         line = await self.wait_for_line("the service to be ready", lambda line: "http.address" in line)
         return "http://" + json.loads(line)["fields"]["http.address"]
@@ -145,10 +147,11 @@ def python_example(readme: str) -> str:
     return block[1]
 
 
-def config(graph_url: str, agent: str, route: str, folder: Path, media_addresses: list[str]) -> str:
+def config(graph_url: str, agent: str, route: str, folder: Path, media_addresses: list[str], http: str = "") -> str:
     return f"""
 [http]
 listen = "127.0.0.1:0"
+{http}
 [media]
 listen = {json.dumps(media_addresses)}
 ports = "{media_ports()}"

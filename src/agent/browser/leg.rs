@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use patchcord_media::peer::{PeerError, PeerOptions, Transmit};
 use patchcord_media::rtp_leg::{Received, RtpLeg, RtpLegEvent};
-use patchcord_media::sdp::{Answer, Fragment};
+use patchcord_media::sdp::{Answer, Fragment, Offer};
 use tokio::sync::Notify;
 
 /// The number of a page's connection within its call.
@@ -69,6 +69,14 @@ impl BrowserLeg {
         taken
     }
 
+    /// Answers a later offer of a phone.
+    pub fn answer_again(&self, offer: &Offer, now: Instant) -> Result<String, PeerError> {
+        let answer = self.leg.borrow_mut().answer_again(&self.options, offer, now);
+        self.flush();
+        self.news.notify_one();
+        answer
+    }
+
     /// Our user name in the newest ICE session: another one after each restart.
     pub fn newest_ufrag(&self) -> String {
         self.leg.borrow().local_ufrags().last().unwrap_or_default().to_owned()
@@ -106,44 +114,44 @@ impl BrowserLeg {
         self.is_claimed.set(true);
     }
 
-    pub(super) async fn news(&self) {
+    pub(in crate::agent) async fn news(&self) {
         self.news.notified().await;
     }
 
-    pub(super) fn has_left(&self) -> bool {
+    pub(in crate::agent) fn has_left(&self) -> bool {
         self.has_left.get()
     }
 
-    pub(super) fn handle_timeout(&self, now: Instant) {
+    pub(in crate::agent) fn handle_timeout(&self, now: Instant) {
         self.leg.borrow_mut().handle_timeout(now);
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::agent) fn poll_timeout(&self) -> Option<Instant> {
         self.leg.borrow().poll_timeout()
     }
 
-    pub(super) fn shift_deadlines(&self, gap: Duration, now: Instant) {
+    pub(in crate::agent) fn shift_deadlines(&self, gap: Duration, now: Instant) {
         self.leg.borrow_mut().shift_deadlines(gap, now);
     }
 
-    pub(super) fn start(&self, now: Instant) {
+    pub(in crate::agent) fn start(&self, now: Instant) {
         self.leg.borrow_mut().start(now);
     }
 
-    pub(super) fn poll_event(&self) -> Option<RtpLegEvent> {
+    pub(in crate::agent) fn poll_event(&self) -> Option<RtpLegEvent> {
         self.leg.borrow_mut().poll_event()
     }
 
-    pub(super) fn poll_received(&self, now: Instant) -> Option<Received> {
+    pub(in crate::agent) fn poll_received(&self, now: Instant) -> Option<Received> {
         self.leg.borrow_mut().poll_received(now)
     }
 
-    pub(super) fn relay(&self, packet: &[u8], now: Instant) {
+    pub(in crate::agent) fn relay(&self, packet: &[u8], now: Instant) {
         self.leg.borrow_mut().relay(packet, now);
     }
 
     /// A page that negotiated no keys, or has too many to hear, misses it.
-    pub(super) fn send_key(&self, digit: char) {
+    pub(in crate::agent) fn send_key(&self, digit: char) {
         let _ = self.leg.borrow_mut().push_digits(digit.encode_utf8(&mut [0; 4]));
     }
 }

@@ -8,7 +8,7 @@ use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::telemetry::shown;
 
 /// From our answer to a page to its media. A page on a usable network takes less than a second.
-pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+pub(in crate::agent) const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// How long an agent's place is kept: for a reload, or another network.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 

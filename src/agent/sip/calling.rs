@@ -5,8 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::negotiation::Negotiation;
-use super::ringing::hang_up;
+use super::media::PhoneMedia;
 use super::{Ending, Phone, SipOptions, report, talk};
 use crate::agent::notice::Notice;
 use crate::agent::port::AgentPort;
@@ -44,34 +43,29 @@ pub(in crate::agent) async fn run(phone: CallingPhone, port: Rc<AgentPort>, opti
 }
 
 async fn wait_and_talk(phone: WaitingPhone, port: &AgentPort, options: &SipOptions) -> Ending {
-    let WaitingPhone { offer, is_ipv6, signalling, mut leg, responder } = phone;
-    let line = match port.open_phone() {
-        Ok(line) => line,
+    let answered = PhoneMedia::answer_call(port, &phone, options.audio);
+    let WaitingPhone { mut leg, responder, .. } = phone;
+    let (media, answer) = match answered {
+        Ok(answered) => answered,
         Err(failure) => {
-            responder.refuse(503, "overloaded");
-            return Ending::Failed(failure);
-        }
-    };
-    let begun = Negotiation::begin_with(&line, &offer, is_ipv6, options.audio);
-    let (negotiation, answer) = match begun {
-        Ok(begun) => begun,
-        Err(failure) => {
-            responder.refuse(488, failure.kind.name());
-            hang_up(leg, &line, failure.kind.name(), port);
+            match failure.kind == AgentFailureKind::ProtocolError {
+                true => responder.refuse(488, failure.kind.name()),
+                false => responder.refuse(503, "overloaded"),
+            }
+            leg.hang_up(failure.kind.name());
             return Ending::Failed(failure);
         }
     };
     port.joined();
-    let begun = until_accepted(&mut leg, port).await.and_then(|()| {
-        let begun = negotiation.begin_audio(&line, &answer.terms, signalling, clock::now());
-        let format = begun.map_err(Ending::Failed)?;
-        responder.accept(answer.sdp);
-        Ok(format)
-    });
-    match begun {
-        Ok(format) => talk(Phone { leg, line, negotiation, is_accepted: true }, format, port).await,
+    let accepted = until_accepted(&mut leg, port).await;
+    let mut phone = Phone { leg, media, is_accepted: true };
+    match accepted.and_then(|()| phone.media.accepted(clock::now()).map_err(Ending::Failed)) {
+        Ok(()) => {
+            responder.accept(answer);
+            talk(phone, port).await
+        }
         Err(ending) => {
-            hang_up(leg, &line, ending.reason(), port);
+            phone.hang_up(ending.reason(), port);
             ending
         }
     }

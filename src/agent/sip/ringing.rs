@@ -1,14 +1,12 @@
 //! Ringing: one or several phones ring for a call, each with a line of its own, and the first that answers has it.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
 use tokio::time::sleep_until;
 
-use super::negotiation::Negotiation;
-use super::{Ending, PhoneLine, SipOptions};
-use crate::agent::SoundFormat;
+use super::media::PhoneMedia;
+use super::{Ending, SipOptions};
 use crate::agent::port::AgentPort;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
@@ -17,19 +15,14 @@ use crate::sip::{CALL_ID, Callee, Invite, SipEvent, SipLeg};
 /// A phone that is called, or has answered.
 pub(super) struct Phone {
     pub leg: SipLeg,
-    pub line: Rc<PhoneLine>,
-    pub negotiation: Negotiation,
+    pub media: PhoneMedia,
     /// The caller heard the call before it answered.
     pub is_accepted: bool,
 }
 
 /// Rings the phones of each round at once, and one round after the other. Gives the one that answered; the others are
 /// cancelled.
-pub(super) async fn ring(
-    rounds: Vec<Vec<Callee>>,
-    port: &AgentPort,
-    options: &SipOptions,
-) -> Result<(Phone, SoundFormat), Ending> {
+pub(super) async fn ring(rounds: Vec<Vec<Callee>>, port: &AgentPort, options: &SipOptions) -> Result<Phone, Ending> {
     let each = options.ring_timeout / rounds.len().max(1) as u32;
     let mut ending = Ending::Failed(AgentFailureKind::Refused.because("there is no phone to ring"));
     for round in rounds {
@@ -61,7 +54,7 @@ impl<'a> Ringing<'a> {
         Self { phones, failure, port }
     }
 
-    async fn last(mut self, ring_timeout: Duration) -> Result<(Phone, SoundFormat), Ending> {
+    async fn last(mut self, ring_timeout: Duration) -> Result<Phone, Ending> {
         let mut standstills = self.port.standstills();
         let mut give_up_at = clock::now() + ring_timeout;
         while !self.phones.is_empty() {
@@ -89,12 +82,12 @@ impl<'a> Ringing<'a> {
     }
 
     /// Gives the phone if it has answered.
-    fn follow(&mut self, index: usize, event: Option<SipEvent>) -> Option<(Phone, SoundFormat)> {
+    fn follow(&mut self, index: usize, event: Option<SipEvent>) -> Option<Phone> {
         let failure = match event {
             Some(SipEvent::Answered(answer)) => {
                 let phone = &mut self.phones[index];
-                match phone.negotiation.answered(&phone.line, &answer, clock::now()) {
-                    Ok(format) => return Some((self.phones.swap_remove(index), format)),
+                match phone.media.answered(self.port, &answer, clock::now()) {
+                    Ok(()) => return Some(self.phones.swap_remove(index)),
                     Err(failure) => failure,
                 }
             }
@@ -127,25 +120,18 @@ impl<'a> Ringing<'a> {
 
 impl Phone {
     fn call(callee: Callee, port: &AgentPort, options: &SipOptions) -> Result<Self, AgentFailure> {
-        let line = port.open_phone()?;
-        let begun = Negotiation::begin(&line, &callee, options.audio);
-        let (negotiation, offer) = begun.inspect_err(|_| port.release_phone(line.id()))?;
+        let (media, offer) = PhoneMedia::offer(port, &callee, options.audio)?;
         let referred = callee.headers().iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         let headers = [(CALL_ID.to_owned(), port.call_id().to_string())].into_iter().chain(referred).collect();
         let leg = options.user_agent.call(Invite { to: callee, offer, headers });
-        Ok(Self { leg, line, negotiation, is_accepted: false })
+        Ok(Self { leg, media, is_accepted: false })
     }
 
-    fn hang_up(self, reason: &'static str, port: &AgentPort) {
-        hang_up(self.leg, &self.line, reason, port);
+    /// Cancels the call or hangs up, unless the phone has ended it itself, and closes its audio.
+    pub fn hang_up(self, reason: &'static str, port: &AgentPort) {
+        self.leg.hang_up(reason);
+        self.media.close(port);
     }
-}
-
-/// Cancels the call or hangs up, unless the phone has ended it itself, and closes the line.
-pub(super) fn hang_up(leg: SipLeg, line: &PhoneLine, reason: &'static str, port: &AgentPort) {
-    leg.hang_up(reason);
-    line.close(clock::now());
-    port.release_phone(line.id());
 }
 
 /// The next event of any phone, with its place. There is at least one.

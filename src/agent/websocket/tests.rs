@@ -4,7 +4,7 @@ use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
-use patchcord_media::sdp::Answer;
+use patchcord_media::sdp::{Answer, Offer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -97,6 +97,14 @@ impl PortHost for Host {
     }
 
     fn accept_answer(self: Rc<Self>, _: BrowserId, _: &Answer) -> Result<(), Refusal> {
+        Err(Refusal::new(RefusalCode::NoMediaPort, "not in this test"))
+    }
+
+    fn answer_browser(self: Rc<Self>, _: &Offer) -> Result<(BrowserId, String), Refusal> {
+        Err(Refusal::new(RefusalCode::NoMediaPort, "not in this test"))
+    }
+
+    fn answer_again(self: Rc<Self>, _: BrowserId, _: &Offer) -> Result<String, Refusal> {
         Err(Refusal::new(RefusalCode::NoMediaPort, "not in this test"))
     }
 

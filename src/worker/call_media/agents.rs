@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use patchcord_media::bridge::{Bridge, Speaker};
 use patchcord_media::mixer::ParticipantId;
-use patchcord_media::sdp::Answer;
+use patchcord_media::sdp::{Answer, Offer};
 use serde_json::Value;
 
 use super::CallMedia;
@@ -209,6 +209,14 @@ impl PortHost for CallMedia {
 
     fn accept_answer(self: Rc<Self>, id: BrowserId, answer: &Answer) -> Result<(), Refusal> {
         self.worker()?.accept_answer(&self, id, answer)
+    }
+
+    fn answer_browser(self: Rc<Self>, offer: &Offer) -> Result<(BrowserId, String), Refusal> {
+        self.worker()?.answer_phone(&self, offer)
+    }
+
+    fn answer_again(self: Rc<Self>, id: BrowserId, offer: &Offer) -> Result<String, Refusal> {
+        self.worker()?.answer_again(&self, id, offer)
     }
 
     fn release_browser(&self, id: BrowserId) {

@@ -1,14 +1,17 @@
 #!/bin/sh
-# Foreign phones, SIPp and baresip, and Kamailio between them, against the real program and the simulated Meta.
+# Foreign phones, SIPp and baresip, and Kamailio between them, and JsSIP in Chromium, against the real program and the
+# simulated Meta.
 set -eu
-cd "$(dirname "$0")/../../.."
+. "$(dirname "$0")/../chromium/prepare.sh"
 missing=""
 command -v sipp >/dev/null || missing="$missing sip-tester"
 command -v baresip >/dev/null || missing="$missing baresip-core"
 command -v kamailio >/dev/null || missing="$missing kamailio"
 # shellcheck disable=SC2086 # a list of words
 [ -z "$missing" ] || ./tests/tools/install.sh $missing
-./tests/tools/venv.sh -r tests/interop/requirements.txt
-"${CARGO:-cargo}" build --locked
-export PYTHONPYCACHEPREFIX="$PWD/target/pycache" PYTHONPATH="$PWD/tests/interop"
-exec target/venv/bin/python tests/interop/sip/phones.py "$@"
+# By the versions of the lock file, whatever is newest.
+mkdir -p target/interop-npm
+cp tests/interop/sip/npm/package.json tests/interop/sip/npm/package-lock.json target/interop-npm
+npm ci --silent --no-audit --no-fund --ignore-scripts --prefix target/interop-npm
+target/venv/bin/python tests/interop/sip/phones.py "$@"
+exec target/venv/bin/python tests/interop/sip/jssip_phone.py "$@"

@@ -40,6 +40,7 @@ mod relay;
 pub mod sip_phone;
 pub mod sound;
 pub mod speech;
+pub mod web_phone;
 
 use std::time::Duration;
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
 use str0m::format::{Codec, FormatParams};
-use str0m::media::{Direction, Frequency, MediaKind, Mid, Pt};
+pub use str0m::media::Direction;
+use str0m::media::{Frequency, MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc};
@@ -52,6 +53,7 @@ struct PageState {
 enum Order {
     TakeAnswer(String, oneshot::Sender<anyhow::Result<()>>),
     ChangeNetwork(oneshot::Sender<anyhow::Result<String>>),
+    OfferAgain(Direction, oneshot::Sender<anyhow::Result<String>>),
     TakeFragment(String, oneshot::Sender<anyhow::Result<()>>),
     Press(String),
     Say(Speech),
@@ -122,12 +124,28 @@ impl Page {
         self.order(|done| Order::TakeAnswer(sdp.to_owned(), done)).await?
     }
 
+    /// A later offer of it, in this direction: to hold, or to come back. [`take_answer`](Self::take_answer) follows.
+    ///
+    /// # Errors
+    /// When nothing would change.
+    pub async fn offer_again(&self, direction: Direction) -> anyhow::Result<String> {
+        self.order(|done| Order::OfferAgain(direction, done)).await?
+    }
+
+    /// It changes to another network: gives its offer with an ICE restart, without a candidate. The old one is gone.
+    ///
+    /// # Errors
+    /// When ICE cannot be restarted.
+    pub async fn offer_elsewhere(&self) -> anyhow::Result<String> {
+        self.order(Order::ChangeNetwork).await?
+    }
+
     /// It changes to another network: gives the fragment of its ICE restart. The old one is gone.
     ///
     /// # Errors
     /// When ICE cannot be restarted.
     pub async fn change_network(&self) -> anyhow::Result<String> {
-        self.order(Order::ChangeNetwork).await?
+        self.order(Order::ChangeNetwork).await?.map(|offer| fragment(&offer))
     }
 
     /// The service's fragment after a change of network.
@@ -235,6 +253,8 @@ struct Running {
     /// The service's first answer, which later ones change.
     answer: String,
     socket: UdpSocket,
+    /// To a network that the service does not know yet.
+    has_moved: bool,
     deadline: Instant,
     voice: Voice,
     state: Arc<Mutex<PageState>>,
@@ -248,6 +268,7 @@ impl Running {
             pending: None,
             answer: String::new(),
             socket,
+            has_moved: false,
             deadline: now(),
             voice: Voice::new(speech, 0, rand::random::<u16>() / 2, rand::random()),
             state: Arc::default(),
@@ -288,10 +309,14 @@ impl Running {
         match order {
             Order::TakeAnswer(sdp, done) => {
                 self.answer = sdp.replace(EVENTS_ON_THE_WIRE, EVENTS_OF_STR0M);
-                let _ = done.send(self.accept(&self.answer.clone()));
+                let taken = self.accept(&self.answer.clone()).and_then(|()| self.move_on());
+                let _ = done.send(taken);
             }
             Order::ChangeNetwork(done) => {
                 let _ = done.send(self.change_network().await);
+            }
+            Order::OfferAgain(direction, done) => {
+                let _ = done.send(self.offer_again(direction));
             }
             Order::TakeFragment(fragment, done) => {
                 let _ = done.send(self.take_fragment(&fragment));
@@ -319,16 +344,31 @@ impl Running {
         let mut change = self.rtc.sdp_api();
         change.ice_restart(false);
         let (offer, pending) = change.apply().context("an ICE restart")?;
-        (self.socket, self.pending) = (socket, Some(pending));
-        Ok(fragment(&without_candidates(&offer.to_sdp_string())))
+        (self.socket, self.pending, self.has_moved) = (socket, Some(pending), true);
+        Ok(without_candidates(&offer.to_sdp_string()).replace(EVENTS_OF_STR0M, EVENTS_ON_THE_WIRE))
+    }
+
+    fn offer_again(&mut self, direction: Direction) -> anyhow::Result<String> {
+        let mid = self.mid.context("a connection")?;
+        let mut change = self.rtc.sdp_api();
+        change.set_direction(mid, direction);
+        let (offer, pending) = change.apply().context("a change")?;
+        self.pending = Some(pending);
+        Ok(offer.to_sdp_string().replace(EVENTS_OF_STR0M, EVENTS_ON_THE_WIRE))
     }
 
     /// The restart forgets the addresses of before, so the new one comes after it.
+    fn move_on(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.has_moved) {
+            add_candidate(&mut self.rtc, self.socket.local_addr()?)?;
+            self.handle_timeout();
+        }
+        Ok(())
+    }
+
     fn take_fragment(&mut self, fragment: &str) -> anyhow::Result<()> {
         self.accept(&renewed(&self.answer, fragment))?;
-        add_candidate(&mut self.rtc, self.socket.local_addr()?)?;
-        self.handle_timeout();
-        Ok(())
+        self.move_on()
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8]) {

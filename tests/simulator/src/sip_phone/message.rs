@@ -50,13 +50,13 @@ impl SipMessage {
         self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn set_header(&mut self, name: &str, value: String) {
+    pub(crate) fn set_header(&mut self, name: &str, value: String) {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self.headers.insert(0, (name.to_owned(), value));
     }
 
     /// A response of the phone to it.
-    pub(super) fn response(&self, code: u16, tag: &str, address: SocketAddr, more: &[String], body: &str) -> Self {
+    pub(crate) fn response(&self, code: u16, tag: &str, address: SocketAddr, more: &[String], body: &str) -> Self {
         let copied = |name: &&(String, String)| {
             ["Via", "From", "Call-ID", "CSeq", "Record-Route"].iter().any(|wanted| wanted.eq_ignore_ascii_case(&name.0))
         };
@@ -71,7 +71,7 @@ impl SipMessage {
     }
 
     /// A request of the phone in the dialog of this INVITE.
-    pub(super) fn request_in(
+    pub(crate) fn request_in(
         invite: &Self,
         (method, sequence): (&str, u32),
         (tag, address): (&str, SocketAddr),
