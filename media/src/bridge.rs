@@ -42,6 +42,8 @@ pub enum BridgeEvent {
     MediaConnected,
     /// True: no media from the caller, or no answers to connectivity checks. False: both are back.
     MediaSilent(bool),
+    /// A second of the caller's voice came before [`Bridge::start_media`]. Reported once.
+    VoiceBeforeStart,
     /// Media can flow no more. Reported once.
     MediaFailed(MediaFailure),
     /// The standby prompts, played in place of an agent, have ended.
@@ -177,6 +179,9 @@ impl Bridge {
                 RtpLegEvent::MediaSilent(is_silent) => BridgeEvent::MediaSilent(is_silent),
                 RtpLegEvent::MediaFailed(failure) => BridgeEvent::MediaFailed(failure),
             });
+        }
+        if self.caller.poll_early_voice() {
+            self.events.push_back(BridgeEvent::VoiceBeforeStart);
         }
         self.collect_marks();
         self.events.pop_front()

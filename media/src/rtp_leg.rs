@@ -11,6 +11,7 @@
 //!
 //! Towards the remote there is one RTP line: one SSRC, consecutive sequence numbers, timestamps without a gap.
 
+mod early_voice;
 mod inbound;
 mod keys;
 mod liveness;
@@ -31,6 +32,7 @@ use crate::peer::{Peer, PeerError, PeerOptions, PeerStats, Transmit};
 use crate::plain_rtp::PlainRtpError;
 use crate::sdp::phone::PhoneTerms;
 use crate::sdp::{Answer, Direction, Fragment, Offer};
+use early_voice::EarlyVoice;
 use inbound::Inbound;
 use liveness::Liveness;
 use outbound::Outbound;
@@ -99,6 +101,7 @@ pub struct RtpLeg {
     inbound: Inbound,
     outbound: Outbound,
     liveness: Liveness,
+    early_voice: EarlyVoice,
     is_started: bool,
     /// It failed or was closed: nothing is reported any more.
     is_over: bool,
@@ -116,13 +119,15 @@ impl RtpLeg {
             inbound: Inbound::new(options, now),
             outbound: Outbound::new(options),
             liveness,
+            early_voice: EarlyVoice::default(),
             is_started: false,
             is_over: false,
             events: VecDeque::new(),
         }
     }
 
-    /// Takes one datagram that `socket` received. RTP is dropped before [`start`](Self::start).
+    /// Takes one datagram that `socket` received. RTP is dropped before [`start`](Self::start), but see
+    /// [`poll_early_voice`](Self::poll_early_voice).
     pub fn receive(&mut self, socket: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) {
         let packet = self.transport.receive(socket, from, datagram, now);
         if self.transport.media_at() == Some(now) {
@@ -130,9 +135,16 @@ impl RtpLeg {
         }
         self.follow_transport();
         self.report_silence(now);
-        if let Some(packet) = packet.filter(|_| self.is_started) {
-            self.inbound.push(packet, now);
+        match packet {
+            Some(packet) if self.is_started => self.inbound.push(packet, now),
+            Some(packet) => self.early_voice.hear(&packet.payload),
+            None => {}
         }
+    }
+
+    /// True once, when an Opus remote has spoken for a second before [`start`](Self::start).
+    pub fn poll_early_voice(&mut self) -> bool {
+        !self.is_started && self.early_voice.poll()
     }
 
     /// Whether a STUN message from an unknown address is the remote's (see

@@ -41,7 +41,7 @@ pub enum Input {
     AnswerReceived(Arc<str>),
     /// The callee's phone rings.
     CalleeRings,
-    /// The callee accepted.
+    /// The callee accepted: by Meta's status, or because the callee is heard.
     PickedUp,
     /// The callee declined.
     Declined,

@@ -313,6 +313,7 @@ impl CallMedia {
                     self.report(Report::MediaConnected);
                 }
                 BridgeEvent::MediaSilent(silent) => self.report(Report::MediaSilent(silent)),
+                BridgeEvent::VoiceBeforeStart => self.report(Report::VoiceBeforeAccept),
                 BridgeEvent::MediaFailed(failure) => self.report(Report::MediaFailed(failure)),
                 BridgeEvent::PromptsFinished => self.report(Report::PromptsFinished),
                 BridgeEvent::PlaybackFinished { id, completed } => self.playback_finished(id, completed),

@@ -153,6 +153,8 @@ pub enum Report {
     MediaConnected,
     /// No media has arrived from the caller for some seconds, or media arrive again.
     MediaSilent(bool),
+    /// The caller's voice was received for a second before accept.
+    VoiceBeforeAccept,
     /// The media have failed for good.
     MediaFailed(MediaFailure),
     /// A bug ended the call's media.
@@ -195,6 +197,7 @@ impl Report {
     pub(super) fn is_vital(&self) -> bool {
         match self {
             Self::MediaConnected
+            | Self::VoiceBeforeAccept
             | Self::MediaFailed(_)
             | Self::Broken
             | Self::AgentJoined { .. }

@@ -9,6 +9,7 @@ use patchcord_simulator::callee::{AnswerWebhooks, Callee, CalleeOptions, Setup};
 use patchcord_simulator::meta::Reply;
 use patchcord_simulator::network::{Conditions, NetworkOptions};
 use patchcord_simulator::sound;
+use patchcord_simulator::speech::Speech;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -121,9 +122,29 @@ async fn the_first_syllable_is_heard_after_accept() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Meta's ACCEPTED never comes: the duration in its terminate tells that the call was picked up.
+/// Meta's ACCEPTED never comes. A callee who is heard has accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callee_whose_accepted_is_lost_has_hung_up_and_not_let_it_ring() -> anyhow::Result<()> {
+async fn a_callee_who_says_hello_is_answered_although_accepted_is_lost() -> anyhow::Result<()> {
+    let person = CallerOptions { speech: Speech::caller(), ..quiet_caller() };
+    let mut scene = Scene::with(callee(person), agent(), "").await?;
+    let call = scene.place(json!({})).await?;
+    scene.session().await?;
+    call.wait_until(Stage::MediaUp).await?;
+    call.pick_up_unreported().await;
+    scene.service.event("call.accepted").await?;
+    assert_eq!(heard_voices(&caller_hears_first(&call, SECOND).await?), [AGENT_HZ]);
+    // It comes after all.
+    assert_eq!(call.pick_up().await?, 200);
+    assert_eq!(call.hang_up().await?, 200);
+    assert_eq!(scene.only_end().await?, "callee_hung_up");
+    assert_eq!(scene.service.kinds().iter().filter(|kind| **kind == "call.accepted").count(), 1);
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+/// A callee who says nothing either: the duration in Meta's terminate tells that the call was picked up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_callee_whose_accepted_is_lost_has_hung_up_and_not_let_it_ring() -> anyhow::Result<()> {
     let mut scene = Scene::with(callee(quiet_caller()), agent(), "").await?;
     let call = scene.place(json!({})).await?;
     call.wait_until(Stage::MediaUp).await?;

@@ -97,6 +97,23 @@ fn what_is_recorded_is_readable_and_as_long_as_the_call() {
     assert!(recorded.duration.abs_diff(expected) <= 2 * FRAME, "{:?}", recorded.duration);
 }
 
+/// Before accept nobody should be heard: a relay may send silence, but a voice is a person who has accepted.
+#[test]
+fn a_second_of_voice_before_the_start_is_told_once_and_silence_is_not() {
+    let mut call = Call::connected(8);
+    let told = |call: &Call| call.events(|event| matches!(event, BridgeEvent::VoiceBeforeStart)).len();
+    for _ in 0..150 {
+        call.phone.next_frame();
+        call.send(OPUS, call.phone.timestamp, &SILENCE);
+        call.network.run_for(FRAME);
+    }
+    assert_eq!(told(&call), 0);
+    call.talk(40);
+    assert_eq!(told(&call), 0);
+    call.talk(200);
+    assert_eq!(told(&call), 1);
+}
+
 /// Hold and resume, another device, a relay that changes: each comes with a sender of its own.
 #[test]
 fn every_sender_is_heard_and_so_is_one_that_comes_back() {

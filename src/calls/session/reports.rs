@@ -31,6 +31,7 @@ impl Session {
                 }
                 return Some(Input::AgentJoined { attempt });
             }
+            Report::VoiceBeforeAccept => return self.voice_before_accept(),
             Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),
             Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
             Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
@@ -91,6 +92,14 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Only a person who has accepted a call that we place is heard: Meta's ACCEPTED is late, or lost.
+    fn voice_before_accept(&self) -> Option<Input> {
+        self.context.origin.placement()?;
+        info!("the callee of call {} is heard before Meta's status ACCEPTED, and so has accepted", self.context.id);
+        metrics::counter!("patchcord_calls_accepted_by_voice_total").increment(1);
+        Some(Input::PickedUp)
     }
 
     fn media_silent(&mut self, silent: bool) {
