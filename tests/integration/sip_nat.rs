@@ -6,9 +6,10 @@ use anyhow::Context;
 use patchcord_simulator::sip_phone::{SipAnswer, SipPhoneOptions};
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 use crate::people::{AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, until_caller_hears};
-use crate::service::TestOptions;
+use crate::service::{DEADLINE, TestOptions};
 use crate::sip::{calling, phone, sip, until_phone_hears};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +52,7 @@ async fn without_latching_such_a_phone_is_not_heard() -> anyhow::Result<()> {
     // The audio goes to where the SDP says.
     let mut buffer = [0; 2000];
     for _ in 0..50 {
-        dead.recv_from(&mut buffer).await?;
+        timeout(DEADLINE, dead.recv_from(&mut buffer)).await.context("the service sends nothing there")??;
     }
     assert_eq!(phone.audio().await?.packets(), []);
     assert_eq!(sound::voices_heard(&call.heard()?, PHONE_RATE, &[AGENT_HZ]), [] as [f64; 0]);
