@@ -24,7 +24,7 @@ pub(super) struct WebhookClock {
 impl WebhookClock {
     pub fn new(now: Instant) -> Self {
         Self {
-            skew: Mutex::new(ClockSkew::new(unix_s(), now)),
+            skew: Mutex::new(ClockSkew::new(unix_ms(), now)),
             stale_warnings: Throttle::default(),
             skew_warnings: Throttle::default(),
         }
@@ -35,7 +35,7 @@ impl WebhookClock {
         let ahead = {
             let mut skew = self.skew();
             skew.observe(stamp, now);
-            skew.ahead_s(unix_s(), now)
+            skew.ahead_s(unix_ms() / 1000, now)
         };
         metrics::gauge!("patchcord_clock_ahead_seconds").set(ahead as f64);
         if ahead.abs() >= SKEW_WARNING_S && self.skew_warnings.admit(now).is_some() {
@@ -70,8 +70,8 @@ impl WebhookClock {
     }
 }
 
-/// Our clock in seconds since 1970, as Meta stamps its webhooks.
-fn unix_s() -> i64 {
+/// Our clock in milliseconds since 1970; Meta stamps its webhooks with whole seconds.
+fn unix_ms() -> i64 {
     let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -144,10 +144,6 @@ fn read_signature(section: &mut Section<'_, '_>, dialect: DialectName) -> Option
     if dialect != DialectName::Twilio && (auth_token.is_some() || url.is_some()) {
         section.note("twilio_auth_token", None, "it is for dialect = \"twilio\"; agent_secret signs for every dialect");
     }
-    if url.is_some() {
-        section
-            .require("twilio_auth_token", "the address is part of its signature: give { env = \"TWILIO_AUTH_TOKEN\" }");
-    }
     match (secret, auth_token) {
         (Some(_), Some(_)) => {
             section.note("agent_secret", None, "Twilio's apps check twilio_auth_token: leave one of the two out");

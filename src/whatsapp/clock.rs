@@ -20,8 +20,8 @@ const AGREEMENT_S: i64 = 5;
 #[derive(Debug)]
 pub struct ClockSkew {
     began: Instant,
-    /// The reading of our clock at that instant, in Unix seconds.
-    began_s: i64,
+    /// The reading of our clock at that instant, in Unix milliseconds: with whole seconds, all ages could be one too low.
+    began_ms: i64,
     slots: VecDeque<Slot>,
     ahead_s: i64,
 }
@@ -33,9 +33,9 @@ struct Slot {
 }
 
 impl ClockSkew {
-    /// Without observations. `unix_s` is the present reading of our clock.
-    pub fn new(unix_s: i64, now: Instant) -> Self {
-        Self { began: now, began_s: unix_s, slots: VecDeque::new(), ahead_s: 0 }
+    /// Without observations. `unix_ms` is the present reading of our clock.
+    pub fn new(unix_ms: i64, now: Instant) -> Self {
+        Self { began: now, began_ms: unix_ms, slots: VecDeque::new(), ahead_s: 0 }
     }
 
     /// Takes the timestamp of a signed webhook that arrives now.
@@ -65,7 +65,8 @@ impl ClockSkew {
 
     /// The reading of our clock if it had not been set.
     fn counted_s(&self, now: Instant) -> i64 {
-        self.began_s.saturating_add_unsigned(now.saturating_duration_since(self.began).as_secs())
+        let elapsed_ms = now.saturating_duration_since(self.began).as_millis() as u64;
+        self.began_ms.saturating_add_unsigned(elapsed_ms).div_euclid(1000)
     }
 
     /// The estimated error: the least age observed, once two observations agree on it.
@@ -93,7 +94,7 @@ mod tests {
     /// The estimate after each observation: the second of arrival, and the age by our clock.
     fn believed(observations: &[(u64, i64)]) -> Vec<i64> {
         let start = Instant::now();
-        let mut skew = ClockSkew::new(NOW_S, start);
+        let mut skew = ClockSkew::new(NOW_S * 1000, start);
         let observe = |&(second, age_s): &(u64, i64)| {
             let (now, unix_s) = (start + seconds(second), NOW_S + second as i64);
             skew.observe((unix_s - age_s) as u64, now);
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn a_call_is_as_old_as_metas_clock_says() {
         let start = Instant::now();
-        let mut skew = ClockSkew::new(NOW_S + 90, start);
+        let mut skew = ClockSkew::new((NOW_S + 90) * 1000, start);
         let stamp = NOW_S as u64;
         assert_eq!(skew.age_s(stamp, start + seconds(1)), 91, "nothing is known yet");
         skew.observe(stamp, start + seconds(1));
@@ -149,9 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn fractions_of_a_second_count() {
+        let start = Instant::now();
+        let skew = ClockSkew::new(NOW_S * 1000 + 900, start);
+        assert_eq!(skew.age_s(NOW_S as u64 - 300, start + Duration::from_millis(200)), 301);
+    }
+
+    #[test]
     fn a_clock_that_is_set_while_we_run_changes_no_age_and_is_right_from_then_on() {
         let start = Instant::now();
-        let mut skew = ClockSkew::new(NOW_S, start);
+        let mut skew = ClockSkew::new(NOW_S * 1000, start);
         skew.observe(NOW_S as u64 - 1, start);
         let later = start + seconds(100);
         assert_eq!(skew.age_s(NOW_S as u64 + 98, later), 2);

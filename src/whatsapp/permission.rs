@@ -99,7 +99,7 @@ pub struct CallPermissions {
 pub struct GraphAction {
     /// `can_perform_action`.
     pub can_perform: bool,
-    /// Its limits, at most [`GraphAction::MOST_LIMITS`].
+    /// Its limits, at most `MOST_LIMITS`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<GraphLimit>,
 }

@@ -69,7 +69,7 @@ async fn a_call_rings_at_the_page_which_takes_it_and_hangs_up() -> anyhow::Resul
     assert_eq!(simulator.connect(NUMBER, &offer()).await?.1["error"]["code"], 138_003, "one call at a time");
     let rung = phone.until("ring", |_| true).await?;
     let ring = &rung[0].1;
-    assert_eq!(ring["from"], "12025550199");
+    assert_eq!(ring["from"], "447700900199");
     assert!(ring["sdp"].as_str().unwrap().contains("a=setup:passive"), "the relay is to be active: {ring}");
     let id = ring["call"].as_str().unwrap();
     let mut events = simulator.events_of(id).await?;
