@@ -30,12 +30,11 @@ lint: tools ## format, clippy, docs, licences and sources of dependencies
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@./tests/tools/deny.sh
 
-interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, a pywa bot signals, Chromium opens the pages, SIP phones
+interop: tools ## foreign programs: aiortc calls through the real webhook, schemathesis tries the API, a pywa bot signals, Chromium opens the pages
 	@./tests/interop/run.sh
 	@./tests/interop/contract/run.sh
 	@./tests/interop/pywa/run.sh
 	@./tests/interop/chromium/run.sh
-	@./tests/interop/sip/run.sh
 
 interop-chromium: tools ## the pages in Chromium, Chromium as the caller and as an agent, and the console's figures
 	@./tests/interop/chromium/run.sh --all
