@@ -4,6 +4,7 @@
 
 pub mod native;
 mod payload;
+mod stream_message;
 mod identity;
 mod twilio;
 mod telnyx;
@@ -110,14 +111,18 @@ impl DialectName {
 
 /// The translator of one connection. It may keep state, such as the foreign protocol's id of the stream.
 pub(super) trait Dialect {
-    /// The subprotocols that the upgrade offers; none offers none.
-    fn subprotocols(&self) -> &'static [&'static str];
+    /// The subprotocols that the upgrade offers.
+    fn subprotocols(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The sound format until the agent changes it. A protocol that knows one format ignores the configured one.
     fn format(&self, configured: SoundFormat) -> SoundFormat;
 
     /// When the agent counts as joined.
-    fn joins(&self) -> Joins;
+    fn joins(&self) -> Joins {
+        Joins::WhenOpen
+    }
 
     /// Reads one message, which may say several things, in their order. The error is a sentence for the agent's developer;
     /// what the message said before the mistake counts.
@@ -129,8 +134,14 @@ pub(super) trait Dialect {
     /// Writes 20 ms of sound, in the format agreed.
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>);
 
-    /// The code of our close frame.
-    fn close_code(&self, closing: Closing) -> u16;
+    /// The code of our close frame: those of RFC 6455 §7.4.1 for a protocol without codes of its own.
+    fn close_code(&self, closing: Closing) -> u16 {
+        match closing {
+            Closing::Normal => 1000,
+            Closing::TooLarge => 1009,
+            Closing::TooSlow => 1008,
+        }
+    }
 }
 
 /// When an agent counts as joined.
@@ -184,15 +195,6 @@ pub enum FromAgent {
     Command { request_id: Value, command: Result<CallCommand, Refusal> },
     /// What the protocol answers by itself.
     Reply(Message),
-}
-
-/// RFC 6455 §7.4.1: what protocols without codes of their own close with.
-fn standard_close_code(closing: Closing) -> u16 {
-    match closing {
-        Closing::Normal => 1000,
-        Closing::TooLarge => 1009,
-        Closing::TooSlow => 1008,
-    }
 }
 
 /// Reads a text message of a foreign protocol. The error is a sentence for the agent's developer.

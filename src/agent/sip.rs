@@ -347,7 +347,7 @@ impl<'a> Talk<'a> {
     }
 }
 
-/// What a phone is told of a transfer that failed: the code of the new phone, or one that means the same.
+/// The code that NOTIFY reports for a failed transfer: the new phone's own, or one of the same meaning.
 fn code_of(transferred: &Value) -> u16 {
     if let Some(code) = transferred["sip_code"].as_u64().and_then(|code| u16::try_from(code).ok()) {
         return code;

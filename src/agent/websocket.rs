@@ -142,7 +142,7 @@ struct Conversation<'a> {
     dialled_at: Instant,
     has_joined: Cell<bool>,
     joining: Notify,
-    /// It hangs up, and all that it said was heard.
+    /// The caller has heard its last words, and it hangs up.
     is_leaving: Cell<bool>,
     /// What the dialect answers by itself; at most [`MAX_REPLIES`].
     replies: RefCell<Vec<Message>>,

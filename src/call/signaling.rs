@@ -38,7 +38,7 @@ impl Signaling {
     }
 }
 
-/// What the application reports of a call that it signals.
+/// A report of the application about a call that it signals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Meta answered our offer with this SDP.

@@ -30,7 +30,7 @@ impl Naming {
         self.name(&mut self.table.lock(), call, wacid);
     }
 
-    /// The application has named a call that it signals. The same name again changes nothing. An error is what owns the
+    /// The application names a call that it signals. The same name again changes nothing. An error is what owns the
     /// wacid.
     pub fn claim(&self, call: &CallId, wacid: &WaCallId) -> Result<(), Owner> {
         let mut table = self.table.lock();

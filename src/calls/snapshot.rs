@@ -19,7 +19,7 @@ pub struct CallFacts {
     pub id: CallId,
     /// Who calls whom: personal, for API bodies, never for logs.
     pub description: CallDescription,
-    /// The application's tracker of a call that it has us place, or signals.
+    /// The tracker that the application gave a call that it placed or signals.
     pub tracker: Option<String>,
     /// Who exchanges its messages with Meta.
     pub signaling: Signaling,

@@ -265,7 +265,7 @@ impl Standing {
         }
     }
 
-    /// The same permission, whoever told us of it.
+    /// The same permission, from any source.
     fn is_like(self, other: Self) -> bool {
         match (self, other) {
             (Self::Granted { until: one, .. }, Self::Granted { until: another, .. }) => one == another,

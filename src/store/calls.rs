@@ -32,7 +32,7 @@ pub struct CallRecord {
     pub direction: CallDirection,
     /// The person on WhatsApp, as in events.
     pub from: Value,
-    /// The app's tracker of a call that it has us place, or signals.
+    /// The tracker that the application gave a call that it placed or signals.
     pub tracker: Option<String>,
     /// Who exchanges its messages with Meta.
     pub signaling: Signaling,

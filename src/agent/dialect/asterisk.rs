@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::uuid_of;
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::SoundFormat;
 use crate::agent::notice::{Notice, Start};
 
@@ -43,10 +43,6 @@ impl Dialect for Asterisk {
 
     fn format(&self, configured: SoundFormat) -> SoundFormat {
         configured
-    }
-
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -98,10 +94,6 @@ impl Dialect for Asterisk {
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         outbox.push(Message::Binary(self.payload.encode(sound)));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

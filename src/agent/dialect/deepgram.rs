@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{ModelOptions, tools};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -62,10 +62,6 @@ impl DeepgramAgent {
 }
 
 impl Dialect for DeepgramAgent {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn format(&self, _: SoundFormat) -> SoundFormat {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 }
     }
@@ -132,10 +128,6 @@ impl Dialect for DeepgramAgent {
         if self.is_ready {
             outbox.push(Message::Binary(sound));
         }
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{ModelOptions, tools};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
@@ -68,10 +68,6 @@ impl ElevenLabs {
 }
 
 impl Dialect for ElevenLabs {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     /// Until the agent announces its own.
     fn format(&self, _: SoundFormat) -> SoundFormat {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 }
@@ -137,10 +133,6 @@ impl Dialect for ElevenLabs {
         if let Some(payload) = self.payload {
             outbox.push(json_message(&json!({"user_audio_chunk": payload.to_base64(sound)})));
         }
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{Parties, account_of, digits_of};
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::stream_message::StreamMessage;
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 
@@ -29,10 +30,6 @@ pub(super) struct Exotel {
 }
 
 impl Dialect for Exotel {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     /// PCM at 8, 16 or 24 kHz.
     fn format(&self, configured: SoundFormat) -> SoundFormat {
         let sample_rate = match configured.sample_rate {
@@ -42,17 +39,13 @@ impl Dialect for Exotel {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate }
     }
 
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
-    }
-
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         let Incoming::Text(text) = message else { return Ok(()) };
-        match parsed::<FromApp>(&text)? {
-            FromApp::Media { media } => inbox.push(FromAgent::Sound(Payload::L16.of_base64(&media.payload)?)),
-            FromApp::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
-            FromApp::Clear => inbox.push(FromAgent::Clear),
-            FromApp::Other => {}
+        match parsed::<StreamMessage>(&text)? {
+            StreamMessage::Media { media } => inbox.push(FromAgent::Sound(Payload::L16.of_base64(&media.payload)?)),
+            StreamMessage::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
+            StreamMessage::Clear => inbox.push(FromAgent::Clear),
+            StreamMessage::Other => {}
         }
         Ok(())
     }
@@ -85,10 +78,6 @@ impl Dialect for Exotel {
         self.chunks += 1;
         let media = Media { chunk: self.chunks.to_string(), timestamp, payload: Payload::L16.to_base64(sound) };
         outbox.push(self.message(Event::Media { media }));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 
@@ -188,30 +177,6 @@ struct Stop {
     account_sid: String,
     call_sid: String,
     reason: &'static str,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum FromApp {
-    Media {
-        media: AppMedia,
-    },
-    Mark {
-        mark: AppMark,
-    },
-    Clear,
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Deserialize)]
-struct AppMedia {
-    payload: String,
-}
-
-#[derive(Deserialize)]
-struct AppMark {
-    name: String,
 }
 
 #[cfg(test)]

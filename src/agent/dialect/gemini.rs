@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{ModelOptions, tools};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -83,10 +83,6 @@ impl GeminiLive {
 }
 
 impl Dialect for GeminiLive {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn format(&self, _: SoundFormat) -> SoundFormat {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 }
     }
@@ -135,10 +131,6 @@ impl Dialect for GeminiLive {
             let audio = json!({"data": Payload::L16.to_base64(sound), "mimeType": MIME_TYPE});
             outbox.push(json_message(&json!({"realtimeInput": {"audio": audio}})));
         }
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

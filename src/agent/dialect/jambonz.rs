@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{Parties, account_of, uuid_of};
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::{ErrorCode, Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::description::CallDirection;
@@ -42,10 +42,6 @@ impl Dialect for Jambonz {
             Encoding::PcmS16le => configured,
             Encoding::Opus => SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 },
         }
-    }
-
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -94,10 +90,6 @@ impl Dialect for Jambonz {
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         outbox.push(Message::Binary(sound));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{ModelOptions, tools};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -65,7 +65,11 @@ impl OpenAiRealtime {
     }
 
     fn heard(&mut self, item_id: String, sound: &Bytes) {
-        if self.items.last().is_none_or(|(last, _)| *last != item_id) && self.items.len() < MAX_ITEMS {
+        if self.items.last().is_none_or(|(last, _)| *last != item_id) {
+            if self.items.len() == MAX_ITEMS {
+                // It was heard long ago.
+                self.items.remove(0);
+            }
             self.items.push((item_id, self.sent_bytes));
         }
         self.sent_bytes += sound.len() as u64;
@@ -86,10 +90,6 @@ impl OpenAiRealtime {
 }
 
 impl Dialect for OpenAiRealtime {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn format(&self, _: SoundFormat) -> SoundFormat {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 }
     }
@@ -157,10 +157,6 @@ impl Dialect for OpenAiRealtime {
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         let audio = Payload::L16.to_base64(sound);
         outbox.push(json_message(&json!({"type": "input_audio_buffer.append", "audio": audio})));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 
@@ -244,6 +240,18 @@ mod tests {
         assert_eq!((&cleared[0]["item_id"], &cleared[0]["audio_end_ms"]), (&json!("two"), &json!(300)));
         let nothing = told(&mut model, &Notice::Cleared(Cleared { played_ms: 0, dropped_ms: 0 }));
         assert_eq!(nothing, Vec::<Value>::new(), "all of it was heard");
+    }
+
+    #[test]
+    fn a_long_talk_without_interruption_forgets_its_oldest_items_only() {
+        let mut model = model();
+        for number in 0..MAX_ITEMS + 10 {
+            read(&mut model, &delta(&format!("item_{number}"), 20)).unwrap();
+        }
+        assert_eq!(model.items.len(), MAX_ITEMS);
+        let cleared = told(&mut model, &Notice::Cleared(Cleared { played_ms: 0, dropped_ms: 10 }));
+        let last = format!("item_{}", MAX_ITEMS + 9);
+        assert_eq!((&cleared[0]["item_id"], &cleared[0]["audio_end_ms"]), (&json!(last), &json!(10)));
     }
 
     #[test]

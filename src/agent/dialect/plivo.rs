@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{account_of, uuid_of};
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::command::{CallCommand, SendDtmf, SoundCommand};
@@ -33,10 +33,6 @@ pub(super) struct Plivo {
 }
 
 impl Dialect for Plivo {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     /// mu-law at 8 kHz, else PCM at 16 kHz.
     fn format(&self, configured: SoundFormat) -> SoundFormat {
         let sample_rate = match configured.sample_rate {
@@ -44,10 +40,6 @@ impl Dialect for Plivo {
             SampleRate::Hz16000 | SampleRate::Hz24000 | SampleRate::Hz48000 => SampleRate::Hz16000,
         };
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate }
-    }
-
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -95,10 +87,6 @@ impl Dialect for Plivo {
         self.chunks += 1;
         let media = Media { track: "inbound", timestamp, chunk: self.chunks, payload: self.payload.to_base64(sound) };
         outbox.push(self.message(Event::Media { media }));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{Parties, account_of, uuid_of};
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::stream_message::StreamMessage;
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::SoundFormat;
 use crate::agent::notice::{Notice, Start};
 
@@ -31,25 +32,17 @@ pub(super) struct Telnyx {
 }
 
 impl Dialect for Telnyx {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn format(&self, configured: SoundFormat) -> SoundFormat {
         configured
     }
 
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
-    }
-
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         let Incoming::Text(text) = message else { return Ok(()) };
-        match parsed::<FromApp>(&text)? {
-            FromApp::Media { media } => inbox.push(FromAgent::Sound(self.payload.of_base64(&media.payload)?)),
-            FromApp::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
-            FromApp::Clear => inbox.push(FromAgent::Clear),
-            FromApp::Other => {}
+        match parsed::<StreamMessage>(&text)? {
+            StreamMessage::Media { media } => inbox.push(FromAgent::Sound(self.payload.of_base64(&media.payload)?)),
+            StreamMessage::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
+            StreamMessage::Clear => inbox.push(FromAgent::Clear),
+            StreamMessage::Other => {}
         }
         Ok(())
     }
@@ -86,10 +79,6 @@ impl Dialect for Telnyx {
         let payload = self.payload.to_base64(sound);
         let media = Media { track: "inbound", chunk: self.chunks.to_string(), timestamp, payload };
         outbox.push(self.message(Event::Media { media }));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 
@@ -205,30 +194,6 @@ struct ErrorBody<'a> {
 struct Stop {
     user_id: String,
     call_control_id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum FromApp {
-    Media {
-        media: AppMedia,
-    },
-    Mark {
-        mark: AppMark,
-    },
-    Clear,
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Deserialize)]
-struct AppMedia {
-    payload: String,
-}
-
-#[derive(Deserialize)]
-struct AppMark {
-    name: String,
 }
 
 #[cfg(test)]

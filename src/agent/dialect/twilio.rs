@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{account_of, digits_of};
 use super::payload::Payload;
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::stream_message::StreamMessage;
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 
@@ -31,26 +32,18 @@ pub(super) struct Twilio {
 }
 
 impl Dialect for Twilio {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn format(&self, _: SoundFormat) -> SoundFormat {
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz8000 }
-    }
-
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         // The real service takes no binary messages, and apps send none on purpose.
         let Incoming::Text(text) = message else { return Ok(()) };
-        match parsed::<FromApp>(&text)? {
-            FromApp::Media { media } => inbox.push(FromAgent::Sound(Payload::Mulaw.of_base64(&media.payload)?)),
-            FromApp::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
-            FromApp::Clear => inbox.push(FromAgent::Clear),
-            FromApp::Other => {}
+        match parsed::<StreamMessage>(&text)? {
+            StreamMessage::Media { media } => inbox.push(FromAgent::Sound(Payload::Mulaw.of_base64(&media.payload)?)),
+            StreamMessage::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),
+            StreamMessage::Clear => inbox.push(FromAgent::Clear),
+            StreamMessage::Other => {}
         }
         Ok(())
     }
@@ -88,10 +81,6 @@ impl Dialect for Twilio {
             payload: Payload::Mulaw.to_base64(sound),
         };
         outbox.push(self.message(Event::Media { media }));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 
@@ -190,31 +179,6 @@ struct Mark<'a> {
 struct Stop {
     account_sid: String,
     call_sid: String,
-}
-
-/// A message of the app. Its stream id is not compared: a connection has one stream.
-#[derive(Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum FromApp {
-    Media {
-        media: AppMedia,
-    },
-    Mark {
-        mark: AppMark,
-    },
-    Clear,
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Deserialize)]
-struct AppMedia {
-    payload: String,
-}
-
-#[derive(Deserialize)]
-struct AppMark {
-    name: String,
 }
 
 #[cfg(test)]

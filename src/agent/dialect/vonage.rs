@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Closing, Dialect, FromAgent, Incoming, Joins, json_message, parsed, standard_close_code};
+use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
 
@@ -17,10 +17,6 @@ use crate::agent::{Encoding, SoundFormat};
 pub(super) struct Vonage;
 
 impl Dialect for Vonage {
-    fn subprotocols(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     /// PCM at 8, 16 or 24 kHz.
     fn format(&self, configured: SoundFormat) -> SoundFormat {
         let sample_rate = match configured.sample_rate {
@@ -28,10 +24,6 @@ impl Dialect for Vonage {
             rate @ (SampleRate::Hz8000 | SampleRate::Hz16000 | SampleRate::Hz24000) => rate,
         };
         SoundFormat { encoding: Encoding::PcmS16le, sample_rate }
-    }
-
-    fn joins(&self) -> Joins {
-        Joins::WhenOpen
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -83,10 +75,6 @@ impl Dialect for Vonage {
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         outbox.push(Message::Binary(sound));
-    }
-
-    fn close_code(&self, closing: Closing) -> u16 {
-        standard_close_code(closing)
     }
 }
 

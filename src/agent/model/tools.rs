@@ -28,7 +28,7 @@ impl Tools {
     /// The names in the configuration of those without further settings.
     pub const NAMES: [&str; 2] = ["hangup", "send_dtmf"];
 
-    /// The functions that the model is told of.
+    /// The functions that the model is offered.
     pub(in crate::agent) fn functions(&self) -> Vec<Function> {
         let hangup = self.hangup.then(|| Function {
             name: "hangup",
