@@ -19,6 +19,7 @@ pub mod description;
 pub mod route;
 pub mod command;
 pub mod refusal;
+pub mod usage;
 #[cfg(test)]
 mod tests;
 

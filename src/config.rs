@@ -15,6 +15,7 @@ pub mod recordings;
 pub mod restart;
 mod route;
 mod model;
+mod tools;
 pub mod sip;
 pub mod store;
 

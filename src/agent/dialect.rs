@@ -18,15 +18,20 @@ pub(super) mod gemini;
 pub(super) mod elevenlabs;
 pub(super) mod deepgram;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::SoundFormat;
+use super::model::AppFunction;
+use super::model::tools::FunctionResult;
 use super::notice::Notice;
 use crate::call::command::CallCommand;
 use crate::call::refusal::Refusal;
+use crate::call::usage::Tokens;
 
 /// The dialects by their names in the configuration. A new one is a variant here, its name, and its translator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +136,9 @@ pub(super) trait Dialect {
     /// Writes a notice as any number of messages; what the protocol has no word for is none.
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>);
 
+    /// Writes what a [`FromAgent::Function`] returned. Only models call functions.
+    fn write_result(&mut self, _request_id: &Value, _result: &FunctionResult, _outbox: &mut Vec<Message>) {}
+
     /// Writes 20 ms of sound, in the format agreed.
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>);
 
@@ -193,6 +201,14 @@ pub enum FromAgent {
     ByeWhenHeard,
     /// A command to the call. `request_id` returns with the result.
     Command { request_id: Value, command: Result<CallCommand, Refusal> },
+    /// A command that waits until all sound sent so far was heard.
+    CommandWhenHeard { request_id: Value, command: CallCommand },
+    /// A function that an app performs. `request_id` returns with the result.
+    Function { request_id: Value, function: Arc<AppFunction>, arguments: Value },
+    /// What a model has used for one response.
+    Used(Tokens),
+    /// It does not take the call. The text holds nothing of the agent's but a code.
+    Refused(String),
     /// What the protocol answers by itself.
     Reply(Message),
 }
@@ -200,6 +216,15 @@ pub enum FromAgent {
 /// Reads a text message of a foreign protocol. The error is a sentence for the agent's developer.
 fn parsed<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| format!("not a message of this protocol: {error}"))
+}
+
+/// The code of an error that a model reports; nothing else of it is repeated, as that may be what the caller has said.
+fn error_code(code: Option<&str>) -> &str {
+    let is_code = |code: &&str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        (1..=64).contains(&code.len()) && code.bytes().all(is_plain)
+    };
+    code.filter(is_code).unwrap_or("an error")
 }
 
 fn json_message(message: &impl Serialize) -> Message {

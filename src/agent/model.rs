@@ -1,13 +1,18 @@
 //! ModelOptions: a speech model that talks with callers without an app, and how it behaves.
 
 pub(super) mod tools;
+pub(super) mod function;
+pub mod schema;
+
+use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::WebSocketOptions;
 use super::dialect::{Dialect, deepgram, elevenlabs, gemini, openai};
-pub use tools::Tools;
+pub use function::AppFunction;
+pub use tools::{FunctionResult, Tools};
 
 /// The longest name of a model or agent.
 const MAX_NAME: usize = 200;
@@ -31,6 +36,8 @@ pub struct ModelOptions {
     pub greeting: Option<String>,
     /// What it may do with the call.
     pub tools: Tools,
+    /// Passed on to functions of the app, and to the agents of ElevenLabs.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// The vendors whose protocols are built in.
@@ -105,6 +112,7 @@ impl ModelOptions {
             voice: None,
             greeting: None,
             tools: Tools::default(),
+            parameters: BTreeMap::new(),
         })
     }
 
@@ -121,7 +129,7 @@ impl ModelOptions {
             ModelVendor::GeminiLive | ModelVendor::DeepgramAgent => {}
         }
         let headers = self.key.iter().map(|key| self.vendor.authorization(key)).collect();
-        WebSocketOptions { headers, ..WebSocketOptions::at(url) }
+        WebSocketOptions { headers, parameters: self.parameters.clone(), ..WebSocketOptions::at(url) }
     }
 
     /// A translator for one connection.

@@ -15,7 +15,6 @@ use super::browser::seat::{Occupant, Seat};
 use super::browser::{self, BrowserId};
 use super::port::AgentPort;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
-use crate::call::description::{CallDescription, CallDirection};
 use crate::clock;
 use exchange::exchange;
 pub use options::{OfferFormat, OfferOptions};
@@ -64,19 +63,7 @@ async fn connect(
 
 /// The facts of the call, as the native protocol's `start` has them.
 fn request_data(port: &AgentPort, agent: &OfferOptions) -> Value {
-    let CallDescription { wacid, direction, user, number } = port.description();
-    json!({
-        "call_id": port.call_id(),
-        "wacid": wacid,
-        "direction": match direction {
-            CallDirection::UserInitiated => "user_initiated",
-            CallDirection::BusinessInitiated => "business_initiated",
-        },
-        "from": { "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name },
-        "to": {
-            "phone_number_id": number.phone_number_id,
-            "display_phone_number": number.display_phone_number,
-        },
-        "parameters": agent.parameters,
-    })
+    let mut facts = port.facts();
+    facts["parameters"] = json!(agent.parameters);
+    facts
 }

@@ -15,7 +15,7 @@ use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
 use patchcord_media::opus::Profile;
 use patchcord_media::sdp::{Answer, Offer};
 use patchcord_media::source::Room;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::browser::{BrowserId, BrowserLeg};
 use super::notice::{ErrorCode, Notice};
@@ -26,6 +26,7 @@ use crate::call::command::{CallCommand, CommandResult, CourseCommand, Owner, Sou
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::call::usage::Tokens;
 use crate::clock;
 use crate::pulse::{Pulse, Standstills};
 
@@ -91,6 +92,8 @@ pub(crate) enum PortReport {
     Failed(AgentFailure),
     /// The agent wants all events of the call.
     EventsWanted,
+    /// The model has used this for a response.
+    Used(Tokens),
     /// The agent gives a command that the call decides. The answer comes as [`Notice::CommandResult`].
     Command { request_id: Value, command: CourseCommand },
 }
@@ -117,6 +120,21 @@ impl AgentPort {
         self.host.description()
     }
 
+    /// Who calls whom, as apps are told: personal, for requests to the operator's own apps.
+    pub fn facts(&self) -> Value {
+        let CallDescription { wacid, direction, user, number } = self.description();
+        json!({
+            "call_id": self.call_id(),
+            "wacid": wacid,
+            "direction": direction.name(),
+            "from": { "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name },
+            "to": {
+                "phone_number_id": number.phone_number_id,
+                "display_phone_number": number.display_phone_number,
+            },
+        })
+    }
+
     pub fn user(&self) -> PortUser {
         self.slot.user()
     }
@@ -138,6 +156,11 @@ impl AgentPort {
     /// The agent could not be reached, or is lost.
     pub fn failed(&self, failure: AgentFailure) {
         self.report(PortReport::Failed(failure));
+    }
+
+    /// The model's vendor reports this for a response.
+    pub fn used(&self, tokens: Tokens) {
+        self.report(PortReport::Used(tokens));
     }
 
     /// The agent hung up. Gives the reason of its `Stop` notice.

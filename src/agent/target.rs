@@ -134,8 +134,8 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
+            Self::Model(model) => model.parameters.extend(parameters.clone()),
             Self::Browser(_)
-            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::CallingPhone(_)

@@ -8,10 +8,14 @@ mod options;
 mod signature;
 mod connect;
 mod upgrade;
+mod functions;
+mod ending;
 #[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::pending;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,24 +23,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{interval_at, timeout};
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tracing::debug;
 
 use super::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
+use super::model::tools::FunctionResult;
 use super::notice::{ErrorCode, Notice, Start};
 use super::port::AgentPort;
 use super::{SocketOptions, SoundFormat};
-use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::call::agent_failure::AgentFailureKind;
+use crate::call::command::CallCommand;
 use crate::clock;
 use crate::descriptors;
 use crate::telemetry::shown;
 use connect::{Connected, connect};
+use ending::{Ending, lost, of_close, of_error};
+use functions::{Called, Functions};
 pub use options::WebSocketOptions;
 pub use signature::UpgradeSignature;
 
@@ -58,20 +67,19 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The name of the mark behind the last words of an agent whose protocol has no marks of its own.
-const LAST_MARK: &str = "\u{1}last";
+/// The name of the marks behind the words of an agent whose protocol has no marks of its own.
+const WORDS_MARK: &str = "\u{1}words";
+/// What an agent does behind its words. One more is done at once.
+const MAX_DEEDS: usize = 16;
 /// An agent that provokes more replies than it reads fails.
 const MAX_REPLIES: usize = 64;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// How a conversation with an agent ended.
-enum Ending {
-    /// The call has no more use for the agent.
-    Dismissed(&'static str),
-    /// The agent said `bye` or closed normally.
-    HungUp,
-    Failed(AgentFailure, Closing),
+/// What an agent does once the caller has heard its words.
+enum Deed {
+    HangUp,
+    Command { request_id: Value, command: CallCommand },
 }
 
 /// Connects to an agent and talks with it in this dialect until one side leaves.
@@ -107,8 +115,10 @@ async fn talk(agent: &WebSocketOptions, dialect: Box<dyn Dialect>, port: &AgentP
                 has_joined: Cell::new(false),
                 joining: Notify::new(),
                 is_leaving: Cell::new(false),
+                deeds: RefCell::default(),
                 replies: RefCell::default(),
                 has_replies: Notify::new(),
+                functions: Functions::default(),
             };
             conversation.hold(open(connected).await).await;
         }
@@ -144,9 +154,12 @@ struct Conversation<'a> {
     joining: Notify,
     /// The caller has heard its last words, and it hangs up.
     is_leaving: Cell<bool>,
+    /// What it does once its words are heard, each behind a mark; at most [`MAX_DEEDS`].
+    deeds: RefCell<VecDeque<Deed>>,
     /// What the dialect answers by itself; at most [`MAX_REPLIES`].
     replies: RefCell<Vec<Message>>,
     has_replies: Notify,
+    functions: Functions,
 }
 
 impl Conversation<'_> {
@@ -156,7 +169,7 @@ impl Conversation<'_> {
         let format = self.dialect.borrow().format(self.agent.format);
         self.port.attach(format, self.agent.profile);
         let ending = match self.send(&mut sink, &Notice::Start(Box::new(self.start(format)))).await {
-            Err(error) => ending_of(&error),
+            Err(error) => of_error(&error),
             Ok(()) => self.converse(&mut sink, &mut stream).await,
         };
         self.part(ending, sink, stream).await;
@@ -173,6 +186,7 @@ impl Conversation<'_> {
             ending = self.read(stream, &heard_at) => ending,
             ending = self.write(sink, &heard_at) => ending,
             ending = self.fail_to_join() => ending,
+            never = self.perform_functions() => match never {},
         }
     }
 
@@ -256,7 +270,7 @@ impl Conversation<'_> {
         loop {
             let message = match stream.next().await {
                 None => return lost(AgentFailureKind::Disconnected.because("the connection ended")),
-                Some(Err(error)) => return ending_of(&error),
+                Some(Err(error)) => return of_error(&error),
                 Some(Ok(message)) => message,
             };
             // An agent that reads nothing fails in `write`.
@@ -265,7 +279,7 @@ impl Conversation<'_> {
             let incoming = match message {
                 Message::Binary(bytes) => Incoming::Binary(bytes),
                 Message::Text(text) => Incoming::Text(text),
-                Message::Close(frame) => return ending_of_close(frame.as_ref()),
+                Message::Close(frame) => return self.ending_of_close(frame.as_ref()),
                 // tungstenite answers pings by itself.
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             };
@@ -273,6 +287,7 @@ impl Conversation<'_> {
             for said in inbox.drain(..) {
                 match said {
                     FromAgent::Bye => return Ending::HungUp,
+                    FromAgent::Refused(why) => return lost(AgentFailureKind::Refused.because(why)),
                     FromAgent::Sound(sound) => self.say(sound, heard_at).await,
                     FromAgent::Reply(message) => {
                         if let Some(ending) = self.reply(message) {
@@ -285,7 +300,10 @@ impl Conversation<'_> {
                     | FromAgent::Pause
                     | FromAgent::Resume
                     | FromAgent::ByeWhenHeard
-                    | FromAgent::Command { .. }) => self.obey(said),
+                    | FromAgent::Command { .. }
+                    | FromAgent::CommandWhenHeard { .. }
+                    | FromAgent::Function { .. }
+                    | FromAgent::Used(_)) => self.obey(said),
                 }
             }
             if let Err(mistake) = read {
@@ -327,12 +345,61 @@ impl Conversation<'_> {
                 }
             }
             FromAgent::Mark { name } => self.port.mark(name),
-            FromAgent::ByeWhenHeard => self.port.mark(LAST_MARK.to_owned()),
+            FromAgent::ByeWhenHeard => self.when_heard(Deed::HangUp),
+            FromAgent::CommandWhenHeard { request_id, command } => {
+                self.when_heard(Deed::Command { request_id, command });
+            }
             FromAgent::Clear => self.port.clear(),
             FromAgent::Pause => self.port.pause(),
             FromAgent::Resume => self.port.resume(),
             FromAgent::Command { request_id, command } => self.port.command(request_id, command),
-            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Reply(_) => {}
+            FromAgent::Function { request_id, function, arguments } => {
+                let called = Called { request_id: request_id.clone(), function, arguments };
+                if let Err(refused) = self.functions.begin(called) {
+                    self.answer_function(&request_id, &refused);
+                }
+            }
+            FromAgent::Used(tokens) => self.port.used(tokens),
+            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Refused(_) | FromAgent::Reply(_) => {}
+        }
+    }
+
+    fn when_heard(&self, deed: Deed) {
+        if self.deeds.borrow().len() == MAX_DEEDS {
+            return self.perform(deed);
+        }
+        self.deeds.borrow_mut().push_back(deed);
+        self.port.mark(WORDS_MARK.to_owned());
+    }
+
+    fn perform(&self, deed: Deed) {
+        match deed {
+            Deed::HangUp => self.is_leaving.set(true),
+            Deed::Command { request_id, command } => self.port.command(request_id, Ok(command)),
+        }
+    }
+
+    /// Has the app perform the functions that the agent calls.
+    async fn perform_functions(&self) -> Infallible {
+        let (tls, parameters) = (&self.options.tls, &self.agent.parameters);
+        self.functions.perform(self.port, tls, parameters, |id, result| self.answer_function(id, result)).await
+    }
+
+    /// There are no more results than functions under way, and those are few.
+    fn answer_function(&self, request_id: &Value, result: &FunctionResult) {
+        let mut replies = self.replies.borrow_mut();
+        self.dialect.borrow_mut().write_result(request_id, result, &mut replies);
+        self.has_replies.notify_one();
+    }
+
+    fn ending_of_close(&self, frame: Option<&CloseFrame>) -> Ending {
+        match of_close(frame) {
+            Ending::Failed(failure, closing) if !self.has_joined.get() => {
+                let detail = failure.detail.unwrap_or_default();
+                let refused = AgentFailureKind::Refused.because(format!("it {detail} before it was ready"));
+                Ending::Failed(refused, closing)
+            }
+            ending @ (Ending::Dismissed(_) | Ending::HungUp | Ending::Failed(..)) => ending,
         }
     }
 
@@ -366,7 +433,7 @@ impl Conversation<'_> {
                     let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
                     return Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow);
                 }
-                Ok(Err(error)) => return ending_of(&error),
+                Ok(Err(error)) => return of_error(&error),
                 Ok(Ok(())) if self.is_leaving.get() => return Ending::HungUp,
                 Ok(Ok(())) => {}
             }
@@ -391,8 +458,10 @@ impl Conversation<'_> {
             sink.feed(message).await?;
         }
         while let Some(notice) = self.port.next_notice() {
-            if matches!(&notice, Notice::Mark { name, .. } if name == LAST_MARK) {
-                self.is_leaving.set(true);
+            if matches!(&notice, Notice::Mark { name, .. } if name == WORDS_MARK) {
+                let deed = self.deeds.borrow_mut().pop_front();
+                deed.into_iter().for_each(|deed| self.perform(deed));
+                continue;
             }
             self.dialect.borrow_mut().write_notice(&notice, outbox);
             for message in outbox.drain(..) {
@@ -416,59 +485,4 @@ fn ping_every(idle_timeout: Duration) -> Duration {
 /// Reads and drops messages until the agent has closed.
 async fn read_out(stream: &mut SplitStream<Socket>) {
     while let Some(Ok(_)) = stream.next().await {}
-}
-
-fn lost(failure: AgentFailure) -> Ending {
-    Ending::Failed(failure, Closing::Normal)
-}
-
-fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
-    match frame.map(|frame| u16::from(frame.code)) {
-        // 1005: a close without a code, which browsers and libraries send for a plain close().
-        None | Some(1000 | 1005) => Ending::HungUp,
-        // No other code means that the agent hangs up: a server that shuts down (1001) or restarts (1012) loses its
-        // calls.
-        Some(code) => {
-            let name = close_name(code).map(|name| format!(" ({name})")).unwrap_or_default();
-            lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}{name}")))
-        }
-    }
-}
-
-/// The names in IANA's registry, for the codes that a server may send.
-fn close_name(code: u16) -> Option<&'static str> {
-    Some(match code {
-        1001 => "going away",
-        1002 => "protocol error",
-        1003 => "unsupported data",
-        1007 => "invalid payload data",
-        1008 => "policy violation",
-        1009 => "message too big",
-        1010 => "mandatory extension",
-        1011 => "internal error",
-        1012 => "service restart",
-        1013 => "try again later",
-        1014 => "bad gateway",
-        3000 => "unauthorized",
-        3003 => "forbidden",
-        3008 => "timeout",
-        _ => return None,
-    })
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
-fn ending_of(error: &tungstenite::Error) -> Ending {
-    match error {
-        tungstenite::Error::Capacity(_) => {
-            Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::TooLarge)
-        }
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))
-        }
-        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => {
-            lost(AgentFailureKind::ProtocolError.because(error))
-        }
-        tungstenite::Error::Io(error) => lost(AgentFailureKind::Disconnected.because(error)),
-        _ => lost(AgentFailureKind::Disconnected.because(error)),
-    }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::end::EndReason;
+use super::usage::ModelUsage;
 
 /// Our own id of a call: `call_` and a ULID, so ids sort by the time the call began. It holds nothing personal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -117,8 +118,22 @@ impl Stages {
     }
 }
 
+/// What was measured of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures<'c> {
+    /// Counters and quality of the audio.
+    pub sound: &'c Value,
+    /// What its speech models have used.
+    pub usage: &'c [ModelUsage],
+}
+
+impl Figures<'_> {
+    /// Of a call that had no audio.
+    pub const NONE: Self = Self { sound: &Value::Null, usage: &[] };
+}
+
 /// The data of `call.ended`. `terminate_at_meta` is whether the application has to end a call at Meta that it signals.
-pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value, terminate_at_meta: Option<bool>) -> Value {
+pub fn ended_data(reason: &EndReason, stages: &Stages, figures: Figures<'_>, terminate_at_meta: Option<bool>) -> Value {
     let talked = stages.ended.zip(stages.accepted).map(|(ended, accepted)| ended.saturating_sub(accepted));
     let mut data = serde_json::json!({
         "reason": reason.name(),
@@ -128,7 +143,8 @@ pub fn ended_data(reason: &EndReason, stages: &Stages, sound: &Value, terminate_
         "meta_error_code": reason.meta_error_code(),
         "talked_ms": talked.map(|talked| talked.as_millis() as u64),
         "stages": stages.to_json(),
-        "sound": sound,
+        "sound": figures.sound,
+        "usage": figures.usage,
     });
     if let Some(is_left) = terminate_at_meta {
         data["terminate_at_meta"] = is_left.into();

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::terminations::Terminations;
 use crate::call::end::EndReason;
-use crate::call::event::{CallEvent, CallId, Stages, ended_data};
+use crate::call::event::{CallEvent, CallId, Figures, Stages, ended_data};
 use crate::call::signaling::Signaling;
 use crate::clock;
 use crate::recordings::{RecordingId, RecordingResult, Recordings};
@@ -100,7 +100,8 @@ impl Recovery {
         let reason = EndReason::ServiceLost;
         let stages = Stages { ended: clock::wall().duration_since(call.began_at).ok(), ..Stages::default() };
         let terminate_at_meta = (call.signaling == Signaling::External).then_some(true);
-        let told = next_event("call.ended", ended_data(&reason, &stages, &Value::Null, terminate_at_meta));
+        let figures = Figures { usage: &call.usage, ..Figures::NONE };
+        let told = next_event("call.ended", ended_data(&reason, &stages, figures, terminate_at_meta));
         call.end(&reason, &stages, &Value::Null);
         self.tell_meta(&call);
         // The store counts and logs its trouble.

@@ -35,7 +35,7 @@ use super::{CallsOptions, NewCall, Origin, WRITTEN_WITHIN};
 use crate::agent::{AgentStatus, AgentTarget, Dial};
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
-use crate::call::event::{CallEvent, CallId, ended_data};
+use crate::call::event::{CallEvent, CallId, Figures, ended_data};
 use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Signaling, Transfer};
 use crate::calls::origin::ExternalDirection;
 use crate::clock;
@@ -372,6 +372,7 @@ impl Session {
             Action::EnterQueueBeside { attempt } => self.enter_queue_beside(attempt).await,
             Action::DropAgent { attempt, reason } => {
                 self.leave_queue_of(attempt);
+                self.record.model_left(attempt);
                 self.command(Command::DropAgent { call, attempt, reason: reason.name() }).await;
             }
             Action::Promote { attempt } => {
@@ -561,8 +562,9 @@ impl Session {
         );
         self.note_if_unanswered(reason);
         self.record.end(reason, sound);
-        let data =
-            ended_data(reason, self.record.stages(), sound, self.app_signaling.ended(&self.context.origin, reason));
+        let figures = Figures { sound, usage: &self.record.record().usage };
+        let terminate_at_meta = self.app_signaling.ended(&self.context.origin, reason);
+        let data = ended_data(reason, self.record.stages(), figures, terminate_at_meta);
         self.events.emit_end(self.record.record(), data).await;
         // Its agent sees the end before it is free again.
         self.queue.leave();

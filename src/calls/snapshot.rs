@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::call::description::CallDescription;
 use crate::call::event::{CallId, Stages};
 use crate::call::signaling::Signaling;
+use crate::call::usage::UsageMeter;
 use crate::call::{Attempt, TransferStage};
 use crate::queue::QueueName;
 
@@ -56,6 +57,8 @@ pub struct CallStatus {
     pub recordings: Vec<String>,
     /// Agents of queues that had the caller, by name.
     pub agents: Vec<String>,
+    /// What its speech models have used.
+    pub usage: UsageMeter,
 }
 
 /// An agent of a call.
@@ -93,6 +96,7 @@ impl CallStatus {
             client_state: None,
             recordings: Vec::new(),
             agents: Vec::new(),
+            usage: UsageMeter::default(),
         }
     }
 }

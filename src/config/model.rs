@@ -4,6 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::read::Section;
+use super::tools::read_tools;
 use crate::address::is_nearby;
 use crate::agent::AgentTarget;
 use crate::agent::model::Tools;
@@ -28,15 +29,9 @@ impl Model {
         let instructions = section.secret("instructions").map(|text| text.expose_secret().trim().to_owned());
         let voice = section.text("voice", not_empty);
         let greeting = section.text("greeting", not_empty);
-        let tools = section.list("tools", |name| match Tools::NAMES.contains(&name) {
-            true => Ok(name.to_owned()),
-            false => Err(format!("give some of \"{}\"", Tools::NAMES.join("\", \""))),
-        });
-        let has = |name: &str| tools.iter().flatten().any(|tool| tool == name);
-        let (hangup, send_dtmf) = (has("hangup"), has("send_dtmf"));
-        let transfer_to = section.list("transfer_to", not_empty).unwrap_or_default();
+        let tools = read_tools(&mut section);
         section.end();
-        Self { is_given, url, key, instructions, voice, greeting, tools: Tools { hangup, send_dtmf, transfer_to } }
+        Self { is_given, url, key, instructions, voice, greeting, tools }
     }
 
     /// Gives the models among the targets these settings.
@@ -88,7 +83,7 @@ fn read_url(text: &str) -> Result<Url, String> {
     }
 }
 
-fn not_empty(text: &str) -> Result<String, String> {
+pub(super) fn not_empty(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() { Err("give a text, or leave it out".to_owned()) } else { Ok(text.to_owned()) }
 }

@@ -202,6 +202,39 @@ impl<'n, 'e> Section<'n, 'e> {
         sections
     }
 
+    /// The names and the tables of one list, as in `tools = ["hangup", { name = "…" }]`.
+    pub(super) fn names_and_sections(&mut self, key: &'static str) -> (Vec<String>, Vec<Section<'n, 'e>>) {
+        let items = match self.take(key, Written::List) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(_) => {
+                self.note(key, None, "give a list of names and tables");
+                Vec::new()
+            }
+        };
+        let (mut names, mut sections) = (Vec::new(), Vec::new());
+        for (index, item) in items.into_iter().enumerate() {
+            match item {
+                Value::String(name) => names.push(name),
+                Value::Table(table) => {
+                    let path = format!("{}[{index}]", self.path_of(key));
+                    sections.push(self.below(path, format!("{}[]", self.shape_of(key)), table));
+                }
+                _ => self.note(&format!("{key}[{index}]"), None, "give a name in quotes, or a table"),
+            }
+        }
+        (names, sections)
+    }
+
+    /// Any value, as JSON; `read` makes something of it or says what would be right.
+    pub(super) fn json<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(serde_json::Value) -> Result<T, String>,
+    ) -> Option<T> {
+        self.value(key, Written::Toml, |value| read(json_of(value)?))
+    }
+
     /// The tables inside of the table `key` with their names, as in `[routes.reception]`.
     pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(String, Section<'n, 'e>)> {
         let mut sections = Vec::new();
@@ -378,6 +411,21 @@ fn address_to_show(text: &str) -> String {
     let path = path.split_inclusive(['?', '#']).next().unwrap_or_default();
     let hidden = if path.ends_with(['?', '#']) { "…" } else { "" };
     format!("{scheme}://{host}{path}{hidden}")
+}
+
+fn json_of(value: &Value) -> Result<serde_json::Value, String> {
+    Ok(match value {
+        Value::String(text) => text.as_str().into(),
+        Value::Integer(number) => (*number).into(),
+        Value::Float(number) => (*number).into(),
+        Value::Boolean(flag) => (*flag).into(),
+        Value::Datetime(_) => return Err("JSON has no times: give text in quotes".to_owned()),
+        Value::Array(items) => items.iter().map(json_of).collect::<Result<_, _>>()?,
+        Value::Table(table) => {
+            let member = |(name, value): (&String, &Value)| Ok::<_, String>((name.clone(), json_of(value)?));
+            table.iter().map(member).collect::<Result<_, _>>()?
+        }
+    })
 }
 
 fn joined(path: &str, key: &str) -> String {

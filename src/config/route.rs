@@ -92,8 +92,8 @@ fn apply(
             agent.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             agent.parameters.clone_from(parameters);
         }
+        AgentTarget::Model(model) => model.parameters.clone_from(parameters),
         AgentTarget::Browser(_)
-        | AgentTarget::Model(_)
         | AgentTarget::Sip(_)
         | AgentTarget::SipUser(_)
         | AgentTarget::CallingPhone(_)

@@ -303,6 +303,10 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "model = { voice = \"marin\" }"),
         ("route", "agent = \"gemini-live:m\""),
         ("route", "agent = \"elevenlabs:a\"\nmodel = { key = \"k\", tools = [\"fly\"], transfer_to = [\"moon\"] }"),
+        (
+            "route",
+            "agent = \"elevenlabs:a\"\nmodel = { key = \"k\", tools = [{ name = \"2nd\" }, { name = \"transfer\", description = \"x\" }, { name = \"f\", parameters = { type = \"string\" }, webhook = \"http://app.example.com\" }] }",
+        ),
         ("route", "sample_rate = 44100"),
         ("route", "encoding = \"opus\"\nsample_rate = 16000"),
         ("route", "encoding = \"pcm\""),
@@ -414,8 +418,15 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.twilio_auth_token: it is for dialect = "twilio"; agent_secret signs for every dialect
     patchcord.toml: routes.reception.model: no agent of this route is a model: give agent = "openai-realtime:MODEL"
     patchcord.toml: routes.reception.model.key: the model needs its vendor's API key: give { env = "MODEL_API_KEY" }
-    patchcord.toml: routes.reception.model.tools = ["fly"]: give some of "hangup", "send_dtmf"
+    patchcord.toml: routes.reception.model.tools = "fly": give some of "hangup", "send_dtmf", or a table with a function of yours
     patchcord.toml: routes.reception.model.transfer_to = "moon": give names of routes
+    patchcord.toml: routes.reception.model.tools[0].name = "2nd": a function's name has 1 to 64 letters, digits or '_', and begins with no digit
+    patchcord.toml: routes.reception.model.tools[1].name = "transfer": this function is built in: model.transfer_to names its routes
+    patchcord.toml: routes.reception.model.tools[1].webhook: it is missing, and so is model.tools_webhook; give "https://app.example.com/functions"
+    patchcord.toml: routes.reception.model.tools[2].description: it is missing; say to the model what it is for
+    patchcord.toml: routes.reception.model.tools[2].parameters = { type = "string" }: give a JSON schema of the type "object"
+    patchcord.toml: routes.reception.model.tools[2].webhook = "http://app.example.com": http:// would carry function calls in the clear through the internet: use https://
+    patchcord.toml: routes.reception.model.tools_secret: it is missing; it signs the calls of functions: give { env = "TOOLS_SECRET" }
     patchcord.toml: routes.reception.sample_rate = 44100: give 8000, 16000, 24000 or 48000
     patchcord.toml: routes.reception.sample_rate = 16000: Opus always counts at 48000: leave sample_rate out
     patchcord.toml: routes.reception.encoding = "pcm": give "pcm_s16le" or "opus"
@@ -710,6 +721,7 @@ fn example_environment() -> Environment {
         ("AGENT_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("TWILIO_AUTH_TOKEN", "token"),
         ("OPENAI_API_KEY", "key"),
+        ("TOOLS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ])
 }

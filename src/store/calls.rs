@@ -13,6 +13,7 @@ use crate::call::description::CallDirection;
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
 use crate::call::signaling::Signaling;
+use crate::call::usage::ModelUsage;
 use crate::clock;
 
 /// The record of one call. `Debug` shows nothing personal.
@@ -60,6 +61,8 @@ pub struct CallRecord {
     pub recordings: Vec<String>,
     /// Agents of queues that had the caller, by name, in their order.
     pub agents: Vec<String>,
+    /// What its speech models have used, as in `call.ended`.
+    pub usage: Vec<ModelUsage>,
 }
 
 impl CallRecord {
@@ -92,6 +95,7 @@ impl CallRecord {
             sound: Value::Null,
             recordings: Vec::new(),
             agents: Vec::new(),
+            usage: Vec::new(),
         }
     }
 
@@ -240,7 +244,7 @@ pub(super) fn merged(unwritten: Vec<CallRecord>, mut written: Vec<CallRecord>, f
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
                        accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, \
-                       direction, tracker, signaling";
+                       direction, tracker, signaling, usage";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 /// The same where a call was queued after its id was generated.
@@ -250,9 +254,9 @@ const EARLIER_ID: Duration = QUEUED_FOR.saturating_add(ID_SLACK);
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
-            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker, signaling)
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker, signaling, usage)
          VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
-            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker, :signaling)
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker, :signaling, :usage)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
             client_state = coalesce(excluded.client_state, client_state),
@@ -263,7 +267,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
             meta_error_code = iif(ended_at IS NULL, excluded.meta_error_code, meta_error_code),
             ended_at = coalesce(ended_at, excluded.ended_at),
             stages = excluded.stages, sound = excluded.sound, recordings = excluded.recordings,
-            agents = excluded.agents",
+            agents = excluded.agents, usage = excluded.usage",
     )?;
     statement.execute(named_params! {
         ":call_id": call.call_id,
@@ -306,6 +310,7 @@ pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Op
 /// Calls without an end up to the position `up_to` and after the call `after`, oldest first.
 pub(super) fn unfinished(
     connection: &Connection,
+        ":usage": serde_json::to_string(&call.usage).expect("names and numbers always serialise"),
     after: Option<&str>,
     up_to: i64,
     limit: usize,
@@ -401,3 +406,4 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         agents: serde_json::from_value(json("agents")?).unwrap_or_default(),
     })
 }
+        usage: serde_json::from_value(json("usage")?).unwrap_or_default(),

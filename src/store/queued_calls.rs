@@ -14,7 +14,7 @@ use super::writer::{InTrouble, Job, Queue};
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, outbox};
 use crate::call::description::CallDirection;
 use crate::call::end::EndReason;
-use crate::call::event::{CallEvent, CallId, Stages, ended_data};
+use crate::call::event::{CallEvent, CallId, Figures, Stages, ended_data};
 use crate::clock;
 
 /// The longest time that a call may be queued. The id of a call is made when it is queued, so this bounds how much older
@@ -94,7 +94,7 @@ impl QueuedCall {
         let mut record = self.record(self.queued_at);
         record.end(reason, &stages, &Value::Null);
         let (id, client_state) = (self.call_id.clone(), self.client_state.clone());
-        let data = ended_data(reason, &stages, &Value::Null, None);
+        let data = ended_data(reason, &stages, Figures::NONE, None);
         (record, CallEvent::new(id, ENDED_SEQUENCE, "call.ended", client_state, data, now))
     }
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 12] = [
+pub(super) const MIGRATIONS: [&str; 13] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -23,6 +23,7 @@ pub(super) const MIGRATIONS: [&str; 12] = [
     SIGNALING_OF_CALLS,
     PERMISSIONS,
     QUEUED_CALLS,
+    USAGE_OF_CALLS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -213,6 +214,11 @@ const QUEUED_CALLS: &str = "
     CREATE INDEX queued_calls_of_number ON queued_calls (phone_number_id, urgency, position);
     CREATE INDEX queued_calls_by_urgency ON queued_calls (urgency, position);
     CREATE INDEX queued_calls_by_expiry ON queued_calls (expires_at);
+";
+
+/// `usage` is a JSON list: what each speech model of the call has used.
+const USAGE_OF_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN usage TEXT NOT NULL DEFAULT '[]';
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

@@ -21,6 +21,7 @@ use crate::call::end::{EndReason, MediaFailure};
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::Refusal;
 use crate::call::route::BargeIn;
+use crate::call::usage::Tokens;
 use crate::recordings::{RecordingId, RecordingResult};
 
 /// A command of the control plane to a worker.
@@ -167,6 +168,8 @@ pub enum Report {
     AgentHungUp { attempt: Attempt },
     /// The agent of `attempt` gives a command that the call decides; it waits for the answer.
     Asked { attempt: Attempt, request_id: Value, command: CourseCommand },
+    /// The model of `attempt` has used this for a response.
+    ModelUsed { attempt: Attempt, tokens: Tokens },
     /// The agent wants all events of the call on its socket.
     EventsWanted,
     /// The prompts that stood in for an agent were played to their end.
@@ -208,6 +211,7 @@ impl Report {
             | Self::Held(_)
             | Self::RecordingStarted { .. } => true,
             Self::MediaSilent(_)
+            | Self::ModelUsed { .. }
             | Self::EventsWanted
             | Self::PlaybackFinished { .. }
             | Self::Gathered { .. }

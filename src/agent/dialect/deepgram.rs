@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
-use crate::agent::model::{ModelOptions, tools};
+use super::{Dialect, FromAgent, Incoming, Joins, error_code, json_message, parsed};
+use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
 
@@ -86,13 +86,16 @@ impl Dialect for DeepgramAgent {
             FromModel::UserStartedSpeaking => inbox.push(FromAgent::Clear),
             FromModel::FunctionCallRequest { functions } => {
                 for call in functions {
-                    let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
                     let request_id = json!({"id": call.id, "name": call.name});
-                    inbox.push(self.options.tools.call(request_id, &call.name, &arguments));
+                    inbox.push(self.options.tools.call_with_text(request_id, &call.name, &call.arguments));
                 }
             }
             FromModel::Error { code } => {
-                return Err(format!("the model reported {}", code.as_deref().unwrap_or("an error")));
+                let report = format!("the model reported {}", error_code(code.as_deref()));
+                match self.is_ready {
+                    true => return Err(report),
+                    false => inbox.push(FromAgent::Refused(report)),
+                }
             }
             FromModel::Other => {}
         }
@@ -107,10 +110,7 @@ impl Dialect for DeepgramAgent {
                 outbox.push(json_message(&json!({"type": "InjectUserMessage", "content": content})));
             }
             Notice::CommandResult { request_id, outcome } => {
-                outbox.push(json_message(&json!({
-                    "type": "FunctionCallResponse", "id": request_id["id"], "name": request_id["name"],
-                    "content": tools::outcome_text(outcome),
-                })));
+                self.write_result(request_id, &FunctionResult::of_command(outcome), outbox);
             }
             Notice::Accepted
             | Notice::Dtmf { .. }
@@ -122,6 +122,12 @@ impl Dialect for DeepgramAgent {
             | Notice::Error { .. }
             | Notice::Stop { .. } => {}
         }
+    }
+
+    fn write_result(&mut self, request_id: &Value, result: &FunctionResult, outbox: &mut Vec<Message>) {
+        outbox.push(json_message(&json!({
+            "type": "FunctionCallResponse", "id": request_id["id"], "name": request_id["name"], "content": result.text,
+        })));
     }
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
@@ -185,8 +191,12 @@ mod tests {
         let call = r#"{"type":"FunctionCallRequest","functions":[
             {"id":"f1","name":"transfer","arguments":"{\"to\":\"support\"}","client_side":true}]}"#;
         let said = read(&mut agent, call).unwrap();
-        let [FromAgent::Command { request_id, command: Ok(_) }] = &said[..] else { panic!("{said:?}") };
+        let [FromAgent::CommandWhenHeard { request_id, .. }] = &said[..] else { panic!("{said:?}") };
         let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
         assert_eq!(told(&mut agent, &done)[0]["id"], "f1");
+        let error = r#"{"type":"Error","code":"SLOW","description":"what was said"}"#;
+        assert_eq!(read(&mut agent, error), Err("the model reported SLOW".into()));
+        let mut unready = DeepgramAgent::new(ModelOptions::parse(ModelVendor::DeepgramAgent, "m").unwrap());
+        assert_eq!(read(&mut unready, error), Ok(vec![FromAgent::Refused("the model reported SLOW".into())]));
     }
 }

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
-use crate::agent::model::{ModelOptions, tools};
+use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 
@@ -97,7 +97,7 @@ impl Dialect for ElevenLabs {
                 inbox.push(FromAgent::Reply(json_message(&pong)));
             }
             FromModel::ClientToolCall { client_tool_call: call } => {
-                inbox.push(self.options.tools.call(json!(call.tool_call_id), &call.tool_name, &call.parameters));
+                inbox.push(self.options.tools.call(json!(call.tool_call_id), &call.tool_name, call.parameters));
             }
             FromModel::Other => {}
         }
@@ -112,10 +112,7 @@ impl Dialect for ElevenLabs {
                 outbox.push(json_message(&json!({"type": "contextual_update", "text": text})));
             }
             Notice::CommandResult { request_id, outcome } => {
-                outbox.push(json_message(&json!({
-                    "type": "client_tool_result", "tool_call_id": request_id,
-                    "result": tools::outcome_text(outcome), "is_error": outcome.is_err(),
-                })));
+                self.write_result(request_id, &FunctionResult::of_command(outcome), outbox);
             }
             Notice::Accepted
             | Notice::Dtmf { digit: None, .. }
@@ -127,6 +124,12 @@ impl Dialect for ElevenLabs {
             | Notice::Error { .. }
             | Notice::Stop { .. } => {}
         }
+    }
+
+    fn write_result(&mut self, request_id: &Value, result: &FunctionResult, outbox: &mut Vec<Message>) {
+        outbox.push(json_message(&json!({
+            "type": "client_tool_result", "tool_call_id": request_id, "result": result.text, "is_error": result.is_error,
+        })));
     }
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {

@@ -8,23 +8,28 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
-use crate::agent::model::{ModelOptions, tools};
+use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
+use crate::call::usage::Tokens;
 
 /// The model's own rate. It takes any rate that the message names.
 const MIME_TYPE: &str = "audio/pcm;rate=24000";
+/// Function calls whose results the model waits for; of more the oldest has no result.
+const MAX_OPEN_CALLS: usize = 64;
 
 /// The translator of one session.
 pub(in crate::agent) struct GeminiLive {
     options: ModelOptions,
     /// Nothing but `setup` may come before it.
     is_ready: bool,
+    /// Ids of the function calls that the model waits for.
+    open_calls: Vec<Value>,
 }
 
 impl GeminiLive {
     pub fn new(options: ModelOptions) -> Self {
-        Self { options, is_ready: false }
+        Self { options, is_ready: false, open_calls: Vec::new() }
     }
 
     fn setup(&self) -> Value {
@@ -42,8 +47,8 @@ impl GeminiLive {
         let functions = self.options.tools.functions().into_iter().map(|function| {
             let mut declared = json!({"name": function.name, "description": function.description});
             // An object without properties is refused.
-            if function.parameters["required"].is_array() {
-                declared["parameters"] = function.parameters;
+            if function.parameters["properties"].as_object().is_some_and(|properties| !properties.is_empty()) {
+                declared["parametersJsonSchema"] = function.parameters;
             }
             declared
         });
@@ -76,8 +81,16 @@ impl GeminiLive {
         }
         for call in message.tool_call.into_iter().flat_map(|calls| calls.function_calls) {
             let request_id = json!({"id": call.id, "name": call.name});
-            inbox.push(self.options.tools.call(request_id, &call.name, &call.args));
+            if self.open_calls.len() == MAX_OPEN_CALLS {
+                self.open_calls.remove(0);
+            }
+            self.open_calls.push(call.id);
+            inbox.push(self.options.tools.call(request_id, &call.name, call.args));
         }
+        if let Some(cancelled) = message.tool_call_cancellation {
+            self.open_calls.retain(|open| !cancelled.ids.contains(open));
+        }
+        inbox.extend(message.usage_metadata.map(|usage| FromAgent::Used(tokens(&usage))));
         Ok(())
     }
 }
@@ -108,11 +121,7 @@ impl Dialect for GeminiLive {
                 outbox.push(json_message(&json!({"realtimeInput": {"text": text}})));
             }
             Notice::CommandResult { request_id, outcome } => {
-                let response = json!({
-                    "id": request_id["id"], "name": request_id["name"],
-                    "response": {"result": tools::outcome_text(outcome)},
-                });
-                outbox.push(json_message(&json!({"toolResponse": {"functionResponses": [response]}})));
+                self.write_result(request_id, &FunctionResult::of_command(outcome), outbox);
             }
             Notice::Accepted
             | Notice::Dtmf { .. }
@@ -124,6 +133,17 @@ impl Dialect for GeminiLive {
             | Notice::Error { .. }
             | Notice::Stop { .. } => {}
         }
+    }
+
+    fn write_result(&mut self, request_id: &Value, result: &FunctionResult, outbox: &mut Vec<Message>) {
+        // The caller interrupted the model, which waits for it no more.
+        let Some(open) = self.open_calls.iter().position(|open| *open == request_id["id"]) else { return };
+        self.open_calls.remove(open);
+        let said = if result.is_error { "error" } else { "output" };
+        let response = json!({
+            "id": request_id["id"], "name": request_id["name"], "response": {said: result.to_json()},
+        });
+        outbox.push(json_message(&json!({"toolResponse": {"functionResponses": [response]}})));
     }
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
@@ -141,6 +161,33 @@ struct FromModel {
     setup_complete: Option<Value>,
     server_content: Option<ServerContent>,
     tool_call: Option<ToolCall>,
+    tool_call_cancellation: Option<Cancellation>,
+    usage_metadata: Option<Value>,
+}
+
+/// The caller has interrupted the model, which does not wait for these any more.
+#[derive(Deserialize)]
+struct Cancellation {
+    #[serde(default)]
+    ids: Vec<Value>,
+}
+
+/// What the model thought and read of functions' results is part of the sums.
+fn tokens(usage: &Value) -> Tokens {
+    let count = |value: &Value| value.as_u64().unwrap_or_default();
+    let sum = |one: &str, other: &str| count(&usage[one]).saturating_add(count(&usage[other]));
+    let audio = |details: &str| {
+        let details = usage[details].as_array().into_iter().flatten();
+        let of_audio = details.filter(|part| part["modality"] == "AUDIO");
+        of_audio.fold(0, |sum: u64, part| sum.saturating_add(count(&part["tokenCount"])))
+    };
+    Tokens {
+        input: sum("promptTokenCount", "toolUsePromptTokenCount"),
+        cached_input: count(&usage["cachedContentTokenCount"]),
+        input_audio: audio("promptTokensDetails"),
+        output: sum("responseTokenCount", "thoughtsTokenCount"),
+        output_audio: audio("responseTokensDetails"),
+    }
 }
 
 #[derive(Deserialize)]
@@ -228,10 +275,38 @@ mod tests {
         let mut model = GeminiLive::new(options);
         let call = r#"{"toolCall":{"functionCalls":[{"id":"f1","name":"transfer","args":{"to":"support"}}]}}"#;
         let said = read(&mut model, call).unwrap();
-        let [FromAgent::Command { request_id, command: Ok(_) }] = &said[..] else { panic!("{said:?}") };
+        let [FromAgent::CommandWhenHeard { request_id, .. }] = &said[..] else { panic!("{said:?}") };
         let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
         let back = told(&mut model, &done);
         let response = &back[0]["toolResponse"]["functionResponses"][0];
         assert_eq!((&response["id"], &response["name"]), (&json!("f1"), &json!("transfer")));
+        assert_eq!(response["response"], json!({"output": {"ok": true}}));
+    }
+
+    #[test]
+    fn the_result_of_a_cancelled_call_is_not_sent() {
+        let mut model = GeminiLive::new(ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap());
+        let call = r#"{"toolCall":{"functionCalls":[{"id":"f1","name":"a"},{"id":"f2","name":"a"}]}}"#;
+        assert_eq!(read(&mut model, call).unwrap().len(), 2);
+        assert_eq!(read(&mut model, r#"{"toolCallCancellation":{"ids":["f1"]}}"#), Ok(vec![]));
+        let mut outbox = Vec::new();
+        for id in ["f1", "f2"] {
+            model.write_result(&json!({"id": id, "name": "a"}), &FunctionResult::error("no"), &mut outbox);
+        }
+        let sent = texts(&outbox);
+        let response = &sent[0]["toolResponse"]["functionResponses"][0];
+        assert_eq!((sent.len(), &response["id"]), (1, &json!("f2")));
+        assert_eq!(response["response"], json!({"error": {"ok": false, "error": "no"}}));
+    }
+
+    #[test]
+    fn the_usage_of_each_turn_is_reported() {
+        let mut model = GeminiLive::new(ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap());
+        let turn = r#"{"serverContent":{"turnComplete":true},"usageMetadata":{"promptTokenCount":100,"responseTokenCount":40,
+            "toolUsePromptTokenCount":5,"thoughtsTokenCount":2,"cachedContentTokenCount":null,"totalTokenCount":147,
+            "promptTokensDetails":[{"modality":"TEXT","tokenCount":30},{"modality":"AUDIO","tokenCount":70}],
+            "responseTokensDetails":[{"modality":"AUDIO","tokenCount":40}]}}"#;
+        let tokens = Tokens { input: 105, cached_input: 0, input_audio: 70, output: 42, output_audio: 40 };
+        assert_eq!(read(&mut model, turn), Ok(vec![FromAgent::Used(tokens)]));
     }
 }

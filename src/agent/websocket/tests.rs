@@ -13,6 +13,7 @@ use crate::agent::browser::{BrowserId, BrowserLeg};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::agent::sip::{PhoneId, PhoneLine};
 use crate::call::Attempt;
+use crate::call::agent_failure::AgentFailure;
 use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::call::Call;
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallId, Stages};
 use crate::call::signaling::Signaling;
+use crate::call::usage::{Tokens, UsageMeter};
+use crate::call::{Attempt, Call};
 use crate::calls::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use crate::clock;
 use crate::queue::QueueName;
@@ -24,6 +25,7 @@ pub(super) struct LiveRecord {
     /// The first write of the record; accept waits for it.
     first_write: Written,
     stages: Stages,
+    usage: UsageMeter,
     received_at: Instant,
     status: StatusSender,
     store: Store,
@@ -51,7 +53,8 @@ impl LiveRecord {
         record.display_phone_number = description.number.display_phone_number.clone();
         let user = &description.user;
         record.from = json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name });
-        Self { record, first_write: Written::already(), stages: Stages::default(), received_at, status, store }
+        let (first_write, stages, usage) = (Written::already(), Stages::default(), UsageMeter::default());
+        Self { record, first_write, stages, usage, received_at, status, store }
     }
 
     /// Continues the record of an earlier process.
@@ -150,6 +153,30 @@ impl LiveRecord {
         }
     }
 
+    pub fn model_joined(&mut self, attempt: Attempt, model: String) {
+        self.usage.joined(attempt, model, clock::now());
+        self.show_usage();
+    }
+
+    /// The agent of this attempt has left; it need not be a model.
+    pub fn model_left(&mut self, attempt: Attempt) {
+        self.usage.left(attempt, clock::now());
+        self.show_usage();
+    }
+
+    /// A crash loses no more than what one response used.
+    pub fn model_used(&mut self, attempt: Attempt, tokens: Tokens) {
+        if self.usage.used(attempt, tokens) {
+            self.show_usage();
+            self.record.usage = self.usage.sums(clock::now());
+            self.store.call_updated(self.record.clone());
+        }
+    }
+
+    fn show_usage(&self) {
+        self.status.send_modify(|status| status.usage.clone_from(&self.usage));
+    }
+
     pub fn recording_began(&mut self, id: &RecordingId) {
         self.store.recording_began(id.as_str(), &self.record.call_id);
         self.status.send_modify(|status| status.recordings.push(id.as_str().to_owned()));
@@ -161,6 +188,7 @@ impl LiveRecord {
     }
 
     pub fn end(&mut self, reason: &EndReason, sound: &Value) {
+        self.record.usage = self.usage.sums(clock::now());
         self.record.end(reason, &self.stages, sound);
     }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Session;
+use crate::agent::AgentTarget;
 use crate::call::Input;
 use crate::call::end::EndReason;
 use crate::recordings::RecordingResult;
@@ -29,13 +30,23 @@ impl Session {
                 if let Some(agent) = self.queue.joined(attempt) {
                     self.record.agent_joined(&agent);
                 }
+                if let Some(model) = self.targets.get(attempt.number()).and_then(AgentTarget::model) {
+                    self.record.model_joined(attempt, model.to_string());
+                }
                 return Some(Input::AgentJoined { attempt });
             }
             Report::VoiceBeforeAccept => return self.voice_before_accept(),
             Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),
             Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
-            Report::AgentFailed { attempt, failure } => return Some(Input::AgentFailed { attempt, failure }),
-            Report::AgentHungUp { attempt } => return Some(Input::AgentHungUp { attempt }),
+            Report::AgentFailed { attempt, failure } => {
+                self.record.model_left(attempt);
+                return Some(Input::AgentFailed { attempt, failure });
+            }
+            Report::AgentHungUp { attempt } => {
+                self.record.model_left(attempt);
+                return Some(Input::AgentHungUp { attempt });
+            }
+            Report::ModelUsed { attempt, tokens } => self.record.model_used(attempt, tokens),
             Report::PromptsFinished => return Some(Input::PromptFinished),
             Report::MediaSilent(silent) => self.media_silent(silent),
             Report::Dtmf { digit, duration_ms } => {

@@ -244,6 +244,9 @@ impl PortHost for CallMedia {
             (PortUser::Agent { attempt }, PortReport::Failed(failure)) => {
                 self.report(Report::AgentFailed { attempt, failure });
             }
+            (PortUser::Agent { attempt }, PortReport::Used(tokens)) => {
+                self.report(Report::ModelUsed { attempt, tokens });
+            }
             (PortUser::Agent { .. }, PortReport::EventsWanted) => self.report(Report::EventsWanted),
             (PortUser::Agent { attempt }, PortReport::Command { request_id, command }) => {
                 self.report(Report::Asked { attempt, request_id, command });
@@ -258,7 +261,8 @@ impl PortHost for CallMedia {
                 self.participant_left(participant, failure.kind.name(), failure.detail);
             }
             // The port refuses them itself.
-            (PortUser::Participant(_), PortReport::EventsWanted | PortReport::Command { .. }) => {}
+            (PortUser::Participant(_), PortReport::EventsWanted | PortReport::Command { .. } | PortReport::Used(_)) => {
+            }
         }
     }
 

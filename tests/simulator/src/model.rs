@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use crate::DEADLINE;
 use crate::sound;
@@ -39,6 +40,8 @@ pub struct ModelScript {
     pub key: String,
     /// What it says when it is to greet: PCM at 24 kHz.
     pub greeting: Vec<i16>,
+    /// What it says once it has the results of all functions that it called.
+    pub speaks_on: Vec<i16>,
 }
 
 impl Model {
@@ -101,6 +104,11 @@ struct Record {
     /// What the service did that the vendor would refuse.
     fault: Option<String>,
     has_ended: bool,
+    /// Functions that it waits for.
+    open_calls: Vec<String>,
+    results: Vec<(String, String)>,
+    /// Whether it gives a response, and would refuse to begin another.
+    is_responding: bool,
 }
 
 impl ModelSession {
@@ -110,10 +118,18 @@ impl ModelSession {
         let look = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
             record.path = request.uri().to_string();
             let (name, value) = script.vendor.authorization(&script.key);
-            if request.headers().get(name).is_none_or(|given| given.as_bytes() != value.as_bytes()) {
+            let is_known = request.headers().get(name).is_some_and(|given| given.as_bytes() == value.as_bytes());
+            if !is_known {
                 record.fault = Some("the API key is missing or wrong".to_owned());
             }
-            Ok(response)
+            match is_known || script.vendor.turns_away().is_some() {
+                true => Ok(response),
+                false => {
+                    let mut refused = ErrorResponse::new(None);
+                    *refused.status_mut() = StatusCode::UNAUTHORIZED;
+                    Err(refused)
+                }
+            }
         };
         let socket = tokio_tungstenite::accept_hdr_async(stream, look).await?;
         let (mut sink, mut source) = socket.split();
@@ -122,7 +138,9 @@ impl ModelSession {
         let session = Self { script, record: Arc::new(Mutex::new(record)), changed, outbox };
         let reader = session.clone();
         tokio::spawn(async move {
-            for message in reader.script.vendor.hello() {
+            let is_known = reader.lock().fault.is_none();
+            let vendor = reader.script.vendor;
+            for message in if is_known { vendor.hello() } else { vendor.turns_away().unwrap_or_default() } {
                 reader.send(message).await;
             }
             while let Some(Ok(message)) = source.next().await {
@@ -155,6 +173,10 @@ impl ModelSession {
             Ok(Heard::Nothing) => {}
             Ok(Heard::Sound(samples)) => self.lock().heard.extend(samples),
             Ok(Heard::Told(message)) => {
+                if let Err(fault) = self.take_result(&message).await {
+                    self.lock().fault = Some(fault);
+                    return false;
+                }
                 let replies = self.script.vendor.replies(&message, &self.script.greeting);
                 self.lock().messages.push(message);
                 for reply in replies {
@@ -167,6 +189,33 @@ impl ModelSession {
             }
         }
         true
+    }
+
+    /// The error is what the vendor would refuse.
+    async fn take_result(&self, message: &Value) -> Result<(), String> {
+        let vendor = self.script.vendor;
+        if vendor == Vendor::OpenAi && message["type"] == "response.create" && self.lock().is_responding {
+            return Err("conversation_already_has_active_response".to_owned());
+        }
+        let mut speaks_on = vendor == Vendor::OpenAi
+            && message["type"] == "response.create"
+            && !message["response"]["instructions"].is_string();
+        if let Some((id, result)) = vendor.result_in(message) {
+            let mut record = self.lock();
+            let open = record.open_calls.iter().position(|open| *open == id);
+            record.open_calls.remove(open.ok_or("a result of a function that was not called")?);
+            record.results.push((id, result));
+            speaks_on = record.open_calls.is_empty() && vendor != Vendor::OpenAi;
+        }
+        if speaks_on && !self.lock().open_calls.is_empty() {
+            return Err("a response is asked for before all functions have a result".to_owned());
+        }
+        if speaks_on {
+            for message in vendor.response(vendor.say("item_after", &self.script.speaks_on)) {
+                self.send(message).await;
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
@@ -197,9 +246,36 @@ impl ModelSession {
         self.send(self.script.vendor.speech_started()).await;
     }
 
-    /// Calls a function.
-    pub async fn call_function(&self, name: &str, arguments: &Value) {
-        self.send(self.script.vendor.function_call(name, arguments)).await;
+    /// Calls functions, each by an id of its own, in one response, which lasts until [`end_response`](Self::end_response).
+    pub async fn call_functions(&self, calls: &[(&str, &str, Value)]) {
+        self.lock().is_responding = self.script.vendor == Vendor::OpenAi;
+        for message in self.script.vendor.response_begins() {
+            self.send(message).await;
+        }
+        for (id, name, arguments) in calls {
+            self.lock().open_calls.push((*id).to_owned());
+            self.send(self.script.vendor.function_call(id, name, arguments)).await;
+        }
+    }
+
+    /// The response with the function calls is over.
+    pub async fn end_response(&self) {
+        self.lock().is_responding = false;
+        for message in self.script.vendor.response_ends() {
+            self.send(message).await;
+        }
+    }
+
+    /// Waits for the result of the function call with this id.
+    ///
+    /// # Errors
+    /// When time is up or the service made a mistake.
+    pub async fn result_of(&self, id: &str) -> anyhow::Result<String> {
+        let is_it = |(known, _): &&(String, String)| known == id;
+        self.wait_until(&format!("result of {id}"), |record| record.results.iter().any(|result| is_it(&result)))
+            .await?;
+        let result = self.lock().results.iter().find(is_it).map(|(_, result)| result.clone());
+        result.context("it was there")
     }
 
     async fn send(&self, message: Message) {

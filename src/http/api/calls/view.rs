@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
+use crate::call::usage::ModelUsage;
 use crate::calls::snapshot::{AgentFacts, CallSnapshot, TransferFacts};
 use crate::clock;
 use crate::store::CallRecord;
@@ -80,6 +81,8 @@ pub(in crate::http::api) struct CallView {
     /// Counters and quality of the audio.
     #[schema(value_type = Option<Object>)]
     sound: Value,
+    /// What each speech model of the call has used, so far or in all.
+    usage: Vec<ModelUsage>,
 }
 
 /// An agent in a call.
@@ -183,6 +186,7 @@ impl CallView {
             hung_up_by: None,
             meta_error_code: None,
             sound: Value::Null,
+            usage: live.status.usage.sums(clock::now()),
         }
     }
 
@@ -226,6 +230,7 @@ impl CallView {
             hung_up_by: record.hung_up_by,
             meta_error_code: record.meta_error_code,
             sound: record.sound,
+            usage: record.usage,
         }
     }
 }

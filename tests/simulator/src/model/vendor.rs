@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// Of the sound in both directions, in Hz.
 pub(super) const RATE: u32 = 24_000;
@@ -118,19 +119,16 @@ impl Vendor {
     /// What the vendor sends for this message.
     pub(super) fn replies(self, message: &Value, greeting: &[i16]) -> Vec<Message> {
         match self {
-            Self::OpenAi => match message["type"].as_str() {
-                Some("session.update") => {
-                    vec![text(&json!({"type": "session.updated", "session": message["session"]}))]
-                }
-                Some("response.create") if message["response"]["instructions"].is_string() => {
-                    self.say("item_greeting", greeting)
-                }
-                _ => Vec::new(),
-            },
+            Self::OpenAi if message["type"] == "session.update" => {
+                vec![text(&json!({"type": "session.updated", "session": message["session"]}))]
+            }
+            Self::OpenAi if message["response"]["instructions"].is_string() => {
+                self.response(self.say("item_greeting", greeting))
+            }
             Self::Gemini if message["setup"].is_object() => {
                 vec![Message::binary(json!({"setupComplete": {}}).to_string())]
             }
-            Self::Gemini if message["clientContent"].is_object() => self.say("", greeting),
+            Self::Gemini if message["clientContent"].is_object() => self.response(self.say("", greeting)),
             Self::ElevenLabs if message["type"] == "conversation_initiation_client_data" => {
                 let event = json!({"conversation_id": "c1", "agent_output_audio_format": "pcm_24000", "user_input_audio_format": "pcm_24000"});
                 let metadata = json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": event});
@@ -140,7 +138,51 @@ impl Vendor {
             Self::Deepgram if message["type"] == "Settings" => {
                 [vec![text(&json!({"type": "SettingsApplied"}))], self.say("", greeting)].concat()
             }
+            Self::OpenAi | Self::Gemini | Self::ElevenLabs | Self::Deepgram => Vec::new(),
+        }
+    }
+
+    /// A whole response with these messages in it, and its usage as far as the vendor reports any: 100 tokens read, of which
+    /// 20 were cached and 60 sound, and 50 given, of which 40 were sound.
+    pub(super) fn response(self, messages: Vec<Message>) -> Vec<Message> {
+        [self.response_begins(), messages, self.response_ends()].concat()
+    }
+
+    pub(super) fn response_begins(self) -> Vec<Message> {
+        match self {
+            Self::OpenAi => {
+                let response =
+                    json!({"object": "realtime.response", "id": "r1", "status": "in_progress", "usage": null});
+                vec![text(&json!({"type": "response.created", "event_id": "e2", "response": response}))]
+            }
             Self::Gemini | Self::ElevenLabs | Self::Deepgram => Vec::new(),
+        }
+    }
+
+    pub(super) fn response_ends(self) -> Vec<Message> {
+        match self {
+            Self::OpenAi => {
+                let usage = json!({
+                    "total_tokens": 150, "input_tokens": 100, "output_tokens": 50,
+                    "input_token_details": {"text_tokens": 40, "audio_tokens": 60, "cached_tokens": 20},
+                    "output_token_details": {"text_tokens": 10, "audio_tokens": 40},
+                });
+                let response = json!({"object": "realtime.response", "id": "r1", "status": "completed",
+                    "status_details": null, "usage": usage});
+                vec![text(&json!({"type": "response.done", "event_id": "e3", "response": response}))]
+            }
+            Self::Gemini => {
+                let usage = json!({
+                    "promptTokenCount": 100, "responseTokenCount": 50, "totalTokenCount": 150, "cachedContentTokenCount": 20,
+                    "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 40}, {"modality": "AUDIO", "tokenCount": 60}],
+                    "responseTokensDetails": [
+                        {"modality": "AUDIO", "tokenCount": 40}, {"modality": "TEXT", "tokenCount": 10},
+                    ],
+                });
+                let message = json!({"serverContent": {"turnComplete": true}, "usageMetadata": usage});
+                vec![Message::binary(message.to_string())]
+            }
+            Self::ElevenLabs | Self::Deepgram => Vec::new(),
         }
     }
 
@@ -180,24 +222,63 @@ impl Vendor {
         }
     }
 
-    pub(super) fn function_call(self, name: &str, arguments: &Value) -> Message {
+    /// One call, by its id.
+    pub(super) fn function_call(self, id: &str, name: &str, arguments: &Value) -> Message {
         match self {
             Self::OpenAi => text(&json!({
                 "type": "response.function_call_arguments.done", "response_id": "r1", "item_id": "f", "output_index": 0,
-                "call_id": "call_f1", "name": name, "arguments": arguments.to_string(),
+                "call_id": id, "name": name, "arguments": arguments.to_string(),
             })),
             Self::Gemini => {
-                let call = json!({"id": "f1", "name": name, "args": arguments});
+                let call = json!({"id": id, "name": name, "args": arguments});
                 Message::binary(json!({"toolCall": {"functionCalls": [call]}}).to_string())
             }
             Self::ElevenLabs => {
-                let call = json!({"tool_name": name, "tool_call_id": "f1", "parameters": arguments});
+                let call = json!({"tool_name": name, "tool_call_id": id, "parameters": arguments});
                 text(&json!({"type": "client_tool_call", "client_tool_call": call}))
             }
             Self::Deepgram => {
-                let call = json!({"id": "f1", "name": name, "arguments": arguments.to_string(), "client_side": true});
+                let call = json!({"id": id, "name": name, "arguments": arguments.to_string(), "client_side": true});
                 text(&json!({"type": "FunctionCallRequest", "functions": [call]}))
             }
+        }
+    }
+
+    /// The id and the result of a function, as text, if this message is one.
+    pub(super) fn result_in(self, message: &Value) -> Option<(String, String)> {
+        let (id, result) = match self {
+            Self::OpenAi if message["item"]["type"] == "function_call_output" => {
+                (&message["item"]["call_id"], message["item"]["output"].as_str()?.to_owned())
+            }
+            Self::Gemini => {
+                let response = &message["toolResponse"]["functionResponses"][0];
+                (&response["id"], response["response"].as_object().map(|_| response["response"].to_string())?)
+            }
+            Self::ElevenLabs if message["type"] == "client_tool_result" => {
+                (&message["tool_call_id"], message["result"].as_str()?.to_owned())
+            }
+            Self::Deepgram if message["type"] == "FunctionCallResponse" => {
+                (&message["id"], message["content"].as_str()?.to_owned())
+            }
+            Self::OpenAi | Self::ElevenLabs | Self::Deepgram => return None,
+        };
+        Some((id.as_str()?.to_owned(), result))
+    }
+
+    /// How it turns a wrong key away after the upgrade; None for one that refuses the upgrade.
+    pub(super) fn turns_away(self) -> Option<Vec<Message>> {
+        let close = |code: u16, reason: &'static str| {
+            Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }))
+        };
+        match self {
+            Self::OpenAi => {
+                let error = json!({"type": "invalid_request_error", "code": "invalid_api_key", "param": null,
+                    "message": "Incorrect API key provided: key-of-***ndor."});
+                let error = text(&json!({"type": "error", "event_id": "e1", "error": error}));
+                Some(vec![error, close(3000, "invalid_request_error.invalid_api_key")])
+            }
+            Self::Gemini => Some(vec![close(1007, "API key not valid. Please pass a valid API key.")]),
+            Self::ElevenLabs | Self::Deepgram => None,
         }
     }
 }
