@@ -135,6 +135,7 @@ impl App {
             store: store.clone(),
             permissions: permissions.clone(),
         });
+        calls.count_placed().await;
         let calling =
             tokio::spawn(from_phones::run(from_phones, calls.clone(), phone_rules(&config), listeners.clone()));
         let listener = TcpListener::bind(config.http.listen)

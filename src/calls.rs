@@ -27,14 +27,15 @@ use std::time::{Duration, Instant, SystemTime};
 use patchcord_media::sdp::{Fragment, Offer};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
+use tracing::warn;
 
 use crate::agent::{AgentStatus, BrowserId};
 use crate::browser::token::{Grant, TokenDigest};
-use crate::call::Input;
 use crate::call::command::{CallCommand, CommandResult};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::call::{Input, Signaling};
 use crate::clock;
 use crate::egress::Hosts;
 use crate::permissions::Permissions;
@@ -133,6 +134,21 @@ impl Calls {
         Self(Arc::new(shared))
     }
 
+    /// Counts the calls that earlier processes placed within Meta's day.
+    pub async fn count_placed(&self) {
+        let (now, wall) = (clock::now(), clock::wall());
+        match self.0.options.store.placed_since(wall - pacing::DAY).await {
+            Ok(placed) => {
+                let mut table = self.table();
+                for (number, began_at) in placed {
+                    let Ok(number) = PhoneNumberId::parse(&number) else { continue };
+                    table.pacing.placed_before(&number, wall.duration_since(began_at).unwrap_or_default(), now);
+                }
+            }
+            Err(error) => warn!("the calls that were placed today cannot be counted: {error}"),
+        }
+    }
+
     /// Starts the session of a new call whose wacid, if it has one, is claimed. The table is locked until the call is
     /// in it. With a refusal the call ends at once. `first` writes the first record.
     fn start(
@@ -176,7 +192,10 @@ impl Calls {
 
     fn remove(&self, call: &CallId) {
         let mut table = self.table();
-        if table.live.remove(call).is_some() {
+        if let Some(live) = table.live.remove(call) {
+            if live.is_placed && live.facts.signaling == Signaling::Graph && live.status.borrow().wacid.is_none() {
+                table.pacing.not_taken(&live.number);
+            }
             table.directory.end(call, clock::now());
             table.placements.forget_ended(call);
             self.agents().left(call);

@@ -445,6 +445,7 @@ fn read_placing(mut section: Section<'_, '_>) -> PlacingLimits {
     let usual = PlacingLimits::default();
     let limits = PlacingLimits {
         per_second: section.whole("per_second", 1, 1000).unwrap_or(usual.per_second),
+        per_day: section.whole("per_day", 1, 1_000_000).map_or(usual.per_day, |most| most as usize),
         live: section.whole("live", 1, 1_000_000).map_or(usual.live, |most| most as usize),
         queued: section.whole("queued", 1, 1_000_000).map_or(usual.queued, |most| most as usize),
     };

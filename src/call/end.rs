@@ -5,6 +5,7 @@ use std::fmt;
 pub use patchcord_media::bridge::MediaFailure;
 
 use super::agent_failure::{AgentFailure, AgentFailureKind};
+use super::refusal::RefusalCode;
 
 /// Why a call ended. Every call has exactly one reason.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
@@ -30,6 +31,8 @@ pub enum EndReason {
     QueueExpired,
     /// A queued call could not be placed any more when its turn came; the text says why.
     OrderRefused(String),
+    /// A queued call was not permitted any more when its turn came, so Meta was not asked; the code and a text that say why.
+    NotPermitted(RefusalCode, String),
     /// Meta ended the call as failed, with its error code where it gave one.
     EndedByMeta { code: Option<i64> },
     /// The agent hung up: `bye`, or a normal close of its socket.
@@ -138,6 +141,8 @@ impl EndReason {
             Self::AnswerRefused(_) => "answer_refused",
             Self::QueueExpired => "queue_expired",
             Self::OrderRefused(_) => "order_refused",
+            // Those of Meta's refusals have the same names.
+            Self::NotPermitted(code, _) => code.name(),
             Self::EndedByMeta { .. } => "ended_by_meta",
             Self::AgentHungUp => "agent_hung_up",
             Self::NoAgent(_) => "no_agent",
@@ -185,6 +190,7 @@ impl EndReason {
             | Self::ShuttingDown => Fault::Nobody,
             Self::NoAgent(AgentFailure { kind: AgentFailureKind::NotConfigured, .. })
             | Self::OrderRefused(_)
+            | Self::NotPermitted(..)
             | Self::Overloaded(_)
             | Self::NotAcceptedByApp
             | Self::NumberOverloaded => Fault::Operator,
@@ -227,6 +233,7 @@ impl EndReason {
             | Self::AnswerRefused(_)
             | Self::QueueExpired
             | Self::OrderRefused(_)
+            | Self::NotPermitted(..)
             | Self::RingTimedOut
             | Self::Overloaded(_)
             | Self::NumberOverloaded
@@ -321,6 +328,7 @@ impl fmt::Display for EndReason {
             Self::AnswerRefused(why) => write!(f, "Meta's answer cannot be used: {why}"),
             Self::QueueExpired => write!(f, "the call was not placed before it expired in the queue"),
             Self::OrderRefused(why) => write!(f, "the queued call cannot be placed any more: {why}"),
+            Self::NotPermitted(_, why) => write!(f, "the queued call was not placed: {why}"),
             Self::EndedByMeta { code: Some(code) } => write!(f, "Meta ended the call with error {code}"),
             Self::EndedByMeta { code: None } => write!(f, "Meta ended the call as failed"),
             Self::AgentHungUp => write!(f, "the agent hung up"),

@@ -126,6 +126,8 @@ pub enum RefusalCode {
     MetaUnavailable,
     /// The business number has placed as many calls within a second as it may.
     NumberRateLimited,
+    /// The business number has placed as many calls within 24 h as it may.
+    NumberDayLimit,
     /// As many calls that the business number placed live as may.
     NumberBusy,
     /// As many calls of the business number are queued as may be.
@@ -210,6 +212,7 @@ impl RefusalCode {
         Self::RefusedByMeta,
         Self::MetaUnavailable,
         Self::NumberRateLimited,
+        Self::NumberDayLimit,
         Self::NumberBusy,
         Self::QueueFull,
         Self::Overloaded,
@@ -275,6 +278,7 @@ impl RefusalCode {
             Self::RefusedByMeta => "refused_by_meta",
             Self::MetaUnavailable => "meta_unavailable",
             Self::NumberRateLimited => "number_rate_limited",
+            Self::NumberDayLimit => "number_day_limit",
             Self::NumberBusy => "number_busy",
             Self::QueueFull => "queue_full",
             Self::Overloaded => "overloaded",
@@ -330,7 +334,12 @@ impl RefusalCode {
             | Self::OfferRefused
             | Self::AnswerRefused => 422,
             Self::PreconditionFailed => 412,
-            Self::RateLimited | Self::LookupLimit | Self::NumberRateLimited | Self::NumberBusy | Self::QueueFull => 429,
+            Self::RateLimited
+            | Self::LookupLimit
+            | Self::NumberRateLimited
+            | Self::NumberDayLimit
+            | Self::NumberBusy
+            | Self::QueueFull => 429,
             Self::InternalError => 500,
             Self::RefusedByMeta | Self::MetaUnavailable => 502,
             Self::RecordingUnavailable

@@ -128,8 +128,10 @@ fn callee_of(dialled: &str) -> Option<Callee> {
 /// The answer to a phone whose call could not be placed.
 fn code_of_refusal(refusal: &Refusal) -> (u16, &'static str) {
     use RefusalCode as Code;
-    let is_temporary =
-        matches!(refusal.code, Code::Overloaded | Code::ShuttingDown | Code::NumberRateLimited | Code::NumberBusy);
+    let is_temporary = matches!(
+        refusal.code,
+        Code::Overloaded | Code::ShuttingDown | Code::NumberRateLimited | Code::NumberDayLimit | Code::NumberBusy
+    );
     let is_forbidden =
         matches!(refusal.code, Code::NoPermission | Code::CallLimit | Code::CountryNotSupported | Code::CallingPaused);
     let code = match (is_temporary, is_forbidden) {

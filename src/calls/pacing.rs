@@ -1,4 +1,6 @@
-//! Pacing: how many calls each business number places in a second and has live; pure.
+//! Pacing: how many calls each business number places in a second and in a day and has live; pure.
+//!
+//! A day is a rolling window of 24 h, as Meta counts.
 //!
 //! At most `per_second` calls of a number start within any second. Calls that are placed at once may use them in a burst;
 //! queued ones are spaced evenly, so that they leave room for the others.
@@ -10,6 +12,8 @@ use crate::routes::PlacingLimits;
 use crate::whatsapp::PhoneNumberId;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Of Meta's limit of new calls.
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The pace of every number that has placed a call.
 #[derive(Default)]
@@ -19,6 +23,9 @@ pub(super) struct Pacing(HashMap<PhoneNumberId, Pace>);
 struct Pace {
     /// When its calls of the last second started, the oldest first: at most `per_second`.
     starts: VecDeque<Instant>,
+    /// When each call of the last day leaves it, the oldest first: at most `per_day`. An earlier process may have placed them,
+    /// before this machine's clock began.
+    day: VecDeque<Instant>,
     /// Queued calls that are about to start; they count as live.
     reserved: usize,
 }
@@ -28,11 +35,28 @@ struct Pace {
 pub(super) enum Held {
     /// It has started as many calls in a second as it may; the next may start at this time.
     PerSecond { until: Instant },
+    /// It has started as many calls in a day as it may; the next may start at this time.
+    PerDay { until: Instant },
     /// As many placed calls live as may.
     Live,
 }
 
 impl Pacing {
+    /// An earlier process placed a call of the number so long ago. The oldest comes first.
+    pub fn placed_before(&mut self, number: &PhoneNumberId, age: Duration, now: Instant) {
+        let remaining = DAY.saturating_sub(age);
+        if !remaining.is_zero() {
+            self.0.entry(number.clone()).or_default().day.push_back(now + remaining);
+        }
+    }
+
+    /// Meta did not take a call that was started, so it does not count it either.
+    pub fn not_taken(&mut self, number: &PhoneNumberId) {
+        if let Some(pace) = self.0.get_mut(number) {
+            pace.day.pop_back();
+        }
+    }
+
     /// Counts a call that starts now, while `live` placed calls of the number live.
     pub fn start(
         &mut self,
@@ -78,6 +102,7 @@ impl Pacing {
         self.begin(number);
         if let Some(pace) = self.0.get_mut(number) {
             pace.starts.pop_back();
+            pace.day.pop_back();
         }
     }
 }
@@ -91,14 +116,25 @@ impl Pace {
         while self.starts.front().is_some_and(|start| now.saturating_duration_since(*start) >= SECOND) {
             self.starts.pop_front();
         }
-        // A reload may have lowered the limit.
-        let over = (self.starts.len() + 1).saturating_sub(limits.per_second as usize);
-        if let Some(in_the_way) = over.checked_sub(1).and_then(|index| self.starts.get(index)) {
-            return Err(Held::PerSecond { until: *in_the_way + SECOND });
+        while self.day.front().is_some_and(|leaves| now >= *leaves) {
+            self.day.pop_front();
+        }
+        if let Some(until) = in_the_way(&self.day, limits.per_day) {
+            return Err(Held::PerDay { until });
+        }
+        if let Some(start) = in_the_way(&self.starts, limits.per_second as usize) {
+            return Err(Held::PerSecond { until: start + SECOND });
         }
         self.starts.push_back(now);
+        self.day.push_back(now + DAY);
         Ok(())
     }
+}
+
+/// The call that must leave the window before another may start. A reload may have lowered the limit.
+fn in_the_way(window: &VecDeque<Instant>, most: usize) -> Option<Instant> {
+    let over = (window.len() + 1).saturating_sub(most);
+    over.checked_sub(1).and_then(|index| window.get(index)).copied()
 }
 
 #[cfg(test)]
@@ -148,6 +184,27 @@ mod tests {
     }
 
     #[test]
+    fn a_day_has_no_more_calls_than_it_may_whoever_placed_them() {
+        let (mut pacing, now, ours) = (Pacing::default(), Instant::now(), number("1"));
+        let limits = PlacingLimits { per_day: 3, ..limits(100, 100) };
+        let hour = Duration::from_secs(60 * 60);
+        for age in [30 * hour, 23 * hour, 2 * hour] {
+            pacing.placed_before(&ours, age, now);
+        }
+        assert_eq!(pacing.start(&ours, &limits, 0, now), Ok(()));
+        assert_eq!(pacing.start(&ours, &limits, 0, now + SECOND), Err(Held::PerDay { until: now + hour }));
+        let fewer = PlacingLimits { per_day: 2, ..limits };
+        assert_eq!(pacing.reserve(&ours, &fewer, 0, now + SECOND), Err(Held::PerDay { until: now + 22 * hour }));
+        assert_eq!(pacing.reserve(&ours, &limits, 0, now + hour), Ok(()));
+        assert_eq!(pacing.start(&ours, &limits, 0, now + 2 * hour), Err(Held::PerDay { until: now + 22 * hour }));
+        pacing.release(&ours);
+        assert_eq!(pacing.start(&ours, &limits, 0, now + 2 * hour), Ok(()), "the queued call was not placed");
+        pacing.not_taken(&ours);
+        assert_eq!(pacing.start(&ours, &limits, 0, now + 3 * hour), Ok(()), "Meta refused one");
+        assert_eq!(pacing.start(&number("2"), &limits, 0, now + 3 * hour), Ok(()));
+    }
+
+    #[test]
     fn a_lowered_limit_holds_at_once() {
         let (mut pacing, now) = (Pacing::default(), Instant::now());
         for ms in 0..10 {
@@ -186,7 +243,7 @@ mod tests {
                             prop_assert!(is_queued);
                         }
                     }
-                    Err(Held::Live) => prop_assert!(false),
+                    Err(Held::Live | Held::PerDay { .. }) => prop_assert!(false),
                 }
             }
             for (index, start) in starts.iter().enumerate() {

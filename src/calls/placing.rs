@@ -169,10 +169,15 @@ pub(super) async fn route_of(
 }
 
 fn over_the_limit(held: Held, limits: &PlacingLimits, now: Instant) -> Refusal {
+    let until_then = |until: Instant| until.saturating_duration_since(now);
     let (code, limit, what, wait) = match held {
         Held::PerSecond { until } => {
             let what = format!("the number starts {} calls a second at most", limits.per_second);
-            (RefusalCode::NumberRateLimited, "per_second", what, until.saturating_duration_since(now))
+            (RefusalCode::NumberRateLimited, "per_second", what, until_then(until))
+        }
+        Held::PerDay { until } => {
+            let what = format!("the number has started {} calls within 24 h, which is the most", limits.per_day);
+            (RefusalCode::NumberDayLimit, "per_day", what, until_then(until))
         }
         Held::Live => {
             let what = format!("{} calls that the number placed are live, which is the most", limits.live);
@@ -180,7 +185,12 @@ fn over_the_limit(held: Held, limits: &PlacingLimits, now: Instant) -> Refusal {
         }
     };
     metrics::counter!("patchcord_placed_calls_refused_total", "limit" => limit).increment(1);
-    Refusal::new(code, format!("{what}: try again after Retry-After")).retry_after(wait)
+    let next_allowed_at = match held {
+        Held::PerDay { .. } => Some(clock::wall() + wait),
+        Held::PerSecond { .. } | Held::Live => None,
+    };
+    let refusal = Refusal::new(code, format!("{what}: try again after Retry-After")).retry_after(wait);
+    Refusal { next_allowed_at, ..refusal }
 }
 
 pub(super) fn no_room(reason: &EndReason) -> Refusal {

@@ -132,6 +132,25 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Number and time of each call since then that we placed and Meta took, the oldest first. One without an end may have been
+    /// taken.
+    pub async fn placed_since(&self, since: SystemTime) -> Result<Vec<(String, SystemTime)>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT phone_number_id, began_at FROM calls
+                 WHERE call_id >= ?1 AND began_at >= ?2 AND direction = 'business_initiated' AND signaling = 'graph'
+                    AND (wacid IS NOT NULL OR ended_at IS NULL)
+                 ORDER BY began_at",
+            )?;
+            let first = first_id(since.checked_sub(EARLIER_ID).unwrap_or(UNIX_EPOCH));
+            let read = |row: &Row<'_>| Ok((row.get(0)?, at_of(row.get(1)?)));
+            statement.query_map(params![first, ms_of(since)], read)?.collect()
+        })
+        .await
+    }
+}
+
 impl fmt::Debug for CallRecord {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -291,6 +310,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":direction": call.direction.name(),
         ":tracker": call.tracker,
         ":signaling": call.signaling.name(),
+        ":usage": serde_json::to_string(&call.usage).expect("names and numbers always serialise"),
     })?;
     Ok(())
 }
@@ -310,7 +330,6 @@ pub(super) fn one(connection: &Connection, call_id: &str) -> rusqlite::Result<Op
 /// Calls without an end up to the position `up_to` and after the call `after`, oldest first.
 pub(super) fn unfinished(
     connection: &Connection,
-        ":usage": serde_json::to_string(&call.usage).expect("names and numbers always serialise"),
     after: Option<&str>,
     up_to: i64,
     limit: usize,
@@ -404,6 +423,6 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         sound: json("sound")?,
         recordings: serde_json::from_value(recordings).unwrap_or_default(),
         agents: serde_json::from_value(json("agents")?).unwrap_or_default(),
+        usage: serde_json::from_value(json("usage")?).unwrap_or_default(),
     })
 }
-        usage: serde_json::from_value(json("usage")?).unwrap_or_default(),

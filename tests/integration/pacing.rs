@@ -1,8 +1,10 @@
 //! How many calls a business number places: in a second, at once, and in its queue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime};
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::CallerOptions;
 use patchcord_simulator::callee::{Callee, CalleeOptions};
@@ -11,6 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::client::{Answer, Client, READER, WRITER};
+use crate::drills::report;
 use crate::events::App;
 use crate::people::{agent, quiet_caller};
 use crate::program::Program;
@@ -245,44 +248,133 @@ async fn the_next_process_places_what_is_queued_in_its_order() -> anyhow::Result
     Ok(())
 }
 
-/// kill -9 while calls are placed from the queue: each is connected once at most, and has one end.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_queued_call_is_placed_twice_or_lost_by_a_crash() -> anyhow::Result<()> {
-    const CALLS: usize = 60;
-    let mut scene = Restarts::start("per_second = 200, live = 20").await?;
+async fn no_queued_call_is_placed_twice_or_lost_by_three_crashes() -> anyhow::Result<()> {
+    crashes(300, 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make drills"]
+async fn no_queued_call_of_ten_thousand_is_placed_twice_or_lost_by_ten_crashes() -> anyhow::Result<()> {
+    crashes(10_000, 10).await
+}
+
+/// kill -9 while calls are placed from the queue: each is connected once at most, and has one end.
+async fn crashes(calls: usize, kills: usize) -> anyhow::Result<()> {
+    const LIVE: usize = 20;
+    let began = Instant::now();
+    let mut scene = Restarts::start(&format!("per_second = 1000, live = {LIVE}")).await?;
     let mut program = scene.program().await?;
     let writer = Client::at(program.url(), WRITER);
-    let orders = (0..CALLS).map(|number| order(&writer, json!({ "to": stranger(number), "when": "queued" })));
-    let mut ids = BTreeSet::new();
-    for queued in join_all(orders).await {
-        let queued = queued?;
-        assert_eq!(queued.status, 202, "{queued:?}");
-        ids.insert(queued.body["id"].as_str().unwrap_or_default().to_owned());
-    }
-    let mut crashes = 0;
-    for connects in [1, CALLS / 3, 2 * CALLS / 3] {
-        scene.meta.wait_for_request("connect", connects).await?;
+    let orders = (0..calls).map(|number| order(&writer, json!({ "to": stranger(number), "when": "queued" })));
+    let queued: Vec<Answer> = stream::iter(orders).buffer_unordered(32).try_collect().await?;
+    let ids: BTreeSet<String> = queued
+        .iter()
+        .map(|queued| {
+            assert_eq!(queued.status, 202, "{queued:?}");
+            queued.body["id"].as_str().unwrap_or_default().to_owned()
+        })
+        .collect();
+    assert_eq!(ids.len(), calls);
+    let queued_in = began.elapsed();
+    let mut story = Story::default();
+    for kill in 1..=kills {
+        // The queue is dispatched while it fills, so that some of it may be placed already.
+        let placed = calls * kill / (kills + 1);
+        while story.placed.len() < placed {
+            story.take(&scene.app.next().await?);
+        }
         program.finish().await?;
-        crashes += 1;
         program = scene.program().await?;
     }
-    let mut ends: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    while ends.len() < CALLS {
-        let event = scene.app.next().await?;
-        if event["type"] == "call.ended" {
-            ends.entry(event["call_id"].as_str().unwrap_or_default().to_owned()).or_default().push(event);
+    while story.ends.len() < calls {
+        story.take(&scene.app.next().await?);
+    }
+    program.finish().await?;
+    assert_eq!(story.ends.keys().cloned().collect::<BTreeSet<_>>(), ids);
+    let called = scene.called();
+    assert_eq!(called.iter().collect::<BTreeSet<_>>().len(), called.len(), "nobody is called twice");
+    let of = |reason: &str| story.ends.values().filter(|one| *one == reason).count();
+    // A call whose connect may have been sent is told as lost; all others are placed after the crash.
+    let (placed, lost) = (of("no_permission"), of("service_lost"));
+    assert_eq!(placed + lost, calls, "{:?}", story.ends);
+    assert!(lost <= kills * LIVE && called.len() >= placed, "{lost} lost, {} called, {placed} refused", called.len());
+    let figure = format!(
+        "{calls} orders queued in {queued_in:.1?}, {kills} kills: {} called once, {lost} told as lost, 0 forgotten, {:.1?}",
+        called.len(),
+        began.elapsed()
+    );
+    report("kill -9, queued calls", &figure);
+    Ok(())
+}
+
+/// What the app has learned of queued calls.
+#[derive(Default)]
+struct Story {
+    /// Those that left the queue to be placed.
+    placed: BTreeSet<String>,
+    /// Those that ended, with the reason.
+    ends: BTreeMap<String, String>,
+}
+
+impl Story {
+    fn take(&mut self, event: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let id = text(&event["call_id"]);
+        match event["type"].as_str() {
+            Some("call.placed") => assert!(self.placed.insert(id), "placed twice: {event}"),
+            Some("call.ended") => {
+                let reason = text(&event["data"]["reason"]);
+                assert_eq!(self.ends.insert(id, reason), None, "a second end: {event}");
+            }
+            _ => {}
         }
     }
-    assert_eq!(ends.keys().cloned().collect::<BTreeSet<_>>(), ids);
-    assert!(ends.values().all(|ends| ends.len() == 1), "{ends:#?}");
-    let called = scene.called();
-    assert_eq!(called.iter().collect::<BTreeSet<_>>().len(), called.len(), "nobody is called twice: {called:?}");
-    let reasons: Vec<&Value> = ends.values().map(|ends| &ends[0]["data"]["reason"]).collect();
-    let of = |reason: &str| reasons.iter().filter(|one| **one == reason).count();
-    // A call whose connect may have been sent is told as lost; all others are placed after the crash.
-    assert_eq!(of("no_permission") + of("service_lost"), CALLS, "{reasons:?}");
-    assert!(of("service_lost") <= crashes * 20, "{reasons:?}");
-    program.finish().await?;
+}
+
+/// Meta's limit of a day, which a restart does not begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_places_no_more_calls_in_a_day_than_it_may() -> anyhow::Result<()> {
+    let mut scene = Restarts::start("per_day = 2").await?;
+    let mut program = scene.program().await?;
+    for _ in 0..2 {
+        let placed = order(&Client::at(program.url(), WRITER), json!({ "to": NUMBER })).await?;
+        assert_eq!(placed.status, 201, "{placed:?}");
+        assert_eq!(scene.callee.next_call().await?.decline().await?, 200);
+        scene.app.until("call.ended").await?;
+    }
+    let refused_at = SystemTime::now();
+    for _ in 0..2 {
+        let refused = order(&Client::at(program.url(), WRITER), json!({ "to": NUMBER })).await?;
+        refused.is_problem(429, "number_day_limit");
+        let next = humantime::parse_rfc3339(refused.body["next_allowed_at"].as_str().unwrap_or_default())?;
+        let wait = next.duration_since(refused_at)?;
+        assert!((23 * 60 * 60..=24 * 60 * 60 + 60).contains(&wait.as_secs()), "{refused:?}");
+        assert!(retry_after(&refused) > Some(80_000), "{refused:?}");
+        // It waits in the queue, and is not given up.
+        let queued = order(&Client::at(program.url(), WRITER), json!({ "to": NUMBER, "when": "queued" })).await?;
+        assert_eq!(queued.status, 202, "{queued:?}");
+        program.finish().await?;
+        program = scene.program().await?;
+    }
+    let waiting = Client::at(program.url(), READER).get("/v1/queued_calls").await?.body;
+    assert_eq!(waiting["queued_calls"].as_array().map(Vec::len), Some(2), "{waiting}");
+    assert_eq!(scene.called().len(), 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_meta_refuses_does_not_count_as_one_of_the_day() -> anyhow::Result<()> {
+    let mut scene = Scene::with("per_day = 1").await?;
+    for number in 0..2 {
+        let placed = scene.order(&stranger(number), &format!("order-{number}")).await?;
+        assert_eq!(placed.status, 201, "{placed:?}");
+        assert_eq!(scene.service.event("call.ended").await?.data["reason"], "no_permission");
+        scene.service.all_ended().await?;
+    }
+    assert_eq!(scene.order(NUMBER, "taken").await?.status, 201);
+    scene.callee.next_call().await?;
+    scene.order(NUMBER, "one-more").await?.is_problem(429, "number_day_limit");
     Ok(())
 }
 

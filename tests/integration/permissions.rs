@@ -109,6 +109,38 @@ async fn look(client: &Client, user: &str) -> anyhow::Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_revoked_while_a_call_is_queued_ends_it_without_meta() -> anyhow::Result<()> {
+    let mut scene = Scene::with(MetaOptions::default(), |options| TestOptions {
+        number: "placing = { live = 1 }".to_owned(),
+        ..options
+    })
+    .await?;
+    scene.person.reply(PermissionReply::PermitInProfile).await?;
+    assert_eq!(scene.event().await?["type"], "permission.granted");
+    assert_eq!(scene.order().await?.status, 201);
+    let first = scene.person.next_call().await?;
+    let queued = post(&scene.client(), "/v1/calls", json!({ "to": NUMBER, "when": "queued" })).await?;
+    assert_eq!(queued.status, 202, "{queued:?}");
+    scene.person.reply(PermissionReply::Revoke).await?;
+    assert_eq!(scene.event().await?["type"], "permission.revoked");
+    let connects = scene.service.count_of("connect");
+    assert_eq!(first.decline().await?, 200);
+    loop {
+        let ended = scene.service.event("call.ended").await?;
+        if ended.call_id.as_str() != queued.body["id"] {
+            continue;
+        }
+        assert_eq!((&ended.data["reason"], &ended.data["meta_error_code"]), (&"no_permission".into(), &Value::Null));
+        assert_eq!((&ended.data["fault"], &ended.data["hung_up_by"]), (&"operator".into(), &"patchcord".into()));
+        let detail = ended.data["detail"].as_str().unwrap_or_default();
+        assert!(detail.starts_with("the queued call was not placed: the permission was revoked"), "{detail}");
+        break;
+    }
+    assert_eq!(scene.service.count_of("connect"), connects);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_person_is_asked_accepts_and_is_called() -> anyhow::Result<()> {
     let mut scene = Scene::start().await?;
     let refused = scene.order().await?;

@@ -14,7 +14,7 @@ integration() {
     if [ "${1:-}" = sip ]; then
         integration drills::hostile_sip drills::phone_clock
     else
-        integration drills:: descriptors:: standstill:: overload:: slow_clients:: stalled_log:: restarts:: \
+        integration drills:: descriptors:: standstill:: overload:: slow_clients:: stalled_log:: restarts:: pacing::no_queued_call \
             webhook::a_fast_clock
         drills --lib -- --nocapture --test-threads=1 worker::tests::a_worker_that_is_stuck
     fi

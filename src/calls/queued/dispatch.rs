@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::turns::Turns;
 use super::{Calls, StoredOrder};
 use crate::call::end::EndReason;
+use crate::call::refusal::{Refusal, RefusalCode};
 use crate::calls::pacing::Held;
 use crate::calls::placing::{Start, route_of};
 use crate::calls::table::{CallTable, SharedTable};
@@ -27,6 +28,8 @@ use crate::worker::{WorkerHandle, placement};
 const TRIED_EVERY: Duration = Duration::from_secs(1);
 /// The longest time between two looks for expired calls: the wall clock may be set.
 const EXPIRY_LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often a number is tried that Meta has paused: Meta may lift the pause earlier than it said.
+const PAUSE_LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Expired calls that are ended at once, so that no other write waits for long.
 const EXPIRED_AT_ONCE: usize = 100;
 
@@ -71,6 +74,8 @@ enum Outcome {
     Emptied,
     /// No media port is free, or the store cannot be used.
     NoRoom,
+    /// The number places no call before this time.
+    Held(Instant),
 }
 
 /// A queued call's place in the pace of its number. Dropping it gives the place back, unless the call has begun.
@@ -192,6 +197,7 @@ impl CallQueue {
             Ok((number, Outcome::Placed)) => self.turns.placed(&number, now),
             Ok((number, Outcome::Emptied)) => self.turns.emptied(&number, now),
             Ok((number, Outcome::NoRoom)) => self.turns.no_room(&number, now + TRIED_EVERY),
+            Ok((number, Outcome::Held(until))) => self.turns.held(&number, until),
             // The runtime stops.
             Err(_) => {}
         }
@@ -238,7 +244,7 @@ impl Calls {
         }
         let live = table.placed_of(id);
         table.pacing.reserve(id, &number.placing, live, now).map_err(|held| match held {
-            Held::PerSecond { until } => Wait::Until(until),
+            Held::PerSecond { until } | Held::PerDay { until } => Wait::Until(until),
             Held::Live => Wait::ForRoom,
         })?;
         drop(table);
@@ -259,6 +265,12 @@ impl Calls {
         let Some((order, hosts)) = StoredOrder::read(&call) else {
             return self.give_up(&call, EndReason::OrderRefused("it cannot be read".to_owned())).await;
         };
+        // It was queued up to a day ago.
+        if let Err(refusal) =
+            self.0.options.permissions.check_call(&number.phone_number_id, &order.placement.callee).await
+        {
+            return self.not_permitted(&call, refusal).await;
+        }
         let settings = self.0.options.settings.get();
         let route = match route_of(&number.route, &order.agents, &order.parameters, &settings, hosts).await {
             Ok(route) => route,
@@ -281,6 +293,17 @@ impl Calls {
             warn!("a queued call ended as it began: {}", refusal.code.name());
         }
         Outcome::Placed
+    }
+
+    /// What stops the whole number for a time holds its queue; anything else ends the call.
+    async fn not_permitted(&self, call: &QueuedCall, refusal: Refusal) -> Outcome {
+        match (refusal.code, refusal.next_allowed_at) {
+            (RefusalCode::CallingPaused, Some(until)) => {
+                let wait = until.duration_since(clock::wall()).unwrap_or_default();
+                Outcome::Held(clock::now() + wait.clamp(TRIED_EVERY, PAUSE_LOOK_EVERY))
+            }
+            (code, _) => self.give_up(call, EndReason::NotPermitted(code, refusal.message)).await,
+        }
     }
 
     async fn give_up(&self, call: &QueuedCall, reason: EndReason) -> Outcome {

@@ -65,6 +65,7 @@ class Scenario:
         await self._callers_hear_the_agent()
         await self._a_blocked_caller_is_rejected()
         await self._what_ends_here_ends_at_meta()
+        await self._a_permission_is_asked_for()
         await self._a_permitted_call_is_placed()
 
     async def _start(self) -> None:
@@ -119,6 +120,12 @@ class Scenario:
         report = await within(20, "the end at Meta", calling)
         self.checks.equal("the bot ends the call at Meta", report["ended_by"], "terminated")
 
+    async def _a_permission_is_asked_for(self) -> None:
+        """Meta's double takes pywa's request only if it is one of Meta's to the letter."""
+        await self._send({"type": "text", "id": "wamid.text", "text": {"body": "Call me"}})
+        line = await self._bot.wait_for_line("the permission request", lambda line: "graph: POST" in line and "/messages" in line)
+        self.checks.equal("Meta takes pywa's permission request", line.split()[-1], "200")
+
     async def _a_permitted_call_is_placed(self) -> None:
         callee = {"number": CALLER, "after_seconds": 1, "speech": str(write_tone(TONE)), "repeat": True, "seconds": 3}
         async with self._client.post(self._simulator + "/callees", data=json.dumps(callee)) as response:
@@ -135,11 +142,14 @@ class Scenario:
         """The person accepts the request: Meta's reply to the bot."""
         now = int(time.time())
         reply = {"response": "accept", "response_source": "user_action", "expiration_timestamp": now + 600}
-        message = {
-            "from": CALLER, "id": "wamid.interop", "timestamp": str(now), "type": "interactive",
-            "context": {"from": "12025550199", "id": "wamid.asked"},
+        await self._send({
+            "id": "wamid.interop", "type": "interactive", "context": {"from": "12025550199", "id": "wamid.asked"},
             "interactive": {"type": "call_permission_reply", "call_permission_reply": reply},
-        }  # fmt: skip
+        })  # fmt: skip
+
+    async def _send(self, message: dict) -> None:
+        """A message of the person: Meta's webhook to the bot."""
+        message = {"from": CALLER, "timestamp": str(int(time.time()))} | message
         value = {
             "messaging_product": "whatsapp",
             "metadata": {"display_phone_number": "12025550199", "phone_number_id": PHONE_NUMBER_ID},
@@ -151,7 +161,7 @@ class Scenario:
         digest = hmac.new(APP_SECRET.encode(), raw, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={digest}"}
         async with self._client.post(self._bot_url + "/whatsapp", data=raw, headers=headers) as response:
-            self.checks.equal("pywa takes the permission", response.status, 200)
+            self.checks.equal(f"pywa takes {message['id']}", response.status, 200)
 
     async def _call(self, **order) -> dict:
         async with self._client.post(self._simulator + "/calls", data=json.dumps(order)) as response:

@@ -119,7 +119,7 @@ pub(in crate::http::api) enum Placed {
         (status = 409, description = "`call_ended`: the call ended at once, or a call with this `wacid` has ended; `wacid_in_use`: `call_id` is the live call that has it. `no_permission`, `call_limit`, `country_not_supported`, `calling_paused`: known without asking Meta; see `next_allowed_at`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`body_too_large`: more than 1 MB", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_command`, `unknown_number`, `unknown_route`, `unknown_queue`, `unknown_agent`, `invalid_url`, `url_not_allowed`, `url_unresolved`, `offer_refused`: what is wrong with the SDP", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "`number_rate_limited`, `number_busy`, `queue_full`: the limits of the number; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "`number_rate_limited`, `number_day_limit`, `number_busy`, `queue_full`: the limits of the number; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "`internal_error`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`overloaded`, `shutting_down`; `store_unavailable`: the call cannot be queued", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "`no_answer`: the call did not answer in time", body = Problem, content_type = "application/problem+json"),
