@@ -21,6 +21,7 @@ pub(super) mod deepgram;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use patchcord_media::opus::SampleRate;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -89,6 +90,17 @@ impl DialectName {
     /// The dialect of this name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|dialect| dialect.name() == name)
+    }
+
+    /// The rate of PCM if the configuration has none. An app of a platform whose streams are at 8 kHz by default may take
+    /// every stream for one: it is told of another rate by its own set-up at the platform, not by the stream.
+    pub fn usual_sample_rate(self) -> SampleRate {
+        match self {
+            Self::Native | Self::Vonage | Self::Jambonz => SampleRate::Hz16000,
+            Self::Twilio | Self::Telnyx | Self::Plivo | Self::Exotel | Self::Asterisk | Self::AsteriskJson => {
+                SampleRate::Hz8000
+            }
+        }
     }
 
     /// What is wrong with these text messages of one connection: a sentence for each that cannot be used.

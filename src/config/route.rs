@@ -25,7 +25,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
         section.note("fallback", None, "nothing after a prompt is ever reached: put the prompt last");
     }
     let dialect = section.text("dialect", read_dialect).unwrap_or_default();
-    let format = read_format(&mut section);
+    let format = read_format(&mut section, dialect);
     let offer_format = section.text("offer_format", read_offer_format).unwrap_or_default();
     // A phone rings for half a minute at most, and a queue may take longer.
     let usual = match agent.as_ref().and_then(AgentTarget::queue) {
@@ -159,12 +159,12 @@ fn read_offer_format(text: &str) -> Result<OfferFormat, String> {
     OfferFormat::of_name(text).ok_or_else(|| "give \"json\", \"sdp\" or \"form\"".to_owned())
 }
 
-fn read_format(section: &mut Section<'_, '_>) -> SoundFormat {
+fn read_format(section: &mut Section<'_, '_>, dialect: DialectName) -> SoundFormat {
     let encoding = section
         .text("encoding", |text| Encoding::of_name(text).ok_or_else(|| "give \"pcm_s16le\" or \"opus\"".to_owned()));
     let encoding = encoding.unwrap_or(Encoding::PcmS16le);
     let usual = match encoding {
-        Encoding::PcmS16le => SampleRate::Hz16000,
+        Encoding::PcmS16le => dialect.usual_sample_rate(),
         Encoding::Opus => SampleRate::Hz48000,
     };
     let Some(hz) = section.whole("sample_rate", 1, 1_000_000) else {

@@ -57,6 +57,21 @@ fn what_is_commented_out_as_usual_is_what_happens_without_it() {
 }
 
 #[test]
+fn a_route_has_the_rate_of_its_dialects_platform_unless_it_names_one() {
+    let rate = |keys: &str| {
+        let text = with("route", &format!("agent = \"ws://127.0.0.1:9000/call\"\n{keys}"));
+        let config = Config::parse(&text, "patchcord.toml", &example_environment()).unwrap();
+        config.routes["reception"].agents.format.sample_rate.hz()
+    };
+    assert_eq!([rate(""), rate("dialect = \"vonage\""), rate("dialect = \"jambonz\"")], [16_000; 3]);
+    for dialect in ["twilio", "telnyx", "plivo", "exotel", "asterisk", "asterisk-json"] {
+        assert_eq!(rate(&format!("dialect = \"{dialect}\"")), 8000, "{dialect}");
+    }
+    assert_eq!(rate("dialect = \"exotel\"\nsample_rate = 24000"), 24_000);
+    assert_eq!(rate("dialect = \"telnyx\"\nencoding = \"opus\""), 48_000);
+}
+
+#[test]
 fn a_queue_is_read_with_its_usual_values_and_its_route_answers_at_once() {
     let text = with("route", "agent = \"browser:support\"\nfallback = [\"queue:night\"]")
         + "\n[queues.support]\n[queues.night]\nsticky_for = 0\nwrap_up = \"0s\"\nskills = [\"spanish\"]\n"

@@ -78,10 +78,14 @@ impl Dialect for Asterisk {
                 outbox.push(self.event("DTMF_END", &[("digit", &digit.to_string())]));
             }
             Notice::Mark { name, status: MarkStatus::Played } => outbox.extend(self.marked(name)),
+            // The queue is as empty after a flush.
+            Notice::Mark { name, status: MarkStatus::Cleared } if name.starts_with(DRAINED) => {
+                outbox.extend(self.marked(name));
+            }
             Notice::Xoff { .. } => outbox.push(self.event("MEDIA_XOFF", &[])),
             Notice::Xon { .. } => outbox.push(self.event("MEDIA_XON", &[])),
             Notice::Error { message, .. } => outbox.push(self.event("ERROR", &[("error_text", message)])),
-            // A flush discards marks without a word.
+            // A flush discards the other marks without a word.
             Notice::Mark { status: MarkStatus::Cleared, .. }
             | Notice::Accepted
             | Notice::Dtmf { digit: None, .. }
@@ -136,7 +140,8 @@ impl Asterisk {
         let samples = rate.hz() / 1000 * FRAME_MS;
         let (format, frame_bytes) = match (self.payload, rate) {
             (Payload::Mulaw, _) => ("ulaw", samples),
-            (Payload::Opus, _) => ("opus", samples),
+            // Asterisk passes these through, and says so by this size.
+            (Payload::Opus, _) => ("opus", 0),
             (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz24000) => ("slin24", samples * 2),
             (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz48000) => ("slin48", samples * 2),
             (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz8000 | SampleRate::Hz16000) => {
@@ -203,6 +208,7 @@ mod tests {
 
     use super::super::testing::{WIDEBAND, read, start, started, texts, told};
     use super::*;
+    use crate::agent::Encoding;
 
     #[test]
     fn plain_text_control() {
@@ -218,6 +224,9 @@ mod tests {
         let played = |name: &str| Notice::Mark { name: name.into(), status: MarkStatus::Played };
         assert_eq!(told(&mut asterisk, &played("mone")), vec![json!("MEDIA_MARK_PROCESSED correlation_id:one")]);
         assert_eq!(told(&mut asterisk, &played("d")), vec![json!("QUEUE_DRAINED")]);
+        let flushed = |name: &str| Notice::Mark { name: name.into(), status: MarkStatus::Cleared };
+        assert_eq!(told(&mut asterisk, &flushed("d")), vec![json!("QUEUE_DRAINED")]);
+        assert_eq!(told(&mut asterisk, &flushed("mone")), Vec::<Value>::new());
         assert_eq!(told(&mut asterisk, &played("b7")), vec![json!("MEDIA_BUFFERING_COMPLETED correlation_id:7")]);
         assert_eq!(
             told(&mut asterisk, &Notice::Dtmf { digit: Some('9'), duration_ms: 80 }),
@@ -232,11 +241,16 @@ mod tests {
     fn json_control_and_mu_law() {
         let mut asterisk = Asterisk::new(Control::Json);
         let format = SoundFormat { sample_rate: SampleRate::Hz8000, ..WIDEBAND };
-        let start = Start { format, ..start(&asterisk) };
-        let said = told(&mut asterisk, &Notice::Start(Box::new(start)));
+        let narrow = Start { format, ..start(&asterisk) };
+        let said = told(&mut asterisk, &Notice::Start(Box::new(narrow)));
         assert_eq!(said[0]["event"], "MEDIA_START");
         assert_eq!((&said[0]["format"], &said[0]["optimal_frame_size"]), (&json!("ulaw"), &json!(160)));
         assert_eq!(said[0]["channel_variables"], json!({"language": "de"}));
+        let opus = SoundFormat { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 };
+        let start = Start { format: opus, ..start(&asterisk) };
+        let passed_through = told(&mut Asterisk::new(Control::Json), &Notice::Start(Box::new(start)));
+        let size = &passed_through[0]["optimal_frame_size"];
+        assert_eq!((&passed_through[0]["format"], size), (&json!("opus"), &json!(0)));
         let mut outbox = Vec::new();
         asterisk.write_sound(Bytes::from(vec![0; 320]), &mut outbox);
         assert_eq!(texts(&outbox), vec![json!(160)]);

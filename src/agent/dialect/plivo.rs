@@ -26,6 +26,8 @@ const FRAME_MS: u64 = 20;
 pub(super) struct Plivo {
     stream_id: String,
     payload: Payload,
+    /// In Hz, in both directions.
+    sample_rate: u32,
     /// Of the message before.
     sequence_number: u64,
     /// Messages of sound so far.
@@ -45,7 +47,7 @@ impl Dialect for Plivo {
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         let Incoming::Text(text) = message else { return Ok(()) };
         match parsed::<FromApp>(&text)? {
-            FromApp::PlayAudio { media } => inbox.push(FromAgent::Sound(self.payload.of_base64(&media.payload)?)),
+            FromApp::PlayAudio { media } => inbox.push(FromAgent::Sound(self.sound(&media)?)),
             FromApp::Checkpoint { name } => inbox.push(FromAgent::Mark { name }),
             FromApp::ClearAudio => inbox.push(FromAgent::Clear),
             FromApp::SendDtmf { dtmf } => {
@@ -94,6 +96,7 @@ impl Plivo {
     fn write_start(&mut self, start: &Start, outbox: &mut Vec<Message>) {
         self.stream_id = uuid_of(&start.stream_id);
         self.payload = Payload::of(start.format);
+        self.sample_rate = start.format.sample_rate.hz();
         let encoding = if self.payload == Payload::Mulaw { "audio/x-mulaw" } else { "audio/x-l16" };
         let body = StartBody {
             call_id: uuid_of(start.call_id.as_str()),
@@ -103,6 +106,19 @@ impl Plivo {
             media_format: MediaFormat { encoding, sample_rate: start.format.sample_rate.hz() },
         };
         outbox.push(self.message(Event::Start { start: body, extra_headers: extra_headers(&start.parameters) }));
+    }
+
+    /// An app names the encoding with each message, and it need not be that of the stream to it.
+    fn sound(&self, media: &AppMedia) -> Result<Bytes, String> {
+        if media.sample_rate.is_some_and(|hz| hz != self.sample_rate) {
+            return Err(format!("sampleRate is not the {} of this stream", self.sample_rate));
+        }
+        let payload = match media.content_type.as_deref() {
+            Some("audio/x-mulaw") if self.sample_rate == SampleRate::Hz8000.hz() => Payload::Mulaw,
+            Some("audio/x-l16") => Payload::L16,
+            _ => self.payload,
+        };
+        payload.of_base64(&media.payload)
     }
 
     fn message(&mut self, event: Event<'_>) -> Message {
@@ -195,9 +211,12 @@ enum FromApp {
     Other,
 }
 
-/// Its content type and rate are those that `start` named, whatever it says.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct AppMedia {
+    /// Those of the stream, if left out.
+    content_type: Option<String>,
+    sample_rate: Option<u32>,
     payload: String,
 }
 
@@ -206,7 +225,7 @@ mod tests {
     use patchcord_media::source::Cleared;
     use serde_json::json;
 
-    use super::super::testing::{read, started, told};
+    use super::super::testing::{WIDEBAND, read, start, started, told};
     use super::*;
 
     #[test]
@@ -219,6 +238,23 @@ mod tests {
         assert_eq!(start[0]["start"]["callId"].as_str().unwrap().len(), 36);
         assert_eq!(start[0]["extra_headers"], "{language: de}");
         assert_eq!(told(&mut plivo, &Notice::Stop { reason: "caller_hung_up" }), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn sound_is_in_the_encoding_that_its_message_names() {
+        let mut plivo = Plivo::default();
+        let format = SoundFormat { sample_rate: SampleRate::Hz8000, ..WIDEBAND };
+        let start = Start { format, ..start(&plivo) };
+        told(&mut plivo, &Notice::Start(Box::new(start)));
+        let mut sound = |kind: &str, hz: u32| {
+            let media = format!(r#"{{"contentType":"audio/x-{kind}","sampleRate":{hz},"payload":"//8="}}"#);
+            read(&mut plivo, &format!(r#"{{"event":"playAudio","media":{media}}}"#))
+        };
+        assert_eq!(sound("l16", 8000), Ok(vec![FromAgent::Sound(Bytes::from_static(&[255, 255]))]));
+        assert_eq!(sound("mulaw", 8000), Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]));
+        assert!(sound("l16", 16_000).unwrap_err().contains("8000"));
+        let bare = read(&mut plivo, r#"{"event":"playAudio","media":{"payload":"//8="}}"#);
+        assert_eq!(bare, Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]), "as the stream to the app");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use patchcord_media::opus::SampleRate;
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::identity::{account_of, digits_of};
+use super::identity::{Parties, account_of, digits_of};
 use super::payload::Payload;
 use super::stream_message::StreamMessage;
 use super::{Dialect, FromAgent, Incoming, json_message, parsed};
@@ -96,7 +96,7 @@ impl Twilio {
             account_sid: self.account_sid.clone(),
             call_sid: self.call_sid.clone(),
             tracks: ["inbound"],
-            custom_parameters: &start.parameters,
+            custom_parameters: with_numbers(start),
             media_format: MediaFormat { encoding: "audio/x-mulaw", sample_rate: 8000, channels: 1 },
         };
         outbox.push(self.message(Event::Start { start }));
@@ -107,6 +107,15 @@ impl Twilio {
         let sequence_number = self.sequence_number.to_string();
         json_message(&ToApp { sequence_number, stream_sid: &self.stream_sid, event })
     }
+}
+
+/// The stream does not say who calls whom. Apps have that put into parameters, and frameworks know these names.
+fn with_numbers(start: &Start) -> BTreeMap<String, String> {
+    let Parties { from, to } = Parties::of(&start.call);
+    let mut parameters = start.parameters.clone();
+    parameters.entry("from_number".to_owned()).or_insert(from);
+    parameters.entry("to_number".to_owned()).or_insert(to);
+    parameters
 }
 
 #[derive(Serialize)]
@@ -129,7 +138,7 @@ struct ToApp<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
-    Start { start: StartBody<'a> },
+    Start { start: StartBody },
     Media { media: Media },
     Dtmf { dtmf: Dtmf },
     Mark { mark: Mark<'a> },
@@ -138,12 +147,12 @@ enum Event<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct StartBody<'a> {
+struct StartBody {
     stream_sid: String,
     account_sid: String,
     call_sid: String,
     tracks: [&'static str; 1],
-    custom_parameters: &'a BTreeMap<String, String>,
+    custom_parameters: BTreeMap<String, String>,
     media_format: MediaFormat,
 }
 
@@ -197,7 +206,8 @@ mod tests {
         assert_eq!((&sid[..2], sid.len()), ("MZ", 34));
         assert_eq!(start[1]["start"]["streamSid"], sid.as_str(), "apps read either");
         assert_eq!(start[1]["sequenceNumber"], "1");
-        assert_eq!(start[1]["start"]["customParameters"], json!({"language": "de"}));
+        let parameters = json!({"language": "de", "from_number": "+12025550143", "to_number": "+12025550199"});
+        assert_eq!(start[1]["start"]["customParameters"], parameters);
         let format = json!({"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1});
         assert_eq!(start[1]["start"]["mediaFormat"], format);
         let mut outbox = Vec::new();
