@@ -21,6 +21,7 @@ use patchcord_simulator::speech::Speech;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
+use crate::agent::DialectName;
 use crate::app::App;
 use crate::call::event::CallEvent;
 use crate::clock;
@@ -50,7 +51,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::start();
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(AgentOptions { greeting: sound::agent_clip(), ..AgentOptions::default() }).await?;
-    let app = App::start(local_config(&meta, &agent.url(), &options.output)?).await?;
+    let app = App::start(local_config(&meta, &LocalAgent::native(&agent.url()), &options.output)?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
     screen.say(&format!(
         "service on http://{}, fake Meta on {}, agent on {}",
@@ -179,8 +180,23 @@ fn name_recording(folder: &Path, recorded: &CallEvent) -> anyhow::Result<PathBuf
     Ok(named)
 }
 
+/// The agent of a service on this machine.
+pub struct LocalAgent<'a> {
+    /// Where its WebSocket is.
+    pub url: &'a str,
+    /// What it speaks there.
+    pub dialect: DialectName,
+}
+
+impl<'a> LocalAgent<'a> {
+    /// An agent that speaks `patchcord.v1`.
+    pub fn native(url: &'a str) -> Self {
+        Self { url, dialect: DialectName::Native }
+    }
+}
+
 /// A configuration for loopback, with this Meta and this agent; calls are recorded into `folder`.
-pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<Config> {
+pub fn local_config(meta: &Meta, agent: &LocalAgent<'_>, folder: &Path) -> anyhow::Result<Config> {
     let account = meta.options();
     let first = free_port()?;
     // JSON strings are valid TOML strings.
@@ -201,7 +217,8 @@ pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<C
         access_token = {token:?}
         route = "reception"
         [routes.reception]
-        agent = {agent:?}
+        agent = {url:?}
+        dialect = {dialect:?}
         fallback = ["prompt:goodbye"]
         record = true
         [recordings]
@@ -209,6 +226,8 @@ pub fn local_config(meta: &Meta, agent: &str, folder: &Path) -> anyhow::Result<C
         [store]
         path = {store:?}
         "#,
+        url = agent.url,
+        dialect = agent.dialect.name(),
         store = folder.join("patchcord.db"),
         last = first + PORTS,
         graph = meta.graph_url(),

@@ -29,9 +29,10 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::agent::DialectName;
 use crate::app::App;
 use crate::config::api::{ApiKey, QueueScope, Scope};
-use crate::demo::local_config;
+use crate::demo::{LocalAgent, local_config};
 use crate::http::error::ApiError;
 use crate::pages;
 
@@ -52,6 +53,9 @@ pub struct SimulateOptions {
     /// --webhook, the agent is a built-in echo.
     #[arg(long, value_name = "WS_URL", conflicts_with = "webhook")]
     agent: Option<String>,
+    /// What your agent speaks: `native`, or the protocol of another platform that it was written for, such as `twilio`.
+    #[arg(long, value_name = "NAME", requires = "agent", value_parser = read_dialect, default_value = "native")]
+    dialect: DialectName,
     /// A service that runs already; its config needs the graph_url, secret, number and token printed at the start.
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
@@ -80,9 +84,14 @@ enum Target {
     /// To a service of this process, and from there to the agent built in.
     Echo,
     /// To a service of this process, and from there to this agent.
-    Agent(String),
+    Agent(String, DialectName),
     /// To a service that runs already, by its webhook.
     Service(String),
+}
+
+fn read_dialect(name: &str) -> Result<DialectName, String> {
+    let names = || DialectName::ALL.iter().map(|dialect| dialect.name()).collect::<Vec<_>>();
+    DialectName::of_name(name).ok_or_else(|| format!("give one of {}", names().join(", ")))
 }
 
 impl Simulation {
@@ -100,7 +109,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     let meta_options = MetaOptions { listen: options.graph_listen, ..MetaOptions::default() };
     let meta = Meta::start(meta_options).await.with_context(|| format!("--graph-listen {}", options.graph_listen))?;
     let target = match (options.agent, options.webhook) {
-        (Some(agent), _) => Target::Agent(agent),
+        (Some(agent), _) => Target::Agent(agent, options.dialect),
         (None, Some(webhook)) => Target::Service(webhook),
         (None, None) => Target::Echo,
     };
@@ -123,21 +132,21 @@ struct Service {
 
 impl Service {
     async fn start(meta: &Meta, target: &Target, output: &Path) -> anyhow::Result<Self> {
-        let (echo, url) = match target {
+        let (echo, url, dialect) = match target {
             Target::Echo => {
                 let options = AgentOptions { echo: true, keeps_audio: false, ..AgentOptions::default() };
                 let agent = Agent::start(options).await?;
                 let url = agent.url();
-                (Some(agent), url)
+                (Some(agent), url, DialectName::Native)
             }
-            Target::Agent(url) => (None, url.clone()),
+            Target::Agent(url, dialect) => (None, url.clone(), *dialect),
             Target::Service(webhook) => {
                 meta.set_webhook_url(webhook);
                 return Ok(Self { app: None, key: String::new(), _echo: None });
             }
         };
         let key = format!("patchcord_simulator_{:032x}", rand::random::<u128>());
-        let mut config = local_config(meta, &url, output)?;
+        let mut config = local_config(meta, &LocalAgent { url: &url, dialect }, output)?;
         config.api.keys.push(configured(&key));
         let app = App::start(config).await?;
         meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
@@ -173,7 +182,7 @@ fn greet(meta: &Meta, target: &Target, service: &Service, address: SocketAddr) {
     );
     match target {
         Target::Echo => println!("It calls:       the built-in echo agent; --agent ws://… calls your own"),
-        Target::Agent(url) => println!("It calls:       the agent at {url}"),
+        Target::Agent(url, dialect) => println!("It calls:       the agent at {url} ({})", dialect.name()),
         Target::Service(webhook) => {
             let account = meta.options();
             println!("It calls:       the service at {webhook}, whose config needs");
@@ -235,7 +244,7 @@ fn draw_seed() -> u64 {
 async fn describe(State(simulation): State<Arc<Simulation>>) -> Json<Value> {
     let (agent, webhook) = match &simulation.target {
         Target::Echo => (Some("echo"), None),
-        Target::Agent(url) => (Some(url.as_str()), None),
+        Target::Agent(url, _) => (Some(url.as_str()), None),
         Target::Service(webhook) => (None, Some(webhook)),
     };
     Json(json!({

@@ -75,7 +75,7 @@ async fn a_call_is_reported_in_words() -> anyhow::Result<()> {
     let folder = Folder::new();
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(AgentOptions { greeting: sound::agent_clip(), ..AgentOptions::default() }).await?;
-    let app = App::start(local_config(&meta, &agent.url(), folder.path())?).await?;
+    let app = App::start(local_config(&meta, &LocalAgent::native(&agent.url()), folder.path())?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
     let door = door(meta, folder.path().to_owned()).await?;
     let (status, said) = post_to(&door, r#"{"seconds": 1, "digits": "5"}"#).await?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchcord::app::App;
-use patchcord::demo::local_config;
+use patchcord::demo::{LocalAgent, local_config};
 use patchcord_media::opus::{Decoder, Encoder, Profile, SampleRate, inspect};
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Pace};
 use patchcord_simulator::call::{Call, CallerOptions, Stage};
@@ -105,7 +105,7 @@ async fn hold_calls(script: &Script, seed: u64, folder: &Path) -> anyhow::Result
     // All at once, as synthesised speech comes: a busy machine cannot make this agent stutter.
     let agent = Agent::start(AgentOptions { pace: Pace::Burst, ..AgentOptions::default() }).await?;
     let meta = Meta::start(MetaOptions::default()).await?;
-    let app = App::start(local_config(&meta, &agent.url(), folder)?).await?;
+    let app = App::start(local_config(&meta, &LocalAgent::native(&agent.url()), folder)?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
     let mut talks = Vec::new();
     for loss_percent in CALLS.into_iter().flat_map(|(loss, calls)| std::iter::repeat_n(loss, calls)) {
