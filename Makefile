@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
 
-.PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-sip interop-s3 screenshots fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-sip interop-agents interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,9 @@ screenshots: tools ## every screen, light and dark, wide and narrow, into target
 
 interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages, and JsSIP in Chromium
 	@./tests/interop/sip/run.sh
+
+interop-agents: tools ## clients of other platforms are the agents: Pipecat, OpenAI's Agents SDK, jambonz, Plivo, Asterisk's, and OpenAI's types
+	@./tests/interop/agents/run.sh
 
 interop-s3: tools ## recordings are uploaded to a foreign S3 server
 	@./tests/interop/s3/run.sh
