@@ -180,8 +180,11 @@ impl Call {
             }
             Input::MediaFailed(failure) => self.media_failed(failure, now),
             Input::AgentJoined { attempt } => {
-                self.agent_side.joined(attempt, &mut self.actions);
+                self.agent_side.joined(attempt, now, &mut self.actions);
                 ControlFlow::Continue(())
+            }
+            Input::AgentInterrupted { attempt, failure, back_within } => {
+                self.agent_side.interrupted((attempt, failure), back_within, hears, now, &mut self.actions)
             }
             Input::AgentFailed { attempt, failure } => {
                 self.agent_side.failed(attempt, failure, hears, now, &mut self.actions)

@@ -4,6 +4,7 @@
 //! our SDP for pre_accept and connect, tells it when to accept, and leaves reject and terminate to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::agent_failure::AgentFailure;
 use super::attempt::Attempt;
@@ -71,6 +72,10 @@ pub enum Progress {
     MediaConnected,
     /// An agent joined.
     AgentJoined { attempt: Attempt },
+    /// The connection to an agent broke, and is tried again.
+    AgentInterrupted { attempt: Attempt, failure: AgentFailure },
+    /// The agent is back after so long.
+    AgentRejoined { attempt: Attempt, away: Duration },
     /// An agent refused, could not be reached, or was lost.
     AgentFailed { attempt: Attempt, failure: AgentFailure },
     /// An agent left without a failure.

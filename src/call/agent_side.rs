@@ -108,6 +108,13 @@ enum State {
     Joined {
         attempt: Attempt,
     },
+    /// The agent's connection is lost, and its task tries to bring it back while the caller is on hold.
+    Interrupted {
+        attempt: Attempt,
+        since: Instant,
+        back_within: Duration,
+        give_up_at: Instant,
+    },
     Prompts {
         attempt: Attempt,
     },
@@ -159,6 +166,7 @@ impl AgentSide {
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
+            | State::Interrupted { .. }
             | State::Transferring { .. }
             | State::Consulting { .. } => false,
         }
@@ -174,6 +182,7 @@ impl AgentSide {
             | State::Parked
             | State::Dialling { .. }
             | State::Queued { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. } => None,
         }
     }
@@ -192,6 +201,7 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. } => None,
         }
     }
@@ -209,7 +219,7 @@ impl AgentSide {
     /// What to play from accept on: the prompts, or `waiting` while no agent has joined.
     pub fn sound(&self, waiting: Action) -> Option<Action> {
         match self.state {
-            State::Planned { .. } | State::Parked | State::Dialling { .. } => Some(waiting),
+            State::Planned { .. } | State::Parked | State::Dialling { .. } | State::Interrupted { .. } => Some(waiting),
             State::Queued { attempt } => Some(Action::PlayQueueHold { attempt }),
             State::Prompts { attempt } => Some(Action::PlayPrompts { attempt }),
             State::Joined { .. } | State::Transferring { .. } | State::Consulting { .. } => None,
@@ -219,7 +229,7 @@ impl AgentSide {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Dialling { give_up_at, .. } => Some(give_up_at),
+            State::Dialling { give_up_at, .. } | State::Interrupted { give_up_at, .. } => Some(give_up_at),
             State::Transferring { give_up_at, .. } => give_up_at,
             State::Planned { .. }
             | State::Parked
@@ -235,6 +245,9 @@ impl AgentSide {
         match &mut self.state {
             State::Dialling { give_up_at, .. } | State::Transferring { give_up_at: Some(give_up_at), .. } => {
                 *give_up_at = (*give_up_at + gap).min(now + self.agent_timeout);
+            }
+            State::Interrupted { give_up_at, back_within, .. } => {
+                *give_up_at = (*give_up_at + gap).min(now + *back_within);
             }
             State::Planned { .. }
             | State::Parked
@@ -260,11 +273,15 @@ impl AgentSide {
             {
                 self.failed(attempt, AgentFailureKind::NoAnswer.into(), hears, now, actions)
             }
+            State::Interrupted { attempt, give_up_at, .. } if now >= give_up_at => {
+                self.failed(attempt, AgentFailureKind::Disconnected.into(), hears, now, actions)
+            }
             State::Planned { .. }
             | State::Parked
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
             | State::Consulting { .. } => ControlFlow::Continue(()),
@@ -272,8 +289,13 @@ impl AgentSide {
     }
 
     /// The agent of the attempt `joined` is listening. Late reports of earlier agents are ignored.
-    pub fn joined(&mut self, joined: Attempt, actions: &mut Actions) {
+    pub fn joined(&mut self, joined: Attempt, now: Instant, actions: &mut Actions) {
         match self.state {
+            State::Interrupted { attempt, since, .. } if attempt == joined => {
+                self.state = State::Joined { attempt };
+                let away = now.saturating_duration_since(since);
+                actions.push_back(Action::Report(Progress::AgentRejoined { attempt, away }));
+            }
             State::Dialling { attempt, .. } | State::Queued { attempt } if attempt == joined => {
                 self.state = State::Joined { attempt };
                 actions.push_back(Action::Report(Progress::AgentJoined { attempt }));
@@ -308,10 +330,45 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
             | State::Consulting { .. } => {}
         }
+    }
+
+    /// The connection to the agent of the attempt `lost` broke, and is tried again for `back_within` at most. Only a caller
+    /// who has no other agent waits for it.
+    pub fn interrupted(
+        &mut self,
+        (lost, failure): (Attempt, AgentFailure),
+        back_within: Duration,
+        hears: CallerHears,
+        now: Instant,
+        actions: &mut Actions,
+    ) -> ControlFlow<EndReason> {
+        let since = match self.state {
+            State::Joined { attempt } if attempt == lost => {
+                actions.push_back(Action::Report(Progress::AgentInterrupted { attempt, failure }));
+                now
+            }
+            // A connection that came up broke before the agent was ready.
+            State::Interrupted { attempt, since, .. } if attempt == lost => since,
+            State::Planned { .. }
+            | State::Parked
+            | State::Dialling { .. }
+            | State::Queued { .. }
+            | State::Joined { .. }
+            | State::Interrupted { .. }
+            | State::Prompts { .. }
+            | State::Transferring { .. }
+            | State::Consulting { .. } => return self.failed(lost, failure, hears, now, actions),
+        };
+        self.state = State::Interrupted { attempt: lost, since, back_within, give_up_at: now + back_within };
+        if hears == CallerHears::Us {
+            actions.push_back(Action::PlayHold);
+        }
+        ControlFlow::Continue(())
     }
 
     /// The agent of the attempt `failed` could not be reached, or is lost.
@@ -325,7 +382,7 @@ impl AgentSide {
     ) -> ControlFlow<EndReason> {
         let was_joined = match self.state {
             State::Dialling { attempt, .. } | State::Queued { attempt } if attempt == failed => false,
-            State::Joined { attempt } if attempt == failed => true,
+            State::Joined { attempt } | State::Interrupted { attempt, .. } if attempt == failed => true,
             State::Transferring { from, to, .. } if to == failed || from == Some(failed) => from == Some(failed),
             State::Consulting { from, to } if from == failed || to == failed => true,
             State::Planned { .. }
@@ -333,6 +390,7 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
             | State::Consulting { .. } => return ControlFlow::Continue(()),
@@ -352,8 +410,10 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => {
+                let was_on_hold = matches!(self.state, State::Interrupted { .. });
                 let Some(next) = self.planned(failed).next else {
                     return ControlFlow::Break(match was_joined {
                         true => EndReason::AgentLost(failure),
@@ -362,7 +422,11 @@ impl AgentSide {
                 };
                 self.last_failure = Some(failure);
                 self.put_through(next, hears, now, actions);
-                if was_joined && hears == CallerHears::Us && matches!(self.state, State::Dialling { .. }) {
+                if was_joined
+                    && !was_on_hold
+                    && hears == CallerHears::Us
+                    && matches!(self.state, State::Dialling { .. })
+                {
                     actions.push_back(Action::PlayHold);
                 }
             }
@@ -399,6 +463,7 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. }
             | State::Consulting { .. } => ControlFlow::Continue(()),
@@ -435,7 +500,7 @@ impl AgentSide {
     pub fn take_over(&mut self, hears: CallerHears, now: Instant, actions: &mut Actions) {
         let (before, is_joined) = match self.state {
             State::Joined { attempt } => (Some(attempt), true),
-            State::Dialling { attempt, .. } => (Some(attempt), false),
+            State::Dialling { attempt, .. } | State::Interrupted { attempt, .. } => (Some(attempt), false),
             State::Transferring { from: None, to, .. } => (Some(to), false),
             State::Transferring { from: Some(from), .. } | State::Consulting { from, .. } => (Some(from), false),
             State::Planned { .. } | State::Parked | State::Queued { .. } | State::Prompts { .. } => (None, false),
@@ -443,7 +508,7 @@ impl AgentSide {
         let to = Attempt::new(self.attempts.len());
         if let (Some(from), true, CallerHears::Us) = (before, is_joined, hears) {
             self.plan(vec![AttemptKind::Agent]);
-            self.reach_beside(from, to, Handover::TakeOver, now, actions);
+            self.reach_beside(Some(from), to, Handover::TakeOver, now, actions);
         } else {
             self.connect(vec![AttemptKind::Agent], hears, now, actions);
         }
@@ -473,6 +538,10 @@ impl AgentSide {
     ) -> Result<(), Refusal> {
         let from = match self.state {
             State::Joined { attempt } => attempt,
+            State::Interrupted { attempt, .. } => {
+                self.transfer_from_lost(attempt, attempts, now, actions);
+                return Ok(());
+            }
             State::Transferring { .. } | State::Consulting { .. } => {
                 let advice = "a transfer is under way: complete_transfer or cancel_transfer first";
                 return Err(Refusal::new(RefusalCode::TransferUnderWay, advice));
@@ -493,7 +562,7 @@ impl AgentSide {
         let handover = if warm { Handover::Warm } else { Handover::Cold };
         if kind.joins_beside(handover) {
             actions.push_back(Action::Hold);
-            self.reach_beside(from, to, handover, now, actions);
+            self.reach_beside(Some(from), to, handover, now, actions);
         } else {
             self.let_go(from, LeaveReason::Transferred, actions);
             // What follows is wanted, whichever agent failed before.
@@ -530,6 +599,7 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => Err(no_transfer()),
         }
@@ -553,6 +623,7 @@ impl AgentSide {
             | State::Dialling { .. }
             | State::Queued { .. }
             | State::Joined { .. }
+            | State::Interrupted { .. }
             | State::Prompts { .. }
             | State::Transferring { .. } => Err(no_transfer()),
         }
@@ -600,8 +671,36 @@ impl AgentSide {
         }
     }
 
-    /// Reaches the next agent while the present one stays. Its kind [joins beside](AttemptKind::joins_beside) another.
-    fn reach_beside(&mut self, from: Attempt, to: Attempt, handover: Handover, now: Instant, actions: &mut Actions) {
+    /// The caller of an agent that is being tried again goes to others, who take over as soon as they join. If they fail,
+    /// what was to follow the lost agent follows.
+    fn transfer_from_lost(&mut self, lost: Attempt, attempts: Vec<AttemptKind>, now: Instant, actions: &mut Actions) {
+        let follows = self.planned(lost).next;
+        let kind = attempts.first().copied();
+        let Some((to, kind)) = self.plan(attempts).zip(kind) else { return };
+        if let Some(last) = self.attempts.last_mut() {
+            last.next = follows;
+        }
+        actions.push_back(Action::DropAgent { attempt: lost, reason: LeaveReason::Transferred });
+        self.last_failure = None;
+        if kind.joins_beside(Handover::Cold) {
+            self.reach_beside(None, to, Handover::Cold, now, actions);
+            self.let_wait(to, actions);
+        } else {
+            self.put_through(to, CallerHears::Us, now, actions);
+            actions.push_back(Action::Report(Progress::Transferred { from: None, to }));
+        }
+    }
+
+    /// Reaches the next agent while the present one, if any, stays. Its kind [joins beside](AttemptKind::joins_beside)
+    /// another.
+    fn reach_beside(
+        &mut self,
+        from: Option<Attempt>,
+        to: Attempt,
+        handover: Handover,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
         let (action, give_up_at) = match self.planned(to).kind {
             AttemptKind::Agent => (Action::DialBeside { attempt: to }, Some(now + self.agent_timeout)),
             AttemptKind::Person | AttemptKind::Queue | AttemptKind::Prompts => {
@@ -609,14 +708,14 @@ impl AgentSide {
             }
         };
         actions.push_back(action);
-        self.state = State::Transferring { from: Some(from), to, handover, give_up_at };
+        self.state = State::Transferring { from, to, handover, give_up_at };
     }
 
     /// Reaches the next target of the transfer; if there is none, the first agent gets the caller back.
     fn try_next(&mut self, from: Attempt, failed: Attempt, failure: AgentFailure, now: Instant, actions: &mut Actions) {
         let State::Transferring { handover, .. } = self.state else { return };
         match self.planned(failed).next.filter(|next| self.planned(*next).kind.joins_beside(handover)) {
-            Some(next) => self.reach_beside(from, next, handover, now, actions),
+            Some(next) => self.reach_beside(Some(from), next, handover, now, actions),
             None => self.give_back(from, failed, Some(failure), actions),
         }
     }
@@ -629,11 +728,16 @@ impl AgentSide {
                 Handover::TakeOver => Handover::TakeOver,
             };
             self.state = State::Transferring { from: None, to, handover, give_up_at };
-            actions.push_back(match self.planned(to).kind {
-                AttemptKind::Person | AttemptKind::Queue => Action::PlayQueueHold { attempt: to },
-                AttemptKind::Agent | AttemptKind::Prompts => Action::PlayHold,
-            });
+            self.let_wait(to, actions);
         }
+    }
+
+    /// What a caller without an agent hears until this one joins.
+    fn let_wait(&self, to: Attempt, actions: &mut Actions) {
+        actions.push_back(match self.planned(to).kind {
+            AttemptKind::Person | AttemptKind::Queue => Action::PlayQueueHold { attempt: to },
+            AttemptKind::Agent | AttemptKind::Prompts => Action::PlayHold,
+        });
     }
 
     /// The second agent gets the caller.
@@ -656,7 +760,9 @@ impl AgentSide {
 
     fn drop_all(&mut self, reason: LeaveReason, actions: &mut Actions) {
         let (joined, dialled) = match self.state {
-            State::Dialling { attempt, .. } | State::Queued { attempt } => ([None, None], Some(attempt)),
+            State::Dialling { attempt, .. } | State::Queued { attempt } | State::Interrupted { attempt, .. } => {
+                ([None, None], Some(attempt))
+            }
             State::Joined { attempt } => ([Some(attempt), None], None),
             State::Transferring { from, to, .. } => ([from, None], Some(to)),
             State::Consulting { from, to } => ([Some(from), Some(to)], None),
@@ -665,7 +771,7 @@ impl AgentSide {
         for attempt in joined.into_iter().flatten() {
             self.let_go(attempt, reason, actions);
         }
-        // No event announced it, so none says that it left.
+        // No event announced it, or one said that it is lost, so none says that it left.
         actions.extend(dialled.map(|attempt| Action::DropAgent { attempt, reason }));
     }
 }

@@ -1,6 +1,7 @@
 //! Inputs of a call: what happened, and the requests of the application.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::agent_failure::AgentFailure;
 use super::end::{EndReason, GraphTrouble, MediaFailure};
@@ -22,6 +23,9 @@ pub enum Input {
     MediaFailed(MediaFailure),
     /// The agent of `attempt` is listening.
     AgentJoined { attempt: Attempt },
+    /// The connection to the agent of `attempt` broke. It is tried again for `back_within` at most: then
+    /// [`AgentJoined`](Self::AgentJoined) or [`AgentFailed`](Self::AgentFailed) follows.
+    AgentInterrupted { attempt: Attempt, failure: AgentFailure, back_within: Duration },
     /// The agent of `attempt` could not be reached, or is lost.
     AgentFailed { attempt: Attempt, failure: AgentFailure },
     /// The agent of `attempt` hung up.

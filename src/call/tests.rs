@@ -100,6 +100,12 @@ fn nth(number: usize) -> Attempt {
     Attempt::new(number)
 }
 
+/// Its agent may come back within twenty seconds.
+fn interrupted(attempt: Attempt) -> Input {
+    let (failure, back_within) = (AgentFailureKind::Disconnected.into(), 20 * SECOND);
+    Input::AgentInterrupted { attempt, failure, back_within }
+}
+
 fn dropped(attempt: Attempt, reason: LeaveReason) -> Action {
     Action::DropAgent { attempt, reason }
 }
@@ -356,6 +362,92 @@ fn an_agent_lost_in_the_middle_is_replaced_while_the_caller_hears_hold_music() {
         script.put(Input::AgentHungUp { attempt: nth(1) }),
         [Action::Terminate, Action::Release(EndReason::AgentHungUp)]
     );
+}
+
+#[test]
+fn an_agent_whose_connection_broke_may_come_back_while_the_caller_hears_hold_music() {
+    let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Prompts]);
+    assert_eq!(script.put(interrupted(nth(0))), [Action::PlayHold]);
+    assert_eq!(script.call.agent(), None);
+    assert_eq!(script.pass(19 * SECOND), []);
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(0) }), []);
+    assert_eq!(script.call.agent(), Some(nth(0)));
+    assert_eq!(script.pass(60 * SECOND), [], "it is not waited for any more");
+
+    // The worker gives it up, or does not report.
+    let away = || {
+        let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Prompts]);
+        script.put(interrupted(nth(0)));
+        script
+    };
+    let prompts = [dropped(nth(0), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }];
+    let failed = Input::AgentFailed { attempt: nth(0), failure: AgentFailureKind::Refused.into() };
+    assert_eq!(away().put(failed), prompts);
+    assert_eq!(away().pass(20 * SECOND), prompts);
+    // It broke again before it was ready.
+    let mut again = away();
+    again.pass(10 * SECOND);
+    assert_eq!(again.put(interrupted(nth(0))), [Action::PlayHold]);
+    assert_eq!(again.pass(19 * SECOND), []);
+}
+
+#[test]
+fn an_agent_that_is_lost_while_the_phone_rings_may_come_back_before_accept() {
+    let mut script = Script::new(&[AttemptKind::Agent]);
+    script.answered();
+    script.put(Input::PreAccepted(Ok(())));
+    script.put(Input::AgentJoined { attempt: nth(0) });
+    assert_eq!(script.put(interrupted(nth(0))), []);
+    assert_eq!(script.put(Input::MediaConnected), []);
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(0) }), [Action::Accept(answer())]);
+}
+
+#[test]
+fn a_caller_whose_agent_is_away_can_be_put_through_to_others_and_the_fallback_stays() {
+    let away = || {
+        let mut script = Script::talking(&[AttemptKind::Agent, AttemptKind::Prompts]);
+        script.put(interrupted(nth(0)));
+        script
+    };
+    let left = dropped(nth(0), LeaveReason::Transferred);
+    for warm in [false, true] {
+        let mut script = away();
+        let to = nth(2);
+        assert_eq!(
+            script.ask(transfer(warm)),
+            Ok(vec![left.clone(), Action::DialBeside { attempt: to }, Action::PlayHold])
+        );
+        assert_eq!(script.put(Input::AgentJoined { attempt: nth(0) }), [], "it is given up");
+        assert_eq!(script.put(Input::AgentJoined { attempt: to }), [Action::Promote { attempt: to }]);
+        assert_eq!(script.call.agent(), Some(to));
+    }
+    let mut script = away();
+    script.ask(transfer(false)).unwrap();
+    let refused = Input::AgentFailed { attempt: nth(2), failure: AgentFailureKind::Refused.into() };
+    assert_eq!(
+        script.put(refused),
+        [dropped(nth(2), LeaveReason::Failed), Action::PlayPrompts { attempt: nth(1) }],
+        "what was to follow the lost agent follows"
+    );
+    let to_queue = Request::Transfer { attempts: vec![AttemptKind::Queue], warm: false };
+    let (enter, music) = (Action::EnterQueue { attempt: nth(2) }, Action::PlayQueueHold { attempt: nth(2) });
+    assert_eq!(away().ask(to_queue), Ok(vec![left, enter, music]));
+
+    let connect = Request::Connect { attempts: vec![AttemptKind::Agent] };
+    let dial = Action::Dial { attempt: nth(2) };
+    assert_eq!(away().ask(connect), Ok(vec![dropped(nth(0), LeaveReason::Replaced), dial, Action::PlayHold]));
+    let parked = vec![dropped(nth(0), LeaveReason::Disconnected), Action::PlayHold];
+    assert_eq!(away().ask(Request::Disconnect), Ok(parked));
+    let caller_left = Input::Terminated { failed: false, error: None, picked_up: true };
+    assert_eq!(away().put(caller_left), [Action::Release(EndReason::CallerHungUp)]);
+}
+
+#[test]
+fn an_agent_lost_in_a_transfer_is_not_waited_for() {
+    let mut script = Script::talking(&[AttemptKind::Agent]);
+    script.ask(transfer(true)).unwrap();
+    assert_eq!(script.put(interrupted(nth(0))), [dropped(nth(0), LeaveReason::Failed), Action::PlayHold]);
+    assert_eq!(script.put(Input::AgentJoined { attempt: nth(1) }), [Action::Promote { attempt: nth(1) }]);
 }
 
 #[test]
@@ -696,6 +788,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => media.prop_map(Input::MediaFailed),
         8 => attempt.clone().prop_map(|attempt| Input::AgentJoined { attempt }),
         3 => (attempt.clone(), agent).prop_map(|(attempt, kind)| Input::AgentFailed { attempt, failure: kind.into() }),
+        3 => attempt.clone().prop_map(interrupted),
         1 => attempt.prop_map(|attempt| Input::AgentHungUp { attempt }),
         1 => Just(Input::PromptFinished),
         1 => (any::<bool>(), prop::option::of(Just(138_021i64)), any::<bool>())

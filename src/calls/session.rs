@@ -62,8 +62,8 @@ use signaling::AppSignaling;
 pub(super) use signaling::SdpReply;
 use worker_link::WorkerLink;
 
-/// The task that dials keeps `agent_timeout` and knows what it waited for. The call's own deadline is this much later, for
-/// a worker that does not report.
+/// The task that dials, or tries again, keeps its own time and knows what it waited for. The call's own deadline is this
+/// much later, for a worker that does not report.
 const LATE_WORKER: Duration = Duration::from_secs(2);
 
 /// What all sessions share.

@@ -1,6 +1,7 @@
 //! The messages between the control plane and a worker: commands to it, reports from it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use patchcord_media::bridge::PlaybackId;
 use patchcord_media::gather::Gathered;
@@ -162,6 +163,8 @@ pub enum Report {
     Broken,
     /// The agent of `attempt` is listening.
     AgentJoined { attempt: Attempt },
+    /// The connection to the agent of `attempt` broke, and is tried again for `back_within` at most.
+    AgentInterrupted { attempt: Attempt, failure: AgentFailure, back_within: Duration },
     /// The agent of `attempt` could not be reached, or is gone.
     AgentFailed { attempt: Attempt, failure: AgentFailure },
     /// The agent of `attempt` hung up.
@@ -204,6 +207,7 @@ impl Report {
             | Self::MediaFailed(_)
             | Self::Broken
             | Self::AgentJoined { .. }
+            | Self::AgentInterrupted { .. }
             | Self::AgentFailed { .. }
             | Self::AgentHungUp { .. }
             | Self::Asked { .. }

@@ -4,7 +4,8 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Session;
-use crate::call::Progress;
+use crate::call::agent_failure::AgentFailure;
+use crate::call::{Attempt, Progress};
 use crate::telemetry::shown;
 
 impl Session {
@@ -28,21 +29,29 @@ impl Session {
                 }
                 self.events.emit("call.agent_joined", json!({ "attempt": attempt }));
             }
+            Progress::AgentInterrupted { attempt, failure } => {
+                warn!(
+                    agent.attempt = attempt.number(),
+                    agent.failure = failure.kind.name(),
+                    "the agent of call {id} {failure}; it is dialled again"
+                );
+                self.agent_lost(*attempt, failure, true);
+            }
+            Progress::AgentRejoined { attempt, away } => {
+                info!(agent.attempt = attempt.number(), "the agent of call {id} is back after {}", shown(*away));
+                if let Some(target) = self.targets.get(attempt.number()) {
+                    self.context.options.agents.joined(&id, target.shown());
+                }
+                let data = json!({ "attempt": attempt, "away_ms": away.as_millis() as u64 });
+                self.events.emit("call.agent_rejoined", data);
+            }
             Progress::AgentFailed { attempt, failure } => {
                 warn!(
                     agent.attempt = attempt.number(),
                     agent.failure = failure.kind.name(),
                     "the agent of call {id} {failure}"
                 );
-                if let Some(target) = self.targets.get(attempt.number()) {
-                    self.context.options.agents.failed(&id, &target.shown(), failure.clone());
-                }
-                let (kind, detail) = (failure.kind.name(), failure.detail.as_deref());
-                let mut data = json!({ "attempt": attempt, "failure": kind, "detail": detail });
-                if let Some(code) = failure.sip_code {
-                    data["sip_code"] = code.into();
-                }
-                self.events.emit("call.agent_lost", data);
+                self.agent_lost(*attempt, failure, false);
             }
             Progress::AgentLeft { attempt, reason } => {
                 self.events.emit("call.agent_left", json!({ "attempt": attempt, "reason": reason.name() }));
@@ -78,5 +87,18 @@ impl Session {
                 self.events.emit("call.accepted", json!({}));
             }
         }
+    }
+
+    /// `redialling`: it may come back.
+    fn agent_lost(&mut self, attempt: Attempt, failure: &AgentFailure, redialling: bool) {
+        if let Some(target) = self.targets.get(attempt.number()) {
+            self.context.options.agents.failed(&self.context.id, &target.shown(), failure.clone());
+        }
+        let (kind, detail) = (failure.kind.name(), failure.detail.as_deref());
+        let mut data = json!({ "attempt": attempt, "failure": kind, "detail": detail, "redialling": redialling });
+        if let Some(code) = failure.sip_code {
+            data["sip_code"] = code.into();
+        }
+        self.events.emit("call.agent_lost", data);
     }
 }

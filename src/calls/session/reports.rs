@@ -6,7 +6,7 @@ use patchcord_media::quality::{Estimate, Level};
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::Session;
+use super::{LATE_WORKER, Session};
 use crate::agent::AgentTarget;
 use crate::call::Input;
 use crate::call::end::EndReason;
@@ -38,6 +38,11 @@ impl Session {
             Report::VoiceBeforeAccept => return self.voice_before_accept(),
             Report::Broken => return Some(Input::HangUp(EndReason::InternalError)),
             Report::MediaFailed(failure) => return Some(Input::MediaFailed(failure)),
+            Report::AgentInterrupted { attempt, failure, back_within } => {
+                self.record.model_left(attempt);
+                let back_within = back_within + LATE_WORKER;
+                return Some(Input::AgentInterrupted { attempt, failure, back_within });
+            }
             Report::AgentFailed { attempt, failure } => {
                 self.record.model_left(attempt);
                 return Some(Input::AgentFailed { attempt, failure });
