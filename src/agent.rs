@@ -30,7 +30,7 @@ pub use offer::{OfferFormat, OfferOptions};
 pub use sip::{CallingPhone, PhoneId};
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name, sip_user_name};
-pub use websocket::{UpgradeSignature, WebSocketOptions};
+pub use websocket::{REDIAL_FOR, UpgradeSignature, WebSocketOptions};
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
@@ -83,11 +83,14 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
     let port = Rc::new(port);
     match target {
         AgentTarget::WebSocket(agent) => {
-            let dialect = agent.dialect.translator();
-            start(tasks, port.clone(), websocket::run(agent, dialect, port, options));
+            let dialect = agent.dialect;
+            let translate = Box::new(move || dialect.translator());
+            start(tasks, port.clone(), websocket::run(agent, translate, port, options));
         }
         AgentTarget::Model(model) => {
-            start(tasks, port.clone(), websocket::run(model.socket(), model.translator(), port, options));
+            let socket = model.socket();
+            let translate = Box::new(move || model.clone().translator());
+            start(tasks, port.clone(), websocket::run(socket, translate, port, options));
         }
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),

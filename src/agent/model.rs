@@ -5,12 +5,13 @@ pub(super) mod function;
 pub mod schema;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::WebSocketOptions;
 use super::dialect::{Dialect, deepgram, elevenlabs, gemini, openai};
+use super::{REDIAL_FOR, WebSocketOptions};
 pub use function::AppFunction;
 pub use tools::{FunctionResult, Tools};
 
@@ -38,6 +39,8 @@ pub struct ModelOptions {
     pub tools: Tools,
     /// Passed on to functions of the app, and to the agents of ElevenLabs.
     pub parameters: BTreeMap<String, String>,
+    /// How long it is dialled again after its connection broke in the middle of a call; zero for not at all.
+    pub redial_for: Duration,
 }
 
 /// The vendors whose protocols are built in.
@@ -113,6 +116,7 @@ impl ModelOptions {
             greeting: None,
             tools: Tools::default(),
             parameters: BTreeMap::new(),
+            redial_for: REDIAL_FOR,
         })
     }
 
@@ -129,7 +133,12 @@ impl ModelOptions {
             ModelVendor::GeminiLive | ModelVendor::DeepgramAgent => {}
         }
         let headers = self.key.iter().map(|key| self.vendor.authorization(key)).collect();
-        WebSocketOptions { headers, parameters: self.parameters.clone(), ..WebSocketOptions::at(url) }
+        WebSocketOptions {
+            headers,
+            parameters: self.parameters.clone(),
+            redial_for: self.redial_for,
+            ..WebSocketOptions::at(url)
+        }
     }
 
     /// A translator for one connection.

@@ -9,6 +9,7 @@ use patchcord_media::source::{Cleared, MarkStatus};
 use serde_json::Value;
 
 use super::SoundFormat;
+use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::CommandResult;
 use crate::call::description::CallDescription;
 use crate::call::event::{CallEvent, CallId};
@@ -59,6 +60,25 @@ pub struct Start {
     pub max_buffer: Duration,
     /// The `parameters` of the route.
     pub parameters: BTreeMap<String, String>,
+    /// What the agent missed, if the connection before this one was lost.
+    pub resume: Option<Resume>,
+}
+
+/// Where an agent stood whose connection was lost in the middle of the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Our id of the lost connection.
+    pub stream_id: String,
+    /// Why it was lost.
+    pub reason: AgentFailureKind,
+    /// From the loss until now.
+    pub away: Duration,
+    /// How much of its last utterance the caller heard, and how much was dropped.
+    pub cleared: Cleared,
+    /// The last marks of that connection, in their order. The agent may have been told of some.
+    pub marks: Vec<(String, MarkStatus)>,
+    /// The sequence number of the last event that was sent to it.
+    pub sequence: Option<u64>,
 }
 
 /// Why something that an agent sent cannot be used.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
 use patchcord_media::opus::Profile;
 use patchcord_media::sdp::{Answer, Offer};
-use patchcord_media::source::Room;
+use patchcord_media::source::{Cleared, Room};
 use serde_json::{Value, json};
 
 use super::browser::{BrowserId, BrowserLeg};
@@ -88,6 +88,8 @@ pub(crate) enum PortReport {
     Joined,
     /// The agent hung up.
     HungUp,
+    /// The connection broke, and is tried again for `back_within` at most. `Joined` or `Failed` follows.
+    Interrupted { failure: AgentFailure, back_within: Duration },
     /// The agent could not be reached, or is lost.
     Failed(AgentFailure),
     /// The agent wants all events of the call.
@@ -161,6 +163,17 @@ impl AgentPort {
     /// The model's vendor reports this for a response.
     pub fn used(&self, tokens: Tokens) {
         self.report(PortReport::Used(tokens));
+    }
+
+    /// The connection broke, and is tried again for `back_within` at most. The caller hears nothing of the agent from now
+    /// on; what was queued is dropped. Gives how much that was, and how much of the agent's last utterance was heard.
+    pub fn interrupted(&self, failure: AgentFailure, back_within: Duration) -> Cleared {
+        // Settled in between, so that its marks are reported.
+        let cleared = self.with_bridge(|bridge, speaker| bridge.clear(speaker));
+        self.with_bridge(|bridge, speaker| bridge.detach(speaker));
+        self.slot.lose_sound();
+        self.report(PortReport::Interrupted { failure, back_within });
+        cleared
     }
 
     /// The agent hung up. Gives the reason of its `Stop` notice.
@@ -242,6 +255,11 @@ impl AgentPort {
     /// The next 20 ms of PCM, or Opus packet, that the agent has not received.
     pub fn next_sound(&self) -> Option<Bytes> {
         self.host.bridge().borrow_mut().take_audio(self.slot.speaker())
+    }
+
+    /// Puts a notice behind those that wait.
+    pub fn keep(&self, notice: Notice) {
+        self.slot.tell(notice);
     }
 
     /// Waits until the agent has read most of its notices: what it sends may need an answer.
@@ -399,7 +417,7 @@ impl AgentPort {
     }
 
     /// Whether this is the agent that the caller is put through to.
-    fn has_caller(&self) -> bool {
+    pub fn has_caller(&self) -> bool {
         matches!((self.user(), self.slot.speaker()), (PortUser::Agent { .. }, Speaker::Agent))
     }
 }

@@ -1,52 +1,38 @@
-//! An agent on a WebSocket that we dial, in any dialect: the task that carries its sound and messages.
-//!
-//! The halves that read and write are independent, so that an agent that does not read is still heard, and one that
-//! sends too much still hears. Only an agent that leaves half a megabyte of notices unread is not read until it has
-//! read them.
+//! An agent on a WebSocket that we dial, in any dialect: the task that dials it, and dials it again when the connection
+//! breaks in the middle of the call.
 
 mod options;
 mod signature;
 mod connect;
 mod upgrade;
-mod functions;
+mod conversation;
 mod ending;
+mod functions;
+mod heard;
+mod redial;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::future::pending;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
-use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::{interval_at, timeout};
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
-use tracing::debug;
 
-use super::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
-use super::model::tools::FunctionResult;
-use super::notice::{ErrorCode, Notice, Start};
+use super::SocketOptions;
+use super::dialect::{Closing, Dialect};
 use super::port::AgentPort;
-use super::{SocketOptions, SoundFormat};
-use crate::call::agent_failure::AgentFailureKind;
-use crate::call::command::CallCommand;
+use crate::call::agent_failure::AgentFailure;
 use crate::clock;
 use crate::descriptors;
-use crate::telemetry::shown;
-use connect::{Connected, connect};
-use ending::{Ending, lost, of_close, of_error};
-use functions::{Called, Functions};
-pub use options::WebSocketOptions;
+use crate::pulse::Standstills;
+use connect::{ConnectError, Connected, connect};
+use conversation::Conversation;
+use ending::Ending;
+use heard::Past;
+pub use options::{REDIAL_FOR, WebSocketOptions};
+use redial::{Redial, Try};
 pub use signature::UpgradeSignature;
 
 /// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
@@ -54,80 +40,56 @@ const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
 /// One read takes in a whole 20 ms frame, which has 320 to 1920 bytes. All of the buffer is zeroed at every read, also
 /// where there is nothing to read; and the default of 128 KiB would be most of a call's memory.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Often enough for NATs and proxies, which drop a connection after some ten seconds without traffic.
-const PING_EVERY: Duration = Duration::from_secs(5);
-/// The least number of pings within the idle timeout, so that a short stall of the network does not end the agent.
-const PINGS_AT_LEAST: u32 = 4;
-const PINGS_APART_AT_LEAST: Duration = Duration::from_millis(10);
-/// An agent that takes no message for so long is not listening.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time between `Stop` and our close frame. Many libraries fail every send once they see a close frame, and an agent
-/// that is sending would then never read what came before it.
-const STOP_GRACE: Duration = Duration::from_millis(500);
-/// How long we wait for the agent's half of the close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The name of the marks behind the words of an agent whose protocol has no marks of its own.
-const WORDS_MARK: &str = "\u{1}words";
-/// What an agent does behind its words. One more is done at once.
-const MAX_DEEDS: usize = 16;
-/// An agent that provokes more replies than it reads fails.
-const MAX_REPLIES: usize = 64;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What an agent does once the caller has heard its words.
-enum Deed {
-    HangUp,
-    Command { request_id: Value, command: CallCommand },
+/// Makes the translator of one connection.
+pub(super) type Translate = Box<dyn Fn() -> Box<dyn Dialect>>;
+
+/// Connects to an agent and talks with it until one side leaves. If the connection breaks while it has the caller, it is
+/// dialled again as its options say.
+pub(super) async fn run(agent: WebSocketOptions, translate: Translate, port: Rc<AgentPort>, options: SocketOptions) {
+    talk(&agent, &translate, &port, &options).await;
 }
 
-/// Connects to an agent and talks with it in this dialect until one side leaves.
-pub(super) async fn run(
-    mut agent: WebSocketOptions,
-    dialect: Box<dyn Dialect>,
-    port: Rc<AgentPort>,
-    options: SocketOptions,
-) {
-    let signature = agent.signature.as_ref();
-    let signed = signature.map(|signature| signature.headers(&agent.url, port.call_id(), clock::wall()));
-    agent.headers.extend(signed.into_iter().flatten());
-    talk(&agent, dialect, &port, &options).await;
-}
-
-async fn talk(agent: &WebSocketOptions, dialect: Box<dyn Dialect>, port: &AgentPort, options: &SocketOptions) {
-    let (dialled_at, standstills) = (clock::now(), port.standstills());
-    let (tls, limit) = (options.tls.clone(), options.connect_timeout);
-    let connected = tokio::select! {
-        biased;
-        _ = port.dismissed() => return,
-        connected = connect(agent, dialect.subprotocols(), tls, limit, standstills) => connected,
-    };
-    match connected {
-        Ok(connected) => {
-            descriptors::shortage_is_over();
-            let conversation = Conversation {
-                port,
-                agent,
-                options,
-                dialect: RefCell::new(dialect),
-                dialled_at,
-                has_joined: Cell::new(false),
-                joining: Notify::new(),
-                is_leaving: Cell::new(false),
-                deeds: RefCell::default(),
-                replies: RefCell::default(),
-                has_replies: Notify::new(),
-                functions: Functions::default(),
-            };
-            conversation.hold(open(connected).await).await;
-        }
-        Err(error) => {
-            if let Some(error) = error.of_the_system().filter(|error| descriptors::is_shortage(error)) {
-                descriptors::tell_shortage(error);
+async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort, options: &SocketOptions) {
+    let mut course = Course::new(agent, port);
+    let mut within = options.connect_timeout;
+    loop {
+        let (dialled_at, dialect) = (clock::now(), translate());
+        let (tls, signed) = (options.tls.clone(), agent.signed(port.call_id(), clock::wall()));
+        let connected = tokio::select! {
+            biased;
+            _ = port.dismissed() => return course.dismissed(),
+            connected = connect(&signed, dialect.subprotocols(), tls, within, port.standstills()) => connected,
+        };
+        let next = match connected {
+            Ok(connected) => {
+                descriptors::shortage_is_over();
+                let conversation = Conversation::new(port, agent, options, dialect, (dialled_at, within));
+                let (ending, halves) = conversation.hold(open(connected).await, course.past.as_ref()).await;
+                match course.after(ending, &conversation) {
+                    Ok(next) => {
+                        conversation.leave_lost(halves).await;
+                        next
+                    }
+                    Err(ending) => return conversation.part(ending, halves).await,
+                }
             }
-            port.failed(error.into());
+            Err(error) => {
+                tell_shortage(&error);
+                match course.next(None) {
+                    Some(next) => next,
+                    None => return port.failed(error.into()),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = port.dismissed() => return course.dismissed(),
+            () = tokio::time::sleep_until(next.at.into()) => {}
         }
+        within = next.within;
     }
 }
 
@@ -142,347 +104,77 @@ async fn open(connected: Connected) -> Socket {
     WebSocketStream::from_partially_read(stream, received, Role::Client, Some(config)).await
 }
 
-/// An agent or participant at its open socket.
-struct Conversation<'a> {
+fn tell_shortage(error: &ConnectError) {
+    if let Some(error) = error.of_the_system().filter(|error| descriptors::is_shortage(error)) {
+        descriptors::tell_shortage(error);
+    }
+}
+
+/// The connections to one agent, one after another.
+struct Course<'a> {
     port: &'a AgentPort,
-    agent: &'a WebSocketOptions,
-    options: &'a SocketOptions,
-    /// Borrowed between two awaits only.
-    dialect: RefCell<Box<dyn Dialect>>,
-    dialled_at: Instant,
-    has_joined: Cell<bool>,
-    joining: Notify,
-    /// The caller has heard its last words, and it hangs up.
-    is_leaving: Cell<bool>,
-    /// What it does once its words are heard, each behind a mark; at most [`MAX_DEEDS`].
-    deeds: RefCell<VecDeque<Deed>>,
-    /// What the dialect answers by itself; at most [`MAX_REPLIES`].
-    replies: RefCell<Vec<Message>>,
-    has_replies: Notify,
-    functions: Functions,
+    redial: Redial,
+    standstills: Standstills,
+    /// The connection that was lost, until another one has taken its place.
+    past: Option<Past>,
 }
 
-impl Conversation<'_> {
-    /// Talks until one side leaves.
-    async fn hold(&self, socket: Socket) {
-        let (mut sink, mut stream) = socket.split();
-        let format = self.dialect.borrow().format(self.agent.format);
-        self.port.attach(format, self.agent.profile);
-        let ending = match self.send(&mut sink, &Notice::Start(Box::new(self.start(format)))).await {
-            Err(error) => of_error(&error),
-            Ok(()) => self.converse(&mut sink, &mut stream).await,
+impl<'a> Course<'a> {
+    fn new(agent: &WebSocketOptions, port: &'a AgentPort) -> Self {
+        let redial = Redial::new(agent.redial_for, rand::random());
+        Self { port, redial, standstills: port.standstills(), past: None }
+    }
+
+    /// The next try after a conversation, or its ending if there is none.
+    fn after(&mut self, ending: Ending, conversation: &Conversation<'_>) -> Result<Try, Ending> {
+        let failure = match ending {
+            Ending::Lost(failure) => failure,
+            ending @ (Ending::Dismissed(_) | Ending::HungUp | Ending::Failed(..)) => return Err(ending),
         };
-        self.part(ending, sink, stream).await;
+        let joined_at = conversation.joined_at();
+        if joined_at.is_some() {
+            self.past = None;
+        }
+        let next = self.next(joined_at).ok_or_else(|| Ending::Failed(failure.clone(), Closing::Normal))?;
+        self.interrupted(failure, next, conversation);
+        Ok(next)
     }
 
-    async fn converse(&self, sink: &mut SplitSink<Socket, Message>, stream: &mut SplitStream<Socket>) -> Ending {
-        if self.dialect.borrow().joins() == Joins::WhenOpen {
-            self.join();
-        }
-        let heard_at = Cell::new(clock::now());
-        tokio::select! {
-            biased;
-            reason = self.port.dismissed() => Ending::Dismissed(reason),
-            ending = self.read(stream, &heard_at) => ending,
-            ending = self.write(sink, &heard_at) => ending,
-            ending = self.fail_to_join() => ending,
-            never = self.perform_functions() => match never {},
-        }
-    }
-
-    fn join(&self) {
-        if !self.has_joined.replace(true) {
-            self.joining.notify_one();
-            self.port.joined();
+    fn interrupted(&mut self, failure: AgentFailure, next: Try, conversation: &Conversation<'_>) {
+        let now = clock::now();
+        let reason = failure.kind;
+        let cleared = self.port.interrupted(failure, next.give_up_at.saturating_duration_since(now));
+        if conversation.joined_at().is_some() {
+            self.past = Some(conversation.lose(now, reason, cleared));
         }
     }
 
-    /// Ends only if the agent has not joined within the time for connecting.
-    async fn fail_to_join(&self) -> Ending {
-        let limit = self.options.connect_timeout;
-        let remaining = limit.saturating_sub(self.dialled_at.elapsed());
-        match self.port.standstills().timeout(remaining, self.joining.notified()).await {
-            Ok(()) => pending().await,
-            Err(_) => lost(AgentFailureKind::NoAnswer.because(format!("it was not ready within {}", shown(limit)))),
+    /// The next try; none for an agent that had not joined, or does not have the caller.
+    fn next(&mut self, joined_at: Option<Instant>) -> Option<Try> {
+        let now = clock::now();
+        if let Some(gap) = self.standstills.next(now) {
+            self.redial.stood_still(gap, now);
         }
-    }
-
-    async fn send(&self, sink: &mut SplitSink<Socket, Message>, notice: &Notice) -> Result<(), tungstenite::Error> {
-        let mut outbox = Vec::new();
-        self.dialect.borrow_mut().write_notice(notice, &mut outbox);
-        for message in outbox {
-            sink.feed(message).await?;
-        }
-        sink.flush().await
-    }
-
-    fn start(&self, format: SoundFormat) -> Start {
-        Start {
-            call_id: self.port.call_id().clone(),
-            call: self.port.description().clone(),
-            stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
-            format,
-            max_buffer: self.port.max_buffer(),
-            parameters: self.agent.parameters.clone(),
-        }
-    }
-
-    async fn part(&self, ending: Ending, mut sink: SplitSink<Socket, Message>, mut stream: SplitStream<Socket>) {
-        let (reason, closing) = match ending {
-            Ending::Dismissed(reason) => (reason, Closing::Normal),
-            Ending::HungUp if !self.has_joined.get() => {
-                self.port.failed(AgentFailureKind::Refused.because("it hung up before it was ready"));
-                ("agent_hung_up", Closing::Normal)
-            }
-            Ending::HungUp => (self.port.hung_up(), Closing::Normal),
-            Ending::Failed(failure, closing) => {
-                let name = failure.kind.name();
-                self.port.failed(failure);
-                (name, closing)
-            }
+        let next = match joined_at {
+            _ if !self.port.has_caller() => None,
+            Some(joined_at) => self.redial.lost(joined_at, now),
+            None => self.redial.failed(now),
         };
-        let code = self.dialect.borrow().close_code(closing);
-        let say = async {
-            self.send(&mut sink, &Notice::Stop { reason }).await?;
-            tokio::time::sleep(STOP_GRACE).await;
-            let close = CloseFrame { code: code.into(), reason: reason.into() };
-            sink.send(Message::Close(Some(close))).await?;
-            pending().await
-        };
-        let farewell = async {
-            tokio::select! {
-                biased;
-                failed = say => failed,
-                // Unread data makes the system reset the connection, which drops what the agent has not read (RFC 2525
-                // §2.17).
-                () = read_out(&mut stream) => Ok::<(), tungstenite::Error>(()),
-            }
-        };
-        if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
-            debug!(call.id = %self.port.call_id(), user = ?self.port.user(), "the agent's socket did not close cleanly");
+        if next.is_none() && self.past.is_some() {
+            count("given_up");
         }
+        next
     }
 
-    /// Reads all that the agent sends. Ends when the agent leaves or is lost.
-    async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
-        // Used again for every message, so that a frame costs no allocation.
-        let mut inbox = Vec::with_capacity(2);
-        loop {
-            let message = match stream.next().await {
-                None => return lost(AgentFailureKind::Disconnected.because("the connection ended")),
-                Some(Err(error)) => return of_error(&error),
-                Some(Ok(message)) => message,
-            };
-            // An agent that reads nothing fails in `write`.
-            self.port.notices_read().await;
-            heard_at.set(clock::now());
-            let incoming = match message {
-                Message::Binary(bytes) => Incoming::Binary(bytes),
-                Message::Text(text) => Incoming::Text(text),
-                Message::Close(frame) => return self.ending_of_close(frame.as_ref()),
-                // tungstenite answers pings by itself.
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            };
-            let read = self.dialect.borrow_mut().read(incoming, &mut inbox);
-            for said in inbox.drain(..) {
-                match said {
-                    FromAgent::Bye => return Ending::HungUp,
-                    FromAgent::Refused(why) => return lost(AgentFailureKind::Refused.because(why)),
-                    FromAgent::Sound(sound) => self.say(sound, heard_at).await,
-                    FromAgent::Reply(message) => {
-                        if let Some(ending) = self.reply(message) {
-                            return ending;
-                        }
-                    }
-                    said @ (FromAgent::Ready { .. }
-                    | FromAgent::Mark { .. }
-                    | FromAgent::Clear
-                    | FromAgent::Pause
-                    | FromAgent::Resume
-                    | FromAgent::ByeWhenHeard
-                    | FromAgent::Command { .. }
-                    | FromAgent::CommandWhenHeard { .. }
-                    | FromAgent::Function { .. }
-                    | FromAgent::Used(_)) => self.obey(said),
-                }
-            }
-            if let Err(mistake) = read {
-                self.port.complain(ErrorCode::BadMessage, mistake);
-            }
+    /// The call has no more use for the agent.
+    fn dismissed(&self) {
+        if self.past.is_some() {
+            count("dismissed");
         }
-    }
-
-    /// Queues the agent's sound. An agent that sends far more than its queue takes waits here, with everything that it
-    /// sends behind it.
-    async fn say(&self, sound: Bytes, heard_at: &Cell<Instant>) {
-        if self.port.back_pressure().await {
-            // The agent's pongs waited too.
-            heard_at.set(clock::now());
-        }
-        self.port.say(sound, heard_at.get());
-    }
-
-    fn reply(&self, message: Message) -> Option<Ending> {
-        let mut replies = self.replies.borrow_mut();
-        if replies.len() >= MAX_REPLIES {
-            let failure = AgentFailureKind::TooSlow.because("it did not read the replies to its messages");
-            return Some(Ending::Failed(failure, Closing::TooSlow));
-        }
-        replies.push(message);
-        self.has_replies.notify_one();
-        None
-    }
-
-    fn obey(&self, message: FromAgent) {
-        match message {
-            FromAgent::Ready { format, events } => {
-                self.join();
-                if let Some(format) = format {
-                    self.port.change_format(format, self.agent.profile);
-                }
-                if events {
-                    self.port.want_events();
-                }
-            }
-            FromAgent::Mark { name } => self.port.mark(name),
-            FromAgent::ByeWhenHeard => self.when_heard(Deed::HangUp),
-            FromAgent::CommandWhenHeard { request_id, command } => {
-                self.when_heard(Deed::Command { request_id, command });
-            }
-            FromAgent::Clear => self.port.clear(),
-            FromAgent::Pause => self.port.pause(),
-            FromAgent::Resume => self.port.resume(),
-            FromAgent::Command { request_id, command } => self.port.command(request_id, command),
-            FromAgent::Function { request_id, function, arguments } => {
-                let called = Called { request_id: request_id.clone(), function, arguments };
-                if let Err(refused) = self.functions.begin(called) {
-                    self.answer_function(&request_id, &refused);
-                }
-            }
-            FromAgent::Used(tokens) => self.port.used(tokens),
-            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Refused(_) | FromAgent::Reply(_) => {}
-        }
-    }
-
-    fn when_heard(&self, deed: Deed) {
-        if self.deeds.borrow().len() == MAX_DEEDS {
-            return self.perform(deed);
-        }
-        self.deeds.borrow_mut().push_back(deed);
-        self.port.mark(WORDS_MARK.to_owned());
-    }
-
-    fn perform(&self, deed: Deed) {
-        match deed {
-            Deed::HangUp => self.is_leaving.set(true),
-            Deed::Command { request_id, command } => self.port.command(request_id, Ok(command)),
-        }
-    }
-
-    /// Has the app perform the functions that the agent calls.
-    async fn perform_functions(&self) -> Infallible {
-        let (tls, parameters) = (&self.options.tls, &self.agent.parameters);
-        self.functions.perform(self.port, tls, parameters, |id, result| self.answer_function(id, result)).await
-    }
-
-    /// There are no more results than functions under way, and those are few.
-    fn answer_function(&self, request_id: &Value, result: &FunctionResult) {
-        let mut replies = self.replies.borrow_mut();
-        self.dialect.borrow_mut().write_result(request_id, result, &mut replies);
-        self.has_replies.notify_one();
-    }
-
-    fn ending_of_close(&self, frame: Option<&CloseFrame>) -> Ending {
-        match of_close(frame) {
-            Ending::Failed(failure, closing) if !self.has_joined.get() => {
-                let detail = failure.detail.unwrap_or_default();
-                let refused = AgentFailureKind::Refused.because(format!("it {detail} before it was ready"));
-                Ending::Failed(refused, closing)
-            }
-            ending @ (Ending::Dismissed(_) | Ending::HungUp | Ending::Failed(..)) => ending,
-        }
-    }
-
-    /// Sends all notices, sound and pings. Ends only if the agent is lost.
-    async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
-        let (every, idle_timeout) = (ping_every(self.options.idle_timeout), self.options.idle_timeout);
-        let mut ping = interval_at(tokio::time::Instant::now() + every, every);
-        let mut standstills = self.port.standstills();
-        // Every standstill moves each of the deadlines.
-        let mut of_writes = standstills.clone();
-        // Used again for every message, so that a frame costs no allocation.
-        let mut outbox = Vec::with_capacity(2);
-        loop {
-            let written = tokio::select! {
-                () = self.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
-                _ = ping.tick() => {
-                    if let Some(gap) = standstills.next(clock::now()) {
-                        // What the agent sent meanwhile has not been read yet.
-                        heard_at.set((heard_at.get() + gap).min(clock::now()));
-                    }
-                    // While its queue is full, we may not be reading its pongs.
-                    if !self.port.is_full() && heard_at.get().elapsed() >= idle_timeout {
-                        let cause = format!("nothing came for {} (calls.agent_idle_timeout)", shown(idle_timeout));
-                        return lost(AgentFailureKind::Unresponsive.because(cause));
-                    }
-                    of_writes.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
-                }
-            };
-            match written {
-                Err(_) => {
-                    let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
-                    return Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow);
-                }
-                Ok(Err(error)) => return of_error(&error),
-                Ok(Ok(())) if self.is_leaving.get() => return Ending::HungUp,
-                Ok(Ok(())) => {}
-            }
-        }
-    }
-
-    /// Something is to be sent.
-    async fn output(&self) {
-        tokio::select! {
-            () = self.port.output() => {}
-            () = self.has_replies.notified() => {}
-        }
-    }
-
-    async fn deliver(
-        &self,
-        sink: &mut SplitSink<Socket, Message>,
-        outbox: &mut Vec<Message>,
-    ) -> Result<(), tungstenite::Error> {
-        let replies = self.replies.take();
-        for message in replies {
-            sink.feed(message).await?;
-        }
-        while let Some(notice) = self.port.next_notice() {
-            if matches!(&notice, Notice::Mark { name, .. } if name == WORDS_MARK) {
-                let deed = self.deeds.borrow_mut().pop_front();
-                deed.into_iter().for_each(|deed| self.perform(deed));
-                continue;
-            }
-            self.dialect.borrow_mut().write_notice(&notice, outbox);
-            for message in outbox.drain(..) {
-                sink.feed(message).await?;
-            }
-        }
-        while let Some(sound) = self.port.next_sound() {
-            self.dialect.borrow_mut().write_sound(sound, outbox);
-            for message in outbox.drain(..) {
-                sink.feed(message).await?;
-            }
-        }
-        sink.flush().await
     }
 }
 
-fn ping_every(idle_timeout: Duration) -> Duration {
-    PING_EVERY.min(idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST)
-}
-
-/// Reads and drops messages until the agent has closed.
-async fn read_out(stream: &mut SplitStream<Socket>) {
-    while let Some(Ok(_)) = stream.next().await {}
+/// How the redialling of an agent ended.
+fn count(outcome: &'static str) {
+    metrics::counter!("patchcord_agent_redials_total", "outcome" => outcome).increment(1);
 }

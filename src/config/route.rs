@@ -10,9 +10,14 @@ use secrecy::{ExposeSecret, SecretString};
 use super::events::{app_url, signing_secret};
 use super::model::Model;
 use super::read::Section;
-use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat, UpgradeSignature, prompt_name};
+use crate::agent::{
+    AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature, prompt_name,
+};
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};
+
+/// Nobody listens to hold music for a lost agent longer than this.
+const LONGEST_REDIAL: Duration = Duration::from_secs(300);
 
 /// `None` if something is wrong, which is noted then.
 pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
@@ -43,6 +48,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let headers = section.secret_table("headers").unwrap_or_default();
     check_headers(&section, &headers);
     let signature = read_signature(&mut section, dialect);
+    let redial_for = section.duration_or_zero("redial_for", LONGEST_REDIAL).unwrap_or(REDIAL_FOR);
     let decide = read_decide(&mut section);
     let is_model_given = section.has("model");
     let model = Model::read(is_model_given, section.section("model"));
@@ -51,8 +57,20 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let mut targets: Vec<_> = agent.into_iter().chain(fallback).collect();
     for target in &mut targets {
         apply(target, agents, &parameters, &headers);
-        if let AgentTarget::WebSocket(agent) = target {
-            agent.signature.clone_from(&signature);
+        match target {
+            AgentTarget::WebSocket(agent) => {
+                agent.signature.clone_from(&signature);
+                agent.redial_for = redial_for;
+            }
+            AgentTarget::Model(model) => model.redial_for = redial_for,
+            AgentTarget::Browser(_)
+            | AgentTarget::Offer(_)
+            | AgentTarget::Sip(_)
+            | AgentTarget::SipUser(_)
+            | AgentTarget::CallingPhone(_)
+            | AgentTarget::Queue(_)
+            | AgentTarget::Person(_)
+            | AgentTarget::Prompts { .. } => {}
         }
     }
     model.apply(&section, &mut targets);

@@ -21,9 +21,14 @@ fn behaving(behaviour: Behaviour) -> AgentOptions {
     AgentOptions { behaviour, ..agent() }
 }
 
-/// The route tries these after its first agent.
+/// The route tries these after its first agent, which is not dialled again.
 fn fallback(stops: &[&str]) -> TestOptions {
-    TestOptions { route: format!("fallback = {stops:?}"), ..TestOptions::default() }
+    TestOptions { route: format!("redial_for = 0\nfallback = {stops:?}"), ..TestOptions::default() }
+}
+
+/// The only agent, which is not dialled again.
+async fn talk_without_redial() -> anyhow::Result<Talk> {
+    Talk::start_with(caller(), agent(), fallback(&[])).await
 }
 
 /// The end of a call whose only agent behaves like this.
@@ -133,7 +138,7 @@ async fn an_agent_lost_in_the_middle_is_replaced_on_the_same_line_and_hold_music
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_lost_in_the_middle_with_nobody_to_take_over_ends_the_call() -> anyhow::Result<()> {
-    let mut talk = Talk::start(agent()).await?;
+    let mut talk = talk_without_redial().await?;
     let Talk { service, session, call, .. } = &mut talk;
     session.reset().await;
     let ended = service.end_of(call).await?;
@@ -157,7 +162,7 @@ async fn a_normal_close_is_a_hang_up_and_any_other_is_a_loss() -> anyhow::Result
         (3000, "agent_lost"),
         (4000, "agent_lost"),
     ] {
-        let mut talk = Talk::start(agent()).await?;
+        let mut talk = talk_without_redial().await?;
         let Talk { service, session, call, .. } = &mut talk;
         session.close(code).await;
         let ended = service.end_of(call).await?;
@@ -271,7 +276,7 @@ async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notic
 async fn an_agent_that_answers_no_ping_is_lost_after_the_idle_timeout_and_it_is_said() -> anyhow::Result<()> {
     // It reads nothing after start, so it answers no ping, and it sends nothing.
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
-    let options = TestOptions { calls: r#"agent_idle_timeout = "2s""#.to_owned(), ..TestOptions::default() };
+    let options = TestOptions { calls: r#"agent_idle_timeout = "2s""#.to_owned(), ..fallback(&[]) };
     let mut service = TestService::start_with(&agent.url(), options).await?;
     let call = service.call(caller()).await?;
     call.wait_until(Stage::FirstPacket).await?;

@@ -45,6 +45,7 @@ mod privacy;
 mod prompts;
 mod queues;
 mod recording;
+mod redial;
 mod reload;
 mod restarts;
 mod sip;

@@ -110,7 +110,9 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
     let folder = Folder::new()?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(AgentOptions { behaviour: Behaviour::RefuseHttp(500), ..agent() }).await?;
-    let mut program = Program::start(&folder, &meta, &agent, private_route()).await?;
+    let mut options = private_route();
+    options.route.push_str("\nredial_for = \"1s\"");
+    let mut program = Program::start(&folder, &meta, &agent, options).await?;
     let mut calls = Vec::new();
 
     let nobody = meta.place_call(named_caller()).await?;
@@ -144,6 +146,7 @@ async fn calls_that_fail_leave_nothing_private_in_the_log() -> anyhow::Result<()
     last.wait_until(Stage::FirstPacket).await?;
     let is_theirs =
         |session: &AgentSession| session.messages_of("start").iter().any(|start| start["wacid"] == last.wacid());
+    agent.set_behaviour(Behaviour::RefuseHttp(500));
     agent.sessions().into_iter().find(is_theirs).context("the last call's session")?.reset().await;
     program.line_with("agent_lost").await?;
     calls.push(last);

@@ -139,7 +139,8 @@ async fn an_agent_that_is_lost_gives_way_to_the_next_in_one_unbroken_line() -> a
         ..agent_with_voice(SECOND_AGENT_HZ)
     })
     .await?;
-    let options = TestOptions { route: format!("fallback = [\"{}\"]", next.url()), ..TestOptions::default() };
+    let options =
+        TestOptions { route: format!("redial_for = 0\nfallback = [\"{}\"]", next.url()), ..TestOptions::default() };
     let mut talk = Talk::start_with(quiet_caller(), agent(), options).await?;
     let Talk { service, session, call, .. } = &mut talk;
     assert_eq!(heard_voices(&caller_hears_first(call, SECOND).await?), [AGENT_HZ]);

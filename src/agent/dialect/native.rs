@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{Closing, Dialect, FromAgent, Incoming, Joins};
 use crate::agent::SoundFormat;
-use crate::agent::notice::{Notice, Start};
+use crate::agent::notice::{Notice, Resume, Start};
 use crate::call::command::{CallCommand, CommandResult, SendDtmf, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::{CallEvent, CallId};
@@ -66,7 +66,7 @@ impl Dialect for Native {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ToAgent<'a> {
-    Start(StartMessage<'a>),
+    Start(Box<StartMessage<'a>>),
     Accepted,
     Dtmf { digit: Option<char>, duration_ms: u32 },
     Mark { name: &'a str, status: &'static str },
@@ -91,6 +91,26 @@ struct StartMessage<'a> {
     audio: Audio,
     max_buffer_ms: u64,
     parameters: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resume: Option<ResumeMessage<'a>>,
+}
+
+/// Where the agent stood when its last connection was lost.
+#[derive(Serialize)]
+struct ResumeMessage<'a> {
+    stream_id: &'a str,
+    reason: &'static str,
+    away_ms: u64,
+    played_ms: u64,
+    dropped_ms: u64,
+    marks: Vec<MarkMessage<'a>>,
+    sequence: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct MarkMessage<'a> {
+    name: &'a str,
+    status: &'static str,
 }
 
 #[derive(Serialize)]
@@ -205,6 +225,13 @@ pub fn result_data(result: &CommandResult) -> Value {
     }
 }
 
+fn status_name(status: MarkStatus) -> &'static str {
+    match status {
+        MarkStatus::Played => "played",
+        MarkStatus::Cleared => "cleared",
+    }
+}
+
 fn to_json(message: &ToAgent<'_>) -> String {
     serde_json::to_string(message).expect("strings and numbers always serialise")
 }
@@ -212,16 +239,10 @@ fn to_json(message: &ToAgent<'_>) -> String {
 impl<'a> ToAgent<'a> {
     fn new(notice: &'a Notice) -> Self {
         match notice {
-            Notice::Start(start) => Self::Start(StartMessage::new(start)),
+            Notice::Start(start) => Self::Start(Box::new(StartMessage::new(start))),
             Notice::Accepted => Self::Accepted,
             Notice::Dtmf { digit, duration_ms } => Self::Dtmf { digit: *digit, duration_ms: *duration_ms },
-            Notice::Mark { name, status } => Self::Mark {
-                name,
-                status: match status {
-                    MarkStatus::Played => "played",
-                    MarkStatus::Cleared => "cleared",
-                },
-            },
+            Notice::Mark { name, status } => Self::Mark { name, status: status_name(*status) },
             Notice::Cleared(Cleared { played_ms, dropped_ms }) => {
                 Self::Cleared { played_ms: *played_ms, dropped_ms: *dropped_ms }
             }
@@ -263,6 +284,22 @@ impl<'a> StartMessage<'a> {
             },
             max_buffer_ms: start.max_buffer.as_millis() as u64,
             parameters: &start.parameters,
+            resume: start.resume.as_ref().map(ResumeMessage::new),
+        }
+    }
+}
+
+impl<'a> ResumeMessage<'a> {
+    fn new(resume: &'a Resume) -> Self {
+        let mark = |(name, status): &'a (String, MarkStatus)| MarkMessage { name, status: status_name(*status) };
+        Self {
+            stream_id: &resume.stream_id,
+            reason: resume.reason.name(),
+            away_ms: resume.away.as_millis() as u64,
+            played_ms: resume.cleared.played_ms,
+            dropped_ms: resume.cleared.dropped_ms,
+            marks: resume.marks.iter().map(mark).collect(),
+            sequence: resume.sequence,
         }
     }
 }

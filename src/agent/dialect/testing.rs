@@ -26,6 +26,7 @@ pub(super) fn start(dialect: &dyn Dialect) -> Start {
         format: dialect.format(WIDEBAND),
         max_buffer: Duration::from_secs(120),
         parameters: [("language".to_owned(), "de".to_owned())].into(),
+        resume: None,
     }
 }
 

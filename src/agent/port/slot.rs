@@ -27,6 +27,8 @@ pub(crate) struct AgentSlot {
     /// An agent that is to take over from another is a participant until it does.
     speaker: Cell<Speaker>,
     sound: Cell<Option<AudioFormat>>,
+    /// Its connection broke and is tried again.
+    is_away: Cell<bool>,
     pending_commands: Cell<u32>,
     wants_events: Cell<bool>,
     notices: RefCell<NoticeQueue>,
@@ -45,6 +47,7 @@ impl AgentSlot {
             user,
             speaker: Cell::new(speaker),
             sound: Cell::new(None),
+            is_away: Cell::new(false),
             pending_commands: Cell::new(0),
             wants_events: Cell::new(false),
             notices: RefCell::default(),
@@ -72,6 +75,11 @@ impl AgentSlot {
     /// The sound it sends and receives; None until it is attached.
     pub fn sound(&self) -> Option<AudioFormat> {
         self.sound.get()
+    }
+
+    /// Whether its connection broke and is tried again.
+    pub fn is_away(&self) -> bool {
+        self.is_away.get()
     }
 
     pub fn tell(&self, notice: Notice) {
@@ -118,6 +126,13 @@ impl AgentSlot {
 
     pub(super) fn set_sound(&self, sound: AudioFormat) {
         self.sound.set(Some(sound));
+        self.is_away.set(false);
+    }
+
+    /// It hears nothing and is not heard until it is attached again.
+    pub(super) fn lose_sound(&self) {
+        self.sound.set(None);
+        self.is_away.set(true);
     }
 
     pub(super) fn next_notice(&self) -> Option<Notice> {

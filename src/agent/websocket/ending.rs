@@ -1,7 +1,8 @@
-//! Ending: how a conversation over a WebSocket ended.
+//! Ending: how a conversation on a WebSocket ended, read from close frames and errors.
 
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use crate::agent::dialect::Closing;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
@@ -12,14 +13,18 @@ pub(super) enum Ending {
     Dismissed(&'static str),
     /// The agent said `bye` or closed normally.
     HungUp,
+    /// The connection is gone, and another one may bring the agent back.
+    Lost(AgentFailure),
+    /// The agent cannot go on with this call, however it is connected.
     Failed(AgentFailure, Closing),
 }
 
-pub(super) fn lost(failure: AgentFailure) -> Ending {
-    Ending::Failed(failure, Closing::Normal)
-}
+/// The close codes of RFC 6455 §7.4.1 and IANA's registry with which an agent says that another connection would be no
+/// better: what it is sent is wrong, or nobody may talk with it. Any other is a failure of that one connection.
+const FINAL: [u16; 8] = [1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003];
 
-pub(super) fn of_close(frame: Option<&CloseFrame>) -> Ending {
+/// The agent closed.
+pub(super) fn ending_of_close(frame: Option<&CloseFrame>) -> Ending {
     match frame.map(|frame| u16::from(frame.code)) {
         // 1005: a close without a code, which browsers and libraries send for a plain close().
         None | Some(1000 | 1005) => Ending::HungUp,
@@ -27,7 +32,11 @@ pub(super) fn of_close(frame: Option<&CloseFrame>) -> Ending {
         // calls.
         Some(code) => {
             let name = close_name(code).map(|name| format!(" ({name})")).unwrap_or_default();
-            lost(AgentFailureKind::Disconnected.because(format!("closed with code {code}{name}")))
+            let failure = AgentFailureKind::Disconnected.because(format!("closed with code {code}{name}"));
+            match FINAL.contains(&code) {
+                true => Ending::Failed(failure, Closing::Normal),
+                false => Ending::Lost(failure),
+            }
         }
     }
 }
@@ -53,19 +62,20 @@ fn close_name(code: u16) -> Option<&'static str> {
     })
 }
 
+/// Reading or writing failed.
 #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that may grow")]
-pub(super) fn of_error(error: &tungstenite::Error) -> Ending {
+pub(super) fn ending_of(error: &tungstenite::Error) -> Ending {
     match error {
         tungstenite::Error::Capacity(_) => {
             Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::TooLarge)
         }
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))
+            Ending::Lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))
         }
         tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => {
-            lost(AgentFailureKind::ProtocolError.because(error))
+            Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::Normal)
         }
-        tungstenite::Error::Io(error) => lost(AgentFailureKind::Disconnected.because(error)),
-        _ => lost(AgentFailureKind::Disconnected.because(error)),
+        tungstenite::Error::Io(error) => Ending::Lost(AgentFailureKind::Disconnected.because(error)),
+        _ => Ending::Lost(AgentFailureKind::Disconnected.because(error)),
     }
 }

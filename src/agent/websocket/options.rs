@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
@@ -10,6 +11,7 @@ use url::Url;
 use super::signature::UpgradeSignature;
 use crate::address::is_nearby;
 use crate::agent::{DialectName, Encoding, SoundFormat};
+use crate::call::event::CallId;
 
 /// An agent behind a WebSocket: how it is reached, and its sound format.
 #[derive(Clone, Debug)]
@@ -31,7 +33,13 @@ pub struct WebSocketOptions {
     pub profile: Profile,
     /// The `parameters` of the `Start` notice.
     pub parameters: BTreeMap<String, String>,
+    /// How long it is dialled again after its connection broke in the middle of a call; zero for not at all.
+    pub redial_for: Duration,
 }
+
+/// How long an agent is dialled again unless its route says otherwise. A server restarts within it, and few callers wait
+/// longer.
+pub const REDIAL_FOR: Duration = Duration::from_secs(20);
 
 impl WebSocketOptions {
     /// An agent at this address with the defaults of a route.
@@ -45,7 +53,16 @@ impl WebSocketOptions {
             format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
             profile: Profile::Eco,
             parameters: BTreeMap::new(),
+            redial_for: REDIAL_FOR,
         }
+    }
+
+    /// The same with the proof that the upgrade request is ours.
+    pub(super) fn signed(&self, call: &CallId, now: SystemTime) -> Self {
+        let mut signed = self.clone();
+        let signature = self.signature.as_ref().map(|signature| signature.headers(&self.url, call, now));
+        signed.headers.extend(signature.into_iter().flatten());
+        signed
     }
 
     /// Reads `ws://…` or `wss://…`. The error says what to write instead.

@@ -1,5 +1,10 @@
 //! Connections in a dialect whose agent has to say that it is ready.
 
+use std::cell::RefCell;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
@@ -7,13 +12,17 @@ use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
 use patchcord_media::sdp::{Answer, Offer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
+use crate::agent::SoundFormat;
 use crate::agent::browser::{BrowserId, BrowserLeg};
+use crate::agent::dialect::{FromAgent, Incoming, Joins};
+use crate::agent::notice::Notice;
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::agent::sip::{PhoneId, PhoneLine};
 use crate::call::Attempt;
-use crate::call::agent_failure::AgentFailure;
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
@@ -155,6 +164,7 @@ struct Scene {
     agent: WebSocketOptions,
     port: AgentPort,
     slot: Rc<AgentSlot>,
+    translate: Translate,
     options: SocketOptions,
     reports: mpsc::UnboundedReceiver<PortReport>,
 }
@@ -181,12 +191,13 @@ async fn scene(connect_timeout: Duration) -> anyhow::Result<Scene> {
         idle_timeout: Duration::from_secs(20),
         sip: None,
     };
-    Ok(Scene { listener, agent, port, slot, options, reports })
+    let translate: Translate = Box::new(|| Box::new(Shy));
+    Ok(Scene { listener, agent, port, slot, translate, options, reports })
 }
 
 #[tokio::test]
 async fn an_agent_that_has_to_say_that_it_is_ready_joins_only_then() -> anyhow::Result<()> {
-    let Scene { listener, agent, port, slot, options, mut reports } = scene(Duration::from_secs(60)).await?;
+    let Scene { listener, agent, port, slot, translate, options, mut reports } = scene(Duration::from_secs(60)).await?;
     let served = async {
         let mut socket = tokio_tungstenite::accept_async(listener.accept().await?.0).await?;
         for text in ["hello", "start"] {
@@ -202,7 +213,7 @@ async fn an_agent_that_has_to_say_that_it_is_ready_joins_only_then() -> anyhow::
             }
         }
     };
-    let ((), closed) = tokio::join!(talk(&agent, Box::new(Shy), &port, &options), served);
+    let ((), closed) = tokio::join!(talk(&agent, &translate, &port, &options), served);
     let closed = closed?;
     assert_eq!((u16::from(closed.code), closed.reason.as_str()), (4321, "over"));
     Ok(())
@@ -210,13 +221,14 @@ async fn an_agent_that_has_to_say_that_it_is_ready_joins_only_then() -> anyhow::
 
 #[tokio::test]
 async fn an_agent_that_does_not_say_in_time_that_it_is_ready_has_not_answered() -> anyhow::Result<()> {
-    let Scene { listener, agent, port, options, mut reports, .. } = scene(Duration::from_millis(500)).await?;
+    let Scene { listener, agent, port, translate, options, mut reports, .. } =
+        scene(Duration::from_millis(500)).await?;
     let served = async {
         let mut socket = tokio_tungstenite::accept_async(listener.accept().await?.0).await?;
         while socket.next().await.is_some_and(|message| message.is_ok()) {}
         anyhow::Ok(())
     };
-    let ((), served) = tokio::join!(talk(&agent, Box::new(Shy), &port, &options), served);
+    let ((), served) = tokio::join!(talk(&agent, &translate, &port, &options), served);
     served?;
     let report = reports.try_recv()?;
     assert!(matches!(&report, PortReport::Failed(failure) if failure.kind == AgentFailureKind::NoAnswer), "{report:?}");
@@ -225,14 +237,14 @@ async fn an_agent_that_does_not_say_in_time_that_it_is_ready_has_not_answered() 
 
 #[tokio::test]
 async fn an_agent_that_closes_before_it_is_ready_has_refused() -> anyhow::Result<()> {
-    let Scene { listener, agent, port, options, mut reports, .. } = scene(Duration::from_secs(60)).await?;
+    let Scene { listener, agent, port, translate, options, mut reports, .. } = scene(Duration::from_secs(60)).await?;
     let served = async {
         let mut socket = tokio_tungstenite::accept_async(listener.accept().await?.0).await?;
         socket.close(None).await?;
         while socket.next().await.is_some_and(|message| message.is_ok()) {}
         anyhow::Ok(())
     };
-    let ((), served) = tokio::join!(talk(&agent, Box::new(Shy), &port, &options), served);
+    let ((), served) = tokio::join!(talk(&agent, &translate, &port, &options), served);
     served?;
     let report = reports.try_recv()?;
     assert!(matches!(&report, PortReport::Failed(failure) if failure.kind == AgentFailureKind::Refused), "{report:?}");

@@ -38,9 +38,16 @@ pub(super) struct Agents {
 }
 
 impl Agents {
-    /// Whether there is an agent, dialled or joined.
-    pub fn has_agent(&self) -> bool {
-        self.agent.borrow().is_some()
+    /// Refuses if there is no agent, dialled or joined, or if its connection is lost.
+    pub fn has_agent(&self) -> Result<(), Refusal> {
+        let refused = |why| Err(Refusal::new(RefusalCode::NoAgent, why));
+        match &*self.agent.borrow() {
+            None => refused("no agent is on the line"),
+            Some(agent) if agent.is_away() => refused(
+                "the agent's connection is lost and it is dialled again: wait for call.agent_rejoined, or connect another",
+            ),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Whether the agent's sound is attached.
@@ -241,6 +248,9 @@ impl PortHost for CallMedia {
         match (user, report) {
             (PortUser::Agent { attempt }, PortReport::Joined) => self.report(Report::AgentJoined { attempt }),
             (PortUser::Agent { attempt }, PortReport::HungUp) => self.report(Report::AgentHungUp { attempt }),
+            (PortUser::Agent { attempt }, PortReport::Interrupted { failure, back_within }) => {
+                self.report(Report::AgentInterrupted { attempt, failure, back_within });
+            }
             (PortUser::Agent { attempt }, PortReport::Failed(failure)) => {
                 self.report(Report::AgentFailed { attempt, failure });
             }
@@ -260,9 +270,14 @@ impl PortHost for CallMedia {
             (PortUser::Participant(participant), PortReport::Failed(failure)) => {
                 self.participant_left(participant, failure.kind.name(), failure.detail);
             }
-            // The port refuses them itself.
-            (PortUser::Participant(_), PortReport::EventsWanted | PortReport::Command { .. } | PortReport::Used(_)) => {
-            }
+            // The port refuses them itself, and a lost participant is not dialled again.
+            (
+                PortUser::Participant(_),
+                PortReport::EventsWanted
+                | PortReport::Command { .. }
+                | PortReport::Used(_)
+                | PortReport::Interrupted { .. },
+            ) => {}
         }
     }
 

@@ -149,7 +149,7 @@ impl CallMedia {
 
     /// Without prompts the caller hears the hold prompt of the route.
     pub(crate) fn hold(&self, prompts: &[String]) -> Result<CommandResult, Refusal> {
-        self.has_agent()?;
+        self.agents.has_agent()?;
         let prompts = match prompts {
             // It existed at the start; if it has been removed, the caller hears silence.
             [] => self.services.prompts.get(&self.options.hold).into_iter().collect(),
@@ -171,20 +171,13 @@ impl CallMedia {
     }
 
     fn mute(&self, party: MuteParty, muted: bool) -> Result<CommandResult, Refusal> {
-        self.has_agent()?;
+        self.agents.has_agent()?;
         let mut bridge = self.bridge.borrow_mut();
         match party {
             MuteParty::Agent => bridge.mute_agent(muted),
             MuteParty::Caller => bridge.mute_caller(muted, clock::now()),
         }
         Ok(CommandResult::Done)
-    }
-
-    fn has_agent(&self) -> Result<(), Refusal> {
-        match self.agents.has_agent() {
-            true => Ok(()),
-            false => Err(Refusal::new(RefusalCode::NoAgent, "no agent is on the line")),
-        }
     }
 
     /// Dials a successor of the agent.

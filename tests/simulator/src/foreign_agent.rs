@@ -202,6 +202,12 @@ impl ForeignCall {
         }
     }
 
+    /// Closes as a server that restarts does.
+    pub async fn restart(&self) {
+        let frame = CloseFrame { code: CloseCode::Restart, reason: Utf8Bytes::from_static("") };
+        self.send(Message::Close(Some(frame))).await;
+    }
+
     /// Sends any text.
     pub async fn send_text(&self, text: &str) {
         self.send(Message::text(text)).await;

@@ -1,28 +1,17 @@
 //! Answers of servers to our upgrade request, good and bad.
 
-use std::collections::BTreeMap;
-
-use patchcord_media::opus::{Profile, SampleRate};
 use proptest::prelude::*;
 
 use super::*;
-use crate::agent::{DialectName, Encoding, SoundFormat};
 
 const LIST: &str = include_str!("../../../../tests/fixtures/agent-upgrade/list.txt");
 const TWO_LINES: &str = include_str!("../../../../tests/fixtures/agent-upgrade/two-lines.txt");
 const PLAIN: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n";
 
 fn upgrade() -> Upgrade {
-    let agent = WebSocketOptions {
-        url: "ws://127.0.0.1:9000/call?token=secret".parse().unwrap(),
-        addresses: Vec::new(),
-        headers: vec![("Authorization".to_owned(), "Bearer secret".into())],
-        signature: None,
-        dialect: DialectName::Native,
-        format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },
-        profile: Profile::Eco,
-        parameters: BTreeMap::new(),
-    };
+    let url = "ws://127.0.0.1:9000/call?token=secret".parse().unwrap();
+    let headers = vec![("Authorization".to_owned(), "Bearer secret".into())];
+    let agent = WebSocketOptions { headers, ..WebSocketOptions::at(url) };
     Upgrade::new(&agent, &["patchcord.v1"]).unwrap()
 }
 
