@@ -169,6 +169,11 @@ impl AddressRange {
         }
     }
 
+    /// Whether some address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+
     /// The same for an IPv6 address as written.
     fn holds_v6(&self, address: Ipv6Addr) -> bool {
         let IpAddr::V6(first) = self.first else { return false };

@@ -97,6 +97,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(Whom::At(uri), port, options.sip)),
         AgentTarget::CallingPhone(phone) => start(tasks, port.clone(), sip::wait(phone, port, options.sip)),
         AgentTarget::SipUser(name) => start(tasks, port.clone(), sip::run(Whom::User(name), port, options.sip)),
+        AgentTarget::Trunk(number) => start(tasks, port.clone(), sip::run(Whom::Behind(number), port, options.sip)),
         // A session waits in the queue, and a call plays its prompts itself.
         AgentTarget::Queue(_) | AgentTarget::Person(_) | AgentTarget::Prompts { .. } => {
             port.failed(AgentFailureKind::NotConfigured.into());

@@ -22,6 +22,7 @@ use crate::calls::terminations::Terminations;
 use crate::calls::{CallQueue, Calls, CallsOptions};
 use crate::config::events::FORWARD_ENDPOINT;
 use crate::config::sip::{Sip, SipUser};
+use crate::config::trunks::Trunk;
 use crate::config::{Config, restart};
 use crate::events::{self, Events, EventsOptions, Webhook};
 use crate::health::Health;
@@ -390,6 +391,7 @@ async fn start_user_agent(
         tls: Arc::new(tls),
         server_tls: server_tls.transpose()?.map(Arc::new),
         registrar: registrar_options(config, settings, addresses),
+        trunks: settings.trunks.iter().map(|trunk| trunk.options.clone()).collect(),
         incoming,
     };
     UserAgent::start(options).await.map(Some)
@@ -419,7 +421,12 @@ fn attend_queues(
 fn phone_rules(config: &Config) -> PhoneRules {
     let users = config.sip.iter().flat_map(|sip| &sip.users);
     let rule = |user: &SipUser| PhoneRule { may_call: user.may_call, number: user.number.clone() };
-    PhoneRules { users: users.map(|user| (user.name.clone(), rule(user))).collect() }
+    let trunks = config.sip.iter().flat_map(|sip| &sip.trunks);
+    let rule_of_trunk = |trunk: &Trunk| PhoneRule { may_call: trunk.may_call, number: trunk.number.clone() };
+    PhoneRules {
+        users: users.map(|user| (user.name.clone(), rule(user))).collect(),
+        trunks: trunks.map(|trunk| (trunk.options.name.clone(), rule_of_trunk(trunk))).collect(),
+    }
 }
 
 /// None without users.

@@ -17,6 +17,7 @@ mod route;
 mod model;
 mod tools;
 pub mod sip;
+pub mod trunks;
 pub mod store;
 
 pub use environment::Environment;

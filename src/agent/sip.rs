@@ -24,7 +24,7 @@ use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CallCommand, CourseCommand, Destination, Hold, SendDtmf, SoundCommand, Transfer};
 use crate::clock;
 use crate::pulse::Standstills;
-use crate::sip::{Callee, Refused, SipEvent, SipLeg, SipUri, UserAgent};
+use crate::sip::{Callee, Refused, SipEvent, SipLeg, SipUri, TrunkNumber, UserAgent};
 pub use calling::CallingPhone;
 pub(super) use calling::run as wait;
 pub use line::PhoneId;
@@ -76,14 +76,28 @@ pub(super) enum Whom {
     At(SipUri),
     /// All registered phones of a user.
     User(String),
+    /// A number behind a trunk.
+    Behind(TrunkNumber),
 }
 
 impl Whom {
+    /// What its INVITE has beside the usual headers.
+    fn headers(&self) -> Vec<(String, String)> {
+        match self {
+            Self::At(_) | Self::User(_) => Vec::new(),
+            Self::Behind(number) => number.headers.clone(),
+        }
+    }
+
     /// The phones to ring at once, in rounds: those that the user prefers come first.
     fn rounds(self, user_agent: &UserAgent) -> Result<Vec<Vec<Callee>>, AgentFailure> {
         let name = match self {
             Self::At(uri) => return Ok(vec![vec![Callee::Address(uri)]]),
             Self::User(name) => name,
+            Self::Behind(number) => {
+                let unknown = || AgentFailureKind::NotConfigured.because("there is no such trunk");
+                return Ok(vec![vec![Callee::Trunk(user_agent.behind(&number).ok_or_else(unknown)?)]]);
+            }
         };
         let phones = user_agent.phones(&name);
         if phones.is_empty() {
@@ -99,11 +113,12 @@ pub(super) async fn run(whom: Whom, port: Rc<AgentPort>, options: Option<SipOpti
     let Some(options) = options else {
         return port.failed(AgentFailureKind::NotConfigured.because("the service has no [sip] section"));
     };
+    let headers = whom.headers();
     let rounds = match whom.rounds(&options.user_agent) {
         Ok(rounds) => rounds,
         Err(failure) => return port.failed(failure),
     };
-    let ending = match ring(rounds, &port, &options).await {
+    let ending = match ring(rounds, &headers, &port, &options).await {
         Ok(phone) => talk(phone, &port).await,
         Err(ending) => ending,
     };

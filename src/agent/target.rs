@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions, WebSocketOptions, shown_address};
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
-use crate::sip::SipUri;
+use crate::sip::{SipUri, TrunkNumber};
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub enum AgentTarget {
     Sip(SipUri),
     /// All registered phones of a user, by the user's name.
     SipUser(String),
+    /// A number behind a trunk.
+    Trunk(TrunkNumber),
     /// A phone that has called us, and is the agent of its call. No configuration names it.
     CallingPhone(CallingPhone),
     /// A queue, in which the caller waits for a person at a page.
@@ -39,10 +41,10 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
 
     /// Reads `ws://…`, `wss://…`, `offer:https://…`, `openai-realtime:MODEL` and the like ([`ModelVendor`]), `sip:…`,
-    /// `sip-user:NAME`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says
+    /// `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says
     /// what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
@@ -60,6 +62,7 @@ impl AgentTarget {
             "agent" => agent_name(rest).map(Self::Person),
             "sip" | "sips" => SipUri::parse(text).map(Self::Sip),
             "sip-user" => sip_user_name(rest).map(Self::SipUser),
+            "sip-trunk" => TrunkNumber::parse(rest).map(Self::Trunk),
             "audiosocket" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
@@ -74,6 +77,7 @@ impl AgentTarget {
             Self::Model(_) => "model",
             Self::Sip(_) => "sip",
             Self::SipUser(_) => "sip_user",
+            Self::Trunk(_) => "sip_trunk",
             Self::CallingPhone(_) => "calling_phone",
             Self::Queue(_) => "queue",
             Self::Person(_) => "person",
@@ -90,6 +94,7 @@ impl AgentTarget {
             Self::Model(model) => model.to_string(),
             Self::Sip(uri) => uri.shown(),
             Self::SipUser(name) => format!("sip-user:{name}"),
+            Self::Trunk(TrunkNumber { trunk, number, .. }) => format!("sip-trunk:{trunk}/{number}"),
             Self::CallingPhone(_) => "calling_phone".to_owned(),
             Self::Queue(name) => format!("queue:{name}"),
             Self::Person(name) => format!("agent:{name}"),
@@ -106,6 +111,7 @@ impl AgentTarget {
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Person(_) => &[],
@@ -122,6 +128,7 @@ impl AgentTarget {
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_) => AttemptKind::Agent,
             Self::Queue(_) => AttemptKind::Queue,
             Self::Person(_) => AttemptKind::Person,
@@ -138,6 +145,7 @@ impl AgentTarget {
             Self::Browser(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Person(_)
@@ -155,6 +163,7 @@ impl AgentTarget {
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_)
             | Self::Person(_)
             | Self::Prompts { .. } => None,
@@ -170,6 +179,7 @@ impl AgentTarget {
             | Self::Offer(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Person(_)
@@ -187,6 +197,7 @@ impl AgentTarget {
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
+            | Self::Trunk(_)
             | Self::CallingPhone(_)
             | Self::Queue(_)
             | Self::Prompts { .. } => None,

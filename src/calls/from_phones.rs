@@ -1,10 +1,10 @@
 //! Calls from phones: a SIP phone dials a WhatsApp user, we place the call, and the phone is its agent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -28,9 +28,11 @@ const RINGS_FOR: Duration = Duration::from_secs(45);
 pub struct PhoneRules {
     /// By name of the user.
     pub users: HashMap<String, PhoneRule>,
+    /// By name of the trunk.
+    pub trunks: HashMap<String, PhoneRule>,
 }
 
-/// What the phones of one user may do.
+/// What the phones of one user, or behind one trunk, may do.
 #[derive(Clone, Debug, Default)]
 pub struct PhoneRule {
     /// Whether they may call.
@@ -55,17 +57,18 @@ pub async fn run(
 }
 
 async fn place(call: IncomingCall, calls: Calls, rules: Arc<PhoneRules>, mut events: broadcast::Receiver<CallEvent>) {
-    let IncomingCall { caller, dialled, phone } = call;
+    let IncomingCall { caller, dialled, parameters, phone } = call;
     let responder = phone.responder.clone();
     let rule = rules.of(&caller).filter(|rule| rule.may_call);
     let Some(rule) = rule else { return refuse(&responder, 403, "calls_not_allowed") };
     let Some(callee) = callee_of(&dialled) else { return refuse(&responder, 484, "number_invalid") };
+    let client_state = (!parameters.is_empty()).then(|| json!(parameters).to_string());
     let order = CallOrder {
         placement: Placement { callee, tracker: None, ring_timeout: RINGS_FOR },
         phone_number_id: rule.number.clone(),
         agents: Agents::Phone(CallingPhone::new(phone)),
-        parameters: BTreeMap::new(),
-        client_state: None,
+        parameters,
+        client_state,
     };
     let id = match calls.place(order, Hosts::Listed).await {
         Ok(call) => call.facts.id.clone(),
@@ -114,6 +117,7 @@ impl PhoneRules {
     fn of(&self, caller: &PhoneCaller) -> Option<&PhoneRule> {
         match caller {
             PhoneCaller::User(name) => self.users.get(name),
+            PhoneCaller::Trunk(name) => self.trunks.get(name),
         }
     }
 }
@@ -169,8 +173,6 @@ fn code_of_end(ended: &Value) -> (u16, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::events::{app_url, signing_secret};
 use super::model::Model;
 use super::read::Section;
+use super::trunks::read_headers;
 use crate::agent::{
     AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature, prompt_name,
 };
@@ -47,6 +48,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let parameters = section.text_table("parameters").unwrap_or_default();
     let headers = section.secret_table("headers").unwrap_or_default();
     check_headers(&section, &headers);
+    let sip_headers = read_headers(&mut section, "sip_headers");
     let signature = read_signature(&mut section, dialect);
     let redial_for = section.duration_or_zero("redial_for", LONGEST_REDIAL).unwrap_or(REDIAL_FOR);
     let decide = read_decide(&mut section);
@@ -63,6 +65,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
                 agent.redial_for = redial_for;
             }
             AgentTarget::Model(model) => model.redial_for = redial_for,
+            AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
             AgentTarget::Browser(_)
             | AgentTarget::Offer(_)
             | AgentTarget::Sip(_)
@@ -114,6 +117,7 @@ fn apply(
         AgentTarget::Browser(_)
         | AgentTarget::Sip(_)
         | AgentTarget::SipUser(_)
+        | AgentTarget::Trunk(_)
         | AgentTarget::CallingPhone(_)
         | AgentTarget::Queue(_)
         | AgentTarget::Person(_) => {}

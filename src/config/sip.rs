@@ -1,4 +1,4 @@
-//! `[sip]`: where the user agent listens, whose phones register, and what phones may do.
+//! `[sip]`: where the user agent listens, whose phones register, and what phones may do. Trunks are in `trunks`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::problem::nearest;
 use super::read::Section;
+use super::trunks::{self, Trunk};
 use crate::agent::{AgentTarget, sip_user_name};
 use crate::routes::Route;
 use crate::sip::digest::{Algorithm, Ha1};
@@ -40,6 +41,8 @@ pub struct Sip {
     pub domains: Vec<Host>,
     /// Whose phones may register.
     pub users: Vec<SipUser>,
+    /// Whom people are called through, and who calls through us.
+    pub trunks: Vec<Trunk>,
 }
 
 /// A user whose phones register.
@@ -58,9 +61,12 @@ pub struct SipUser {
 #[derive(Debug, Clone)]
 enum UserSecret {
     Password(SecretString),
-    /// H(name:realm:password), by algorithm.
-    Hashed(Vec<(Algorithm, SecretString)>),
+    Hashed(HashedSecret),
 }
+
+/// H(name:realm:password), by algorithm.
+#[derive(Debug, Clone)]
+pub(super) struct HashedSecret(pub Vec<(Algorithm, SecretString)>);
 
 /// The certificates of SIP over TLS, as PEM files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +93,7 @@ impl Sip {
             "realm",
             "domains",
             "users",
+            "trunks",
         ];
         if keys.into_iter().any(|key| section.has(key)) && !websocket {
             section.require("listen", "give [\"udp:0.0.0.0:5060\"], or set websocket = true");
@@ -116,6 +123,9 @@ impl Sip {
         let users: Vec<Option<SipUser>> =
             section.sections("users").into_iter().map(|user| SipUser::read(user, numbers)).collect();
         note_double_users(&section, &users);
+        let trunks: Vec<Option<Trunk>> =
+            section.sections("trunks").into_iter().map(|trunk| Trunk::read(trunk, numbers, srtp)).collect();
+        trunks::note_doubles(&section, &trunks);
         section.end();
         Some(Self {
             listen: listen.or(websocket.then(Vec::new))?,
@@ -129,6 +139,7 @@ impl Sip {
             realm,
             domains,
             users: users.into_iter().collect::<Option<_>>()?,
+            trunks: trunks.into_iter().collect::<Option<_>>()?,
         })
     }
 }
@@ -143,12 +154,9 @@ impl SipUser {
             section.note("password", None, advice);
         }
         let password = section.secret("password").map(UserSecret::Password);
-        let hashed = UserSecret::read_hashes(section.section("ha1"));
+        let hashed = HashedSecret::read(section.section("ha1"), "name:realm:password").map(UserSecret::Hashed);
         let may_call = section.flag("may_call").unwrap_or(false);
-        let number = section.text("number", |text| {
-            let id = PhoneNumberId::parse(text).ok().filter(|id| numbers.contains(id));
-            id.ok_or_else(|| "give the phone_number_id of one of [[whatsapp.numbers]]".to_owned())
-        });
+        let number = read_number(&mut section, numbers);
         section.end();
         Some(Self { name: name?, may_call, number, secret: password.or(hashed)? })
     }
@@ -159,7 +167,7 @@ impl SipUser {
             UserSecret::Password(password) => [Algorithm::Md5, Algorithm::Sha256]
                 .map(|algorithm| Ha1::new(algorithm, &self.name, realm, password))
                 .to_vec(),
-            UserSecret::Hashed(hashes) => {
+            UserSecret::Hashed(HashedSecret(hashes)) => {
                 hashes.iter().map(|(algorithm, hash)| Ha1::of_hash(*algorithm, hash.clone())).collect()
             }
         }
@@ -169,7 +177,7 @@ impl SipUser {
     fn exposed(&self) -> Vec<&str> {
         match &self.secret {
             UserSecret::Password(password) => vec![password.expose_secret()],
-            UserSecret::Hashed(hashes) => hashes.iter().map(|(_, hash)| hash.expose_secret()).collect(),
+            UserSecret::Hashed(HashedSecret(hashes)) => hashes.iter().map(|(_, hash)| hash.expose_secret()).collect(),
         }
     }
 }
@@ -184,19 +192,28 @@ impl PartialEq for SipUser {
 
 impl Eq for SipUser {}
 
-impl UserSecret {
-    fn read_hashes(mut section: Section<'_, '_>) -> Option<Self> {
+/// The business number that calls are placed from.
+pub(super) fn read_number(section: &mut Section<'_, '_>, numbers: &[PhoneNumberId]) -> Option<PhoneNumberId> {
+    section.text("number", |text| {
+        let id = PhoneNumberId::parse(text).ok().filter(|id| numbers.contains(id));
+        id.ok_or_else(|| "give the phone_number_id of one of [[whatsapp.numbers]]".to_owned())
+    })
+}
+
+impl HashedSecret {
+    /// `of` says what is hashed.
+    pub fn read(mut section: Section<'_, '_>, of: &str) -> Option<Self> {
         let mut hashes = Vec::new();
         for (key, algorithm, digits) in [("md5", Algorithm::Md5, 32), ("sha256", Algorithm::Sha256, 64)] {
             let Some(hash) = section.secret(key) else { continue };
             let text = hash.expose_secret();
             if text.len() != digits || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                section.note(key, None, format!("give the hash of name:realm:password, {digits} hexadecimal digits"));
+                section.note(key, None, format!("give the hash of {of}, {digits} hexadecimal digits"));
             }
             hashes.push((algorithm, text.to_ascii_lowercase().into()));
         }
         section.end();
-        (!hashes.is_empty()).then_some(Self::Hashed(hashes))
+        (!hashes.is_empty()).then_some(Self(hashes))
     }
 }
 
@@ -251,6 +268,7 @@ pub(super) fn check_routes<'r>(
             let advice = match target {
                 AgentTarget::Sip(uri) => advice_for(uri, sip, is_given).map(str::to_owned),
                 AgentTarget::SipUser(name) => advice_for_user(name, sip, is_given),
+                AgentTarget::Trunk(number) => trunks::advice_for(number, sip, is_given),
                 AgentTarget::WebSocket(_)
                 | AgentTarget::Browser(_)
                 | AgentTarget::CallingPhone(_)

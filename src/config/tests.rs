@@ -138,6 +138,63 @@ fn sip_users_are_read_and_what_is_wrong_with_them_is_told() {
 }
 
 #[test]
+fn trunks_are_read_and_what_is_wrong_with_them_is_told() {
+    let sip = |trunks: &str| {
+        with("route", "agent = \"sip-trunk:pbx/200\"\nsip_headers = { User-to-User = \"04c8\" }")
+            + "\n[sip]\nlisten = [\"udp:0.0.0.0:5060\"]\n"
+            + trunks
+    };
+    let good = "[[sip.trunks]]\nname = \"pbx\"\ntargets = [\"sip:pbx.example;transport=tls\"]\nusername = \"u\"\n\
+                password = { env = \"PBX_PASSWORD\" }\nallow = [\"203.0.113.0/24\"]\nmay_call = true\n";
+    let config = Config::parse(&sip(good), "patchcord.toml", &example_environment()).unwrap();
+    assert_eq!(shown(&config.routes["reception"].targets), ["sip-trunk:pbx/200"]);
+    let trunks = config.sip.unwrap().trunks;
+    let options = &trunks[0].options;
+    assert_eq!(
+        (options.keepalive, options.gives_number, trunks[0].may_call),
+        (Some(Duration::from_secs(30)), false, true)
+    );
+    let other = sip(good).replace("PBX_PASSWORD", "PBX_INCOMING_PASSWORD");
+    let other = Config::parse(&other, "patchcord.toml", &example_environment()).unwrap().sip.unwrap().trunks;
+    assert!(trunks != other && trunks == trunks.clone(), "a restart is needed for another password");
+    assert!(!format!("{trunks:?}").contains("our password"));
+    let bad = "[[sip.trunks]]\nname = \"p bx\"\ntargets = [\"sip:200@pbx.example\"]\nusername = \"u\"\nmay_call = true\n\
+               identity = \"+4930\"\ncaller_identity = \"yes\"\n\
+               [[sip.trunks]]\nname = \"a\"\ntargets = []\nallow = [\"203.0.113.0/24\", \"pbx.example\"]\nkeepalive = \"2h\"\n\
+               headers = { Via = \"x\", \"X Y\" = \"z\", X-Line = \"a\\r\\nb\" }\nincoming = { username = \"u\" }\n\
+               headers_to_parameters = { X-Ticket = \"a b\" }\n\
+               [[sip.trunks]]\nname = \"b\"\ntargets = [\"sip:b.example\"]\nallow = [\"198.51.100.0/24\"]\n\
+               [[sip.trunks]]\nname = \"b\"\ntargets = [\"sip:b.example;srtp=required\"]\nallow = [\"198.51.100.7\"]\nsecret = \"x\"\n\
+               [[sip.trunks]]\nname = \"b\"\ntargets = [\"sip:b.example\", \"sip:c.example\"]\nallow = [\"198.51.100.7\"]\n";
+    insta::assert_snapshot!(problems_of(&sip(bad)).unwrap(), @r#"
+    patchcord.toml: sip.trunks[0].name = "p bx": a trunk's name has 1 to 64 letters, digits, '.', '_' or '-'
+    patchcord.toml: sip.trunks[0].targets = ["sip:200@pbx.example"]: give a server without a user, such as sip:pbx.example: the number comes from the route
+    patchcord.toml: sip.trunks[0].username: give username and either password = { env = "PBX_PASSWORD" } or ha1 = { md5 = "…", sha256 = "…" }
+    patchcord.toml: sip.trunks[0].allow: may_call needs the addresses that its calls come from: give ["203.0.113.0/24"]
+    patchcord.toml: sip.trunks[0].identity = "+4930": give an address such as "sip:+12025550100@example.com"
+    patchcord.toml: sip.trunks[0].caller_identity = "yes": give "none", or "number" to let the trunk have the WhatsApp user's number
+    patchcord.toml: sip.trunks[1].targets: give 1 to 8 servers
+    patchcord.toml: sip.trunks[1].allow = ["203.0.113.0/24", "pbx.example"]: give addresses and ranges, such as "203.0.113.7" or "203.0.113.0/24"
+    patchcord.toml: sip.trunks[1].incoming.password: it is missing; give what proves it, such as { env = "PBX_INCOMING_PASSWORD" }
+    patchcord.toml: sip.trunks[1].headers.Via: this header belongs to the call itself; leave it out
+    patchcord.toml: sip.trunks[1].headers.X Y: a header's name has 2 to 64 letters, digits and hyphens
+    patchcord.toml: sip.trunks[1].headers.X-Line: a header's value has 1 to 512 printable signs of ASCII
+    patchcord.toml: sip.trunks[1].keepalive = "2h": give at most "1h"
+    patchcord.toml: sip.trunks[1].headers_to_parameters.X-Ticket: a parameter's name has 1 to 64 letters, digits, '_', '-' or '.'
+    patchcord.toml: sip.trunks[3].targets: SRTP is required, and its keys would be sent unencrypted: give ;transport=tls, or sip.srtp_keys_in_clear = true in a network of your own
+    patchcord.toml: sip.trunks[3].secret: there is no such key; known here: name, targets, username, password, ha1, allow, incoming, may_call, number, headers, identity, caller_identity, keepalive, headers_to_parameters
+    patchcord.toml: sip.trunks[3].name = "b": another trunk has this name
+    patchcord.toml: sip.trunks[3].allow: another trunk's calls come from such an address
+    patchcord.toml: sip.trunks[4].name = "b": another trunk has this name
+    patchcord.toml: sip.trunks[4].allow: another trunk's calls come from such an address
+    "#);
+    let unknown = sip(&good.replace("\"pbx\"", "\"pbx1\""));
+    insta::assert_snapshot!(problems_of(&unknown).unwrap(), @r#"patchcord.toml: routes.reception.agent = "sip-trunk:pbx/200": no [[sip.trunks]] has this name; did you mean sip-trunk:pbx1/200?"#);
+    let without = with("route", "agent = \"sip-trunk:pbx/200\"");
+    insta::assert_snapshot!(problems_of(&without).unwrap(), @r#"patchcord.toml: routes.reception.agent = "sip-trunk:pbx/200": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]"#);
+}
+
+#[test]
 fn what_is_wrong_with_sip_is_told() {
     let text = with("route", "agent = \"sip:200@pbx.example;transport=tls\"\nfallback = [\"sip:a b@pbx\"]")
         + "\n[sip]\nlisten = [\"udp:0.0.0.0\"]\nadvertise = [\"pbx\"]\nring_timeout = \"2m\"\nrefer_to = [\"201\"]\n";
@@ -418,12 +475,12 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
@@ -540,7 +597,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits
@@ -732,6 +789,8 @@ fn example_environment() -> Environment {
         ("RECORDINGS_ACCESS_KEY", "archive key"),
         ("RECORDINGS_SECRET_KEY", "archive secret"),
         ("ALICE_SIP_PASSWORD", "alice's password"),
+        ("PBX_PASSWORD", "our password"),
+        ("PBX_INCOMING_PASSWORD", "its password"),
         ("DECIDE_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("AGENT_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("TWILIO_AUTH_TOKEN", "token"),

@@ -1,7 +1,8 @@
 //! Amendments: what the library leaves out of our requests, and what it does not hand on of those that arrive.
 //!
 //! A PRACK goes to the target and by the route of the response that it acknowledges (RFC 3262 §4, RFC 3261 §12.1.2); the
-//! library knows them from the 200 on only. A CANCEL and a BYE say why (RFC 3326).
+//! library knows them from the 200 on only. A CANCEL and a BYE say why (RFC 3326). Challenges are answered by our own
+//! arithmetic: the library knows one challenge of a response and has one realm.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use rsipstack::sip::{Header, HeadersExt, Method, Request, Response, SipMessage, 
 use rsipstack::transaction::endpoint::MessageInspector;
 use rsipstack::transport::SipAddr;
 
+use super::client_auth::{ClientAuth, Credentials, Decision};
 use super::nat::BehindNat;
 use super::reason::{self, Reason};
 
@@ -24,6 +26,8 @@ struct Facts {
     cancelled: Option<&'static str>,
     /// Why the phone hung up.
     farewell: Option<Reason>,
+    /// Who we are to its server.
+    auth: Option<ClientAuth>,
 }
 
 /// Where requests of an early dialog go.
@@ -39,8 +43,8 @@ pub(super) struct Amended {
 }
 
 impl Amendments {
-    pub fn open(&self, call_id: &str) -> Amended {
-        self.all().insert(call_id.to_owned(), Facts::default());
+    pub fn open(&self, call_id: &str, auth: Option<ClientAuth>) -> Amended {
+        self.all().insert(call_id.to_owned(), Facts { auth, ..Facts::default() });
         Amended { all: self.clone(), call_id: call_id.to_owned() }
     }
 
@@ -51,8 +55,8 @@ impl Amendments {
 
     fn amend(&self, request: &mut Request) {
         let Some(call_id) = call_id_of(request) else { return };
-        let all = self.all();
-        let Some(facts) = all.get(&call_id) else { return };
+        let mut all = self.all();
+        let Some(facts) = all.get_mut(&call_id) else { return };
         match (request.method(), &facts.early, facts.cancelled) {
             (Method::PRack, Some(early), _) => {
                 request.uri = early.contact.clone();
@@ -63,6 +67,33 @@ impl Amendments {
                 request.headers.unique_push(Header::Reason(reason::ours(name).into()));
             }
             _ => {}
+        }
+        if let Some(auth) = &mut facts.auth {
+            show_credentials(auth, request);
+        }
+    }
+
+    /// Leaves in a challenge what makes the library send its request again, or give up; see [`show_credentials`].
+    fn note_challenge(&self, response: &mut Response) {
+        let Some(call_id) = call_id_of(response) else { return };
+        let mut all = self.all();
+        let Some(auth) = all.get_mut(&call_id).and_then(|facts| facts.auth.as_mut()) else { return };
+        let is_proxy = match response.status_code.code() {
+            401 => false,
+            407 => true,
+            200..700 => return auth.accepted(),
+            _ => return,
+        };
+        let Ok(cseq) = response.cseq_header().and_then(|cseq| cseq.seq()) else { return };
+        let values: Vec<String> = response.headers.iter().filter_map(|header| challenge_of(header, is_proxy)).collect();
+        let decision = auth.challenged(cseq, is_proxy, &values);
+        response.headers.retain(|header| !matches!(header, Header::WwwAuthenticate(_) | Header::ProxyAuthenticate(_)));
+        // A second challenge is answered by the library only if it is stale, and none without this header.
+        let again = "Digest realm=\"-\", nonce=\"-\", algorithm=MD5, stale=true";
+        match (decision, is_proxy) {
+            (Decision::Answer, false) => response.headers.push(Header::WwwAuthenticate(again.into())),
+            (Decision::Answer, true) => response.headers.push(Header::ProxyAuthenticate(again.into())),
+            (Decision::GiveUp, _) => {}
         }
     }
 
@@ -95,6 +126,16 @@ impl Amended {
         if let Some(facts) = self.all.all().get_mut(&self.call_id) {
             facts.cancelled = Some(reason);
         }
+    }
+
+    /// Whether we are somebody to its server.
+    pub fn may_answer_challenges(&self) -> bool {
+        self.all.all().get(&self.call_id).is_some_and(|facts| facts.auth.is_some())
+    }
+
+    /// Why its server's last challenge was not answered.
+    pub fn auth_refusal(&self) -> Option<&'static str> {
+        self.all.all().get(&self.call_id)?.auth.as_ref()?.refusal()
     }
 
     /// Why the phone hung up, if it said so.
@@ -139,12 +180,37 @@ impl MessageInspector for Amendments {
         message
     }
 
-    fn after_received(&self, message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
-        match &message {
+    fn after_received(&self, mut message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        match &mut message {
             SipMessage::Request(request) => self.note_request(request),
-            SipMessage::Response(response) => self.note_response(response),
+            SipMessage::Response(response) => {
+                self.note_response(response);
+                self.note_challenge(response);
+            }
         }
         message
+    }
+}
+
+/// Puts what we have to show in place of what the library has made of our word for it.
+fn show_credentials(auth: &mut ClientAuth, request: &mut Request) {
+    let Ok(cseq) = request.cseq_header().and_then(|cseq| cseq.seq()) else { return };
+    let (method, uri) = (request.method.to_string(), request.uri.to_string());
+    let shown = auth.credentials(&method, &uri, cseq, &format!("{:032x}", rand::random::<u128>()));
+    request.headers.retain(|header| !matches!(header, Header::Authorization(_) | Header::ProxyAuthorization(_)));
+    for Credentials { is_proxy, value } in shown {
+        request.headers.push(match is_proxy {
+            true => Header::ProxyAuthorization(value.into()),
+            false => Header::Authorization(value.into()),
+        });
+    }
+}
+
+fn challenge_of(header: &Header, is_proxy: bool) -> Option<String> {
+    match (header, is_proxy) {
+        (Header::WwwAuthenticate(challenge), false) => Some(challenge.value().to_owned()),
+        (Header::ProxyAuthenticate(challenge), true) => Some(challenge.value().to_owned()),
+        _ => None,
     }
 }
 
@@ -188,7 +254,7 @@ mod tests {
     #[test]
     fn a_prack_takes_the_target_and_the_route_of_its_response() {
         let amendments = Amendments::default();
-        let amended = amendments.open("ours@patchcord");
+        let amended = amendments.open("ours@patchcord", None);
         let response = |require: &str| {
             message(&format!(
                 "SIP/2.0 183 Progress\n{COMMON}CSeq: 1 INVITE\n{require}RSeq: 1\nContact: <sip:200@192.0.2.9:5070>\n\
@@ -212,7 +278,7 @@ mod tests {
     #[test]
     fn reasons_of_cancel_and_bye_are_passed() {
         let amendments = Amendments::default();
-        let amended = amendments.open("ours@patchcord");
+        let amended = amendments.open("ours@patchcord", None);
         let cancel = || message(&format!("CANCEL sip:c@d SIP/2.0\n{COMMON}CSeq: 1 CANCEL\nContent-Length: 0\n\n"));
         assert_eq!(amendments.before_send(cancel(), None).to_string(), cancel().to_string());
         amended.cancel_because("caller_hung_up");

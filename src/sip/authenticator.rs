@@ -93,6 +93,11 @@ impl Authenticator {
         offered.map(challenge).collect()
     }
 
+    /// Whether these credentials are for our realm.
+    pub fn is_for_realm(&self, value: &str) -> bool {
+        Credentials::parse(value).is_ok_and(|credentials| credentials.realm == self.realm)
+    }
+
     fn is_known_to_some(&self, algorithm: Algorithm) -> bool {
         self.users.values().flatten().any(|ha1| ha1.algorithm() == algorithm)
     }

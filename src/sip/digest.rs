@@ -105,6 +105,11 @@ impl Ha1 {
         self.0
     }
 
+    /// The hash itself, to be compared with another.
+    pub fn expose(&self) -> &str {
+        self.1.expose_secret()
+    }
+
     /// The proof of a request. `counted` is there exactly if the challenge has a qop.
     pub fn response(&self, nonce: &str, counted: Option<&Counted>, method: &str, uri: &str) -> String {
         let (ha1, ha2) = (self.1.expose_secret(), self.0.hash(&[method, uri]));

@@ -1,8 +1,9 @@
 //! Gate: whose messages are read at all.
 //!
 //! A message must belong to a dialog that we began; its Call-ID is random. Or it is a REGISTER for a domain of ours, or an
-//! INVITE from where a registered phone is: its sender must prove who he is. All others are dropped without an answer, and an address that sends ten of them is not read
-//! for a while: scanners go on as long as they get answers.
+//! INVITE from where a registered phone is: its sender must prove who he is. Or it is an INVITE or OPTIONS from an address of a
+//! trunk. All others are dropped without an answer, and an address that sends ten of them is not read for a while: scanners go
+//! on as long as they get answers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::edge::Head;
 use super::uri::{Host, SipUri};
+use crate::address::AddressRange;
 
 /// Failures until a ban.
 const FAILURES: u32 = 10;
@@ -37,6 +39,8 @@ pub struct Gate(Arc<Mutex<State>>);
 struct State {
     /// Whose users may register; empty if there are none.
     domains: Vec<Host>,
+    /// Where trunks are: they may call, and are never banned.
+    trunks: Vec<AddressRange>,
     /// Where registered phones are: they may call.
     phones: HashSet<IpAddr>,
     requests: Requests,
@@ -87,9 +91,9 @@ pub struct OpenDialog {
 }
 
 impl Gate {
-    /// Users may register for these domains.
-    pub fn new(domains: Vec<Host>) -> Self {
-        Self(Arc::new(Mutex::new(State { domains, ..State::default() })))
+    /// Users may register for these domains, and trunks are at these addresses.
+    pub fn new(domains: Vec<Host>, trunks: Vec<AddressRange>) -> Self {
+        Self(Arc::new(Mutex::new(State { domains, trunks, ..State::default() })))
     }
 
     /// Registered phones are at these addresses, and nowhere else.
@@ -121,8 +125,10 @@ impl Gate {
         if state.is_banned(from, now) {
             return Verdict::Drop("banned");
         }
-        let is_call = head.method == Some("INVITE") && state.phones.contains(&from.to_canonical());
-        if is_call || head.method == Some("REGISTER") && state.is_for_us(head.target) {
+        let is_trunk = state.is_trunk(from);
+        let is_call = head.method == Some("INVITE") && (is_trunk || state.phones.contains(&from.to_canonical()));
+        let is_question = head.method == Some("OPTIONS") && is_trunk;
+        if is_call || is_question || head.method == Some("REGISTER") && state.is_for_us(head.target) {
             if !state.requests.take(from, now) {
                 return Verdict::Drop("flood");
             }
@@ -203,12 +209,20 @@ impl State {
         !self.domains.is_empty() && SipUri::host_of(target).is_some_and(|host| self.domains.contains(&host))
     }
 
+    fn is_trunk(&self, address: IpAddr) -> bool {
+        self.trunks.iter().any(|range| range.contains(address))
+    }
+
     fn is_banned(&self, from: IpAddr, now: Instant) -> bool {
         let is_current = |suspect: &Suspect| now.saturating_duration_since(suspect.since) < BANNED_FOR;
         self.suspects.get(&from).is_some_and(|suspect| suspect.failures >= FAILURES && is_current(suspect))
     }
 
     fn failed(&mut self, from: IpAddr, now: Instant) {
+        // After a restart a trunk goes on with calls that we do not know any more.
+        if self.is_trunk(from) {
+            return;
+        }
         if self.suspects.len() >= ADDRESSES && !self.suspects.contains_key(&from) {
             let oldest = self.suspects.iter().min_by_key(|(_, suspect)| suspect.since).map(|(address, _)| *address);
             oldest.map(|oldest| self.suspects.remove(&oldest));
@@ -278,7 +292,7 @@ mod tests {
     #[test]
     fn a_register_for_our_domain_is_read_up_to_a_rate_and_no_other() {
         let host = |text: &str| SipUri::host_of(text).unwrap();
-        let gate = Gate::new(vec![host("sip:pbx.example"), host("sip:192.0.2.9")]);
+        let gate = Gate::new(vec![host("sip:pbx.example"), host("sip:192.0.2.9")], Vec::new());
         let (now, from) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
         let register = |target| Head { method: Some("REGISTER"), target, ..head("theirs") };
         for target in ["sip:pbx.example", "sip:PBX.example:5070;transport=tcp", "sips:192.0.2.9", "sip:x@192.0.2.9"] {
@@ -301,6 +315,23 @@ mod tests {
             gate.failed(from, later);
         }
         assert_eq!(gate.judge(from, &register("sip:192.0.2.9"), later), Verdict::Drop("banned"));
+    }
+
+    #[test]
+    fn trunks_may_call_and_ask_and_are_never_banned() {
+        let gate = Gate::new(Vec::new(), vec!["203.0.113.0/24".parse().unwrap()]);
+        let (now, trunk, stranger) = (Instant::now(), IpAddr::from([203, 0, 113, 7]), IpAddr::from([203, 0, 114, 7]));
+        let message = |method, call_id| Head { method: Some(method), ..head(call_id) };
+        assert_eq!(gate.judge(trunk, &message("OPTIONS", "1"), now), Verdict::Ask);
+        assert_eq!(gate.judge(trunk, &message("INVITE", "2"), now), Verdict::Ask);
+        assert_eq!(gate.judge(trunk, &message("ACK", "2"), now), Verdict::Ask, "of the INVITE");
+        for method in ["OPTIONS", "INVITE"] {
+            assert_eq!(gate.judge(stranger, &message(method, "3"), now), Verdict::Drop("unknown"));
+        }
+        for _ in 0..2 * FAILURES {
+            assert_eq!(gate.judge(trunk, &message("BYE", "4"), now), Verdict::Drop("unknown"));
+        }
+        assert!(!gate.is_banned(trunk, now));
     }
 
     #[test]

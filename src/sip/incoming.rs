@@ -1,5 +1,6 @@
 //! A call from a phone, from its INVITE to its end. Runs with the control plane.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct IncomingCall {
     pub caller: PhoneCaller,
     /// The user part of the Request-URI: whom it calls, as dialled.
     pub dialled: String,
+    /// Of the call, as the headers of a trunk's INVITE say.
+    pub parameters: BTreeMap<String, String>,
     /// Its SDP and its events.
     pub phone: WaitingPhone,
 }
@@ -45,13 +48,15 @@ pub struct IncomingCall {
 pub enum PhoneCaller {
     /// A user, by a password.
     User(String),
+    /// A trunk, by its address, and by a password if it has one.
+    Trunk(String),
 }
 
 impl PhoneCaller {
     /// As in the configuration.
     pub fn name(&self) -> &str {
         match self {
-            Self::User(name) => name,
+            Self::User(name) | Self::Trunk(name) => name,
         }
     }
 }
@@ -141,7 +146,8 @@ pub(super) async fn take(stack: &Arc<Stack>, mut transaction: Transaction) {
         leg,
         responder: responder.clone(),
     };
-    let call = IncomingCall { caller: opening.caller, dialled: opening.dialled, phone };
+    let Opening { caller, dialled, parameters, .. } = opening;
+    let call = IncomingCall { caller, dialled, parameters, phone };
     if stack.incoming.try_send(call).is_err() {
         responder.refuse(503, "overloaded");
     }
@@ -160,10 +166,14 @@ pub(super) async fn take(stack: &Arc<Stack>, mut transaction: Transaction) {
     stack.spawn_call(incoming.last(transaction));
 }
 
+/// The code and the headers of an answer.
+type Refusal = (u16, Vec<Header>);
+
 /// What a good INVITE says.
 struct Opening {
     caller: PhoneCaller,
     dialled: String,
+    parameters: BTreeMap<String, String>,
     offer: String,
     call_id: String,
     session: Option<SessionExpires>,
@@ -171,9 +181,8 @@ struct Opening {
 }
 
 /// The error is the answer.
-fn open(stack: &Stack, request: &Request, flow: &Flow) -> Result<Opening, (u16, Vec<Header>)> {
-    let Some(registrations) = &stack.registrations else { return Err((403, Vec::new())) };
-    let caller = PhoneCaller::User(registrations.who(request, flow, clock::now())?);
+fn open(stack: &Stack, request: &Request, flow: &Flow) -> Result<Opening, Refusal> {
+    let (caller, parameters) = who(stack, request, flow)?;
     if request.header_value("Replaces").is_some() {
         // RFC 3891 §3: none of our calls can be taken over.
         return Err((481, Vec::new()));
@@ -199,7 +208,20 @@ fn open(stack: &Stack, request: &Request, flow: &Flow) -> Result<Opening, (u16, 
     let call_id = request.header_value("Call-ID").ok_or((400, Vec::new()))?;
     let dialled = request.uri.user().unwrap_or_default().to_owned();
     let takes_update = super::in_dialog::allows(request, rsipstack::sip::Method::Update);
-    Ok(Opening { caller, dialled, offer, call_id, session, takes_update })
+    Ok(Opening { caller, dialled, parameters, offer, call_id, session, takes_update })
+}
+
+/// Who calls, and what the INVITE says about the call. A user's password goes before the address of a trunk: a phone may be
+/// behind one.
+fn who(stack: &Stack, request: &Request, flow: &Flow) -> Result<(PhoneCaller, BTreeMap<String, String>), Refusal> {
+    let now = clock::now();
+    if let Some(trunk) = stack.trunks.at(flow.ip()).filter(|_| !stack.is_of_user(request)) {
+        trunk.check(request, flow, now)?;
+        flow.prove();
+        return Ok((PhoneCaller::Trunk(trunk.name().to_owned()), trunk.parameters(request)));
+    }
+    let Some(registrations) = &stack.registrations else { return Err((403, Vec::new())) };
+    Ok((PhoneCaller::User(registrations.who(request, flow, now)?), BTreeMap::new()))
 }
 
 /// A phone that waits for an answer, and then talks.

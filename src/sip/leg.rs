@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::contact::ContactUri;
 use super::flow::Flow;
+use super::trunk::TrunkCall;
 use super::uri::{Host, SipUri, Transport};
 use crate::call::agent_failure::AgentFailure;
 
@@ -31,6 +32,8 @@ pub enum Callee {
     Address(SipUri),
     /// A phone that is registered.
     Phone(RegisteredPhone),
+    /// A number behind a trunk.
+    Trunk(TrunkCall),
 }
 
 /// A phone of one of our users.
@@ -55,14 +58,17 @@ impl Callee {
         match self {
             Self::Address(to) => to.transport() == Transport::Ws,
             Self::Phone(phone) => phone.flow.is_websocket(),
+            Self::Trunk(_) => false,
         }
     }
 
     /// Whether it is reached over IPv6, as far as its address says.
     pub fn is_ipv6(&self) -> bool {
+        let is_ipv6 = |uri: &SipUri| matches!(uri.host, Host::Address(address) if address.is_ipv6());
         match self {
-            Self::Address(uri) => matches!(uri.host, Host::Address(address) if address.is_ipv6()),
+            Self::Address(uri) => is_ipv6(uri),
             Self::Phone(phone) => phone.flow.ip().is_ipv6(),
+            Self::Trunk(call) => call.trunk.options.targets.first().is_some_and(is_ipv6),
         }
     }
 
@@ -70,7 +76,7 @@ impl Callee {
     pub fn headers(&self) -> &[(&'static str, String)] {
         match self {
             Self::Address(uri) => &uri.headers,
-            Self::Phone(_) => &[],
+            Self::Phone(_) | Self::Trunk(_) => &[],
         }
     }
 }
@@ -84,6 +90,8 @@ pub struct Invite {
     pub offer: String,
     /// Further headers, such as `X-WhatsApp-Call-Id`: names and values without control characters.
     pub headers: Vec<(String, String)>,
+    /// The number of the person on WhatsApp in digits, for a trunk that learns it.
+    pub number: Option<String>,
 }
 
 impl Invite {

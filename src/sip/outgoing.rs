@@ -1,9 +1,11 @@
 //! One call to a phone, from its INVITE to its end. Runs with the control plane.
 
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rsipstack::dialog::authenticate::Credential;
 use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver};
 use rsipstack::dialog::invitation::{InviteAsyncResult, InviteOption};
 use rsipstack::dialog::invite_dialog::InviteDialog;
@@ -11,17 +13,20 @@ use rsipstack::platform::JoinHandle;
 use rsipstack::sip::{Header, HeadersExt, Response, Scheme, StatusCodeKind, Uri};
 use rsipstack::transport::SipAddr;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::info;
 
 use super::amend::Amended;
+use super::client_auth::ClientAuth;
 use super::flow::Connection;
+use super::gate::OpenDialog;
 use super::in_dialog::InDialog;
 use super::leg::{Answered, Callee, HangUp, Invite, RegisteredPhone, SipEvent};
 use super::reason::Reason;
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
-use super::uri::{SipUri, Transport};
+use super::trunk::{self, Failed};
+use super::uri::{Host, SipUri, Transport};
 use super::user_agent::{Stack, abilities};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
@@ -49,66 +54,187 @@ pub(super) async fn run(
 }
 
 async fn call(
-    stack: &Stack,
+    stack: &Arc<Stack>,
     invite: &Invite,
     events: &mpsc::Sender<SipEvent>,
     commands: &mut mpsc::Receiver<HangUp>,
 ) -> Result<(), AgentFailure> {
-    let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
-    let way = tokio::select! {
-        way = Way::find(stack, &invite.to) => way?,
-        _ = commands.recv() => return Ok(()),
+    let answered = match &invite.to {
+        Callee::Trunk(call) => trunk::reach(stack, invite, call, events, commands).await?,
+        to @ (Callee::Address(_) | Callee::Phone(_)) => {
+            let attempt = Attempt { invite, to, caller: Caller::us(), auth: None, answers_within: None };
+            attempt.ring(stack, events, commands).await.map_err(|unanswered| unanswered.failure)?
+        }
     };
-    let call_id = new_call_id();
-    let dialog = stack.gate.open(&call_id, clock::now);
-    let amended = stack.amendments.open(&call_id);
-    let mut least_seconds = LEAST_SECONDS;
-    loop {
-        let option = InviteOption {
-            caller: uri(Scheme::Sip, Some("whatsapp"), way.contact.host_with_port.clone(), None),
-            caller_display_name: Some("WhatsApp".to_owned()),
-            callee: way.callee.clone(),
-            destination: Some(way.destination.clone()),
-            content_type: Some("application/sdp".to_owned()),
-            offer: Some(invite.offer.clone().into_bytes()),
-            contact: way.contact.clone(),
-            headers: Some(headers(invite, least_seconds)),
-            call_id: Some(call_id.clone()),
-            ..InviteOption::default()
+    match answered {
+        Some(phone) => phone.talk(stack, invite, events, commands).await,
+        None => Ok(()),
+    }
+}
+
+/// One call to one phone or server.
+pub(super) struct Attempt<'a> {
+    pub invite: &'a Invite,
+    pub to: &'a Callee,
+    pub caller: Caller,
+    /// Who we are to its server.
+    pub auth: Option<ClientAuth>,
+    /// For a connection, and then for a first response; None to wait as long as the agent does.
+    pub answers_within: Option<Duration>,
+}
+
+/// Who calls, as the phone is told.
+pub(super) struct Caller {
+    pub user: String,
+    /// None for our own address.
+    pub host: Option<Host>,
+    /// Whether we answer for it (RFC 3325).
+    pub is_asserted: bool,
+}
+
+/// A call that nobody answered.
+pub(super) struct Unanswered {
+    pub how: Failed,
+    pub failure: AgentFailure,
+}
+
+/// A phone that has answered, and what its call holds.
+pub(super) struct AnsweredPhone {
+    dialog: InviteDialog,
+    states: DialogStateReceiver,
+    response: Box<Response>,
+    /// The answer to our offer.
+    sdp: Option<String>,
+    held: Held,
+}
+
+/// What a call holds from its INVITE to its end.
+struct Held {
+    way: Way,
+    amended: Arc<Amended>,
+    _open: OpenDialog,
+}
+
+impl Attempt<'_> {
+    /// Rings until the phone answers. None if the agent is not wanted any more.
+    pub async fn ring(
+        self,
+        stack: &Arc<Stack>,
+        events: &mpsc::Sender<SipEvent>,
+        commands: &mut mpsc::Receiver<HangUp>,
+    ) -> Result<Option<AnsweredPhone>, Unanswered> {
+        let way = tokio::select! {
+            way = Way::find(stack, self.to) => way.map_err(|failure| Unanswered { how: Failed::Unreachable, failure })?,
+            _ = commands.recv() => return Ok(None),
+            () = sleep(self.answers_within.unwrap_or_default()), if self.answers_within.is_some() => {
+                let failure = AgentFailureKind::Refused.because("no connection in time");
+                return Err(Unanswered { how: Failed::Unreachable, failure });
+            }
         };
-        let (sender, states) = stack.dialogs.new_dialog_state_channel();
-        let begun = stack.dialogs.do_invite_async(option, sender);
-        let (dialog_of_call, inviting) = begun.map_err(|_| refused("the INVITE could not be made"))?;
-        let ringing = Ringing { dialog: dialog_of_call.clone(), states, inviting, amended: &amended, early: None };
-        match ringing.last(events, commands).await {
-            Rung::Answered { response, sdp, states } => {
-                let talk = InDialog::new(stack, dialog_of_call, states, &invite.offer, &response);
-                let answer = sdp.map(|sdp| Answered { sdp, signalling: way.signalling });
-                let ended = talk.last(answer, events, commands).await;
-                if let Some(reason) = amended.farewell() {
-                    let id = invite.call_id().unwrap_or_default();
-                    info!(call.id = id, "the phone of call {id} hung up: {reason}");
+        let call_id = new_call_id();
+        let open = stack.gate.open(&call_id, clock::now);
+        let amended = Arc::new(stack.amendments.open(&call_id, self.auth));
+        let held = Held { way, amended, _open: open };
+        let caller = self.caller.uri(&held.way.contact);
+        let here = |cause: &str| Unanswered { how: Failed::Here, failure: AgentFailureKind::Refused.because(cause) };
+        let mut least_seconds = LEAST_SECONDS;
+        loop {
+            let mut headers = headers(self.invite, least_seconds);
+            if self.caller.is_asserted {
+                headers.push(Header::PAssertedIdentity(format!("<{caller}>").into()));
+            }
+            let option = InviteOption {
+                caller: caller.clone(),
+                caller_display_name: Some("WhatsApp".to_owned()),
+                callee: held.way.callee.clone(),
+                destination: Some(held.way.destination.clone()),
+                content_type: Some("application/sdp".to_owned()),
+                offer: Some(self.invite.offer.clone().into_bytes()),
+                contact: held.way.contact.clone(),
+                // Has the library send a challenged request again; `amend` says what it shows.
+                credential: Some(Credential::default()).filter(|_| held.amended.may_answer_challenges()),
+                headers: Some(headers),
+                call_id: Some(call_id.clone()),
+                ..InviteOption::default()
+            };
+            let (sender, states) = stack.dialogs.new_dialog_state_channel();
+            let begun = stack.dialogs.do_invite_async(option, sender);
+            let (dialog, inviting) = begun.map_err(|_| here("the INVITE could not be made"))?;
+            let amended = held.amended.clone();
+            let ringing = Ringing { dialog: dialog.clone(), states, inviting, amended, early: None };
+            match ringing.last(events, commands, self.answers_within).await {
+                Rung::Answered { response, sdp, states } => {
+                    return Ok(Some(AnsweredPhone { dialog, states, response, sdp, held }));
                 }
-                drop(dialog);
-                return ended;
+                Rung::TooBrief(seconds) if least_seconds == LEAST_SECONDS && seconds > least_seconds => {
+                    least_seconds = seconds.min(MOST_SECONDS);
+                }
+                Rung::TooBrief(_) => {
+                    return Err(Unanswered { how: Failed::Answered(422), failure: status::failure(422) });
+                }
+                Rung::Failed(failure) => {
+                    let how = failure.sip_code.map_or(Failed::Here, Failed::Answered);
+                    return Err(Unanswered { how, failure });
+                }
+                Rung::Silent(ringing) => {
+                    // It may still answer: then it is told that nobody waits any more.
+                    stack.spawn_call(async move {
+                        ringing.cancel().await;
+                        drop(held);
+                    });
+                    let waited = crate::telemetry::shown(self.answers_within.unwrap_or_default());
+                    let failure = AgentFailureKind::NoAnswer.because(format_args!("no response within {waited}"));
+                    return Err(Unanswered { how: Failed::Silent, failure });
+                }
+                Rung::GivenUp => return Ok(None),
             }
-            Rung::TooBrief(seconds) if least_seconds == LEAST_SECONDS && seconds > least_seconds => {
-                least_seconds = seconds.min(MOST_SECONDS);
-            }
-            Rung::TooBrief(_) => return Err(status::failure(422)),
-            Rung::Failed(failure) => return Err(failure),
-            Rung::GivenUp => return Ok(()),
         }
     }
 }
 
+impl Caller {
+    /// WhatsApp, without a number.
+    pub fn us() -> Self {
+        Self { user: "whatsapp".to_owned(), host: None, is_asserted: false }
+    }
+
+    fn uri(&self, contact: &Uri) -> Uri {
+        let host = match &self.host {
+            Some(Host::Name(name)) => rsipstack::sip::Domain::from(name.clone()).into(),
+            Some(Host::Address(address)) => (*address).into(),
+            None => contact.host_with_port.clone(),
+        };
+        uri(Scheme::Sip, Some(&self.user), host, None)
+    }
+}
+
+impl AnsweredPhone {
+    /// Stays until either side hangs up.
+    async fn talk(
+        self,
+        stack: &Stack,
+        invite: &Invite,
+        events: &mpsc::Sender<SipEvent>,
+        commands: &mut mpsc::Receiver<HangUp>,
+    ) -> Result<(), AgentFailure> {
+        let talk = InDialog::new(stack, self.dialog, self.states, &invite.offer, &self.response);
+        let answer = self.sdp.map(|sdp| Answered { sdp, signalling: self.held.way.signalling });
+        let ended = talk.last(answer, events, commands).await;
+        if let Some(reason) = self.held.amended.farewell() {
+            let id = invite.call_id().unwrap_or_default();
+            info!(call.id = id, "the phone of call {id} hung up: {reason}");
+        }
+        ended
+    }
+}
+
 /// How a phone is reached.
-struct Way {
+pub(super) struct Way {
     /// The Request-URI.
-    callee: Uri,
-    destination: SipAddr,
+    pub callee: Uri,
+    pub destination: SipAddr,
     /// Ours.
-    contact: Uri,
+    pub contact: Uri,
     /// Where its SIP comes from.
     signalling: IpAddr,
     /// Held to the end of the call, so that the connection is. None over UDP, and where the phone holds it.
@@ -116,10 +242,12 @@ struct Way {
 }
 
 impl Way {
-    async fn find(stack: &Stack, to: &Callee) -> Result<Self, AgentFailure> {
+    pub async fn find(stack: &Stack, to: &Callee) -> Result<Self, AgentFailure> {
         match to {
             Callee::Address(to) => Self::to_address(stack, to).await,
             Callee::Phone(phone) => Self::to_phone(stack, phone),
+            // Its servers are called one by one.
+            Callee::Trunk(_) => Err(AgentFailureKind::NotConfigured.into()),
         }
     }
 
@@ -159,11 +287,11 @@ impl Way {
 }
 
 /// A phone that was called.
-struct Ringing<'a> {
+struct Ringing {
     dialog: InviteDialog,
     states: DialogStateReceiver,
     inviting: JoinHandle<InviteAsyncResult>,
-    amended: &'a Amended,
+    amended: Arc<Amended>,
     early: Option<EarlyAnswer>,
 }
 
@@ -184,13 +312,21 @@ enum Rung {
     },
     /// The phone wants a longer session.
     TooBrief(u32),
+    /// No response came in time.
+    Silent(Box<Ringing>),
     Failed(AgentFailure),
     /// The agent is not wanted any more.
     GivenUp,
 }
 
-impl Ringing<'_> {
-    async fn last(mut self, events: &mpsc::Sender<SipEvent>, commands: &mut mpsc::Receiver<HangUp>) -> Rung {
+impl Ringing {
+    async fn last(
+        mut self,
+        events: &mpsc::Sender<SipEvent>,
+        commands: &mut mpsc::Receiver<HangUp>,
+        answers_within: Option<Duration>,
+    ) -> Rung {
+        let mut silent_at = answers_within.map(|within| clock::now() + within);
         let mut has_rung = false;
         // What the phone asks for from then on is for the talk: it may come before the INVITE counts as done.
         let mut is_confirmed = false;
@@ -202,6 +338,9 @@ impl Ringing<'_> {
                         return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
                     };
                     is_confirmed = matches!(state, DialogState::Confirmed(..));
+                    if !matches!(state, DialogState::Calling(_)) {
+                        silent_at = None;
+                    }
                     if self.follow(&state) && !std::mem::replace(&mut has_rung, true) {
                         // One event per call: the queue has room.
                         let _ = events.try_send(SipEvent::Ringing);
@@ -210,6 +349,10 @@ impl Ringing<'_> {
                 command = commands.recv() => {
                     self.amended.cancel_because(command.map_or("agent_gone", |command| command.reason));
                     return self.cancel().await;
+                }
+                () = at(silent_at) => {
+                    self.amended.cancel_because("no_response");
+                    return Rung::Silent(Box::new(self));
                 }
             }
         }
@@ -234,9 +377,9 @@ impl Ringing<'_> {
             Ok(Ok((_, None))) => return Rung::Failed(AgentFailureKind::NoAnswer.because("no response came")),
             // The library's text may hold addresses.
             Ok(Err(_)) => {
-                return Rung::Failed(
-                    AgentFailureKind::Refused.because("the INVITE could not be sent, or its answer not read"),
-                );
+                return Rung::Failed(self.not_authorized(401).unwrap_or_else(|| {
+                    AgentFailureKind::Refused.because("the INVITE could not be sent, or its answer not read")
+                }));
             }
             Err(_) => return Rung::Failed(AgentFailureKind::Refused.because("a bug in the SIP library")),
         };
@@ -254,11 +397,21 @@ impl Ringing<'_> {
             | StatusCodeKind::Other => match (response.status_code.code(), least_of(&response)) {
                 (422, Some(seconds)) => Rung::TooBrief(seconds),
                 (code, _) => {
+                    if let Some(failure) = self.not_authorized(code) {
+                        return Rung::Failed(failure);
+                    }
                     let reason = response.header_value("Reason").and_then(|value| Reason::parse(&value));
                     Rung::Failed(status::failure_with(code, reason.as_ref()))
                 }
             },
         }
+    }
+
+    /// Why the server's challenge was not answered.
+    fn not_authorized(&self, code: u16) -> Option<AgentFailure> {
+        let cause = self.amended.auth_refusal().filter(|_| matches!(code, 401 | 407))?;
+        let failure = AgentFailureKind::Refused.because(format_args!("SIP {code} Authentication Required: {cause}"));
+        Some(AgentFailure { sip_code: Some(code), ..failure })
     }
 
     /// A 2xx that comes all the same is acknowledged and followed by a BYE.
@@ -274,8 +427,15 @@ impl Ringing<'_> {
     }
 }
 
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => pending().await,
+    }
+}
+
 /// Random, so that it is a secret of the two sides; see `Gate`.
-fn new_call_id() -> String {
+pub(super) fn new_call_id() -> String {
     format!("{:032x}@patchcord", rand::random::<u128>())
 }
 
@@ -300,7 +460,12 @@ pub(super) fn our_contact(is_secure: bool, transport: Transport, address: std::n
     }
 }
 
-fn uri(scheme: Scheme, user: Option<&str>, host: rsipstack::sip::HostWithPort, transport: Option<Transport>) -> Uri {
+pub(super) fn uri(
+    scheme: Scheme,
+    user: Option<&str>,
+    host: rsipstack::sip::HostWithPort,
+    transport: Option<Transport>,
+) -> Uri {
     let params = transport.map(|transport| rsipstack::sip::Param::Transport(library_transport(transport)));
     Uri {
         scheme: Some(scheme),

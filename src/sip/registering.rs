@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::authenticator::{Authenticator, Claim, Sender};
 use super::contact::Contacts;
-use super::digest::Ha1;
+use super::digest::{Challenge, Ha1};
 use super::flow::{Flow, Flows};
 use super::gate::Gate;
 use super::registrar::{Binding, LEAST_SECONDS, RegisterRefused, Registrar, Registration};
@@ -105,6 +105,12 @@ impl Registrations {
         }
     }
 
+    /// Whether a request shows credentials for our realm.
+    pub fn is_claimed(&self, request: &Request) -> bool {
+        let shown = claim_headers(request);
+        shown.iter().any(|value| locked(&self.authenticator).is_for_realm(value))
+    }
+
     /// Who sends a request. The error is the answer to somebody who has not shown it.
     pub fn who(&self, request: &Request, flow: &Flow, now: Instant) -> Result<String, (u16, Vec<Header>)> {
         match self.sender(request, flow, now) {
@@ -122,17 +128,13 @@ impl Registrations {
     }
 
     fn sender(&self, request: &Request, flow: &Flow, now: Instant) -> Sender {
-        let is_for =
-            |uri: &str| uri == request.uri.to_string() || Uri::try_from(uri).is_ok_and(|uri| uri == request.uri);
-        let headers = request.headers.iter().filter_map(credentials).collect();
-        let method = request.method.to_string();
-        let claim = Claim { headers, method: &method, is_for: &is_for, from: flow.ip() };
+        let (method, is_for) = (request.method.to_string(), |uri: &str| is_for(request, uri));
+        let claim = Claim { headers: claim_headers(request), method: &method, is_for: &is_for, from: flow.ip() };
         locked(&self.authenticator).judge(&claim, now)
     }
 
     fn challenges(&self, flow: &Flow, is_stale: bool, now: Instant) -> Vec<Header> {
-        let challenges = locked(&self.authenticator).challenges(flow.ip(), rand::random(), is_stale, now);
-        challenges.into_iter().map(|challenge| Header::WwwAuthenticate(challenge.to_string().into())).collect()
+        challenge_headers(locked(&self.authenticator).challenges(flow.ip(), rand::random(), is_stale, now))
     }
 
     fn register(
@@ -166,6 +168,20 @@ impl Registrations {
 fn answered(outcome: &'static str, code: u16, headers: Vec<Header>) -> Reply {
     metrics::counter!("patchcord_sip_registers_total", "outcome" => outcome).increment(1);
     Reply { code, headers }
+}
+
+/// What a request shows of who sent it.
+pub(super) fn claim_headers(request: &Request) -> Vec<String> {
+    request.headers.iter().filter_map(credentials).collect()
+}
+
+/// Whether credentials for this address are for the request.
+pub(super) fn is_for(request: &Request, uri: &str) -> bool {
+    uri == request.uri.to_string() || Uri::try_from(uri).is_ok_and(|uri| uri == request.uri)
+}
+
+pub(super) fn challenge_headers(challenges: Vec<Challenge>) -> Vec<Header> {
+    challenges.into_iter().map(|challenge| Header::WwwAuthenticate(challenge.to_string().into())).collect()
 }
 
 fn credentials(header: &Header) -> Option<String> {

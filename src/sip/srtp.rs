@@ -51,6 +51,7 @@ impl SrtpRules {
         match to {
             Callee::Address(uri) => self.for_phone(uri),
             Callee::Phone(phone) => self.over(self.usual, phone.is_encrypted()),
+            Callee::Trunk(call) => self.for_targets(&call.trunk.options.targets),
         }
     }
 
@@ -58,6 +59,17 @@ impl SrtpRules {
     pub fn for_phone(&self, to: &SipUri) -> Result<Srtp, &'static str> {
         let usual = if to.is_secure { Srtp::Required } else { self.usual };
         self.over(to.srtp.unwrap_or(usual), to.transport() == Transport::Tls)
+    }
+
+    /// The same of servers that stand for each other: one offer is for them all.
+    pub fn for_targets(&self, targets: &[SipUri]) -> Result<Srtp, &'static str> {
+        let mut all = targets.iter().map(|target| self.for_phone(target));
+        let first = all.next().unwrap_or(Ok(Srtp::Off))?;
+        match all.all(|other| other == Ok(first)) {
+            true => Ok(first),
+            false => Err("one offer goes to all targets, and their SRTP differs: give each the same ;srtp=, and \
+                          ;transport=tls to all or to none"),
+        }
     }
 
     fn over(&self, wanted: Srtp, is_encrypted: bool) -> Result<Srtp, &'static str> {

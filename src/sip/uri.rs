@@ -240,12 +240,16 @@ fn read_user(user: &str) -> Result<String, String> {
     if user.contains(':') {
         return Err("a password does not belong in the address: give it to a trunk".to_owned());
     }
-    // RFC 3261 §25.1: unreserved and user-unreserved, but for the signs that separate the parts of an address.
-    let is_plain = user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,/".contains(&byte));
-    match (1..=MAX_USER_BYTES).contains(&user.len()) && is_plain {
+    match is_user(user) {
         true => Ok(user.to_owned()),
         false => Err("the part before @ has 1 to 128 letters, digits and signs such as + . _ -".to_owned()),
     }
+}
+
+/// RFC 3261 §25.1: unreserved and user-unreserved, but for the signs that separate the parts of an address.
+pub(super) fn is_user(user: &str) -> bool {
+    let is_plain = user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,/".contains(&byte));
+    (1..=MAX_USER_BYTES).contains(&user.len()) && is_plain
 }
 
 /// RFC 3261 §25.1: `%` and two digits stand for a byte.

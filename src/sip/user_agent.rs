@@ -14,7 +14,7 @@ use rsipstack::dialog::dialog::Dialog;
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::platform::CancellationToken;
 use rsipstack::sip::typed::Contact;
-use rsipstack::sip::{Header, HeadersExt, Method, StatusCode, Transport as LibraryTransport, Uri};
+use rsipstack::sip::{Header, HeadersExt, Method, Request, StatusCode, Transport as LibraryTransport, Uri};
 use rsipstack::transaction::endpoint::EndpointOption;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transaction::{CallIdFormat, Endpoint, TransactionReceiver};
@@ -40,6 +40,7 @@ use super::refer::ReferRule;
 use super::registering::{Registrations, SWEEP};
 use super::registrar::Binding;
 use super::streams::Streams;
+use super::trunk::{TrunkCall, TrunkNumber, TrunkOptions, Trunks, keep_alive};
 use super::udp::{EdgeSocket, NoSocket};
 use super::uri::{Host, SipUri, Transport};
 use crate::clock;
@@ -87,6 +88,8 @@ pub struct UserAgentOptions {
     pub server_tls: Option<Arc<rustls::ServerConfig>>,
     /// None if no phone may register.
     pub registrar: Option<RegistrarOptions>,
+    /// Whom people are called through, and who calls through us.
+    pub trunks: Vec<TrunkOptions>,
     /// Takes the calls of phones; see [`UserAgent::incoming_calls`].
     pub incoming: mpsc::Sender<IncomingCall>,
 }
@@ -111,6 +114,7 @@ pub(super) struct Stack {
     pub streams: Arc<Streams>,
     /// None if no phone may register.
     pub registrations: Option<Arc<Registrations>>,
+    pub trunks: Trunks,
     pub flows: Flows,
     pub incoming: mpsc::Sender<IncomingCall>,
     calls: Mutex<JoinSet<()>>,
@@ -126,7 +130,8 @@ impl UserAgent {
     pub async fn start(options: UserAgentOptions) -> anyhow::Result<Self> {
         let cancel = CancellationToken::new();
         let domains = options.registrar.as_ref().map(|registrar| registrar.domains.clone()).unwrap_or_default();
-        let (gate, flows, names) = (Gate::new(domains), Flows::default(), Arc::new(Names::default()));
+        let allowed = options.trunks.iter().flat_map(|trunk| trunk.allow.clone()).collect();
+        let (gate, flows, names) = (Gate::new(domains, allowed), Flows::default(), Arc::new(Names::default()));
         let layer = TransportLayer::new_with_domain_resolver(cancel.clone(), Box::new(LibraryNames(names.clone())));
         let (mut contacts, mut listening, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for listen in &options.listen {
@@ -167,6 +172,7 @@ impl UserAgent {
             names,
             streams,
             registrations,
+            trunks: Trunks::new(options.trunks),
             flows,
             incoming,
             calls,
@@ -176,6 +182,7 @@ impl UserAgent {
         };
         let stack = Arc::new(stack);
         serving.push(tokio::spawn(take_requests(requests, stack.clone())));
+        serving.extend(keep_trunks_alive(&stack));
         for listen in &listening {
             info!("SIP phones are called from {listen}");
         }
@@ -215,6 +222,12 @@ impl UserAgent {
         bindings.into_iter().flatten().map(phone).collect()
     }
 
+    /// A number behind a trunk; None if there is no such trunk.
+    pub fn behind(&self, number: &TrunkNumber) -> Option<TrunkCall> {
+        let trunk = self.0.stack.trunks.get(&number.trunk)?.clone();
+        Some(TrunkCall { trunk, number: number.number.clone() })
+    }
+
     /// The users with a registered phone, now and from now on; None if no phone may register.
     pub fn registered_users(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
         self.0.stack.registrations.as_ref().map(|registrations| registrations.present())
@@ -243,6 +256,11 @@ impl Stack {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         while calls.try_join_next().is_some() {}
         calls.spawn_on(call, &self.runtime);
+    }
+
+    /// Whether a request shows a password of ours, and not a trunk's.
+    pub fn is_of_user(&self, request: &Request) -> bool {
+        self.registrations.as_ref().is_some_and(|registrations| registrations.is_claimed(request))
     }
 
     /// Whether a phone may hand its caller over to this one.
@@ -276,6 +294,13 @@ impl Stack {
             }
         }
     }
+}
+
+fn keep_trunks_alive(stack: &Arc<Stack>) -> Vec<JoinHandle<()>> {
+    let trunks = stack.trunks.all().filter_map(|trunk| Some((trunk, trunk.options.keepalive?)));
+    let targets =
+        trunks.flat_map(|(trunk, every)| (0..trunk.options.targets.len()).map(move |index| (trunk, index, every)));
+    targets.map(|(trunk, index, every)| tokio::spawn(keep_alive(stack.clone(), trunk.clone(), index, every))).collect()
 }
 
 /// A listening socket.
@@ -380,6 +405,9 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
     if known.is_none() && transaction.original.method == Method::Invite && !has_tag(&transaction) {
         return incoming::take(stack, transaction).await;
     }
+    if known.is_none() && transaction.original.method == Method::Options && !has_tag(&transaction) {
+        return answer_trunk(stack, transaction).await;
+    }
     let answered = match known {
         Some(Dialog::Invite(mut dialog)) => dialog.handle(&mut transaction).await,
         Some(
@@ -392,6 +420,16 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
     };
     if answered.is_err() {
         metrics::counter!("patchcord_sip_dropped_total", "reason" => "not_in_dialog").increment(1);
+    }
+}
+
+/// A trunk that asks whether we are there.
+async fn answer_trunk(stack: &Stack, mut transaction: Transaction) {
+    let Some(flow) = stack.flows.of(&transaction) else { return };
+    if stack.trunks.at(flow.ip()).is_some() {
+        flow.prove();
+        // A server that has gone misses its answer.
+        let _ = transaction.reply_with(StatusCode::OK, abilities().into(), None).await;
     }
 }
 

@@ -57,6 +57,7 @@ mod sip_provisional;
 mod sip_queues;
 mod sip_srtp;
 mod sip_transfer;
+mod sip_trunks;
 mod sip_users;
 mod sip_websocket;
 mod slow_clients;

@@ -22,11 +22,16 @@ pub(super) struct Phone {
 
 /// Rings the phones of each round at once, and one round after the other. Gives the one that answered; the others are
 /// cancelled.
-pub(super) async fn ring(rounds: Vec<Vec<Callee>>, port: &AgentPort, options: &SipOptions) -> Result<Phone, Ending> {
+pub(super) async fn ring(
+    rounds: Vec<Vec<Callee>>,
+    headers: &[(String, String)],
+    port: &AgentPort,
+    options: &SipOptions,
+) -> Result<Phone, Ending> {
     let each = options.ring_timeout / rounds.len().max(1) as u32;
     let mut ending = Ending::Failed(AgentFailureKind::Refused.because("there is no phone to ring"));
     for round in rounds {
-        ending = match Ringing::begin(round, port, options).last(each).await {
+        ending = match Ringing::begin(round, headers, port, options).last(each).await {
             Err(Ending::Failed(failure)) => Ending::Failed(failure),
             answered => return answered,
         };
@@ -43,10 +48,10 @@ struct Ringing<'a> {
 }
 
 impl<'a> Ringing<'a> {
-    fn begin(round: Vec<Callee>, port: &'a AgentPort, options: &SipOptions) -> Self {
+    fn begin(round: Vec<Callee>, headers: &[(String, String)], port: &'a AgentPort, options: &SipOptions) -> Self {
         let (mut phones, mut failure) = (Vec::new(), None);
         for callee in round {
-            match Phone::call(callee, port, options) {
+            match Phone::call(callee, headers, port, options) {
                 Ok(phone) => phones.push(phone),
                 Err(why) => failure = Some(why),
             }
@@ -119,11 +124,18 @@ impl<'a> Ringing<'a> {
 }
 
 impl Phone {
-    fn call(callee: Callee, port: &AgentPort, options: &SipOptions) -> Result<Self, AgentFailure> {
+    fn call(
+        callee: Callee,
+        headers: &[(String, String)],
+        port: &AgentPort,
+        options: &SipOptions,
+    ) -> Result<Self, AgentFailure> {
         let (media, offer) = PhoneMedia::offer(port, &callee, options.audio)?;
         let referred = callee.headers().iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-        let headers = [(CALL_ID.to_owned(), port.call_id().to_string())].into_iter().chain(referred).collect();
-        let leg = options.user_agent.call(Invite { to: callee, offer, headers });
+        let ours = [(CALL_ID.to_owned(), port.call_id().to_string())].into_iter();
+        let headers = ours.chain(referred).chain(headers.iter().cloned()).collect();
+        let number = port.description().user.wa_id.clone();
+        let leg = options.user_agent.call(Invite { to: callee, offer, headers, number });
         Ok(Self { leg, media, is_accepted: false })
     }
 

@@ -15,6 +15,7 @@ use crate::agent::{AgentTarget, shown_address};
 use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::routes::Route;
+use crate::sip::TrunkNumber;
 
 /// Routes, sorted by name.
 #[derive(Serialize, ToSchema)]
@@ -91,6 +92,13 @@ enum TargetView {
     SipUser {
         /// The user's name.
         user: String,
+    },
+    /// A number behind a trunk.
+    SipTrunk {
+        /// The trunk's name.
+        trunk: String,
+        /// The number.
+        number: String,
     },
     /// A queue, whose agents take the call at a page.
     Queue {
@@ -170,6 +178,9 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
         AgentTarget::Model(model) => Some(TargetView::Model { model: model.to_string() }),
         AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
         AgentTarget::SipUser(name) => Some(TargetView::SipUser { user: name.clone() }),
+        AgentTarget::Trunk(TrunkNumber { trunk, number, .. }) => {
+            Some(TargetView::SipTrunk { trunk: trunk.clone(), number: number.clone() })
+        }
         AgentTarget::Queue(name) => Some(TargetView::Queue { queue: name.to_string() }),
         AgentTarget::Person(name) => Some(TargetView::Person { agent: name.to_string() }),
         AgentTarget::Prompts { names, .. } => Some(TargetView::Prompts { prompts: names.clone() }),

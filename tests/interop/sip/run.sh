@@ -14,4 +14,5 @@ mkdir -p target/interop-npm
 cp tests/interop/sip/npm/package.json tests/interop/sip/npm/package-lock.json target/interop-npm
 npm ci --silent --no-audit --no-fund --ignore-scripts --prefix target/interop-npm
 target/venv/bin/python tests/interop/sip/phones.py "$@"
+target/venv/bin/python tests/interop/sip/trunks.py "$@"
 exec target/venv/bin/python tests/interop/sip/jssip_phone.py "$@"

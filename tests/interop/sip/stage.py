@@ -29,7 +29,7 @@ class Stage:
         await self._simulator.start(str(self._program), "simulate", *places, "--webhook", webhook)
         self.stops_with(self._simulator)
         line = await self._simulator.wait_for_line("the simulator", lambda line: line.startswith("The phone:"))
-        self._page = next(word for word in line.split() if word.startswith("http://")).rstrip("/")
+        self.page = next(word for word in line.split() if word.startswith("http://")).rstrip("/")
 
     def stops_with(self, child: Child) -> None:
         self._stops.append(child.stop)
@@ -90,7 +90,7 @@ format = "json"
         """A WhatsApp user calls, says this, and hangs up after so long; the report of the call."""
         order = {"seconds": seconds, "digits": digits, "repeat": True} | ({"speech": str(speech)} if speech else {})
         body = json.dumps(order).encode()
-        request = urllib.request.Request(f"{self._page}/calls", data=body, method="POST")
+        request = urllib.request.Request(f"{self.page}/calls", data=body, method="POST")
         place = lambda: json.load(urllib.request.urlopen(request, timeout=90))
         return await within(90, "the call", asyncio.to_thread(place))
 

@@ -3,6 +3,7 @@
 
 mod account;
 mod calling;
+mod challenge;
 mod message;
 pub(crate) mod rtp;
 mod srtp;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use crate::speech::Speech;
 pub use account::{DigestHash, SipAccount};
 pub use calling::Dialled;
+pub use challenge::Challenge;
 pub use message::SipMessage;
 pub use rtp::{Codec, PhoneAudio};
 pub use srtp::Suite;
@@ -80,6 +82,10 @@ pub enum SipAnswer {
     AnswerCancel,
     /// 183 that asks for a PRACK.
     Reliable(Reliable),
+    /// A challenge first, as a server's with passwords; then 180 and 200 for whoever shows the password.
+    Challenge(Challenge),
+    /// The same, and this code for whoever shows it.
+    ChallengeThen(Challenge, u16),
 }
 
 /// A provisional response that is acknowledged (RFC 3262).
@@ -136,6 +142,8 @@ struct State {
     received: Vec<SipMessage>,
     invites: usize,
     dialog: Option<Dialog>,
+    /// Challenges sent.
+    challenges: u32,
     /// The last ACK of a change, by the CSeq of the change.
     last_ack: Option<(String, String)>,
     /// CSeq of its last REGISTER.
@@ -482,6 +490,14 @@ async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow:
             SipAnswer::Reliable(reliable) => shared.acknowledged(&message, reliable).await,
             _ => shared.respond(&message, 481, &[], "").await,
         },
+        Some("OPTIONS") if shared.dialog().is_err() => {
+            // Whoever ignores calls is dead.
+            if shared.options.answer != SipAnswer::Ignore {
+                let response = message.response(200, "options", shared.contact(), &[], "");
+                shared.socket.send_to(response.to_string().as_bytes(), from).await?;
+            }
+            Ok(())
+        }
         Some(_) => shared.respond(&message, 200, &[], "").await,
     }
 }
@@ -500,6 +516,17 @@ async fn ring(shared: &Shared, invite: SipMessage, from: SocketAddr) -> anyhow::
         state.invites
     };
     match &shared.options.answer {
+        SipAnswer::Challenge(challenge) | SipAnswer::ChallengeThen(challenge, _)
+            if !challenge.is_met(&invite, shared.state().challenges) =>
+        {
+            let count = {
+                let mut state = shared.state();
+                state.challenges += 1;
+                state.challenges
+            };
+            shared.respond(&invite, challenge.code, &challenge.headers(count), "").await
+        }
+        SipAnswer::ChallengeThen(_, code) => shared.respond(&invite, *code, &[], "").await,
         SipAnswer::Ignore => Ok(()),
         SipAnswer::Refuse(code) => shared.respond(&invite, *code, &shared.options.headers_of_answer, "").await,
         SipAnswer::Reliable(reliable) => shared.progress(&shared.dialog()?, *reliable).await,
@@ -507,7 +534,7 @@ async fn ring(shared: &Shared, invite: SipMessage, from: SocketAddr) -> anyhow::
             shared.respond(&invite, 422, &[format!("Min-SE: {seconds}")], "").await
         }
         SipAnswer::Ring | SipAnswer::AnswerCancel => shared.respond(&invite, 180, &[], "").await,
-        SipAnswer::Answer | SipAnswer::LongerSession(_) => {
+        SipAnswer::Answer | SipAnswer::LongerSession(_) | SipAnswer::Challenge(_) => {
             shared.respond(&invite, 180, &[], "").await?;
             let dialog = shared.dialog()?;
             shared.accept(&dialog).await

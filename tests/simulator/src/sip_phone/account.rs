@@ -63,14 +63,14 @@ impl SipAccount {
 }
 
 impl DigestHash {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Md5 => "MD5",
             Self::Sha256 => "SHA-256",
         }
     }
 
-    fn of(self, text: &str) -> String {
+    pub(super) fn of(self, text: &str) -> String {
         let bytes = match self {
             Self::Md5 => Md5::digest(text).to_vec(),
             Self::Sha256 => Sha256::digest(text).to_vec(),
