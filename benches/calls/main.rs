@@ -22,6 +22,7 @@ mod outbound;
 mod overload;
 mod phone;
 mod recording;
+mod registered;
 mod relaying;
 mod scene;
 mod service;
@@ -151,6 +152,9 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("23") {
         show("23 Fifty calls placed a second", outbound::many().await);
+    }
+    if wanted("24") {
+        show("24 Registered SIP phones", registered::idle().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))
