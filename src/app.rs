@@ -391,6 +391,7 @@ async fn start_user_agent(
         tls: Arc::new(tls),
         server_tls: server_tls.transpose()?.map(Arc::new),
         registrar: registrar_options(config, settings, addresses),
+        dns: settings.dns,
         trunks: settings.trunks.iter().map(|trunk| trunk.options.clone()).collect(),
         incoming,
     };

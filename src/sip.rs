@@ -11,6 +11,7 @@ pub mod foreign;
 mod gate;
 mod flow;
 mod places;
+mod locate;
 mod names;
 mod udp;
 mod streams;

@@ -1,7 +1,7 @@
 //! `[sip]`: where the user agent listens, whose phones register, and what phones may do. Trunks are in `trunks`.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Sip {
     pub users: Vec<SipUser>,
     /// Whom people are called through, and who calls through us.
     pub trunks: Vec<Trunk>,
+    /// The DNS server that is asked; the system's if None.
+    pub dns: Option<SocketAddr>,
 }
 
 /// A user whose phones register.
@@ -94,6 +96,7 @@ impl Sip {
             "domains",
             "users",
             "trunks",
+            "dns",
         ];
         if keys.into_iter().any(|key| section.has(key)) && !websocket {
             section.require("listen", "give [\"udp:0.0.0.0:5060\"], or set websocket = true");
@@ -126,8 +129,10 @@ impl Sip {
         let trunks: Vec<Option<Trunk>> =
             section.sections("trunks").into_iter().map(|trunk| Trunk::read(trunk, numbers, srtp)).collect();
         trunks::note_doubles(&section, &trunks);
+        let dns = section.parsed("dns", "127.0.0.1:53");
         section.end();
         Some(Self {
+            dns,
             listen: listen.or(websocket.then(Vec::new))?,
             websocket,
             advertise: advertise.unwrap_or_default(),

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rsipstack::sip::{Header, HeadersExt, Method, Request, Response, SipMessage, StatusCodeKind, Uri};
+use rsipstack::sip::headers::untyped::ToTypedHeader;
+use rsipstack::sip::{Header, HeadersExt, HostWithPort, Method, Request, Response, SipMessage, StatusCodeKind, Uri};
 use rsipstack::transaction::endpoint::MessageInspector;
 use rsipstack::transport::SipAddr;
 
@@ -28,6 +29,18 @@ struct Facts {
     farewell: Option<Reason>,
     /// Who we are to its server.
     auth: Option<ClientAuth>,
+    /// The name of its server.
+    named: Option<Named>,
+    /// Of our last INVITE outside of a dialog: its CANCEL has it too, and the ACK of its refusal (RFC 3261 §17.1.1.3).
+    branch: Option<String>,
+}
+
+/// A server's name, and the address that stands for it inside of the library: that one sends where a Request-URI says, and
+/// knows no other servers of a name than its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub name: HostWithPort,
+    pub address: HostWithPort,
 }
 
 /// Where requests of an early dialog go.
@@ -43,8 +56,8 @@ pub(super) struct Amended {
 }
 
 impl Amendments {
-    pub fn open(&self, call_id: &str, auth: Option<ClientAuth>) -> Amended {
-        self.all().insert(call_id.to_owned(), Facts { auth, ..Facts::default() });
+    pub fn open(&self, call_id: &str, auth: Option<ClientAuth>, named: Option<Named>) -> Amended {
+        self.all().insert(call_id.to_owned(), Facts { auth, named, ..Facts::default() });
         Amended { all: self.clone(), call_id: call_id.to_owned() }
     }
 
@@ -67,6 +80,13 @@ impl Amendments {
                 request.headers.unique_push(Header::Reason(reason::ours(name).into()));
             }
             _ => {}
+        }
+        let branch = branch_of(request);
+        if request.method() == &Method::Invite && !has_to_tag(request) {
+            facts.branch.clone_from(&branch);
+        }
+        if let Some(named) = &facts.named {
+            named.put(request, branch.is_some() && branch == facts.branch);
         }
         if let Some(auth) = &mut facts.auth {
             show_credentials(auth, request);
@@ -192,6 +212,33 @@ impl MessageInspector for Amendments {
     }
 }
 
+impl Named {
+    /// The name stands in `To`, and in the Request-URI before there is a dialog: in one that is the Contact of the other side.
+    fn put(&self, request: &mut Request, begins_dialog: bool) {
+        if begins_dialog && request.uri.host_with_port == self.address {
+            request.uri.host_with_port = self.name.clone();
+        }
+        for header in request.headers.iter_mut() {
+            let Header::To(to) = header else { continue };
+            let Ok(mut typed) = to.typed() else { continue };
+            if typed.uri.host_with_port == self.address {
+                typed.uri.host_with_port = self.name.clone();
+                to.replace(typed.to_string());
+            }
+        }
+    }
+}
+
+fn branch_of(request: &Request) -> Option<String> {
+    let via = request.header_value("Via")?;
+    let first = via.split(',').next()?;
+    first.split(';').find_map(|part| part.trim().strip_prefix("branch=")).map(str::to_owned)
+}
+
+fn has_to_tag(request: &Request) -> bool {
+    request.to_header().and_then(|to| to.tag()).is_ok_and(|tag| tag.is_some())
+}
+
 /// Puts what we have to show in place of what the library has made of our word for it.
 fn show_credentials(auth: &mut ClientAuth, request: &mut Request) {
     let Ok(cseq) = request.cseq_header().and_then(|cseq| cseq.seq()) else { return };
@@ -254,7 +301,7 @@ mod tests {
     #[test]
     fn a_prack_takes_the_target_and_the_route_of_its_response() {
         let amendments = Amendments::default();
-        let amended = amendments.open("ours@patchcord", None);
+        let amended = amendments.open("ours@patchcord", None, None);
         let response = |require: &str| {
             message(&format!(
                 "SIP/2.0 183 Progress\n{COMMON}CSeq: 1 INVITE\n{require}RSeq: 1\nContact: <sip:200@192.0.2.9:5070>\n\
@@ -276,9 +323,32 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_named_in_each_request_and_challenges_are_for_that_name() {
+        let amendments = Amendments::default();
+        let host = |text: &str| HostWithPort::try_from(text).unwrap();
+        let named = Named { name: host("pbx.example"), address: host("192.0.2.9:5070") };
+        let _amended = amendments.open("ours@patchcord", None, Some(named));
+        let sent = |method: &str, branch: &str, tag: &str| {
+            let common = COMMON.replace("<sip:c@d>;tag=2", &format!("<sip:200@192.0.2.9:5070>{tag}"));
+            let common = common.replace("z9hG4bK1", branch);
+            let text =
+                format!("{method} sip:200@192.0.2.9:5070 SIP/2.0\n{common}CSeq: 1 {method}\nContent-Length: 0\n\n");
+            let SipMessage::Request(sent) = amendments.before_send(message(&text), None) else { panic!("a request") };
+            (sent.uri.to_string(), sent.to_header().unwrap().value().to_owned())
+        };
+        let (name, contact) = ("sip:200@pbx.example".to_owned(), "sip:200@192.0.2.9:5070".to_owned());
+        let to = |tag: &str| format!("<sip:200@pbx.example>{tag}");
+        assert_eq!(sent("INVITE", "z9hG4bK1", ""), (name.clone(), to("")));
+        assert_eq!(sent("CANCEL", "z9hG4bK1", ""), (name.clone(), to("")));
+        assert_eq!(sent("ACK", "z9hG4bK1", ";tag=2"), (name, to(";tag=2")), "of a refusal");
+        assert_eq!(sent("ACK", "z9hG4bK2", ";tag=2"), (contact.clone(), to(";tag=2")), "of a 200");
+        assert_eq!(sent("BYE", "z9hG4bK3", ";tag=2"), (contact, to(";tag=2")));
+    }
+
+    #[test]
     fn reasons_of_cancel_and_bye_are_passed() {
         let amendments = Amendments::default();
-        let amended = amendments.open("ours@patchcord", None);
+        let amended = amendments.open("ours@patchcord", None, None);
         let cancel = || message(&format!("CANCEL sip:c@d SIP/2.0\n{COMMON}CSeq: 1 CANCEL\nContent-Length: 0\n\n"));
         assert_eq!(amendments.before_send(cancel(), None).to_string(), cancel().to_string());
         amended.cancel_because("caller_hung_up");

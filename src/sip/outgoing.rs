@@ -1,5 +1,6 @@
 //! One call to a phone, from its INVITE to its end. Runs with the control plane.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::info;
 
-use super::amend::Amended;
-use super::client_auth::ClientAuth;
+use super::amend::{Amended, Named};
+use super::client_auth::{Account, ClientAuth};
 use super::flow::Connection;
 use super::gate::OpenDialog;
 use super::in_dialog::InDialog;
 use super::leg::{Answered, Callee, HangUp, Invite, RegisteredPhone, SipEvent};
+use super::names::Hop;
 use super::reason::Reason;
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
@@ -35,6 +37,9 @@ use crate::clock;
 pub(super) const LAST_RESPONSE: Duration = Duration::from_secs(35);
 /// A peer that asks for a longer session than this has no use for session timers.
 pub(super) const MOST_SECONDS: u32 = 24 * 60 * 60;
+/// For a connection, and then for a first response, where another server can be called. An INVITE over UDP has been sent four
+/// times by then.
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 const NOTHING_LISTENS: &str = "nothing listens for it here";
 
 /// Calls a phone, and stays with the call until it is over.
@@ -78,7 +83,7 @@ pub(super) struct Attempt<'a> {
     pub to: &'a Callee,
     pub caller: Caller,
     /// Who we are to its server.
-    pub auth: Option<ClientAuth>,
+    pub auth: Option<Arc<Account>>,
     /// For a connection, and then for a first response; None to wait as long as the agent does.
     pub answers_within: Option<Duration>,
 }
@@ -116,24 +121,64 @@ struct Held {
 }
 
 impl Attempt<'_> {
-    /// Rings until the phone answers. None if the agent is not wanted any more.
+    /// Rings until the phone answers, at each server that the DNS names for its address (RFC 3263 §4.3). None if the agent is
+    /// not wanted any more.
     pub async fn ring(
         self,
         stack: &Arc<Stack>,
         events: &mpsc::Sender<SipEvent>,
         commands: &mut mpsc::Receiver<HangUp>,
     ) -> Result<Option<AnsweredPhone>, Unanswered> {
-        let way = tokio::select! {
-            way = Way::find(stack, self.to) => way.map_err(|failure| Unanswered { how: Failed::Unreachable, failure })?,
+        let unreachable = |failure| Unanswered { how: Failed::Unreachable, failure };
+        let mut ways = tokio::select! {
+            ways = Way::all(stack, self.to) => ways.map_err(unreachable)?,
             _ = commands.recv() => return Ok(None),
-            () = sleep(self.answers_within.unwrap_or_default()), if self.answers_within.is_some() => {
-                let failure = AgentFailureKind::Refused.because("no connection in time");
-                return Err(Unanswered { how: Failed::Unreachable, failure });
-            }
         };
+        let has_others = ways.len() > 1;
+        let answers_within = self.answers_within.or(has_others.then_some(ANSWERS_WITHIN));
+        loop {
+            let Some(hop) = ways.pop_front() else { return Err(unreachable(AgentFailureKind::Refused.into())) };
+            let rung = match self.way(stack, hop, commands, answers_within).await {
+                Ok(Some(way)) => self.ring_at(way, stack, events, commands, answers_within).await,
+                Ok(None) => return Ok(None),
+                Err(failure) => Err(unreachable(failure)),
+            };
+            match rung {
+                Err(unanswered) if unanswered.how.is_dead() && !ways.is_empty() => {}
+                rung => return rung,
+            }
+        }
+    }
+
+    /// The way to one server. None if the agent is not wanted any more.
+    async fn way(
+        &self,
+        stack: &Arc<Stack>,
+        hop: Option<Hop>,
+        commands: &mut mpsc::Receiver<HangUp>,
+        within: Option<Duration>,
+    ) -> Result<Option<Way>, AgentFailure> {
+        tokio::select! {
+            way = Way::find(stack, self.to, hop) => way.map(Some),
+            _ = commands.recv() => Ok(None),
+            () = sleep(within.unwrap_or_default()), if within.is_some() => {
+                Err(AgentFailureKind::Refused.because("no connection in time"))
+            }
+        }
+    }
+
+    async fn ring_at(
+        &self,
+        way: Way,
+        stack: &Arc<Stack>,
+        events: &mpsc::Sender<SipEvent>,
+        commands: &mut mpsc::Receiver<HangUp>,
+        answers_within: Option<Duration>,
+    ) -> Result<Option<AnsweredPhone>, Unanswered> {
         let call_id = new_call_id();
         let open = stack.gate.open(&call_id, clock::now);
-        let amended = Arc::new(stack.amendments.open(&call_id, self.auth));
+        let auth = self.auth.clone().map(ClientAuth::new);
+        let amended = Arc::new(stack.amendments.open(&call_id, auth, way.named.clone()));
         let held = Held { way, amended, _open: open };
         let caller = self.caller.uri(&held.way.contact);
         let here = |cause: &str| Unanswered { how: Failed::Here, failure: AgentFailureKind::Refused.because(cause) };
@@ -162,7 +207,7 @@ impl Attempt<'_> {
             let (dialog, inviting) = begun.map_err(|_| here("the INVITE could not be made"))?;
             let amended = held.amended.clone();
             let ringing = Ringing { dialog: dialog.clone(), states, inviting, amended, early: None };
-            match ringing.last(events, commands, self.answers_within).await {
+            match ringing.last(events, commands, answers_within).await {
                 Rung::Answered { response, sdp, states } => {
                     return Ok(Some(AnsweredPhone { dialog, states, response, sdp, held }));
                 }
@@ -182,7 +227,7 @@ impl Attempt<'_> {
                         ringing.cancel().await;
                         drop(held);
                     });
-                    let waited = crate::telemetry::shown(self.answers_within.unwrap_or_default());
+                    let waited = crate::telemetry::shown(answers_within.unwrap_or_default());
                     let failure = AgentFailureKind::NoAnswer.because(format_args!("no response within {waited}"));
                     return Err(Unanswered { how: Failed::Silent, failure });
                 }
@@ -237,34 +282,58 @@ pub(super) struct Way {
     pub contact: Uri,
     /// Where its SIP comes from.
     signalling: IpAddr,
+    /// The library sends where the Request-URI says, so the server's address is there; on the wire stands the name.
+    named: Option<Named>,
     /// Held to the end of the call, so that the connection is. None over UDP, and where the phone holds it.
     _connection: Option<Arc<Connection>>,
 }
 
 impl Way {
-    pub async fn find(stack: &Stack, to: &Callee) -> Result<Self, AgentFailure> {
+    /// The servers of an address, by the DNS; for a registered phone only what it came over.
+    pub async fn all(stack: &Stack, to: &Callee) -> Result<VecDeque<Option<Hop>>, AgentFailure> {
         match to {
-            Callee::Address(to) => Self::to_address(stack, to).await,
+            Callee::Address(to) => {
+                let hops = stack.names.find(to).await.map_err(|cause| AgentFailureKind::Refused.because(cause))?;
+                Ok(hops.into_iter().map(Some).collect())
+            }
+            Callee::Phone(_) | Callee::Trunk(_) => Ok(VecDeque::from([None])),
+        }
+    }
+
+    pub async fn find(stack: &Stack, to: &Callee, hop: Option<Hop>) -> Result<Self, AgentFailure> {
+        match to {
+            Callee::Address(to) => {
+                let hop = hop.ok_or_else(|| AgentFailureKind::Refused.because("its name has no address"))?;
+                Self::to_address(stack, to, hop).await
+            }
             Callee::Phone(phone) => Self::to_phone(stack, phone),
             // Its servers are called one by one.
             Callee::Trunk(_) => Err(AgentFailureKind::NotConfigured.into()),
         }
     }
 
-    async fn to_address(stack: &Stack, to: &SipUri) -> Result<Self, AgentFailure> {
+    async fn to_address(stack: &Stack, to: &SipUri, hop: Hop) -> Result<Self, AgentFailure> {
         let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
-        let address = stack.names.find(to).await.map_err(refused)?;
-        let transport = to.transport();
+        let Hop { address, transport } = hop;
         let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused(NOTHING_LISTENS))?;
         let connection = match transport {
             Transport::Udp => None,
             Transport::Tcp | Transport::Tls | Transport::Ws => {
                 let layer = &stack.dialogs.endpoint.transport_layer;
-                Some(stack.streams.connect(layer, to, address).await.map_err(|cause| refused(&cause))?)
+                Some(stack.streams.connect(layer, &to.host, hop).await.map_err(|cause| refused(&cause))?)
             }
         };
+        let mut callee = Uri::try_from(to.on_the_wire()).map_err(|_| refused("its address is malformed"))?;
+        let named = match &to.host {
+            Host::Name(_) => {
+                let name = std::mem::replace(&mut callee.host_with_port, address.into());
+                Some(Named { name, address: address.into() })
+            }
+            Host::Address(_) => None,
+        };
         Ok(Self {
-            callee: Uri::try_from(to.on_the_wire()).map_err(|_| refused("its address is malformed"))?,
+            callee,
+            named,
             destination: SipAddr { r#type: Some(library_transport(transport)), addr: address.into() },
             contact: our_contact(to.is_secure, transport, contact),
             signalling: address.ip(),
@@ -282,7 +351,8 @@ impl Way {
         }
         let contact = stack.contact_over(flow).ok_or_else(|| refused(NOTHING_LISTENS))?;
         let callee = Uri::try_from(uri.as_str()).map_err(|_| refused("its address is malformed"))?;
-        Ok(Self { callee, destination: flow.destination(), contact, signalling: flow.ip(), _connection: None })
+        let signalling = flow.ip();
+        Ok(Self { callee, destination: flow.destination(), contact, signalling, named: None, _connection: None })
     }
 }
 

@@ -25,9 +25,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::edge::head_of_stream;
 use super::flow::{Connection, Flows};
 use super::gate::{Gate, Verdict};
+use super::names::Hop;
 use super::outgoing::library_transport;
 use super::places::{Place, Places};
-use super::uri::{Host, SipUri, Transport};
+use super::uri::{Host, Transport};
 use crate::clock;
 
 /// For TCP and TLS to come up.
@@ -80,10 +81,11 @@ impl Streams {
     pub async fn connect(
         self: &Arc<Self>,
         layer: &TransportLayer,
-        uri: &SipUri,
-        address: SocketAddr,
+        host: &Host,
+        Hop { address, transport }: Hop,
     ) -> Result<Arc<Connection>, String> {
-        let peer = Peer { transport: uri.transport(), address, host: uri.host.clone() };
+        // Its certificate is for the host of its address, whichever server the DNS names for it (RFC 5922 §7.2).
+        let peer = Peer { transport, address, host: host.clone() };
         let in_use = locked(&self.opened).get(&peer).and_then(Weak::upgrade);
         if let Some(connection) = in_use.filter(|connection| !connection.is_over()) {
             return Ok(connection);

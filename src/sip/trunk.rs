@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rsipstack::sip::{Header, HeadersExt, Request};
 
 use super::authenticator::{Authenticator, Claim, Sender};
-use super::client_auth::{Account, ClientAuth};
+use super::client_auth::Account;
 use super::digest::{Algorithm, Ha1};
 use super::flow::Flow;
 use super::registering::{challenge_headers, claim_headers, is_for};
@@ -139,10 +139,6 @@ impl Trunk {
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.options.name
-    }
-
-    pub(super) fn client_auth(&self) -> Option<ClientAuth> {
-        self.account.clone().map(ClientAuth::new)
     }
 
     /// Whether a call that comes from one of its addresses is its own. The error is the answer.

@@ -90,6 +90,8 @@ pub struct UserAgentOptions {
     pub registrar: Option<RegistrarOptions>,
     /// Whom people are called through, and who calls through us.
     pub trunks: Vec<TrunkOptions>,
+    /// The DNS server that is asked; the system's if None.
+    pub dns: Option<SocketAddr>,
     /// Takes the calls of phones; see [`UserAgent::incoming_calls`].
     pub incoming: mpsc::Sender<IncomingCall>,
 }
@@ -131,7 +133,8 @@ impl UserAgent {
         let cancel = CancellationToken::new();
         let domains = options.registrar.as_ref().map(|registrar| registrar.domains.clone()).unwrap_or_default();
         let allowed = options.trunks.iter().flat_map(|trunk| trunk.allow.clone()).collect();
-        let (gate, flows, names) = (Gate::new(domains, allowed), Flows::default(), Arc::new(Names::default()));
+        let (gate, flows) = (Gate::new(domains, allowed), Flows::default());
+        let names = Arc::new(Names::new(options.dns, usable(&options.listen)));
         let layer = TransportLayer::new_with_domain_resolver(cancel.clone(), Box::new(LibraryNames(names.clone())));
         let (mut contacts, mut listening, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
         for listen in &options.listen {
@@ -294,6 +297,15 @@ impl Stack {
             }
         }
     }
+}
+
+/// A connection needs no listener: phones answer on it.
+fn usable(listen: &[Listen]) -> Vec<Transport> {
+    let has_udp = listen.iter().any(|listen| listen.transport == Transport::Udp);
+    [Transport::Udp, Transport::Tcp, Transport::Tls]
+        .into_iter()
+        .filter(|each| has_udp || *each != Transport::Udp)
+        .collect()
 }
 
 fn keep_trunks_alive(stack: &Arc<Stack>) -> Vec<JoinHandle<()>> {

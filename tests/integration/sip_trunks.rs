@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use patchcord_simulator::call::{Call, Stage};
 use patchcord_simulator::callee::{AnswerWebhooks, Callee, CalleeOptions};
+use patchcord_simulator::dns::{DnsRecord, DnsServer};
 use patchcord_simulator::sip_phone::{
     Challenge, DigestHash, SipAccount, SipAnswer, SipMessage, SipPhone, SipPhoneOptions,
 };
 use patchcord_simulator::speech::Speech;
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::people::{AGENT_HZ, CALLER_HZ, caller, until_caller_hears};
@@ -90,6 +92,22 @@ async fn the_next_server_is_called_where_it_may_do_better() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_tls_fails_or_that_hangs_is_followed_by_the_next() -> anyhow::Result<()> {
+    let (closes, hangs) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+    let target = |listener: &TcpListener| anyhow::Ok(format!("sip:{};transport=tls", listener.local_addr()?));
+    let alive = server(SipAnswer::Answer).await?;
+    let targets = [target(&closes)?, target(&hangs)?, alive.uri()];
+    let closing = tokio::spawn(async move { while closes.accept().await.is_ok() {} });
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let (mut service, call) = calling(&targets, "keepalive = 0\n", "").await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    assert_eq!(alive.hang_up().await?, 200);
+    service.end_of(&call).await?;
+    closing.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_persons_own_word_is_final() -> anyhow::Result<()> {
     for (code, detail) in
         [(486, "SIP 486 Busy"), (603, "SIP 603 Decline"), (600, "SIP 600 Busy"), (404, "SIP 404 Not Found")]
@@ -106,7 +124,7 @@ async fn the_persons_own_word_is_final() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reason_names_every_server_and_the_code_that_gave_up() -> anyhow::Result<()> {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let closed = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let (second, third) = (server(SipAnswer::Refuse(503)).await?, server(SipAnswer::Refuse(486)).await?);
     let targets = [format!("sip:{closed};transport=tcp"), second.uri(), third.uri()];
     let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
@@ -268,6 +286,86 @@ async fn a_trunk_with_a_password_for_its_calls_must_show_it() -> anyhow::Result<
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_of_a_domain_are_found_by_the_dns_and_called_in_its_order() -> anyhow::Result<()> {
+    let (first, second) = (server(SipAnswer::Refuse(503)).await?, server(SipAnswer::Answer).await?);
+    let naptr =
+        DnsRecord::Naptr { order: 1, service: "SIP+D2U".to_owned(), replacement: "_sip._udp.pbx.example".to_owned() };
+    let records = [
+        ("pbx.example", naptr),
+        srv(20, &second, "two"),
+        srv(10, &first, "one"),
+        ("one.pbx.example", here()),
+        ("two.pbx.example", here()),
+    ];
+    let dns = DnsServer::start(&records).await?;
+    for agent in ["sip-trunk:pbx/200", "sip:200@pbx.example"] {
+        let sip = format!(
+            "[sip]\nlisten = [\"udp:127.0.0.1:0\"]\ndns = \"{}\"\n[[sip.trunks]]\nname = \"pbx\"\n\
+             targets = [\"sip:pbx.example\"]\nkeepalive = 0\n",
+            dns.address()
+        );
+        let mut service = TestService::start_with(agent, TestOptions { sip, ..TestOptions::default() }).await?;
+        let asked = dead_calls(&first);
+        let call = service.call(caller()).await?;
+        until_caller_hears(&call, &[AGENT_HZ]).await?;
+        assert_eq!(dead_calls(&first), asked + 1, "{agent}");
+        let invite = second.received().into_iter().rfind(|message| message.method() == Some("INVITE"));
+        let invite = invite.context("an INVITE")?;
+        assert!(invite.start.starts_with("INVITE sip:200@pbx.example SIP"), "{invite}");
+        assert_eq!(invite.header("To"), Some("<sip:200@pbx.example>"), "{invite}");
+        call.hang_up().await?;
+        service.end_of(&call).await?;
+    }
+    assert!(dns.asked().contains(&("pbx.example".to_owned(), 35)), "{:?}", dns.asked());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ringing_server_of_a_domain_gets_the_cancel() -> anyhow::Result<()> {
+    let rings = server(SipAnswer::Ring).await?;
+    let dns = DnsServer::start(&[srv(10, &rings, "one"), ("one.pbx.example", here()), ("pbx.example", here())]).await?;
+    let sip = format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\ndns = \"{}\"\n", dns.address());
+    let options = TestOptions { sip, ..TestOptions::default() };
+    let service = TestService::start_with("sip:200@pbx.example", options).await?;
+    let call = service.call(caller()).await?;
+    let invite = rings.request("INVITE").await?;
+    call.hang_up().await?;
+    let cancel = rings.request("CANCEL").await?;
+    assert_eq!(cancel.header("Via"), invite.header("Via"));
+    assert_eq!(cancel.start.replace("CANCEL", "INVITE"), invite.start);
+    service.all_ended().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_or_a_domain_without_services_means_the_host_itself() -> anyhow::Result<()> {
+    let pbx = server(SipAnswer::Answer).await?;
+    let dns = DnsServer::start(&[("pbx.example", here())]).await?;
+    let sip = format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\ndns = \"{}\"\n", dns.address());
+    let agent = format!("sip:200@pbx.example:{}", pbx.address().port());
+    let service = TestService::start_with(&agent, TestOptions { sip, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    assert!(
+        dns.asked().iter().all(|(name, kind)| name == "pbx.example" && [1, 28].contains(kind)),
+        "{:?}",
+        dns.asked()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_does_not_exist_fails_at_once() -> anyhow::Result<()> {
+    let dns = DnsServer::start(&[]).await?;
+    let sip = format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\ndns = \"{}\"\n", dns.address());
+    let options = TestOptions { sip, ..TestOptions::default() };
+    let mut service = TestService::start_with("sip:200@pbx.example", options).await?;
+    let call = service.call(caller()).await?;
+    assert_eq!(service.event("call.agent_lost").await?.data["detail"], "its name does not exist");
+    service.end_of(&call).await?;
+    Ok(())
+}
+
 /// A server that behaves so.
 async fn server(answer: SipAnswer) -> anyhow::Result<SipPhone> {
     let speech = Speech::tone(AGENT_HZ)?;
@@ -343,4 +441,14 @@ impl Inbound {
         };
         Ok(Self { service, pbx, account, callee })
     }
+}
+
+/// A record of a server of `_sip._udp.pbx.example`.
+fn srv(priority: u16, server: &SipPhone, target: &str) -> (&'static str, DnsRecord) {
+    let target = format!("{target}.pbx.example");
+    ("_sip._udp.pbx.example", DnsRecord::Srv { priority, weight: 0, port: server.address().port(), target })
+}
+
+fn here() -> DnsRecord {
+    DnsRecord::A(std::net::Ipv4Addr::LOCALHOST)
 }

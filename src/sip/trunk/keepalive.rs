@@ -52,7 +52,16 @@ pub(in crate::sip) async fn keep_alive(stack: Arc<Stack>, trunk: Arc<Trunk>, ind
 
 /// When the answer came; None if none did. 503 says that it takes no calls.
 async fn ask(stack: &Stack, trunk: &Trunk, index: usize, held: &mut Option<Way>) -> Option<Instant> {
-    let way = Way::find(stack, &Callee::Address(trunk.options.targets[index].clone())).await.ok()?;
+    let to = Callee::Address(trunk.options.targets[index].clone());
+    let mut found = None;
+    for hop in Way::all(stack, &to).await.ok()? {
+        // The first of its servers that takes a connection, as a call would.
+        found = Way::find(stack, &to, hop).await.ok();
+        if found.is_some() {
+            break;
+        }
+    }
+    let way = found?;
     let call_id = new_call_id();
     let _open = stack.gate.open(&call_id, clock::now);
     let endpoint = &stack.dialogs.endpoint;

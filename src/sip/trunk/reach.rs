@@ -1,7 +1,6 @@
 //! Reach: a call through a trunk, at its servers one after the other, until one of them has the last word.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::info;
@@ -10,11 +9,8 @@ use super::{Trunk, TrunkCall};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
 use crate::sip::leg::{Callee, HangUp, Invite, SipEvent};
-use crate::sip::outgoing::{AnsweredPhone, Attempt, Caller, Unanswered};
+use crate::sip::outgoing::{ANSWERS_WITHIN, AnsweredPhone, Attempt, Caller, Unanswered};
 use crate::sip::user_agent::Stack;
-
-/// An INVITE over UDP has been sent four times by then.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
 /// Gives the phone that answered; None if the agent is not wanted any more.
 pub(in crate::sip) async fn reach(
@@ -34,7 +30,7 @@ pub(in crate::sip) async fn reach(
             invite,
             to: &to,
             caller: trunk.caller(invite.number.as_deref()),
-            auth: trunk.client_auth(),
+            auth: trunk.account.clone(),
             answers_within: Some(ANSWERS_WITHIN),
         };
         let Unanswered { how, failure } = match attempt.ring(stack, events, commands).await {

@@ -39,7 +39,7 @@ impl Failed {
     }
 
     /// Whether the server is not to be relied on for a while.
-    fn is_dead(self) -> bool {
+    pub fn is_dead(self) -> bool {
         matches!(self, Self::Unreachable | Self::Silent | Self::Answered(503))
     }
 

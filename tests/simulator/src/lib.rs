@@ -28,6 +28,7 @@ pub mod browser;
 pub mod call;
 pub mod callee;
 mod cut;
+pub mod dns;
 pub mod foreign_agent;
 pub mod load;
 pub mod meta;
