@@ -83,11 +83,15 @@ const EMBEDDING: [(AddressRange, usize); 4] = [
 /// Whether a URL leads to this machine or a private network: by a private address, or by a name that only such a network
 /// knows (RFC 6761, RFC 6762, RFC 8375, and names without a dot).
 pub(crate) fn is_nearby(url: &Url) -> bool {
-    match url.host() {
-        None => false,
-        Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
-        Some(Host::Domain(name)) => {
+    url.host().is_some_and(|host| is_nearby_host(&host.to_owned()))
+}
+
+/// The same of a host.
+pub(crate) fn is_nearby_host(host: &Host<String>) -> bool {
+    match host {
+        Host::Ipv4(address) => !is_public(IpAddr::V4(*address)),
+        Host::Ipv6(address) => !is_public(IpAddr::V6(*address)),
+        Host::Domain(name) => {
             let name = name.trim_end_matches('.');
             let last = name.rsplit('.').next().unwrap_or(name);
             !name.contains('.')

@@ -5,6 +5,7 @@
 pub mod notice;
 pub(crate) mod port;
 mod websocket;
+pub mod audiosocket;
 pub(crate) mod browser;
 mod offer;
 pub(crate) mod sip;
@@ -23,6 +24,7 @@ use patchcord_media::opus::SampleRate;
 use tokio::task::JoinSet;
 use url::Url;
 
+pub use audiosocket::AudioSocketOptions;
 pub use browser::BrowserId;
 pub use dialect::DialectName;
 pub use model::{ModelOptions, ModelVendor};
@@ -92,6 +94,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
             let translate = Box::new(move || model.clone().translator());
             start(tasks, port.clone(), websocket::run(socket, translate, port, options));
         }
+        AgentTarget::AudioSocket(agent) => start(tasks, port.clone(), audiosocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
         AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(Whom::At(uri), port, options.sip)),

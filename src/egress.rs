@@ -47,6 +47,8 @@ pub enum Use {
     Web,
     /// `wss://`, or `ws://` inside of an allowed private network.
     WebSocket,
+    /// `audiosocket://` inside of an allowed private network.
+    AudioSocket,
 }
 
 /// The hosts that a caller may name.
@@ -150,7 +152,13 @@ impl Egress {
         resolve: impl AsyncFnOnce(&str, u16) -> io::Result<Vec<SocketAddr>>,
     ) -> Result<CheckedUrl, Refused> {
         let url = parse(text, meant_for)?;
-        let host = url.host().ok_or(Refused::NotAUrl)?;
+        // The URL library reads an address as a name where it does not know the scheme.
+        let host = url.host_str().and_then(|host| Host::parse(host).ok()).ok_or(Refused::NotAUrl)?;
+        let host = match &host {
+            Host::Domain(name) => Host::Domain(name.as_str()),
+            Host::Ipv4(address) => Host::Ipv4(*address),
+            Host::Ipv6(address) => Host::Ipv6(*address),
+        };
         if hosts == Hosts::Listed && !self.0.iter().any(|allowed| allowed.takes_host(&host)) {
             return Err(Refused::HostNotAllowed);
         }
@@ -176,7 +184,7 @@ impl Egress {
             return Err(Refused::AddressNotAllowed);
         }
         let is_inside = addresses.iter().all(|address| !is_public(address.ip()));
-        if matches!(url.scheme(), "http" | "ws") && !is_inside {
+        if matches!(url.scheme(), "http" | "ws" | "audiosocket") && !is_inside {
             return Err(Refused::InTheClear(meant_for.safe_scheme()));
         }
         Ok(())
@@ -222,10 +230,12 @@ impl Refused {
 }
 
 impl Use {
-    fn schemes(self) -> ([&'static str; 2], &'static str) {
+    fn schemes(self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::Web => (["https", "http"], "https://"),
-            Self::WebSocket => (["wss", "ws"], "wss://"),
+            Self::Web => (&["https", "http"], "https://"),
+            Self::WebSocket => (&["wss", "ws"], "wss://"),
+            // It has no form that is encrypted.
+            Self::AudioSocket => (&["audiosocket"], "wss://"),
         }
     }
 

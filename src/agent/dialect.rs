@@ -5,7 +5,7 @@
 pub mod native;
 mod payload;
 mod stream_message;
-mod identity;
+pub(super) mod identity;
 mod twilio;
 mod telnyx;
 mod plivo;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions, WebSocketOptions, shown_address};
+use super::{
+    AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
+    WebSocketOptions, shown_address,
+};
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
 use crate::sip::{SipUri, TrunkNumber};
@@ -12,6 +15,8 @@ use crate::sip::{SipUri, TrunkNumber};
 pub enum AgentTarget {
     /// An agent behind a WebSocket.
     WebSocket(WebSocketOptions),
+    /// An agent behind AudioSocket, over TCP.
+    AudioSocket(AudioSocketOptions),
     /// A page whose offer the call's worker has answered. No configuration names it.
     Browser(BrowserId),
     /// An agent behind an HTTP endpoint that answers our WebRTC offer.
@@ -41,11 +46,11 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `offer:https://…`, `openai-realtime:MODEL` and the like ([`ModelVendor`]), `sip:…`,
-    /// `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`, `prompt:NAME` or `prompt:NAME,NAME`. The error says
-    /// what to write instead.
+    /// Reads `ws://…`, `wss://…`, `audiosocket://…`, `offer:https://…`, `openai-realtime:MODEL` and the like
+    /// ([`ModelVendor`]), `sip:…`, `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
+    /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         if let Some(vendor) = ModelVendor::of_scheme(scheme) {
@@ -53,6 +58,7 @@ impl AgentTarget {
         }
         match scheme {
             "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
+            "audiosocket" => AudioSocketOptions::parse(text).map(Self::AudioSocket),
             "offer" => OfferOptions::parse(rest).map(Self::Offer),
             "prompt" => {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
@@ -63,7 +69,6 @@ impl AgentTarget {
             "sip" | "sips" => SipUri::parse(text).map(Self::Sip),
             "sip-user" => sip_user_name(rest).map(Self::SipUser),
             "sip-trunk" => TrunkNumber::parse(rest).map(Self::Trunk),
-            "audiosocket" => Err(format!("{scheme}: is not built yet; {}", Self::FORMS)),
             _ => Err(Self::FORMS.to_owned()),
         }
     }
@@ -72,6 +77,7 @@ impl AgentTarget {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::WebSocket(_) => "websocket",
+            Self::AudioSocket(_) => "audiosocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
             Self::Model(_) => "model",
@@ -89,6 +95,7 @@ impl AgentTarget {
     pub fn shown(&self) -> String {
         match self {
             Self::WebSocket(agent) => shown_address(&agent.url),
+            Self::AudioSocket(agent) => agent.to_string(),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
             Self::Model(model) => model.to_string(),
@@ -106,6 +113,7 @@ impl AgentTarget {
     pub fn prompts(&self) -> &[String] {
         match self {
             Self::WebSocket(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Model(_)
@@ -123,6 +131,7 @@ impl AgentTarget {
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
             Self::WebSocket(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Model(_)
@@ -142,7 +151,8 @@ impl AgentTarget {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
             Self::Model(model) => model.parameters.extend(parameters.clone()),
-            Self::Browser(_)
+            Self::AudioSocket(_)
+            | Self::Browser(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::Trunk(_)
@@ -158,6 +168,7 @@ impl AgentTarget {
         match self {
             Self::Queue(name) => Some(name),
             Self::WebSocket(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Model(_)
@@ -175,6 +186,7 @@ impl AgentTarget {
         match self {
             Self::Model(model) => Some(model),
             Self::WebSocket(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Sip(_)
@@ -192,6 +204,7 @@ impl AgentTarget {
         match self {
             Self::Person(name) => Some(name),
             Self::WebSocket(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
             | Self::Model(_)

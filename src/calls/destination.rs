@@ -1,6 +1,6 @@
 //! The targets that a command names: those of a route, a queue, a person, or the agent of a URL that the egress guard admits.
 
-use crate::agent::{AgentTarget, OfferOptions, WebSocketOptions};
+use crate::agent::{AgentTarget, AudioSocketOptions, OfferOptions, WebSocketOptions};
 use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{Hosts, Use};
@@ -39,16 +39,21 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
     Ok(targets)
 }
 
-/// The agent at a WebSocket, or behind `offer:` and the URL of an endpoint that answers offers.
+/// The agent at a WebSocket, at an AudioSocket, or behind `offer:` and the URL of an endpoint that answers offers.
 async fn target_at(url: &str, settings: &Settings, hosts: Hosts) -> Result<AgentTarget, Refusal> {
     let (text, meant_for) = match url.strip_prefix("offer:") {
         Some(url) => (url, Use::Web),
+        None if url.starts_with("audiosocket:") => (url, Use::AudioSocket),
         None => (url, Use::WebSocket),
     };
     let found = settings.egress.check(text, meant_for, hosts).await;
     let found = found.map_err(|refused| Refusal::new(refused.code(), format!("url: {refused}")))?;
     let (url, addresses) = (found.url().clone(), found.addresses().to_vec());
     Ok(match meant_for {
+        Use::AudioSocket => {
+            let wrong = |advice| Refusal::new(RefusalCode::InvalidUrl, format!("url: {advice}"));
+            AgentTarget::AudioSocket(AudioSocketOptions { addresses, ..AudioSocketOptions::read(text).map_err(wrong)? })
+        }
         Use::Web => AgentTarget::Offer(OfferOptions { addresses, ..OfferOptions::at(url) }),
         Use::WebSocket => AgentTarget::WebSocket(WebSocketOptions { addresses, ..WebSocketOptions::at(url) }),
     })

@@ -12,7 +12,8 @@ use super::model::Model;
 use super::read::Section;
 use super::trunks::read_headers;
 use crate::agent::{
-    AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature, prompt_name,
+    AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
+    prompt_name,
 };
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};
@@ -31,6 +32,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
         section.note("fallback", None, "nothing after a prompt is ever reached: put the prompt last");
     }
     let dialect = section.text("dialect", read_dialect).unwrap_or_default();
+    let is_rate_given = section.has("sample_rate");
     let format = read_format(&mut section, dialect);
     let offer_format = section.text("offer_format", read_offer_format).unwrap_or_default();
     // A phone rings for half a minute at most, and a queue may take longer.
@@ -66,6 +68,17 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
             }
             AgentTarget::Model(model) => model.redial_for = redial_for,
             AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
+            AgentTarget::AudioSocket(agent) => {
+                // Most servers know nothing but the protocol's own 8 kHz.
+                agent.sample_rate = if is_rate_given { format.sample_rate } else { agent.sample_rate };
+                if format.encoding == Encoding::Opus {
+                    section.note(
+                        "encoding",
+                        Some("\"opus\"".to_owned()),
+                        "AudioSocket carries PCM: leave encoding out",
+                    );
+                }
+            }
             AgentTarget::Browser(_)
             | AgentTarget::Offer(_)
             | AgentTarget::Sip(_)
@@ -114,6 +127,7 @@ fn apply(
             agent.parameters.clone_from(parameters);
         }
         AgentTarget::Model(model) => model.parameters.clone_from(parameters),
+        AgentTarget::AudioSocket(agent) => agent.profile = agents.profile,
         AgentTarget::Browser(_)
         | AgentTarget::Sip(_)
         | AgentTarget::SipUser(_)

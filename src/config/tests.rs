@@ -360,6 +360,8 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("whatsapp", "forward_url = \"https://user:confidential@chat.example.com/webhook\""),
         ("whatsapp", "forward_url = \"wss://chat.example.com/webhook\""),
         ("route", "agent = \"audiosocket:127.0.0.1:9092\""),
+        ("route", "agent = \"audiosocket://bots.example.com:9092\""),
+        ("route", "agent = \"audiosocket://bot:9092\"\nencoding = \"opus\""),
         ("route", "agent = \"sip:bot@example.com\""),
         ("route", "agent = \"sips:bot@example.com\""),
         ("route", "agent = \"browser:support\""),
@@ -475,12 +477,14 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
-    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": audiosocket: is not built yet; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": give audiosocket://HOST:PORT, or audiosocket://HOST:PORT/UUID
+    patchcord.toml: routes.reception.agent = "audiosocket://bots.example.com:9092": AudioSocket would carry the call's sound in the clear through the internet: use wss:// there
+    patchcord.toml: routes.reception.encoding = "opus": AudioSocket carries PCM: leave encoding out
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
@@ -597,7 +601,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits

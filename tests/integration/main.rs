@@ -16,6 +16,7 @@ mod agents;
 mod agent_refusals;
 mod answering_agents;
 mod api;
+mod audiosocket;
 mod barge_in;
 mod browser;
 mod calls;

@@ -21,6 +21,11 @@ pub(super) fn digest_of(text: &str) -> String {
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The 16 bytes of those digits.
+pub(in crate::agent) fn id_bytes_of(id: &str) -> [u8; 16] {
+    u128::from_str_radix(&digits_of(id), 16).unwrap_or_default().to_be_bytes()
+}
+
 /// The same digits as a UUID.
 pub(super) fn uuid_of(id: &str) -> String {
     let digits = digits_of(id);
@@ -77,6 +82,7 @@ mod tests {
         let id = "call_00000000000000000000000010";
         assert_eq!(digits_of(id), format!("{:032x}", 32));
         assert_eq!(uuid_of(id), "00000000-0000-0000-0000-000000000020");
+        assert_eq!(id_bytes_of(id), 32_u128.to_be_bytes());
         assert_eq!(digits_of("no id of ours").len(), 32);
     }
 }

@@ -71,6 +71,12 @@ enum TargetView {
         /// The URL without credentials and query.
         url: String,
     },
+    /// A voice bot that speaks AudioSocket.
+    #[serde(rename = "audiosocket")]
+    AudioSocket {
+        /// The address, without a UUID.
+        url: String,
+    },
     /// An HTTP endpoint that answers a WebRTC offer.
     Offer {
         /// The URL without credentials and query.
@@ -171,6 +177,7 @@ fn settings_of(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteSett
 fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
         AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
+        AgentTarget::AudioSocket(_) => Some(TargetView::AudioSocket { url: target.shown() }),
         AgentTarget::Browser(_) | AgentTarget::CallingPhone(_) => None,
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })

@@ -9,7 +9,7 @@ target/venv-agents/bin/pip install --quiet --disable-pip-version-check -r exampl
     -r examples/plivo/requirements.txt -r examples/asterisk/requirements.txt -r tests/interop/agents/requirements.txt
 command -v npm >/dev/null || ./tests/tools/install.sh npm
 # By the versions of the lock files, whatever is newest.
-for example in jambonz openai-agents; do
+for example in jambonz openai-agents audiosocket; do
     folder="target/interop-agents-npm/$example"
     mkdir -p "$folder"
     cp "examples/$example/app.mjs" "examples/$example/package.json" "examples/$example/package-lock.json" "$folder"
@@ -18,6 +18,6 @@ done
 "${CARGO:-cargo}" build --locked
 export PYTHONPYCACHEPREFIX="$PWD/target/pycache"
 export PYTHONPATH="$PWD/tests/interop:$PWD/tests/interop/chromium:$PWD/tests/interop/sip"
-for client in pipecat_bot jambonz_app plivo_app asterisk_agent openai_agents_app openai_realtime; do
+for client in pipecat_bot jambonz_app plivo_app asterisk_agent audiosocket_server openai_agents_app openai_realtime; do
     target/venv/bin/python "tests/interop/agents/$client.py" "$@"
 done

@@ -23,6 +23,7 @@
 )]
 
 pub mod agent;
+pub mod audiosocket;
 pub mod answerer;
 pub mod browser;
 pub mod call;

@@ -1,0 +1,71 @@
+//! Intake: the agent's audio, at whatever rate it comes, at the rate of the call.
+
+use bytes::Bytes;
+use patchcord_media::opus::SampleRate;
+use patchcord_media::resample::Resampler;
+
+/// Brings audio to one rate. At that rate it passes unchanged.
+pub(super) struct Intake {
+    to: SampleRate,
+    /// Of audio at another rate.
+    resampling: Option<Resampling>,
+}
+
+struct Resampling {
+    resampler: Resampler,
+    /// Less than a frame, and perhaps half a sample.
+    waiting: Vec<u8>,
+}
+
+impl Intake {
+    pub fn new(to: SampleRate) -> Self {
+        Self { to, resampling: None }
+    }
+
+    /// The audio at the rate of the call. The last frame that is not full waits for its rest.
+    pub fn take(&mut self, from: SampleRate, samples: Bytes) -> Bytes {
+        if from == self.to {
+            self.resampling = None;
+            return samples;
+        }
+        if self.resampling.as_ref().is_none_or(|resampling| resampling.resampler.from() != from) {
+            self.resampling = Some(Resampling { resampler: Resampler::new(from, self.to), waiting: Vec::new() });
+        }
+        match &mut self.resampling {
+            Some(resampling) => resampling.take(&samples),
+            None => samples,
+        }
+    }
+}
+
+impl Resampling {
+    fn take(&mut self, samples: &[u8]) -> Bytes {
+        self.waiting.extend_from_slice(samples);
+        let frame_bytes = 2 * self.resampler.from().samples_per_frame();
+        let whole = self.waiting.len() - self.waiting.len() % frame_bytes;
+        let mut frame = Vec::with_capacity(frame_bytes / 2);
+        let mut resampled = Vec::new();
+        for bytes in self.waiting[..whole].chunks_exact(frame_bytes) {
+            frame.clear();
+            frame.extend(bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+            self.resampler.process(&frame, &mut resampled);
+        }
+        self.waiting.drain(..whole);
+        resampled.into_iter().flat_map(i16::to_le_bytes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn audio_keeps_its_length_at_another_rate_however_it_is_cut() {
+        let mut intake = Intake::new(SampleRate::Hz8000);
+        let second = vec![0; 32_000];
+        let pieces =
+            second.chunks(77).map(|piece| intake.take(SampleRate::Hz16000, Bytes::copy_from_slice(piece)).len());
+        assert_eq!(pieces.sum::<usize>(), 16_000);
+        assert_eq!(intake.take(SampleRate::Hz8000, Bytes::from_static(&[1, 2, 3])), Bytes::from_static(&[1, 2, 3]));
+    }
+}
