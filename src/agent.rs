@@ -12,6 +12,7 @@ pub(crate) mod sip;
 pub mod dialect;
 pub mod model;
 mod target;
+pub mod tls;
 mod status;
 
 use std::panic::AssertUnwindSafe;

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::{AgentStatus, AudioRules, SipOptions, SocketOptions};
+use crate::agent::{self, AgentStatus, AudioRules, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
@@ -342,7 +342,7 @@ async fn start_workers(
             share: f64::from(config.media.max_load_percent) / 100.0,
         },
         sockets: SocketOptions {
-            tls: Arc::new(agent_tls()?),
+            tls: Arc::new(agent::tls::usual()?),
             connect_timeout: config.calls.agent_timeout,
             idle_timeout: config.calls.agent_idle_timeout,
             sip: phones,
@@ -377,7 +377,7 @@ async fn start_user_agent(
         false => settings.advertise.clone(),
     };
     let tls = match &settings.tls.ca {
-        None => agent_tls()?,
+        None => agent::tls::usual()?,
         Some(ca) => sip::tls::client(ca).with_context(|| format!("sip.tls.ca = {ca:?}"))?,
     };
     let server_tls = settings.tls.identity.as_ref().map(|(cert, key)| {
@@ -504,15 +504,6 @@ fn webhooks(config: &Config) -> Vec<Webhook> {
         kinds: Kinds::Only(vec![FORWARD.to_owned()]),
     });
     config.events.webhooks.iter().cloned().chain(forward).collect()
-}
-
-/// For `wss://` agents: the system's certificate authorities.
-fn agent_tls() -> anyhow::Result<rustls::ClientConfig> {
-    use rustls_platform_verifier::BuilderVerifierExt;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().context("TLS")?;
-    Ok(builder.with_platform_verifier().context("the system's certificates")?.with_no_client_auth())
 }
 
 fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClient> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use patchcord::app::App;
 use patchcord::config::{Config, Environment};
+use patchcord::settings::Settings;
 use patchcord::telemetry::Logs;
 use patchcord::{core_dumps, prompts, replay, telemetry};
 #[cfg(feature = "simulator")]
@@ -88,6 +89,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let prompts = prompts::PromptLibrary::load(&read.prompts.dir)?;
             prompts::check_routes(&read.routes, &prompts)?;
             prompts::check_queues(&read.queues, &prompts)?;
+            // It opens the files of [routes.NAME] agent_tls.
+            Settings::read(&read)?;
             println!(
                 "{} is fine: {} numbers, {} routes, HTTP on {}",
                 config.display(),

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::agent::tls::AgentTlsFiles;
 use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
@@ -23,6 +25,8 @@ pub struct Route {
     pub targets: Vec<AgentTarget>,
     /// What its agents have in common, as configured; each of `targets` holds it already.
     pub agents: AgentDefaults,
+    /// The files behind its agents' TLS, if they are not what all agents have in common.
+    pub agent_tls: Option<AgentTlsFiles>,
     /// When its calls are accepted.
     pub answer: AnswerWhen,
     /// The prompt a caller hears until the first agent joins, where calls are accepted at once.
@@ -127,6 +131,7 @@ impl Route {
                 repeat: false,
                 offer_format: OfferFormat::default(),
             },
+            agent_tls: None,
             answer: AnswerWhen::default(),
             ringback: "ringback".to_owned(),
             hold: "hold".to_owned(),
@@ -139,6 +144,15 @@ impl Route {
     /// The first target, if it can be dialled.
     pub fn first_agent(&self) -> Option<&AgentTarget> {
         self.targets.first().filter(|target| target.attempt_kind() == AttemptKind::Agent)
+    }
+
+    /// The same route, whose agents have the TLS settings of its files.
+    pub fn with_tls(self: &Arc<Self>) -> anyhow::Result<Arc<Self>> {
+        let Some(files) = &self.agent_tls else { return Ok(self.clone()) };
+        let tls = files.read().with_context(|| format!("routes.{}", self.name))?;
+        let mut route = Self::clone(self);
+        route.targets.iter_mut().for_each(|target| target.set_tls(&tls));
+        Ok(Arc::new(route))
     }
 
     /// What the attempts at its targets do.

@@ -13,7 +13,7 @@ use crate::config::api::{ApiKey, Page, Scope};
 use crate::egress::Egress;
 use crate::permissions::Country;
 use crate::queue::{AgentName, QueueName};
-use crate::routes::{Number, Numbers, Routes};
+use crate::routes::{Number, Numbers, Route, Routes};
 use crate::whatsapp::signature::AppSecrets;
 
 /// The settings of one reading of the configuration.
@@ -40,9 +40,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From a configuration that has been checked.
+    /// From a configuration that has been checked. Opens the certificates and keys of routes; an error names the key.
     pub fn read(config: &Config) -> anyhow::Result<Self> {
-        let routes = Routes::new(config.routes.values().cloned());
+        let routes = config.routes.values().map(Route::with_tls).collect::<anyhow::Result<Vec<_>>>()?;
+        let routes = Routes::new(routes);
         Ok(Self {
             verify_token: config.whatsapp.verify_token.clone(),
             app_secrets: app_secrets(config),

@@ -48,7 +48,7 @@ async fn connect(
     let exchanged = tokio::select! {
         biased;
         _ = port.dismissed() => return None,
-        exchanged = exchange(agent, offer, &facts, &options.tls, limit, port.standstills()) => exchanged,
+        exchanged = exchange(agent, offer, &facts, agent.tls.as_ref().unwrap_or(&options.tls), limit, port.standstills()) => exchanged,
     };
     let answer = match exchanged {
         Ok(answer) => answer,

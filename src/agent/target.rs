@@ -1,6 +1,7 @@
 //! AgentTarget: where a call may be put through to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{
     AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
@@ -153,6 +154,24 @@ impl AgentTarget {
             Self::Model(model) => model.parameters.extend(parameters.clone()),
             Self::AudioSocket(_)
             | Self::Browser(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::Trunk(_)
+            | Self::CallingPhone(_)
+            | Self::Queue(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => {}
+        }
+    }
+
+    /// Is connected to with these settings, where TLS is spoken.
+    pub fn set_tls(&mut self, tls: &Arc<rustls::ClientConfig>) {
+        match self {
+            Self::WebSocket(agent) => agent.tls = Some(tls.clone()),
+            Self::Offer(agent) => agent.tls = Some(tls.clone()),
+            Self::AudioSocket(_)
+            | Self::Browser(_)
+            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::Trunk(_)

@@ -57,7 +57,7 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
     let mut within = options.connect_timeout;
     loop {
         let (dialled_at, dialect) = (clock::now(), translate());
-        let (tls, signed) = (options.tls.clone(), agent.signed(port.call_id(), clock::wall()));
+        let (tls, signed) = (agent.tls.as_ref().unwrap_or(&options.tls).clone(), agent.signed(port.call_id(), clock::wall()));
         let connected = tokio::select! {
             biased;
             _ = port.dismissed() => return course.dismissed(),

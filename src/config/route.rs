@@ -1,6 +1,7 @@
 //! `[routes.NAME]`: which agent a number's callers talk to, and how.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::events::{app_url, signing_secret};
 use super::model::Model;
 use super::read::Section;
 use super::trunks::read_headers;
+use crate::agent::tls::AgentTlsFiles;
 use crate::agent::{
     AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
     prompt_name,
@@ -53,6 +55,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let sip_headers = read_headers(&mut section, "sip_headers");
     let signature = read_signature(&mut section, dialect);
     let redial_for = section.duration_or_zero("redial_for", LONGEST_REDIAL).unwrap_or(REDIAL_FOR);
+    let agent_tls = read_agent_tls(&mut section);
     let decide = read_decide(&mut section);
     let is_model_given = section.has("model");
     let model = Model::read(is_model_given, section.section("model"));
@@ -98,6 +101,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
         name: name.to_owned(),
         targets,
         agents,
+        agent_tls,
         answer,
         ringback,
         hold,
@@ -189,6 +193,21 @@ fn read_signature(section: &mut Section<'_, '_>, dialect: DialectName) -> Option
         (None, Some(auth_token)) => Some(UpgradeSignature::Twilio { auth_token, url }),
         (None, None) => None,
     }
+}
+
+/// The files are opened later: a running service reads them again with the configuration.
+fn read_agent_tls(section: &mut Section<'_, '_>) -> Option<AgentTlsFiles> {
+    let is_given = section.has("agent_tls");
+    let mut files = section.section("agent_tls");
+    match (files.has("cert"), files.has("key")) {
+        (true, false) => files.require("key", "a certificate proves nothing without its key: give \"client.key\""),
+        (false, true) => files.require("cert", "a key is of no use without its certificate: give \"client.pem\""),
+        (true, true) | (false, false) => {}
+    }
+    let mut path = |key| files.text(key, |text| Ok(PathBuf::from(text)));
+    let (cert, key, ca) = (path("cert"), path("key"), path("ca"));
+    files.end();
+    is_given.then(|| AgentTlsFiles { identity: cert.zip(key), ca })
 }
 
 fn read_offer_format(text: &str) -> Result<OfferFormat, String> {

@@ -362,6 +362,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("route", "agent = \"audiosocket:127.0.0.1:9092\""),
         ("route", "agent = \"audiosocket://bots.example.com:9092\""),
         ("route", "agent = \"audiosocket://bot:9092\"\nencoding = \"opus\""),
+        ("route", "agent_tls = { cert = \"client.pem\" }"),
         ("route", "agent = \"sip:bot@example.com\""),
         ("route", "agent = \"sips:bot@example.com\""),
         ("route", "agent = \"browser:support\""),
@@ -480,6 +481,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": give audiosocket://HOST:PORT, or audiosocket://HOST:PORT/UUID
     patchcord.toml: routes.reception.agent = "audiosocket://bots.example.com:9092": AudioSocket would carry the call's sound in the clear through the internet: use wss:// there
     patchcord.toml: routes.reception.encoding = "opus": AudioSocket carries PCM: leave encoding out
+    patchcord.toml: routes.reception.agent_tls.key: it is missing; a certificate proves nothing without its key: give "client.key"
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]

@@ -28,7 +28,8 @@ pub fn server(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
     config.with_no_client_auth().with_single_cert(certificates, key).context("certificate and key do not fit")
 }
 
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// All certificates of a PEM file; at least one.
+pub(crate) fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(path).context("the file cannot be read")?.collect();
     let certificates = certificates.context("a certificate cannot be read")?;

@@ -20,6 +20,7 @@ mod audiosocket;
 mod barge_in;
 mod browser;
 mod calls;
+mod client_certificates;
 mod colleagues;
 mod deciding;
 #[cfg(target_os = "linux")]

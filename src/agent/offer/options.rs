@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use url::Url;
@@ -18,6 +19,8 @@ pub struct OfferOptions {
     pub addresses: Vec<SocketAddr>,
     /// Header fields of the request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
+    /// In place of what all agents have in common: the route's own authorities, or a certificate of ours.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
     /// How offer and answer are written.
     pub format: OfferFormat,
     /// In `request_data`, or as fields of the form.
@@ -44,6 +47,7 @@ impl OfferOptions {
             url,
             addresses: Vec::new(),
             headers: Vec::new(),
+            tls: None,
             format: OfferFormat::default(),
             parameters: BTreeMap::new(),
         }

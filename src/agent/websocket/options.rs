@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use patchcord_media::opus::{Profile, SampleRate};
@@ -23,6 +24,8 @@ pub struct WebSocketOptions {
     pub addresses: Vec<SocketAddr>,
     /// Header fields of the upgrade request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
+    /// In place of what all agents have in common: the route's own authorities, or a certificate of ours.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Proves that the upgrade request is ours; None leaves it unsigned.
     pub signature: Option<UpgradeSignature>,
     /// The protocol on the WebSocket.
@@ -48,6 +51,7 @@ impl WebSocketOptions {
             url,
             addresses: Vec::new(),
             headers: Vec::new(),
+            tls: None,
             signature: None,
             dialect: DialectName::Native,
             format: SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz16000 },

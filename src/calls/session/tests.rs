@@ -202,6 +202,7 @@ fn number(connect: &Connect) -> Number {
             repeat: true,
             offer_format: OfferFormat::default(),
         },
+        agent_tls: None,
         answer: AnswerWhen::AgentReady,
         ringback: String::new(),
         hold: String::new(),
