@@ -4,7 +4,7 @@
 
 pub mod notice;
 pub(crate) mod port;
-mod websocket;
+pub mod websocket;
 pub mod audiosocket;
 pub(crate) mod browser;
 mod offer;
@@ -33,7 +33,7 @@ pub use offer::{OfferFormat, OfferOptions};
 pub use sip::{CallingPhone, PhoneId};
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name, sip_user_name};
-pub use websocket::{REDIAL_FOR, UpgradeSignature, WebSocketOptions};
+pub use websocket::{AppSocketOptions, REDIAL_FOR, UpgradeSignature, WebSocketOptions};
 
 use crate::call::agent_failure::AgentFailureKind;
 use port::AgentPort;
@@ -90,6 +90,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
             let translate = Box::new(move || dialect.translator());
             start(tasks, port.clone(), websocket::run(agent, translate, port, options));
         }
+        AgentTarget::App(app) => start(tasks, port.clone(), websocket::accepted::run(app, port, options)),
         AgentTarget::Model(model) => {
             let socket = model.socket();
             let translate = Box::new(move || model.clone().translator());

@@ -16,6 +16,7 @@ use crate::agent::{self, AgentStatus, AudioRules, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
+use crate::calls::media_sockets::MediaSockets;
 use crate::calls::recovery::Recovery;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
@@ -531,6 +532,7 @@ fn session_options(
         prompts,
         agents: AgentStatus::default(),
         queues,
+        media_sockets: MediaSockets::new(config.http.public_url.clone()),
         pulse: pulse.clone(),
         http: events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?,
     })

@@ -18,6 +18,7 @@ pub mod decision_webhook;
 pub mod terminations;
 pub mod recovery;
 mod takeover;
+pub mod media_sockets;
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tracing::warn;
 
-use crate::agent::{AgentStatus, BrowserId};
+use crate::agent::websocket::Opening;
+use crate::agent::{AgentStatus, BrowserId, DialectName};
 use crate::browser::token::{Grant, TokenDigest};
 use crate::call::command::{CallCommand, CommandResult};
 use crate::call::end::EndReason;
@@ -47,12 +49,13 @@ use crate::whatsapp::graph::GraphClient;
 use crate::worker::{BrowserAnswer, BrowserCommand, TakenFragment, WorkerHandle};
 use destination::targets_of;
 pub use external::{ExternalOrder, NotTaken};
+use media_sockets::{MediaGrant, MediaSockets};
 use naming::Naming;
 use origin::Origin;
 pub use placing::{Agents, CallOrder};
 use queued::QueueBell;
 pub use queued::{CallQueue, Expiry, Queueing};
-use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions};
+use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions, SocketRequest};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
 use table::{CallTable, LiveCall, SharedTable};
 use terminations::Terminations;
@@ -271,6 +274,24 @@ impl Calls {
         self.browser(call, |reply| BrowserRequest::ForWorker(command(reply))).await
     }
 
+    /// The addresses and tokens of media sockets.
+    pub fn media_sockets(&self) -> &MediaSockets {
+        &self.0.options.session.media_sockets
+    }
+
+    /// Seats a socket that the application opens, as its token grants. Gives the protocol that it speaks.
+    pub async fn seat_socket(
+        &self,
+        grant: MediaGrant,
+        dialect: Option<DialectName>,
+        opening: Opening,
+    ) -> Result<DialectName, Refusal> {
+        let session = self.table().live(&grant.call)?.session.clone();
+        let (reply, seated) = oneshot::channel();
+        session.socket(SocketRequest { grant, dialect, opening, reply }).await?;
+        answer_of(seated).await
+    }
+
     async fn browser<T>(
         &self,
         call: &CallId,
@@ -279,12 +300,7 @@ impl Calls {
         let session = self.table().live(call)?.session.clone();
         let (reply, done) = oneshot::channel();
         session.browser(request(reply)).await?;
-        let answered = tokio::time::timeout(PERFORMED_WITHIN, done).await;
-        match answered {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(has_ended()),
-            Err(_) => Err(Refusal::new(RefusalCode::NoAnswer, "the call does not answer")),
-        }
+        answer_of(done).await
     }
 
     /// The business number of this id, or the only one.
@@ -356,6 +372,14 @@ impl Calls {
 
     fn table(&self) -> MutexGuard<'_, CallTable> {
         self.0.table.lock()
+    }
+}
+
+async fn answer_of<T>(reply: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, Refusal> {
+    match tokio::time::timeout(PERFORMED_WITHIN, reply).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(has_ended()),
+        Err(_) => Err(Refusal::new(RefusalCode::NoAnswer, "the call does not answer")),
     }
 }
 

@@ -254,6 +254,10 @@ impl Worker {
             Command::TellAgent { call, event } => {
                 self.with_media(&call, |media| media.tell_agent(Notice::Event(event)));
             }
+            Command::Participate { call, role, target, reply } => {
+                // The request behind it may be gone.
+                let _ = reply.send(self.participate(&call, role, *target));
+            }
             Command::Browser { call, command } => self.browser_command(&call, command),
             Command::Release { call, reason, reply } => self.release(&call, reason, reply),
         }

@@ -110,6 +110,11 @@ impl DialectName {
         messages.iter().filter_map(read).collect()
     }
 
+    /// The WebSocket subprotocols of the dialect, the best one first.
+    pub fn subprotocols(self) -> &'static [&'static str] {
+        self.translator().subprotocols()
+    }
+
     /// A translator for one connection.
     pub(super) fn translator(self) -> Box<dyn Dialect> {
         match self {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
+    AppSocketOptions, AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
     WebSocketOptions, shown_address,
 };
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
+use crate::routes::Route;
 use crate::sip::{SipUri, TrunkNumber};
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
@@ -16,6 +17,8 @@ use crate::sip::{SipUri, TrunkNumber};
 pub enum AgentTarget {
     /// An agent behind a WebSocket.
     WebSocket(WebSocketOptions),
+    /// The application, which opens a WebSocket to us.
+    App(AppSocketOptions),
     /// An agent behind AudioSocket, over TCP.
     AudioSocket(AudioSocketOptions),
     /// A page whose offer the call's worker has answered. No configuration names it.
@@ -47,12 +50,15 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, app, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `audiosocket://…`, `offer:https://…`, `openai-realtime:MODEL` and the like
+    /// Reads `ws://…`, `wss://…`, `app`, `audiosocket://…`, `offer:https://…`, `openai-realtime:MODEL` and the like
     /// ([`ModelVendor`]), `sip:…`, `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
     /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "app" {
+            return Ok(Self::App(AppSocketOptions::of(&Route::unnamed().agents)));
+        }
         let (scheme, rest) = text.split_once(':').ok_or(Self::FORMS)?;
         if let Some(vendor) = ModelVendor::of_scheme(scheme) {
             return ModelOptions::parse(vendor, rest).map(Self::Model);
@@ -78,6 +84,7 @@ impl AgentTarget {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::WebSocket(_) => "websocket",
+            Self::App(_) => "app",
             Self::AudioSocket(_) => "audiosocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
@@ -96,6 +103,7 @@ impl AgentTarget {
     pub fn shown(&self) -> String {
         match self {
             Self::WebSocket(agent) => shown_address(&agent.url),
+            Self::App(_) => "app".to_owned(),
             Self::AudioSocket(agent) => agent.to_string(),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
@@ -114,6 +122,7 @@ impl AgentTarget {
     pub fn prompts(&self) -> &[String] {
         match self {
             Self::WebSocket(_)
+            | Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
@@ -132,6 +141,7 @@ impl AgentTarget {
     pub fn attempt_kind(&self) -> AttemptKind {
         match self {
             Self::WebSocket(_)
+            | Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
@@ -150,6 +160,7 @@ impl AgentTarget {
     pub fn add_parameters(&mut self, parameters: &BTreeMap<String, String>) {
         match self {
             Self::WebSocket(agent) => agent.parameters.extend(parameters.clone()),
+            Self::App(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
             Self::Model(model) => model.parameters.extend(parameters.clone()),
             Self::AudioSocket(_)
@@ -169,7 +180,8 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.tls = Some(tls.clone()),
             Self::Offer(agent) => agent.tls = Some(tls.clone()),
-            Self::AudioSocket(_)
+            Self::App(_)
+            | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Model(_)
             | Self::Sip(_)
@@ -187,6 +199,7 @@ impl AgentTarget {
         match self {
             Self::Queue(name) => Some(name),
             Self::WebSocket(_)
+            | Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
@@ -200,11 +213,31 @@ impl AgentTarget {
         }
     }
 
+    /// The application's socket that it is.
+    pub fn app(&self) -> Option<&AppSocketOptions> {
+        match self {
+            Self::App(app) => Some(app),
+            Self::WebSocket(_)
+            | Self::AudioSocket(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Model(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::Trunk(_)
+            | Self::CallingPhone(_)
+            | Self::Queue(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => None,
+        }
+    }
+
     /// The speech model that it is.
     pub fn model(&self) -> Option<&ModelOptions> {
         match self {
             Self::Model(model) => Some(model),
             Self::WebSocket(_)
+            | Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
@@ -223,6 +256,7 @@ impl AgentTarget {
         match self {
             Self::Person(name) => Some(name),
             Self::WebSocket(_)
+            | Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)

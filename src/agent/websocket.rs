@@ -2,6 +2,7 @@
 //! breaks in the middle of the call.
 
 mod options;
+pub(super) mod accepted;
 mod signature;
 mod connect;
 mod upgrade;
@@ -13,20 +14,23 @@ mod redial;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use patchcord_media::opus::Profile;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::SocketOptions;
 use super::dialect::{Closing, Dialect};
 use super::port::AgentPort;
+use super::{SocketOptions, SoundFormat};
 use crate::call::agent_failure::AgentFailure;
 use crate::clock;
 use crate::descriptors;
 use crate::pulse::Standstills;
+pub use accepted::{AppSocket, AppSocketOptions, OpenedSocket, Opening, SocketSeat};
 use connect::{ConnectError, Connected, connect};
 use conversation::Conversation;
 use ending::Ending;
@@ -57,7 +61,8 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
     let mut within = options.connect_timeout;
     loop {
         let (dialled_at, dialect) = (clock::now(), translate());
-        let (tls, signed) = (agent.tls.as_ref().unwrap_or(&options.tls).clone(), agent.signed(port.call_id(), clock::wall()));
+        let (tls, signed) =
+            (agent.tls.as_ref().unwrap_or(&options.tls).clone(), agent.signed(port.call_id(), clock::wall()));
         let connected = tokio::select! {
             biased;
             _ = port.dismissed() => return course.dismissed(),
@@ -66,8 +71,9 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
         let next = match connected {
             Ok(connected) => {
                 descriptors::shortage_is_over();
-                let conversation = Conversation::new(port, agent, options, dialect, (dialled_at, within));
-                let (ending, halves) = conversation.hold(open(connected).await, course.past.as_ref()).await;
+                let conversation = Conversation::new(port, agent.terms(), options, dialect, (dialled_at, within));
+                let (ending, halves) =
+                    conversation.hold(open(connected, Role::Client).await, course.past.as_ref()).await;
                 match course.after(ending, &conversation) {
                     Ok(next) => {
                         conversation.leave_lost(halves).await;
@@ -93,15 +99,23 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
     }
 }
 
-/// Hands the stream to the WebSocket library.
-async fn open(connected: Connected) -> Socket {
+/// How an agent is talked with, whoever has opened the socket.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    format: SoundFormat,
+    profile: Profile,
+    parameters: &'a BTreeMap<String, String>,
+}
+
+/// Hands the stream to the WebSocket library. `role` is ours.
+async fn open(connected: Connected, role: Role) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(MESSAGE_LIMIT_BYTES))
         .max_frame_size(Some(MESSAGE_LIMIT_BYTES));
     let Connected { stream, received } = connected;
-    WebSocketStream::from_partially_read(stream, received, Role::Client, Some(config)).await
+    WebSocketStream::from_partially_read(stream, received, role, Some(config)).await
 }
 
 fn tell_shortage(error: &ConnectError) {

@@ -2,6 +2,7 @@
 //! publishes its events.
 
 mod inbox;
+mod app_sockets;
 mod commands;
 mod browsers;
 mod decision;
@@ -37,6 +38,7 @@ use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, Figures, ended_data};
 use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Signaling, Transfer};
+use crate::calls::media_sockets::MediaSockets;
 use crate::calls::origin::ExternalDirection;
 use crate::clock;
 use crate::prompts::PromptLibrary;
@@ -47,6 +49,8 @@ use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
 use crate::telemetry::shown;
 use crate::worker::{Answer, Command, MakeOffer, MediaOptions};
+use app_sockets::AppSockets;
+pub(super) use app_sockets::SocketRequest;
 use browsers::AnsweredBrowser;
 pub(super) use browsers::{BrowserOffer, BrowserRequest};
 pub(super) use commands::AppCommand;
@@ -87,6 +91,8 @@ pub struct SessionOptions {
     pub agents: AgentStatus,
     /// Where callers wait for people.
     pub queues: QueueDesk,
+    /// The addresses and tokens of media sockets.
+    pub media_sockets: MediaSockets,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
     pub http: reqwest::Client,
     /// Of the runtime that sessions run on.
@@ -104,6 +110,7 @@ pub struct Session {
     recordings: OpenRecordings,
     /// Of a call that the application signals.
     app_signaling: AppSignaling,
+    app_sockets: AppSockets,
     queue: QueuePlaces,
     /// By attempt: the route's targets, then those of commands.
     targets: Vec<AgentTarget>,
@@ -154,6 +161,7 @@ impl Session {
             decision: Decision::default(),
             recordings: OpenRecordings::default(),
             app_signaling: AppSignaling::default(),
+            app_sockets: AppSockets::default(),
             queue: QueuePlaces::default(),
             targets: number.route.targets.clone(),
             resolving: JoinSet::new(),
@@ -206,13 +214,16 @@ impl Session {
         }
         info!(route, "call {id} comes in for route {route:?}");
         let record = self.record.record();
-        let data = json!({
+        let mut data = json!({
             "wacid": record.wacid,
             "route": route,
             "from": record.from,
             "to": { "phone_number_id": number.phone_number_id.as_str() },
             "signaling": record.signaling.name(),
         });
+        if self.awaits_app() {
+            data["media"] = json!({ "url": self.context.options.media_sockets.url_of(id) });
+        }
         self.events.next("call.incoming", data, None)
     }
 
@@ -277,6 +288,9 @@ impl Session {
             }
             return ControlFlow::Break(());
         }
+        if self.seat_early_sockets(call).await {
+            return ControlFlow::Continue(());
+        }
         match call.state_name() == "talking" && self.decision.has_postponed() {
             true => self.run_postponed(call).await,
             false => self.wait(call, inbox).await,
@@ -293,6 +307,7 @@ impl Session {
             Some(news) = inbox.news.recv() => call.handle(news, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(request) = inbox.browsers.recv() => self.browser_request(call, request).await,
+            Some(request) = inbox.sockets.recv() => self.socket_request(call, request).await,
             Some(report) = self.worker.next_report() => self.take_report(call, report).await,
             Some(done) = self.requests.join_next() => {
                 if let Some(input) = input_of(done) {
@@ -496,8 +511,11 @@ impl Session {
     }
 
     /// What the worker needs to dial the agent of an attempt.
-    fn dial(&self, attempt: Attempt) -> Option<Box<Dial>> {
-        let target = self.targets.get(attempt.number())?.clone();
+    fn dial(&mut self, attempt: Attempt) -> Option<Box<Dial>> {
+        let mut target = self.targets.get(attempt.number())?.clone();
+        if let AgentTarget::App(app) = &mut target {
+            self.await_socket(attempt, app);
+        }
         Some(Box::new(Dial { target, max_buffer: self.context.options.max_buffer }))
     }
 

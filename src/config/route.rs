@@ -14,7 +14,7 @@ use super::read::Section;
 use super::trunks::read_headers;
 use crate::agent::tls::AgentTlsFiles;
 use crate::agent::{
-    AgentTarget, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
+    AgentTarget, AppSocketOptions, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
     prompt_name,
 };
 use crate::call::route::{AnswerWhen, BargeIn};
@@ -82,7 +82,8 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
                     );
                 }
             }
-            AgentTarget::Browser(_)
+            AgentTarget::App(_)
+            | AgentTarget::Browser(_)
             | AgentTarget::Offer(_)
             | AgentTarget::Sip(_)
             | AgentTarget::SipUser(_)
@@ -131,6 +132,9 @@ fn apply(
             agent.parameters.clone_from(parameters);
         }
         AgentTarget::Model(model) => model.parameters.clone_from(parameters),
+        AgentTarget::App(app) => {
+            *app = AppSocketOptions { parameters: parameters.clone(), ..AppSocketOptions::of(&agents) };
+        }
         AgentTarget::AudioSocket(agent) => agent.profile = agents.profile,
         AgentTarget::Browser(_)
         | AgentTarget::Sip(_)

@@ -275,6 +275,7 @@ pub(super) fn check_routes<'r>(
                 AgentTarget::SipUser(name) => advice_for_user(name, sip, is_given),
                 AgentTarget::Trunk(number) => trunks::advice_for(number, sip, is_given),
                 AgentTarget::WebSocket(_)
+                | AgentTarget::App(_)
                 | AgentTarget::AudioSocket(_)
                 | AgentTarget::Browser(_)
                 | AgentTarget::CallingPhone(_)

@@ -19,6 +19,7 @@ mod agents;
 mod events;
 mod dead_letters;
 mod webrtc;
+mod media;
 mod openapi;
 
 use std::sync::Arc;
@@ -117,6 +118,7 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
         (CallsRead.into(), routes!(permissions::read)),
         (CallsWrite.into(), routes!(permissions::request)),
         (CallsWrite.into(), routes!(webrtc::make_token)),
+        (CallsWrite.into(), routes!(media::make_token)),
         (CallsRead.into(), routes!(prompts::list)),
         (Admin.into(), routes!(prompts::upload).layer(sound)),
         (Admin.into(), routes!(prompts::remove)),
@@ -137,9 +139,9 @@ fn endpoints() -> Vec<(Needs, UtoipaMethodRouter<Arc<Api>>)> {
     ]
 }
 
-/// Every route of pages, which have no key but the token of a WebRTC session. The handlers check it.
+/// Every route of pages and of sockets, which have no key but the token of one session. The handlers check it.
 fn page_endpoints() -> Vec<UtoipaMethodRouter<Arc<Api>>> {
-    vec![routes!(webrtc::offer), routes!(webrtc::patch, webrtc::leave)]
+    vec![routes!(webrtc::offer), routes!(webrtc::patch, webrtc::leave), routes!(media::open)]
 }
 
 /// The control API and its document.

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,6 +34,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::error::ApiError;
+use crate::agent::websocket::OpenedSocket;
 use crate::config::http::{Http, Limits};
 use connections::{Connections, NoRoom, Seat};
 use stream::{RequestBody, ResponseBody, TimedStream, UnreadBody};
@@ -91,6 +93,14 @@ impl Server {
         self.task.abort();
         is_done
     }
+}
+
+/// Takes a connection out of HTTP once its response is sent. It keeps its place for as long as it lives. None if it ended
+/// before.
+pub(super) async fn leave_http(upgrade: OnUpgrade) -> Option<OpenedSocket> {
+    let upgraded = upgrade.await.ok()?.downcast::<TokioIo<TimedStream>>().ok()?;
+    let (stream, seat) = upgraded.io.into_inner().into_parts();
+    Some(OpenedSocket { stream: stream.into_std().ok()?, received: upgraded.read_buf, place: Box::new(seat) })
 }
 
 /// On failure the defaults stay, which are only slower.

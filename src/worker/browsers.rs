@@ -72,6 +72,19 @@ impl Worker {
         Ok(BrowserAnswer { browser, etag, sdp })
     }
 
+    /// Dials a participant that came by itself.
+    pub(super) fn participate(&self, call: &CallId, role: WebRtcRole, target: AgentTarget) -> Result<(), Refusal> {
+        let ended = || Refusal::new(RefusalCode::CallEnded, "the call has ended");
+        let media = self.media.borrow().get(call).cloned().ok_or_else(ended)?;
+        in_call(&media, || {
+            if let Some(id) = self.seat_participant(&media, role)? {
+                let dial = Dial { target, max_buffer: DEFAULT_MAX_BUFFER };
+                self.dial(&media, PortUser::Participant(id), Speaker::Participant(id), dial);
+            }
+            Ok(())
+        })
+    }
+
     /// Makes a leg for the offer of a phone that calls us, and gives our answer.
     pub(super) fn answer_phone(
         self: &Rc<Self>,

@@ -12,7 +12,7 @@ use patchcord_media::sdp::{Answer as SdpAnswer, Fragment, Offer};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::{BrowserId, Dial};
+use crate::agent::{AgentTarget, BrowserId, Dial};
 use crate::browser::token::{TokenDigest, WebRtcRole};
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailure;
@@ -63,6 +63,13 @@ pub enum Command {
     AnswerAgent { call: CallId, attempt: Attempt, request_id: Value, outcome: Result<CommandResult, Refusal> },
     /// Send an event to the agent.
     TellAgent { call: CallId, event: Box<CallEvent> },
+    /// Dial a participant that came by itself. The reply is why it cannot be.
+    Participate {
+        call: CallId,
+        role: WebRtcRole,
+        target: Box<AgentTarget>,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// Answer a page, or change or end its connection.
     Browser { call: CallId, command: BrowserCommand },
     /// End the call's media. The reply is the figures of its audio.

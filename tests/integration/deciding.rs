@@ -24,7 +24,7 @@ use crate::service::{DEADLINE, TestOptions, TestService, counter};
 
 /// The app's answer.
 #[derive(Clone, Debug)]
-enum Says {
+pub enum Says {
     Json(Value),
     Rubbish,
     ElseWhere(String),
@@ -34,7 +34,7 @@ enum Says {
 }
 
 /// The app that decides.
-struct App {
+pub struct App {
     address: SocketAddr,
     asked: mpsc::UnboundedReceiver<(HeaderMap, Value)>,
     server: JoinHandle<()>,
@@ -43,7 +43,7 @@ struct App {
 type Shared = (mpsc::UnboundedSender<(HeaderMap, Value)>, Arc<Mutex<Says>>);
 
 impl App {
-    async fn that_says(says: Says) -> anyhow::Result<Self> {
+    pub async fn that_says(says: Says) -> anyhow::Result<Self> {
         let (sender, asked) = mpsc::unbounded_channel();
         let router = Router::new().route("/calls", post(decide)).with_state((sender, Arc::new(Mutex::new(says))));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -52,19 +52,22 @@ impl App {
         Ok(Self { address, asked, server })
     }
 
+    /// The keys of a route that asks it.
+    pub fn keys(&self) -> String {
+        let address = self.address;
+        format!("decide = \"http://{address}/calls\"\ndecide_secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"")
+    }
+
     /// A service with this decision webhook and a second route `sales`.
     fn options(&self, sales: &Agent) -> TestOptions {
         TestOptions {
-            route: format!(
-                "decide = \"http://{}/calls\"\ndecide_secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"",
-                self.address
-            ),
+            route: self.keys(),
             more_routes: format!("[routes.sales]\nagent = \"{}\"", sales.url()),
             ..TestOptions::default()
         }
     }
 
-    async fn question(&mut self) -> anyhow::Result<(HeaderMap, Value)> {
+    pub async fn question(&mut self) -> anyhow::Result<(HeaderMap, Value)> {
         timeout(DEADLINE, self.asked.recv()).await.context("nobody asked")?.context("the app is gone")
     }
 }

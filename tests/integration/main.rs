@@ -35,6 +35,7 @@ mod guests;
 mod keypad;
 mod logs;
 mod media;
+mod media_sockets;
 mod models;
 mod numbers;
 mod offers;

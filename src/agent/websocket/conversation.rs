@@ -15,6 +15,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use patchcord_media::source::Cleared;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::{interval_at, timeout};
 use tokio_tungstenite::tungstenite;
@@ -25,8 +26,7 @@ use tracing::debug;
 use super::ending::{Ending, ending_of, ending_of_close};
 use super::functions::{Called, Functions};
 use super::heard::{Heard, Loss, Past};
-use super::options::WebSocketOptions;
-use super::{Socket, count};
+use super::{Socket, Terms, count};
 use crate::agent::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
 use crate::agent::model::tools::FunctionResult;
 use crate::agent::notice::{ErrorCode, Notice, Start};
@@ -47,6 +47,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between `Stop` and our close frame. Many libraries fail every send once they see a close frame, and an agent
 /// that is sending would then never read what came before it.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+/// What an agent is still sending is dropped in pieces of this size.
+const DISCARDED_AT_ONCE: usize = 16 * 1024;
 /// How long we wait for the agent's half of the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// For our half of the close of a connection that is lost. The caller waits for the next one.
@@ -71,7 +73,7 @@ enum Deed {
 /// An agent or participant at its open socket.
 pub(super) struct Conversation<'a> {
     port: &'a AgentPort,
-    agent: &'a WebSocketOptions,
+    terms: Terms<'a>,
     options: &'a SocketOptions,
     /// Borrowed between two awaits only.
     dialect: RefCell<Box<dyn Dialect>>,
@@ -97,14 +99,14 @@ pub(super) struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     pub fn new(
         port: &'a AgentPort,
-        agent: &'a WebSocketOptions,
+        terms: Terms<'a>,
         options: &'a SocketOptions,
         dialect: Box<dyn Dialect>,
         (dialled_at, joins_within): (Instant, Duration),
     ) -> Self {
         Self {
             port,
-            agent,
+            terms,
             options,
             dialect: RefCell::new(dialect),
             stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
@@ -126,8 +128,8 @@ impl<'a> Conversation<'a> {
     pub async fn hold(&self, socket: Socket, past: Option<&Past>) -> (Ending, Halves) {
         let (mut sink, mut stream) = socket.split();
         self.is_back.set(past.is_some());
-        let format = self.dialect.borrow().format(self.agent.format);
-        self.port.attach(format, self.agent.profile);
+        let format = self.dialect.borrow().format(self.terms.format);
+        self.port.attach(format, self.terms.profile);
         let ending = match self.greet(&mut sink, format, past).await {
             Err(error) => ending_of(&error),
             Ok(()) => self.converse(&mut sink, &mut stream).await,
@@ -220,13 +222,15 @@ impl<'a> Conversation<'a> {
             stream_id: self.stream_id.clone(),
             format,
             max_buffer: self.port.max_buffer(),
-            parameters: self.agent.parameters.clone(),
+            parameters: self.terms.parameters.clone(),
             resume: past.map(|past| past.resume(clock::now())),
         }
     }
 
     /// Tells the call how the conversation ended, and says goodbye.
     pub async fn part(&self, ending: Ending, (mut sink, mut stream): Halves) {
+        let is_unreadable =
+            matches!(&ending, Ending::Failed(failure, _) if failure.kind == AgentFailureKind::ProtocolError);
         let (reason, closing) = match ending {
             Ending::Dismissed(reason) => (reason, Closing::Normal),
             Ending::HungUp if self.joined_at.get().is_none() => {
@@ -238,25 +242,36 @@ impl<'a> Conversation<'a> {
             Ending::Failed(failure, closing) => (self.fail(failure), closing),
         };
         let code = self.dialect.borrow().close_code(closing);
-        let say = async {
-            self.send(&mut sink, &Notice::Stop { reason }).await?;
-            tokio::time::sleep(STOP_GRACE).await;
-            let close = CloseFrame { code: code.into(), reason: reason.into() };
-            sink.send(Message::Close(Some(close))).await?;
-            pending().await
-        };
         let farewell = async {
+            if is_unreadable {
+                self.say_goodbye(&mut sink, reason, code).await?;
+                return read_bytes_out(sink, stream).await;
+            }
             tokio::select! {
                 biased;
-                failed = say => failed,
+                said = self.say_goodbye(&mut sink, reason, code) => said?,
                 // Unread data makes the system reset the connection, which drops what the agent has not read (RFC 2525
                 // §2.17).
-                () = read_out(&mut stream) => Ok::<(), tungstenite::Error>(()),
+                () = read_out(&mut stream) => return Ok(()),
             }
+            read_out(&mut stream).await;
+            Ok::<(), tungstenite::Error>(())
         };
         if !matches!(timeout(STOP_GRACE + CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
             debug!(call.id = %self.port.call_id(), user = ?self.port.user(), "the agent's socket did not close cleanly");
         }
+    }
+
+    async fn say_goodbye(
+        &self,
+        sink: &mut SplitSink<Socket, Message>,
+        reason: &'static str,
+        code: u16,
+    ) -> Result<(), tungstenite::Error> {
+        self.send(sink, &Notice::Stop { reason }).await?;
+        tokio::time::sleep(STOP_GRACE).await;
+        let close = CloseFrame { code: code.into(), reason: reason.into() };
+        sink.send(Message::Close(Some(close))).await
     }
 
     fn fail(&self, failure: AgentFailure) -> &'static str {
@@ -342,7 +357,7 @@ impl<'a> Conversation<'a> {
             FromAgent::Ready { format, events } => {
                 self.join();
                 if let Some(format) = format {
-                    self.port.change_format(format, self.agent.profile);
+                    self.port.change_format(format, self.terms.profile);
                 }
                 if events {
                     self.port.want_events();
@@ -385,7 +400,7 @@ impl<'a> Conversation<'a> {
 
     /// Has the app perform the functions that the agent calls.
     async fn perform_functions(&self) -> Infallible {
-        let (tls, parameters) = (&self.options.tls, &self.agent.parameters);
+        let (tls, parameters) = (&self.options.tls, self.terms.parameters);
         self.functions.perform(self.port, tls, parameters, |id, result| self.answer_function(id, result)).await
     }
 
@@ -488,6 +503,17 @@ impl<'a> Conversation<'a> {
 
 fn ping_every(idle_timeout: Duration) -> Duration {
     PING_EVERY.min(idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST)
+}
+
+/// After a message that it cannot read the library reads nothing more, also not what the agent is still sending.
+async fn read_bytes_out(
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+) -> Result<(), tungstenite::Error> {
+    let Ok(mut socket) = sink.reunite(stream) else { return Ok(()) };
+    let mut bytes = vec![0; DISCARDED_AT_ONCE];
+    while socket.get_mut().read(&mut bytes).await? > 0 {}
+    Ok(())
 }
 
 /// Reads and drops messages until the agent has closed.

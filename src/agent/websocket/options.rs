@@ -9,6 +9,7 @@ use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::SecretString;
 use url::Url;
 
+use super::Terms;
 use super::signature::UpgradeSignature;
 use crate::address::is_nearby;
 use crate::agent::{DialectName, Encoding, SoundFormat};
@@ -67,6 +68,10 @@ impl WebSocketOptions {
         let signature = self.signature.as_ref().map(|signature| signature.headers(&self.url, call, now));
         signed.headers.extend(signature.into_iter().flatten());
         signed
+    }
+
+    pub(super) fn terms(&self) -> Terms<'_> {
+        Terms { format: self.format, profile: self.profile, parameters: &self.parameters }
     }
 
     /// Reads `ws://…` or `wss://…`. The error says what to write instead.

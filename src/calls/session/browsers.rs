@@ -90,18 +90,18 @@ impl Session {
         if let Some(agent) = &grant.agent {
             return self.seat_queue_agent(call, agent, browser).await;
         }
-        self.take_over(call, browser).map(drop)
+        self.take_over(call, AgentTarget::Browser(browser)).map(drop)
     }
 
-    /// Gives the attempt that the page is.
-    pub(super) fn take_over(&mut self, call: &mut Call, browser: BrowserId) -> Result<Attempt, Refusal> {
+    /// Whoever came by itself, a page or a socket, takes the call over. Gives the attempt that it is.
+    pub(super) fn take_over(&mut self, call: &mut Call, target: AgentTarget) -> Result<Attempt, Refusal> {
         if self.targets.len() >= MAX_ATTEMPTS {
             let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");
             return Err(Refusal::new(RefusalCode::TooManyAttempts, advice));
         }
         call.request(Request::TakeOver, clock::now())?;
         // The call numbers it after the attempts it had.
-        self.targets.push(AgentTarget::Browser(browser));
+        self.targets.push(target);
         Ok(Attempt::new(self.targets.len() - 1))
     }
 

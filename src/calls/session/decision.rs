@@ -40,6 +40,7 @@ impl Session {
         else {
             return;
         };
+        let incoming = self.with_socket(incoming);
         let (http, settings) = (self.context.options.http.clone(), self.context.settings.get());
         let standstills = Standstills::of(&self.context.options.pulse, clock::now());
         self.decision.asking.spawn(async move { webhook.decide(&http, &incoming, &settings, standstills).await });

@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::app_sockets::SocketRequest;
 use super::browsers::BrowserRequest;
 use super::commands::AppCommand;
 use crate::call::Input;
@@ -10,6 +11,8 @@ use crate::calls::has_ended;
 
 /// Commands that wait for one call, which takes them at once; one more waits for room.
 const COMMANDS: usize = 64;
+/// Sockets that wait for one call, which seats them at once; one more waits for room.
+const SOCKETS: usize = 8;
 /// Webhooks that wait for one call: an answer and two statuses, each of which Meta may repeat.
 const NEWS: usize = 16;
 
@@ -24,6 +27,8 @@ pub struct Inbox {
     pub commands: mpsc::Receiver<AppCommand>,
     /// Requests of pages.
     pub browsers: mpsc::Receiver<BrowserRequest>,
+    /// Sockets that the application opens.
+    pub sockets: mpsc::Receiver<SocketRequest>,
 }
 
 /// The other end of an [`Inbox`].
@@ -33,6 +38,7 @@ pub struct SessionHandle {
     news: mpsc::Sender<Input>,
     commands: mpsc::Sender<AppCommand>,
     browsers: mpsc::Sender<BrowserRequest>,
+    sockets: mpsc::Sender<SocketRequest>,
 }
 
 impl Inbox {
@@ -42,9 +48,15 @@ impl Inbox {
         let (send_news, news) = mpsc::channel(NEWS);
         let (send_command, commands) = mpsc::channel(COMMANDS);
         let (send_browser, browsers) = mpsc::channel(COMMANDS);
-        let handle =
-            SessionHandle { endings: send_ending, news: send_news, commands: send_command, browsers: send_browser };
-        (handle, Self { endings, news, commands, browsers })
+        let (send_socket, sockets) = mpsc::channel(SOCKETS);
+        let handle = SessionHandle {
+            endings: send_ending,
+            news: send_news,
+            commands: send_command,
+            browsers: send_browser,
+            sockets: send_socket,
+        };
+        (handle, Self { endings, news, commands, browsers, sockets })
     }
 }
 
@@ -67,5 +79,10 @@ impl SessionHandle {
     /// Passes a page's request on, when there is room. An error means that the call is over.
     pub async fn browser(&self, request: BrowserRequest) -> Result<(), Refusal> {
         self.browsers.send(request).await.map_err(|_| has_ended())
+    }
+
+    /// Passes on a socket of the application, when there is room. An error means that the call is over.
+    pub async fn socket(&self, request: SocketRequest) -> Result<(), Refusal> {
+        self.sockets.send(request).await.map_err(|_| has_ended())
     }
 }

@@ -314,7 +314,7 @@ impl Session {
         let late = || Refusal::new(RefusalCode::NotAllowed, "the caller is not yours any more");
         let (attempt, side, has_joined) = self.queue.seat_of(agent).ok_or_else(late)?;
         if has_joined && side == Side::Caller && call.transfer().is_none() {
-            let successor = self.take_over(call, browser)?;
+            let successor = self.take_over(call, AgentTarget::Browser(browser))?;
             if let Some(place) = self.queue.of(attempt) {
                 place.successor = Some(successor);
             }

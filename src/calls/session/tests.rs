@@ -242,6 +242,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             prompts: PromptLibrary::load(Path::new("nowhere"))?,
             agents: AgentStatus::default(),
             queues: QueueDesk::start([], &Arc::default()).0,
+            media_sockets: MediaSockets::default(),
             http,
             pulse: Arc::default(),
         },

@@ -30,6 +30,10 @@ use crate::http::error::Problem;
 )]
 struct Document;
 
+/// How pages and sockets show that they may.
+const TOKEN: &str = "Of `POST /v1/calls/{call_id}/webrtc_tokens` (`patchcordrtc_<secret>`) or \
+    `POST /v1/calls/{call_id}/media_tokens` (`patchcordmedia_<secret>`)";
+
 /// The complete document.
 pub(super) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
@@ -38,8 +42,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
-    let scheme =
-        scheme.description(Some("Of `POST /v1/calls/{call_id}/webrtc_tokens`: `patchcordrtc_<secret>`")).build();
+    let scheme = scheme.description(Some(TOKEN)).build();
     components.add_security_scheme("token", SecurityScheme::Http(scheme));
     for (needs, (schemas, mut paths, _)) in endpoints() {
         components.schemas.extend(schemas);
@@ -57,7 +60,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     for (schemas, mut paths, _) in page_endpoints() {
         components.schemas.extend(schemas);
         for item in paths.paths.values_mut() {
-            [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten().for_each(say_token);
+            let tokens = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+            tokens.into_iter().flatten().for_each(say_token);
         }
         document.paths.merge(paths);
     }
@@ -224,6 +228,7 @@ mod tests {
             "get /v1/agents calls:read",
             "get /v1/calls calls:read",
             "get /v1/calls/{call_id} calls:read",
+            "get /v1/calls/{call_id}/media token",
             "get /v1/dead_letters admin",
             "get /v1/events calls:read",
             "get /v1/permissions/{user} calls:read",
@@ -240,6 +245,7 @@ mod tests {
             "post /v1/calls calls:write",
             "post /v1/calls/{call_id}/actions calls:write",
             "post /v1/calls/{call_id}/actions/{action} calls:write",
+            "post /v1/calls/{call_id}/media_tokens calls:write",
             "post /v1/calls/{call_id}/webrtc token",
             "post /v1/calls/{call_id}/webrtc_tokens calls:write",
             "post /v1/dead_letters/replay admin",

@@ -71,6 +71,8 @@ enum TargetView {
         /// The URL without credentials and query.
         url: String,
     },
+    /// The application, which opens a WebSocket to us.
+    App,
     /// A voice bot that speaks AudioSocket.
     #[serde(rename = "audiosocket")]
     AudioSocket {
@@ -177,6 +179,7 @@ fn settings_of(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteSett
 fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
         AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
+        AgentTarget::App(_) => Some(TargetView::App),
         AgentTarget::AudioSocket(_) => Some(TargetView::AudioSocket { url: target.shown() }),
         AgentTarget::Browser(_) | AgentTarget::CallingPhone(_) => None,
         AgentTarget::Offer(agent) => {

@@ -30,13 +30,18 @@ pub(super) struct TimedStream {
     limits: Arc<Limits>,
     /// For the client to read the next bytes.
     write: Deadline,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl TimedStream {
     pub(super) fn new(stream: TcpStream, seat: Seat, limits: Arc<Limits>) -> Self {
         let connection = seat.connection();
-        Self { stream, connection, limits, write: Deadline::default(), _seat: seat }
+        Self { stream, connection, limits, write: Deadline::default(), seat }
+    }
+
+    /// The socket, which has deadlines of its own from now on, and its place.
+    pub(super) fn into_parts(self) -> (TcpStream, Seat) {
+        (self.stream, self.seat)
     }
 
     /// Applies `write_timeout`, counted from the moment a write began to block.

@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::DEADLINE;
 
@@ -230,6 +232,20 @@ impl Agent {
             Ok(_) => Ok(()),
             Err(_) => bail!("waited {DEADLINE:?} for connection {nth} to an agent; {} came", self.connections()),
         }
+    }
+}
+
+impl AgentSession {
+    /// Opens a WebSocket to the service, with this token: an agent that comes by itself. Its headers are those of the
+    /// service's answer.
+    ///
+    /// # Errors
+    /// When the service does not open the WebSocket.
+    pub async fn open(options: AgentOptions, url: &str, token: &str) -> anyhow::Result<Self> {
+        let mut request = url.into_client_request()?;
+        request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {token}"))?);
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
+        running::open(options, request).await
     }
 }
 

@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -110,6 +112,26 @@ impl ForeignCall {
             Ok(response)
         };
         let socket = tokio_tungstenite::accept_hdr_async(stream, look).await?;
+        Ok(Self::serve(socket, record, protocol, sample_rate))
+    }
+
+    /// Opens a WebSocket to the service: an app that comes by itself.
+    ///
+    /// # Errors
+    /// When the service does not open the WebSocket.
+    pub async fn open(protocol: Protocol, sample_rate: u32, url: &str) -> anyhow::Result<Self> {
+        let mut request = url.into_client_request()?;
+        if let Some(subprotocol) = protocol.subprotocol() {
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(subprotocol));
+        }
+        let stream = TcpStream::connect(request.uri().authority().context("an address")?.as_str()).await?;
+        let (socket, answer) = tokio_tungstenite::client_async(request, stream).await?;
+        let headers = answer.headers().iter();
+        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned()));
+        Ok(Self::serve(socket, Record { headers: headers.collect(), ..Record::default() }, protocol, sample_rate))
+    }
+
+    fn serve(socket: WebSocketStream<TcpStream>, record: Record, protocol: Protocol, sample_rate: u32) -> Self {
         let (mut sink, mut source) = socket.split();
         let (outbox, mut to_send) = mpsc::channel::<Message>(OUTBOX);
         let (news, changed) = watch::channel(());
@@ -139,7 +161,7 @@ impl ForeignCall {
                 }
             }
         });
-        Ok(call)
+        call
     }
 
     fn take_text(&self, text: &Utf8Bytes) {
@@ -156,7 +178,7 @@ impl ForeignCall {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A header of the service's request, by its lower-case name.
+    /// A header of the service's request or answer, by its lower-case name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
         self.lock().headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())

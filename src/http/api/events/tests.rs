@@ -13,6 +13,7 @@ use super::*;
 use crate::agent::AgentStatus;
 use crate::browser::token::Tokens;
 use crate::call::event::{CallEvent, CallId};
+use crate::calls::media_sockets::MediaSockets;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{Calls, CallsOptions};
@@ -230,6 +231,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
             http: reqwest::Client::new(),
             agents: AgentStatus::default(),
             queues: queues.clone(),
+            media_sockets: MediaSockets::default(),
         },
         graph,
         workers: Vec::new(),

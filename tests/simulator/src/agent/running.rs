@@ -87,7 +87,30 @@ async fn connection(stream: TcpStream, shared: Arc<AgentShared>) -> anyhow::Resu
         _ => accept(stream).await?,
     };
     let (orders, commands) = mpsc::channel(ORDERS);
-    let record = Arc::new(SessionRecord {
+    let record = record_of(&options, path, headers);
+    shared.joined(AgentSession { record: record.clone(), orders: orders.clone() });
+    session(socket, knife, &options, &record, &orders, commands).await;
+    Ok(())
+}
+
+/// A session whose socket this agent opens.
+pub(super) async fn open(options: AgentOptions, request: Request) -> anyhow::Result<AgentSession> {
+    let address = request.uri().authority().context("an address")?.to_string();
+    let path = request.uri().path().to_owned();
+    let stream = CuttableStream::new(TcpStream::connect(address).await?);
+    let knife = stream.knife();
+    let (socket, answer) = tokio_tungstenite::client_async(request, stream).await?;
+    let headers = answer.headers().iter();
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned())).collect();
+    let record = record_of(&options, path, headers);
+    let (orders, commands) = mpsc::channel(ORDERS);
+    let opened = AgentSession { record: record.clone(), orders: orders.clone() };
+    tokio::spawn(async move { session(socket, knife, &options, &record, &orders, commands).await });
+    Ok(opened)
+}
+
+fn record_of(options: &AgentOptions, path: String, headers: Vec<(String, String)>) -> Arc<SessionRecord> {
+    Arc::new(SessionRecord {
         path,
         headers,
         keeps_audio: options.keeps_audio,
@@ -100,10 +123,7 @@ async fn connection(stream: TcpStream, shared: Arc<AgentShared>) -> anyhow::Resu
             audio_count: 0,
             end: None,
         }),
-    });
-    shared.joined(AgentSession { record: record.clone(), orders: orders.clone() });
-    session(socket, knife, &options, &record, &orders, commands).await;
-    Ok(())
+    })
 }
 
 async fn accept(stream: CuttableStream) -> anyhow::Result<(WebSocket, Seen)> {
