@@ -27,8 +27,8 @@ class Scenario:
 
     async def run(self) -> None:
         await self._stage.start()
-        server = Path(__file__).with_name("realtime_server.py")
-        model, port = await self._stage.app("realtime", "INTERRUPT_AFTER=4", PYTHON, server, ready="ready")
+        server = Path(__file__).with_name("model_server.py")
+        model, port = await self._stage.app("realtime", "INTERRUPT_AFTER=4", PYTHON, server, "openai", ready="ready")
         url = f"OPENAI_URL=ws://127.0.0.1:{port}/v1/realtime?model=gpt-realtime"
         app, port = await self._stage.app("openai-agents", "OPENAI_API_KEY=secret", url, "node", APP, ready="ready")
         await self._stage.serve(f"ws://127.0.0.1:{port}", 'dialect = "twilio"')

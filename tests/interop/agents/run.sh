@@ -18,6 +18,6 @@ done
 "${CARGO:-cargo}" build --locked
 export PYTHONPYCACHEPREFIX="$PWD/target/pycache"
 export PYTHONPATH="$PWD/tests/interop:$PWD/tests/interop/chromium:$PWD/tests/interop/sip"
-for client in pipecat_bot jambonz_app plivo_app asterisk_agent audiosocket_server openai_agents_app openai_realtime; do
+for client in pipecat_bot jambonz_app plivo_app asterisk_agent audiosocket_server openai_agents_app models; do
     target/venv/bin/python "tests/interop/agents/$client.py" "$@"
 done

@@ -42,7 +42,9 @@ impl Vendor {
     /// Sent as soon as the WebSocket is open.
     pub(super) fn hello(self) -> Vec<Message> {
         match self {
-            Self::OpenAi => vec![text(&json!({"type": "session.created", "event_id": "e1", "session": {}}))],
+            Self::OpenAi => {
+                vec![text(&json!({"type": "session.created", "event_id": "e1", "session": {"type": "realtime"}}))]
+            }
             Self::Deepgram => vec![text(&json!({"type": "Welcome", "request_id": "r1"}))],
             Self::Gemini | Self::ElevenLabs => Vec::new(),
         }
@@ -120,7 +122,7 @@ impl Vendor {
     pub(super) fn replies(self, message: &Value, greeting: &[i16]) -> Vec<Message> {
         match self {
             Self::OpenAi if message["type"] == "session.update" => {
-                vec![text(&json!({"type": "session.updated", "session": message["session"]}))]
+                vec![text(&json!({"type": "session.updated", "event_id": "e4", "session": message["session"]}))]
             }
             Self::OpenAi if message["response"]["instructions"].is_string() => {
                 self.response(self.say("item_greeting", greeting))
@@ -195,7 +197,7 @@ impl Vendor {
                 let base64 = STANDARD.encode(&bytes);
                 match self {
                     Self::OpenAi => text(&json!({
-                        "type": "response.output_audio.delta", "response_id": "r1", "item_id": item_id,
+                        "type": "response.output_audio.delta", "event_id": "e5", "response_id": "r1", "item_id": item_id,
                         "output_index": 0, "content_index": 0, "delta": base64,
                     })),
                     Self::Gemini => {
@@ -214,7 +216,8 @@ impl Vendor {
     pub(super) fn speech_started(self) -> Message {
         match self {
             Self::OpenAi => {
-                text(&json!({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "i"}))
+                let kind = "input_audio_buffer.speech_started";
+                text(&json!({"type": kind, "event_id": "e6", "audio_start_ms": 0, "item_id": "i"}))
             }
             Self::Gemini => Message::binary(json!({"serverContent": {"interrupted": true}}).to_string()),
             Self::ElevenLabs => text(&json!({"type": "interruption", "interruption_event": {"event_id": 0}})),
@@ -226,8 +229,8 @@ impl Vendor {
     pub(super) fn function_call(self, id: &str, name: &str, arguments: &Value) -> Message {
         match self {
             Self::OpenAi => text(&json!({
-                "type": "response.function_call_arguments.done", "response_id": "r1", "item_id": "f", "output_index": 0,
-                "call_id": id, "name": name, "arguments": arguments.to_string(),
+                "type": "response.function_call_arguments.done", "event_id": "e7", "response_id": "r1", "item_id": "f",
+                "output_index": 0, "call_id": id, "name": name, "arguments": arguments.to_string(),
             })),
             Self::Gemini => {
                 let call = json!({"id": id, "name": name, "args": arguments});
@@ -289,4 +292,41 @@ fn text(json: &Value) -> Message {
 
 fn samples(bytes: &[u8]) -> Vec<i16> {
     bytes.chunks_exact(2).map(|two| i16::from_le_bytes([two[0], two[1]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `make interop-agents` checks the fixture by the vendors' own types. Who changes a message changes it there too.
+    #[test]
+    fn the_vendors_types_have_checked_what_the_stand_ins_say() {
+        let checked = include_str!("../../fixtures/model-messages.json");
+        let checked: Value = serde_json::from_str(checked).unwrap();
+        let set_ups = [
+            (Vendor::OpenAi, "openai", json!({"type": "session.update", "session": {"type": "realtime"}})),
+            (Vendor::Gemini, "gemini", json!({"setup": {}})),
+            (Vendor::Deepgram, "deepgram", json!({"type": "Settings"})),
+        ];
+        for (vendor, name, set_up) in set_ups {
+            let said = [
+                vendor.hello(),
+                vendor.replies(&set_up, &[]),
+                vendor.response(vendor.say("item_1", &[0; 2])),
+                vec![vendor.speech_started(), vendor.function_call("call_1", "hangup", &json!({}))],
+                vendor.turns_away().unwrap_or_default(),
+            ];
+            let said: Vec<Value> = said.concat().iter().filter_map(json_of).collect();
+            assert_eq!(Value::Array(said), checked[name], "{name}");
+        }
+    }
+
+    /// None for sound and for the end.
+    fn json_of(message: &Message) -> Option<Value> {
+        match message {
+            Message::Text(text) => serde_json::from_str(text).ok(),
+            Message::Binary(bytes) => serde_json::from_slice(bytes).ok(),
+            _ => None,
+        }
+    }
 }
