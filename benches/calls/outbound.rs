@@ -85,17 +85,21 @@ pub async fn many() -> anyhow::Result<Table> {
 async fn place(scene: &mut Scene, calls: usize, per_second: u32) -> anyhow::Result<(Vec<Instant>, Vec<PickedUp>)> {
     let service = scene.service.http;
     let ordering = tokio::task::spawn_local(app::beside(move || order(service, calls, per_second)));
-    let (mut all, mut live) = (Vec::with_capacity(calls), VecDeque::new());
-    for number in 0..calls {
-        all.push(scene.pick_up_next().await?);
-        live.push_back(number);
-        if live.len() > LIVE
-            && let Some(oldest) = live.pop_front()
-        {
-            scene.callee_hangs_up(&all[oldest]).await?;
+    let picking = async {
+        let (mut all, mut live) = (Vec::with_capacity(calls), VecDeque::new());
+        for number in 0..calls {
+            all.push(scene.pick_up_next().await?);
+            live.push_back(number);
+            if live.len() > LIVE
+                && let Some(oldest) = live.pop_front()
+            {
+                scene.callee_hangs_up(&all[oldest]).await?;
+            }
         }
-    }
-    let written_at = ordering.await??;
+        Ok((all, live))
+    };
+    // An order that is refused ends both.
+    let (written_at, (all, live)) = tokio::try_join!(async { ordering.await? }, picking)?;
     tokio::time::sleep(SETTLE).await;
     for number in live {
         scene.callee_hangs_up(&all[number]).await?;
