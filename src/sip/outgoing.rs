@@ -67,7 +67,9 @@ async fn call(
     let answered = match &invite.to {
         Callee::Trunk(call) => trunk::reach(stack, invite, call, events, commands).await?,
         to @ (Callee::Address(_) | Callee::Phone(_)) => {
-            let attempt = Attempt { invite, to, caller: Caller::us(), auth: None, answers_within: None };
+            // A phone behind a trunk may have handed its caller over to another one there.
+            let auth = stack.trunks.account_at(to);
+            let attempt = Attempt { invite, to, caller: Caller::us(), auth, answers_within: None };
             attempt.ring(stack, events, commands).await.map_err(|unanswered| unanswered.failure)?
         }
     };
@@ -402,7 +404,7 @@ impl Ringing {
         let mut is_confirmed = false;
         loop {
             tokio::select! {
-                done = &mut self.inviting => return self.finished(done),
+                done = &mut self.inviting => return self.finished(done, is_confirmed),
                 state = self.states.recv(), if !is_confirmed => {
                     let Some(state) = state else {
                         return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
@@ -437,9 +439,10 @@ impl Ringing {
         true
     }
 
-    fn finished(mut self, done: Result<InviteAsyncResult, tokio::task::JoinError>) -> Rung {
-        // What came before the final response.
-        while let Ok(state) = self.states.try_recv() {
+    fn finished(mut self, done: Result<InviteAsyncResult, tokio::task::JoinError>, mut is_confirmed: bool) -> Rung {
+        // What came before the final response; the rest is for the talk.
+        while !is_confirmed && let Ok(state) = self.states.try_recv() {
+            is_confirmed = matches!(state, DialogState::Confirmed(..));
             self.follow(&state);
         }
         let response = match done {

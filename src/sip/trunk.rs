@@ -15,6 +15,7 @@ use super::authenticator::{Authenticator, Claim, Sender};
 use super::client_auth::Account;
 use super::digest::{Algorithm, Ha1};
 use super::flow::Flow;
+use super::leg::Callee;
 use super::registering::{challenge_headers, claim_headers, is_for};
 use super::uri::{SipUri, is_user};
 use crate::address::AddressRange;
@@ -116,6 +117,14 @@ impl Trunks {
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Trunk>> {
         self.0.values()
+    }
+
+    /// Who we are to a phone behind one of the servers, if we are somebody there.
+    pub fn account_at(&self, to: &Callee) -> Option<Arc<Account>> {
+        let Callee::Address(uri) = to else { return None };
+        let place = |uri: &SipUri| (uri.host.clone(), uri.port_or_usual(), uri.transport());
+        let is_there = |trunk: &&Arc<Trunk>| trunk.options.targets.iter().any(|target| place(target) == place(uri));
+        self.0.values().find(is_there)?.account.clone()
     }
 
     /// The trunk whose calls come from this address. Ranges of two trunks do not overlap.

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::people::{AGENT_HZ, CALLER_HZ, caller, until_caller_hears};
+use crate::people::{AGENT_HZ, CALLER_HZ, SECOND_AGENT_HZ, caller, until_caller_hears};
 use crate::service::{TestOptions, TestService, counter};
 use crate::sip::{until, until_phone_hears};
 
@@ -174,6 +174,34 @@ async fn keepalives_find_a_dead_server_before_a_call_does() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_phone_behind_a_trunk_hands_over_to_another_that_asks_for_the_password() -> anyhow::Result<()> {
+    let first = server(SipAnswer::Answer).await?;
+    let second = SipPhone::start(SipPhoneOptions {
+        answer: SipAnswer::Challenge(challenge(401)),
+        tone_hz: SECOND_AGENT_HZ,
+        ..SipPhoneOptions::default()
+    });
+    let second = second.await?;
+    let sip = format!(
+        "[sip]\nlisten = [\"udp:127.0.0.1:0\"]\nrefer_to = [\"{}\"]\n[[sip.trunks]]\nname = \"pbx\"\n\
+         targets = [\"sip:{}\", \"sip:{}\"]\nkeepalive = 0\n{ACCOUNT}",
+        second.uri(),
+        first.address(),
+        second.address()
+    );
+    let mut service =
+        TestService::start_with("sip-trunk:pbx/200", TestOptions { sip, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let refer_to = format!("Refer-To: <{}>", second.uri());
+    assert_eq!(first.send("REFER", &[&refer_to], "").await?.code(), Some(202));
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    first.request("BYE").await?;
+    assert_eq!(service.event("call.transferred").await?.data["completed"], true);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trunk_gets_the_configured_headers_and_the_number_only_if_it_may() -> anyhow::Result<()> {
     let headers = "headers = { \"X-Account\" = \"4711\", \"X-Team\" = \"trunk\" }\nkeepalive = 0\n";
     let route = "sip_headers = { \"User-to-User\" = \"04c8;encoding=hex\", \"X-Team\" = \"route\" }\n";
@@ -237,6 +265,7 @@ async fn refusals_of_meta_reach_the_trunk_as_codes() -> anyhow::Result<()> {
     }
     let dialled = scene.pbx.dial(&scene.account, NUMBER).await?;
     let call = scene.callee.next_call().await?;
+    scene.pbx.response(&dialled, 180).await?;
     call.decline().await?;
     assert_eq!(scene.pbx.answered(&dialled).await?.code(), Some(603));
     scene.service.all_ended().await
