@@ -160,7 +160,62 @@ impl std::fmt::Display for ModelOptions {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::schema::tests::anything;
     use super::*;
+    use crate::agent::dialect::Incoming;
+
+    /// The messages that are read.
+    const KINDS: [&str; 14] = [
+        "session.updated",
+        "response.output_audio.delta",
+        "input_audio_buffer.speech_started",
+        "response.function_call_arguments.done",
+        "response.created",
+        "response.done",
+        "error",
+        "conversation_initiation_metadata",
+        "audio",
+        "interruption",
+        "client_tool_call",
+        "SettingsApplied",
+        "FunctionCallRequest",
+        "Error",
+    ];
+
+    proptest! {
+        /// Whatever a vendor sends in the place of what it has published.
+        #[test]
+        fn no_message_of_a_vendor_makes_it_panic(
+            vendor in prop::sample::select(&ModelVendor::ALL[..]),
+            messages in prop::collection::vec((prop::sample::select(&KINDS[..]), anything(), anything()), 1..6),
+        ) {
+            let mut model = ModelOptions::parse(vendor, "name-1").unwrap();
+            model.tools.hangup = true;
+            let (mut translator, mut inbox) = (model.translator(), Vec::new());
+            for (kind, one, other) in messages {
+                let message = json!({
+                    "type": kind, "item_id": "i", "delta": one, "call_id": "c", "name": "hangup", "arguments": other,
+                    "response": {"usage": one, "status_details": {"error": other}}, "error": one, "code": other,
+                    "conversation_initiation_metadata_event": {
+                        "agent_output_audio_format": "pcm_16000", "user_input_audio_format": one,
+                    },
+                    "audio_event": {"audio_base_64": one, "event_id": 1}, "interruption_event": other,
+                    "client_tool_call": {"tool_name": "hangup", "tool_call_id": "c", "parameters": one},
+                    "functions": [{"id": "f", "name": "hangup", "arguments": "{}"}, other],
+                    "setupComplete": one, "serverContent": {"interrupted": true, "modelTurn": other},
+                    "toolCall": {"functionCalls": [{"id": one, "name": "x", "args": other}]},
+                    "toolCallCancellation": {"ids": [one]}, "usageMetadata": other,
+                });
+                // What it complains of is for the log, and short.
+                if let Err(sentence) = translator.read(Incoming::Text(message.to_string().into()), &mut inbox) {
+                    prop_assert!(sentence.len() < 500, "{sentence}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn each_vendor_has_an_address_and_takes_its_key_in_a_header() {

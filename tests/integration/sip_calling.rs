@@ -8,8 +8,8 @@ use patchcord_simulator::speech::Speech;
 use tokio::time::timeout;
 
 use crate::people::{AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, caller, objections, until_caller_hears};
-use crate::service::{DEADLINE, TestOptions, TestService};
-use crate::sip::until_phone_hears;
+use crate::service::{TestOptions, TestService};
+use crate::sip::{until, until_phone_hears};
 
 const NUMBER: &str = "12025550143";
 
@@ -215,13 +215,4 @@ fn account(service: &TestService) -> anyhow::Result<SipAccount> {
         password: "secret of alice".to_owned(),
         hash: DigestHash::Sha256,
     })
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    timeout(DEADLINE, waiting).await.with_context(|| format!("waited for {what}"))
 }

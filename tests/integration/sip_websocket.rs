@@ -1,7 +1,5 @@
 //! SIP phones in browsers: they register over a WebSocket and talk over WebRTC.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use patchcord_simulator::call::{Call, Stage};
 use patchcord_simulator::callee::CalleeOptions;
@@ -16,6 +14,7 @@ use crate::people::{
     AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, VOICES, caller, objections, until_caller_hears,
 };
 use crate::service::{DEADLINE, TestOptions, TestService};
+use crate::sip::until;
 
 const PASSWORD: &str = "a password for ana";
 const NUMBER: &str = "12025550143";
@@ -382,13 +381,4 @@ async fn handshake(service: &TestService, headers: &[(&'static str, &str)]) -> a
     let status = response.status().as_u16();
     let body = if status == 101 { String::new() } else { response.text().await? };
     Ok((status, body))
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) -> anyhow::Result<()> {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, waiting).await.with_context(|| format!("waited for {what}"))
 }

@@ -118,7 +118,7 @@ fn is_of(value: &Value, kind: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -174,7 +174,8 @@ mod tests {
         assert!(check_schema(&deep).unwrap_err().contains("levels"));
     }
 
-    fn anything() -> impl Strategy<Value = Value> {
+    /// JSON that a model, or whoever writes its schemas, may send.
+    pub(in crate::agent::model) fn anything() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

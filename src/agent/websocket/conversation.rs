@@ -404,9 +404,13 @@ impl<'a> Conversation<'a> {
         self.functions.perform(self.port, tls, parameters, |id, result| self.answer_function(id, result)).await
     }
 
-    /// There are no more results than functions under way, and those are few.
+    /// The result is lost on a model that reads nothing; it fails soon.
     fn answer_function(&self, request_id: &Value, result: &FunctionResult) {
         let mut replies = self.replies.borrow_mut();
+        if replies.len() >= MAX_REPLIES {
+            metrics::counter!("patchcord_agent_messages_dropped_total").increment(1);
+            return;
+        }
         self.dialect.borrow_mut().write_result(request_id, result, &mut replies);
         self.has_replies.notify_one();
     }

@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
+mod order;
 mod external;
 pub(super) mod placing;
 pub(super) mod several;

@@ -1,6 +1,9 @@
 //! Call records, pages of them, idempotency keys, retention, and files of every age.
 
 use super::*;
+use crate::call::description::CallDirection;
+use crate::call::signaling::Signaling;
+use crate::call::usage::ModelUsage;
 
 #[tokio::test]
 async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
@@ -17,6 +20,7 @@ async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
         stages: json!({ "answered_ms": 0.5 }),
         sound: json!({ "lost": 3 }),
         recordings: vec!["rec_1".to_owned(), "rec_2".to_owned()],
+        usage: vec![usage()],
         ..ended(1)
     };
     store.call_updated(all.clone());
@@ -26,6 +30,44 @@ async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
     assert_eq!(store.call("call_0001").await.unwrap(), Some(all));
     assert_eq!(store.call("call_0002").await.unwrap(), None);
     assert!(!format!("{:?}", call(1)).contains("2000000"));
+}
+
+fn usage() -> ModelUsage {
+    ModelUsage {
+        model: "openai-realtime:gpt-realtime".to_owned(),
+        connected_ms: 61_000,
+        input_tokens: Some(200),
+        cached_input_tokens: Some(40),
+        input_audio_tokens: Some(120),
+        output_tokens: None,
+        output_audio_tokens: None,
+    }
+}
+
+#[tokio::test]
+async fn a_number_has_placed_what_meta_took_and_what_it_may_have_taken() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let placed = |number, record: CallRecord| CallRecord {
+        direction: CallDirection::BusinessInitiated,
+        phone_number_id: format!("{number}"),
+        ..record
+    };
+    let named = |record: CallRecord| CallRecord { wacid: Some("wacid.X".to_owned()), ..record };
+    for record in [
+        named(placed(1, ended(1))),
+        placed(2, call(2)),
+        placed(3, ended(3)),
+        named(ended(4)),
+        CallRecord { signaling: Signaling::External, ..named(placed(5, ended(5))) },
+        CallRecord { began_at: time(0), ..named(placed(6, ended(6))) },
+    ] {
+        store.call_updated(record);
+    }
+    store.flush().await.unwrap();
+    let found = store.placed_since(call(1).began_at).await.unwrap();
+    let numbers: Vec<&str> = found.iter().map(|(number, _)| number.as_str()).collect();
+    assert_eq!(numbers, ["1", "2"], "Meta refused 3, 4 came in, an app signalled 5, and 6 is of an earlier day");
 }
 
 #[tokio::test]

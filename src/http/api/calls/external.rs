@@ -1,6 +1,7 @@
 //! `POST /v1/calls` with `"signaling": "external"`: a call whose app exchanges the messages with Meta itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -11,7 +12,8 @@ use utoipa::ToSchema;
 
 use super::super::Api;
 use super::super::auth::Caller;
-use super::placing::{PlaceCall, agents, check_client_state, invalid, ring_timeout};
+use super::order::{self, USUAL_RING, order_body};
+use super::placing::{PlaceCall, invalid};
 use super::problem;
 use super::view::CallView;
 use crate::call::description::{CallDirection, WhatsAppUser};
@@ -20,7 +22,6 @@ use crate::call::signaling::Signaling;
 use crate::calls::origin::{ExternalCall, ExternalDirection};
 use crate::calls::{ExternalOrder, NotTaken};
 use crate::http::error::ApiError;
-use crate::whatsapp::graph::CallbackData;
 use crate::whatsapp::{PhoneNumberId, WaCallId};
 
 /// The longest text about a person or a number, in characters.
@@ -36,51 +37,28 @@ pub(in crate::http::api) enum NewCall {
     External(SignaledCall),
 }
 
-/// A call that your app signals: it keeps Meta's webhooks and requests for itself.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http::api) struct SignaledCall {
-    /// `external`.
-    #[serde(rename = "signaling")]
-    #[schema(inline)]
-    _signaling: ExternalName,
-    /// `user_initiated`, the default, or `business_initiated`.
-    #[schema(inline, value_type = Option<DirectionName>)]
-    direction: Option<String>,
-    /// Meta's id of a call that the user placed. Of a call that you place, report it with `answer` or `accepted`.
-    #[schema(max_length = 512, min_length = 1)]
-    wacid: Option<String>,
-    /// Meta's SDP offer, of a call that the user placed.
-    offer: Option<String>,
-    /// The person on WhatsApp, as far as you know.
-    #[schema(inline)]
-    from: Option<Person>,
-    /// The business number. Its id may be left out if exactly one number is configured.
-    #[schema(inline)]
-    to: Option<BusinessNumber>,
-    /// A route by its name: its agent, then its fallbacks. Without `route`, `queue`, `agent` and `url`, the number's route.
-    route: Option<String>,
-    /// A queue by its name.
-    queue: Option<String>,
-    /// A person by the id of its API key, who is signed in and idle.
-    agent: Option<String>,
-    /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
-    url: Option<String>,
-    /// Nobody talks to the person until you connect an agent.
-    #[serde(default)]
-    without_agent: bool,
-    /// For the agent's `start`, beside those of the route.
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-    /// Kept with the call and repeated in its events.
-    #[schema(max_length = 4096)]
-    client_state: Option<String>,
-    /// Your text, kept with the call.
-    #[schema(max_length = 512)]
-    tracker: Option<String>,
-    /// How long the phone rings, of a call that you place: `5s` to `80s`; `45s` if left out.
-    #[schema(example = "30s", pattern = "^[0-9]+s$")]
-    ring_timeout: Option<String>,
+order_body! {
+    /// A call that your app signals: it keeps Meta's webhooks and requests for itself.
+    SignaledCall {
+        /// `external`.
+        #[serde(rename = "signaling")]
+        #[schema(inline)]
+        _signaling: ExternalName,
+        /// `user_initiated`, the default, or `business_initiated`.
+        #[schema(inline, value_type = Option<DirectionName>)]
+        direction: Option<String>,
+        /// Meta's id of a call that the user placed. Of a call that you place, report it with `answer` or `accepted`.
+        #[schema(max_length = 512, min_length = 1)]
+        wacid: Option<String>,
+        /// Meta's SDP offer, of a call that the user placed.
+        offer: Option<String>,
+        /// The person on WhatsApp, as far as you know.
+        #[schema(inline)]
+        from: Option<Person>,
+        /// The business number. Its id may be left out if exactly one number is configured.
+        #[schema(inline)]
+        to: Option<BusinessNumber>,
+    }
 }
 
 /// Who exchanges the messages with Meta.
@@ -181,22 +159,20 @@ pub(super) async fn take(
 }
 
 impl SignaledCall {
-    fn read(self) -> Result<ExternalOrder, Refusal> {
-        let agents = agents(self.route, self.queue, self.agent, self.url, self.without_agent).map_err(invalid)?;
-        check_client_state(self.client_state.as_deref()).map_err(invalid)?;
-        let tracker = self.tracker.as_deref().map(CallbackData::parse).transpose();
+    fn read(mut self) -> Result<ExternalOrder, Refusal> {
+        let common = self.take_common().map_err(invalid)?;
         let (person, number) = (self.from.unwrap_or_default(), self.to.unwrap_or_default());
         let phone_number_id = number.phone_number_id.as_deref().map(PhoneNumberId::parse).transpose();
         let usual = CallDirection::UserInitiated.name().to_owned();
         let direction = match CallDirection::of_name(&self.direction.unwrap_or(usual)) {
-            Some(CallDirection::UserInitiated) => offered(self.wacid, self.offer, self.ring_timeout.as_deref())?,
+            Some(CallDirection::UserInitiated) => offered(self.wacid, self.offer, common.ring_timeout)?,
             Some(CallDirection::BusinessInitiated) if self.wacid.is_some() || self.offer.is_some() => {
                 let advice = "offer: the offer is ours in a call that you place; report wacid with answer or accepted";
                 return Err(invalid(advice.to_owned()));
             }
-            Some(CallDirection::BusinessInitiated) => ExternalDirection::BusinessInitiated {
-                ring_timeout: ring_timeout(self.ring_timeout.as_deref()).map_err(invalid)?,
-            },
+            Some(CallDirection::BusinessInitiated) => {
+                ExternalDirection::BusinessInitiated { ring_timeout: common.ring_timeout.unwrap_or(USUAL_RING) }
+            }
             None => return Err(invalid("direction: give user_initiated or business_initiated".to_owned())),
         };
         Ok(ExternalOrder {
@@ -208,13 +184,13 @@ impl SignaledCall {
                     name: short("from.name", person.name)?,
                 },
                 display_phone_number: short("to.display_phone_number", number.display_phone_number)?,
-                tracker: tracker.map_err(|_| invalid("tracker: give at most 512 characters".to_owned()))?,
+                tracker: common.tracker,
             },
             phone_number_id: phone_number_id
                 .map_err(|_| invalid("to.phone_number_id: give Meta's id, in digits".to_owned()))?,
-            agents,
-            parameters: self.parameters,
-            client_state: self.client_state,
+            agents: common.agents,
+            parameters: common.parameters,
+            client_state: common.client_state,
         })
     }
 }
@@ -222,7 +198,7 @@ impl SignaledCall {
 fn offered(
     wacid: Option<String>,
     offer: Option<String>,
-    ring_timeout: Option<&str>,
+    ring_timeout: Option<Duration>,
 ) -> Result<ExternalDirection, Refusal> {
     let advice = "wacid: give Meta's id of the call";
     let wacid = WaCallId::parse(&wacid.unwrap_or_default()).map_err(|_| invalid(advice.to_owned()))?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -16,69 +15,41 @@ use super::super::auth::Caller;
 use super::super::queued_calls::QueuedCallView;
 use super::super::{Api, read_object};
 use super::external::{self, NewCall, NewCallView};
+use super::order::{self, USUAL_RING, order_body};
 use super::problem;
 use super::view::CallView;
-use crate::call::command::{Destination, MAX_CLIENT_STATE_BYTES};
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::signaling::Signaling;
 use crate::calls::origin::Placement;
-use crate::calls::{Agents, CallOrder, Expiry, Queueing};
+use crate::calls::{CallOrder, Expiry, Queueing};
 use crate::http::error::{ApiError, Problem};
 use crate::whatsapp::PhoneNumberId;
-use crate::whatsapp::graph::{CallbackData, Callee};
+use crate::whatsapp::graph::Callee;
 
-/// How long a phone rings if the request does not say it.
-const USUAL_RING: Duration = Duration::from_secs(45);
-/// A phone needs a few seconds to be found, and the media path is given up after 90 s without an answer.
-const RING: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(80)];
-
-/// A call to be placed.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http::api) struct PlaceCall {
-    /// The phone number of the person, with its country code. Give this or `to_user_id`.
-    #[schema(example = "12025550143", pattern = r"^\+?[1-9][0-9]{4,14}$")]
-    to: Option<String>,
-    /// The person by Meta's business-scoped user id.
-    #[schema(example = "US.13491208655302741918")]
-    to_user_id: Option<String>,
-    /// The business number to call from, by Meta's id. May be left out if there is only one.
-    phone_number_id: Option<String>,
-    /// A route by its name: its agent, then its fallbacks. Without `route`, `queue`, `agent` and `url`, the number's route.
-    route: Option<String>,
-    /// A queue by its name.
-    queue: Option<String>,
-    /// A person by the id of its API key, who is signed in and idle.
-    agent: Option<String>,
-    /// The WebSocket of an agent that speaks `patchcord.v1`. It must be allowed by the configuration.
-    url: Option<String>,
-    /// Nobody talks to the person until you connect an agent: play and gather from `call.accepted` on.
-    #[serde(default)]
-    without_agent: bool,
-    /// For the agent's `start`, beside those of the route.
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-    /// Kept with the call and repeated in its events.
-    #[schema(max_length = 4096)]
-    client_state: Option<String>,
-    /// Meta repeats it in its webhooks, as `biz_opaque_callback_data`; events and records have it too.
-    #[schema(max_length = 512)]
-    tracker: Option<String>,
-    /// How long the phone rings, from `5s` to `80s`; `45s` if left out.
-    #[schema(example = "30s", pattern = "^[0-9]+s$")]
-    ring_timeout: Option<String>,
-    /// `now`, or `queued`: as soon as the limits of the number allow it; `now` if left out.
-    #[schema(inline, value_type = Option<WhenName>)]
-    when: Option<String>,
-    /// For a queued call: from 0 to 9, the higher the earlier; 5 if left out.
-    #[schema(maximum = 9)]
-    priority: Option<u8>,
-    /// For a queued call: how long it may wait, from `1s` to `24h`; `24h` if left out.
-    #[schema(example = "2h", pattern = "^[0-9]+[smh]$")]
-    expires_in: Option<String>,
-    /// For a queued call, instead of `expires_in`: until when it may wait, at most a day ahead. RFC 3339, UTC.
-    #[schema(example = "2026-01-31T18:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
-    expires_at: Option<String>,
+order_body! {
+    /// A call to be placed.
+    PlaceCall {
+        /// The phone number of the person, with its country code. Give this or `to_user_id`.
+        #[schema(example = "12025550143", pattern = r"^\+?[1-9][0-9]{4,14}$")]
+        to: Option<String>,
+        /// The person by Meta's business-scoped user id.
+        #[schema(example = "US.13491208655302741918")]
+        to_user_id: Option<String>,
+        /// The business number to call from, by Meta's id. May be left out if there is only one.
+        phone_number_id: Option<String>,
+        /// `now`, or `queued`: as soon as the limits of the number allow it; `now` if left out.
+        #[schema(inline, value_type = Option<WhenName>)]
+        when: Option<String>,
+        /// For a queued call: from 0 to 9, the higher the earlier; 5 if left out.
+        #[schema(maximum = 9)]
+        priority: Option<u8>,
+        /// For a queued call: how long it may wait, from `1s` to `24h`; `24h` if left out.
+        #[schema(example = "2h", pattern = "^[0-9]+[smh]$")]
+        expires_in: Option<String>,
+        /// For a queued call, instead of `expires_in`: until when it may wait, at most a day ahead. RFC 3339, UTC.
+        #[schema(example = "2026-01-31T18:00:00Z", pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+        expires_at: Option<String>,
+    }
 }
 
 /// When a call is placed.
@@ -192,7 +163,8 @@ impl PlaceCall {
         Ok(is_queued.then_some(Queueing { priority, expiry }))
     }
 
-    fn read(self) -> Result<CallOrder, String> {
+    fn read(mut self) -> Result<CallOrder, String> {
+        let common = self.take_common()?;
         let callee = match (self.to, self.to_user_id) {
             (Some(to), None) => Callee::number(&to).map_err(|advice| format!("to: {advice}"))?,
             (None, Some(id)) => Callee::user_id(&id).map_err(|advice| format!("to_user_id: {advice}"))?,
@@ -200,52 +172,18 @@ impl PlaceCall {
             (Some(_), Some(_)) => return Err("to: give one of to and to_user_id".to_owned()),
         };
         let phone_number_id = self.phone_number_id.as_deref().map(PhoneNumberId::parse).transpose();
-        let tracker = self.tracker.as_deref().map(CallbackData::parse).transpose();
-        let agents = agents(self.route, self.queue, self.agent, self.url, self.without_agent)?;
-        check_client_state(self.client_state.as_deref())?;
         Ok(CallOrder {
             placement: Placement {
                 callee,
-                tracker: tracker.map_err(|_| "tracker: give at most 512 characters".to_owned())?,
-                ring_timeout: ring_timeout(self.ring_timeout.as_deref())?,
+                tracker: common.tracker,
+                ring_timeout: common.ring_timeout.unwrap_or(USUAL_RING),
             },
             phone_number_id: phone_number_id.map_err(|_| "phone_number_id: give Meta's id, in digits".to_owned())?,
-            agents,
-            parameters: self.parameters,
-            client_state: self.client_state,
+            agents: common.agents,
+            parameters: common.parameters,
+            client_state: common.client_state,
         })
     }
-}
-
-pub(super) fn agents(
-    route: Option<String>,
-    queue: Option<String>,
-    agent: Option<String>,
-    url: Option<String>,
-    without_agent: bool,
-) -> Result<Agents, String> {
-    let destination = Destination { route, queue, agent, url, phone: None, parameters: BTreeMap::new() };
-    match (destination.is_given(), without_agent) {
-        (true, true) => Err("without_agent: leave it out, or leave out route, queue, agent and url".to_owned()),
-        (true, false) => Ok(Agents::Of(destination)),
-        (false, true) => Ok(Agents::Nobody),
-        (false, false) => Ok(Agents::OfNumber),
-    }
-}
-
-pub(super) fn check_client_state(client_state: Option<&str>) -> Result<(), String> {
-    match client_state.is_some_and(|text| text.len() > MAX_CLIENT_STATE_BYTES) {
-        true => Err(format!("client_state: give a text of at most {MAX_CLIENT_STATE_BYTES} bytes")),
-        false => Ok(()),
-    }
-}
-
-pub(super) fn ring_timeout(text: Option<&str>) -> Result<Duration, String> {
-    let Some(text) = text else { return Ok(USUAL_RING) };
-    let advice = || "ring_timeout: give a time from \"5s\" to \"80s\"".to_owned();
-    let time = humantime::parse_duration(text).map_err(|_| advice())?;
-    let [shortest, longest] = RING;
-    if (shortest..=longest).contains(&time) { Ok(time) } else { Err(advice()) }
 }
 
 pub(super) fn invalid(advice: String) -> Refusal {

@@ -15,7 +15,9 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::{MetaShared, Place, Reachable, bodies, report};
+use super::bodies::permissions::NO_PERMISSION;
+use super::bodies::replies;
+use super::{MetaShared, Place, Reachable, report};
 use crate::browser::BrowserLine;
 use crate::call::trace::{GraphTrace, TraceEvent};
 use crate::call::{EndedBy, LiveCall, Stage};
@@ -75,19 +77,19 @@ impl Reply {
     /// HTTP 401, code 190: the token has expired.
     #[must_use]
     pub fn token_expired() -> Self {
-        Self::Error { status: 401, body: bodies::TOKEN_EXPIRED.to_owned() }
+        Self::Error { status: 401, body: replies::TOKEN_EXPIRED.to_owned() }
     }
 
     /// HTTP 400, code 138008: "SDP Validation error".
     #[must_use]
     pub fn sdp_invalid() -> Self {
-        Self::Error { status: 400, body: bodies::sdp_invalid("Provided SDP is invalid") }
+        Self::Error { status: 400, body: replies::sdp_invalid("Provided SDP is invalid") }
     }
 
     /// HTTP 400, code 100, with these details.
     #[must_use]
     pub fn invalid_parameter(details: &str) -> Self {
-        Self::Error { status: 400, body: bodies::invalid_parameter(details) }
+        Self::Error { status: 400, body: replies::invalid_parameter(details) }
     }
 
     /// HTTP 500 with a body that is no JSON, as a gateway gives it.
@@ -183,7 +185,7 @@ async fn reply(shared: &Arc<MetaShared>, knife: &Knife, request: Request) -> Res
     let (status, body) = match reply {
         Reply::Ok | Reply::Delay(..) => shared.apply(&request).await,
         Reply::Error { status, body } => (status, body),
-        Reply::RetryAfter(_) => (429, bodies::TOO_MANY.to_owned()),
+        Reply::RetryAfter(_) => (429, replies::TOO_MANY.to_owned()),
         Reply::Hang => {
             if let Some(watch) = &watch {
                 watch.replied(None);
@@ -347,13 +349,13 @@ impl MetaShared {
 
     async fn apply(self: &Arc<Self>, request: &Request) -> Outcome {
         if request.bearer.as_deref() != Some(&self.options.access_token) {
-            return (401, bodies::TOKEN_EXPIRED.to_owned());
+            return (401, replies::TOKEN_EXPIRED.to_owned());
         }
         if request.node != self.options.phone_number_id {
-            return (400, bodies::UNKNOWN_NODE.to_owned());
+            return (400, replies::UNKNOWN_NODE.to_owned());
         }
         if request.action == "settings" {
-            return (200, bodies::SETTINGS.to_owned());
+            return (200, replies::SETTINGS.to_owned());
         }
         match request.action.as_str() {
             "call_permissions" => return self.look_up(&request.body),
@@ -368,10 +370,10 @@ impl MetaShared {
             if let Some(live) = live {
                 live.record.object(Objection::BadRequest(details.clone()));
             }
-            return (400, bodies::invalid_parameter(&details));
+            return (400, replies::invalid_parameter(&details));
         }
         let Some(live) = live else {
-            return (400, bodies::invalid_parameter("no call with this call_id"));
+            return (400, replies::invalid_parameter("no call with this call_id"));
         };
         match request.action.as_str() {
             "pre_accept" | "accept" => self.answer(&live, request).await,
@@ -382,12 +384,12 @@ impl MetaShared {
     /// `connect`: the phone of somebody who permits it rings.
     async fn connect(self: &Arc<Self>, request: &Request) -> Outcome {
         if let Err(details) = request.check_fields() {
-            return (400, bodies::invalid_parameter(&details));
+            return (400, replies::invalid_parameter(&details));
         }
         // `to` wins.
         let key = request.body["to"].as_str().or_else(|| request.body["recipient"].as_str()).unwrap_or_default();
         let Some(Reachable { options, place }) = self.callee(key) else {
-            return (401, bodies::NO_PERMISSION.to_owned());
+            return (401, NO_PERMISSION.to_owned());
         };
         // Browsers permit all calls.
         if let Place::Phone(_) = &place
@@ -396,11 +398,11 @@ impl MetaShared {
             return refusal;
         }
         if self.is_busy(&options.person) {
-            return (400, bodies::BUSY.to_owned());
+            return (400, replies::BUSY.to_owned());
         }
         let text = match request.sdp("offer") {
             Ok(text) => text,
-            Err(details) => return (400, bodies::invalid_parameter(&details)),
+            Err(details) => return (400, replies::invalid_parameter(&details)),
         };
         let offer = match Answer::read_offer(text, options.setup == Setup::Active) {
             Ok(offer) => offer,
@@ -411,7 +413,7 @@ impl MetaShared {
         let (live, is_taken) = match place {
             Place::Phone(calls) => match self.ring_callee(&options, offer, opaque).await {
                 Ok(call) => (call.live.clone(), calls.try_send(call).is_ok()),
-                Err(error) => return (500, bodies::invalid_parameter(&format!("{error:#}"))),
+                Err(error) => return (500, replies::invalid_parameter(&format!("{error:#}"))),
             },
             Place::Browser(calls) => {
                 let call = self.ring_browser_callee(&options, text, opaque);
@@ -420,9 +422,9 @@ impl MetaShared {
         };
         objections.into_iter().for_each(|objection| live.record.object(objection));
         if !is_taken {
-            return (400, bodies::BUSY.to_owned());
+            return (400, replies::BUSY.to_owned());
         }
-        let body = bodies::connected(&live.record.parties.wacid);
+        let body = replies::connected(&live.record.parties.wacid);
         if live.browser.is_some() {
             // The page's SDP announces it.
             return (200, body);
@@ -454,18 +456,18 @@ impl MetaShared {
         };
         if ended {
             record.object(Objection::TerminateAfterEnd);
-            return (400, bodies::invalid_parameter("the call has already ended"));
+            return (400, replies::invalid_parameter("the call has already ended"));
         }
         if is_reject && answered {
             record.object(Objection::RejectAfterAnswer);
-            return (400, bodies::invalid_parameter("the call has already been answered"));
+            return (400, replies::invalid_parameter("the call has already been answered"));
         }
         if record.end(if is_reject { EndedBy::Rejected } else { EndedBy::Terminated }, now()) {
             live.line.order(Order::Vanish).await;
             let (shared, live) = (self.clone(), live.clone());
             self.spawn(async move { report("terminate", shared.send_terminate(&live).await) });
         }
-        (200, bodies::SUCCESS.to_owned())
+        (200, replies::SUCCESS.to_owned())
     }
 
     /// `pre_accept` and `accept`.
@@ -476,7 +478,7 @@ impl MetaShared {
             Ok(text) => text,
             Err(details) => {
                 record.object(Objection::BadRequest(details.clone()));
-                return (400, bodies::invalid_parameter(&details));
+                return (400, replies::invalid_parameter(&details));
             }
         };
         let (ended, accepted, before) = {
@@ -485,16 +487,16 @@ impl MetaShared {
         };
         if ended {
             record.object(Objection::AcceptAfterEnd);
-            return (400, bodies::invalid_parameter("the call has already ended"));
+            return (400, replies::invalid_parameter("the call has already ended"));
         }
         if accepted {
             record.object(Objection::AcceptedTwice);
-            return (400, bodies::invalid_parameter("the call has already been accepted"));
+            return (400, replies::invalid_parameter("the call has already been accepted"));
         }
         match before {
             Some(before) if before != text => {
                 record.object(Objection::AnswerChanged);
-                return (400, bodies::invalid_parameter("the SDP answer differs from the one in pre_accept"));
+                return (400, replies::invalid_parameter("the SDP answer differs from the one in pre_accept"));
             }
             Some(_) => {}
             None => {
@@ -525,13 +527,13 @@ impl MetaShared {
         } else {
             record.reach(Stage::PreAccepted, now());
         }
-        (200, bodies::SUCCESS.to_owned())
+        (200, replies::SUCCESS.to_owned())
     }
 }
 
 fn refused(refusal: Refusal) -> String {
     match refusal {
-        Refusal::NoFingerprint | Refusal::FingerprintNotSha256 => bodies::invalid_parameter(&refusal.to_string()),
-        Refusal::Invalid(_) => bodies::sdp_invalid(&refusal.to_string()),
+        Refusal::NoFingerprint | Refusal::FingerprintNotSha256 => replies::invalid_parameter(&refusal.to_string()),
+        Refusal::Invalid(_) => replies::sdp_invalid(&refusal.to_string()),
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{MetaShared, Parties, bodies, report, unix_ms, wacid};
+use super::bodies::{permissions as bodies, replies};
+use super::{MetaShared, Parties, report, unix_ms, wacid};
 
 /// Seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
@@ -158,7 +159,7 @@ impl MetaShared {
         let key = query["user_wa_id"].as_str().or_else(|| query["recipient"].as_str());
         match key {
             Some(key) => (200, self.book().entry([Some(key), None]).look_up(unix_s())),
-            None => (400, bodies::invalid_parameter("user_wa_id or recipient is missing")),
+            None => (400, replies::invalid_parameter("user_wa_id or recipient is missing")),
         }
     }
 
@@ -166,7 +167,7 @@ impl MetaShared {
     pub(crate) fn take_message(&self, body: &Value) -> (u16, String) {
         let to = match check_message(body) {
             Ok(to) => to,
-            Err(details) => return (400, bodies::invalid_parameter(&details)),
+            Err(details) => return (400, replies::invalid_parameter(&details)),
         };
         let mut book = self.book();
         let entry = book.entry([Some(to), None]);
