@@ -303,7 +303,7 @@ impl Session {
         let deadline = call.poll_timeout().unwrap_or_else(|| clock::now() + self.context.options.accept_timeout);
         let first_record = self.record.first_write();
         tokio::select! {
-            Some(ending) = inbox.endings.recv() => call.handle(ending, clock::now()),
+            Some(ending) = inbox.endings.recv() => Self::end_behind_the_news(call, inbox, ending),
             Some(news) = inbox.news.recv() => call.handle(news, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(request) = inbox.browsers.recv() => self.browser_request(call, request).await,
@@ -322,6 +322,14 @@ impl Session {
             _ = first_record.confirmed(), if self.events.is_holding() => self.events.publish_held(),
             () = tokio::time::sleep_until(deadline.into()) => self.deadline_passed(call, clock::now()),
         }
+    }
+
+    /// Meta's webhooks say that a callee declined before they say that the call is over; both may wait here.
+    fn end_behind_the_news(call: &mut Call, inbox: &mut Inbox, ending: Input) {
+        while let Ok(news) = inbox.news.try_recv() {
+            call.handle(news, clock::now());
+        }
+        call.handle(ending, clock::now());
     }
 
     fn deadline_passed(&mut self, call: &mut Call, now: Instant) {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use patchcord_media::opus::{Profile, SampleRate};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -18,13 +19,14 @@ use crate::call::AnswerWhen;
 use crate::call::command::SoundCommand;
 use crate::call::route::BargeIn;
 use crate::calls::naming::Naming;
+use crate::calls::origin::Placement;
 use crate::calls::snapshot::CallStatus;
 use crate::calls::table::SharedTable;
 use crate::calls::terminations::Terminations;
 use crate::permissions::{Permissions, PermissionsOptions};
 use crate::routes::{AgentDefaults, PlacingLimits, Route};
 use crate::store::tests::Folder;
-use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
+use crate::whatsapp::graph::{self, Callee, GraphClient, GraphOptions};
 use crate::whatsapp::webhook::{self, Connect, Notice};
 use crate::worker::{Report, WorkerHandle};
 
@@ -92,14 +94,28 @@ async fn an_end_reaches_a_call_whose_commands_are_full() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Meta's webhooks may all arrive while the session is busy.
+#[tokio::test]
+async fn a_callee_who_declined_is_told_apart_although_the_end_is_there_too() -> anyhow::Result<()> {
+    // Without an order, either would be read first by chance.
+    for _ in 0..8 {
+        let mut played = Played::placed().await?;
+        assert!(played.handle.hear(Input::Declined));
+        assert!(played.handle.end(Input::Terminated { failed: false, error: None, picked_up: false }));
+        played.released("callee_declined").await.send(json!({})).expect("the session waits for its figures");
+        assert_eq!(played.ended().await?["reason"], "callee_declined");
+    }
+    Ok(())
+}
+
 /// A session with a caller, on this thread.
 struct Played {
     reports: mpsc::Sender<Report>,
     commands: mpsc::Receiver<Command>,
     events: broadcast::Receiver<CallEvent>,
     session: JoinHandle<()>,
-    /// A worker that never answers.
-    _answer: Answer,
+    /// Asks a worker that never answers.
+    first: Command,
     handle: SessionHandle,
     /// A Meta that never answers.
     _meta: TcpListener,
@@ -108,17 +124,29 @@ struct Played {
 
 impl Played {
     async fn begin() -> anyhow::Result<Self> {
+        let mut played = Self::of(Origin::Offered(Box::new(connect()))).await?;
+        let Command::Answer(answer) = &played.first else { panic!("a call begins with its offer") };
+        played.reports = answer.reports.clone();
+        Ok(played)
+    }
+
+    async fn placed() -> anyhow::Result<Self> {
+        let ring_timeout = Duration::from_secs(600);
+        let placement = Placement { callee: Callee::WaId("12025550143".to_owned()), tracker: None, ring_timeout };
+        Self::of(Origin::Placed(Box::new(placement))).await
+    }
+
+    async fn of(origin: Origin) -> anyhow::Result<Self> {
         let folder = Folder::new();
         let meta = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (worker, mut commands) = WorkerHandle::played();
         let options = options(&folder, &format!("http://{}", meta.local_addr()?))?;
         let events = options.events.subscribe();
         let (status, _) = watch::channel(CallStatus::new(false));
-        let connect = connect();
-        let number = Arc::new(number(&connect));
+        let number = Arc::new(number(&connect()));
         let new_call = NewCall {
             id: CallId::generate(),
-            origin: Origin::Offered(Box::new(connect)),
+            origin,
             number,
             worker,
             received_at: Instant::now(),
@@ -129,9 +157,10 @@ impl Played {
         session.begin(false);
         let (handle, inbox) = Inbox::new();
         let session = tokio::spawn(session.run(inbox, None));
-        let Some(Command::Answer(answer)) = commands.recv().await else { panic!("a call begins with its offer") };
-        let reports = answer.reports.clone();
-        Ok(Self { reports, commands, events, session, handle, _answer: answer, _meta: meta, _folder: folder })
+        let first = commands.recv().await.context("a call begins with a command")?;
+        // Those of the first command take its place.
+        let (reports, _) = mpsc::channel(1);
+        Ok(Self { reports, commands, events, session, handle, first, _meta: meta, _folder: folder })
     }
 
     /// Gives the worker's side of its release.
