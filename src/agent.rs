@@ -8,6 +8,7 @@ pub mod websocket;
 pub mod audiosocket;
 pub(crate) mod browser;
 mod offer;
+mod twiml;
 pub(crate) mod sip;
 pub mod dialect;
 pub mod model;
@@ -33,9 +34,11 @@ pub use offer::{OfferFormat, OfferOptions};
 pub use sip::{CallingPhone, PhoneId};
 pub use status::{AgentOutcome, AgentStatus};
 pub use target::{AgentTarget, prompt_name, queue_name, sip_user_name};
+pub use twiml::{Home, TwimlOptions};
 pub use websocket::{AppSocketOptions, REDIAL_FOR, UpgradeSignature, WebSocketOptions};
 
 use crate::call::agent_failure::AgentFailureKind;
+use crate::settings::CurrentSettings;
 use port::AgentPort;
 use sip::Whom;
 pub use sip::{AudioRules, SipOptions};
@@ -78,6 +81,8 @@ pub struct SocketOptions {
     pub idle_timeout: Duration,
     /// None if the service speaks no SIP.
     pub sip: Option<SipOptions>,
+    /// What a document of TwiML may name: routes, and hosts.
+    pub settings: CurrentSettings,
 }
 
 /// Starts the task of an agent on this thread, among `tasks`. It ends when the agent has left or is dismissed. A new way
@@ -99,6 +104,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::AudioSocket(agent) => start(tasks, port.clone(), audiosocket::run(agent, port, options)),
         AgentTarget::Browser(id) => start(tasks, port.clone(), browser::run(id, port)),
         AgentTarget::Offer(agent) => start(tasks, port.clone(), offer::run(agent, port, options)),
+        AgentTarget::Twiml(app) => start(tasks, port.clone(), twiml::run(app, port, options)),
         AgentTarget::Sip(uri) => start(tasks, port.clone(), sip::run(Whom::At(uri), port, options.sip)),
         AgentTarget::CallingPhone(phone) => start(tasks, port.clone(), sip::wait(phone, port, options.sip)),
         AgentTarget::SipUser(name) => start(tasks, port.clone(), sip::run(Whom::User(name), port, options.sip)),

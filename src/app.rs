@@ -21,11 +21,11 @@ use crate::calls::recovery::Recovery;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{CallQueue, Calls, CallsOptions};
-use crate::config::events::FORWARD_ENDPOINT;
+use crate::config::events::{FORWARD_ENDPOINT, TWILIO_ENDPOINT};
 use crate::config::sip::{Sip, SipUser};
 use crate::config::trunks::Trunk;
 use crate::config::{Config, restart};
-use crate::events::{self, Events, EventsOptions, Webhook};
+use crate::events::{self, Events, EventsOptions, Format, Webhook, twilio_status};
 use crate::health::Health;
 use crate::http::api::ApiOptions;
 use crate::http::forward::Forwarding;
@@ -347,6 +347,7 @@ async fn start_workers(
             connect_timeout: config.calls.agent_timeout,
             idle_timeout: config.calls.agent_idle_timeout,
             sip: phones,
+            settings: settings.clone(),
         },
         prompts: prompts.clone(),
         recordings: recordings.clone(),
@@ -503,8 +504,19 @@ fn webhooks(config: &Config) -> Vec<Webhook> {
         // Meta's own signature is forwarded.
         secrets: Vec::new(),
         kinds: Kinds::Only(vec![FORWARD.to_owned()]),
+        format: Format::Events,
     });
-    config.events.webhooks.iter().cloned().chain(forward).collect()
+    let account = config.twilio.as_ref();
+    let status =
+        account.zip(account.and_then(|account| account.status_callback.clone())).map(|(account, url)| Webhook {
+            name: TWILIO_ENDPOINT.to_owned(),
+            url,
+            // The account's token signs.
+            secrets: Vec::new(),
+            kinds: Kinds::Only(twilio_status::KINDS.map(str::to_owned).to_vec()),
+            format: Format::TwilioStatus(account.clone()),
+        });
+    config.events.webhooks.iter().cloned().chain(forward).chain(status).collect()
 }
 
 fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClient> {

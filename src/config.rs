@@ -19,6 +19,7 @@ mod tools;
 pub mod sip;
 pub mod trunks;
 pub mod store;
+mod twilio;
 
 pub use environment::Environment;
 pub use problem::{ConfigErrors, Problem};
@@ -37,6 +38,7 @@ use crate::address::is_nearby;
 use crate::egress::Allowed;
 use crate::permissions::Country;
 use crate::routes::{PlacingLimits, Route};
+use crate::twilio::Account;
 use crate::whatsapp::PhoneNumberId;
 use api::Api;
 use events::Events;
@@ -74,6 +76,8 @@ pub struct Config {
     pub api: Api,
     /// `[egress]`
     pub egress: Egress,
+    /// `[twilio]`; None without it.
+    pub twilio: Option<Arc<Account>>,
     /// `[store]`
     pub store: Store,
     /// `[events]`
@@ -256,6 +260,9 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
     // Its earlier name is still read.
     let is_earlier = root.has("outbound") && !root.has("egress");
     let egress = Egress::read(root.section(if is_earlier { "outbound" } else { "egress" }));
+    let has_twilio = root.has("twilio");
+    let twilio = twilio::read(has_twilio, root.section("twilio")).map(Arc::new);
+    twilio::check_routes(&root, routes.iter().filter_map(|(_, route)| route.as_ref()), has_twilio);
     let store = Store::read(root.section("store"));
     let events = Events::read(root.section("events"));
     let log = Log::read(root.section("log"));
@@ -273,6 +280,7 @@ fn read_root(mut root: Section<'_, '_>) -> Option<Config> {
         recordings,
         api,
         egress,
+        twilio,
         store,
         events: events?,
         log,

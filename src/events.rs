@@ -7,6 +7,7 @@
 mod deliverer;
 mod attempt;
 mod backoff;
+pub mod twilio_status;
 pub(crate) mod signature;
 
 pub use signature::{InvalidSecret, SigningSecret};
@@ -21,10 +22,11 @@ use tracing::warn;
 use url::Url;
 
 use crate::store::{Endpoint, Kinds, Store};
+use crate::twilio::Account;
 use deliverer::Deliverer;
 
 /// A receiver of events.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Webhook {
     /// Its name, which identifies it across restarts and in logs.
     pub name: String,
@@ -34,6 +36,18 @@ pub struct Webhook {
     pub secrets: Vec<SigningSecret>,
     /// The kinds of events it receives.
     pub kinds: Kinds,
+    /// How they are written.
+    pub format: Format,
+}
+
+/// How a webhook writes events.
+#[derive(Debug, Clone, Default)]
+pub enum Format {
+    /// As they are, in JSON.
+    #[default]
+    Events,
+    /// As Twilio's status callbacks of this account.
+    TwilioStatus(Arc<Account>),
 }
 
 impl Webhook {

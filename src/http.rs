@@ -10,6 +10,7 @@ pub mod error;
 pub mod forward;
 mod sip;
 mod stray;
+mod twilio;
 mod webhook;
 
 use std::sync::Arc;
@@ -82,6 +83,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
     let keys = Arc::new(Keys::new(options.settings.clone(), options.proxies.clone()));
     let if_open = middleware::from_fn_with_state((keys.clone(), Page::Metrics), api::guard_page);
     let allowed = Arc::new(AllowedOrigins::new(&options.allow_origins));
+    let twilio = twilio::router(options.settings.clone(), options.calls.clone(), options.store.clone(), keys.clone());
     let api = api::router(api, &keys).layer(middleware::from_fn_with_state(allowed, cors::share));
     Router::new()
         .route(WEBHOOK_PATH, webhook.clone())
@@ -93,6 +95,7 @@ pub fn router(options: HttpOptions, api: ApiOptions) -> Router {
         .merge(console::router())
         .with_state(Arc::new(options))
         .merge(api)
+        .merge(twilio)
         .fallback(stray::nothing_here)
         .layer(middleware::from_fn(within_time))
 }

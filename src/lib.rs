@@ -21,6 +21,7 @@ pub mod pulse;
 pub mod health;
 pub mod descriptors;
 pub mod agent;
+pub mod twilio;
 pub mod browser;
 pub mod sip;
 pub mod queue;

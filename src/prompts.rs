@@ -67,6 +67,17 @@ pub enum PutError {
     NotWritten(#[from] io::Error),
 }
 
+/// Why a sound that was handed in cannot be played.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// It cannot be decoded.
+    #[error(transparent)]
+    Broken(#[from] PromptError),
+    /// The decoder did not come to an end.
+    #[error("the sound could not be decoded")]
+    Stopped,
+}
+
 /// A file of the prompts folder that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPrompt {
@@ -155,6 +166,13 @@ impl PromptLibrary {
         if let Err(error) = looked {
             warn!("cannot look at the prompts folder: {error}");
         }
+    }
+
+    /// Reads a file that is played once and belongs to no folder, when its turn has come.
+    pub async fn decode(&self, bytes: Bytes) -> Result<Prompt, DecodeError> {
+        let background = self.background.clone();
+        let decoded = tokio::task::spawn_blocking(move || background.run(|| Prompt::from_file(&bytes, None))).await;
+        Ok(decoded.map_err(|_| DecodeError::Stopped)??)
     }
 
     /// Writes a file into the folder, replacing all others of this name. It is decoded once, before anything is

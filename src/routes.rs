@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::agent::tls::AgentTlsFiles;
-use crate::agent::{AgentTarget, DialectName, Encoding, OfferFormat, SoundFormat};
+use crate::agent::{AgentTarget, DialectName, Encoding, Home, OfferFormat, SoundFormat};
 use crate::call::AttemptKind;
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::events::SigningSecret;
@@ -182,6 +182,28 @@ impl Routes {
     /// The route of that name.
     pub fn get(&self, name: &str) -> Option<Arc<Route>> {
         self.0.get(name).cloned()
+    }
+
+    /// The app of a route that answers TwiML and has this URL: the operator has named it.
+    pub fn home_of(&self, url: &Url) -> Option<&Home> {
+        let targets = self.0.values().flat_map(|route| &route.targets);
+        let homes = targets.filter_map(|target| match target {
+            AgentTarget::Twiml(app) => app.home.as_ref(),
+            AgentTarget::WebSocket(_)
+            | AgentTarget::App(_)
+            | AgentTarget::AudioSocket(_)
+            | AgentTarget::Browser(_)
+            | AgentTarget::Offer(_)
+            | AgentTarget::Model(_)
+            | AgentTarget::Sip(_)
+            | AgentTarget::SipUser(_)
+            | AgentTarget::Trunk(_)
+            | AgentTarget::CallingPhone(_)
+            | AgentTarget::Queue(_)
+            | AgentTarget::Person(_)
+            | AgentTarget::Prompts { .. } => None,
+        });
+        homes.into_iter().find(|home| home.local_of(url).is_some())
     }
 
     /// All of them, sorted by name.

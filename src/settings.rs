@@ -14,6 +14,7 @@ use crate::egress::Egress;
 use crate::permissions::Country;
 use crate::queue::{AgentName, QueueName};
 use crate::routes::{Number, Numbers, Route, Routes};
+use crate::twilio::Account;
 use crate::whatsapp::signature::AppSecrets;
 
 /// The settings of one reading of the configuration.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub closed_pages: Vec<Page>,
     /// Which URLs the API and decisions may name.
     pub egress: Egress,
+    /// The account of apps that answer TwiML, and of Twilio's REST API.
+    pub twilio: Option<Arc<Account>>,
 }
 
 impl Settings {
@@ -54,6 +57,7 @@ impl Settings {
             api_keys: config.api.keys.clone(),
             closed_pages: config.api.closed.clone(),
             egress: Egress::new(config.egress.allow.iter().cloned()),
+            twilio: config.twilio.clone(),
         })
     }
 

@@ -5,7 +5,7 @@
 pub mod native;
 mod payload;
 mod stream_message;
-pub(super) mod identity;
+pub(crate) mod identity;
 mod twilio;
 mod telnyx;
 mod plivo;
@@ -167,6 +167,11 @@ pub(super) trait Dialect {
             Closing::TooSlow => 1008,
         }
     }
+}
+
+/// A translator of Twilio's stream for an app that knows us by this account.
+pub(super) fn twilio_of(account_sid: String) -> Box<dyn Dialect> {
+    Box::new(twilio::Twilio::of(account_sid))
 }
 
 /// When an agent counts as joined.

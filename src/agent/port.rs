@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use patchcord_media::bridge::{AudioFormat, Bridge, Speaker};
-use patchcord_media::opus::Profile;
+use patchcord_media::gather::GatherOptions;
+use patchcord_media::opus::{Profile, SampleRate};
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::{Answer, Offer};
 use patchcord_media::source::{Cleared, Room};
 use serde_json::{Value, json};
@@ -20,14 +23,15 @@ use serde_json::{Value, json};
 use super::browser::{BrowserId, BrowserLeg};
 use super::notice::{ErrorCode, Notice};
 use super::sip::{PhoneId, PhoneLine};
-use super::{Encoding, SoundFormat};
+use super::{AgentTarget, Encoding, SoundFormat};
 use crate::call::agent_failure::AgentFailure;
-use crate::call::command::{CallCommand, CommandResult, CourseCommand, Owner, SoundCommand};
+use crate::call::command::{CallCommand, CommandResult, CourseCommand, Dismiss, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::usage::Tokens;
 use crate::clock;
+use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
 
 pub(crate) use slot::{AgentSlot, PortUser};
@@ -74,6 +78,21 @@ pub(crate) trait PortHost {
     /// Performs a command on the call's sound.
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal>;
 
+    /// Whether the call was accepted.
+    fn is_accepted(&self) -> bool;
+
+    /// The prompts by name.
+    fn prompts(&self) -> &PromptLibrary;
+
+    /// Plays prompts for the agent; gives the id of the playback.
+    fn play_prompts(self: Rc<Self>, prompts: Vec<Prompt>, repeat: Repeat) -> Result<u64, Refusal>;
+
+    /// Plays prompts and collects keys for the agent; gives the id of the gather.
+    fn gather_keys(self: Rc<Self>, options: GatherOptions, prompts: Vec<Prompt>) -> Result<u64, Refusal>;
+
+    /// Dials a participant that everybody hears.
+    fn invite(self: Rc<Self>, target: AgentTarget) -> Result<u32, Refusal>;
+
     /// Takes a report of the port's user.
     fn report(&self, user: PortUser, report: PortReport);
 
@@ -106,12 +125,35 @@ pub(crate) struct AgentPort {
     slot: Rc<AgentSlot>,
     /// How much of the agent's sound is queued.
     max_buffer: Duration,
+    /// Gets the reports instead of the call.
+    listener: Option<Rc<dyn Fn(PortReport)>>,
 }
 
 /// The course of the connection.
 impl AgentPort {
     pub fn new(host: Rc<dyn PortHost>, slot: Rc<AgentSlot>, max_buffer: Duration) -> Self {
-        Self { host, slot, max_buffer }
+        Self { host, slot, max_buffer, listener: None }
+    }
+
+    /// The same port for a connection that is only a part of the agent: its reports go to `listener`.
+    pub fn reporting_to(&self, listener: Rc<dyn Fn(PortReport)>) -> Self {
+        let (host, slot) = (self.host.clone(), self.slot.clone());
+        Self { host, slot, max_buffer: self.max_buffer, listener: Some(listener) }
+    }
+
+    /// Whether the call was accepted.
+    pub fn is_accepted(&self) -> bool {
+        self.host.is_accepted()
+    }
+
+    /// Whether the caller hears us: the call was accepted, and no other agent has it.
+    pub fn has_accepted_caller(&self) -> bool {
+        self.host.is_accepted() && self.has_caller()
+    }
+
+    /// Whether the call has no more use for the agent.
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed().now_or_never().is_some()
     }
 
     pub fn call_id(&self) -> &CallId {
@@ -236,7 +278,10 @@ impl AgentPort {
     }
 
     fn report(&self, report: PortReport) {
-        self.host.report(self.user(), report);
+        match &self.listener {
+            Some(listener) => listener(report),
+            None => self.host.report(self.user(), report),
+        }
     }
 }
 
@@ -273,6 +318,55 @@ impl AgentPort {
     pub fn complain(&self, code: ErrorCode, message: String) {
         metrics::counter!("patchcord_agent_mistakes_total", "code" => code.name()).increment(1);
         self.slot.tell(Notice::Error { code, message });
+    }
+}
+
+/// Prompts and people, for an agent that has no voice of its own.
+impl AgentPort {
+    /// The prompts by name.
+    pub fn prompts(&self) -> &PromptLibrary {
+        self.host.prompts()
+    }
+
+    /// Plays prompts, once or until they are stopped; gives the id of the playback. It ends with an event.
+    pub fn play(&self, prompts: Vec<Prompt>, repeats: bool) -> Result<u64, Refusal> {
+        self.host.clone().play_prompts(prompts, if repeats { Repeat::Loop } else { Repeat::Once })
+    }
+
+    /// Stops the playback, if there is one.
+    pub fn stop_playback(&self) {
+        // It may have ended by itself.
+        let _ = self.host.clone().perform(SoundCommand::StopPlayback, Owner::Agent);
+    }
+
+    /// Plays prompts and collects keys; gives the id of the gather. It ends with an event.
+    pub fn gather(&self, options: GatherOptions, prompts: Vec<Prompt>) -> Result<u64, Refusal> {
+        self.host.clone().gather_keys(options, prompts)
+    }
+
+    /// Dials a participant that everybody hears; gives its id. Events tell of it.
+    pub fn invite(&self, target: AgentTarget) -> Result<u32, Refusal> {
+        self.host.clone().invite(target)
+    }
+
+    /// Sends a participant away.
+    pub fn dismiss(&self, participant: u32) {
+        // It may have left by itself.
+        let _ = self.host.clone().perform(SoundCommand::Dismiss(Dismiss { guest_id: participant }), Owner::Agent);
+    }
+
+    /// What plays in place of an agent ends: the caller hears silence until something is played. An agent that is to take
+    /// over from another does it again then.
+    pub fn take_the_line(&self) {
+        self.attach(SoundFormat { encoding: Encoding::Opus, sample_rate: SampleRate::Hz48000 }, Profile::Eco);
+        if self.has_caller() {
+            self.detach();
+        }
+    }
+
+    /// The agent is silent and hears nothing until it is attached again.
+    pub fn detach(&self) {
+        self.with_bridge(|bridge, speaker| bridge.detach(speaker));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     AppSocketOptions, AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
-    WebSocketOptions, shown_address,
+    TwimlOptions, WebSocketOptions, shown_address,
 };
 use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
@@ -25,6 +25,8 @@ pub enum AgentTarget {
     Browser(BrowserId),
     /// An agent behind an HTTP endpoint that answers our WebRTC offer.
     Offer(OfferOptions),
+    /// An app that says in TwiML what happens to the call.
+    Twiml(TwimlOptions),
     /// A speech model without an app.
     Model(ModelOptions),
     /// A SIP phone.
@@ -50,9 +52,9 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, app, audiosocket://, offer:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `app`, `audiosocket://…`, `offer:https://…`, `openai-realtime:MODEL` and the like
+    /// Reads `ws://…`, `wss://…`, `app`, `audiosocket://…`, `offer:https://…`, `twiml:https://…`, `openai-realtime:MODEL` and the like
     /// ([`ModelVendor`]), `sip:…`, `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
     /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -67,6 +69,7 @@ impl AgentTarget {
             "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
             "audiosocket" => AudioSocketOptions::parse(text).map(Self::AudioSocket),
             "offer" => OfferOptions::parse(rest).map(Self::Offer),
+            "twiml" => TwimlOptions::parse(rest).map(Self::Twiml),
             "prompt" => {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
                 Ok(Self::Prompts { names, repeat: false })
@@ -88,6 +91,7 @@ impl AgentTarget {
             Self::AudioSocket(_) => "audiosocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
+            Self::Twiml(_) => "twiml",
             Self::Model(_) => "model",
             Self::Sip(_) => "sip",
             Self::SipUser(_) => "sip_user",
@@ -107,6 +111,7 @@ impl AgentTarget {
             Self::AudioSocket(agent) => agent.to_string(),
             Self::Browser(_) => "browser".to_owned(),
             Self::Offer(agent) => format!("offer:{}", shown_address(&agent.url)),
+            Self::Twiml(app) => app.shown(),
             Self::Model(model) => model.to_string(),
             Self::Sip(uri) => uri.shown(),
             Self::SipUser(name) => format!("sip-user:{name}"),
@@ -126,6 +131,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
@@ -145,6 +151,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
@@ -163,6 +170,7 @@ impl AgentTarget {
             Self::App(agent) => agent.parameters.extend(parameters.clone()),
             Self::Offer(agent) => agent.parameters.extend(parameters.clone()),
             Self::Model(model) => model.parameters.extend(parameters.clone()),
+            Self::Twiml(app) => app.parameters.extend(parameters.clone()),
             Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Sip(_)
@@ -180,6 +188,7 @@ impl AgentTarget {
         match self {
             Self::WebSocket(agent) => agent.tls = Some(tls.clone()),
             Self::Offer(agent) => agent.tls = Some(tls.clone()),
+            Self::Twiml(app) => app.tls = Some(tls.clone()),
             Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
@@ -203,6 +212,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
@@ -221,6 +231,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
@@ -241,6 +252,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::Trunk(_)
@@ -260,6 +272,7 @@ impl AgentTarget {
             | Self::AudioSocket(_)
             | Self::Browser(_)
             | Self::Offer(_)
+            | Self::Twiml(_)
             | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)

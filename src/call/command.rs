@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::refusal::{Refusal, RefusalCode};
 use super::signaling::{MetaAnswer, MetaStep, Terminated};
+use crate::twilio;
 
 /// The most prompts in one list; a longer announcement is one file.
 const MAX_PROMPTS: usize = 32;
@@ -190,6 +191,10 @@ pub struct Destination {
     #[serde(skip)]
     #[schema(ignore)]
     pub phone: Option<String>,
+    /// TwiML, or the app that answers it. Twilio's REST API alone names it.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub twiml: Option<Box<twilio::Source>>,
     /// For the agent's `start`, beside those of the route.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
@@ -484,12 +489,12 @@ fn check_prompts(prompts: &[String]) -> Result<(), Refusal> {
 impl Destination {
     /// Whether it names anything.
     pub fn is_given(&self) -> bool {
-        self.phone.is_some() || self.given().next().is_some()
+        self.phone.is_some() || self.twiml.is_some() || self.given().next().is_some()
     }
 
     /// Refuses none of them, and more than one.
     pub fn check(&self) -> Result<(), Refusal> {
-        match self.given().count() {
+        match self.given().count() + usize::from(self.twiml.is_some()) {
             1 => Ok(()),
             0 => Err(invalid("route: give the name of a route, or queue, agent or url")),
             _ => Err(invalid("route: give one of route, queue, agent and url")),

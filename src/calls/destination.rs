@@ -1,14 +1,18 @@
 //! The targets that a command names: those of a route, a queue, a person, or the agent of a URL that the egress guard admits.
 
-use crate::agent::{AgentTarget, AudioSocketOptions, OfferOptions, WebSocketOptions};
+use crate::agent::{AgentTarget, AudioSocketOptions, OfferOptions, TwimlOptions, WebSocketOptions};
 use crate::call::command::Destination;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::egress::{Hosts, Use};
 use crate::settings::Settings;
 use crate::sip::SipUri;
+use crate::twilio::Source;
 
 /// The targets of a destination. A URL's host is resolved here, once, which may take 3 s.
 pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> Result<Vec<AgentTarget>, Refusal> {
+    if let Some(source) = &to.twiml {
+        return Ok(vec![app_of(source, settings, hosts).await?]);
+    }
     let mut targets = match (&to.url, &to.queue, &to.agent) {
         (Some(url), ..) => vec![target_at(url, settings, hosts).await?],
         (None, Some(name), _) => {
@@ -37,6 +41,21 @@ pub async fn targets_of(to: &Destination, settings: &Settings, hosts: Hosts) -> 
         target.add_parameters(&to.parameters);
     }
     Ok(targets)
+}
+
+/// TwiML that was given, or the app that answers it.
+async fn app_of(source: &Source, settings: &Settings, hosts: Hosts) -> Result<AgentTarget, Refusal> {
+    let (url, method) = match source {
+        Source::Document(document) => return Ok(AgentTarget::Twiml(TwimlOptions::document(document.clone()))),
+        Source::Url(url, method) => (url, *method),
+    };
+    if let Some(home) = settings.routes.home_of(url) {
+        let options = TwimlOptions { home: Some(home.clone()), ..TwimlOptions::at(url.clone(), method, Vec::new()) };
+        return Ok(AgentTarget::Twiml(options));
+    }
+    let found = settings.egress.check(url.as_str(), Use::Web, hosts).await;
+    let found = found.map_err(|refused| Refusal::new(refused.code(), format!("Url: {refused}")))?;
+    Ok(AgentTarget::Twiml(TwimlOptions::at(found.url().clone(), method, found.addresses().to_vec())))
 }
 
 /// The agent at a WebSocket, at an AudioSocket, or behind `offer:` and the URL of an endpoint that answers offers.

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::read::Section;
 use crate::address::is_nearby;
-use crate::events::{SigningSecret, Webhook};
+use crate::events::{Format, SigningSecret, Webhook};
 use crate::store::{FORWARD, Kinds};
 
 /// Where events go.
@@ -21,6 +21,8 @@ pub struct Events {
 
 /// The name of the endpoint that [`WhatsApp::forward_url`](super::WhatsApp::forward_url) makes.
 pub const FORWARD_ENDPOINT: &str = "whatsapp.forward_url";
+/// The name of the endpoint that `twilio.status_callback` makes.
+pub const TWILIO_ENDPOINT: &str = "twilio.status_callback";
 
 impl Events {
     pub(super) fn read(mut section: Section<'_, '_>) -> Option<Self> {
@@ -44,7 +46,7 @@ fn read_webhook(mut section: Section<'_, '_>) -> Option<Webhook> {
     section.require("url", "give an address such as \"https://app.example.com/events\"");
     let url = section.text("url", webhook_url);
     let name = section.text("name", |text| match text.chars().count() {
-        _ if text == FORWARD_ENDPOINT => Err("this name is taken: give another".to_owned()),
+        _ if [FORWARD_ENDPOINT, TWILIO_ENDPOINT].contains(&text) => Err("this name is taken: give another".to_owned()),
         1..=64 => Ok(text.to_owned()),
         _ => Err("a name has 1 to 64 letters".to_owned()),
     });
@@ -58,7 +60,7 @@ fn read_webhook(mut section: Section<'_, '_>) -> Option<Webhook> {
     section.end();
     let secrets = std::iter::once(secret).chain(old_secrets).collect::<Option<_>>()?;
     let url = url?;
-    Some(Webhook { name: name.unwrap_or_else(|| name_of(&url)), url, secrets, kinds })
+    Some(Webhook { name: name.unwrap_or_else(|| name_of(&url)), url, secrets, kinds, format: Format::Events })
 }
 
 pub(super) fn signing_secret(section: &Section<'_, '_>, key: &str, secret: &SecretString) -> Option<SigningSecret> {

@@ -1,9 +1,11 @@
 //! Settings that a running service cannot apply, by name, for the log line of a reload.
 
 use secrecy::ExposeSecret;
+use url::Url;
 
 use super::recordings::{S3, Upload};
 use super::{Config, events};
+use crate::events::Webhook;
 
 /// The settings in which `new` differs from `started`, and that only a restart brings about.
 pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
@@ -30,6 +32,7 @@ pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
         ("recordings.max_age", a.recordings.max_age != b.recordings.max_age),
         ("[store]", a.store != b.store),
         ("[events]", !are_same_events(&a.events, &b.events)),
+        ("twilio.status_callback", callback_of(a) != callback_of(b)),
         ("[log]", a.log != b.log),
     ];
     settings.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -53,8 +56,18 @@ fn is_same_bucket(a: &S3, b: &S3) -> bool {
     place(a) == place(b) && keys(a) == keys(b)
 }
 
+fn callback_of(config: &Config) -> Option<&Url> {
+    config.twilio.as_ref().and_then(|account| account.status_callback.as_ref())
+}
+
 fn are_same_events(a: &events::Events, b: &events::Events) -> bool {
-    a.webhooks == b.webhooks && a.give_up_after == b.give_up_after
+    let webhooks = |events: &events::Events| {
+        let facts = |webhook: &Webhook| {
+            (webhook.name.clone(), webhook.url.clone(), webhook.secrets.clone(), webhook.kinds.clone())
+        };
+        events.webhooks.iter().map(facts).collect::<Vec<_>>()
+    };
+    webhooks(a) == webhooks(b) && a.give_up_after == b.give_up_after
 }
 
 #[cfg(test)]

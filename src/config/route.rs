@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use patchcord_media::opus::{Profile, SampleRate};
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use super::events::{app_url, signing_secret};
 use super::model::Model;
@@ -53,9 +54,19 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let headers = section.secret_table("headers").unwrap_or_default();
     check_headers(&section, &headers);
     let sip_headers = read_headers(&mut section, "sip_headers");
-    let signature = read_signature(&mut section, dialect);
     let redial_for = section.duration_or_zero("redial_for", LONGEST_REDIAL).unwrap_or(REDIAL_FOR);
     let agent_tls = read_agent_tls(&mut section);
+    let fallback_url =
+        section.text("twilio_fallback_url", |text| app_url(text, "https://app.example.com/fallback", "calls"));
+    let public_url =
+        section.text("twilio_url", |text| Url::parse(text).map_err(|error| format!("give a URL: {error}")));
+    let all = || agent.iter().chain(&fallback);
+    let is_app = |target: &AgentTarget| matches!(target, AgentTarget::Twiml(_));
+    check_twilio_url(&section, public_url.as_ref(), all().any(is_app));
+    if fallback_url.is_some() && !all().any(is_app) {
+        section.note("twilio_fallback_url", None, "it is for an app that answers TwiML: agent = \"twiml:https://…\"");
+    }
+    let signature = read_signature(&mut section, dialect, public_url.clone());
     let decide = read_decide(&mut section);
     let is_model_given = section.has("model");
     let model = Model::read(is_model_given, section.section("model"));
@@ -71,6 +82,10 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
             }
             AgentTarget::Model(model) => model.redial_for = redial_for,
             AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
+            AgentTarget::Twiml(app) => {
+                app.fallback.clone_from(&fallback_url);
+                public_url.iter().for_each(|url| app.set_public(url.clone()));
+            }
             AgentTarget::AudioSocket(agent) => {
                 // Most servers know nothing but the protocol's own 8 kHz.
                 agent.sample_rate = if is_rate_given { format.sample_rate } else { agent.sample_rate };
@@ -136,6 +151,7 @@ fn apply(
             *app = AppSocketOptions { parameters: parameters.clone(), ..AppSocketOptions::of(&agents) };
         }
         AgentTarget::AudioSocket(agent) => agent.profile = agents.profile,
+        AgentTarget::Twiml(app) => app.parameters.clone_from(parameters),
         AgentTarget::Browser(_)
         | AgentTarget::Sip(_)
         | AgentTarget::SipUser(_)
@@ -173,18 +189,28 @@ fn read_dialect(text: &str) -> Result<DialectName, String> {
     DialectName::of_name(text).ok_or_else(|| format!("give one of {}", names().join(", ")))
 }
 
+/// An app that answers TwiML has a public voice URL, and a bot on a WebSocket the address of that.
+fn check_twilio_url(section: &Section<'_, '_>, url: Option<&Url>, has_app: bool) {
+    let Some(url) = url else { return };
+    let (schemes, example) = match has_app {
+        true => (["http", "https"], "https://bot.example.com/voice"),
+        false => (["ws", "wss"], "wss://bot.example.com/media"),
+    };
+    if !schemes.contains(&url.scheme()) || url.host().is_none() {
+        let advice = format!("give the app's public address, such as \"{example}\"");
+        section.note("twilio_url", Some(format!("\"{url}\"")), advice);
+    }
+}
+
 /// How upgrade requests to the route's agents are signed.
-fn read_signature(section: &mut Section<'_, '_>, dialect: DialectName) -> Option<UpgradeSignature> {
-    if section.has("twilio_url") {
+fn read_signature(section: &mut Section<'_, '_>, dialect: DialectName, url: Option<Url>) -> Option<UpgradeSignature> {
+    let url = url.filter(|url| matches!(url.scheme(), "ws" | "wss"));
+    if url.is_some() {
         section
             .require("twilio_auth_token", "the address is part of its signature: give { env = \"TWILIO_AUTH_TOKEN\" }");
     }
     let secret = section.secret("agent_secret").and_then(|secret| signing_secret(section, "agent_secret", &secret));
     let auth_token = section.secret("twilio_auth_token");
-    let url = section.text("twilio_url", |text| {
-        let advice = "give the app's public address, such as \"wss://bot.example.com/media\"";
-        url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "ws" | "wss")).ok_or_else(|| advice.to_owned())
-    });
     if dialect != DialectName::Twilio && (auth_token.is_some() || url.is_some()) {
         section.note("twilio_auth_token", None, "it is for dialect = \"twilio\"; agent_secret signs for every dialect");
     }

@@ -280,6 +280,7 @@ pub(super) fn check_routes<'r>(
                 | AgentTarget::Browser(_)
                 | AgentTarget::CallingPhone(_)
                 | AgentTarget::Offer(_)
+                | AgentTarget::Twiml(_)
                 | AgentTarget::Model(_)
                 | AgentTarget::Queue(_)
                 | AgentTarget::Person(_)

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 
-use super::{Webhook, signature};
+use super::{Format, Webhook, signature, twilio_status};
 use crate::cause::cause_of;
 use crate::clock;
-use crate::store::Delivery;
+use crate::store::{Delivery, Store};
 
 /// A response is read this far, so that its connection can be reused; its content is ignored.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -28,13 +28,28 @@ pub(super) enum Outcome {
 }
 
 /// Posts the event, all within `timeout`.
-pub(super) async fn post(http: &Client, webhook: &Webhook, delivery: &Delivery, timeout: Duration) -> Outcome {
-    let request = http
-        .post(webhook.url.clone())
-        .headers(headers(webhook, delivery, clock::wall()))
-        .body(reqwest::Body::from(bytes::Bytes::from_owner(delivery.body.clone())))
-        .timeout(timeout);
-    match request.send().await {
+pub(super) async fn post(
+    http: &Client,
+    store: &Store,
+    webhook: &Webhook,
+    delivery: &Delivery,
+    timeout: Duration,
+) -> Outcome {
+    let request = match &webhook.format {
+        Format::Events => http
+            .post(webhook.url.clone())
+            .headers(headers(webhook, delivery, clock::wall()))
+            .body(reqwest::Body::from(bytes::Bytes::from_owner(delivery.body.clone()))),
+        Format::TwilioStatus(account) => {
+            match twilio_status::request(http, store, webhook, account, delivery).await {
+                Ok(Some(request)) => request,
+                // Its record has expired, so nobody waits for it.
+                Ok(None) => return Outcome::Acknowledged,
+                Err(error) => return failed(error),
+            }
+        }
+    };
+    match request.timeout(timeout).send().await {
         Ok(response) => judge(response).await,
         Err(error) if error.is_timeout() => failed("no answer in time".to_owned()),
         Err(error) if error.is_connect() => failed(format!("no connection: {}", cause_of(&error))),

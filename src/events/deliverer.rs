@@ -133,9 +133,10 @@ impl Deliverer {
     fn send(&mut self, delivery: Delivery) {
         self.in_flight.insert(delivery.position);
         let (http, webhook, timeout) = (self.http.clone(), self.webhook.clone(), self.options.attempt_timeout);
+        let store = self.store.clone();
         self.steps.spawn(async move {
             let left_at = Instant::now();
-            let outcome = attempt::post(&http, &webhook, &delivery, timeout).await;
+            let outcome = attempt::post(&http, &store, &webhook, &delivery, timeout).await;
             Step::Tried { delivery, left_at, outcome }
         });
     }

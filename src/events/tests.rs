@@ -328,7 +328,7 @@ fn quick(webhooks: Vec<Webhook>) -> EventsOptions {
 
 fn webhook(name: &str, url: &Url) -> Webhook {
     let secrets = vec![SigningSecret::parse(SECRET).unwrap()];
-    Webhook { name: name.to_owned(), url: url.clone(), secrets, kinds: Kinds::Events }
+    Webhook { name: name.to_owned(), url: url.clone(), secrets, kinds: Kinds::Events, format: Format::Events }
 }
 
 /// An independent HMAC implementation.

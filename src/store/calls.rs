@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 
 use super::{QUEUED_FOR, Store, StoreError, at_of, ms_of};
-use crate::call::description::CallDirection;
+use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::end::EndReason;
 use crate::call::event::Stages;
 use crate::call::signaling::Signaling;
@@ -96,6 +96,20 @@ impl CallRecord {
             recordings: Vec::new(),
             agents: Vec::new(),
             usage: Vec::new(),
+        }
+    }
+
+    /// Who calls whom.
+    pub fn description(&self) -> CallDescription {
+        let text = |key: &str| self.from[key].as_str().map(str::to_owned);
+        CallDescription {
+            wacid: self.wacid.clone(),
+            direction: self.direction,
+            user: WhatsAppUser { wa_id: text("wa_id"), user_id: text("user_id"), name: text("name") },
+            number: BusinessNumber {
+                phone_number_id: self.phone_number_id.clone(),
+                display_phone_number: self.display_phone_number.clone(),
+            },
         }
     }
 

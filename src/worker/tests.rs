@@ -72,6 +72,7 @@ fn worker_options(ports: RangeInclusive<u16>) -> WorkerOptions {
             connect_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(20),
             sip: None,
+            settings: CurrentSettings::default(),
         },
         prompts: PromptLibrary::load(Path::new("nowhere")).unwrap(),
         recordings: None,

@@ -68,4 +68,6 @@ mod stalled_log;
 mod standstill;
 mod stopping;
 mod transfer;
+mod twilio_api;
+mod twiml;
 mod webhook;

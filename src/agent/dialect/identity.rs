@@ -39,7 +39,7 @@ pub(super) fn account_of(start: &Start) -> String {
 }
 
 /// Who calls whom, as phone numbers in E.164 where Meta names them.
-pub(super) struct Parties {
+pub(crate) struct Parties {
     pub from: String,
     pub to: String,
 }

@@ -85,10 +85,17 @@ impl Dialect for Twilio {
 }
 
 impl Twilio {
+    /// Of an account that the app knows; by default one is made of the business number.
+    pub fn of(account_sid: String) -> Self {
+        Self { account_sid, ..Self::default() }
+    }
+
     /// Apps find out by these two which service calls, so nothing comes before them.
     fn write_start(&mut self, start: &Start, outbox: &mut Vec<Message>) {
         self.stream_sid = format!("MZ{}", digits_of(&start.stream_id));
-        self.account_sid = format!("AC{}", account_of(start));
+        if self.account_sid.is_empty() {
+            self.account_sid = format!("AC{}", account_of(start));
+        }
         self.call_sid = format!("CA{}", digits_of(start.call_id.as_str()));
         outbox.push(json_message(&Connected { event: "connected", protocol: "Call", version: "1.0.0" }));
         let start = StartBody {

@@ -2,17 +2,14 @@
 
 use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
 use reqwest::header::HeaderMap;
-use secrecy::{ExposeSecret, SecretString};
-use sha1::Sha1;
+use secrecy::SecretString;
 use url::Url;
 
 use crate::call::event::CallId;
 use crate::events::SigningSecret;
 use crate::events::signature::add_headers;
+use crate::twilio::sign;
 
 /// How upgrade requests are signed.
 #[derive(Clone, Debug)]
@@ -40,23 +37,17 @@ impl UpgradeSignature {
                 headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value).into())).collect()
             }
             Self::Twilio { auth_token, url } => {
-                let signature = twilio_signature(auth_token, url.as_ref().unwrap_or(agent));
+                let signature = sign(auth_token, url.as_ref().unwrap_or(agent).as_str(), &[]);
                 vec![("x-twilio-signature".to_owned(), signature.into())]
             }
         }
     }
 }
 
-/// Twilio's "Validating Signatures": HMAC-SHA1 over the URL of a request without a form, as base64.
-fn twilio_signature(auth_token: &SecretString, url: &Url) -> String {
-    let key = auth_token.expose_secret().as_bytes();
-    let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(url.as_str().as_bytes());
-    STANDARD.encode(mac.finalize().into_bytes())
-}
-
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use patchcord_media::audio_terms::AudioTerms;
 use patchcord_media::bridge::Bridge;
+use patchcord_media::gather::GatherOptions;
 use patchcord_media::peer::{Consent, Identity, LocalAddress, Peer, PeerOptions};
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::rtp_leg::{RtpLeg, RtpLegOptions};
 use patchcord_media::sdp::{Answer, Offer};
 use tokio::net::TcpListener;
@@ -15,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
+use crate::agent::AgentTarget;
 use crate::agent::SoundFormat;
 use crate::agent::browser::{BrowserId, BrowserLeg};
 use crate::agent::dialect::{FromAgent, Incoming, Joins};
@@ -27,7 +30,9 @@ use crate::call::command::{CommandResult, Owner, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
+use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
+use crate::settings::CurrentSettings;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -130,6 +135,26 @@ impl PortHost for Host {
         Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))
     }
 
+    fn is_accepted(&self) -> bool {
+        false
+    }
+
+    fn prompts(&self) -> &PromptLibrary {
+        unreachable!("not in this test")
+    }
+
+    fn play_prompts(self: Rc<Self>, _: Vec<Prompt>, _: Repeat) -> Result<u64, Refusal> {
+        Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))
+    }
+
+    fn gather_keys(self: Rc<Self>, _: GatherOptions, _: Vec<Prompt>) -> Result<u64, Refusal> {
+        Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))
+    }
+
+    fn invite(self: Rc<Self>, _: AgentTarget) -> Result<u32, Refusal> {
+        Err(Refusal::new(RefusalCode::NoAgent, "not in this test"))
+    }
+
     fn report(&self, _: PortUser, report: PortReport) {
         self.reports.send(report).unwrap();
     }
@@ -190,6 +215,7 @@ async fn scene(connect_timeout: Duration) -> anyhow::Result<Scene> {
         connect_timeout,
         idle_timeout: Duration::from_secs(20),
         sip: None,
+        settings: CurrentSettings::default(),
     };
     let translate: Translate = Box::new(|| Box::new(Shy));
     Ok(Scene { listener, agent, port, slot, translate, options, reports })

@@ -55,9 +55,9 @@ pub(super) enum Needs {
 }
 
 /// The credentials and the origin of a request.
-pub(super) struct Shown<'a> {
+pub(in crate::http) struct Shown<'a> {
     /// The `Authorization` header.
-    pub(super) authorization: Option<&'a str>,
+    pub(in crate::http) authorization: Option<&'a str>,
     /// The client's address; None if a proxy does not name it.
     pub(super) from: Option<IpAddr>,
 }
@@ -73,7 +73,7 @@ impl Keys {
     }
 
     /// Reads both from a request on this connection.
-    pub(super) fn shown<'a>(&self, headers: &'a HeaderMap, connection: Option<&Connection>) -> Shown<'a> {
+    pub(in crate::http) fn shown<'a>(&self, headers: &'a HeaderMap, connection: Option<&Connection>) -> Shown<'a> {
         Shown {
             authorization: headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()),
             from: connection.and_then(|connection| client_address(connection.from, headers, &self.proxies)),
@@ -110,6 +110,23 @@ impl Keys {
                 )
             }),
         }
+    }
+
+    /// Admits a request with a secret that is no key, and counts wrong ones as those of keys are. `name` is for the log.
+    pub(in crate::http) fn admit_secret(
+        &self,
+        name: &str,
+        shown: &Shown<'_>,
+        is_right: bool,
+        now: Instant,
+    ) -> Result<(), ApiError> {
+        let guesser = Guesser { from: shown.from.map(home_of), id: Some(name.to_owned()) };
+        self.guesses.look(&guesser, now).map_err(guessed_too_often)?;
+        if !is_right {
+            self.guesses.was_wrong(guesser, now);
+            return Err(unknown());
+        }
+        Ok(())
     }
 
     fn find(&self, shown: &Shown<'_>, now: Instant, today: SystemTime) -> Result<Arc<Caller>, ApiError> {

@@ -86,6 +86,11 @@ enum TargetView {
         /// `json`, `sdp` or `form`
         offer_format: &'static str,
     },
+    /// An app that answers TwiML.
+    Twiml {
+        /// The URL without credentials and query.
+        url: String,
+    },
     /// A speech model.
     Model {
         /// The vendor and its name of the model, such as `openai-realtime:gpt-realtime`.
@@ -185,6 +190,7 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
+        AgentTarget::Twiml(app) => app.home.as_ref().map(|home| TargetView::Twiml { url: shown_address(&home.local) }),
         AgentTarget::Model(model) => Some(TargetView::Model { model: model.to_string() }),
         AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
         AgentTarget::SipUser(name) => Some(TargetView::SipUser { user: name.clone() }),

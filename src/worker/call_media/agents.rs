@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use patchcord_media::bridge::{Bridge, Speaker};
+use patchcord_media::gather::GatherOptions;
 use patchcord_media::mixer::ParticipantId;
+use patchcord_media::prompt::{Prompt, Repeat};
 use patchcord_media::sdp::{Answer, Offer};
 use serde_json::Value;
 
@@ -14,14 +16,15 @@ use crate::agent::browser::BrowserLeg;
 use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::agent::sip::PhoneLine;
-use crate::agent::{BrowserId, PhoneId};
+use crate::agent::{AgentTarget, BrowserId, PhoneId};
 use crate::call::Attempt;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
-use crate::call::command::{CommandResult, Owner, SoundCommand};
+use crate::call::command::{CommandResult, Owner, Role, SoundCommand};
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::clock;
+use crate::prompts::PromptLibrary;
 use crate::pulse::Pulse;
 use crate::worker::Worker;
 use crate::worker::command::Report;
@@ -242,6 +245,35 @@ impl PortHost for CallMedia {
 
     fn perform(self: Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {
         Self::perform(&self, command, owner)
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.stage.is_accepted.get()
+    }
+
+    fn prompts(&self) -> &PromptLibrary {
+        &self.services.prompts
+    }
+
+    fn play_prompts(self: Rc<Self>, prompts: Vec<Prompt>, repeat: Repeat) -> Result<u64, Refusal> {
+        self.heard()?;
+        let id = Self::play_prompts(&self, prompts, repeat, Owner::Agent);
+        self.settle();
+        Ok(id)
+    }
+
+    fn gather_keys(self: Rc<Self>, options: GatherOptions, prompts: Vec<Prompt>) -> Result<u64, Refusal> {
+        self.heard()?;
+        let id = Self::gather_keys(&self, options, false, prompts, Owner::Agent);
+        self.settle();
+        Ok(id)
+    }
+
+    fn invite(self: Rc<Self>, target: AgentTarget) -> Result<u32, Refusal> {
+        self.heard()?;
+        let invited = self.invite_target(target, Role::Join);
+        self.settle();
+        invited
     }
 
     fn report(&self, user: PortUser, report: PortReport) {

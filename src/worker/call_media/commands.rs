@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use patchcord_media::bridge::{Bridge, PlaybackId, SendDigitsError, Speaker};
 use patchcord_media::dtmf::Key;
-use patchcord_media::gather::Gathered;
+use patchcord_media::gather::{GatherOptions, Gathered};
 use patchcord_media::mixer::{self, ParticipantId};
 use patchcord_media::opus::OpusError;
 use patchcord_media::prompt::{Prompt, Repeat};
@@ -14,9 +14,9 @@ use patchcord_media::source::DEFAULT_MAX_BUFFER;
 use patchcord_media::speech::SpeechEvent;
 
 use super::CallMedia;
-use crate::agent::Dial;
 use crate::agent::notice::Notice;
 use crate::agent::port::PortUser;
+use crate::agent::{AgentTarget, Dial};
 use crate::call::Attempt;
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::command::{
@@ -25,6 +25,7 @@ use crate::call::command::{
 use crate::call::refusal::{Refusal, RefusalCode};
 use crate::call::route::BargeIn;
 use crate::clock;
+use crate::worker::Worker;
 use crate::worker::command::Report;
 
 /// What commands have started and not finished.
@@ -49,12 +50,7 @@ struct OngoingGather {
 impl CallMedia {
     /// Performs a checked command.
     pub(crate) fn perform(self: &Rc<Self>, command: SoundCommand, owner: Owner) -> Result<CommandResult, Refusal> {
-        if !self.stage.is_accepted.get() {
-            return Err(Refusal::new(
-                RefusalCode::CallNotAccepted,
-                "the caller hears nothing yet: wait until the call is accepted",
-            ));
-        }
+        self.heard()?;
         let done = match command {
             SoundCommand::Hold(hold) => self.hold(&hold.prompts),
             SoundCommand::Unhold => self.unhold(),
@@ -82,17 +78,31 @@ impl CallMedia {
         done
     }
 
+    /// Refuses what needs a caller who hears us.
+    pub(super) fn heard(&self) -> Result<(), Refusal> {
+        let advice = "the caller hears nothing yet: wait until the call is accepted";
+        match self.stage.is_accepted.get() {
+            true => Ok(()),
+            false => Err(Refusal::new(RefusalCode::CallNotAccepted, advice)),
+        }
+    }
+
     fn play(&self, play: &Play, owner: Owner) -> Result<CommandResult, Refusal> {
         let prompts = self.prompts(&play.prompts)?;
+        let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
         if play.under_voice {
             self.bridge.borrow_mut().set_music(Some(prompts)).map_err(|error| no_sound(&error))?;
             return Ok(CommandResult::MusicStarted);
         }
-        let repeat = if play.repeat { Repeat::Loop } else { Repeat::Once };
+        Ok(CommandResult::Playback(self.play_prompts(prompts, repeat, owner)))
+    }
+
+    /// Gives the id of the playback.
+    pub(super) fn play_prompts(&self, prompts: Vec<Prompt>, repeat: Repeat, owner: Owner) -> PlaybackId {
         let id = self.next_id();
         self.ongoing.borrow_mut().playbacks.insert(id, owner);
         self.bridge.borrow_mut().play(id, prompts, repeat, clock::now());
-        Ok(CommandResult::Playback(id))
+        id
     }
 
     fn stop_playback(&self) -> Result<CommandResult, Refusal> {
@@ -109,14 +119,25 @@ impl CallMedia {
 
     fn gather(&self, gather: &Gather, owner: Owner) -> Result<CommandResult, Refusal> {
         let prompts = self.prompts(&gather.prompts)?;
+        Ok(CommandResult::Gather(self.gather_keys(gather.options(), gather.protected, prompts, owner)))
+    }
+
+    /// Gives the id of the gather.
+    pub(super) fn gather_keys(
+        &self,
+        options: GatherOptions,
+        protected: bool,
+        prompts: Vec<Prompt>,
+        owner: Owner,
+    ) -> u64 {
         // An earlier gather ends first, and is reported to its own owner.
         self.bridge.borrow_mut().stop_gather(clock::now());
         self.settle();
         let id = self.next_id();
-        self.ongoing.borrow_mut().gather = Some(OngoingGather { id, owner, protected: gather.protected });
+        self.ongoing.borrow_mut().gather = Some(OngoingGather { id, owner, protected });
         self.bridge.borrow_mut().mask_recording(self.is_protected());
-        self.bridge.borrow_mut().gather(gather.options(), prompts, clock::now());
-        Ok(CommandResult::Gather(id))
+        self.bridge.borrow_mut().gather(options, prompts, clock::now());
+        id
     }
 
     fn stop_gather(&self) -> Result<CommandResult, Refusal> {
@@ -196,8 +217,7 @@ impl CallMedia {
 
     /// Dials a participant. It is heard, and hears, once its socket is open.
     fn invite(self: &Rc<Self>, invite: &Invite) -> Result<CommandResult, Refusal> {
-        let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
-        let worker = self.services.worker.upgrade().ok_or_else(unavailable)?;
+        let worker = self.running_worker()?;
         let route = worker.options.settings.get().routes.get(&invite.route);
         let target = route.and_then(|route| route.first_agent().cloned()).ok_or_else(|| {
             Refusal::new(
@@ -205,14 +225,25 @@ impl CallMedia {
                 format!("there is no route {:?} whose `agent` can be dialled", invite.route),
             )
         })?;
-        let id = self.add_participant(invite.role.into())?;
+        self.invite_target(target, invite.role).map(CommandResult::Participant)
+    }
+
+    /// Dials this participant; gives its id.
+    pub(super) fn invite_target(self: &Rc<Self>, target: AgentTarget, role: Role) -> Result<ParticipantId, Refusal> {
+        let worker = self.running_worker()?;
+        let id = self.add_participant(role.into())?;
         worker.dial(
             self,
             PortUser::Participant(id),
             Speaker::Participant(id),
             Dial { target, max_buffer: DEFAULT_MAX_BUFFER },
         );
-        Ok(CommandResult::Participant(id))
+        Ok(id)
+    }
+
+    fn running_worker(&self) -> Result<Rc<Worker>, Refusal> {
+        let unavailable = || Refusal::new(RefusalCode::ShuttingDown, "the service is stopping");
+        self.services.worker.upgrade().ok_or_else(unavailable)
     }
 
     fn set_role(&self, id: ParticipantId, role: Role) -> Result<CommandResult, Refusal> {

@@ -42,6 +42,7 @@ mod relay;
 pub mod sip_phone;
 pub mod sound;
 pub mod speech;
+pub mod twiml_app;
 pub mod web_phone;
 
 use std::time::Duration;

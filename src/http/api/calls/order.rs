@@ -56,6 +56,7 @@ macro_rules! order_body {
                     agent: self.agent.take(),
                     url: self.url.take(),
                     phone: None,
+                    twiml: None,
                     parameters: BTreeMap::new(),
                 };
                 Ok(order::Common {

@@ -1,0 +1,481 @@
+//! Interpreter: runs a call's TwiML, verb by verb and document by document. Pure: what happened and the time go in, what is
+//! to be done comes out.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use url::Url;
+
+use super::twiml::{self, Callback, Callee, Connect, Dial, Gather, RejectReason, Sound, Verb};
+use super::{Method, Source};
+
+/// Documents in a row that only lead to another one: more is a circle.
+const MAX_DETOURS: u32 = 10;
+/// Documents of one call: a menu of a long call has a hundred, and a circle that plays something ends at last.
+const MAX_DOCUMENTS: u32 = 1000;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The app's answer to [`Action::Fetch`], or why there is none.
+    Fetched(Result<String, String>),
+    /// The sounds of [`Action::Prepare`] are ready to be played, or cannot be.
+    Prepared(Result<(), String>),
+    /// The caller hears us from now on.
+    Accepted,
+    /// The sounds were played, or stopped.
+    Played,
+    /// The keys of [`Action::Gather`].
+    Gathered {
+        /// Without the key that ended it.
+        digits: String,
+        /// Whether `finishOnKey` ended it.
+        is_finished: bool,
+    },
+    /// The app's WebSocket is open.
+    StreamOpened,
+    /// The app closed its WebSocket, or why it was lost.
+    StreamEnded(Result<(), String>),
+    /// The callee of [`Action::Dial`] talks.
+    DialAnswered,
+    /// The callee has left, or could not be reached.
+    DialEnded(DialStatus),
+    /// What was to be done cannot be done; the text says why.
+    Failed(String),
+}
+
+/// One thing to be done. The texts of [`Action::Fail`] are for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the app; reply with [`Input::Fetched`].
+    Fetch(Request),
+    /// Make these sounds ready, in their order; reply with [`Input::Prepared`].
+    Prepare(Vec<Sound>),
+    /// The call may be accepted; reply with [`Input::Accepted`].
+    Answer,
+    /// Play what was prepared; reply with [`Input::Played`].
+    Play,
+    /// Play what was prepared and collect keys; reply with [`Input::Gathered`].
+    Gather(Keys),
+    /// Connect the caller to the app's WebSocket; reply with [`Input::StreamOpened`] and [`Input::StreamEnded`].
+    OpenStream(Stream),
+    /// Call somebody who is to talk with the caller; reply with [`Input::DialAnswered`] and [`Input::DialEnded`].
+    Dial(Callee),
+    /// The callee is not wanted any more; no reply.
+    StopDial,
+    /// Decline the call.
+    Reject(RejectReason),
+    /// End the call.
+    HangUp,
+    /// The app's document cannot be run to its end.
+    Fail(String),
+}
+
+/// A request to the app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Absolute.
+    pub url: Url,
+    /// How it is asked.
+    pub method: Method,
+    /// The fields that this request has beside those of the call.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// When a gather ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// After so many; None for any number.
+    pub num_digits: Option<usize>,
+    /// For each key.
+    pub timeout: Duration,
+    /// At this key.
+    pub finish_on_key: Option<char>,
+}
+
+/// A stream to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The WebSocket, absolute.
+    pub url: Url,
+    /// What `<Connect>` says beside that.
+    pub connect: Connect,
+}
+
+/// How a `<Dial>` ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialStatus {
+    /// Both talked.
+    Completed,
+    /// The callee was busy, or declined.
+    Busy,
+    /// Nobody answered in time.
+    NoAnswer,
+    /// The callee could not be reached.
+    Failed,
+}
+
+impl DialStatus {
+    /// The value of `DialCallStatus`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Busy => "busy",
+            Self::NoAnswer => "no-answer",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One call's TwiML.
+#[derive(Debug)]
+pub struct Interpreter {
+    /// The URL of the document, to which others are relative.
+    base: Option<Url>,
+    /// Asked once, when the app fails.
+    fallback: Option<Url>,
+    /// Of the document, from the next one on.
+    verbs: VecDeque<Verb>,
+    state: State,
+    /// The call may be accepted.
+    is_answered: bool,
+    /// The caller hears us.
+    is_accepted: bool,
+    documents: u32,
+    /// Documents since the last one that did something.
+    detours: u32,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+enum State {
+    Fetching {
+        url: Url,
+    },
+    Preparing {
+        then: AfterAccept,
+    },
+    /// The sounds are ready, and the caller does not hear us yet.
+    Answering {
+        then: AfterAccept,
+    },
+    Playing,
+    Pausing {
+        until: Instant,
+    },
+    Gathering {
+        gather: Gather,
+    },
+    Streaming {
+        action: Option<Callback>,
+    },
+    Dialling {
+        dial: Dial,
+        give_up_at: Instant,
+    },
+    Dialled {
+        dial: Dial,
+        since: Instant,
+        end_at: Instant,
+    },
+    Over,
+}
+
+/// What needs a caller who hears us.
+#[derive(Debug)]
+enum AfterAccept {
+    Play,
+    Gather(Gather),
+    Dial(Dial),
+}
+
+impl Interpreter {
+    /// Begins with the document of `source`. `is_accepted` is whether the caller hears us already.
+    pub fn new(source: Source, fallback: Option<Url>, is_accepted: bool, now: Instant) -> Self {
+        let mut interpreter = Self {
+            base: None,
+            fallback,
+            verbs: VecDeque::new(),
+            state: State::Over,
+            is_answered: false,
+            is_accepted,
+            documents: 0,
+            detours: 0,
+            actions: VecDeque::new(),
+        };
+        match source {
+            Source::Url(url, method) => interpreter.fetch(url, method, Vec::new()),
+            Source::Document(document) => interpreter.run(&document, now),
+        }
+        interpreter
+    }
+
+    /// Takes one input; what does not fit the state is late and ignored.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match (std::mem::replace(&mut self.state, State::Over), input) {
+            (State::Over, _) => {}
+            (_, Input::Failed(why)) => self.fail(why),
+            (State::Fetching { url }, Input::Fetched(Ok(document))) => {
+                self.base = Some(url);
+                self.run(&document, now);
+            }
+            (State::Fetching { url }, Input::Fetched(Err(why))) => self.fetch_failed(&url, why),
+            (State::Preparing { then }, Input::Prepared(Ok(()))) => self.once_accepted(then, now),
+            (State::Preparing { .. }, Input::Prepared(Err(why))) => self.fail(why),
+            (State::Answering { then }, Input::Accepted) => {
+                self.is_accepted = true;
+                self.begin(then, now);
+            }
+            (state, Input::Accepted) => {
+                self.is_accepted = true;
+                self.state = state;
+            }
+            (State::Playing, Input::Played) => self.proceed(now),
+            (State::Gathering { gather }, Input::Gathered { digits, is_finished }) => {
+                self.gathered(&gather, digits, is_finished, now);
+            }
+            (State::Streaming { action }, Input::StreamOpened) => {
+                self.detours = 0;
+                self.answer();
+                self.state = State::Streaming { action };
+            }
+            (State::Streaming { action }, Input::StreamEnded(ended)) => self.stream_ended(action, ended, now),
+            (State::Dialling { dial, .. }, Input::DialAnswered) => {
+                let end_at = now + dial.time_limit;
+                self.state = State::Dialled { dial, since: now, end_at };
+            }
+            (State::Dialling { dial, .. }, Input::DialEnded(status)) => self.dial_ended(dial, status, None, now),
+            (State::Dialled { dial, since, .. }, Input::DialEnded(_)) => {
+                self.dial_ended(dial, DialStatus::Completed, Some(now.saturating_duration_since(since)), now);
+            }
+            (state, _) => self.state = state,
+        }
+    }
+
+    /// Call this when the time of [`poll_timeout`](Self::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Pausing { until } if until <= now => self.proceed(now),
+            State::Dialling { dial, give_up_at } if give_up_at <= now => {
+                self.actions.push_back(Action::StopDial);
+                self.dial_ended(dial, DialStatus::NoAnswer, None, now);
+            }
+            State::Dialled { dial, since, end_at } if end_at <= now => {
+                self.actions.push_back(Action::StopDial);
+                self.dial_ended(dial, DialStatus::Completed, Some(now.saturating_duration_since(since)), now);
+            }
+            state @ (State::Fetching { .. }
+            | State::Preparing { .. }
+            | State::Answering { .. }
+            | State::Playing
+            | State::Pausing { .. }
+            | State::Gathering { .. }
+            | State::Streaming { .. }
+            | State::Dialling { .. }
+            | State::Dialled { .. }
+            | State::Over) => self.state = state,
+        }
+    }
+
+    /// When something is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Pausing { until } => Some(*until),
+            State::Dialling { give_up_at, .. } => Some(*give_up_at),
+            State::Dialled { end_at, .. } => Some(*end_at),
+            State::Fetching { .. }
+            | State::Preparing { .. }
+            | State::Answering { .. }
+            | State::Playing
+            | State::Gathering { .. }
+            | State::Streaming { .. }
+            | State::Over => None,
+        }
+    }
+
+    /// The next thing to be done.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The URL to which those in the document are relative; None for a document that came without one.
+    pub fn base(&self) -> Option<&Url> {
+        self.base.as_ref()
+    }
+
+    /// Whether nothing follows.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over) && self.actions.is_empty()
+    }
+}
+
+/// Documents.
+impl Interpreter {
+    fn fetch(&mut self, url: Url, method: Method, fields: Vec<(&'static str, String)>) {
+        self.documents += 1;
+        self.detours += 1;
+        if self.detours > MAX_DETOURS {
+            return self
+                .fail(format!("{MAX_DETOURS} documents in a row only led to another one: a circle of <Redirect>"));
+        }
+        if self.documents > MAX_DOCUMENTS {
+            return self.fail(format!("the call had {MAX_DOCUMENTS} documents, which is the most"));
+        }
+        self.verbs.clear();
+        self.state = State::Fetching { url: url.clone() };
+        self.actions.push_back(Action::Fetch(Request { url, method, fields }));
+    }
+
+    /// The app failed: its fallback is asked once.
+    fn fetch_failed(&mut self, url: &Url, why: String) {
+        let Some(fallback) = self.fallback.take() else { return self.fail(why) };
+        // Twilio's "retrieval failure", which fits all that can happen here.
+        self.fetch(fallback, Method::Post, vec![("ErrorCode", "11200".to_owned()), ("ErrorUrl", url.to_string())]);
+    }
+
+    fn run(&mut self, document: &str, now: Instant) {
+        match twiml::parse(document) {
+            Ok(verbs) => {
+                self.verbs = verbs.into();
+                self.proceed(now);
+            }
+            Err(error) => match self.base.clone() {
+                Some(url) => self.fetch_failed(&url, error.to_string()),
+                None => self.fail(error.to_string()),
+            },
+        }
+    }
+
+    fn go_on_at(&mut self, callback: &Callback, fields: Vec<(&'static str, String)>) {
+        match self.absolute(&callback.url) {
+            Ok(url) => self.fetch(url, callback.method, fields),
+            Err(why) => self.fail(why),
+        }
+    }
+
+    fn absolute(&self, text: &str) -> Result<Url, String> {
+        let url = match &self.base {
+            Some(base) => base.join(text),
+            None => Url::parse(text),
+        };
+        url.map_err(|_| "the document leads to a URL that is none".to_owned())
+    }
+}
+
+/// Verbs.
+impl Interpreter {
+    /// Begins the next verb. Behind the last one the call ends.
+    fn proceed(&mut self, now: Instant) {
+        let Some(verb) = self.verbs.pop_front() else {
+            self.state = State::Over;
+            return self.actions.push_back(Action::HangUp);
+        };
+        match verb {
+            Verb::Pause(length) => {
+                self.detours = if length.is_zero() { self.detours } else { 0 };
+                self.state = State::Pausing { until: now + length };
+            }
+            Verb::Sound(sound) => self.prepare(vec![sound], AfterAccept::Play),
+            Verb::Gather(gather) => match gather.sounds.clone() {
+                sounds if sounds.is_empty() => self.once_accepted(AfterAccept::Gather(gather), now),
+                sounds => self.prepare(sounds, AfterAccept::Gather(gather)),
+            },
+            Verb::Connect(connect) => self.connect(connect),
+            Verb::Dial(dial) => self.once_accepted(AfterAccept::Dial(dial), now),
+            Verb::Redirect(callback) => self.go_on_at(&callback, Vec::new()),
+            Verb::Reject(reason) if !self.is_answered && !self.is_accepted => {
+                self.actions.push_back(Action::Reject(reason));
+            }
+            // Too late to decline it.
+            Verb::Reject(_) | Verb::Hangup => self.actions.push_back(Action::HangUp),
+        }
+    }
+
+    fn prepare(&mut self, sounds: Vec<Sound>, then: AfterAccept) {
+        self.actions.push_back(Action::Prepare(sounds));
+        self.state = State::Preparing { then };
+    }
+
+    fn connect(&mut self, connect: Connect) {
+        match self.absolute(&connect.url) {
+            Ok(url) => {
+                self.state = State::Streaming { action: connect.action.clone() };
+                // While the phone rings: the call is accepted once the app can hear it.
+                self.actions.push_back(Action::OpenStream(Stream { url, connect }));
+            }
+            Err(why) => self.fail(why),
+        }
+    }
+
+    /// What needs a caller who hears us.
+    fn once_accepted(&mut self, then: AfterAccept, now: Instant) {
+        if self.is_accepted {
+            return self.begin(then, now);
+        }
+        self.answer();
+        self.state = State::Answering { then };
+    }
+
+    fn answer(&mut self) {
+        if !self.is_answered {
+            self.is_answered = true;
+            self.actions.push_back(Action::Answer);
+        }
+    }
+
+    fn begin(&mut self, then: AfterAccept, now: Instant) {
+        // A call that was accepted before we had it needs no less to be told that we are there.
+        self.answer();
+        self.detours = 0;
+        match then {
+            AfterAccept::Play => {
+                self.state = State::Playing;
+                self.actions.push_back(Action::Play);
+            }
+            AfterAccept::Gather(gather) => {
+                let Gather { num_digits, timeout, finish_on_key, .. } = gather;
+                self.state = State::Gathering { gather };
+                self.actions.push_back(Action::Gather(Keys { num_digits, timeout, finish_on_key }));
+            }
+            AfterAccept::Dial(dial) => {
+                self.actions.push_back(Action::Dial(dial.callee.clone()));
+                self.state = State::Dialling { give_up_at: now + dial.timeout, dial };
+            }
+        }
+    }
+
+    fn gathered(&mut self, gather: &Gather, digits: String, is_finished: bool, now: Instant) {
+        if digits.is_empty() && !gather.action_on_empty_result {
+            return self.proceed(now);
+        }
+        let key = if is_finished { gather.finish_on_key.map(String::from) } else { None };
+        let fields = vec![("Digits", digits), ("FinishedOnKey", key.unwrap_or_default())];
+        self.go_on_at(&gather.action, fields);
+    }
+
+    /// A stream that is lost is the end, unless the document says how to go on.
+    fn stream_ended(&mut self, action: Option<Callback>, ended: Result<(), String>, now: Instant) {
+        match (action, ended) {
+            (Some(action), _) => self.go_on_at(&action, Vec::new()),
+            (None, Err(why)) if self.verbs.is_empty() => self.fail(why),
+            (None, _) => self.proceed(now),
+        }
+    }
+
+    fn dial_ended(&mut self, dial: Dial, status: DialStatus, talked: Option<Duration>, now: Instant) {
+        let Some(action) = dial.action else { return self.proceed(now) };
+        let mut fields = vec![("DialCallStatus", status.name().to_owned())];
+        if let Some(talked) = talked {
+            fields.push(("DialCallDuration", talked.as_secs().to_string()));
+        }
+        self.go_on_at(&action, fields);
+    }
+
+    fn fail(&mut self, why: String) {
+        self.state = State::Over;
+        self.actions.push_back(Action::Fail(why));
+    }
+}
