@@ -178,10 +178,16 @@ impl Api {
         Self { keys, closed }
     }
 
-    /// Notes every person that a route names and that no key signs in.
+    /// Notes every person that a route names and that no key signs in, and routes whose app has no way to a token.
     pub(super) fn check_routes<'r>(&self, root: &Section<'_, '_>, routes: impl IntoIterator<Item = &'r Route>) {
         let agents = || self.keys.iter().filter(|key| key.scopes.contains(&Scope::Agent)).map(|key| key.id.as_str());
         for route in routes {
+            let app = route.targets.iter().position(|target| target.app().is_some());
+            if let Some(index) = app.filter(|_| self.keys.is_empty() && route.decide.is_none()) {
+                let key = if index == 0 { "agent" } else { "fallback" };
+                let advice = "nobody gets a token for its WebSocket: give a key in [api], or decide to the route";
+                root.note(&format!("routes.{}.{key}", route.name), Some("\"app\"".to_owned()), advice);
+            }
             for (index, person) in route.targets.iter().map(AgentTarget::person).enumerate() {
                 let Some(person) = person.filter(|person| !agents().any(|known| known == &***person)) else { continue };
                 let key = if index == 0 { "agent" } else { "fallback" };

@@ -359,6 +359,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
         ("whatsapp", "forward_url = \"http://chat.example.com/webhook\""),
         ("whatsapp", "forward_url = \"https://user:confidential@chat.example.com/webhook\""),
         ("whatsapp", "forward_url = \"wss://chat.example.com/webhook\""),
+        ("route", "agent = \"app\""),
         ("route", "agent = \"audiosocket:127.0.0.1:9092\""),
         ("route", "agent = \"audiosocket://bots.example.com:9092\""),
         ("route", "agent = \"audiosocket://bot:9092\"\nencoding = \"opus\""),
@@ -478,6 +479,7 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: whatsapp.forward_url = "http://chat.example.com/webhook": http:// would carry Meta's webhooks in the clear through the internet: use https://
     patchcord.toml: whatsapp.forward_url = "https://chat.example.com/webhook": a password in an address ends in logs: Meta's webhooks are signed instead
     patchcord.toml: whatsapp.forward_url = "wss://chat.example.com/webhook": give an address such as "https://chat.example.com/webhook"
+    patchcord.toml: routes.reception.agent = "app": nobody gets a token for its WebSocket: give a key in [api], or decide to the route
     patchcord.toml: routes.reception.agent = "audiosocket:127.0.0.1:9092": give audiosocket://HOST:PORT, or audiosocket://HOST:PORT/UUID
     patchcord.toml: routes.reception.agent = "audiosocket://bots.example.com:9092": AudioSocket would carry the call's sound in the clear through the internet: use wss:// there
     patchcord.toml: routes.reception.encoding = "opus": AudioSocket carries PCM: leave encoding out

@@ -224,5 +224,15 @@ mod tests {
             }
             prop_assert_eq!(found, frames);
         }
+
+        #[test]
+        fn any_bytes_are_frames_up_to_an_error_and_are_written_as_they_were_read(
+            bytes in prop::collection::vec(prop_oneof![Just(0), Just(1), Just(3), 0x10_u8..=0x18, any::<u8>()], 0..300),
+        ) {
+            let (frames, _) = read(&bytes);
+            let mut written = BytesMut::new();
+            frames.iter().for_each(|frame| frame.write(&mut written));
+            prop_assert!(bytes.starts_with(&written));
+        }
     }
 }
