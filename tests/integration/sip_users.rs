@@ -199,6 +199,28 @@ async fn preferred_phones_ring_first() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_declines_stops_the_other_phones_of_its_user() -> anyhow::Result<()> {
+    let mut service = ringing("").await?;
+    let account = account(&service, "alice")?;
+    let (rings, declines, later) = (
+        phone_that(SipAnswer::Ring, AGENT_HZ).await?,
+        phone_that(SipAnswer::Refuse(603), AGENT_HZ).await?,
+        phone_that(SipAnswer::Answer, SECOND_AGENT_HZ).await?,
+    );
+    for (phone, q) in [(&rings, "0.9"), (&declines, "0.9"), (&later, "0.1")] {
+        let contact = format!("Contact: <sip:alice@{}>;q={q}", phone.address());
+        assert_eq!(phone.register(&account, &[&contact]).await?.code(), Some(200));
+    }
+    let call = service.call(caller()).await?;
+    rings.request("INVITE").await?;
+    rings.request("CANCEL").await?;
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!((&lost["detail"], &lost["sip_code"]), (&"SIP 603 Decline".into(), &603.into()), "{lost}");
+    assert_eq!(service.end_of(&call).await?["reason"], "agent_lost");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_a_phone_or_with_busy_phones_is_followed_by_the_fallback() -> anyhow::Result<()> {
     let mut service = ringing("").await?;
     let account = account(&service, "alice")?;

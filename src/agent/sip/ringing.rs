@@ -32,7 +32,7 @@ pub(super) async fn ring(
     let mut ending = Ending::Failed(AgentFailureKind::Refused.because("there is no phone to ring"));
     for round in rounds {
         ending = match Ringing::begin(round, headers, port, options).last(each).await {
-            Err(Ending::Failed(failure)) => Ending::Failed(failure),
+            Err(Ending::Failed(failure)) if !is_everywhere(&failure) => Ending::Failed(failure),
             answered => return answered,
         };
     }
@@ -107,6 +107,9 @@ impl<'a> Ringing<'a> {
             ) => return None,
         };
         self.phones.swap_remove(index).hang_up(failure.kind.name(), self.port);
+        if is_everywhere(&failure) {
+            self.hang_up(failure.kind.name());
+        }
         self.failure = Some(failure);
         None
     }
@@ -121,6 +124,11 @@ impl<'a> Ringing<'a> {
             phone.hang_up(reason, self.port);
         }
     }
+}
+
+/// Whether the user has refused the call for all phones (RFC 3261 §16.7, on 6xx).
+fn is_everywhere(failure: &AgentFailure) -> bool {
+    matches!(failure.sip_code, Some(600..=699))
 }
 
 impl Phone {
