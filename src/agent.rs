@@ -4,6 +4,7 @@
 
 pub mod notice;
 pub(crate) mod port;
+mod instances;
 pub mod websocket;
 pub mod audiosocket;
 pub(crate) mod browser;
@@ -29,6 +30,7 @@ use url::Url;
 pub use audiosocket::AudioSocketOptions;
 pub use browser::BrowserId;
 pub use dialect::DialectName;
+pub use instances::{BreakerState, Choice, InstanceView, Instances};
 pub use model::{ModelOptions, ModelVendor};
 pub use offer::{OfferFormat, OfferOptions};
 pub use sip::{CallingPhone, PhoneId};
@@ -79,6 +81,8 @@ pub struct SocketOptions {
     pub connect_timeout: Duration,
     /// How long nothing may arrive, not even an answer to a ping, until an agent counts as lost.
     pub idle_timeout: Duration,
+    /// How the addresses of agents fare.
+    pub instances: Instances,
     /// None if the service speaks no SIP.
     pub sip: Option<SipOptions>,
     /// What a document of TwiML may name: routes, and hosts.

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::{self, AgentStatus, AudioRules, SipOptions, SocketOptions};
+use crate::agent::{self, AgentStatus, AudioRules, Instances, SipOptions, SocketOptions};
 use crate::call::end::EndReason;
 use crate::call::event::CallEvent;
 use crate::calls::from_phones::{self, PhoneRule, PhoneRules};
@@ -114,8 +114,9 @@ impl App {
         let graph = graph_client(&config, &pulse)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
         let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
+        let instances = Instances::default();
         let Workers { handles: workers, threads, user_agent, from_phones } =
-            start_workers(&config, &settings, &prompts, &recordings).await?;
+            start_workers(&config, &settings, &prompts, &recordings, &instances).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
         let (queues, queueing) = QueueDesk::start(config.queues.clone(), &pulse);
@@ -179,6 +180,7 @@ impl App {
             permissions,
             recordings: recordings.clone(),
             queues,
+            instances,
             webhooks: webhooks(&config).into_iter().map(|webhook| webhook.name).collect(),
             stopping,
         };
@@ -319,6 +321,7 @@ async fn start_workers(
     settings: &CurrentSettings,
     prompts: &PromptLibrary,
     recordings: &Option<Recordings>,
+    instances: &Instances,
 ) -> anyhow::Result<Workers> {
     let addresses = public_address::find(&config.media).await?;
     let (incoming, from_phones) = UserAgent::incoming_calls();
@@ -346,6 +349,7 @@ async fn start_workers(
             tls: Arc::new(agent::tls::usual()?),
             connect_timeout: config.calls.agent_timeout,
             idle_timeout: config.calls.agent_idle_timeout,
+            instances: instances.clone(),
             sip: phones,
             settings: settings.clone(),
         },

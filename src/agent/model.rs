@@ -121,7 +121,7 @@ impl ModelOptions {
     }
 
     /// How its WebSocket is reached.
-    pub(super) fn socket(&self) -> WebSocketOptions {
+    pub(crate) fn socket(&self) -> WebSocketOptions {
         let mut url = self.url.clone().unwrap_or_else(|| self.vendor.url());
         match self.vendor {
             ModelVendor::OpenAiRealtime => {

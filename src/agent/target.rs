@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use url::Url;
+
 use super::{
     AppSocketOptions, AudioSocketOptions, BrowserId, CallingPhone, ModelOptions, ModelVendor, OfferOptions,
     TwimlOptions, WebSocketOptions, shown_address,
@@ -11,6 +13,9 @@ use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
 use crate::routes::Route;
 use crate::sip::{SipUri, TrunkNumber};
+
+/// The most addresses of one agent.
+const MAX_INSTANCES: usize = 16;
 
 /// Where a call may be put through to. A new way to reach agents is a variant here, and an arm of `agent::spawn`.
 #[derive(Clone, Debug)]
@@ -83,6 +88,53 @@ impl AgentTarget {
         }
     }
 
+    /// One agent with several instances, each at an address of a WebSocket. The error says what to write instead.
+    pub fn instances(targets: Vec<Self>) -> Result<Self, String> {
+        let mut agents = Vec::with_capacity(targets.len());
+        match <[Self; 1]>::try_from(targets) {
+            Ok([only]) => return Ok(only),
+            Err(targets) if targets.len() > MAX_INSTANCES => {
+                return Err(format!("give at most {MAX_INSTANCES} addresses"));
+            }
+            Err(targets) => {
+                for target in targets {
+                    match target {
+                        Self::WebSocket(agent) => agents.push(agent),
+                        _ => {
+                            return Err(
+                                "only ws:// and wss:// may be several instances of one agent: put others into fallback"
+                                    .to_owned(),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        let mut agents = agents.into_iter();
+        let mut agent = agents.next().ok_or(Self::FORMS)?;
+        agent.more_urls = agents.map(|agent| agent.url).collect();
+        Ok(Self::WebSocket(agent))
+    }
+
+    /// The addresses of WebSockets at which it is.
+    pub fn urls(&self) -> Vec<Url> {
+        match self {
+            Self::WebSocket(agent) => agent.urls().cloned().collect(),
+            Self::Model(model) => vec![model.socket().url],
+            Self::App(_)
+            | Self::AudioSocket(_)
+            | Self::Trunk(_)
+            | Self::Browser(_)
+            | Self::Offer(_)
+            | Self::Sip(_)
+            | Self::SipUser(_)
+            | Self::CallingPhone(_)
+            | Self::Queue(_)
+            | Self::Person(_)
+            | Self::Prompts { .. } => Vec::new(),
+        }
+    }
+
     /// The stable name of how it is reached.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -106,7 +158,7 @@ impl AgentTarget {
     /// The target without secrets, for logs, events and the API.
     pub fn shown(&self) -> String {
         match self {
-            Self::WebSocket(agent) => shown_address(&agent.url),
+            Self::WebSocket(agent) => agent.urls().map(shown_address).collect::<Vec<_>>().join(", "),
             Self::App(_) => "app".to_owned(),
             Self::AudioSocket(agent) => agent.to_string(),
             Self::Browser(_) => "browser".to_owned(),

@@ -16,17 +16,19 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use patchcord_media::opus::Profile;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use url::Url;
 
 use super::dialect::{Closing, Dialect};
+use super::instances::Visit;
 use super::port::AgentPort;
 use super::{SocketOptions, SoundFormat};
-use crate::call::agent_failure::AgentFailure;
+use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
 use crate::descriptors;
 use crate::pulse::Standstills;
@@ -61,17 +63,16 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
     let mut within = options.connect_timeout;
     loop {
         let (dialled_at, dialect) = (clock::now(), translate());
-        let (tls, signed) =
-            (agent.tls.as_ref().unwrap_or(&options.tls).clone(), agent.signed(port.call_id(), clock::wall()));
         let connected = tokio::select! {
             biased;
             _ = port.dismissed() => return course.dismissed(),
-            connected = connect(&signed, dialect.subprotocols(), tls, within, port.standstills()) => connected,
+            connected = course.connect(options, dialect.subprotocols(), within) => connected,
         };
         let next = match connected {
-            Ok(connected) => {
+            Ok((connected, visit)) => {
                 descriptors::shortage_is_over();
-                let conversation = Conversation::new(port, agent.terms(), options, dialect, (dialled_at, within));
+                let times = (dialled_at, within);
+                let conversation = Conversation::new(port, agent.terms(), options, dialect, Some(visit), times);
                 let (ending, halves) =
                     conversation.hold(open(connected, Role::Client).await, course.past.as_ref()).await;
                 match course.after(ending, &conversation) {
@@ -82,13 +83,10 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
                     Err(ending) => return conversation.part(ending, halves).await,
                 }
             }
-            Err(error) => {
-                tell_shortage(&error);
-                match course.next(None) {
-                    Some(next) => next,
-                    None => return port.failed(error.into()),
-                }
-            }
+            Err(failure) => match course.next(None) {
+                Some(next) => next,
+                None => return port.failed(failure),
+            },
         };
         tokio::select! {
             biased;
@@ -118,14 +116,19 @@ async fn open(connected: Connected, role: Role) -> Socket {
     WebSocketStream::from_partially_read(stream, received, role, Some(config)).await
 }
 
-fn tell_shortage(error: &ConnectError) {
-    if let Some(error) = error.of_the_system().filter(|error| descriptors::is_shortage(error)) {
+/// Says whether we lack descriptors, which is no fault of the agent.
+fn tell_shortage(error: &ConnectError) -> bool {
+    let shortage = error.of_the_system().filter(|error| descriptors::is_shortage(error));
+    if let Some(error) = shortage {
         descriptors::tell_shortage(error);
     }
+    shortage.is_some()
 }
 
 /// The connections to one agent, one after another.
 struct Course<'a> {
+    agent: &'a WebSocketOptions,
+    urls: Vec<Url>,
     port: &'a AgentPort,
     redial: Redial,
     standstills: Standstills,
@@ -134,9 +137,42 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(agent: &WebSocketOptions, port: &'a AgentPort) -> Self {
+    fn new(agent: &'a WebSocketOptions, port: &'a AgentPort) -> Self {
         let redial = Redial::new(agent.redial_for, rand::random());
-        Self { port, redial, standstills: port.standstills(), past: None }
+        let urls = agent.urls().cloned().collect();
+        Self { agent, urls, port, redial, standstills: port.standstills(), past: None }
+    }
+
+    /// Dials the addresses of the agent one after another until one opens a WebSocket.
+    async fn connect(
+        &self,
+        options: &SocketOptions,
+        subprotocols: &'static [&'static str],
+        within: Duration,
+    ) -> Result<(Connected, Visit), AgentFailure> {
+        let (began_at, mut tried) = (clock::now(), Vec::new());
+        let mut failure = AgentFailure::from(AgentFailureKind::NotConfigured);
+        while let Some(mut visit) = options.instances.dial(&self.urls, self.agent.choice, &tried, clock::now()) {
+            // One that does not answer leaves time for the others.
+            let left = within.saturating_sub(began_at.elapsed()) / (self.urls.len() - tried.len()) as u32;
+            if !tried.is_empty() {
+                metrics::counter!("patchcord_agent_failovers_total").increment(1);
+            }
+            tried.push(visit.place());
+            let signed = self.agent.signed(visit.url(), self.port.call_id(), clock::wall());
+            let tls = self.agent.tls.as_ref().unwrap_or(&options.tls).clone();
+            match connect(&signed, subprotocols, tls, left, self.port.standstills()).await {
+                Ok(connected) => return Ok((connected, visit)),
+                Err(error) => {
+                    let is_ours = tell_shortage(&error);
+                    failure = error.into();
+                    if !is_ours {
+                        visit.failed(&failure, clock::now());
+                    }
+                }
+            }
+        }
+        Err(failure)
     }
 
     /// The next try after a conversation, or its ending if there is none.

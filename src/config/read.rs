@@ -74,6 +74,22 @@ impl<'n, 'e> Section<'n, 'e> {
         }
     }
 
+    /// A text, or a list of them.
+    pub(super) fn texts<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Vec<&str>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.value(key, Written::PlainOrToml, |value| match value {
+            Value::String(text) => read(vec![text]),
+            Value::Array(items) => {
+                let texts = items.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+                read(texts.ok_or("give a list of texts in quotes")?)
+            }
+            _ => Err("give text in quotes, or a list of them".to_owned()),
+        })
+    }
+
     /// Text that the type reads itself; `example` is shown when it cannot.
     pub(super) fn parsed<T: FromStr>(&mut self, key: &'static str, example: &str) -> Option<T> {
         self.value(key, Written::Plain, |value| {
@@ -340,6 +356,8 @@ impl<'n, 'e> Section<'n, 'e> {
 #[derive(Clone, Copy)]
 enum Written {
     Plain,
+    /// Text, or a list in brackets.
+    PlainOrToml,
     Toml,
     List,
     Secret,
@@ -349,6 +367,7 @@ impl Written {
     fn value_of(self, text: String) -> Value {
         let is_toml = match self {
             Self::Plain => false,
+            Self::PlainOrToml => text.trim_start().starts_with('['),
             Self::Toml => true,
             // A secret of digits is still text.
             Self::Secret => text.trim_start().starts_with('{'),

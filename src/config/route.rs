@@ -15,7 +15,7 @@ use super::read::Section;
 use super::trunks::read_headers;
 use crate::agent::tls::AgentTlsFiles;
 use crate::agent::{
-    AgentTarget, AppSocketOptions, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
+    AgentTarget, AppSocketOptions, Choice, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
     prompt_name,
 };
 use crate::call::route::{AnswerWhen, BargeIn};
@@ -27,7 +27,11 @@ const LONGEST_REDIAL: Duration = Duration::from_secs(300);
 /// `None` if something is wrong, which is noted then.
 pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     section.require("agent", AgentTarget::FORMS);
-    let agent = section.text("agent", AgentTarget::parse);
+    let agent = section.texts("agent", |texts| {
+        let targets = texts.into_iter().map(AgentTarget::parse).collect::<Result<Vec<_>, _>>()?;
+        AgentTarget::instances(targets)
+    });
+    let choice = section.text("agent_choice", read_choice).unwrap_or_default();
     let fallback = section.list("fallback", AgentTarget::parse).unwrap_or_default();
     if let Some((_, before_last)) = fallback.split_last()
         && before_last.iter().any(|target| !target.prompts().is_empty())
@@ -78,7 +82,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
         match target {
             AgentTarget::WebSocket(agent) => {
                 agent.signature.clone_from(&signature);
-                agent.redial_for = redial_for;
+                (agent.redial_for, agent.choice) = (redial_for, choice);
             }
             AgentTarget::Model(model) => model.redial_for = redial_for,
             AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
@@ -238,6 +242,10 @@ fn read_agent_tls(section: &mut Section<'_, '_>) -> Option<AgentTlsFiles> {
     let (cert, key, ca) = (path("cert"), path("key"), path("ca"));
     files.end();
     is_given.then(|| AgentTlsFiles { identity: cert.zip(key), ca })
+}
+
+fn read_choice(text: &str) -> Result<Choice, String> {
+    Choice::of_name(text).ok_or_else(|| "give \"first\" or \"least_busy\"".to_owned())
 }
 
 fn read_offer_format(text: &str) -> Result<OfferFormat, String> {

@@ -43,6 +43,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::server::Connection;
+use crate::agent::Instances;
 use crate::browser::token::Tokens;
 use crate::call::event::CallEvent;
 use crate::calls::Calls;
@@ -84,6 +85,8 @@ pub struct ApiOptions {
     pub recordings: Option<Recordings>,
     /// Where callers wait for people.
     pub queues: QueueDesk,
+    /// How the addresses of agents fare.
+    pub instances: Instances,
     /// Names of the webhooks that receive events.
     pub webhooks: Vec<String>,
     /// True once the service stops: open sockets close then.

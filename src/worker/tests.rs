@@ -25,8 +25,8 @@ use super::ports::Ports;
 use super::sockets::PortSockets;
 use super::tick::Tick;
 use super::{Command, MediaOptions, Report, Silence, Worker, WorkerHandle, WorkerOptions, placement, start};
-use crate::agent::SocketOptions;
 use crate::agent::port::PortHost;
+use crate::agent::{Instances, SocketOptions};
 use crate::call::end::{EndReason, Shortage};
 use crate::call::event::CallId;
 use crate::call::route::BargeIn;
@@ -71,6 +71,7 @@ fn worker_options(ports: RangeInclusive<u16>) -> WorkerOptions {
             tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
             connect_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(20),
+            instances: Instances::default(),
             sip: None,
             settings: CurrentSettings::default(),
         },

@@ -398,7 +398,13 @@ async fn routes_are_shown_without_what_is_secret() -> anyhow::Result<()> {
     let service = TestService::start_with("ws://127.0.0.1:9/call?token=confidential", options).await?;
     let answer = Client::new(&service, READER).get("/v1/routes").await?;
     let route = &answer.body["routes"][0];
-    assert_eq!(route["agent"], json!({ "type": "websocket", "url": "ws://127.0.0.1:9/call" }));
+    assert_eq!(
+        route["agent"],
+        json!({
+            "type": "websocket", "url": "ws://127.0.0.1:9/call", "urls": ["ws://127.0.0.1:9/call"], "choice": "first",
+            "redial_for_ms": 20_000,
+        })
+    );
     assert_eq!(route["fallback"], json!([{ "type": "prompts", "prompts": ["goodbye"] }]));
     assert_eq!(route["phone_number_ids"], json!([service.meta.options().phone_number_id]));
     assert!(!answer.body.to_string().contains("confidential"));

@@ -32,6 +32,7 @@ mod external;
 mod forwarding;
 mod graph;
 mod guests;
+mod instances;
 mod keypad;
 mod logs;
 mod media;

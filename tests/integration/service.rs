@@ -372,7 +372,7 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         {keys_of_number}
         {more_numbers}
         [routes.reception]
-        agent = "{agent}"
+        agent = {agent}
         {route}
         {more_routes}
         [calls]
@@ -391,6 +391,8 @@ pub fn config_text(meta: &Meta, agent: &str, folder: &Path, options: &TestOption
         {log}
         "#,
         listen = if options.ipv6 { r#""127.0.0.1", "::1""# } else { r#""127.0.0.1""# },
+        // Several addresses are written as a list.
+        agent = if agent.starts_with('[') { agent.to_owned() } else { format!("{agent:?}") },
         last = first + PORTS,
         media = options.media.as_deref().unwrap_or("max_load_percent = 100\nmax_lateness = \"1s\""),
         graph = options.graph_url.clone().unwrap_or_else(|| meta.graph_url()),

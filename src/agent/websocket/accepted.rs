@@ -110,7 +110,7 @@ pub(in crate::agent) async fn run(app: AppSocketOptions, port: Rc<AgentPort>, op
     match opened {
         Ok((dialect, connected, place)) => {
             let terms = Terms { format: app.format, profile: app.profile, parameters: &app.parameters };
-            let talk = Conversation::new(&port, terms, &options, dialect.translator(), (dialled_at, limit));
+            let talk = Conversation::new(&port, terms, &options, dialect.translator(), None, (dialled_at, limit));
             let (ending, halves) = talk.hold(open(connected, Role::Server).await, None).await;
             talk.part(ending, halves).await;
             drop(place);

@@ -28,6 +28,7 @@ use super::functions::{Called, Functions};
 use super::heard::{Heard, Loss, Past};
 use super::{Socket, Terms, count};
 use crate::agent::dialect::{Closing, Dialect, FromAgent, Incoming, Joins};
+use crate::agent::instances::Visit;
 use crate::agent::model::tools::FunctionResult;
 use crate::agent::notice::{ErrorCode, Notice, Start};
 use crate::agent::port::AgentPort;
@@ -58,6 +59,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(50);
 const WORDS_MARK: &str = "\u{1}words";
 /// What an agent does behind its words. One more is done at once.
 const MAX_DEEDS: usize = 16;
+const HUNG_UP_EARLY: &str = "it hung up before it was ready";
 /// An agent that provokes more replies than it reads fails.
 const MAX_REPLIES: usize = 64;
 
@@ -78,6 +80,8 @@ pub(super) struct Conversation<'a> {
     /// Borrowed between two awaits only.
     dialect: RefCell<Box<dyn Dialect>>,
     stream_id: String,
+    /// Where we have dialled it; none once it is over.
+    visit: RefCell<Option<Visit>>,
     dialled_at: Instant,
     /// From dialling until it has to have joined.
     joins_within: Duration,
@@ -102,6 +106,7 @@ impl<'a> Conversation<'a> {
         terms: Terms<'a>,
         options: &'a SocketOptions,
         dialect: Box<dyn Dialect>,
+        visit: Option<Visit>,
         (dialled_at, joins_within): (Instant, Duration),
     ) -> Self {
         Self {
@@ -110,6 +115,7 @@ impl<'a> Conversation<'a> {
             options,
             dialect: RefCell::new(dialect),
             stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
+            visit: RefCell::new(visit),
             dialled_at,
             joins_within,
             joined_at: Cell::new(None),
@@ -134,7 +140,20 @@ impl<'a> Conversation<'a> {
             Err(error) => ending_of(&error),
             Ok(()) => self.converse(&mut sink, &mut stream).await,
         };
+        self.end_visit(&ending);
         (ending, (sink, stream))
+    }
+
+    /// The address is credited with what became of the conversation.
+    fn end_visit(&self, ending: &Ending) {
+        let Some(mut visit) = self.visit.take() else { return };
+        match ending {
+            Ending::Lost(failure) | Ending::Failed(failure, _) => visit.failed(failure, clock::now()),
+            Ending::HungUp if self.joined_at.get().is_none() => {
+                visit.failed(&AgentFailureKind::Refused.because(HUNG_UP_EARLY), clock::now());
+            }
+            Ending::HungUp | Ending::Dismissed(_) => {}
+        }
     }
 
     /// When the agent joined.
@@ -172,6 +191,9 @@ impl<'a> Conversation<'a> {
         if self.joined_at.get().is_none() {
             self.joined_at.set(Some(clock::now()));
             self.joining.notify_one();
+            if let Some(visit) = &mut *self.visit.borrow_mut() {
+                visit.joined(clock::now());
+            }
             self.port.joined();
             if self.is_back.get() {
                 count("back");
@@ -234,7 +256,7 @@ impl<'a> Conversation<'a> {
         let (reason, closing) = match ending {
             Ending::Dismissed(reason) => (reason, Closing::Normal),
             Ending::HungUp if self.joined_at.get().is_none() => {
-                self.port.failed(AgentFailureKind::Refused.because("it hung up before it was ready"));
+                self.port.failed(AgentFailureKind::Refused.because(HUNG_UP_EARLY));
                 ("agent_hung_up", Closing::Normal)
             }
             Ending::HungUp => (self.port.hung_up(), Closing::Normal),

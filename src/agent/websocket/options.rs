@@ -12,7 +12,7 @@ use url::Url;
 use super::Terms;
 use super::signature::UpgradeSignature;
 use crate::address::is_nearby;
-use crate::agent::{DialectName, Encoding, SoundFormat};
+use crate::agent::{Choice, DialectName, Encoding, SoundFormat};
 use crate::call::event::CallId;
 
 /// An agent behind a WebSocket: how it is reached, and its sound format.
@@ -20,8 +20,13 @@ use crate::call::event::CallId;
 pub struct WebSocketOptions {
     /// `ws://` or `wss://`.
     pub url: Url,
+    /// Where other instances of the same agent are.
+    pub more_urls: Vec<Url>,
+    /// Which of all these addresses is dialled first.
+    pub choice: Choice,
     /// The addresses of the host, if they were resolved and checked before ([`CheckedUrl`](crate::egress::CheckedUrl)):
-    /// then no other is connected to. If empty, the host is resolved when the agent is dialled.
+    /// then no other is connected to. If empty, the host is resolved when the agent is dialled. They are of `url`, and
+    /// there is no other then.
     pub addresses: Vec<SocketAddr>,
     /// Header fields of the upgrade request, such as `Authorization`.
     pub headers: Vec<(String, SecretString)>,
@@ -50,6 +55,8 @@ impl WebSocketOptions {
     pub fn at(url: Url) -> Self {
         Self {
             url,
+            more_urls: Vec::new(),
+            choice: Choice::default(),
             addresses: Vec::new(),
             headers: Vec::new(),
             tls: None,
@@ -62,10 +69,15 @@ impl WebSocketOptions {
         }
     }
 
-    /// The same with the proof that the upgrade request is ours.
-    pub(super) fn signed(&self, call: &CallId, now: SystemTime) -> Self {
-        let mut signed = self.clone();
-        let signature = self.signature.as_ref().map(|signature| signature.headers(&self.url, call, now));
+    /// All its addresses, in the order of the configuration.
+    pub fn urls(&self) -> impl Iterator<Item = &Url> {
+        std::iter::once(&self.url).chain(&self.more_urls)
+    }
+
+    /// The same at this one of its addresses, with the proof that the upgrade request is ours.
+    pub(super) fn signed(&self, url: &Url, call: &CallId, now: SystemTime) -> Self {
+        let mut signed = Self { url: url.clone(), more_urls: Vec::new(), ..self.clone() };
+        let signature = self.signature.as_ref().map(|signature| signature.headers(url, call, now));
         signed.headers.extend(signature.into_iter().flatten());
         signed
     }

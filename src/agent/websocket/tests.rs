@@ -18,12 +18,12 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
 use crate::agent::AgentTarget;
-use crate::agent::SoundFormat;
 use crate::agent::browser::{BrowserId, BrowserLeg};
 use crate::agent::dialect::{FromAgent, Incoming, Joins};
 use crate::agent::notice::Notice;
 use crate::agent::port::{AgentSlot, PortHost, PortReport, PortUser};
 use crate::agent::sip::{PhoneId, PhoneLine};
+use crate::agent::{Instances, SoundFormat};
 use crate::call::Attempt;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CommandResult, Owner, SoundCommand};
@@ -214,6 +214,7 @@ async fn scene(connect_timeout: Duration) -> anyhow::Result<Scene> {
         tls: Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()),
         connect_timeout,
         idle_timeout: Duration::from_secs(20),
+        instances: Instances::default(),
         sip: None,
         settings: CurrentSettings::default(),
     };

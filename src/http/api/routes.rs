@@ -68,8 +68,14 @@ pub(super) struct RouteSettings {
 enum TargetView {
     /// A voice bot.
     Websocket {
-        /// The URL without credentials and query.
+        /// The URL without credentials and query; of several instances that of the first.
         url: String,
+        /// Those of all its instances.
+        urls: Vec<String>,
+        /// Which of them a call dials first: `first` or `least_busy`.
+        choice: &'static str,
+        /// How long it is dialled again when its connection breaks in the middle of a call.
+        redial_for_ms: u64,
     },
     /// The application, which opens a WebSocket to us.
     App,
@@ -183,7 +189,12 @@ fn settings_of(route: &Route, phone_number_ids: Vec<String>) -> Option<RouteSett
 /// None for a page and a phone that called, which no route names.
 fn target(target: &AgentTarget) -> Option<TargetView> {
     match target {
-        AgentTarget::WebSocket(_) => Some(TargetView::Websocket { url: target.shown() }),
+        AgentTarget::WebSocket(agent) => Some(TargetView::Websocket {
+            url: shown_address(&agent.url),
+            urls: agent.urls().map(shown_address).collect(),
+            choice: agent.choice.name(),
+            redial_for_ms: agent.redial_for.as_millis() as u64,
+        }),
         AgentTarget::App(_) => Some(TargetView::App),
         AgentTarget::AudioSocket(_) => Some(TargetView::AudioSocket { url: target.shown() }),
         AgentTarget::Browser(_) | AgentTarget::CallingPhone(_) => None,

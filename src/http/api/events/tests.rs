@@ -10,7 +10,7 @@ use url::Url;
 use super::super::ApiOptions;
 use super::super::auth::{Keys, Shown};
 use super::*;
-use crate::agent::AgentStatus;
+use crate::agent::{AgentStatus, Instances};
 use crate::browser::token::Tokens;
 use crate::call::event::{CallEvent, CallId};
 use crate::calls::media_sockets::MediaSockets;
@@ -248,6 +248,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
         permissions,
         recordings: None,
         queues,
+        instances: Instances::default(),
         webhooks: Vec::new(),
         stopping: watch::channel(false).1,
     };
