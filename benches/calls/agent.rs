@@ -1,6 +1,7 @@
 //! Minimal agents: WebSocket frames written and parsed by hand on one thread.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -50,12 +51,16 @@ pub struct Log {
     pub said: RefCell<Vec<Duration>>,
     /// Times at which it read a message in which a burst begins.
     pub heard: RefCell<Vec<Duration>>,
+    /// When it read its first message of audio.
+    pub first_heard: Cell<Option<Duration>>,
 }
 
 /// All agents behind one address. Dropping it ends them.
 pub struct Agents {
     /// For the route.
     pub url: String,
+    address: SocketAddr,
+    talk: Talk,
     counts: Rc<Counts>,
     server: JoinHandle<()>,
 }
@@ -72,27 +77,23 @@ impl Agents {
     /// Listens on a port of its own.
     pub async fn start(talk: Talk) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("ws://{}/call", listener.local_addr()?);
+        let address = listener.local_addr()?;
         let counts = Rc::<Counts>::default();
-        let speech = match talk {
-            Talk::Echo | Talk::Speak => sound::agent_clip(),
-            Talk::Bursts | Talk::EarlyBursts => burst::period(),
-            Talk::Interrupted => sound::tone(1000.0, 16_000, ANSWER.as_millis() as u32),
-        };
-        let speech: Rc<[u8]> = speech.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        let server = tokio::task::spawn_local({
-            let counts = counts.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let log = Rc::<Log>::default();
-                    counts.logs.borrow_mut().push(log.clone());
-                    let session = Session { talk, speech: speech.clone(), counts: counts.clone(), log };
-                    let session = tokio::task::spawn_local(async move { session.run(stream).await });
-                    counts.sessions.borrow_mut().push(session);
-                }
-            }
-        });
-        Ok(Self { url, counts, server })
+        let server = serve(listener, talk, counts.clone());
+        Ok(Self { url: format!("ws://{address}/call"), address, talk, counts, server })
+    }
+
+    /// The server is killed: its port is closed, and so are all connections.
+    pub fn go_down(&self) {
+        self.server.abort();
+        self.counts.sessions.borrow_mut().drain(..).for_each(|session| session.abort());
+    }
+
+    /// The server listens again at the same address.
+    pub async fn come_back(&mut self) -> anyhow::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.server = serve(listener, self.talk, self.counts.clone());
+        Ok(())
     }
 
     /// Audio messages from the service so far.
@@ -109,6 +110,24 @@ impl Agents {
     pub fn logs(&self) -> Vec<Rc<Log>> {
         self.counts.logs.borrow().clone()
     }
+}
+
+fn serve(listener: TcpListener, talk: Talk, counts: Rc<Counts>) -> JoinHandle<()> {
+    let speech = match talk {
+        Talk::Echo | Talk::Speak => sound::agent_clip(),
+        Talk::Bursts | Talk::EarlyBursts => burst::period(),
+        Talk::Interrupted => sound::tone(1000.0, 16_000, ANSWER.as_millis() as u32),
+    };
+    let speech: Rc<[u8]> = speech.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let log = Rc::<Log>::default();
+            counts.logs.borrow_mut().push(log.clone());
+            let session = Session { talk, speech: speech.clone(), counts: counts.clone(), log };
+            let session = tokio::task::spawn_local(async move { session.run(stream).await });
+            counts.sessions.borrow_mut().push(session);
+        }
+    })
 }
 
 impl Drop for Agents {
@@ -178,6 +197,7 @@ impl Session {
                 continue;
             }
             self.counts.heard.set(self.counts.heard.get() + 1);
+            self.log.first_heard.set(self.log.first_heard.get().or(Some(now)));
             if matches!(self.talk, Talk::Bursts | Talk::EarlyBursts) && onsets.begins(&burst::samples(payload)) {
                 self.log.heard.borrow_mut().push(now);
             }

@@ -22,6 +22,7 @@ mod outbound;
 mod overload;
 mod phone;
 mod recording;
+mod redial;
 mod registered;
 mod relaying;
 mod scene;
@@ -155,6 +156,9 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("24") {
         show("24 Registered SIP phones", registered::idle().await);
+    }
+    if wanted("25") {
+        show("25 An agent's server goes away and comes back", redial::audio_back().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))
