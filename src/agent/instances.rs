@@ -80,7 +80,7 @@ pub struct InstanceView {
 
 impl Instances {
     /// Begins to dial one of these addresses; none of those that `tried` names by their place.
-    pub fn dial(&self, urls: &[Url], choice: Choice, tried: &[usize], now: Instant) -> Option<Visit> {
+    pub(crate) fn dial(&self, urls: &[Url], choice: Choice, tried: &[usize], now: Instant) -> Option<Visit> {
         let mut all = self.all();
         let candidates = urls.iter().enumerate().filter(|(place, _)| !tried.contains(place));
         let (place, url) = candidates.min_by_key(|(place, url)| rank(all.get(url.as_str()), choice, *place, now))?;

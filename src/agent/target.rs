@@ -98,15 +98,12 @@ impl AgentTarget {
             }
             Err(targets) => {
                 for target in targets {
-                    match target {
-                        Self::WebSocket(agent) => agents.push(agent),
-                        _ => {
-                            return Err(
-                                "only ws:// and wss:// may be several instances of one agent: put others into fallback"
-                                    .to_owned(),
-                            );
-                        }
-                    }
+                    let Self::WebSocket(agent) = target else {
+                        let advice =
+                            "only ws:// and wss:// may be several instances of one agent: put others into fallback";
+                        return Err(advice.to_owned());
+                    };
+                    agents.push(agent);
                 }
             }
         }
@@ -122,6 +119,7 @@ impl AgentTarget {
             Self::WebSocket(agent) => agent.urls().cloned().collect(),
             Self::Model(model) => vec![model.socket().url],
             Self::App(_)
+            | Self::Twiml(_)
             | Self::AudioSocket(_)
             | Self::Trunk(_)
             | Self::Browser(_)

@@ -15,8 +15,8 @@ use super::read::Section;
 use super::trunks::read_headers;
 use crate::agent::tls::AgentTlsFiles;
 use crate::agent::{
-    AgentTarget, AppSocketOptions, Choice, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat, UpgradeSignature,
-    prompt_name,
+    AgentTarget, AppSocketOptions, Choice, DialectName, Encoding, OfferFormat, REDIAL_FOR, SoundFormat,
+    UpgradeSignature, prompt_name,
 };
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};

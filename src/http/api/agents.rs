@@ -112,10 +112,10 @@ impl Configured {
 
 /// Each address of an agent as it is shown, and that of its WebSocket.
 fn places_of(target: &AgentTarget) -> Vec<(String, Option<Url>)> {
-    match target {
-        AgentTarget::WebSocket(agent) => agent.urls().map(|url| (shown_address(url), Some(url.clone()))).collect(),
-        _ => vec![(target.shown(), target.urls().pop())],
+    if let AgentTarget::WebSocket(agent) = target {
+        return agent.urls().map(|url| (shown_address(url), Some(url.clone()))).collect();
     }
+    vec![(target.shown(), target.urls().pop())]
 }
 
 fn view(api: &Api, url: String, agent: Configured) -> AgentView {
