@@ -146,7 +146,7 @@ async fn documents_that_cannot_be_run_end_the_call_and_the_reason_says_why() -> 
         (Page::Body("text/xml", vec![b'a'; 100_000]), "more than 64 KiB"),
         (Page::Verbs("<Record/>".into()), "<Record> is not supported"),
         (Page::Verbs("<Say>Hello</Say>".into()), "twilio.say_command"),
-        (Page::Verbs("<Play>prompt:nothing</Play>".into()), "no prompt named"),
+        (Page::Verbs("<Play>prompt:nothing</Play>".into()), "<Play> names a prompt that does not exist"),
         (Page::Verbs("<Connect><Stream url=\"wss://bot.example.com/x\"/></Connect>".into()), "[egress] allow"),
         (Page::Status(500), "HTTP 500"),
         (Page::Elsewhere("https://app.example.com/".into()), "redirects are not followed"),

@@ -33,7 +33,7 @@ impl Sounds {
             let (prompt, times) = match &sound.source {
                 SoundSource::Prompt(name) => {
                     let found = context.port.prompts().get(name);
-                    (Some(found.ok_or_else(|| format!("<Play>: there is no prompt named {name:?}"))?), sound.times)
+                    (Some(found.ok_or_else(|| "<Play> names a prompt that does not exist".to_owned())?), sound.times)
                 }
                 SoundSource::Silence(length) => (Some(silence()?), length.as_secs().min(600) as u32),
                 SoundSource::File(url) => (Some(self.file(context, base, url).await?), sound.times),
