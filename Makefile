@@ -3,6 +3,8 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
 SECONDS_EACH ?= 60
+# Most scenarios wait for sockets: two for each core.
+TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-sip interop-agents interop-s3 screenshots fmt tools
 
@@ -19,7 +21,7 @@ simulate: tools ## a WhatsApp phone as a web page, at http://127.0.0.1:8090
 
 test: tools ## all tests
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --workspace --locked && $(CARGO) test --workspace --locked --doc; \
+		$(CARGO) nextest run --workspace --locked --test-threads $(TEST_THREADS) && $(CARGO) test --workspace --locked --doc; \
 	else \
 		$(CARGO) test --workspace --locked; \
 	fi

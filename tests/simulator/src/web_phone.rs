@@ -426,14 +426,16 @@ impl Shared {
     }
 
     async fn take(&self, message: SipMessage) -> anyhow::Result<()> {
+        // Whoever waits for the INVITE may answer at once, and after the 180.
+        if message.method() == Some("INVITE") {
+            let tag = format!("web{:x}", rand::random::<u32>());
+            self.state().dialog = Some(Dialog { invite: message.clone(), tag, sequence: 1 });
+            self.respond(&message, 180, &[], "").await?;
+        }
         self.state().received.push(message.clone());
         match message.method() {
-            Some("INVITE") => {
-                let tag = format!("web{:x}", rand::random::<u32>());
-                self.state().dialog = Some(Dialog { invite: message.clone(), tag, sequence: 1 });
-                self.respond(&message, 180, &[], "").await?;
-                if self.options.answers { self.answer().await } else { Ok(()) }
-            }
+            Some("INVITE") if self.options.answers => self.answer().await,
+            Some("INVITE") => Ok(()),
             Some("CANCEL") => {
                 self.respond(&message, 200, &[], "").await?;
                 let invite = self.dialog()?.invite;
