@@ -141,6 +141,7 @@ fn config_text(http: SocketAddr, options: &ServiceOptions) -> anyhow::Result<Str
         allow_private = true
         [whatsapp]
         graph_url = "{graph_url}"
+        countries_without_outgoing_calls = []
         verify_token = "verify-me"
         app_secrets = ["{app_secret}"]
         [[whatsapp.numbers]]

@@ -12,6 +12,7 @@ use rsipstack::EndpointBuilder;
 use rsipstack::dialog::DialogId;
 use rsipstack::dialog::dialog::Dialog;
 use rsipstack::dialog::dialog_layer::DialogLayer;
+use rsipstack::dialog::invite_dialog::InviteDialog;
 use rsipstack::platform::CancellationToken;
 use rsipstack::sip::typed::Contact;
 use rsipstack::sip::{Header, HeadersExt, Method, Request, StatusCode, Transport as LibraryTransport, Uri};
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use super::amend::{Amendments, Inspectors};
@@ -59,6 +61,9 @@ const METHODS: [Method; 9] = [
 ];
 /// Requests of phones that are answered at once; one more is dropped, and the phone repeats it.
 const MAX_REQUESTS: usize = 1024;
+/// The library lists an answered dialog when its task runs next after the ACK, which takes a while on a busy machine.
+const LISTED_WITHIN: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Our SIP user agent. Clones share it.
 #[derive(Clone)]
@@ -239,7 +244,7 @@ impl UserAgent {
     /// Waits for the last BYE to be answered, for so long at most, and closes all sockets.
     pub async fn stop(&self, within: Duration) {
         let mut calls = std::mem::take(&mut *self.0.stack.calls.lock().unwrap_or_else(PoisonError::into_inner));
-        let _ = tokio::time::timeout(within, async { while calls.join_next().await.is_some() {} }).await;
+        let _ = timeout(within, async { while calls.join_next().await.is_some() {} }).await;
         calls.shutdown().await;
         self.0.cancel.cancel();
         self.0.stack.streams.stop().await;
@@ -413,7 +418,7 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
         let _ = registrations.answer(&mut transaction).await;
         return;
     }
-    let known = stack.dialogs.match_dialog(&transaction);
+    let known = dialog_of(stack, &transaction).await;
     if known.is_none() && transaction.original.method == Method::Invite && !has_tag(&transaction) {
         return incoming::take(stack, transaction).await;
     }
@@ -435,6 +440,34 @@ async fn answer(stack: &Arc<Stack>, mut transaction: Transaction) {
     }
 }
 
+/// The dialog of a request. What a phone sends right behind our ACK may come before the library lists its dialog.
+async fn dialog_of(stack: &Stack, transaction: &Transaction) -> Option<Dialog> {
+    let listed = || stack.dialogs.match_dialog(transaction);
+    let is_for_early = matches!(transaction.original.method, Method::Update | Method::Options);
+    if let Some(dialog) = listed() {
+        return Some(dialog);
+    }
+    if is_for_early || called(stack, transaction).is_none() {
+        return None;
+    }
+    let listing = async {
+        loop {
+            sleep(LOOK).await;
+            if let Some(dialog) = listed() {
+                return dialog;
+            }
+        }
+    };
+    timeout(LISTED_WITHIN, listing).await.ok()
+}
+
+/// The call to a phone that a request belongs to, answered or not.
+fn called(stack: &Stack, transaction: &Transaction) -> Option<InviteDialog> {
+    let id = DialogId::try_from(transaction).ok()?;
+    let calls = stack.dialogs.get_client_dialog_by_call_id(&id.call_id);
+    calls.into_iter().find(|call| call.id().local_tag == id.local_tag)
+}
+
 /// A trunk that asks whether we are there.
 async fn answer_trunk(stack: &Stack, mut transaction: Transaction) {
     let Some(flow) = stack.flows.of(&transaction) else { return };
@@ -452,9 +485,7 @@ fn has_tag(transaction: &Transaction) -> bool {
 
 /// A request of a phone that we call and that has not answered: the library looks for answered calls only.
 async fn answer_early(stack: &Stack, transaction: &mut Transaction) -> rsipstack::Result<()> {
-    let id = DialogId::try_from(&*transaction)?;
-    let calls = stack.dialogs.get_client_dialog_by_call_id(&id.call_id);
-    let call = calls.into_iter().find(|call| call.id().local_tag == id.local_tag && call.state().can_cancel());
+    let call = called(stack, transaction).filter(|call| call.state().can_cancel());
     let has_offer = !transaction.original.body().is_empty();
     let code = match (&call, transaction.original.method()) {
         (Some(_), Method::Update) if has_offer => {
