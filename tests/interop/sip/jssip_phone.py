@@ -1,4 +1,5 @@
-"""JsSIP in Chromium is the agent: the page of docs/sip.md registers, answers, presses keys, holds, transfers, hangs up."""
+"""JsSIP in Chromium is the agent: the page of docs/sip.md registers over wss, answers, presses keys, holds, transfers, hangs
+up."""
 
 import asyncio
 import re
@@ -17,6 +18,7 @@ from deadline import stop_all, within
 from meta import Meta
 from people import Caller, Person, playwright_for
 from processes import ROOT, SCRATCH, Child, Service
+from tls_front import TlsFront
 
 DOCUMENT = ROOT / "docs" / "sip.md"
 NPM = ROOT / "target" / "interop-npm"
@@ -212,10 +214,14 @@ password = "{PASSWORD}"
         self.service.http = f'allow_origins = ["{self.pages}"]'
         self.service_url = await self.service.run(self.meta.graph_url, "sip-user:ana", "", sections, folder)
         self.meta.webhook_url = f"{self.service_url}/webhooks/whatsapp"
+        front = TlsFront(folder / "front")
+        self.socket_url = f"wss://127.0.0.1:{await front.start(int(self.service_url.rpartition(':')[2]))}/sip"
+        self._stops.append(front.stop)
         playwright = await playwright_for(self._stops)
         for person in (self.caller, self.ana):
             self._stops.append(person.stop)
-            await person.start(playwright)
+            # The front's authority is unknown to Chromium.
+            await person.start(playwright, ignore_https_errors=True)
 
     async def _serve_pages(self) -> None:
         application = web.Application()
@@ -232,9 +238,8 @@ password = "{PASSWORD}"
         """The document's page, as printed, but for where and who."""
         page = re.search(r"^```html\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[1]
         password = PASSWORD if request.match_info["password"] == "right" else "a guess"
-        socket_url = self.service_url.replace("http://", "ws://") + "/sip"
         for printed, real in (
-            ("wss://calls.example.com/sip", socket_url),
+            ("wss://calls.example.com/sip", self.socket_url),
             ("sip:ana@calls.example.com", "sip:ana@127.0.0.1"),
             ("a long password", password),
         ):
