@@ -30,7 +30,7 @@ pub struct Account {
     pub sid: String,
     /// Signs our requests, and is the password of the REST API.
     pub auth_token: SecretString,
-    /// A program that reads `<Say>`'s text and writes a WAV file. None: `<Say>` is an error. Empty: it is passed over.
+    /// A program that reads the text of `<Say>` and writes a WAV file. Without one `<Say>` is an error; if it is empty, `<Say>` is skipped.
     pub say_command: Option<Vec<String>>,
     /// Meta's ids of business numbers by their digits, which Twilio's API names them by.
     pub numbers: BTreeMap<String, PhoneNumberId>,

@@ -92,8 +92,8 @@ impl DialectName {
         Self::ALL.iter().copied().find(|dialect| dialect.name() == name)
     }
 
-    /// The rate of PCM if the configuration has none. An app of a platform whose streams are at 8 kHz by default may take
-    /// every stream for one: it is told of another rate by its own set-up at the platform, not by the stream.
+    /// The rate of PCM if the configuration has none. Where a platform streams at 8 kHz by default, apps ask it for another rate
+    /// when they order the stream, and many ignore the rate that the stream itself announces.
     pub fn usual_sample_rate(self) -> SampleRate {
         match self {
             Self::Native | Self::Vonage | Self::Jambonz => SampleRate::Hz16000,

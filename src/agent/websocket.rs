@@ -97,7 +97,7 @@ async fn talk(agent: &WebSocketOptions, translate: &Translate, port: &AgentPort,
     }
 }
 
-/// How an agent is talked with, whoever has opened the socket.
+/// What a conversation needs beside its socket, on dialled and accepted sockets alike.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
     format: SoundFormat,

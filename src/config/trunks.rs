@@ -13,7 +13,7 @@ use crate::sip::digest::Ha1;
 use crate::sip::{Account, Secret, SipUri, SrtpRules, TrunkNumber, TrunkOptions, trunk_name};
 use crate::whatsapp::PhoneNumberId;
 
-/// Headers that are ours, or the SIP library's, to write. Whoever writes another one of them says something else than the call.
+/// Headers that we or the SIP library write. A second one from the configuration would contradict the call.
 const OURS: [&str; 29] = [
     "accept",
     "allow",

@@ -174,7 +174,7 @@ pub(super) mod tests {
         assert!(check_schema(&deep).unwrap_err().contains("levels"));
     }
 
-    /// JSON that a model, or whoever writes its schemas, may send.
+    /// Any JSON: a schema, or the arguments of a model.
     pub(in crate::agent::model) fn anything() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

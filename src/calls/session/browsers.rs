@@ -93,7 +93,7 @@ impl Session {
         self.take_over(call, AgentTarget::Browser(browser)).map(drop)
     }
 
-    /// Whoever came by itself, a page or a socket, takes the call over. Gives the attempt that it is.
+    /// A page or socket that was not dialled takes the call over. Gives its attempt.
     pub(super) fn take_over(&mut self, call: &mut Call, target: AgentTarget) -> Result<Attempt, Refusal> {
         if self.targets.len() >= MAX_ATTEMPTS {
             let advice = format!("this call was put through {MAX_ATTEMPTS} times, which is enough");

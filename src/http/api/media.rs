@@ -1,6 +1,6 @@
 //! `/v1/calls/{call_id}/media`: the application opens the WebSocket of a call, as its agent or as a participant.
 //!
-//! An app with an API key asks for a token, or gets one with the call to decide; whoever opens the socket needs the token alone.
+//! An app with an API key asks for a token, or gets one with the call to decide. Opening the socket takes the token alone.
 
 #![expect(unused_qualifications, reason = "utoipa writes them")]
 
@@ -61,7 +61,7 @@ pub(super) struct MediaQuery {
 
 /// Make a token for a media socket
 ///
-/// Whoever holds it opens `/v1/calls/{call_id}/media` within a minute, and needs no key.
+/// It opens `/v1/calls/{call_id}/media` once, within a minute, without a key.
 #[utoipa::path(post, path = "/v1/calls/{call_id}/media_tokens", tag = "calls", params(("call_id" = String, Path)),
     request_body = MediaTokenRequest, responses(
     (status = 201, description = "The token", body = MediaTokenView),

@@ -1,11 +1,10 @@
 """The agent of examples/asterisk, on galcymedia, behind a route with dialect = "asterisk-json"."""
 
-from pathlib import Path
-
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, PYTHON, Stage
+from stage import PYTHON
 
 FIRST, SECOND = 700, 900
 """Hertz of what the agent says, before and after its flush."""
@@ -13,14 +12,7 @@ SENT_AT_ONCE = 8
 ALL_WITHIN = 120
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage, self._calls = Checks(), Stage(program), 0
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         agent = ROOT / "examples" / "asterisk" / "agent.py"
@@ -40,9 +32,7 @@ class Scenario:
         named = said[0].endswith(f"in {stream} {{'AI_LANGUAGE': 'de'}}")
         self.checks.check("  the agent knows the format, and the route's parameters", named, said[0])
         self.checks.equal("  it gets the caller's keys", [line for line in said if line.startswith("key")], ["key 1", "key #"])
-        heard = [int(line.split()[1]) for line in said if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  it hears the caller", tones >= 6, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("it", said)
         steps = [line for line in said if line.startswith(("drained", "said", "ERROR"))]
         self.checks.equal("  the flush drains the queue, and the next mark is processed", steps, ["drained", "said all"])
         first, second = seconds_of(call, FIRST), seconds_of(call, SECOND)
@@ -60,9 +50,6 @@ class Scenario:
         self._calls += 1
         await self._agent.wait_for_count("call is over", self._calls)
         return self._agent.lines[already:]
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The bot of examples/audiosocket, on the npm package asterisk-audiosocket, by Asterisk's protocol over TCP."""
 
 import re
-from pathlib import Path
 
-from checks import Checks, run
-from heard import seconds_of
+from checks import run
+from client import Client
+from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, Stage
+from stage import CALLER
 
 GREETING = 700
 """Hertz of what the bot says for two seconds, before it is an echo."""
@@ -14,14 +14,7 @@ APP = ROOT / "target" / "interop-agents-npm" / "audiosocket" / "app.mjs"
 ALL_WITHIN = 120
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage = Checks(), Stage(program)
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         self._app, port = await self._stage.app("audiosocket", "node", APP, ready="AudioSocket on port")
@@ -32,7 +25,7 @@ class Scenario:
     async def _they_talk(self) -> None:
         call = await self._stage.call(7, "5")
         self.checks.equal("asterisk-audiosocket: the caller hangs up", call["ended_by"], "caller")
-        self.checks.equal("  the line to the caller is whole", call["objections"], [])
+        self.checks.equal("  the line to the caller is whole", objections(call), [])
         await self._app.wait_for_line("the end at the bot", lambda line: line == "call is over")
         said = self._app.lines
         self.checks.check("  it gets the UUID of the call", any(re.fullmatch(r"call [0-9a-f-]{36}", line) for line in said), str(said))
@@ -45,9 +38,6 @@ class Scenario:
     async def _the_bot_hangs_up(self) -> None:
         call = await self._stage.call(30, "#")
         self.checks.equal("  the bot hangs up", call["ended_by"], "terminated")
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

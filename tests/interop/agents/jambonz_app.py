@@ -1,11 +1,9 @@
 """The jambonz app of examples/jambonz, on @jambonz/sdk, behind a route with dialect = "jambonz"."""
 
-from pathlib import Path
-
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, Stage
 
 APP = ROOT / "target" / "interop-agents-npm" / "jambonz" / "app.mjs"
 """A copy of the example, beside its packages."""
@@ -15,14 +13,7 @@ SENT_AT_ONCE = 8
 ALL_WITHIN = 120
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage, self._calls = Checks(), Stage(program), 0
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         self._app, port = await self._stage.app("jambonz", "node", APP, ready="ready")
@@ -42,9 +33,7 @@ class Scenario:
         self.checks.equal("  the line to the caller is whole", objections(call), [])
         self.checks.check("  the app knows who calls, and the rate", f"from +12025550143 at {rate} Hz" in said[0], said[0])
         self.checks.equal("  it gets the caller's keys", [line for line in said if line.startswith("key")], ["key 1", "key #", "key 5"])
-        heard = [int(line.split()[1]) for line in said if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  it hears the caller", tones >= 6, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("it", said)
         marks = [line for line in said if line.startswith(("mark", "clip"))]
         self.checks.equal("  killAudio returns the mark, and the clip is done", marks, [f"mark {FIRST} Hz: cleared", "clip is done"])
         first, clip = seconds_of(call, FIRST), seconds_of(call, CLIP)
@@ -55,9 +44,6 @@ class Scenario:
         call = await self._stage.call(30, "*")
         self.checks.equal("  disconnect hangs up", call["ended_by"], "terminated")
         await self._app.wait_for_count("call is over: 1000", self._calls + 1)
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT, Child
-from stage import CALLER, PYTHON, Stage
+from stage import PYTHON
 
 GREETING, ANSWER = 700, 900
 """Hertz of what the model says, before and after the caller's turn."""
@@ -46,14 +47,7 @@ VENDORS = [
 ]  # fmt: skip
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage = Checks(), Stage(program)
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._our_stand_ins()
         await self._stage.start()
@@ -83,9 +77,7 @@ class Scenario:
         self.checks.equal("  set-up, greeting, keys and results came", kinds, vendor.kinds)
         results = [json.dumps(event) for event in events if vendor.result in json.dumps(event)]
         self.checks.check("  the function's result came, once", len(results) == 1 and "send_dtmf" in results[0], str(results))
-        heard = [int(line.split()[1]) for line in said if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  the model hears the caller", tones >= 2, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("the model", said, least=2)
         greeting, answer = seconds_of(call, GREETING), seconds_of(call, ANSWER)
         self.checks.check("  the caller hears the greeting, until interrupting it", 0.5 < greeting < SENT_AT_ONCE - 4, f"{greeting:.2f} s")
         self.checks.check("  and what the model says then", answer > 0.2, f"{answer:.2f} s")
@@ -93,9 +85,6 @@ class Scenario:
             ends = [event["audio_end_ms"] / 1000 for event in events if event["type"] == "conversation.item.truncate"]
             told = bool(ends) and abs(ends[0] - greeting) < 0.3
             self.checks.check("  it is told how much of its greeting was heard", told, f"{ends} of {greeting:.2f} s")
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

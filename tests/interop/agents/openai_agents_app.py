@@ -4,10 +4,11 @@ seconds that the caller speaks; how much of its words was heard, the SDK compute
 import json
 from pathlib import Path
 
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, PYTHON, Stage
+from stage import PYTHON
 
 APP = ROOT / "target" / "interop-agents-npm" / "openai-agents" / "app.mjs"
 """A copy of the example, beside its packages."""
@@ -17,14 +18,7 @@ SENT_AT_ONCE = 8
 ALL_WITHIN = 90
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage = Checks(), Stage(program)
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         server = Path(__file__).with_name("model_server.py")
@@ -42,18 +36,13 @@ class Scenario:
         over = next((line for line in said if line.startswith("call is over")), "")
         # A mark behind each tenth of a second, and one at each end; the cleared ones come back too.
         self.checks.equal("  every mark comes back", over, f"call is over, {SENT_AT_ONCE * 10 + 1 + 10 + 1} marks")
-        heard = [int(line.split()[1]) for line in model.lines if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  the model hears the caller", tones >= 6, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("the model", model.lines)
         first, second = seconds_of(call, FIRST), seconds_of(call, SECOND)
         self.checks.check("  the caller hears the model, until it is interrupted", 0.5 < first < SENT_AT_ONCE - 4, f"{first:.2f} of {SENT_AT_ONCE} s")
         self.checks.check("  and the second after it", 0.8 < second < 1.1, f"{second:.2f} s")
         events = [json.loads(line.removeprefix("event ")) for line in model.lines if line.startswith("event ")]
         ends = [event["audio_end_ms"] / 1000 for event in events if event["type"] == "conversation.item.truncate"]
         self.checks.check("  the marks tell how much was heard", len(ends) == 1 and abs(ends[0] - first) < 0.3, f"{ends} of {first:.2f} s")
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

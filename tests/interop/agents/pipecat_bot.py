@@ -1,12 +1,10 @@
 """The Pipecat bot of examples/pipecat behind a route of each dialect that Pipecat speaks."""
 
-import asyncio
-from pathlib import Path
-
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, PYTHON, Stage
+from stage import PYTHON
 
 FIRST, SECOND = 700, 900
 """Hertz of what the bot says, before and after the key #."""
@@ -17,14 +15,7 @@ DIALECTS = {"twilio": "/ws", "telnyx": "/ws", "plivo": "/ws", "exotel": "/ws", "
 ALL_WITHIN = 180
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage = Checks(), Stage(program)
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         bot = ROOT / "examples" / "pipecat" / "bot.py"
@@ -46,9 +37,7 @@ class Scenario:
             self.checks.check("  the bot knows who calls", f"{dialect} call from +12025550143" in said)
         keys = [line.removeprefix("key ") for line in said if line.startswith("key ")]
         self.checks.equal("  the bot gets the caller's keys", "".join(keys), "12#")
-        heard = [int(line.split()[1]) for line in said if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  the bot hears the caller", tones >= 6, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("the bot", said)
         first, second = seconds_of(call, FIRST), seconds_of(call, SECOND)
         detail = f"{first:.2f} s, then {second:.2f} s"
         self.checks.check("  the caller hears the bot, before and after its interruption", first > 0.5 and second > 0.5, detail)
@@ -58,9 +47,6 @@ class Scenario:
         call = await self._stage.call(30, "*")
         self.checks.equal("  the bot hangs up", call["ended_by"], "terminated")
         await self._bot.wait_for_count(f"{dialect} call is over", 2)
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The app of examples/plivo, on Plivo's own stream SDK, whose models of every message are strict."""
 
-from pathlib import Path
-
-from checks import Checks, run
+from checks import run
+from client import Client
 from heard import objections, seconds_of
 from processes import ROOT
-from stage import CALLER, PYTHON, Stage
+from stage import PYTHON
 
 FIRST, SECOND = 700, 900
 """Hertz of what the app says, before and after `clearedAudio`."""
@@ -13,14 +12,7 @@ SENT_AT_ONCE = 8
 ALL_WITHIN = 120
 
 
-class Scenario:
-    def __init__(self, readme: Path, program: Path) -> None:
-        self.checks, self._stage, self._calls = Checks(), Stage(program), 0
-
-    @property
-    def service(self):
-        return self._stage.service
-
+class Scenario(Client):
     async def run(self) -> None:
         await self._stage.start()
         app = ROOT / "examples" / "plivo" / "app.py"
@@ -42,9 +34,7 @@ class Scenario:
         self.checks.equal("  its strict models take every message", [line for line in said if line.startswith("error")], [])
         self.checks.check("  it knows the format, and the route's parameters", said[0].endswith(f"in {stream} {{language: de}}"), said[0])
         self.checks.equal("  it gets the caller's keys", [line for line in said if line.startswith("key")], ["key 1", "key #"])
-        heard = [int(line.split()[1]) for line in said if line.startswith("hears ")]
-        tones = sum(abs(hertz - CALLER) <= 10 for hertz in heard)
-        self.checks.check("  it hears the caller", tones >= 6, f"{tones} of {len(heard)} half seconds: {heard}")
+        self._hears_the_caller("it", said)
         steps = [line for line in said if line.startswith(("cleared", "played"))]
         self.checks.equal("  clearAudio drops the checkpoint, and the next one is played", steps, ["cleared", f"played {SECOND} Hz"])
         first, second = seconds_of(call, FIRST), seconds_of(call, SECOND)
@@ -54,9 +44,6 @@ class Scenario:
     async def _hangs_up(self) -> None:
         call = await self._stage.call(30, "*")
         self.checks.equal("  the app hangs up", call["ended_by"], "terminated")
-
-    async def clean_up(self) -> None:
-        await self._stage.stop()
 
 
 if __name__ == "__main__":

@@ -426,7 +426,7 @@ impl Shared {
     }
 
     async fn take(&self, message: SipMessage) -> anyhow::Result<()> {
-        // Whoever waits for the INVITE may answer at once, and after the 180.
+        // A test that waits for the INVITE may answer at once, so the 180 goes first.
         if message.method() == Some("INVITE") {
             let tag = format!("web{:x}", rand::random::<u32>());
             self.state().dialog = Some(Dialog { invite: message.clone(), tag, sequence: 1 });
