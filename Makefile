@@ -50,7 +50,7 @@ screenshots: tools ## every screen, light and dark, wide and narrow, into target
 interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages, and JsSIP in Chromium
 	@./tests/interop/sip/run.sh
 
-interop-agents: tools ## clients of other platforms are the agents: Pipecat, OpenAI's Agents SDK, jambonz, Plivo, Asterisk's, Twilio's SDK; vendors' types check models
+interop-agents: tools ## clients of other platforms are the agents: Pipecat, OpenAI's Agents SDK, jambonz, Plivo, Asterisk's, Twilio's SDKs; vendors' types check models
 	@./tests/interop/agents/run.sh
 	@./tests/interop/twilio/run.sh
 

@@ -1,5 +1,7 @@
-"""A Twilio Voice app: a menu in TwiML, and behind key 1 a media stream that echoes. Nothing in it is about Patchcord."""
+"""A Twilio Voice app: a menu in TwiML, and behind key 1 a media stream that echoes. In the stream key 1 repeats the last half
+second for eight seconds, an octave higher, # stops that, and * hangs up. Nothing in it is about Patchcord."""
 
+import base64
 import json
 import os
 
@@ -8,6 +10,7 @@ from twilio.request_validator import RequestValidator
 from twilio.twiml.voice_response import Connect, Gather, VoiceResponse
 
 PUBLIC = os.environ["TWILIO_PUBLIC_BASE_URL"]  # such as https://bot.example.com
+SOCKETS = PUBLIC.replace("http", "ws", 1)
 validator = RequestValidator(os.environ["TWILIO_AUTH_TOKEN"])
 routes = web.RouteTableDef()
 
@@ -15,8 +18,7 @@ routes = web.RouteTableDef()
 @web.middleware
 async def only_twilio(request: web.Request, handler) -> web.StreamResponse:
     """Refuses what Twilio, or Patchcord in its place, has not signed: forms, and the upgrade of the stream."""
-    is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
-    base = PUBLIC.replace("http", "ws", 1) if is_socket else PUBLIC
+    base = SOCKETS if request.headers.get("Upgrade", "").lower() == "websocket" else PUBLIC
     form = dict(await request.post())
     if not validator.validate(base + request.path_qs, form, request.headers.get("X-Twilio-Signature", "")):
         raise web.HTTPForbidden
@@ -45,10 +47,17 @@ async def menu(request: web.Request) -> web.Response:
     print("menu", digits, flush=True)
     response = VoiceResponse()
     if digits == "1":
-        connect = Connect()
-        connect.stream(url=PUBLIC.replace("http", "ws", 1) + "/media").parameter(name="plan", value="gold")
-        response.append(connect)
+        response.redirect("/talk")
     response.play("prompt:goodbye")
+    return twiml(response)
+
+
+@routes.post("/talk")
+async def talk(_request: web.Request) -> web.Response:
+    connect = Connect()
+    connect.stream(url=SOCKETS + "/media").parameter(name="plan", value="gold")
+    response = VoiceResponse()
+    response.append(connect)
     return twiml(response)
 
 
@@ -56,17 +65,38 @@ async def menu(request: web.Request) -> web.Response:
 async def media(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
-    async for message in socket:
-        if message.type != WSMsgType.TEXT:
+    heard, is_repeating = bytearray(), False
+
+    async def send(event: str, **more) -> None:
+        await socket.send_json({"event": event, "streamSid": message["streamSid"]} | more)
+
+    async for frame in socket:
+        if frame.type != WSMsgType.TEXT:
             break
-        event = json.loads(message.data)
-        if event["event"] == "start":
-            print("start", event["start"]["callSid"], event["start"]["customParameters"], flush=True)
-        elif event["event"] == "media":
-            echo = {"event": "media", "streamSid": event["streamSid"], "media": {"payload": event["media"]["payload"]}}
-            await socket.send_json(echo)
-        elif event["event"] == "stop":
-            print("stop", flush=True)
+        message = json.loads(frame.data)
+        match message["event"]:
+            case "start":
+                print("start", message["start"]["callSid"], json.dumps(message["start"]["customParameters"]), flush=True)
+            case "media":
+                heard = (heard + base64.b64decode(message["media"]["payload"]))[-4000:]
+                if not is_repeating:
+                    await send("media", media={"payload": message["media"]["payload"]})
+            case "dtmf":
+                digit = message["dtmf"]["digit"]
+                print("key", digit, flush=True)
+                if digit == "1":
+                    is_repeating = True
+                    await send("media", media={"payload": base64.b64encode(heard[::2] * 32).decode()})
+                    await send("mark", mark={"name": "repeated"})
+                elif digit == "#":
+                    await send("clear")
+                elif digit == "*":
+                    await socket.close()
+            case "mark":
+                print("mark", message["mark"]["name"], flush=True)
+                is_repeating = False
+            case "stop":
+                print("stop", flush=True)
     return socket
 
 

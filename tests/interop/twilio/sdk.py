@@ -5,18 +5,11 @@ import os
 import sys
 
 from twilio.base.exceptions import TwilioRestException
-from twilio.http.http_client import TwilioHttpClient
 from twilio.rest import Client
 
 
-class Patchcord(TwilioHttpClient):
-    """Sends what is for api.twilio.com to Patchcord."""
-
-    def request(self, method, url, *arguments, **more):
-        return super().request(method, url.replace("https://api.twilio.com", os.environ["PATCHCORD_URL"]), *arguments, **more)
-
-
-client = Client(os.environ["TWILIO_ACCOUNT_SID"], os.environ["TWILIO_AUTH_TOKEN"], http_client=Patchcord())
+client = Client(os.environ["TWILIO_ACCOUNT_SID"], os.environ["TWILIO_AUTH_TOKEN"])
+client.api.base_url = os.environ["PATCHCORD_URL"]
 ASKED = {
     "list": lambda sid: [call.sid for call in client.calls.list(status="in-progress")],
     "fetch": lambda sid: shown(client.calls(sid).fetch()),
