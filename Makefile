@@ -6,7 +6,7 @@ SECONDS_EACH ?= 60
 # Most scenarios wait for sockets: two for each core.
 TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
-.PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-sip interop-agents interop-s3 screenshots fmt tools
+.PHONY: help demo simulate test lint bench quality fuzz drills drills-sip interop interop-chromium interop-firefox interop-callers interop-sip interop-agents interop-s3 screenshots fmt tools
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -46,6 +46,9 @@ interop-firefox: tools ## the console in Firefox, which answers a Chromium
 
 screenshots: tools ## every screen, light and dark, wide and narrow, into target/screenshots
 	@./tests/interop/chromium/screenshots.sh
+
+interop-callers: tools ## callers on other WebRTC stacks: libwebrtc in Node, werift and GStreamer
+	@./tests/interop/callers/run.sh
 
 interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages, and JsSIP in Chromium
 	@./tests/interop/sip/run.sh

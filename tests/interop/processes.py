@@ -28,9 +28,9 @@ class Child:
         self.lines: list[str] = []
         self._changed = asyncio.Condition()
 
-    async def start(self, *command: str) -> None:
+    async def start(self, *command: str, stdin: int | None = None) -> None:
         self._log = (SCRATCH / f"{self.name}.log").open("w")
-        pipe = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+        pipe = {"stdin": stdin, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
         self.process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, start_new_session=True, **pipe)
         self._reader = asyncio.create_task(self._read())
 
