@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use patchcord_simulator::agent::SUBPROTOCOL;
 use patchcord_simulator::sound;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,17 +13,13 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::burst::{self, Onsets};
+use crate::frames::{BINARY, PING, PONG, Reader, TEXT, send_all, write_frame};
 use crate::machine;
 
 const FRAME: Duration = Duration::from_millis(20);
 /// 20 ms of 16 kHz samples.
 const PCM_BYTES: usize = 640;
-/// RFC 6455 §5.2: the last fragment of a message of each kind.
-const BINARY: u8 = 0x82;
-const TEXT: u8 = 0x81;
 const ACCEPTED: &[u8] = br#"{"type":"accepted"}"#;
-const PING: u8 = 0x89;
-const PONG: u8 = 0x8a;
 
 /// The behaviour of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,77 +254,5 @@ impl<'a> Speaker<'a> {
         self.log.said.borrow_mut().push(machine::clock());
         send_all(stream, &self.frame)?;
         Ok(0)
-    }
-}
-
-/// A server's frame is not masked (RFC 6455 §5.1).
-fn write_frame(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
-    out.push(kind);
-    match u8::try_from(payload.len()).ok().filter(|length| *length < 126) {
-        Some(length) => out.push(length),
-        None => {
-            out.push(126);
-            // No message is longer than a frame of audio.
-            out.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(payload);
-}
-
-fn send_all(stream: &TcpStream, bytes: &[u8]) -> anyhow::Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let sent = stream.try_write(bytes).context("the service does not read")?;
-    anyhow::ensure!(sent == bytes.len(), "the service reads too slowly");
-    Ok(())
-}
-
-/// Parses the service's frames.
-#[derive(Default)]
-struct Reader {
-    bytes: Vec<u8>,
-    read: usize,
-}
-
-impl Reader {
-    fn fill(&mut self, stream: &TcpStream) -> anyhow::Result<()> {
-        let had = self.bytes.len();
-        self.bytes.resize(had + 4096, 0);
-        let got = match stream.try_read(&mut self.bytes[had..]) {
-            Ok(0) => anyhow::bail!("the service hung up"),
-            Ok(got) => got,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error.into()),
-        };
-        self.bytes.truncate(had + got);
-        Ok(())
-    }
-
-    /// The first byte and the unmasked payload of the next whole frame.
-    fn next_message(&mut self) -> Option<(u8, &[u8])> {
-        let frame = &self.bytes[self.read..];
-        let (kind, short) = (*frame.first()?, frame.get(1)? & 0x7f);
-        let (length, header) = match short {
-            126 => (usize::from(u16::from_be_bytes([*frame.get(2)?, *frame.get(3)?])), 4),
-            // The service never sends messages that need the 64-bit length.
-            _ => (usize::from(short), 2),
-        };
-        let start = self.read + header + 4;
-        if self.bytes.len() < start + length {
-            return None;
-        }
-        let mask = [0, 1, 2, 3].map(|at| self.bytes[start - 4 + at]);
-        self.read = start + length;
-        let payload = &mut self.bytes[start..start + length];
-        for (at, byte) in payload.iter_mut().enumerate() {
-            *byte ^= mask[at % 4];
-        }
-        Some((kind, payload))
-    }
-
-    fn forget_read(&mut self) {
-        self.bytes.drain(..self.read);
-        self.read = 0;
     }
 }

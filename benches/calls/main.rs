@@ -13,8 +13,10 @@ mod bots;
 mod burst;
 mod control;
 mod delay;
+mod dialects;
 mod external;
 mod floor;
+mod frames;
 mod hold;
 mod machine;
 mod meta;
@@ -33,7 +35,9 @@ mod sip_phones;
 mod sipp;
 mod startup;
 mod table;
+mod talkers;
 mod webrtc;
+mod wire;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -159,6 +163,15 @@ async fn measure(topics: &[String]) -> anyhow::Result<()> {
     }
     if wanted("25") {
         show("25 An agent's server goes away and comes back", redial::audio_back().await);
+    }
+    if wanted("26") {
+        show("26 The protocols of apps, both talking", dialects::apps().await);
+    }
+    if wanted("27") {
+        show("27 The protocols of speech models, both talking", dialects::models().await);
+    }
+    if wanted("28") {
+        show("28 A hundred calls to apps of Twilio's protocol", dialects::many().await);
     }
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
     (unmeasured == 0).then_some(()).with_context(|| format!("{unmeasured} topics"))

@@ -15,6 +15,8 @@ use crate::meta::{self, Call, Meta, Placed, Webhooks};
 use crate::phone::Phone;
 use crate::service::{self, Service, ServiceOptions};
 use crate::sip_phones::{Codec, SipPhones};
+use crate::talkers::Talkers;
+use crate::wire::{NATIVE, Wire};
 
 /// From the last webhook to the last accept.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(15);
@@ -28,6 +30,8 @@ pub enum Route {
     Agent(Talk),
     /// The same, and recorded.
     Recorded(Talk),
+    /// To an agent that talks in this protocol.
+    Wire(Wire),
     /// To a bot that answers a WebRTC offer, as a browser's leg is.
     Bot,
     /// To a SIP phone with this codec.
@@ -50,6 +54,7 @@ pub struct Scene {
     /// All agents.
     pub agents: Agents,
     bots: Bots,
+    talkers: Talkers,
     sip_phones: SipPhones,
     /// The callers' speech.
     pub speech: Speech,
@@ -143,12 +148,14 @@ impl Scene {
         let talk = match route {
             Route::Agent(talk) | Route::Recorded(talk) => talk,
             // Never dialled.
-            Route::Bot | Route::Sip(_) | Route::Sipp { .. } | Route::HoldMusic => Talk::Echo,
+            Route::Wire(_) | Route::Bot | Route::Sip(_) | Route::Sipp { .. } | Route::HoldMusic => Talk::Echo,
         };
         let (meta, agents) = (Meta::start().await?, Agents::start(talk).await?);
         let identity = Arc::new(Identity::generate()?);
         let speech = Speech::caller().looped();
         let bots = Bots::start(&identity, &speech).await?;
+        let wire = if let Route::Wire(wire) = route { wire } else { NATIVE };
+        let talkers = Talkers::start(wire).await?;
         let codec = if let Route::Sip(codec) = route { codec } else { Codec::Pcmu };
         let sip_phones = SipPhones::start(codec).await?;
         let to_agent = service::to_agent(&agents.url, if talk == Talk::Echo { "opus" } else { "pcm_s16le" });
@@ -160,6 +167,7 @@ impl Scene {
             route: match route {
                 Route::Agent(_) => to_agent,
                 Route::Recorded(_) => to_agent + "record = true",
+                Route::Wire(wire) => wire.route(talkers.address),
                 Route::Bot => format!("agent = \"{}\"\n", bots.url),
                 Route::Sip(_) => format!("agent = \"{}\"\n", sip_phones.uri),
                 Route::Sipp { port } => format!("agent = \"sip:200@127.0.0.1:{port}\"\n"),
@@ -169,13 +177,27 @@ loop = true"
             },
             sections: match route {
                 Route::Sip(_) | Route::Sipp { .. } => format!("[sip]\nlisten = [\"udp:127.0.0.1:0\"]\n{sections}"),
-                Route::Agent(_) | Route::Recorded(_) | Route::Bot | Route::HoldMusic => sections.to_owned(),
+                Route::Agent(_) | Route::Recorded(_) | Route::Wire(_) | Route::Bot | Route::HoldMusic => {
+                    sections.to_owned()
+                }
             },
             refuses,
         })
         .await?;
         let webhooks = Webhooks::connect(service.http).await?;
-        Ok(Self { service, calls: Vec::new(), agents, bots, sip_phones, speech, route, meta, webhooks, identity })
+        Ok(Self {
+            service,
+            calls: Vec::new(),
+            agents,
+            bots,
+            talkers,
+            sip_phones,
+            speech,
+            route,
+            meta,
+            webhooks,
+            identity,
+        })
     }
 
     /// Places calls at this rate and waits until all are accepted.
@@ -257,8 +279,8 @@ loop = true"
     fn counts(&self) -> [u64; 4] {
         let heard = self.calls.iter().map(|call| call.phone.heard.get()).sum();
         let sent = self.calls.iter().map(|call| call.phone.sent.get()).sum();
-        let agents_heard = self.agents.heard() + self.bots.heard() + self.sip_phones.heard();
-        let agents_said = self.agents.said() + self.bots.said() + self.sip_phones.said();
+        let agents_heard = self.agents.heard() + self.bots.heard() + self.talkers.heard() + self.sip_phones.heard();
+        let agents_said = self.agents.said() + self.bots.said() + self.talkers.said() + self.sip_phones.said();
         [heard, sent, agents_heard, agents_said]
     }
 }
