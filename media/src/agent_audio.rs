@@ -20,8 +20,9 @@ use crate::opus::{FRAME, OpusError, SampleRate};
 use crate::reorder::Slot;
 use pcm::PcmForm;
 
-/// Frames that wait for an agent that reads slowly: half a second. Overflow drops the oldest, to bound the delay.
-const QUEUE_FRAMES: usize = 25;
+/// Frames that wait for an agent that reads slowly. With one on its way into the agent's socket and one inside of it they are
+/// less than half a second. Overflow drops the oldest, to bound the delay.
+pub(crate) const QUEUE_FRAMES: usize = 22;
 
 /// What the agent hears, waiting to be taken.
 #[derive(Debug)]
@@ -48,12 +49,15 @@ struct Queue {
     /// Bounds what a caller that sends faster than real time makes the agent receive.
     allowance: Allowance,
     dropped: u64,
+    /// Dropped because it was not taken in time, until that is [asked for](AgentAudio::take_missed).
+    missed: Duration,
 }
 
 impl AgentAudio {
     /// No agent is attached yet.
     pub fn new(now: Instant) -> Self {
-        let queue = Queue { frames: VecDeque::new(), allowance: Allowance::new(now), dropped: 0 };
+        let queue =
+            Queue { frames: VecDeque::new(), allowance: Allowance::new(now), dropped: 0, missed: Duration::ZERO };
         Self { form: Form::Off, mixed: None, queue }
     }
 
@@ -108,6 +112,11 @@ impl AgentAudio {
     /// Frames and packets dropped because the agent read too slowly, or the caller sent too much.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped
+    }
+
+    /// How much was dropped since the last call because the agent read too slowly.
+    pub fn take_missed(&mut self) -> Duration {
+        std::mem::take(&mut self.queue.missed)
     }
 
     /// Takes the next slot of the caller's line.
@@ -171,6 +180,7 @@ impl AgentAudio {
         self.form = form;
         self.mixed = None;
         self.queue.frames.clear();
+        self.queue.missed = Duration::ZERO;
     }
 
     fn hand_over(&mut self, now: Instant) {
@@ -190,6 +200,7 @@ impl Queue {
         if is_allowed {
             if is_full {
                 self.frames.pop_front();
+                self.missed += duration;
             }
             self.frames.push_back(audio);
         }

@@ -184,6 +184,11 @@ impl Mixer {
         self.participant_mut(id)?.take_mix()
     }
 
+    /// How much of the mix was dropped since the last call because a participant read too slowly.
+    pub fn take_missed_by_participant(&mut self, id: ParticipantId) -> Duration {
+        self.participant_mut(id).map_or(Duration::ZERO, Participant::take_missed)
+    }
+
     /// Whether the mixer can go: no participant, no music, and the caller hears the source itself.
     pub fn is_idle(&self) -> bool {
         self.participants.is_empty()

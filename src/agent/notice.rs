@@ -90,6 +90,8 @@ pub enum ErrorCode {
     BadSound,
     /// Queued sound was dropped because the format changed too often.
     SoundDropped,
+    /// The caller's sound was dropped because the agent reads too slowly.
+    CallerSoundDropped,
     /// The format cannot be provided.
     SoundUnavailable,
     /// Too many marks are waiting.
@@ -103,6 +105,7 @@ impl ErrorCode {
             Self::BadMessage => "bad_message",
             Self::BadSound => "bad_sound",
             Self::SoundDropped => "sound_dropped",
+            Self::CallerSoundDropped => "caller_sound_dropped",
             Self::SoundUnavailable => "sound_unavailable",
             Self::TooManyMarks => "too_many_marks",
         }

@@ -302,6 +302,11 @@ impl AgentPort {
         self.host.bridge().borrow_mut().take_audio(self.slot.speaker())
     }
 
+    /// How much sound was dropped since the last call because the agent took it too slowly.
+    pub fn take_missed_sound(&self) -> Duration {
+        self.ask_bridge(Bridge::take_missed)
+    }
+
     /// Puts a notice behind those that wait.
     pub fn keep(&self, notice: Notice) {
         self.slot.tell(notice);
@@ -312,6 +317,11 @@ impl AgentPort {
         while self.slot.must_read_notices() {
             self.slot.room().await;
         }
+    }
+
+    /// Whether the agent is not read until it has read its notices.
+    pub fn must_read_notices(&self) -> bool {
+        self.slot.must_read_notices()
     }
 
     /// Tells the agent that what it sent cannot be used.

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, agent, agent_with_voice, caller,
-    caller_hears_first, caller_hears_next, heard_voices, objections, quiet_caller, until_caller_hears,
+    caller_hears_first, caller_hears_next, heard_voices, objections, quiet_caller, tone, until_caller_hears,
 };
 use crate::service::{Talk, TestOptions, TestService};
 
@@ -257,7 +257,10 @@ async fn an_agent_that_breaks_the_protocol_gives_way_to_the_next() -> anyhow::Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_does_not_read_is_still_heard_and_other_calls_do_not_notice() -> anyhow::Result<()> {
-    let slow = Agent::start(behaving(Behaviour::SlowReader)).await?;
+    // It falls silent then, so that it is not known to be alive, and too slow.
+    let greeting = tone(AGENT_HZ, 4000);
+    let slow =
+        Agent::start(AgentOptions { greeting, behaviour: Behaviour::SlowReader, ..AgentOptions::default() }).await?;
     let mut service = TestService::start(&slow.url()).await?;
     let unheard = service.call(caller()).await?;
     assert_eq!(heard_voices(&caller_hears_first(&unheard, SECOND).await?), [AGENT_HZ]);

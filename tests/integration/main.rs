@@ -11,6 +11,7 @@ mod people;
 mod program;
 mod service;
 
+mod agent_mishaps;
 mod agent_sound;
 mod agents;
 mod agent_refusals;

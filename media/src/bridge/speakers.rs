@@ -143,6 +143,16 @@ impl Bridge {
         }
     }
 
+    /// How much audio for a speaker was dropped since the last call because it took it too slowly.
+    pub fn take_missed(&mut self, speaker: Speaker) -> Duration {
+        match speaker {
+            Speaker::Agent => self.incoming.agent.take_missed(),
+            Speaker::Participant(id) => {
+                self.mixer.as_mut().map_or(Duration::ZERO, |mixer| mixer.take_missed_by_participant(id))
+            }
+        }
+    }
+
     /// Queues a speaker's audio: any number of PCM bytes, or one Opus packet. After [`Room::Full`],
     /// [`BridgeEvent::Room`] reports when there is room again; some seconds more are accepted before that, see
     /// [`refuses`](Self::refuses).

@@ -9,11 +9,9 @@ use super::mix_encoder::MixEncoder;
 use super::mix_input::MixInput;
 use super::sum::Frame;
 use super::{ParticipantId, Role};
-use crate::opus::{OpusError, SampleRate};
+use crate::agent_audio::QUEUE_FRAMES;
+use crate::opus::{FRAME, OpusError, SampleRate};
 use crate::source::AgentQueue;
-
-/// Frames that wait for a participant that reads slowly: half a second. Overflow drops the oldest, to bound the delay.
-const MIX_QUEUE_FRAMES: usize = 25;
 
 #[derive(Debug)]
 pub(super) struct Participant {
@@ -25,9 +23,11 @@ pub(super) struct Participant {
     /// Format of the mix it receives: PCM at this rate, or Opus packets.
     mix_rate: Option<SampleRate>,
     encoder: MixEncoder,
-    /// Encoded mix, waiting to be taken.
+    /// Encoded mix, waiting to be taken. Overflow drops the oldest.
     mixes: VecDeque<Bytes>,
     dropped: u64,
+    /// Of these, not [asked for](Self::take_missed) yet.
+    missed: Duration,
 }
 
 impl Participant {
@@ -45,8 +45,9 @@ impl Participant {
             input: MixInput::new(rate)?,
             mix_rate: rate,
             encoder: MixEncoder::new(rate)?,
-            mixes: VecDeque::with_capacity(MIX_QUEUE_FRAMES),
+            mixes: VecDeque::with_capacity(QUEUE_FRAMES),
             dropped: 0,
+            missed: Duration::ZERO,
         })
     }
 
@@ -79,6 +80,11 @@ impl Participant {
         self.dropped
     }
 
+    /// How much was dropped since the last call.
+    pub(super) fn take_missed(&mut self) -> Duration {
+        std::mem::take(&mut self.missed)
+    }
+
     /// Its audio in this tick, or None while it is silent.
     pub(super) fn frame(&self) -> Option<&Frame> {
         self.input.frame()
@@ -104,9 +110,10 @@ impl Participant {
     pub(super) fn push_mix(&mut self, frame: &Frame) {
         // libopus refuses a frame of the right length only when out of memory; the participant misses the frame then.
         let Some(audio) = self.encoder.encode(frame) else { return };
-        if self.mixes.len() == MIX_QUEUE_FRAMES {
+        if self.mixes.len() == QUEUE_FRAMES {
             self.mixes.pop_front();
             self.dropped += 1;
+            self.missed += FRAME;
         }
         self.mixes.push_back(audio);
     }

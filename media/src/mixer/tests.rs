@@ -263,7 +263,7 @@ fn a_participant_that_does_not_take_its_sound_loses_the_oldest() {
         assert_eq!(sound.len(), 960);
         waiting += 1;
     }
-    assert_eq!((waiting, call.mixer.dropped_for_participant(ANNA_ID)), (25, Some(75)));
+    assert_eq!((waiting, call.mixer.dropped_for_participant(ANNA_ID)), (22, Some(78)));
 }
 
 #[test]

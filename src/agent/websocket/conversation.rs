@@ -5,13 +5,15 @@
 //! read them.
 
 mod joining;
+mod liveness;
 mod reading;
 mod deeds;
 mod replies;
+mod missed;
 mod writing;
 mod parting;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ use crate::call::agent_failure::AgentFailureKind;
 use crate::clock;
 use deeds::Deeds;
 use joining::Joining;
+use liveness::Liveness;
 use replies::Replies;
 
 const HUNG_UP_EARLY: &str = "it hung up before it was ready";
@@ -50,6 +53,7 @@ pub(super) struct Conversation<'a> {
     dialect: RefCell<Box<dyn Dialect>>,
     stream_id: String,
     joining: Joining,
+    liveness: Liveness,
     heard: RefCell<Heard>,
     deeds: Deeds,
     replies: Replies,
@@ -72,6 +76,7 @@ impl<'a> Conversation<'a> {
             dialect: RefCell::new(dialect),
             stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
             joining: Joining::new(visit, dialled_at, joins_within),
+            liveness: Liveness::new(clock::now()),
             heard: RefCell::default(),
             deeds: Deeds::default(),
             replies: Replies::default(),
@@ -85,9 +90,13 @@ impl<'a> Conversation<'a> {
         self.joining.follows(past.is_some());
         let format = self.dialect.borrow().format(self.terms.format);
         self.port.attach(format, self.terms.profile);
-        let ending = match self.greet(&mut sink, format, past).await {
-            Err(error) => ending_of(&error),
-            Ok(()) => self.converse(&mut sink, &mut stream).await,
+        let ending = tokio::select! {
+            biased;
+            reason = self.port.dismissed() => Ending::Dismissed(reason),
+            ending = self.converse(&mut sink, &mut stream, format, past) => ending,
+            ending = self.joining.missed(self.port) => ending,
+            ending = self.liveness.lost(self.options.idle_timeout, self.port) => ending,
+            never = self.perform_functions() => match never {},
         };
         self.joining.ended(&ending);
         (ending, (sink, stream))
@@ -104,18 +113,24 @@ impl<'a> Conversation<'a> {
         self.heard.take().lose(loss, self.port)
     }
 
-    async fn converse(&self, sink: &mut SplitSink<Socket, Message>, stream: &mut SplitStream<Socket>) -> Ending {
+    /// Announces the call, and then carries sound and messages in both directions.
+    async fn converse(
+        &self,
+        sink: &mut SplitSink<Socket, Message>,
+        stream: &mut SplitStream<Socket>,
+        format: SoundFormat,
+        past: Option<&Past>,
+    ) -> Ending {
+        if let Err(error) = self.greet(sink, format, past).await {
+            return ending_of(&error);
+        }
         if self.dialect.borrow().joins() == Joins::WhenOpen {
             self.joining.join(self.port);
         }
-        let heard_at = Cell::new(clock::now());
         tokio::select! {
             biased;
-            reason = self.port.dismissed() => Ending::Dismissed(reason),
-            ending = self.read(stream, &heard_at) => ending,
-            ending = self.write(sink, &heard_at) => ending,
-            ending = self.joining.missed(self.port) => ending,
-            never = self.perform_functions() => match never {},
+            ending = self.read(stream) => ending,
+            ending = self.write(sink) => ending,
         }
     }
 

@@ -1,8 +1,5 @@
 //! Reading: what an agent sends, and what is done with it.
 
-use std::cell::Cell;
-use std::time::Instant;
-
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
@@ -19,11 +16,10 @@ use crate::agent::websocket::Socket;
 use crate::agent::websocket::ending::{Ending, ending_of, ending_of_close};
 use crate::agent::websocket::functions::Called;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
-use crate::clock;
 
 impl Conversation<'_> {
     /// Reads all that the agent sends. Ends when the agent leaves or is lost.
-    pub(super) async fn read(&self, stream: &mut SplitStream<Socket>, heard_at: &Cell<Instant>) -> Ending {
+    pub(super) async fn read(&self, stream: &mut SplitStream<Socket>) -> Ending {
         // Used again for every message, so that a frame costs no allocation.
         let mut inbox = Vec::with_capacity(2);
         loop {
@@ -32,9 +28,10 @@ impl Conversation<'_> {
                 Some(Err(error)) => return ending_of(&error),
                 Some(Ok(message)) => message,
             };
+            self.liveness.heard();
             // An agent that reads nothing fails in `write`.
             self.port.notices_read().await;
-            heard_at.set(clock::now());
+            self.liveness.heard();
             let incoming = match message {
                 Message::Binary(bytes) => Incoming::Binary(bytes),
                 Message::Text(text) => Incoming::Text(text),
@@ -49,7 +46,7 @@ impl Conversation<'_> {
                     FromAgent::Refused(why) => {
                         return Ending::Failed(AgentFailureKind::Refused.because(why), Closing::Normal);
                     }
-                    FromAgent::Sound(sound) => self.say(sound, heard_at).await,
+                    FromAgent::Sound(sound) => self.say(sound).await,
                     FromAgent::Reply(message) => {
                         if let Some(ending) = self.reply(message) {
                             return ending;
@@ -75,12 +72,12 @@ impl Conversation<'_> {
 
     /// Queues the agent's sound. An agent that sends far more than its queue takes waits here, with everything that it
     /// sends behind it.
-    async fn say(&self, sound: Bytes, heard_at: &Cell<Instant>) {
+    async fn say(&self, sound: Bytes) {
         if self.port.back_pressure().await {
             // The agent's pongs waited too.
-            heard_at.set(clock::now());
+            self.liveness.heard();
         }
-        self.port.say(sound, heard_at.get());
+        self.port.say(sound, self.liveness.heard_at());
     }
 
     fn reply(&self, message: Message) -> Option<Ending> {

@@ -1,22 +1,23 @@
 //! Writing: what an agent is sent.
 
-use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
-use tokio::time::interval_at;
+use futures_util::{FutureExt, SinkExt};
+use tokio::time::{Interval, interval_at};
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::Conversation;
+use super::missed::Missed;
 use crate::agent::dialect::Closing;
-use crate::agent::notice::Notice;
+use crate::agent::notice::{ErrorCode, Notice};
 use crate::agent::websocket::Socket;
 use crate::agent::websocket::ending::{Ending, ending_of};
 use crate::call::agent_failure::AgentFailureKind;
 use crate::clock;
+use crate::pulse::Standstills;
 use crate::telemetry::shown;
 
 /// Often enough for NATs and proxies, which drop a connection after some ten seconds without traffic.
@@ -24,59 +25,70 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// The least number of pings within the idle timeout, so that a short stall of the network does not end the agent.
 const PINGS_AT_LEAST: u32 = 4;
 const PINGS_APART_AT_LEAST: Duration = Duration::from_millis(10);
-/// An agent that takes no message for so long is not listening.
+/// An agent that takes no message for so long, and still sends, does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Conversation<'_> {
-    pub(super) async fn send(
-        &self,
-        sink: &mut SplitSink<Socket, Message>,
-        notice: &Notice,
-    ) -> Result<(), tungstenite::Error> {
-        let mut outbox = Vec::new();
-        self.heard.borrow_mut().note(notice);
-        self.dialect.borrow_mut().write_notice(notice, &mut outbox);
-        for message in outbox {
-            sink.feed(message).await?;
-        }
-        sink.flush().await
-    }
-
-    /// Sends all notices, sound and pings. Ends only if the agent is lost.
-    pub(super) async fn write(&self, sink: &mut SplitSink<Socket, Message>, heard_at: &Cell<Instant>) -> Ending {
-        let (every, idle_timeout) = (ping_every(self.options.idle_timeout), self.options.idle_timeout);
-        let mut ping = interval_at(tokio::time::Instant::now() + every, every);
+    /// Sends all notices, sound and pings. Ends if the agent is lost, reads nothing, or has hung up behind its words.
+    pub(super) async fn write(&self, sink: &mut SplitSink<Socket, Message>) -> Ending {
+        let mut pings = pings(self.options.idle_timeout);
+        // Every standstill moves the deadline of the write that waits.
         let mut standstills = self.port.standstills();
-        // Every standstill moves each of the deadlines.
-        let mut of_writes = standstills.clone();
+        let mut missed = Missed::default();
         // Used again for every message, so that a frame costs no allocation.
         let mut outbox = Vec::with_capacity(2);
         loop {
-            let written = tokio::select! {
-                () = self.output() => of_writes.timeout(WRITE_TIMEOUT, self.deliver(sink, &mut outbox)).await,
-                _ = ping.tick() => {
-                    if let Some(gap) = standstills.next(clock::now()) {
-                        // What the agent sent meanwhile has not been read yet.
-                        heard_at.set((heard_at.get() + gap).min(clock::now()));
-                    }
-                    // While its queue is full, we may not be reading its pongs.
-                    if !self.port.is_full() && heard_at.get().elapsed() >= idle_timeout {
-                        let cause = format!("nothing came for {} (calls.agent_idle_timeout)", shown(idle_timeout));
-                        return Ending::Lost(AgentFailureKind::Unresponsive.because(cause));
-                    }
-                    of_writes.timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await
+            // Also to an agent for which sound always waits.
+            if pings.tick().now_or_never().is_some() {
+                outbox.push(Message::Ping(Bytes::new()));
+            }
+            if let Some(missed) = missed.add(self.port.take_missed_sound(), clock::now()) {
+                self.tell_missed(missed);
+            }
+            self.write_next(&mut outbox);
+            if outbox.is_empty() && !self.deeds.is_leaving() {
+                tokio::select! {
+                    () = self.output() => {}
+                    _ = pings.tick() => outbox.push(Message::Ping(Bytes::new())),
                 }
-            };
-            match written {
-                Err(_) => {
-                    let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
-                    return Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow);
+            }
+            for message in outbox.drain(..) {
+                if let Err(ending) = self.send_in_time(sink, message, &mut standstills).await {
+                    return ending;
                 }
-                Ok(Err(error)) => return ending_of(&error),
-                Ok(Ok(())) if self.deeds.is_leaving() => return Ending::HungUp,
-                Ok(Ok(())) => {}
+            }
+            if self.deeds.is_leaving() {
+                return Ending::HungUp;
             }
         }
+    }
+
+    /// Sends one message at a time, so that what waits behind it can still be dropped for what is newer.
+    async fn send_in_time(
+        &self,
+        sink: &mut SplitSink<Socket, Message>,
+        message: Message,
+        standstills: &mut Standstills,
+    ) -> Result<(), Ending> {
+        let mut write = sink.send(message);
+        let sent = match standstills.timeout(WRITE_TIMEOUT, &mut write).await {
+            Ok(sent) => sent,
+            Err(_) => tokio::select! {
+                biased;
+                sent = write => sent,
+                // One that neither reads nor sends is lost by and by.
+                () = self.liveness.next(self.port) => {
+                    let cause = format!("a message was not taken within {}", shown(WRITE_TIMEOUT));
+                    return Err(Ending::Failed(AgentFailureKind::TooSlow.because(cause), Closing::TooSlow));
+                }
+            },
+        };
+        sent.map_err(|error| ending_of(&error))
+    }
+
+    fn tell_missed(&self, missed: Duration) {
+        let message = format!("{} ms of the caller's sound were dropped: you read too slowly", missed.as_millis());
+        self.port.complain(ErrorCode::CallerSoundDropped, message);
     }
 
     /// Something is to be sent.
@@ -87,34 +99,45 @@ impl Conversation<'_> {
         }
     }
 
-    async fn deliver(
+    /// Writes the replies that wait, or else the oldest notice, or else the oldest 20 ms of sound. The protocol may have no
+    /// word for a notice, so that the next one is written.
+    fn write_next(&self, outbox: &mut Vec<Message>) {
+        outbox.extend(self.replies.take());
+        while outbox.is_empty()
+            && let Some(notice) = self.port.next_notice()
+        {
+            if !self.deeds.take(&notice, self.port) {
+                self.write_notice(&notice, outbox);
+            }
+        }
+        while outbox.is_empty()
+            && let Some(sound) = self.port.next_sound()
+        {
+            self.dialect.borrow_mut().write_sound(sound, outbox);
+        }
+    }
+
+    fn write_notice(&self, notice: &Notice, outbox: &mut Vec<Message>) {
+        self.heard.borrow_mut().note(notice);
+        self.dialect.borrow_mut().write_notice(notice, outbox);
+    }
+
+    /// Sends a notice, without a deadline.
+    pub(super) async fn send(
         &self,
         sink: &mut SplitSink<Socket, Message>,
-        outbox: &mut Vec<Message>,
+        notice: &Notice,
     ) -> Result<(), tungstenite::Error> {
-        for message in self.replies.take() {
+        let mut outbox = Vec::new();
+        self.write_notice(notice, &mut outbox);
+        for message in outbox {
             sink.feed(message).await?;
-        }
-        while let Some(notice) = self.port.next_notice() {
-            if self.deeds.take(&notice, self.port) {
-                continue;
-            }
-            self.heard.borrow_mut().note(&notice);
-            self.dialect.borrow_mut().write_notice(&notice, outbox);
-            for message in outbox.drain(..) {
-                sink.feed(message).await?;
-            }
-        }
-        while let Some(sound) = self.port.next_sound() {
-            self.dialect.borrow_mut().write_sound(sound, outbox);
-            for message in outbox.drain(..) {
-                sink.feed(message).await?;
-            }
         }
         sink.flush().await
     }
 }
 
-fn ping_every(idle_timeout: Duration) -> Duration {
-    PING_EVERY.min(idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST)
+fn pings(idle_timeout: Duration) -> Interval {
+    let every = PING_EVERY.min(idle_timeout / PINGS_AT_LEAST).max(PINGS_APART_AT_LEAST);
+    interval_at(tokio::time::Instant::now() + every, every)
 }
