@@ -159,13 +159,9 @@ pub(super) trait Dialect {
     /// Writes 20 ms of sound, in the format agreed.
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>);
 
-    /// The code of our close frame: those of RFC 6455 §7.4.1 for a protocol without codes of its own.
+    /// The code of our close frame.
     fn close_code(&self, closing: Closing) -> u16 {
-        match closing {
-            Closing::Normal => 1000,
-            Closing::TooLarge => 1009,
-            Closing::TooSlow => 1008,
-        }
+        closing.code()
     }
 }
 
@@ -195,10 +191,39 @@ pub(super) enum Incoming {
 pub(super) enum Closing {
     /// The call is over, or goes on without this agent.
     Normal,
+    /// A newer connection has the place of this one, or another agent.
+    Replaced,
+    /// What came is no WebSocket frame.
+    BadFrame,
+    /// A text message was not UTF-8.
+    NotUtf8,
     /// A message was larger than we take.
     TooLarge,
-    /// The agent read so slowly that its queue was full for seconds.
+    /// The agent took no message for seconds.
     TooSlow,
+}
+
+impl Closing {
+    /// The code of RFC 6455 §7.4.1, for a protocol without codes of its own.
+    fn code(self) -> u16 {
+        match self {
+            Self::Normal | Self::Replaced => 1000,
+            Self::BadFrame => 1002,
+            Self::NotUtf8 => 1007,
+            Self::TooSlow => 1008,
+            Self::TooLarge => 1009,
+        }
+    }
+}
+
+impl Incoming {
+    /// The text of a protocol without binary messages.
+    fn text(self) -> Result<Utf8Bytes, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Binary(_) => Err("this protocol has no binary messages".to_owned()),
+        }
+    }
 }
 
 /// What an agent says, in no dialect.

@@ -245,7 +245,7 @@ async fn an_agent_that_breaks_the_protocol_gives_way_to_the_next() -> anyhow::Re
         let mut service = TestService::start_with(&broken.url(), fallback(&[&second.url()])).await?;
         let call = service.call(caller()).await?;
         assert_eq!(service.event("call.agent_lost").await?.data["failure"], "protocol_error", "{junk:?}");
-        let code = if junk == Junk::InvalidUtf8 { 1000 } else { 1009 };
+        let code = if junk == Junk::InvalidUtf8 { 1007 } else { 1009 };
         let told = SessionEnd::Closed(code, "protocol_error".to_owned());
         assert_eq!(broken.wait_for_session(1).await?.wait_for_end().await?, told, "{junk:?}");
         second.wait_for_session(1).await?.wait_for_message("accepted").await?;

@@ -135,6 +135,19 @@ async fn an_app_that_does_not_come_in_time_is_a_lost_agent_and_the_fallback_foll
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newer_socket_of_the_app_takes_the_place_of_the_older() -> anyhow::Result<()> {
+    let (service, call, id) = waiting(TestOptions::default()).await?;
+    let older = join(&service, &id, "agent", agent()).await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    let newer = join(&service, &id, "agent", agent_with_voice(SECOND_AGENT_HZ)).await?;
+    newer.wait_for_message("accepted").await?;
+    assert_eq!(older.wait_for_end().await?, SessionEnd::Closed(4009, "replaced".to_owned()));
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_app_that_decides_gets_address_and_token_with_the_call() -> anyhow::Result<()> {
     let mut decider = App::that_says(Says::Nothing).await?;
     let options = TestOptions {
@@ -313,7 +326,7 @@ async fn text_that_is_not_utf8_is_a_lost_agent() -> anyhow::Result<()> {
     let (mut service, _call, mut socket) = raw().await?;
     socket.send(Message::Frame(Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true))).await?;
     assert_eq!(service.event("call.agent_lost").await?.data["failure"], "protocol_error");
-    assert_eq!(close_code(&mut socket).await?, 1000);
+    assert_eq!(close_code(&mut socket).await?, 1007);
     Ok(())
 }
 

@@ -78,7 +78,7 @@ impl Dialect for ElevenLabs {
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        let Incoming::Text(text) = message else { return Ok(()) };
+        let text = message.text()?;
         match parsed::<FromModel>(&text)? {
             FromModel::Metadata { event } => inbox.push(self.begin(&event)?),
             FromModel::Audio { audio_event } => {

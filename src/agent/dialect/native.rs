@@ -55,9 +55,9 @@ impl Dialect for Native {
     /// RFC 6455 §7.4.1, and ours from 4000 on.
     fn close_code(&self, closing: Closing) -> u16 {
         match closing {
-            Closing::Normal => 1000,
-            Closing::TooLarge => 1009,
             Closing::TooSlow => 4008,
+            Closing::Replaced => 4009,
+            Closing::Normal | Closing::BadFrame | Closing::NotUtf8 | Closing::TooLarge => closing.code(),
         }
     }
 }

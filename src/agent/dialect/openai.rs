@@ -123,7 +123,7 @@ impl Dialect for OpenAiRealtime {
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        let Incoming::Text(text) = message else { return Ok(()) };
+        let text = message.text()?;
         match parsed::<FromModel>(&text)? {
             FromModel::Updated => {
                 self.turn.is_ready = true;

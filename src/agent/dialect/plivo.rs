@@ -45,7 +45,7 @@ impl Dialect for Plivo {
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        let Incoming::Text(text) = message else { return Ok(()) };
+        let text = message.text()?;
         match parsed::<FromApp>(&text)? {
             FromApp::PlayAudio { media } => inbox.push(FromAgent::Sound(self.sound(&media)?)),
             FromApp::Checkpoint { name } => inbox.push(FromAgent::Mark { name }),

@@ -37,7 +37,7 @@ impl Dialect for Telnyx {
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        let Incoming::Text(text) = message else { return Ok(()) };
+        let text = message.text()?;
         match parsed::<StreamMessage>(&text)? {
             StreamMessage::Media { media } => inbox.push(FromAgent::Sound(self.payload.of_base64(&media.payload)?)),
             StreamMessage::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),

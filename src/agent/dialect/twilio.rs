@@ -37,8 +37,7 @@ impl Dialect for Twilio {
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        // The real service takes no binary messages, and apps send none on purpose.
-        let Incoming::Text(text) = message else { return Ok(()) };
+        let text = message.text()?;
         match parsed::<StreamMessage>(&text)? {
             StreamMessage::Media { media } => inbox.push(FromAgent::Sound(Payload::Mulaw.of_base64(&media.payload)?)),
             StreamMessage::Mark { mark } => inbox.push(FromAgent::Mark { name: mark.name }),

@@ -72,8 +72,9 @@ pub(super) fn ending_of(error: &tungstenite::Error) -> Ending {
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             Ending::Lost(AgentFailureKind::Disconnected.because("the connection ended without a close frame"))
         }
-        tungstenite::Error::Utf8(_) | tungstenite::Error::Protocol(_) => {
-            Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::Normal)
+        tungstenite::Error::Utf8(_) => Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::NotUtf8),
+        tungstenite::Error::Protocol(_) => {
+            Ending::Failed(AgentFailureKind::ProtocolError.because(error), Closing::BadFrame)
         }
         tungstenite::Error::Io(error) => Ending::Lost(AgentFailureKind::Disconnected.because(error)),
         _ => Ending::Lost(AgentFailureKind::Disconnected.because(error)),

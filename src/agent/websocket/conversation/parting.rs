@@ -16,6 +16,7 @@ use crate::agent::dialect::Closing;
 use crate::agent::notice::Notice;
 use crate::agent::websocket::Socket;
 use crate::agent::websocket::ending::Ending;
+use crate::call::action::LeaveReason;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 
 /// The time between `Stop` and our close frame. Many libraries fail every send once they see a close frame, and an agent
@@ -39,6 +40,7 @@ impl Conversation<'_> {
         let is_unreadable =
             matches!(&ending, Ending::Failed(failure, _) if failure.kind == AgentFailureKind::ProtocolError);
         let (reason, closing) = match ending {
+            Ending::Dismissed(reason) if reason == LeaveReason::Replaced.name() => (reason, Closing::Replaced),
             Ending::Dismissed(reason) => (reason, Closing::Normal),
             Ending::HungUp if !self.joining.has_joined() => {
                 self.port.failed(AgentFailureKind::Refused.because(HUNG_UP_EARLY));
