@@ -10,8 +10,8 @@ use crate::prompt::{Cursor, Prompt, Repeat};
 use live::Live;
 
 pub use agent_queue::{
-    AgentQueue, Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, PushError, QueueEvent, Room, Taken,
-    TooManyMarks, UTTERANCE_PAUSE,
+    AgentQueue, Cleared, DEFAULT_MAX_BUFFER, MAX_MARK_BYTES, MAX_MARKS, MarkStatus, OVERRUN, PushError, QueueEvent,
+    Room, Taken, TooManyMarks, UTTERANCE_PAUSE,
 };
 
 /// Chooses the payload of every 20 ms frame. Sequence numbers and timestamps belong to

@@ -201,6 +201,8 @@ pub(super) enum Closing {
     TooLarge,
     /// The agent took no message for seconds.
     TooSlow,
+    /// It sent sound far faster than the caller could hear it.
+    TooFast,
 }
 
 impl Closing {
@@ -210,7 +212,7 @@ impl Closing {
             Self::Normal | Self::Replaced => 1000,
             Self::BadFrame => 1002,
             Self::NotUtf8 => 1007,
-            Self::TooSlow => 1008,
+            Self::TooSlow | Self::TooFast => 1008,
             Self::TooLarge => 1009,
         }
     }

@@ -31,7 +31,7 @@ pub enum Notice {
     Mark { name: String, status: MarkStatus },
     /// The agent's queued sound was cleared, at its own request or because the caller spoke.
     Cleared(Cleared),
-    /// The agent's queue is full: we stop reading its sound.
+    /// The agent's queue is full: it is to stop sending sound.
     Xoff { queued_ms: u64 },
     /// The agent's queue has room again.
     Xon { queued_ms: u64 },
@@ -56,7 +56,7 @@ pub struct Start {
     pub stream_id: String,
     /// The sound in both directions, until the agent changes it.
     pub format: SoundFormat,
-    /// How much of the agent's sound is queued before we stop reading it.
+    /// How much of the agent's sound is queued before it is told to stop.
     pub max_buffer: Duration,
     /// The `parameters` of the route.
     pub parameters: BTreeMap<String, String>,

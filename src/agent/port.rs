@@ -407,26 +407,27 @@ impl AgentPort {
         }
     }
 
-    /// Waits for room in the queue if the agent has sent far more than it holds; the transport is not read meanwhile.
-    /// After `Xoff` some seconds more are taken without waiting, so that a `clear` behind them is read. Says whether it
-    /// has waited.
-    pub async fn back_pressure(&self) -> bool {
-        let must_wait = self.ask_bridge(|bridge, speaker| bridge.refuses(speaker));
-        while must_wait && self.is_full() {
+    /// Waits while the queue is full; a transport that has nothing but sound is not read meanwhile.
+    pub async fn back_pressure(&self) {
+        while self.is_full() {
             self.slot.room().await;
         }
-        must_wait
+    }
+
+    /// Whether the agent has gone on for so long after `Xoff` that no more of its sound is taken.
+    pub fn refuses(&self) -> bool {
+        self.ask_bridge(|bridge, speaker| bridge.refuses(speaker))
     }
 
     /// Queues PCM of any length, or one Opus packet, that arrived at `now`. [`back_pressure`](Self::back_pressure) comes
-    /// first.
+    /// first, or [`refuses`](Self::refuses).
     pub fn say(&self, sound: Bytes, now: Instant) {
         let (was_full, said) = self.with_bridge(|bridge, speaker| {
             (bridge.room(speaker) == Room::Full, bridge.push_audio(speaker, sound, now))
         });
         match said {
             // The call sends `Xon` when there is room again.
-            Ok(Room::Full) if !was_full => self.slot.tell(Notice::Xoff { queued_ms: self.queued_ms() }),
+            Ok(Room::Full) if !was_full => self.slot.tell(Notice::Xoff { queued_ms: self.queued().as_millis() as u64 }),
             Ok(Room::Free | Room::Full) => {}
             Err(error) => self.complain(ErrorCode::BadSound, error.to_string()),
         }
@@ -465,8 +466,9 @@ impl AgentPort {
         self.with_bridge(|bridge, speaker| bridge.resume(speaker));
     }
 
-    fn queued_ms(&self) -> u64 {
-        self.ask_bridge(|bridge, speaker| bridge.queued(speaker).as_millis() as u64)
+    /// How much of its sound waits to be played.
+    pub fn queued(&self) -> Duration {
+        self.ask_bridge(|bridge, speaker| bridge.queued(speaker))
     }
 
     fn set_format(&self, format: SoundFormat, profile: Profile) -> AudioFormat {

@@ -34,6 +34,8 @@ pub enum AgentFailureKind {
     ProtocolError,
     /// It read so slowly that the caller's audio could not be delivered.
     TooSlow,
+    /// It sent audio so far ahead of what the caller had heard that no more was taken.
+    TooFast,
     /// No agent of the queue took the caller: the queue was full or unstaffed, or the caller waited too long.
     QueueOverflow,
     /// The person is not signed in, or away.
@@ -55,6 +57,7 @@ impl AgentFailureKind {
             Self::Unresponsive => "unresponsive",
             Self::ProtocolError => "protocol_error",
             Self::TooSlow => "too_slow",
+            Self::TooFast => "too_fast",
             Self::QueueOverflow => "queue_overflow",
             Self::Unavailable => "unavailable",
             Self::Busy => "busy",
@@ -85,6 +88,7 @@ impl fmt::Display for AgentFailure {
             AgentFailureKind::Unresponsive => "answered no ping",
             AgentFailureKind::ProtocolError => "broke the protocol",
             AgentFailureKind::TooSlow => "read too slowly",
+            AgentFailureKind::TooFast => "sent too far ahead",
             AgentFailureKind::QueueOverflow => "was not found in the queue",
             AgentFailureKind::Unavailable => "is not available",
             AgentFailureKind::Busy => "is busy",

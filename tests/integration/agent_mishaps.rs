@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
-use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour};
+use patchcord_simulator::agent::{Agent, AgentOptions, Behaviour, SessionEnd};
 use patchcord_simulator::call::Stage;
 use patchcord_simulator::speech::Speech;
 use serde_json::Value;
@@ -155,5 +155,30 @@ async fn an_agent_that_speaks_and_never_reads_gives_way_to_the_next() -> anyhow:
     until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
     assert_eq!(heard_voices(&second.wait_for_session(1).await?.hear_for(SECOND).await?), [CALLER_HZ]);
     assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_floods_gives_way_to_the_next_and_harms_nobody() -> anyhow::Result<()> {
+    let behaviour = Behaviour::Flood { bytes_per_second: 8_000_000 };
+    let flooding = Agent::start(AgentOptions { behaviour, ..agent() }).await?;
+    let second = Agent::start(agent_with_voice(SECOND_AGENT_HZ)).await?;
+    let mut service = TestService::start_with(&flooding.url(), followed_by(&second)).await?;
+    let flooded = service.call(caller()).await?;
+    let session = flooding.wait_for_session(1).await?;
+    session.wait_for_message("xoff").await?;
+    flooding.set_behaviour(Behaviour::Normal);
+    let beside = service.call(caller()).await?;
+    assert_eq!(heard_voices(&beside.hear_for(2 * SECOND).await?), [AGENT_HZ]);
+    assert_eq!(heard_voices(&flooding.wait_for_session(2).await?.hear_for(SECOND).await?), [CALLER_HZ]);
+
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!((&lost["failure"], &lost["redialling"]), (&"too_fast".into(), &false.into()), "{lost}");
+    assert!(lost["detail"].as_str().is_some_and(|detail| detail.starts_with("10 min")), "{lost}");
+    assert_eq!(session.wait_for_end().await?, SessionEnd::Closed(1008, "too_fast".to_owned()));
+    until_caller_hears(&flooded, &[SECOND_AGENT_HZ]).await?;
+    for call in [flooded, beside] {
+        assert_eq!(objections(&call), [], "{}", call.seen());
+    }
     Ok(())
 }

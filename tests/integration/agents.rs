@@ -196,32 +196,6 @@ async fn when_an_agents_server_shuts_down_in_the_middle_of_a_call_the_next_agent
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_floods_is_held_back_and_harms_nobody() -> anyhow::Result<()> {
-    let flooding = Agent::start(behaving(Behaviour::Flood { bytes_per_second: 8_000_000 })).await?;
-    let mut service = TestService::start(&flooding.url()).await?;
-    let flooded = service.call(caller()).await?;
-    let session = flooding.wait_for_session(1).await?;
-    session.wait_for_message("xoff").await?;
-    flooded.hear_for(SECOND).await?;
-
-    flooding.set_behaviour(Behaviour::Normal);
-    let beside = service.call(caller()).await?;
-    assert_eq!(heard_voices(&beside.hear_for(2 * SECOND).await?), [AGENT_HZ]);
-    assert_eq!(heard_voices(&flooding.wait_for_session(2).await?.hear_for(SECOND).await?), [CALLER_HZ]);
-    assert_eq!(heard_voices(&session.hear_for(SECOND).await?), [CALLER_HZ], "it is heard and it hears");
-
-    flooded.hang_up().await?;
-    assert_eq!(service.end_of(&flooded).await?["reason"], "caller_hung_up");
-    beside.hang_up().await?;
-    service.end_of(&beside).await?;
-    service.all_ended().await?;
-    for call in [flooded, beside] {
-        assert_eq!(objections(&call), [], "{}", call.seen());
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_make_no_sense_are_answered_with_errors_and_the_call_goes_on() -> anyhow::Result<()> {
     let junk = vec![Junk::InvalidJson, Junk::UnknownType, Junk::WrongFields, Junk::DeepJson, Junk::EmptyAudio];
     let mut talk = Talk::start(behaving(Behaviour::Junk(junk))).await?;

@@ -8,11 +8,7 @@ use thiserror::Error;
 use super::{Bridge, BridgeEvent};
 use crate::mixer::{MixerError, ParticipantId};
 use crate::opus::{OpusError, Profile, SampleRate};
-use crate::source::{AgentQueue, Cleared, PushError, QueueEvent, Room, TooManyMarks};
-
-/// Audio that a speaker may still send after it was told that its queue is full: what is in flight by then must not block
-/// the way of its `clear`.
-const OVERRUN: Duration = Duration::from_secs(5);
+use crate::source::{AgentQueue, Cleared, OVERRUN, PushError, QueueEvent, Room, TooManyMarks};
 
 /// Who speaks with the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,7 +150,7 @@ impl Bridge {
     }
 
     /// Queues a speaker's audio: any number of PCM bytes, or one Opus packet. After [`Room::Full`],
-    /// [`BridgeEvent::Room`] reports when there is room again; some seconds more are accepted before that, see
+    /// [`BridgeEvent::Room`] reports when there is room again; [`OVERRUN`] more is accepted before that, see
     /// [`refuses`](Self::refuses).
     pub fn push_audio(&mut self, speaker: Speaker, audio: Bytes, now: Instant) -> Result<Room, PushError> {
         let Some(queue) = self.queue(speaker) else { return Ok(Room::Free) };

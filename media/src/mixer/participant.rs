@@ -11,7 +11,7 @@ use super::sum::Frame;
 use super::{ParticipantId, Role};
 use crate::agent_audio::QUEUE_FRAMES;
 use crate::opus::{FRAME, OpusError, SampleRate};
-use crate::source::AgentQueue;
+use crate::source::{AgentQueue, OVERRUN};
 
 #[derive(Debug)]
 pub(super) struct Participant {
@@ -41,7 +41,7 @@ impl Participant {
         Ok(Self {
             id,
             role,
-            queue: AgentQueue::new(rate, max_buffer),
+            queue: AgentQueue::new(rate, max_buffer).tolerating(OVERRUN),
             input: MixInput::new(rate)?,
             mix_rate: rate,
             encoder: MixEncoder::new(rate)?,

@@ -22,8 +22,12 @@ use segments::{Segment, Segments, take_packet};
 pub use bound::Room;
 pub use marks::{MAX_MARK_BYTES, MAX_MARKS, MarkStatus, QueueEvent, TooManyMarks};
 
-/// How much audio an agent may send ahead. Fast speech synthesis delivers whole answers at once.
+/// How much audio an agent may send ahead before it is told to stop. Fast speech synthesis delivers whole answers at once.
 pub const DEFAULT_MAX_BUFFER: Duration = Duration::from_secs(120);
+
+/// How much more is taken of an agent that does not stop, so that the `clear` behind it is read. With [`DEFAULT_MAX_BUFFER`]
+/// it is the ten minutes that Twilio queues, more than any other platform does.
+pub const OVERRUN: Duration = Duration::from_secs(480);
 
 /// An empty queue for this long ends the agent's utterance. Speech synthesis that streams sentence by sentence falls
 /// behind for some hundred milliseconds within one utterance.
@@ -31,8 +35,8 @@ pub const UTTERANCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A queue of audio, bounded by duration.
 ///
-/// Overflow: a push that starts below the bound is taken whole, up to twice the bound, so that back-pressure loses
-/// nothing. Audio pushed to a full queue, beyond the overrun of [`tolerating`](Self::tolerating), is refused and counted.
+/// Overflow: a push that starts below the bound and the overrun of [`tolerating`](Self::tolerating) is taken whole, as long as
+/// it is not longer than the bound itself, so that back-pressure loses nothing. What is beyond is refused and counted.
 ///
 /// Agents are of two kinds, recognised by their pace. Audio that arrives faster than real time, such as synthesised
 /// speech, is content: all of it is played. Audio that arrives in real time is live and never pre-buffered: a late chunk
@@ -133,7 +137,7 @@ impl AgentQueue {
         }
     }
 
-    /// Accepts `overrun` more while the queue is full, for audio that was in flight when the agent was told to stop.
+    /// Accepts `overrun` more while the queue is full.
     pub fn tolerating(self, overrun: Duration) -> Self {
         Self { bound: self.bound.tolerating(overrun), ..self }
     }
@@ -322,7 +326,7 @@ impl AgentQueue {
         self.segments.playing().rate()
     }
 
-    /// What one push may add, in 48 kHz ticks: up to twice the bound in total, or nothing once the bound is reached.
+    /// What one push may add, in 48 kHz ticks: nothing once bound and overrun are reached.
     fn free_ticks(&self) -> u64 {
         match self.refuses() {
             true => 0,

@@ -57,7 +57,9 @@ impl Dialect for Native {
         match closing {
             Closing::TooSlow => 4008,
             Closing::Replaced => 4009,
-            Closing::Normal | Closing::BadFrame | Closing::NotUtf8 | Closing::TooLarge => closing.code(),
+            Closing::Normal | Closing::BadFrame | Closing::NotUtf8 | Closing::TooLarge | Closing::TooFast => {
+                closing.code()
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct BreakerView {
 /// The outcome of one attempt.
 #[derive(Serialize, ToSchema)]
 pub(super) struct OutcomeView {
-    /// `joined`, or how it failed: `refused`, `no_answer`, `disconnected`, `unresponsive`, `protocol_error`, `too_slow`.
+    /// `joined`, or how it failed: `refused`, `no_answer`, `disconnected`, `unresponsive`, `protocol_error`, `too_slow`, `too_fast`.
     outcome: &'static str,
     /// The cause of a failure, such as an HTTP status or a system error, where one is known; otherwise
     /// null.

@@ -42,7 +42,7 @@ impl Bound {
 
     /// What may be queued after a push that is accepted.
     pub fn limit_of_a_push(&self) -> Duration {
-        self.duration.saturating_mul(2)
+        self.duration.saturating_mul(2).saturating_add(self.overrun)
     }
 
     /// `queued` is the duration after a push.

@@ -50,7 +50,7 @@ impl Liveness {
                 // What the agent sent meanwhile has not been read yet.
                 self.heard_at.set((self.heard_at.get() + gap).min(now));
             }
-            if port.is_full() || port.must_read_notices() {
+            if port.must_read_notices() {
                 // Its pongs wait behind what we do not read.
                 self.heard_at.set(now);
             }

@@ -1,5 +1,7 @@
 //! Reading: what an agent sends, and what is done with it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
@@ -16,6 +18,7 @@ use crate::agent::websocket::Socket;
 use crate::agent::websocket::ending::{Ending, ending_of, ending_of_close};
 use crate::agent::websocket::functions::Called;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
+use crate::telemetry::shown;
 
 impl Conversation<'_> {
     /// Reads all that the agent sends. Ends when the agent leaves or is lost.
@@ -46,7 +49,11 @@ impl Conversation<'_> {
                     FromAgent::Refused(why) => {
                         return Ending::Failed(AgentFailureKind::Refused.because(why), Closing::Normal);
                     }
-                    FromAgent::Sound(sound) => self.say(sound).await,
+                    FromAgent::Sound(sound) => {
+                        if let Some(ending) = self.say(sound) {
+                            return ending;
+                        }
+                    }
                     FromAgent::Reply(message) => {
                         if let Some(ending) = self.reply(message) {
                             return ending;
@@ -70,14 +77,15 @@ impl Conversation<'_> {
         }
     }
 
-    /// Queues the agent's sound. An agent that sends far more than its queue takes waits here, with everything that it
-    /// sends behind it.
-    async fn say(&self, sound: Bytes) {
-        if self.port.back_pressure().await {
-            // The agent's pongs waited too.
-            self.liveness.heard();
+    /// Queues the agent's sound, far beyond `Xoff` too, because a `clear` or `bye` may come behind it.
+    fn say(&self, sound: Bytes) -> Option<Ending> {
+        if self.port.refuses() {
+            let ahead = shown(Duration::from_secs(self.port.queued().as_secs()));
+            let failure = AgentFailureKind::TooFast.because(format!("{ahead} of its audio were waiting to be played"));
+            return Some(Ending::Failed(failure, Closing::TooFast));
         }
         self.port.say(sound, self.liveness.heard_at());
+        None
     }
 
     fn reply(&self, message: Message) -> Option<Ending> {
