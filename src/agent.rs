@@ -5,6 +5,7 @@
 pub mod notice;
 pub(crate) mod port;
 mod instances;
+mod intake;
 pub mod websocket;
 pub mod audiosocket;
 pub(crate) mod browser;

@@ -5,7 +5,6 @@
 //! seen from TCP, which carries the caller all the time.
 
 pub mod frame;
-mod intake;
 mod options;
 
 use std::io;
@@ -22,6 +21,7 @@ use tracing::debug;
 use url::Host;
 
 use super::dialect::identity::id_bytes_of;
+use super::intake::Intake;
 use super::notice::Notice;
 use super::port::AgentPort;
 use super::{Encoding, SocketOptions, SoundFormat};
@@ -29,7 +29,6 @@ use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::descriptors;
 use crate::telemetry::shown;
 use frame::{Frame, FrameReader};
-use intake::Intake;
 pub use options::AudioSocketOptions;
 use patchcord_media::opus::SampleRate;
 

@@ -4,6 +4,8 @@
 
 pub mod native;
 mod payload;
+mod lenient;
+mod wav;
 mod stream_message;
 pub(crate) mod identity;
 mod twilio;
@@ -262,9 +264,11 @@ pub enum FromAgent {
     Reply(Message),
 }
 
-/// Reads a text message of a foreign protocol. The error is a sentence for the agent's developer.
+/// Reads a text message of a foreign protocol, which some libraries begin with a byte-order mark. The error is a sentence
+/// for the agent's developer.
 fn parsed<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| format!("not a message of this protocol: {error}"))
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| format!("not a message of this protocol: {error}"))
 }
 
 /// The code of an error that a model reports; nothing else of it is repeated, as that may be what the caller has said.

@@ -87,7 +87,8 @@ async fn an_app_of_vonage_talks_with_a_caller() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_of_jambonz_talks_with_a_caller() -> anyhow::Result<()> {
     let calls = whole_calls(Protocol::Jambonz, 16_000).await?;
-    assert_eq!(calls[0].header("sec-websocket-protocol").as_deref(), Some("audio.drachtio.org"));
+    let offered = calls[0].header("sec-websocket-protocol");
+    assert_eq!(offered.as_deref(), Some("audio.drachtio.org, audio.jambonz.org"));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::uuid_of;
+use super::lenient;
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::SoundFormat;
@@ -115,7 +116,7 @@ impl Asterisk {
         #[derive(Deserialize)]
         struct Json {
             command: String,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "lenient::text")]
             correlation_id: String,
         }
         if text.len() > COMMAND_LIMIT_BYTES {
@@ -142,11 +143,9 @@ impl Asterisk {
             (Payload::Mulaw, _) => ("ulaw", samples),
             // Asterisk passes these through, and says so by this size.
             (Payload::Opus, _) => ("opus", 0),
-            (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz24000) => ("slin24", samples * 2),
-            (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz48000) => ("slin48", samples * 2),
-            (Payload::L16 | Payload::L16NetworkOrder, SampleRate::Hz8000 | SampleRate::Hz16000) => {
-                ("slin16", samples * 2)
-            }
+            (Payload::L16, SampleRate::Hz24000) => ("slin24", samples * 2),
+            (Payload::L16, SampleRate::Hz48000) => ("slin48", samples * 2),
+            (Payload::L16, SampleRate::Hz8000 | SampleRate::Hz16000) => ("slin16", samples * 2),
         };
         let channel = format!("WebSocket/patchcord/{}", self.channel_id);
         let (connection_id, channel_id) = (uuid_of(&start.stream_id), self.channel_id.clone());
@@ -256,6 +255,8 @@ mod tests {
         assert_eq!(texts(&outbox), vec![json!(160)]);
         let stop = r#"{"command":"STOP_MEDIA_BUFFERING","correlation_id":"x"}"#;
         assert_eq!(read(&mut asterisk, stop), Ok(vec![FromAgent::Mark { name: "bx".into() }]));
+        let numbered = r#"{"correlation_id":7,"command":"MARK_MEDIA"}"#;
+        assert_eq!(read(&mut asterisk, numbered), Ok(vec![FromAgent::Mark { name: "m7".into() }]));
         let error = Notice::Error { code: crate::agent::notice::ErrorCode::BadMessage, message: "what?".into() };
         assert_eq!(told(&mut asterisk, &error)[0]["error_text"], "what?");
     }

@@ -120,10 +120,11 @@ struct Connected {
 /// A numbered message to the app.
 #[derive(Serialize)]
 struct ToApp<'a> {
-    sequence_number: String,
-    stream_sid: &'a str,
+    /// First, as there.
     #[serde(flatten)]
     event: Event<'a>,
+    sequence_number: String,
+    stream_sid: &'a str,
 }
 
 #[derive(Serialize)]

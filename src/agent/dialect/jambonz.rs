@@ -12,7 +12,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{Parties, account_of, uuid_of};
 use super::payload::Payload;
-use super::{Dialect, FromAgent, Incoming, json_message, parsed};
+use super::{Dialect, FromAgent, Incoming, json_message, lenient, parsed, wav};
+use crate::agent::intake::Intake;
 use crate::agent::notice::{ErrorCode, Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::description::CallDirection;
@@ -23,9 +24,8 @@ const CLIP: &str = "\u{1}clip ";
 const CLOCK_PER_MS: u32 = 8;
 
 /// The translator of one connection.
-#[derive(Default)]
 pub(super) struct Jambonz {
-    sample_rate: u32,
+    sample_rate: SampleRate,
     /// Marks that have not been reported.
     waiting: usize,
     /// The first of them that are not reported: the app has dropped them.
@@ -34,7 +34,8 @@ pub(super) struct Jambonz {
 
 impl Dialect for Jambonz {
     fn subprotocols(&self) -> &'static [&'static str] {
-        &["audio.drachtio.org"]
+        // The second one is that of its older documentation.
+        &["audio.drachtio.org", "audio.jambonz.org"]
     }
 
     fn format(&self, configured: SoundFormat) -> SoundFormat {
@@ -66,7 +67,7 @@ impl Dialect for Jambonz {
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
         match notice {
             Notice::Start(start) => {
-                self.sample_rate = start.format.sample_rate.hz();
+                self.sample_rate = start.format.sample_rate;
                 outbox.push(json_message(&Metadata::of(start)));
             }
             Notice::Dtmf { digit: Some(digit), duration_ms } => {
@@ -93,6 +94,12 @@ impl Dialect for Jambonz {
     }
 }
 
+impl Default for Jambonz {
+    fn default() -> Self {
+        Self { sample_rate: SampleRate::Hz16000, waiting: 0, dropped: 0 }
+    }
+}
+
 impl Jambonz {
     fn mark(&mut self, name: String, inbox: &mut Vec<FromAgent>) {
         self.waiting += 1;
@@ -101,19 +108,27 @@ impl Jambonz {
 
     /// A clip; `playDone` follows it.
     fn play(&mut self, clip: &Clip, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
-        if clip.audio_content_type != "raw" {
-            return Err(format!("audioContentType {:?} is not \"raw\"", clip.audio_content_type));
-        }
-        if clip.sample_rate != self.sample_rate {
-            return Err(format!("sampleRate {} is not the {} of this call", clip.sample_rate, self.sample_rate));
-        }
-        let sound = Payload::L16.of_base64(&clip.audio_content)?;
+        let sound = self.sound(clip)?;
         if !clip.queue_play {
             inbox.push(FromAgent::Clear);
         }
         inbox.push(FromAgent::Sound(sound));
         self.mark(format!("{CLIP}{}", clip.id), inbox);
         Ok(())
+    }
+
+    /// At the rate of the connection.
+    fn sound(&self, clip: &Clip) -> Result<Bytes, String> {
+        let content = Payload::L16.of_base64(&clip.audio_content)?;
+        let (samples, hz) = match clip.audio_content_type.as_str() {
+            "raw" => (content, clip.sample_rate.unwrap_or(self.sample_rate.hz())),
+            "wav" | "wave" => wav::read(&content)?,
+            _ => return Err("audioContentType is neither \"raw\" nor \"wav\"".to_owned()),
+        };
+        let Some(rate) = SampleRate::from_hz(hz) else {
+            return Err(format!("a clip at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
+        };
+        Ok(Intake::clip(self.sample_rate, rate, samples))
     }
 
     fn marked(&mut self, name: &str, status: MarkStatus) -> Option<Message> {
@@ -229,6 +244,7 @@ enum FromApp {
 
 #[derive(Deserialize)]
 struct AppMark {
+    #[serde(deserialize_with = "lenient::text")]
     name: String,
 }
 
@@ -236,9 +252,9 @@ struct AppMark {
 #[serde(rename_all = "camelCase")]
 struct Clip {
     audio_content_type: String,
-    /// Some apps write it as a string.
-    #[serde(deserialize_with = "whole")]
-    sample_rate: u32,
+    /// A WAV file has its own.
+    #[serde(default, deserialize_with = "lenient::whole")]
+    sample_rate: Option<u32>,
     audio_content: String,
     #[serde(default)]
     id: Value,
@@ -247,20 +263,12 @@ struct Clip {
     queue_play: bool,
 }
 
-fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    let number = match value.as_str() {
-        Some(text) => text.parse().ok(),
-        None => value.as_u64().and_then(|number| u32::try_from(number).ok()),
-    };
-    number.ok_or_else(|| serde::de::Error::custom("sampleRate is not a whole number"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::super::testing::{read, started, texts, told};
+    use super::super::wav;
     use super::*;
 
     #[test]
@@ -320,7 +328,19 @@ mod tests {
         assert_eq!(done, vec![json!({"type": "playDone", "data": {"id": "x"}})]);
         let queued = read(&mut jambonz, &clip(r#""16000""#, r#","queuePlay":true"#)).unwrap();
         assert!(matches!(&queued[..], [FromAgent::Sound(_), FromAgent::Mark { .. }]));
-        assert!(read(&mut jambonz, &clip("8000", "")).unwrap_err().contains("16000"));
+        let narrow = read(&mut jambonz, &clip("8000", r#","queuePlay":true"#)).unwrap();
+        assert!(matches!(&narrow[0], FromAgent::Sound(sound) if sound.len() == 640), "a frame at 16 kHz: {narrow:?}");
+        assert!(read(&mut jambonz, &clip("11025", "")).unwrap_err().contains("11025"));
         assert_eq!(read(&mut jambonz, r#"{"type":"disconnect"}"#), Ok(vec![FromAgent::Bye]));
+    }
+
+    #[test]
+    fn a_clip_may_be_a_wav_file_at_a_rate_of_its_own() {
+        let mut jambonz = Jambonz::default();
+        started(&mut jambonz);
+        let content = Payload::L16.to_base64(wav::tests::file(1, 24_000, &[0; 960], 960));
+        let data = json!({"audioContentType": "wav", "audioContent": content, "queuePlay": true});
+        let said = read(&mut jambonz, &json!({"type": "playAudio", "data": data}).to_string()).unwrap();
+        assert!(matches!(&said[0], FromAgent::Sound(sound) if sound.len() == 640), "{said:?}");
     }
 }

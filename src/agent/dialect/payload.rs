@@ -9,10 +9,12 @@ use patchcord_media::opus::SampleRate;
 
 use crate::agent::{Encoding, SoundFormat};
 
-/// Some apps leave out the padding.
+/// Some apps leave out the padding, or bits of the last byte.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
 );
 
 /// How sound is encoded on the wire. The call's side is PCM, 16-bit little-endian, except for Opus.
@@ -23,8 +25,6 @@ pub(super) enum Payload {
     Mulaw,
     /// PCM, 16-bit little-endian.
     L16,
-    /// PCM in network byte order, as RTP carries it (RFC 3551 §4.5.11).
-    L16NetworkOrder,
     /// One Opus packet.
     Opus,
 }
@@ -43,19 +43,14 @@ impl Payload {
     pub fn encode(self, sound: Bytes) -> Bytes {
         match self {
             Self::Mulaw => samples(&sound).map(|sample| Law::Mu.encode(sample)).collect(),
-            Self::L16NetworkOrder => samples(&sound).flat_map(i16::to_be_bytes).collect(),
             Self::L16 | Self::Opus => sound,
         }
     }
 
-    /// From the wire to the call. Half a sample at the end of network-order PCM is dropped.
+    /// From the wire to the call.
     pub fn decode(self, payload: Bytes) -> Bytes {
         match self {
             Self::Mulaw => payload.iter().flat_map(|byte| Law::Mu.decode(*byte).to_le_bytes()).collect(),
-            Self::L16NetworkOrder => {
-                let pairs = payload.chunks_exact(2);
-                pairs.flat_map(|pair| [pair[1], pair[0]]).collect()
-            }
             Self::L16 | Self::Opus => payload,
         }
     }
@@ -67,9 +62,20 @@ impl Payload {
 
     /// From a string of a JSON message to the call. The error is a sentence for the agent's developer.
     pub fn of_base64(self, text: &str) -> Result<Bytes, String> {
-        let payload = BASE64.decode(text).map_err(|error| format!("the payload is not base64: {error}"))?;
+        let payload = BASE64.decode(text).or_else(|_| BASE64.decode(plain(text)));
+        let payload = payload.map_err(|error| format!("the payload is not base64: {error}"))?;
         Ok(self.decode(payload.into()))
     }
+}
+
+/// Some encoders break lines, and some have the alphabet for URLs (RFC 4648 §5).
+fn plain(text: &str) -> String {
+    let standard = |letter| match letter {
+        '-' => '+',
+        '_' => '/',
+        other => other,
+    };
+    text.chars().filter(|letter| !letter.is_ascii_whitespace()).map(standard).collect()
 }
 
 fn samples(sound: &[u8]) -> impl Iterator<Item = i16> {
@@ -84,12 +90,20 @@ mod tests {
     fn each_encoding_is_its_own_inverse() {
         // Values that mu-law has exactly.
         let sound: Bytes = [0i16, 132, -132, 32124, -32124].into_iter().flat_map(i16::to_le_bytes).collect();
-        for payload in [Payload::Mulaw, Payload::L16, Payload::L16NetworkOrder, Payload::Opus] {
+        for payload in [Payload::Mulaw, Payload::L16, Payload::Opus] {
             let text = payload.to_base64(sound.clone());
             assert_eq!(payload.of_base64(&text), Ok(sound.clone()), "{payload:?}");
             assert_eq!(payload.of_base64(text.trim_end_matches('=')), Ok(sound.clone()), "without padding");
         }
-        assert_eq!(Payload::L16NetworkOrder.encode(sound)[2..4], [0, 132]);
         assert!(Payload::Mulaw.of_base64("§").unwrap_err().contains("base64"));
+    }
+
+    #[test]
+    fn base64_is_read_as_encoders_differ() {
+        let sound = Bytes::from_static(&[0xfb, 0xff, 0xbe, 0xff]);
+        for text in ["+/++/w==", "+/++/w", "+/+\r\n+/w==\n", "-_--_w", "+/++/x"] {
+            assert_eq!(Payload::L16.of_base64(text), Ok(sound.clone()), "{text:?}");
+        }
+        assert_eq!(Payload::L16.of_base64(""), Ok(Bytes::new()));
     }
 }

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::identity::{account_of, uuid_of};
 use super::payload::Payload;
-use super::{Dialect, FromAgent, Incoming, json_message, parsed};
+use super::{Dialect, FromAgent, Incoming, json_message, lenient, parsed};
+use crate::agent::intake::Intake;
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::command::{CallCommand, SendDtmf, SoundCommand};
@@ -22,16 +23,26 @@ use crate::call::command::{CallCommand, SendDtmf, SoundCommand};
 const FRAME_MS: u64 = 20;
 
 /// The translator of one stream.
-#[derive(Default)]
 pub(super) struct Plivo {
     stream_id: String,
+    extra_headers: String,
     payload: Payload,
-    /// In Hz, in both directions.
-    sample_rate: u32,
+    sample_rate: SampleRate,
+    /// Of what the app sends at another rate.
+    intake: Intake,
     /// Of the message before.
     sequence_number: u64,
     /// Messages of sound so far.
     chunks: u64,
+}
+
+impl Default for Plivo {
+    fn default() -> Self {
+        let (sample_rate, payload) = (SampleRate::Hz8000, Payload::default());
+        let intake = Intake::new(sample_rate);
+        let (stream_id, extra_headers) = (String::new(), String::new());
+        Self { stream_id, extra_headers, payload, sample_rate, intake, sequence_number: 0, chunks: 0 }
+    }
 }
 
 impl Dialect for Plivo {
@@ -96,7 +107,9 @@ impl Plivo {
     fn write_start(&mut self, start: &Start, outbox: &mut Vec<Message>) {
         self.stream_id = uuid_of(&start.stream_id);
         self.payload = Payload::of(start.format);
-        self.sample_rate = start.format.sample_rate.hz();
+        self.sample_rate = start.format.sample_rate;
+        self.intake = Intake::new(self.sample_rate);
+        self.extra_headers = extra_headers(&start.parameters);
         let encoding = if self.payload == Payload::Mulaw { "audio/x-mulaw" } else { "audio/x-l16" };
         let body = StartBody {
             call_id: uuid_of(start.call_id.as_str()),
@@ -105,25 +118,40 @@ impl Plivo {
             tracks: ["inbound"],
             media_format: MediaFormat { encoding, sample_rate: start.format.sample_rate.hz() },
         };
-        outbox.push(self.message(Event::Start { start: body, extra_headers: extra_headers(&start.parameters) }));
+        outbox.push(self.message(Event::Start { start: body }));
     }
 
-    /// An app names the encoding with each message, and it need not be that of the stream to it.
-    fn sound(&self, media: &AppMedia) -> Result<Bytes, String> {
-        if media.sample_rate.is_some_and(|hz| hz != self.sample_rate) {
-            return Err(format!("sampleRate is not the {} of this stream", self.sample_rate));
-        }
-        let payload = match media.content_type.as_deref() {
-            Some("audio/x-mulaw") if self.sample_rate == SampleRate::Hz8000.hz() => Payload::Mulaw,
-            Some("audio/x-l16") => Payload::L16,
+    /// An app names encoding and rate with each message, and they need not be those of the stream to it.
+    fn sound(&mut self, media: &AppMedia) -> Result<Bytes, String> {
+        // As in `<Stream>`, some apps write the rate behind it: `audio/x-l16;rate=16000`.
+        let content_type = media.content_type.as_deref().unwrap_or_default();
+        let (encoding, rate) = content_type.split_once(';').unwrap_or((content_type, ""));
+        let payload = match encoding.trim().to_ascii_lowercase().as_str() {
+            "audio/x-mulaw" => Payload::Mulaw,
+            "audio/x-l16" => Payload::L16,
             _ => self.payload,
         };
-        payload.of_base64(&media.payload)
+        let hz = match payload {
+            Payload::Mulaw => SampleRate::Hz8000.hz(),
+            Payload::L16 | Payload::Opus => {
+                let rate = rate.trim().strip_prefix("rate=").and_then(|rate| rate.parse().ok());
+                media.sample_rate.or(rate).unwrap_or(self.sample_rate.hz())
+            }
+        };
+        let Some(rate) = SampleRate::from_hz(hz) else {
+            return Err(format!("audio at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
+        };
+        Ok(self.intake.take(rate, payload.of_base64(&media.payload)?))
     }
 
     fn message(&mut self, event: Event<'_>) -> Message {
         self.sequence_number += 1;
-        json_message(&ToApp { sequence_number: self.sequence_number, stream_id: &self.stream_id, event })
+        // As in Plivo's examples: what answers the app has none.
+        let extra_headers = match event {
+            Event::Start { .. } | Event::Media { .. } | Event::Dtmf { .. } => Some(self.extra_headers.as_str()),
+            Event::PlayedStream { .. } | Event::ClearedAudio => None,
+        };
+        json_message(&ToApp { sequence_number: self.sequence_number, stream_id: &self.stream_id, event, extra_headers })
     }
 }
 
@@ -145,16 +173,19 @@ fn extra_headers(parameters: &BTreeMap<String, String>) -> String {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ToApp<'a> {
-    sequence_number: u64,
-    stream_id: &'a str,
+    /// First, as there.
     #[serde(flatten)]
     event: Event<'a>,
+    sequence_number: u64,
+    stream_id: &'a str,
+    #[serde(rename = "extra_headers", skip_serializing_if = "Option::is_none")]
+    extra_headers: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "camelCase")]
 enum Event<'a> {
-    Start { start: StartBody, extra_headers: String },
+    Start { start: StartBody },
     Media { media: Media },
     Dtmf { dtmf: Dtmf },
     PlayedStream { name: &'a str },
@@ -200,11 +231,13 @@ enum FromApp {
         media: AppMedia,
     },
     Checkpoint {
+        #[serde(deserialize_with = "lenient::text")]
         name: String,
     },
     ClearAudio,
     #[serde(rename = "sendDTMF")]
     SendDtmf {
+        #[serde(deserialize_with = "lenient::text")]
         dtmf: String,
     },
     #[serde(other)]
@@ -216,6 +249,7 @@ enum FromApp {
 struct AppMedia {
     /// Those of the stream, if left out.
     content_type: Option<String>,
+    #[serde(default, deserialize_with = "lenient::whole")]
     sample_rate: Option<u32>,
     payload: String,
 }
@@ -252,9 +286,29 @@ mod tests {
         };
         assert_eq!(sound("l16", 8000), Ok(vec![FromAgent::Sound(Bytes::from_static(&[255, 255]))]));
         assert_eq!(sound("mulaw", 8000), Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]));
-        assert!(sound("l16", 16_000).unwrap_err().contains("8000"));
+        assert_eq!(sound("L16;rate=8000", 8000), Ok(vec![FromAgent::Sound(Bytes::from_static(&[255, 255]))]));
+        assert!(sound("l16", 11_025).unwrap_err().contains("11025"));
         let bare = read(&mut plivo, r#"{"event":"playAudio","media":{"payload":"//8="}}"#);
         assert_eq!(bare, Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]), "as the stream to the app");
+    }
+
+    #[test]
+    fn sound_at_another_rate_is_brought_to_that_of_the_stream() {
+        let mut plivo = Plivo::default();
+        started(&mut plivo);
+        let frame = |kind: &str, rate: Value, bytes: usize| {
+            let payload = Payload::L16.to_base64(vec![0; bytes].into());
+            let media = json!({"contentType": kind, "sampleRate": rate, "payload": payload});
+            json!({"event": "playAudio", "media": media}).to_string()
+        };
+        for message in [
+            frame("audio/x-l16", json!("24000"), 960),
+            frame("audio/x-l16;rate=8000", Value::Null, 320),
+            frame("audio/x-mulaw", json!(8000), 160),
+        ] {
+            let said = read(&mut plivo, &message).unwrap();
+            assert!(matches!(&said[..], [FromAgent::Sound(sound)] if sound.len() == 640), "{message}: {said:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::lenient;
+
 /// A message of the app. Its stream id is not compared: a connection has one stream.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -25,5 +27,6 @@ pub(super) struct Media {
 
 #[derive(Deserialize)]
 pub(super) struct Mark {
+    #[serde(deserialize_with = "lenient::text")]
     pub name: String,
 }

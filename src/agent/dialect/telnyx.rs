@@ -1,6 +1,8 @@
-//! Telnyx media streaming, the platform's side: JSON in text messages, sound as base64 of RTP payloads.
+//! Telnyx media streaming, the platform's side: JSON in text messages, sound as base64.
 //!
-//! At 8 kHz it carries PCMU, at higher rates L16 in network byte order, and Opus as it is.
+//! At 8 kHz it carries PCMU, at higher rates L16, and Opus as it is. Its documentation says that a payload is one of RTP,
+//! whose L16 is big-endian (RFC 3551 §4.5.11). But the service sends and takes little-endian samples, as Telnyx's own demo
+//! (team-telnyx/realtime-ai-demo) does, and so do the apps that were tried against it.
 
 use std::collections::BTreeMap;
 
@@ -87,19 +89,11 @@ impl Telnyx {
         self.stream_id = uuid_of(&start.stream_id);
         self.user_id = account_of(start);
         self.call_control_id = start.call_id.as_str().to_owned();
-        let encoding = match Payload::of(start.format) {
-            Payload::L16 | Payload::L16NetworkOrder => {
-                self.payload = Payload::L16NetworkOrder;
-                "L16"
-            }
-            Payload::Mulaw => {
-                self.payload = Payload::Mulaw;
-                "PCMU"
-            }
-            Payload::Opus => {
-                self.payload = Payload::Opus;
-                "OPUS"
-            }
+        self.payload = Payload::of(start.format);
+        let encoding = match self.payload {
+            Payload::L16 => "L16",
+            Payload::Mulaw => "PCMU",
+            Payload::Opus => "OPUS",
         };
         outbox.push(json_message(&Connected { event: "connected", version: "1.0.0" }));
         let Parties { from, to } = Parties::of(&start.call);
@@ -109,6 +103,8 @@ impl Telnyx {
             call_session_id: uuid_of(start.call_id.as_str()),
             from,
             to,
+            tags: [],
+            client_state: "",
             custom_parameters: &start.parameters,
             media_format: MediaFormat { encoding, sample_rate: start.format.sample_rate.hz(), channels: 1 },
         };
@@ -131,10 +127,11 @@ struct Connected {
 /// A numbered message to the app.
 #[derive(Serialize)]
 struct ToApp<'a> {
-    sequence_number: String,
-    stream_id: &'a str,
+    /// First, as there.
     #[serde(flatten)]
     event: Event<'a>,
+    sequence_number: String,
+    stream_id: &'a str,
 }
 
 #[derive(Serialize)]
@@ -155,6 +152,8 @@ struct StartBody<'a> {
     call_session_id: String,
     from: String,
     to: String,
+    tags: [&'static str; 0],
+    client_state: &'static str,
     custom_parameters: &'a BTreeMap<String, String>,
     media_format: MediaFormat,
 }
@@ -206,7 +205,7 @@ mod tests {
     use crate::agent::Encoding;
 
     #[test]
-    fn wideband_is_l16_in_network_byte_order() {
+    fn wideband_is_l16_in_little_endian() {
         let mut telnyx = Telnyx::default();
         let start = started(&mut telnyx);
         assert_eq!(start[0], json!({"event": "connected", "version": "1.0.0"}));
@@ -215,8 +214,8 @@ mod tests {
         assert_eq!(start[1]["start"]["call_control_id"], "call_01m8eg3hz2fx0gg2carcwv9cp6");
         let mut outbox = Vec::new();
         telnyx.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
-        assert_eq!(texts(&outbox)[0]["media"]["payload"], "AAE=");
-        let media = r#"{"event":"media","media":{"payload":"AAE="}}"#;
+        assert_eq!(texts(&outbox)[0]["media"]["payload"], "AQA=");
+        let media = r#"{"event":"media","media":{"payload":"AQA="}}"#;
         assert_eq!(read(&mut telnyx, media), Ok(vec![FromAgent::Sound(Bytes::from_static(&[1, 0]))]));
     }
 

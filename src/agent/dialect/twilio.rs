@@ -135,10 +135,11 @@ struct Connected {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ToApp<'a> {
-    sequence_number: String,
-    stream_sid: &'a str,
+    /// First, as there.
     #[serde(flatten)]
     event: Event<'a>,
+    sequence_number: String,
+    stream_sid: &'a str,
 }
 
 #[derive(Serialize)]
@@ -222,6 +223,8 @@ mod tests {
         twilio.write_notice(&Notice::Dtmf { digit: Some('5'), duration_ms: 100 }, &mut outbox);
         twilio.write_notice(&Notice::Stop { reason: "caller_hung_up" }, &mut outbox);
         let said = texts(&outbox);
+        let first = outbox[0].to_text().unwrap();
+        assert!(first.starts_with(r#"{"event":"media","media":{"track":"inbound","chunk":"1","#), "{first}");
         assert_eq!(said[1]["media"]["chunk"], "2");
         assert_eq!(said[1]["media"]["timestamp"], "20");
         assert_eq!(said[1]["media"]["track"], "inbound");
@@ -238,6 +241,8 @@ mod tests {
         assert_eq!(read(&mut twilio, silence), Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]));
         let mark = r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"one"}}"#;
         assert_eq!(read(&mut twilio, mark), Ok(vec![FromAgent::Mark { name: "one".into() }]));
+        let numbered = "\u{feff}{ \"mark\": {\"name\": 7, \"more\": null},\n \"event\": \"mark\" }";
+        assert_eq!(read(&mut twilio, numbered), Ok(vec![FromAgent::Mark { name: "7".into() }]));
         assert_eq!(read(&mut twilio, r#"{"event":"clear"}"#), Ok(vec![FromAgent::Clear]));
         assert_eq!(read(&mut twilio, r#"{"event":"of a later version"}"#), Ok(vec![]));
         assert!(read(&mut twilio, r#"{"event":"media"}"#).unwrap_err().contains("media"));

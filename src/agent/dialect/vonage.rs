@@ -13,6 +13,9 @@ use super::{Dialect, FromAgent, Incoming, json_message, parsed};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
 
+/// The keys of the first message that no parameter takes.
+const OURS: [&str; 2] = ["event", "content-type"];
+
 /// The translator of one connection, which needs no state.
 pub(super) struct Vonage;
 
@@ -48,7 +51,9 @@ impl Dialect for Vonage {
             Notice::Start(start) => {
                 let content_type = format!("audio/l16;rate={}", start.format.sample_rate.hz());
                 let event = "websocket:connected";
-                outbox.push(json_message(&Connected { event, content_type, headers: &start.parameters }));
+                let headers = start.parameters.iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
+                let headers = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                outbox.push(json_message(&Connected { event, content_type, headers }));
             }
             Notice::Dtmf { digit: Some(digit), duration_ms } => {
                 let dtmf = Dtmf { event: "websocket:dtmf", digit: *digit, duration: *duration_ms };
@@ -85,7 +90,7 @@ struct Connected<'a> {
     #[serde(rename = "content-type")]
     content_type: String,
     #[serde(flatten)]
-    headers: &'a BTreeMap<String, String>,
+    headers: BTreeMap<&'a str, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -123,12 +128,14 @@ mod tests {
     use patchcord_media::source::Cleared;
     use serde_json::json;
 
-    use super::super::testing::{read, started, texts, told};
+    use super::super::testing::{read, start, texts, told};
     use super::*;
 
     #[test]
     fn the_first_message_names_the_format_and_the_parameters() {
-        let start = started(&mut Vonage);
+        let mut call = start(&Vonage);
+        call.parameters.insert("event".to_owned(), "mine".to_owned());
+        let start = told(&mut Vonage, &Notice::Start(Box::new(call)));
         let connected =
             json!({"event": "websocket:connected", "content-type": "audio/l16;rate=16000", "language": "de"});
         assert_eq!(start, vec![connected]);

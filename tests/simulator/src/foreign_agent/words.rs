@@ -57,7 +57,6 @@ impl Protocol {
         match self.wire(rate) {
             Wire::MuLaw => bytes.iter().map(|byte| from_mu_law(*byte)).collect(),
             Wire::LittleEndian => bytes.chunks_exact(2).map(|two| i16::from_le_bytes([two[0], two[1]])).collect(),
-            Wire::BigEndian => bytes.chunks_exact(2).map(|two| i16::from_be_bytes([two[0], two[1]])).collect(),
         }
     }
 
@@ -79,7 +78,6 @@ impl Protocol {
         match self.wire(rate) {
             Wire::MuLaw => pcm.iter().map(|sample| to_mu_law(*sample)).collect(),
             Wire::LittleEndian => pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect(),
-            Wire::BigEndian => pcm.iter().flat_map(|sample| sample.to_be_bytes()).collect(),
         }
     }
 
@@ -103,7 +101,6 @@ impl Protocol {
     fn wire(self, rate: u32) -> Wire {
         match (self, rate) {
             (Self::Twilio, _) | (Self::Telnyx | Self::Plivo | Self::Asterisk | Self::AsteriskJson, 8000) => Wire::MuLaw,
-            (Self::Telnyx, _) => Wire::BigEndian,
             _ => Wire::LittleEndian,
         }
     }
@@ -173,5 +170,4 @@ impl Protocol {
 enum Wire {
     MuLaw,
     LittleEndian,
-    BigEndian,
 }

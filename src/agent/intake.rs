@@ -1,4 +1,4 @@
-//! Intake: the agent's audio, at whatever rate it comes, at the rate of the call.
+//! Intake: the agent's audio, at whatever rate it comes, at the rate of its connection.
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
@@ -20,6 +20,17 @@ struct Resampling {
 impl Intake {
     pub fn new(to: SampleRate) -> Self {
         Self { to, resampling: None }
+    }
+
+    /// A whole clip, whose last frame is filled up with silence.
+    pub fn clip(to: SampleRate, from: SampleRate, samples: Bytes) -> Bytes {
+        if from == to {
+            return samples;
+        }
+        let frame_bytes = 2 * from.samples_per_frame();
+        let mut whole = samples.to_vec();
+        whole.resize(whole.len().next_multiple_of(frame_bytes), 0);
+        Self::new(to).take(from, whole.into())
     }
 
     /// The audio at the rate of the call. The last frame that is not full waits for its rest.
@@ -67,5 +78,7 @@ mod tests {
             second.chunks(77).map(|piece| intake.take(SampleRate::Hz16000, Bytes::copy_from_slice(piece)).len());
         assert_eq!(pieces.sum::<usize>(), 16_000);
         assert_eq!(intake.take(SampleRate::Hz8000, Bytes::from_static(&[1, 2, 3])), Bytes::from_static(&[1, 2, 3]));
+        let clip = Intake::clip(SampleRate::Hz16000, SampleRate::Hz8000, vec![0; 325].into());
+        assert_eq!(clip.len(), 1280, "two frames");
     }
 }
