@@ -103,7 +103,7 @@ pub(crate) fn spawn(tasks: &mut JoinSet<()>, target: AgentTarget, port: AgentPor
         AgentTarget::App(app) => start(tasks, port.clone(), websocket::accepted::run(app, port, options)),
         AgentTarget::Model(model) => {
             let socket = model.socket();
-            let translate = Box::new(move || model.clone().translator());
+            let translate = Box::new(model.translators());
             start(tasks, port.clone(), websocket::run(socket, translate, port, options));
         }
         AgentTarget::AudioSocket(agent) => start(tasks, port.clone(), audiosocket::run(agent, port, options)),

@@ -15,6 +15,7 @@ mod exotel;
 mod vonage;
 mod jambonz;
 mod asterisk;
+mod open_calls;
 pub(super) mod openai;
 pub(super) mod gemini;
 pub(super) mod elevenlabs;

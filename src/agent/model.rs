@@ -10,7 +10,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::dialect::{Dialect, deepgram, elevenlabs, gemini, openai};
+use super::dialect::{Dialect, Incoming, deepgram, elevenlabs, gemini, openai};
 use super::{REDIAL_FOR, WebSocketOptions};
 pub use function::AppFunction;
 pub use tools::{FunctionResult, Tools};
@@ -73,6 +73,14 @@ impl ModelVendor {
     /// The vendor of this scheme.
     pub fn of_scheme(scheme: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|vendor| vendor.scheme() == scheme)
+    }
+
+    /// What is wrong with these text messages of one connection: a sentence for each that cannot be used.
+    pub fn mistakes_of(self, messages: &[&str]) -> Vec<String> {
+        let Ok(options) = ModelOptions::parse(self, "model") else { return Vec::new() };
+        let (mut translator, mut inbox) = (options.translators()(), Vec::new());
+        let read = |message: &&str| translator.read(Incoming::Text((*message).into()), &mut inbox).err();
+        messages.iter().filter_map(read).collect()
     }
 
     fn url(self) -> Url {
@@ -141,13 +149,17 @@ impl ModelOptions {
         }
     }
 
-    /// A translator for one connection.
-    pub(super) fn translator(self) -> Box<dyn Dialect> {
-        match self.vendor {
-            ModelVendor::OpenAiRealtime => Box::new(openai::OpenAiRealtime::new(self)),
-            ModelVendor::GeminiLive => Box::new(gemini::GeminiLive::new(self)),
-            ModelVendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(self)),
-            ModelVendor::DeepgramAgent => Box::new(deepgram::DeepgramAgent::new(self)),
+    /// Makes the translator of each connection in turn.
+    pub(super) fn translators(self) -> impl Fn() -> Box<dyn Dialect> {
+        let session = gemini::SessionHandle::default();
+        move || {
+            let options = self.clone();
+            match self.vendor {
+                ModelVendor::OpenAiRealtime => Box::new(openai::OpenAiRealtime::new(options)),
+                ModelVendor::GeminiLive => Box::new(gemini::GeminiLive::new(options, session.clone())),
+                ModelVendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(options)),
+                ModelVendor::DeepgramAgent => Box::new(deepgram::DeepgramAgent::new(options)),
+            }
         }
     }
 }
@@ -165,7 +177,6 @@ mod tests {
 
     use super::schema::tests::anything;
     use super::*;
-    use crate::agent::dialect::Incoming;
 
     /// The messages that are read.
     const KINDS: [&str; 14] = [
@@ -194,7 +205,7 @@ mod tests {
         ) {
             let mut model = ModelOptions::parse(vendor, "name-1").unwrap();
             model.tools.hangup = true;
-            let (mut translator, mut inbox) = (model.translator(), Vec::new());
+            let (mut translator, mut inbox) = (model.translators()(), Vec::new());
             for (kind, one, other) in messages {
                 let message = json!({
                     "type": kind, "item_id": "i", "delta": one, "call_id": "c", "name": "hangup", "arguments": other,

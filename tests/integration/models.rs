@@ -61,7 +61,7 @@ async fn openais_model_talks_and_learns_what_was_heard_when_interrupted() -> any
     let (session, call) = a_conversation(Vendor::OpenAi, "openai-realtime:gpt-realtime").await?;
     assert_eq!(session.path(), "/v1?model=gpt-realtime");
     let truncated = session.wait_for("truncation", |message| message["type"] == "conversation.item.truncate").await?;
-    assert_eq!(truncated["item_id"], "item_later");
+    assert_eq!(truncated["item_id"], "item_0");
     let told_ms = truncated["audio_end_ms"].as_u64().unwrap_or_default() as usize;
     let heard_ms = tone_ms(&call, SECOND_AGENT_HZ)?;
     assert!(told_ms.abs_diff(heard_ms) < 400, "the caller heard {heard_ms} ms of it: {truncated}");
@@ -84,6 +84,28 @@ async fn elevenlabs_talks_and_its_pings_are_answered() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn deepgram_talks() -> anyhow::Result<()> {
     a_conversation(Vendor::Deepgram, "deepgram-agent:gpt-4o-mini").await.map(drop)
+}
+
+/// Google ends every connection after some minutes, in the middle of the conversation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_with_gemini_goes_on_over_another_connection() -> anyhow::Result<()> {
+    let greeting = sound::tone(AGENT_HZ, RATE, 20_000);
+    let model = Model::start(ModelScript { greeting, ..script(Vendor::Gemini) }).await?;
+    let route = format!("model = {{ url = \"{}\", key = \"{KEY}\", greeting = \"Hello\" }}", model.url());
+    let service = TestService::start_with("gemini-live:m", TestOptions { route, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    let session = model.wait_for_session().await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    session.close(1011).await;
+    let session = model.wait_for_session_number(1).await?;
+    session.wait_for_tone(CALLER_HZ).await?;
+    let told = session.messages();
+    assert_eq!(told[0]["setup"]["sessionResumption"], json!({"handle": "handle_1"}));
+    assert_eq!(told.len(), 1, "it does not greet again: {told:?}");
+    session.say(&sound::tone(SECOND_AGENT_HZ, RATE, 20_000)).await;
+    until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
 }
 
 /// What the vendor does with a wrong key, as the operator reads it.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::open_calls::OpenCalls;
 use super::{Dialect, FromAgent, Incoming, Joins, error_code, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
@@ -20,11 +21,12 @@ pub(in crate::agent) struct DeepgramAgent {
     options: ModelOptions,
     /// Sound before it is an error.
     is_ready: bool,
+    open_calls: OpenCalls,
 }
 
 impl DeepgramAgent {
     pub fn new(options: ModelOptions) -> Self {
-        Self { options, is_ready: false }
+        Self { options, is_ready: false, open_calls: OpenCalls::default() }
     }
 
     /// The model thinks with `PROVIDER/MODEL`, or with one of OpenAI's.
@@ -85,10 +87,16 @@ impl Dialect for DeepgramAgent {
             }
             FromModel::UserStartedSpeaking => inbox.push(FromAgent::Clear),
             FromModel::FunctionCallRequest { functions } => {
-                for call in functions {
+                // The others are performed by Deepgram, which tells us.
+                for call in functions.into_iter().filter(|call| call.client_side) {
+                    self.open_calls.begin(json!(call.id));
                     let request_id = json!({"id": call.id, "name": call.name});
                     inbox.push(self.options.tools.call_with_text(request_id, &call.name, &call.arguments));
                 }
+            }
+            FromModel::FunctionCallCancelled { functions } => {
+                let ids: Vec<_> = functions.into_iter().map(|call| json!(call.id)).collect();
+                self.open_calls.cancel(&ids);
             }
             FromModel::Error { code } => {
                 let report = format!("the model reported {}", error_code(code.as_deref()));
@@ -125,6 +133,9 @@ impl Dialect for DeepgramAgent {
     }
 
     fn write_result(&mut self, request_id: &Value, result: &FunctionResult, outbox: &mut Vec<Message>) {
+        if !self.open_calls.end(&request_id["id"]) {
+            return;
+        }
         outbox.push(json_message(&json!({
             "type": "FunctionCallResponse", "id": request_id["id"], "name": request_id["name"], "content": result.text,
         })));
@@ -145,6 +156,10 @@ enum FromModel {
     FunctionCallRequest {
         functions: Vec<FunctionCall>,
     },
+    /// The caller has interrupted the agent, which does not wait for these any more.
+    FunctionCallCancelled {
+        functions: Vec<CancelledCall>,
+    },
     /// Its description may repeat what was said, so only its code is used.
     Error {
         #[serde(default)]
@@ -160,6 +175,17 @@ struct FunctionCall {
     name: String,
     #[serde(default)]
     arguments: String,
+    #[serde(default = "is_client_side")]
+    client_side: bool,
+}
+
+fn is_client_side() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+struct CancelledCall {
+    id: String,
 }
 
 #[cfg(test)]
@@ -194,6 +220,15 @@ mod tests {
         let [FromAgent::CommandWhenHeard { request_id, .. }] = &said[..] else { panic!("{said:?}") };
         let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
         assert_eq!(told(&mut agent, &done)[0]["id"], "f1");
+        assert_eq!(told(&mut agent, &done).len(), 0, "it has its result");
+        let calls = r#"{"type":"FunctionCallRequest","functions":[{"id":"f2","name":"theirs","client_side":false},
+            {"id":"f3","name":"transfer","arguments":"{\"to\":\"support\"}"}]}"#;
+        let said = read(&mut agent, calls).unwrap();
+        let [FromAgent::CommandWhenHeard { request_id, .. }] = &said[..] else { panic!("{said:?}") };
+        let cancelled = r#"{"type":"FunctionCallCancelled","functions":[{"id":"f3","name":"transfer"}]}"#;
+        assert_eq!(read(&mut agent, cancelled), Ok(vec![]));
+        let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
+        assert_eq!(told(&mut agent, &done).len(), 0, "it is not waited for");
         let error = r#"{"type":"Error","code":"SLOW","description":"what was said"}"#;
         assert_eq!(read(&mut agent, error), Err("the model reported SLOW".into()));
         let mut unready = DeepgramAgent::new(ModelOptions::parse(ModelVendor::DeepgramAgent, "m").unwrap());

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
+use patchcord_media::resample::Resampler;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -15,15 +16,33 @@ use crate::agent::{Encoding, SoundFormat};
 /// The translator of one conversation.
 pub(in crate::agent) struct ElevenLabs {
     options: ModelOptions,
-    /// None until the agent has announced it.
-    payload: Option<Payload>,
+    /// None until the agent has announced its formats.
+    wire: Option<Wire>,
     /// Audio up to this event was interrupted.
     interrupted: u64,
 }
 
+/// The sound in both directions. The session has the rate of what the agent says.
+struct Wire {
+    output: Payload,
+    input: Payload,
+    /// From the session's rate to that of what the agent hears.
+    resampler: Resampler,
+}
+
+impl Wire {
+    /// Writes 20 ms of the session's sound.
+    fn input(&mut self, sound: &Bytes) -> String {
+        let samples: Vec<i16> = sound.chunks_exact(2).map(|two| i16::from_le_bytes([two[0], two[1]])).collect();
+        let mut resampled = Vec::new();
+        self.resampler.process(&samples, &mut resampled);
+        self.input.to_base64(resampled.into_iter().flat_map(i16::to_le_bytes).collect())
+    }
+}
+
 impl ElevenLabs {
     pub fn new(options: ModelOptions) -> Self {
-        Self { options, payload: None, interrupted: 0 }
+        Self { options, wire: None, interrupted: 0 }
     }
 
     fn initiation(&self, start: &Start) -> Value {
@@ -45,26 +64,26 @@ impl ElevenLabs {
     }
 
     fn begin(&mut self, formats: &Formats) -> Result<FromAgent, String> {
-        let Formats { agent_output_audio_format: output, user_input_audio_format: input } = formats;
-        if output != input {
-            return Err("the agent's input and output formats differ: choose the same for both".to_owned());
-        }
-        let (payload, sample_rate) = match output.as_str() {
-            "ulaw_8000" => (Payload::Mulaw, SampleRate::Hz8000),
-            "pcm_8000" => (Payload::L16, SampleRate::Hz8000),
-            "pcm_16000" => (Payload::L16, SampleRate::Hz16000),
-            "pcm_24000" => (Payload::L16, SampleRate::Hz24000),
-            "pcm_48000" => (Payload::L16, SampleRate::Hz48000),
-            _ => {
-                return Err(
-                    "the agent's format is not pcm_8000, pcm_16000, pcm_24000, pcm_48000 or ulaw_8000".to_owned()
-                );
-            }
-        };
-        self.payload = Some(payload);
+        let (output, sample_rate) = format_of(&formats.agent_output_audio_format)?;
+        let (input, input_rate) = format_of(&formats.user_input_audio_format)?;
+        self.wire = Some(Wire { output, input, resampler: Resampler::new(sample_rate, input_rate) });
         let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate };
         Ok(FromAgent::Ready { format: Some(format), events: false })
     }
+}
+
+fn format_of(name: &str) -> Result<(Payload, SampleRate), String> {
+    Ok(match name {
+        "ulaw_8000" => (Payload::Mulaw, SampleRate::Hz8000),
+        "pcm_8000" => (Payload::L16, SampleRate::Hz8000),
+        "pcm_16000" => (Payload::L16, SampleRate::Hz16000),
+        "pcm_24000" => (Payload::L16, SampleRate::Hz24000),
+        "pcm_48000" => (Payload::L16, SampleRate::Hz48000),
+        _ => {
+            let known = "pcm_8000, pcm_16000, pcm_24000, pcm_48000 or ulaw_8000";
+            return Err(format!("a format of the agent is not {known}"));
+        }
+    })
 }
 
 impl Dialect for ElevenLabs {
@@ -80,16 +99,17 @@ impl Dialect for ElevenLabs {
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         let text = message.text()?;
         match parsed::<FromModel>(&text)? {
-            FromModel::Metadata { event } => inbox.push(self.begin(&event)?),
+            // It would not be understood, however long one waits.
+            FromModel::Metadata { event } => inbox.push(self.begin(&event).unwrap_or_else(FromAgent::Refused)),
             FromModel::Audio { audio_event } => {
                 // What was on its way when the caller spoke.
                 if audio_event.event_id > self.interrupted {
-                    let payload = self.payload.unwrap_or(Payload::L16);
+                    let payload = self.wire.as_ref().map_or(Payload::L16, |wire| wire.output);
                     inbox.push(FromAgent::Sound(payload.of_base64(&audio_event.audio_base_64)?));
                 }
             }
             FromModel::Interruption { interruption_event } => {
-                self.interrupted = interruption_event.event_id;
+                self.interrupted = self.interrupted.max(interruption_event.event_id);
                 inbox.push(FromAgent::Clear);
             }
             FromModel::Ping { ping_event } => {
@@ -133,8 +153,8 @@ impl Dialect for ElevenLabs {
     }
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
-        if let Some(payload) = self.payload {
-            outbox.push(json_message(&json!({"user_audio_chunk": payload.to_base64(sound)})));
+        if let Some(wire) = &mut self.wire {
+            outbox.push(json_message(&json!({"user_audio_chunk": wire.input(&sound)})));
         }
     }
 }
@@ -217,13 +237,26 @@ mod tests {
         let ready = FromAgent::Ready { format: Some(format), events: false };
         assert_eq!(read(&mut agent, &metadata("ulaw_8000", "ulaw_8000")), Ok(vec![ready]));
         let mut outbox = Vec::new();
-        agent.write_sound(Bytes::from_static(&[0; 4]), &mut outbox);
-        assert_eq!(texts(&outbox), [json!({"user_audio_chunk": "//8="})]);
+        agent.write_sound(Bytes::from(vec![0; 320]), &mut outbox);
+        let silence = Payload::Mulaw.to_base64(vec![0; 320].into());
+        assert_eq!(texts(&outbox), [json!({"user_audio_chunk": silence})]);
         let said = read(&mut agent, r#"{"type":"ping","ping_event":{"event_id":7,"ping_ms":20}}"#).unwrap();
         let [FromAgent::Reply(pong)] = &said[..] else { panic!("{said:?}") };
         assert_eq!(texts(std::slice::from_ref(pong)), [json!({"type": "pong", "event_id": 7})]);
-        assert!(read(&mut agent, &metadata("pcm_24000", "pcm_16000")).unwrap_err().contains("differ"));
-        assert!(read(&mut agent, &metadata("mp3_44100", "mp3_44100")).is_err());
+        let said = read(&mut agent, &metadata("mp3_44100", "mp3_44100")).unwrap();
+        assert!(matches!(&said[..], [FromAgent::Refused(why)] if why.contains("pcm_16000")), "{said:?}");
+    }
+
+    #[test]
+    fn what_the_agent_hears_may_have_another_format_than_what_it_says() {
+        let mut agent = agent();
+        let said = read(&mut agent, &metadata("pcm_24000", "ulaw_8000")).unwrap();
+        let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate: SampleRate::Hz24000 };
+        assert_eq!(said, [FromAgent::Ready { format: Some(format), events: false }]);
+        let mut outbox = Vec::new();
+        agent.write_sound(Bytes::from(vec![0; 960]), &mut outbox);
+        let silence = Payload::Mulaw.to_base64(vec![0; 320].into());
+        assert_eq!(texts(&outbox), [json!({"user_audio_chunk": silence})]);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Google's Gemini Live API: JSON, also in binary messages, sound as base64 of PCM at 24 kHz.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::open_calls::OpenCalls;
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
@@ -15,27 +19,36 @@ use crate::call::usage::Tokens;
 
 /// The model's own rate. It takes any rate that the message names.
 const MIME_TYPE: &str = "audio/pcm;rate=24000";
-/// Function calls whose results the model waits for; of more the oldest has no result.
-const MAX_OPEN_CALLS: usize = 64;
 
-/// The translator of one session.
+/// The handle of a session, which outlives its connections: Google ends each of them after about ten minutes.
+pub(in crate::agent) type SessionHandle = Rc<RefCell<Option<String>>>;
+
+/// The translator of one connection.
 pub(in crate::agent) struct GeminiLive {
     options: ModelOptions,
+    session: SessionHandle,
+    /// The session began on another connection.
+    is_resumed: bool,
     /// Nothing but `setup` may come before it.
     is_ready: bool,
-    /// Ids of the function calls that the model waits for.
-    open_calls: Vec<Value>,
+    open_calls: OpenCalls,
 }
 
 impl GeminiLive {
-    pub fn new(options: ModelOptions) -> Self {
-        Self { options, is_ready: false, open_calls: Vec::new() }
+    pub fn new(options: ModelOptions, session: SessionHandle) -> Self {
+        Self { options, session, is_resumed: false, is_ready: false, open_calls: OpenCalls::default() }
     }
 
-    fn setup(&self) -> Value {
+    fn setup(&mut self) -> Value {
+        // A session that cannot be resumed is not tried again.
+        let handle = self.session.take();
+        self.is_resumed = handle.is_some();
         let mut setup = json!({
             "model": format!("models/{}", self.options.name),
             "generationConfig": {"responseModalities": ["AUDIO"]},
+            "sessionResumption": handle.map_or(json!({}), |handle| json!({"handle": handle})),
+            // Without it a session ends after a quarter of an hour.
+            "contextWindowCompression": {"slidingWindow": {}},
         });
         if let Some(voice) = &self.options.voice {
             let voice = json!({"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": voice}}});
@@ -63,10 +76,9 @@ impl GeminiLive {
         if message.setup_complete.is_some() {
             self.is_ready = true;
             inbox.push(FromAgent::Ready { format: None, events: false });
-            if let Some(greeting) = &self.options.greeting {
-                let turn = json!({"role": "user", "parts": [{"text": greeting}]});
-                let content = json!({"clientContent": {"turns": [turn], "turnComplete": true}});
-                inbox.push(FromAgent::Reply(json_message(&content)));
+            if let Some(greeting) = self.options.greeting.as_ref().filter(|_| !self.is_resumed) {
+                // As a turn of `clientContent`, some models refuse it.
+                inbox.push(FromAgent::Reply(json_message(&json!({"realtimeInput": {"text": greeting}}))));
             }
         }
         if let Some(content) = message.server_content {
@@ -81,14 +93,15 @@ impl GeminiLive {
         }
         for call in message.tool_call.into_iter().flat_map(|calls| calls.function_calls) {
             let request_id = json!({"id": call.id, "name": call.name});
-            if self.open_calls.len() == MAX_OPEN_CALLS {
-                self.open_calls.remove(0);
-            }
-            self.open_calls.push(call.id);
+            self.open_calls.begin(call.id);
             inbox.push(self.options.tools.call(request_id, &call.name, call.args));
         }
         if let Some(cancelled) = message.tool_call_cancellation {
-            self.open_calls.retain(|open| !cancelled.ids.contains(open));
+            self.open_calls.cancel(&cancelled.ids);
+        }
+        if let Some(handle) = message.session_resumption_update.and_then(|update| update.new_handle) {
+            // While the model generates there is none, and the last one stays good.
+            self.session.replace(Some(handle).filter(|handle| !handle.is_empty()).or_else(|| self.session.take()));
         }
         inbox.extend(message.usage_metadata.map(|usage| FromAgent::Used(tokens(&usage))));
         Ok(())
@@ -137,8 +150,9 @@ impl Dialect for GeminiLive {
 
     fn write_result(&mut self, request_id: &Value, result: &FunctionResult, outbox: &mut Vec<Message>) {
         // The caller interrupted the model, which waits for it no more.
-        let Some(open) = self.open_calls.iter().position(|open| *open == request_id["id"]) else { return };
-        self.open_calls.remove(open);
+        if !self.open_calls.end(&request_id["id"]) {
+            return;
+        }
         let said = if result.is_error { "error" } else { "output" };
         let response = json!({
             "id": request_id["id"], "name": request_id["name"], "response": {said: result.to_json()},
@@ -162,7 +176,14 @@ struct FromModel {
     server_content: Option<ServerContent>,
     tool_call: Option<ToolCall>,
     tool_call_cancellation: Option<Cancellation>,
+    session_resumption_update: Option<ResumptionUpdate>,
     usage_metadata: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResumptionUpdate {
+    new_handle: Option<String>,
 }
 
 /// The caller has interrupted the model, which does not wait for these any more.
@@ -245,7 +266,7 @@ mod tests {
         let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
         options.greeting = Some("Greet the caller.".into());
         options.tools = Tools { hangup: true, transfer_to: vec!["support".into()], ..Tools::default() };
-        let mut model = GeminiLive::new(options);
+        let mut model = GeminiLive::new(options, SessionHandle::default());
         let setup = &started(&mut model)[0]["setup"];
         assert_eq!(setup["model"], "models/gemini-live");
         assert_eq!(
@@ -259,7 +280,8 @@ mod tests {
         assert_eq!(outbox, [], "setup is not complete");
         let mut inbox = Vec::new();
         model.read(Incoming::Binary(Bytes::from_static(br#"{"setupComplete":{}}"#)), &mut inbox).unwrap();
-        assert!(matches!(&inbox[..], [FromAgent::Ready { .. }, FromAgent::Reply(_)]));
+        let [FromAgent::Ready { .. }, FromAgent::Reply(greeting)] = &inbox[..] else { panic!("{inbox:?}") };
+        assert_eq!(texts(std::slice::from_ref(greeting)), [json!({"realtimeInput": {"text": "Greet the caller."}})]);
         model.write_sound(Bytes::from_static(&[1, 0]), &mut outbox);
         assert_eq!(texts(&outbox)[0]["realtimeInput"]["audio"], json!({"data": "AQA=", "mimeType": MIME_TYPE}));
         let audio = r#"{"serverContent":{"modelTurn":{"parts":[
@@ -269,10 +291,31 @@ mod tests {
     }
 
     #[test]
+    fn a_session_goes_on_over_another_connection_without_a_greeting() {
+        let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        options.greeting = Some("Greet the caller.".into());
+        let session = SessionHandle::default();
+        let connection = || GeminiLive::new(options.clone(), session.clone());
+        let mut first = connection();
+        assert_eq!(started(&mut first)[0]["setup"]["sessionResumption"], json!({}));
+        for update in [
+            r#"{"sessionResumptionUpdate":{"newHandle":"h1","resumable":true}}"#,
+            r#"{"sessionResumptionUpdate":{"newHandle":"","resumable":false}}"#,
+            r#"{"sessionResumptionUpdate":{"resumable":false}}"#,
+        ] {
+            assert_eq!(read(&mut first, update), Ok(vec![]));
+        }
+        let mut second = connection();
+        assert_eq!(started(&mut second)[0]["setup"]["sessionResumption"], json!({"handle": "h1"}));
+        assert_eq!(read(&mut second, r#"{"setupComplete":{}}"#).unwrap().len(), 1, "it is ready, and says nothing");
+        assert_eq!(started(&mut connection())[0]["setup"]["sessionResumption"], json!({}), "it had no use");
+    }
+
+    #[test]
     fn a_function_call_returns_with_its_id_and_name() {
         let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
         options.tools.transfer_to.push("support".into());
-        let mut model = GeminiLive::new(options);
+        let mut model = GeminiLive::new(options, SessionHandle::default());
         let call = r#"{"toolCall":{"functionCalls":[{"id":"f1","name":"transfer","args":{"to":"support"}}]}}"#;
         let said = read(&mut model, call).unwrap();
         let [FromAgent::CommandWhenHeard { request_id, .. }] = &said[..] else { panic!("{said:?}") };
@@ -285,7 +328,8 @@ mod tests {
 
     #[test]
     fn the_result_of_a_cancelled_call_is_not_sent() {
-        let mut model = GeminiLive::new(ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap());
+        let options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        let mut model = GeminiLive::new(options, SessionHandle::default());
         let call = r#"{"toolCall":{"functionCalls":[{"id":"f1","name":"a"},{"id":"f2","name":"a"}]}}"#;
         assert_eq!(read(&mut model, call).unwrap().len(), 2);
         assert_eq!(read(&mut model, r#"{"toolCallCancellation":{"ids":["f1"]}}"#), Ok(vec![]));
@@ -301,7 +345,8 @@ mod tests {
 
     #[test]
     fn the_usage_of_each_turn_is_reported() {
-        let mut model = GeminiLive::new(ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap());
+        let options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        let mut model = GeminiLive::new(options, SessionHandle::default());
         let turn = r#"{"serverContent":{"turnComplete":true},"usageMetadata":{"promptTokenCount":100,"responseTokenCount":40,
             "toolUsePromptTokenCount":5,"thoughtsTokenCount":2,"cachedContentTokenCount":null,"totalTokenCount":147,
             "promptTokensDetails":[{"modality":"TEXT","tokenCount":30},{"modality":"AUDIO","tokenCount":70}],

@@ -166,7 +166,7 @@ class Gemini(Session):
         self.note(gemini.LiveClientMessage, message)
         if "setup" in message:
             await self.send({"setupComplete": {"sessionId": "session_1"}})
-        elif "clientContent" in message:
+        elif given.get("text") == "Greet the caller.":
             await self.say(GREETING, 8)
         else:
             await self.press(json.dumps(given))

@@ -41,7 +41,7 @@ VENDORS = [
     Vendor("openai", "openai-realtime:gpt-realtime", "marin",
            {"session.update", "response.create", "conversation.item.create", "conversation.item.truncate"}, "function_call_output"),
     Vendor("gemini", "gemini-live:gemini-live", "Puck",
-           {"setup", "clientContent", "realtimeInput", "toolResponse"}, "toolResponse"),
+           {"setup", "realtimeInput", "toolResponse"}, "toolResponse"),
     Vendor("deepgram", "deepgram-agent:gpt-4o-mini", "aura-2-thalia-en",
            {"Settings", "InjectUserMessage", "FunctionCallResponse"}, "FunctionCallResponse"),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::DEADLINE;
 use crate::sound;
@@ -74,9 +75,17 @@ impl Model {
     /// # Errors
     /// When time is up.
     pub async fn wait_for_session(&self) -> anyhow::Result<ModelSession> {
+        self.wait_for_session_number(0).await
+    }
+
+    /// Waits for the session that comes after so many others, at most 10 s.
+    ///
+    /// # Errors
+    /// When time is up.
+    pub async fn wait_for_session_number(&self, number: usize) -> anyhow::Result<ModelSession> {
         let mut sessions = self.sessions.clone();
-        let come = tokio::time::timeout(DEADLINE, sessions.wait_for(|sessions| !sessions.is_empty())).await;
-        Ok(come.context("no session came to a model")??[0].clone())
+        let come = tokio::time::timeout(DEADLINE, sessions.wait_for(|sessions| sessions.len() > number)).await;
+        Ok(come.context("no session came to a model")??[number].clone())
     }
 }
 
@@ -109,6 +118,8 @@ struct Record {
     results: Vec<(String, String)>,
     /// Whether it gives a response, and would refuse to begin another.
     is_responding: bool,
+    /// Turns of the caller so far: what the model says after each is an item of its own.
+    turns: usize,
 }
 
 impl ModelSession {
@@ -236,13 +247,20 @@ impl ModelSession {
 
     /// Says this, PCM at 24 kHz, faster than real time.
     pub async fn say(&self, pcm: &[i16]) {
-        for message in self.script.vendor.say("item_later", pcm) {
+        let item_id = format!("item_{}", self.lock().turns);
+        for message in self.script.vendor.say(&item_id, pcm) {
             self.send(message).await;
         }
     }
 
+    /// Closes the connection with this code.
+    pub async fn close(&self, code: u16) {
+        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;
+    }
+
     /// Reports that the caller has begun to speak.
     pub async fn hear_speech(&self) {
+        self.lock().turns += 1;
         self.send(self.script.vendor.speech_started()).await;
     }
 

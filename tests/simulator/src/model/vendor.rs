@@ -72,7 +72,7 @@ impl Vendor {
             Self::OpenAi | Self::Gemini | Self::Deepgram => &Value::Null,
         };
         if let Some(base64) = sound.as_str() {
-            if is_first && self != Self::OpenAi {
+            if is_first {
                 return Err("sound before the set-up".into());
             }
             let bytes = STANDARD.decode(base64).map_err(|error| error.to_string())?;
@@ -88,9 +88,7 @@ impl Vendor {
                 json["type"].as_str(),
                 Some("session.update" | "response.create" | "conversation.item.create" | "conversation.item.truncate")
             ),
-            Self::Gemini => {
-                ["setup", "clientContent", "realtimeInput", "toolResponse"].iter().any(|key| json[key].is_object())
-            }
+            Self::Gemini => ["setup", "realtimeInput", "toolResponse"].iter().any(|key| json[key].is_object()),
             Self::ElevenLabs => matches!(
                 json["type"].as_str(),
                 Some("conversation_initiation_client_data" | "pong" | "client_tool_result" | "contextual_update")
@@ -128,9 +126,11 @@ impl Vendor {
                 self.response(self.say("item_greeting", greeting))
             }
             Self::Gemini if message["setup"].is_object() => {
-                vec![Message::binary(json!({"setupComplete": {}}).to_string())]
+                let update = json!({"newHandle": "handle_1", "resumable": true});
+                let after = [json!({"setupComplete": {}}), json!({"sessionResumptionUpdate": update})];
+                after.iter().map(|message| Message::binary(message.to_string())).collect()
             }
-            Self::Gemini if message["clientContent"].is_object() => self.response(self.say("", greeting)),
+            Self::Gemini if message["realtimeInput"]["text"] == "Hello" => self.response(self.say("", greeting)),
             Self::ElevenLabs if message["type"] == "conversation_initiation_client_data" => {
                 let event = json!({"conversation_id": "c1", "agent_output_audio_format": "pcm_24000", "user_input_audio_format": "pcm_24000"});
                 let metadata = json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": event});
