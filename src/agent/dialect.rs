@@ -21,6 +21,8 @@ pub(super) mod gemini;
 pub(super) mod elevenlabs;
 pub(super) mod deepgram;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -169,8 +171,8 @@ pub(super) trait Dialect {
 }
 
 /// A translator of Twilio's stream for an app that knows us by this account.
-pub(super) fn twilio_of(account_sid: String) -> Box<dyn Dialect> {
-    Box::new(twilio::Twilio::of(account_sid))
+pub(super) fn twilio_of(account_sid: String, stream_sid: Rc<RefCell<String>>) -> Box<dyn Dialect> {
+    Box::new(twilio::Twilio::of(account_sid, stream_sid))
 }
 
 /// When an agent counts as joined.

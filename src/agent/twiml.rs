@@ -7,37 +7,39 @@ mod options;
 mod webhook;
 mod sounds;
 mod speech;
+mod stream;
 mod dial;
+mod status;
 
 use std::cell::{Cell, RefCell};
-use std::future::{pending, poll_fn};
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join};
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
 use patchcord_media::prompt::Prompt;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::sleep_until;
+use tracing::info;
 
 use super::SocketOptions;
-use super::dialect::{DialectName, twilio_of};
 use super::notice::Notice;
-use super::port::{AgentPort, PortReport, PortUser};
-use super::websocket::{self, UpgradeSignature, WebSocketOptions};
+use super::port::{AgentPort, PortUser};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CourseCommand, Reject};
 use crate::call::event::CallEvent;
 use crate::clock;
-use crate::egress::Use;
 use crate::twilio::Account;
-use crate::twilio::interpreter::{Action, DialStatus, Input, Interpreter, Keys, Stream};
+use crate::twilio::interpreter::{Action, DialStatus, Input, Interpreter, Keys};
 use crate::twilio::twiml::{Callee, RejectReason};
 pub use options::{Home, TwimlOptions};
 use sounds::Sounds;
+use status::Told;
+use stream::{OpenStream, StreamReport};
 
 /// What a caller hears while somebody is dialled.
 const RINGBACK: &str = "ringback";
@@ -56,8 +58,9 @@ pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: Socke
     let (source, fallback) = (agent.source.clone(), agent.fallback.clone());
     let interpreter = Interpreter::new(source, fallback, port.has_accepted_caller(), clock::now());
     let context = Rc::new(Context { agent, account, port, options, dialled: Cell::new(None) });
+    let (telling, waiting) = status::channel();
     let run = Run {
-        context,
+        context: context.clone(),
         interpreter,
         sounds: Rc::default(),
         job: None,
@@ -68,8 +71,10 @@ pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: Socke
         ringback: None,
         failure: None,
         has_answered: false,
+        is_away: false,
+        telling,
     };
-    run.drive().await;
+    join(run.drive(), status::tell_all(context, waiting)).await;
 }
 
 /// What the parts of the task share.
@@ -106,25 +111,16 @@ struct Run {
     failure: Option<AgentFailure>,
     /// The call may be accepted.
     has_answered: bool,
-}
-
-/// A media stream: the conversation, and what it reports.
-struct OpenStream {
-    talk: LocalBoxFuture<'static, Result<(), AgentFailure>>,
-    opened: Rc<Cell<bool>>,
-    is_told: bool,
-}
-
-/// What a stream has come to.
-enum StreamStep {
-    Opened,
-    Over(Result<(), AgentFailure>),
+    /// The connection of the stream broke, and the call waits for the app.
+    is_away: bool,
+    /// Takes status callbacks.
+    telling: mpsc::Sender<Told>,
 }
 
 /// What comes next.
 enum Step {
     Leave,
-    Input(Input),
+    Stream(StreamReport),
     Done(Done),
     Notices,
     Timeout,
@@ -140,7 +136,11 @@ impl Run {
             }
             match self.next().await {
                 Step::Leave => return self.stop_dial(),
-                Step::Input(input) => self.interpreter.handle(input, clock::now()),
+                Step::Stream(report) => {
+                    if self.stream_reported(report).is_leaving() {
+                        return self.stop_dial();
+                    }
+                }
                 Step::Done(done) => self.take(done),
                 Step::Notices => {
                     if self.read_notices().is_leaving() {
@@ -154,19 +154,10 @@ impl Run {
 
     /// Waits for what comes next. The stream's conversation reads the notices and obeys the call by itself.
     async fn next(&mut self) -> Step {
-        let port = self.context.port.clone();
         if let Some(stream) = &mut self.stream {
-            return Step::Input(match stream.step().await {
-                StreamStep::Opened => Input::StreamOpened,
-                // Another agent has the caller, or the call is over.
-                StreamStep::Over(_) if port.is_dismissed() => return Step::Leave,
-                StreamStep::Over(ended) => {
-                    self.stream_over();
-                    Input::StreamEnded(ended.map_err(|failure| self.told(failure)))
-                }
-            });
+            return Step::Stream(stream.step().await);
         }
-        let deadline = self.interpreter.poll_timeout();
+        let (port, deadline) = (self.context.port.clone(), self.interpreter.poll_timeout());
         tokio::select! {
             biased;
             _ = port.dismissed() => Step::Leave,
@@ -177,6 +168,11 @@ impl Run {
     }
 
     fn perform(&mut self, action: Action) -> Leaving {
+        // The document goes on without the stream.
+        if self.is_away && !matches!(action, Action::Fail(_)) {
+            self.context.port.take_the_line();
+            self.is_back();
+        }
         match action {
             Action::Fetch(request) => {
                 let context = self.context.clone();
@@ -202,7 +198,7 @@ impl Run {
             }
             Action::Play => self.play(),
             Action::Gather(keys) => self.collect(&keys),
-            Action::OpenStream(stream) => self.stream = Some(self.open(stream)),
+            Action::OpenStream(stream) => self.open(stream),
             Action::Dial(callee) => self.dial(callee),
             Action::StopDial => self.stop_dial(),
             Action::Reject(reason) => self.reject(reason),
@@ -243,6 +239,13 @@ impl Run {
         let why = failure.detail.as_deref().unwrap_or(failure.kind.name()).to_owned();
         self.failure = Some(failure);
         why
+    }
+
+    fn tell(&self, told: Told) {
+        if self.telling.try_send(told).is_err() {
+            let id = self.context.port.call_id();
+            info!(call.id = %id, "a status callback of call {id} is dropped: too many wait");
+        }
     }
 
     /// Declines the call. The call dismisses us then, or refuses it because it was accepted meanwhile.
@@ -339,74 +342,6 @@ impl Run {
             }
             _ => None,
         }
-    }
-}
-
-/// The app's media stream.
-impl Run {
-    fn open(&self, stream: Stream) -> OpenStream {
-        let context = self.context.clone();
-        let (opened, outcome) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));
-        let reports = {
-            let (opened, outcome) = (opened.clone(), outcome.clone());
-            move |report: PortReport| match report {
-                PortReport::Joined => opened.set(true),
-                PortReport::HungUp => drop(outcome.borrow_mut().replace(Ok(()))),
-                PortReport::Failed(failure) => drop(outcome.borrow_mut().replace(Err(failure))),
-                PortReport::Interrupted { .. }
-                | PortReport::EventsWanted
-                | PortReport::Used(_)
-                | PortReport::Command { .. } => {}
-            }
-        };
-        let talk = async move {
-            let reach = webhook::reach(&context, &stream.url, Use::WebSocket).await?;
-            let mut parameters = context.agent.parameters.clone();
-            parameters.extend(stream.connect.parameters);
-            let auth_token = context.account.auth_token.clone();
-            let agent = WebSocketOptions {
-                addresses: reach.addresses,
-                tls: reach.tls,
-                dialect: DialectName::Twilio,
-                signature: Some(UpgradeSignature::Twilio { auth_token, url: Some(stream.url) }),
-                parameters,
-                // A stream that breaks is over: the document says what follows.
-                redial_for: Duration::ZERO,
-                ..WebSocketOptions::at(reach.url)
-            };
-            let account_sid = context.account.sid.clone();
-            let translate = Box::new(move || twilio_of(account_sid.clone()));
-            let port = Rc::new(context.port.reporting_to(Rc::new(reports)));
-            websocket::run(agent, translate, port, context.options.clone()).await;
-            // Without a report the call has dismissed it.
-            outcome.take().unwrap_or(Ok(()))
-        };
-        OpenStream { talk: talk.boxed_local(), opened, is_told: false }
-    }
-
-    /// The app has left its stream: we have the caller.
-    fn stream_over(&mut self) {
-        self.stream = None;
-        self.context.port.detach();
-        if self.context.port.has_accepted_caller() {
-            // The stream has read the notice.
-            self.interpreter.handle(Input::Accepted, clock::now());
-        }
-    }
-}
-
-impl OpenStream {
-    /// Waits until the app's WebSocket is open, or over.
-    async fn step(&mut self) -> StreamStep {
-        let is_told = self.is_told;
-        let step = poll_fn(|context| match self.talk.poll_unpin(context) {
-            Poll::Ready(ended) => Poll::Ready(StreamStep::Over(ended)),
-            Poll::Pending if !is_told && self.opened.get() => Poll::Ready(StreamStep::Opened),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-        self.is_told = true;
-        step
     }
 }
 

@@ -88,6 +88,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
             AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
             AgentTarget::Twiml(app) => {
                 app.fallback.clone_from(&fallback_url);
+                app.redial_for = redial_for;
                 public_url.iter().for_each(|url| app.set_public(url.clone()));
             }
             AgentTarget::AudioSocket(agent) => {

@@ -101,6 +101,8 @@ pub struct Keys {
 pub struct Stream {
     /// The WebSocket, absolute.
     pub url: Url,
+    /// The URL of its `statusCallback`, absolute, and how it is asked.
+    pub status_callback: Option<(Url, Method)>,
     /// What `<Connect>` says beside that.
     pub connect: Connect,
 }
@@ -400,13 +402,15 @@ impl Interpreter {
     }
 
     fn connect(&mut self, connect: Connect) {
-        match self.absolute(&connect.url) {
-            Ok(url) => {
+        let status_callback = connect.status_callback.as_ref();
+        let status_callback = status_callback.map(|told| Ok((self.absolute(&told.url)?, told.method))).transpose();
+        match (self.absolute(&connect.url), status_callback) {
+            (Ok(url), Ok(status_callback)) => {
                 self.state = State::Streaming { action: connect.action.clone() };
                 // While the phone rings: the call is accepted once the app can hear it.
-                self.actions.push_back(Action::OpenStream(Stream { url, connect }));
+                self.actions.push_back(Action::OpenStream(Stream { url, status_callback, connect }));
             }
-            Err(why) => self.fail(why),
+            (Err(why), _) | (_, Err(why)) => self.fail(why),
         }
     }
 

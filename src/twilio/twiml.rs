@@ -103,6 +103,10 @@ pub struct Gather {
 pub struct Connect {
     /// The app's WebSocket, absolute or relative to the document's URL.
     pub url: String,
+    /// What `statusCallback` calls it in place of its id.
+    pub name: Option<String>,
+    /// Told when it starts, stops and fails.
+    pub status_callback: Option<Callback>,
     /// `customParameters` of the stream's `start`.
     pub parameters: BTreeMap<String, String>,
     /// Asked after the stream, instead of the next verb.
@@ -236,7 +240,7 @@ fn gather(element: &Element) -> Result<Gather, TwimlError> {
         num_digits: whole(element, "numDigits", 1, 128)?.map(|digits| digits as usize),
         timeout,
         finish_on_key,
-        action: callback(element)?.unwrap_or_default(),
+        action: action(element)?.unwrap_or_default(),
         action_on_empty_result: flag(element, "actionOnEmptyResult")?,
         sounds,
     })
@@ -265,7 +269,9 @@ fn connect(element: &Element) -> Result<Connect, TwimlError> {
     if parameters.len() > MAX_PARAMETERS {
         return Err(TwimlError::new(format!("<Stream> has more than {MAX_PARAMETERS} parameters")));
     }
-    Ok(Connect { url, parameters, action: callback(element)? })
+    let name = stream.attribute("name").map(str::to_owned).filter(|name| !name.is_empty());
+    let status_callback = callback(stream, "statusCallback", "statusCallbackMethod")?;
+    Ok(Connect { url, name, status_callback, parameters, action: action(element)? })
 }
 
 fn dial(element: &Element) -> Result<Dial, TwimlError> {
@@ -286,7 +292,7 @@ fn dial(element: &Element) -> Result<Dial, TwimlError> {
         callee,
         timeout: seconds(element, "timeout", Duration::from_secs(30))?.max(Duration::from_secs(1)),
         time_limit: seconds(element, "timeLimit", Duration::from_secs(4 * 60 * 60))?.max(Duration::from_secs(1)),
-        action: callback(element)?,
+        action: action(element)?,
     })
 }
 
@@ -305,9 +311,14 @@ fn text_of(element: &Element) -> String {
 }
 
 /// The verb's `action`, if it has one.
-fn callback(element: &Element) -> Result<Option<Callback>, TwimlError> {
-    let method = method(element, "method")?;
-    Ok(element.attribute("action").map(|url| Callback { url: url.trim().to_owned(), method }))
+fn action(element: &Element) -> Result<Option<Callback>, TwimlError> {
+    callback(element, "action", "method")
+}
+
+/// A URL, if this attribute is there, and how it is asked.
+fn callback(element: &Element, url: &str, how: &str) -> Result<Option<Callback>, TwimlError> {
+    let method = method(element, how)?;
+    Ok(element.attribute(url).map(|url| Callback { url: url.trim().to_owned(), method }))
 }
 
 fn method(element: &Element, name: &str) -> Result<Method, TwimlError> {
@@ -353,10 +364,13 @@ mod tests {
     #[test]
     fn a_stream_is_read_with_its_parameters() {
         let document =
-            "<Connect action='/after' method='GET'><Stream url=\"wss://bot.example.com/m?a=1&amp;b=2\" name='x'>
+            "<Connect action='/after' method='GET'><Stream url=\"wss://bot.example.com/m?a=1&amp;b=2\" name='x'
+             statusCallback='/stream' statusCallbackMethod='get'>
             <Parameter name=\"from\" value=\"+1 &lt;x&gt;\"/></Stream></Connect><Hangup/>";
         let connect = Connect {
             url: "wss://bot.example.com/m?a=1&b=2".to_owned(),
+            name: Some("x".to_owned()),
+            status_callback: Some(Callback { url: "/stream".to_owned(), method: Method::Get }),
             parameters: BTreeMap::from([("from".to_owned(), "+1 <x>".to_owned())]),
             action: Some(Callback { url: "/after".to_owned(), method: Method::Get }),
         };

@@ -72,4 +72,5 @@ mod stopping;
 mod transfer;
 mod twilio_api;
 mod twiml;
+mod twiml_streams;
 mod webhook;

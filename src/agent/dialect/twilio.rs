@@ -2,7 +2,9 @@
 //!
 //! Numbers travel as strings, and one counter runs over all messages from `start` on.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
@@ -22,7 +24,8 @@ const FRAME_MS: u64 = 20;
 /// The translator of one stream.
 #[derive(Default)]
 pub(super) struct Twilio {
-    stream_sid: String,
+    /// Others may know it too.
+    stream_sid: Rc<RefCell<String>>,
     account_sid: String,
     call_sid: String,
     /// Of the message before.
@@ -84,21 +87,22 @@ impl Dialect for Twilio {
 }
 
 impl Twilio {
-    /// Of an account that the app knows; by default one is made of the business number.
-    pub fn of(account_sid: String) -> Self {
-        Self { account_sid, ..Self::default() }
+    /// Of an account that the app knows; by default one is made of the business number. `stream_sid` gets the stream's id.
+    pub fn of(account_sid: String, stream_sid: Rc<RefCell<String>>) -> Self {
+        Self { account_sid, stream_sid, ..Self::default() }
     }
 
     /// Apps find out by these two which service calls, so nothing comes before them.
     fn write_start(&mut self, start: &Start, outbox: &mut Vec<Message>) {
-        self.stream_sid = format!("MZ{}", digits_of(&start.stream_id));
+        let stream_sid = format!("MZ{}", digits_of(&start.stream_id));
+        self.stream_sid.replace(stream_sid.clone());
         if self.account_sid.is_empty() {
             self.account_sid = format!("AC{}", account_of(start));
         }
         self.call_sid = format!("CA{}", digits_of(start.call_id.as_str()));
         outbox.push(json_message(&Connected { event: "connected", protocol: "Call", version: "1.0.0" }));
         let start = StartBody {
-            stream_sid: self.stream_sid.clone(),
+            stream_sid,
             account_sid: self.account_sid.clone(),
             call_sid: self.call_sid.clone(),
             tracks: ["inbound"],
@@ -111,7 +115,7 @@ impl Twilio {
     fn message(&mut self, event: Event<'_>) -> Message {
         self.sequence_number += 1;
         let sequence_number = self.sequence_number.to_string();
-        json_message(&ToApp { sequence_number, stream_sid: &self.stream_sid, event })
+        json_message(&ToApp { sequence_number, stream_sid: &self.stream_sid.borrow(), event })
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
 use crate::address::is_nearby;
+use crate::agent::websocket::REDIAL_FOR;
 use crate::twilio::{Method, Source};
 
 /// An app that says in TwiML what happens to a call.
@@ -22,6 +24,8 @@ pub struct TwimlOptions {
     pub parameters: BTreeMap<String, String>,
     /// For the app's own URLs, in place of what all agents have in common.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// How long a stream is dialled again after its connection broke; zero for not at all.
+    pub redial_for: Duration,
 }
 
 /// An app's own address. Its other URLs there need not be on the egress list.
@@ -46,12 +50,20 @@ impl TwimlOptions {
             fallback: None,
             parameters: BTreeMap::new(),
             tls: None,
+            redial_for: REDIAL_FOR,
         }
     }
 
     /// A document that was given.
     pub fn document(document: String) -> Self {
-        Self { source: Source::Document(document), home: None, fallback: None, parameters: BTreeMap::new(), tls: None }
+        Self {
+            source: Source::Document(document),
+            home: None,
+            fallback: None,
+            parameters: BTreeMap::new(),
+            tls: None,
+            redial_for: REDIAL_FOR,
+        }
     }
 
     /// Reads the URL behind `twiml:`. The error says what to write instead.

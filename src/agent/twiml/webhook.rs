@@ -52,9 +52,20 @@ pub(super) async fn reach(context: &Context, url: &Url, meant_for: Use) -> Resul
 pub(super) async fn ask(context: &Context, request: &Request) -> Result<String, AgentFailure> {
     let mut form = call_fields(context);
     form.extend(request.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let body = send(context, &request.url, request.method, form).await?;
+    String::from_utf8(body.into()).map_err(|_| AgentFailureKind::ProtocolError.because("its document is not UTF-8"))
+}
+
+/// One signed request with these fields; gives the body of the response.
+pub(super) async fn send(
+    context: &Context,
+    url: &Url,
+    method: Method,
+    mut form: Vec<(String, String)>,
+) -> Result<Bytes, AgentFailure> {
     let encoded = Serializer::new(String::new()).extend_pairs(&form).finish();
-    let mut url = request.url.clone();
-    if request.method == Method::Get {
+    let mut url = url.clone();
+    if method == Method::Get {
         let query = [url.query().unwrap_or_default(), &encoded].join("&");
         url.set_query(Some(query.trim_start_matches('&')));
         form.clear();
@@ -70,15 +81,14 @@ pub(super) async fn ask(context: &Context, request: &Request) -> Result<String, 
     if let Ok(token) = HeaderValue::from_str(&token) {
         headers.insert(HeaderName::from_static("i-twilio-idempotency-token"), token);
     }
-    let body = exchange(context, &url, headers, MAX_DOCUMENT_BYTES, |client, url| match request.method {
+    let request = |client: &Client, url| match method {
         Method::Get => client.get(url),
         Method::Post => {
             let kind = HeaderValue::from_static("application/x-www-form-urlencoded; charset=UTF-8");
             client.post(url).header(CONTENT_TYPE, kind).body(encoded)
         }
-    });
-    let body = body.await?;
-    String::from_utf8(body.into()).map_err(|_| AgentFailureKind::ProtocolError.because("its document is not UTF-8"))
+    };
+    exchange(context, &url, headers, MAX_DOCUMENT_BYTES, request).await
 }
 
 /// Loads a file that a document names.
