@@ -5,6 +5,7 @@
 pub mod twiml;
 mod reader;
 pub mod interpreter;
+pub mod status;
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,10 +14,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use ulid::Ulid;
 use url::Url;
 
+use crate::call::description::CallDescription;
 use crate::call::event::CallId;
 use crate::whatsapp::PhoneNumberId;
 
@@ -40,6 +43,19 @@ pub struct Account {
     pub dial_number: Option<String>,
 }
 
+impl Account {
+    /// The same call with the digits of its business number, which Meta does not say of calls that we place.
+    pub fn with_number(&self, call: &CallDescription) -> CallDescription {
+        let mut call = call.clone();
+        if call.number.display_phone_number.is_none() {
+            let is_it = |id: &PhoneNumberId| id.as_str() == call.number.phone_number_id;
+            let known = self.numbers.iter().find(|(_, id)| is_it(id)).map(|(digits, _)| digits.clone());
+            call.number.display_phone_number = known;
+        }
+        call
+    }
+}
+
 /// Where the TwiML of a call comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -50,7 +66,7 @@ pub enum Source {
 }
 
 /// How an app is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// The fields are a form.
     #[default]

@@ -26,8 +26,10 @@ const pages = {
     response.play('prompt:goodbye');
   },
   '/talk': (_form, response) => {
-    response.connect().stream({url: `${SOCKETS}/media`}).parameter({name: 'plan', value: 'gold'});
+    const stream = response.connect().stream({url: `${SOCKETS}/media`, statusCallback: `${PUBLIC}/status`});
+    stream.parameter({name: 'plan', value: 'gold'});
   },
+  '/status': ({StreamEvent}) => console.log(StreamEvent),
 };
 
 const server = http.createServer(async (request, reply) => {

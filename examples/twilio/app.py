@@ -55,10 +55,17 @@ async def menu(request: web.Request) -> web.Response:
 @routes.post("/talk")
 async def talk(_request: web.Request) -> web.Response:
     connect = Connect()
-    connect.stream(url=SOCKETS + "/media").parameter(name="plan", value="gold")
+    stream = connect.stream(url=SOCKETS + "/media", status_callback=PUBLIC + "/status")
+    stream.parameter(name="plan", value="gold")
     response = VoiceResponse()
     response.append(connect)
     return twiml(response)
+
+
+@routes.post("/status")
+async def status(request: web.Request) -> web.Response:
+    print((await request.post())["StreamEvent"], flush=True)
+    return web.Response()
 
 
 @routes.get("/media")

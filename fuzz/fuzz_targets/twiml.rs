@@ -31,8 +31,8 @@ fuzz_target!(|document: &str| {
             Action::Play => Input::Played,
             Action::Gather(_) => Input::Gathered { digits: "1".to_owned(), is_finished: false },
             Action::OpenStream(_) => Input::StreamEnded(Ok(())),
-            Action::Dial(_) => Input::DialEnded(DialStatus::Busy),
-            Action::StopDial => continue,
+            Action::Dial(_) => Input::DialEnded(0, DialStatus::Busy),
+            Action::StopDial(_) | Action::Tell(_) => continue,
             Action::Reject(_) | Action::HangUp | Action::Fail(_) => return,
         };
         call.handle(input, now);

@@ -11,7 +11,7 @@ mod stream;
 mod dial;
 mod status;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join};
 use patchcord_media::gather::{GatherOptions, MAX_DIGITS};
 use patchcord_media::prompt::Prompt;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::info;
@@ -34,15 +34,13 @@ use crate::call::command::{CourseCommand, Reject};
 use crate::call::event::CallEvent;
 use crate::clock;
 use crate::twilio::Account;
-use crate::twilio::interpreter::{Action, DialStatus, Input, Interpreter, Keys};
-use crate::twilio::twiml::{Callee, RejectReason};
+use crate::twilio::interpreter::{Action, Input, Interpreter, Keys};
+use crate::twilio::twiml::RejectReason;
+use dial::Leg;
 pub use options::{Home, TwimlOptions};
 use sounds::Sounds;
 use status::Told;
 use stream::{OpenStream, StreamReport};
-
-/// What a caller hears while somebody is dialled.
-const RINGBACK: &str = "ringback";
 
 /// Carries out the app's documents until the call or the app has enough.
 pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: SocketOptions) {
@@ -57,7 +55,7 @@ pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: Socke
     port.want_events();
     let (source, fallback) = (agent.source.clone(), agent.fallback.clone());
     let interpreter = Interpreter::new(source, fallback, port.has_accepted_caller(), clock::now());
-    let context = Rc::new(Context { agent, account, port, options, dialled: Cell::new(None) });
+    let context = Rc::new(Context { agent, account, port, options, legs: RefCell::default() });
     let (telling, waiting) = status::channel();
     let run = Run {
         context: context.clone(),
@@ -83,8 +81,8 @@ struct Context {
     account: Arc<Account>,
     port: Rc<AgentPort>,
     options: SocketOptions,
-    /// The participant that a `<Dial>` has called.
-    dialled: Cell<Option<u32>>,
+    /// Those whom the last `<Dial>` has called.
+    legs: RefCell<Vec<Leg>>,
 }
 
 /// What a request or preparation has come to.
@@ -135,20 +133,28 @@ impl Run {
                 }
             }
             match self.next().await {
-                Step::Leave => return self.stop_dial(),
+                Step::Leave => return self.leave(),
                 Step::Stream(report) => {
                     if self.stream_reported(report).is_leaving() {
-                        return self.stop_dial();
+                        return self.leave();
                     }
                 }
                 Step::Done(done) => self.take(done),
                 Step::Notices => {
                     if self.read_notices().is_leaving() {
-                        return self.stop_dial();
+                        return self.leave();
                     }
                 }
                 Step::Timeout => self.interpreter.handle_timeout(clock::now()),
             }
+        }
+    }
+
+    /// The call is over, or another agent has the caller.
+    fn leave(mut self) {
+        self.interpreter.handle(Input::Left, clock::now());
+        while let Some(action) = self.interpreter.poll_action() {
+            self.perform(action);
         }
     }
 
@@ -199,8 +205,9 @@ impl Run {
             Action::Play => self.play(),
             Action::Gather(keys) => self.collect(&keys),
             Action::OpenStream(stream) => self.open(stream),
-            Action::Dial(callee) => self.dial(callee),
-            Action::StopDial => self.stop_dial(),
+            Action::Dial(dial) => self.dial(dial),
+            Action::StopDial(callee) => self.stop_dial(callee),
+            Action::Tell(request) => self.tell_of_leg(request),
             Action::Reject(reason) => self.reject(reason),
             Action::HangUp => {
                 self.context.port.hung_up();
@@ -229,7 +236,10 @@ impl Run {
             }
             Done::Prepared(Err(why)) => Input::Prepared(Err(why)),
             Done::Dialled(Ok(())) => return self.ring(),
-            Done::Dialled(Err(why)) => Input::Failed(why),
+            Done::Dialled(Err(why)) => {
+                self.stop_dials();
+                Input::Failed(why)
+            }
         };
         self.interpreter.handle(input, clock::now());
     }
@@ -304,8 +314,8 @@ impl Run {
                     self.context.port.hung_up();
                     return Leaving::Yes;
                 }
+                Notice::Dtmf { digit, .. } => digit.map(Input::Key),
                 Notice::Start(_)
-                | Notice::Dtmf { .. }
                 | Notice::Mark { .. }
                 | Notice::Cleared(_)
                 | Notice::Xoff { .. }
@@ -323,7 +333,7 @@ impl Run {
 
     /// What an event of the call means for the document.
     fn read_event(&mut self, event: &CallEvent) -> Option<Input> {
-        let (data, dialled) = (&event.data, self.context.dialled.get());
+        let data = &event.data;
         let is = |key: &str, id: Option<u64>| id.is_some() && data[key].as_u64() == id;
         match event.kind {
             "call.playback_finished" if is("playback_id", self.playback) => Some(Input::Played),
@@ -331,16 +341,7 @@ impl Run {
                 let digits = data["digits"].as_str().unwrap_or_default().to_owned();
                 Some(Input::Gathered { digits, is_finished: data["reason"] == "terminator" })
             }
-            "call.guest_joined" if is("guest_id", dialled.map(u64::from)) => {
-                self.stop_ringback();
-                Some(Input::DialAnswered)
-            }
-            "call.guest_left" if is("guest_id", dialled.map(u64::from)) => {
-                self.context.dialled.set(None);
-                self.stop_ringback();
-                Some(Input::DialEnded(status_of(&data["reason"])))
-            }
-            _ => None,
+            _ => self.read_dial_event(event),
         }
     }
 }
@@ -355,15 +356,6 @@ enum Leaving {
 impl Leaving {
     fn is_leaving(self) -> bool {
         self == Self::Yes
-    }
-}
-
-fn status_of(reason: &Value) -> DialStatus {
-    match reason.as_str() {
-        Some("left") => DialStatus::Completed,
-        Some("busy" | "declined") => DialStatus::Busy,
-        Some("no_answer") => DialStatus::NoAnswer,
-        _ => DialStatus::Failed,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Interpreter: runs a call's TwiML, verb by verb and document by document. Pure: what happened and the time go in, what is
 //! to be done comes out.
 
+mod dialling;
 #[cfg(test)]
 mod tests;
 
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use url::Url;
 
-use super::twiml::{self, Callback, Callee, Connect, Dial, Gather, RejectReason, Sound, Verb};
+use super::status::Stage;
+use super::twiml::{self, Callback, Connect, Dial, Gather, RejectReason, Sound, Verb};
 use super::{Method, Source};
+use dialling::nearest;
 
 /// Documents in a row that only lead to another one: more is a circle.
 const MAX_DETOURS: u32 = 10;
@@ -39,10 +42,14 @@ pub enum Input {
     StreamOpened,
     /// The app closed its WebSocket, or why it was lost.
     StreamEnded(Result<(), String>),
-    /// The callee of [`Action::Dial`] talks.
-    DialAnswered,
-    /// The callee has left, or could not be reached.
-    DialEnded(DialStatus),
+    /// This one of the callees of [`Action::Dial`] talks.
+    DialAnswered(usize),
+    /// This callee has left, or could not be reached.
+    DialEnded(usize, DialStatus),
+    /// The caller has pressed a key while a callee has them.
+    Key(char),
+    /// The call is over, or has another agent.
+    Left,
     /// What was to be done cannot be done; the text says why.
     Failed(String),
 }
@@ -62,10 +69,12 @@ pub enum Action {
     Gather(Keys),
     /// Connect the caller to the app's WebSocket; reply with [`Input::StreamOpened`] and [`Input::StreamEnded`].
     OpenStream(Stream),
-    /// Call somebody who is to talk with the caller; reply with [`Input::DialAnswered`] and [`Input::DialEnded`].
-    Dial(Callee),
-    /// The callee is not wanted any more; no reply.
-    StopDial,
+    /// Call people, one of whom is to talk with the caller; reply with [`Input::DialAnswered`] and [`Input::DialEnded`].
+    Dial(Dial),
+    /// This callee of the last [`Action::Dial`] is not wanted any more; no reply.
+    StopDial(usize),
+    /// Tell the app something; no reply.
+    Tell(Request),
     /// Decline the call.
     Reject(RejectReason),
     /// End the call.
@@ -83,6 +92,14 @@ pub struct Request {
     pub method: Method,
     /// The fields that this request has beside those of the call.
     pub fields: Vec<(&'static str, String)>,
+    /// The callee of the last [`Action::Dial`] that it is about.
+    pub callee: Option<usize>,
+}
+
+impl Request {
+    fn new(url: Url, method: Method, fields: Vec<(&'static str, String)>) -> Self {
+        Self { url, method, fields, callee: None }
+    }
 }
 
 /// When a gather ends.
@@ -118,6 +135,8 @@ pub enum DialStatus {
     NoAnswer,
     /// The callee could not be reached.
     Failed,
+    /// Another callee has answered, or the caller has left.
+    Canceled,
 }
 
 impl DialStatus {
@@ -128,6 +147,17 @@ impl DialStatus {
             Self::Busy => "busy",
             Self::NoAnswer => "no-answer",
             Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// Of several callees who did not answer the app learns of the one who was nearest to it.
+    fn nearness(self) -> u8 {
+        match self {
+            Self::Canceled | Self::Failed => 0,
+            Self::NoAnswer => 1,
+            Self::Busy => 2,
+            Self::Completed => 3,
         }
     }
 }
@@ -176,10 +206,15 @@ enum State {
     },
     Dialling {
         dial: Dial,
+        /// Callees who still ring.
+        ringing: Vec<usize>,
+        /// The callee who was nearest to answering, of those who do not ring any more.
+        best: Option<(usize, DialStatus)>,
         give_up_at: Instant,
     },
     Dialled {
         dial: Dial,
+        callee: usize,
         since: Instant,
         end_at: Instant,
     },
@@ -209,7 +244,7 @@ impl Interpreter {
             actions: VecDeque::new(),
         };
         match source {
-            Source::Url(url, method) => interpreter.fetch(url, method, Vec::new()),
+            Source::Url(url, method) => interpreter.fetch(Request::new(url, method, Vec::new())),
             Source::Document(document) => interpreter.run(&document, now),
         }
         interpreter
@@ -245,14 +280,22 @@ impl Interpreter {
                 self.state = State::Streaming { action };
             }
             (State::Streaming { action }, Input::StreamEnded(ended)) => self.stream_ended(action, ended, now),
-            (State::Dialling { dial, .. }, Input::DialAnswered) => {
-                let end_at = now + dial.time_limit;
-                self.state = State::Dialled { dial, since: now, end_at };
+            (State::Dialling { dial, ringing, .. }, Input::DialAnswered(callee)) if ringing.contains(&callee) => {
+                self.dial_answered(dial, ringing, callee, now);
             }
-            (State::Dialling { dial, .. }, Input::DialEnded(status)) => self.dial_ended(dial, status, None, now),
-            (State::Dialled { dial, since, .. }, Input::DialEnded(_)) => {
-                self.dial_ended(dial, DialStatus::Completed, Some(now.saturating_duration_since(since)), now);
+            (State::Dialling { dial, ringing, best, give_up_at }, Input::DialEnded(callee, status))
+                if ringing.contains(&callee) =>
+            {
+                self.callee_lost(dial, (ringing, best, give_up_at), (callee, status), now);
             }
+            (State::Dialled { dial, callee, since, .. }, Input::DialEnded(ended, _)) if ended == callee => {
+                self.parted(dial, callee, since, now);
+            }
+            (State::Dialled { dial, callee, since, .. }, Input::Key('*')) if dial.hangup_on_star => {
+                self.actions.push_back(Action::StopDial(callee));
+                self.parted(dial, callee, since, now);
+            }
+            (state, Input::Left) => self.left(state, now),
             (state, _) => self.state = state,
         }
     }
@@ -261,13 +304,14 @@ impl Interpreter {
     pub fn handle_timeout(&mut self, now: Instant) {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Pausing { until } if until <= now => self.proceed(now),
-            State::Dialling { dial, give_up_at } if give_up_at <= now => {
-                self.actions.push_back(Action::StopDial);
-                self.dial_ended(dial, DialStatus::NoAnswer, None, now);
+            State::Dialling { dial, ringing, best, give_up_at } if give_up_at <= now => {
+                self.stop_ringing(&dial, &ringing, DialStatus::NoAnswer);
+                let late = ringing.first().map(|callee| (*callee, DialStatus::NoAnswer));
+                self.dial_ended(dial, nearest(best, late), None, now);
             }
-            State::Dialled { dial, since, end_at } if end_at <= now => {
-                self.actions.push_back(Action::StopDial);
-                self.dial_ended(dial, DialStatus::Completed, Some(now.saturating_duration_since(since)), now);
+            State::Dialled { dial, callee, since, end_at } if end_at <= now => {
+                self.actions.push_back(Action::StopDial(callee));
+                self.parted(dial, callee, since, now);
             }
             state @ (State::Fetching { .. }
             | State::Preparing { .. }
@@ -316,7 +360,7 @@ impl Interpreter {
 
 /// Documents.
 impl Interpreter {
-    fn fetch(&mut self, url: Url, method: Method, fields: Vec<(&'static str, String)>) {
+    fn fetch(&mut self, request: Request) {
         self.documents += 1;
         self.detours += 1;
         if self.detours > MAX_DETOURS {
@@ -327,15 +371,16 @@ impl Interpreter {
             return self.fail(format!("the call had {MAX_DOCUMENTS} documents, which is the most"));
         }
         self.verbs.clear();
-        self.state = State::Fetching { url: url.clone() };
-        self.actions.push_back(Action::Fetch(Request { url, method, fields }));
+        self.state = State::Fetching { url: request.url.clone() };
+        self.actions.push_back(Action::Fetch(request));
     }
 
     /// The app failed: its fallback is asked once.
     fn fetch_failed(&mut self, url: &Url, why: String) {
         let Some(fallback) = self.fallback.take() else { return self.fail(why) };
         // Twilio's "retrieval failure", which fits all that can happen here.
-        self.fetch(fallback, Method::Post, vec![("ErrorCode", "11200".to_owned()), ("ErrorUrl", url.to_string())]);
+        let fields = vec![("ErrorCode", "11200".to_owned()), ("ErrorUrl", url.to_string())];
+        self.fetch(Request::new(fallback, Method::Post, fields));
     }
 
     fn run(&mut self, document: &str, now: Instant) {
@@ -352,8 +397,12 @@ impl Interpreter {
     }
 
     fn go_on_at(&mut self, callback: &Callback, fields: Vec<(&'static str, String)>) {
+        self.go_on_about(None, callback, fields);
+    }
+
+    fn go_on_about(&mut self, callee: Option<usize>, callback: &Callback, fields: Vec<(&'static str, String)>) {
         match self.absolute(&callback.url) {
-            Ok(url) => self.fetch(url, callback.method, fields),
+            Ok(url) => self.fetch(Request { callee, ..Request::new(url, callback.method, fields) }),
             Err(why) => self.fail(why),
         }
     }
@@ -386,7 +435,10 @@ impl Interpreter {
                 sounds => self.prepare(sounds, AfterAccept::Gather(gather)),
             },
             Verb::Connect(connect) => self.connect(connect),
-            Verb::Dial(dial) => self.once_accepted(AfterAccept::Dial(dial), now),
+            Verb::Dial(dial) => match self.check_callbacks(&dial) {
+                Ok(()) => self.once_accepted(AfterAccept::Dial(dial), now),
+                Err(why) => self.fail(why),
+            },
             Verb::Redirect(callback) => self.go_on_at(&callback, Vec::new()),
             Verb::Reject(reason) if !self.is_answered && !self.is_accepted => {
                 self.actions.push_back(Action::Reject(reason));
@@ -445,8 +497,12 @@ impl Interpreter {
                 self.actions.push_back(Action::Gather(Keys { num_digits, timeout, finish_on_key }));
             }
             AfterAccept::Dial(dial) => {
-                self.actions.push_back(Action::Dial(dial.callee.clone()));
-                self.state = State::Dialling { give_up_at: now + dial.timeout, dial };
+                self.actions.push_back(Action::Dial(dial.clone()));
+                let ringing: Vec<usize> = (0..dial.nouns.len()).collect();
+                for callee in &ringing {
+                    self.tell(&dial, *callee, Stage::Initiated, "initiated", None);
+                }
+                self.state = State::Dialling { ringing, best: None, give_up_at: now + dial.timeout, dial };
             }
         }
     }
@@ -467,15 +523,6 @@ impl Interpreter {
             (None, Err(why)) if self.verbs.is_empty() => self.fail(why),
             (None, _) => self.proceed(now),
         }
-    }
-
-    fn dial_ended(&mut self, dial: Dial, status: DialStatus, talked: Option<Duration>, now: Instant) {
-        let Some(action) = dial.action else { return self.proceed(now) };
-        let mut fields = vec![("DialCallStatus", status.name().to_owned())];
-        if let Some(talked) = talked {
-            fields.push(("DialCallDuration", talked.as_secs().to_string()));
-        }
-        self.go_on_at(&action, fields);
     }
 
     fn fail(&mut self, why: String) {

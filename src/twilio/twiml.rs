@@ -8,12 +8,17 @@ use thiserror::Error;
 
 use super::Method;
 use super::reader::{self, Element, shown};
+use super::status::Stages;
 
 /// Twilio takes no more from `<Say>` at once.
 const MAX_SAY_CHARS: usize = 4096;
 /// What `loop="0"` means, as long as Twilio keeps it up.
 const LOOP_MOST: u32 = 1000;
 const MAX_SECONDS: u64 = 24 * 60 * 60;
+/// They are all in memory before the first is heard.
+const MAX_GATHER_SOUNDS: usize = 32;
+/// As many people as a call has beside its agent.
+const MAX_CALLEES: usize = 8;
 /// As many parameters as the dialect's `start` may hold.
 const MAX_PARAMETERS: usize = 100;
 
@@ -116,14 +121,27 @@ pub struct Connect {
 /// Somebody to be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// Who.
-    pub callee: Callee,
+    /// At least one. They ring together, and the first who answers has the caller.
+    pub nouns: Vec<Noun>,
     /// How long it rings.
     pub timeout: Duration,
     /// How long it may talk.
     pub time_limit: Duration,
     /// Asked afterwards, instead of the next verb.
     pub action: Option<Callback>,
+    /// The caller's key * ends it.
+    pub hangup_on_star: bool,
+    /// The document says whose number the callee sees.
+    pub has_caller_id: bool,
+}
+
+/// One who is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noun {
+    /// Who.
+    pub callee: Callee,
+    /// Told how the call of this one goes.
+    pub status: Option<(Callback, Stages)>,
 }
 
 /// Whom a `<Dial>` names.
@@ -228,6 +246,9 @@ fn gather(element: &Element) -> Result<Gather, TwimlError> {
         Some("auto") => Duration::from_secs(5),
         _ => seconds(element, "timeout", Duration::from_secs(5))?.max(Duration::from_millis(100)),
     };
+    if element.children.len() > MAX_GATHER_SOUNDS {
+        return Err(TwimlError::new(format!("<Gather> has more than {MAX_GATHER_SOUNDS} sounds")));
+    }
     let mut sounds = Vec::new();
     for child in &element.children {
         sounds.push(match child.name.as_str() {
@@ -275,25 +296,45 @@ fn connect(element: &Element) -> Result<Connect, TwimlError> {
 }
 
 fn dial(element: &Element) -> Result<Dial, TwimlError> {
-    let callee = match &element.children[..] {
-        [] => number(element)?,
-        [one] => match one.name.as_str() {
-            "Number" => number(one)?,
-            "Sip" => Callee::Sip(text_of(one)),
-            "Client" => Callee::Route(text_of(one)),
-            name => return Err(TwimlError::new(format!("<{}> inside of <Dial> is not supported", shown(name)))),
-        },
-        _ => return Err(TwimlError::new("<Dial> names more than one callee, which is not supported")),
+    let nouns = match &element.children[..] {
+        [] => vec![Noun { callee: number(element)?, status: None }],
+        several if several.len() > MAX_CALLEES => {
+            return Err(TwimlError::new(format!("<Dial> names more than {MAX_CALLEES} callees")));
+        }
+        several => several.iter().map(noun).collect::<Result<_, _>>()?,
     };
+    if flag(element, "sequential")? {
+        return Err(wrong(
+            element,
+            "sequential",
+            "false: callees ring together, and a <Dial> behind this one rings later",
+        ));
+    }
     if !matches!(element.attribute("record"), None | Some("do-not-record" | "false")) {
         return Err(wrong(element, "record", "do-not-record: the route's `record` says it"));
     }
     Ok(Dial {
-        callee,
+        nouns,
         timeout: seconds(element, "timeout", Duration::from_secs(30))?.max(Duration::from_secs(1)),
         time_limit: seconds(element, "timeLimit", Duration::from_secs(4 * 60 * 60))?.max(Duration::from_secs(1)),
         action: action(element)?,
+        hangup_on_star: flag(element, "hangupOnStar")?,
+        has_caller_id: element.attribute("callerId").is_some(),
     })
+}
+
+fn noun(element: &Element) -> Result<Noun, TwimlError> {
+    let callee = match element.name.as_str() {
+        "Number" => number(element)?,
+        "Sip" => Callee::Sip(text_of(element)),
+        "Client" => Callee::Route(text_of(element)),
+        name => return Err(TwimlError::new(format!("<{}> inside of <Dial> is not supported", shown(name)))),
+    };
+    let stages = Stages::read(element.attribute("statusCallbackEvent"));
+    let advice = "some of initiated, ringing, answered and completed, with spaces between";
+    let stages = stages.ok_or_else(|| wrong(element, "statusCallbackEvent", advice))?;
+    let told = callback(element, "statusCallback", "statusCallbackMethod")?;
+    Ok(Noun { callee, status: told.map(|told| (told, stages)) })
 }
 
 fn number(element: &Element) -> Result<Callee, TwimlError> {
@@ -422,7 +463,7 @@ mod tests {
     #[test]
     fn callees_are_numbers_addresses_and_routes() {
         let callee = |verbs: &str| match read(verbs).as_deref() {
-            Ok([Verb::Dial(dial)]) => Ok(dial.callee.clone()),
+            Ok([Verb::Dial(dial)]) => Ok(dial.nouns[0].callee.clone()),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.clone()),
         };
@@ -431,7 +472,21 @@ mod tests {
         assert_eq!(callee("<Dial>\n<Sip>sip:a@b</Sip></Dial>"), Ok(Callee::Sip("sip:a@b".to_owned())));
         assert_eq!(callee("<Dial><Client>sales</Client></Dial>"), Ok(Callee::Route("sales".to_owned())));
         assert!(callee("<Dial>support</Dial>").unwrap_err().contains("<Dial> holds no phone number"));
-        assert!(callee("<Dial><Sip>a</Sip><Sip>b</Sip></Dial>").unwrap_err().contains("more than one"));
+        let many = format!("<Dial>{}</Dial>", "<Sip>sip:a@b</Sip>".repeat(9));
+        assert!(callee(&many).unwrap_err().contains("more than 8 callees"));
+    }
+
+    #[test]
+    fn callees_ring_together_and_each_has_a_status_callback() {
+        let document = "<Dial hangupOnStar='true' callerId='+1'><Number statusCallback='/s' statusCallbackMethod='GET' \
+            statusCallbackEvent='initiated answered'>1</Number><Client statusCallback='/t'>sales</Client></Dial>";
+        let verbs = read(document).unwrap();
+        let [Verb::Dial(dial)] = &verbs[..] else { panic!("{verbs:?}") };
+        assert!(dial.hangup_on_star && dial.has_caller_id);
+        let told =
+            |url: &str, method, stages| (Callback { url: url.to_owned(), method }, Stages::read([stages]).unwrap());
+        assert_eq!(dial.nouns[0].status, Some(told("/s", Method::Get, "initiated answered")));
+        assert_eq!(dial.nouns[1].status, Some(told("/t", Method::Post, "completed")));
     }
 
     #[test]
@@ -451,6 +506,12 @@ mod tests {
             ("<Connect><Stream url='wss://a'><Say>a</Say></Stream></Connect>", "<Stream> has <Parameter"),
             ("<Redirect method='PUT'>/a</Redirect>", "method of <Redirect> is not GET or POST"),
             ("<Play digits='1'/>", "<Play digits>"),
+            ("<Enqueue>support</Enqueue>", "<Enqueue> is not supported"),
+            ("<Dial><Queue>support</Queue></Dial>", "<Queue> inside of <Dial> is not supported"),
+            ("<Dial><Conference>a</Conference></Dial>", "<Conference> inside of <Dial> is not supported"),
+            ("<Dial sequential='true'><Sip>sip:a@b</Sip></Dial>", "sequential of <Dial> is not false"),
+            ("<Dial record='record-from-answer'>1</Dial>", "record of <Dial> is not do-not-record"),
+            ("<Dial><Sip statusCallbackEvent='won'>sip:a@b</Sip></Dial>", "statusCallbackEvent of <Sip>"),
             ("<Say/>", "<Say> is empty"),
             ("<Say>&boom;</Say>", "an entity"),
             ("<Say", "is not closed"),
@@ -475,6 +536,8 @@ mod tests {
         assert!(read(&"<Gather>".repeat(100)).unwrap_err().contains("nests deeper"));
         assert!(read(&format!("<Say>{}</Say>", "a".repeat(70_000))).unwrap_err().contains("64 KiB"));
         assert!(read(&format!("<Say>{}</Say>", "a".repeat(5_000))).unwrap_err().contains("4096"));
+        let sounds = format!("<Gather>{}</Gather>", "<Play loop='0'>a.wav</Play>".repeat(33));
+        assert!(read(&sounds).unwrap_err().contains("more than 32 sounds"));
         let attributes: String = (0..40).map(|number| format!(" a{number}=''")).collect();
         assert!(read(&format!("<Pause{attributes}/>")).unwrap_err().contains("attribute"));
     }

@@ -191,7 +191,13 @@ pub enum Report {
     /// A participant is listening.
     ParticipantJoined { participant: ParticipantId },
     /// A participant could not be reached, or has left.
-    ParticipantLeft { participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>> },
+    ParticipantLeft {
+        participant: ParticipantId,
+        reason: &'static str,
+        detail: Option<Arc<str>>,
+        /// The code with which a SIP phone refused.
+        sip_code: Option<u16>,
+    },
     /// The quality of the call's audio.
     Quality(Estimate),
     /// The caller is on hold, or not any more.

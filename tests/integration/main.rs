@@ -72,5 +72,8 @@ mod stopping;
 mod transfer;
 mod twilio_api;
 mod twiml;
+mod twiml_dialling;
+mod twiml_handovers;
+mod twiml_mishaps;
 mod twiml_streams;
 mod webhook;

@@ -215,7 +215,7 @@ async fn a_text_is_spoken_by_the_operators_program() -> anyhow::Result<()> {
 }
 
 /// A WAV file of mono samples at the phone's rate.
-fn wav(pcm: &[i16]) -> Vec<u8> {
+pub fn wav(pcm: &[i16]) -> Vec<u8> {
     let bytes = (pcm.len() * 2) as u32;
     let mut file = b"RIFF".to_vec();
     file.extend((36 + bytes).to_le_bytes());

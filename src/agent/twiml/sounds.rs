@@ -14,6 +14,9 @@ use crate::twilio::twiml::{Sound, SoundSource};
 /// Sounds of one call that are kept: a menu repeats its own.
 const KEPT: usize = 16;
 
+/// Sounds that one verb plays, each as often as it is repeated: as many as of one that is repeated for ever.
+const MOST_PLAYED: usize = 1000;
+
 /// What the sounds of one call were made of.
 #[derive(Default)]
 pub(super) struct Sounds {
@@ -43,7 +46,8 @@ impl Sounds {
                 }
             };
             if let Some(prompt) = prompt {
-                prompts.extend(std::iter::repeat_n(prompt, times as usize));
+                let room = MOST_PLAYED - prompts.len();
+                prompts.extend(std::iter::repeat_n(prompt, room.min(times as usize)));
             }
         }
         Ok(prompts)

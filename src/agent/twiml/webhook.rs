@@ -52,6 +52,8 @@ pub(super) async fn reach(context: &Context, url: &Url, meant_for: Use) -> Resul
 pub(super) async fn ask(context: &Context, request: &Request) -> Result<String, AgentFailure> {
     let mut form = call_fields(context);
     form.extend(request.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let callee = context.call_sid_of_leg(request.callee);
+    form.extend(callee.map(|call_sid| ("DialCallSid".to_owned(), call_sid)));
     let body = send(context, &request.url, request.method, form).await?;
     String::from_utf8(body.into()).map_err(|_| AgentFailureKind::ProtocolError.because("its document is not UTF-8"))
 }
@@ -164,7 +166,7 @@ fn host_of(url: &Url) -> String {
 /// What every request of a call says.
 fn call_fields(context: &Context) -> Vec<(String, String)> {
     let call = context.port.description();
-    let Parties { from, to } = Parties::of(call);
+    let Parties { from, to } = Parties::of(&context.account.with_number(call));
     let status = if context.port.is_accepted() { "in-progress" } else { "ringing" };
     let direction = match call.direction {
         CallDirection::UserInitiated => "inbound",

@@ -64,11 +64,14 @@ impl Session {
             Report::ParticipantJoined { participant } => {
                 self.events.emit("call.guest_joined", json!({ "guest_id": participant }));
             }
-            Report::ParticipantLeft { participant, reason, detail } => {
+            Report::ParticipantLeft { participant, reason, detail, sip_code } => {
                 if let Some(detail) = &detail {
                     info!("a participant of call {} is gone: {detail}", self.context.id);
                 }
-                let data = json!({ "guest_id": participant, "reason": reason, "detail": detail.as_deref() });
+                let mut data = json!({ "guest_id": participant, "reason": reason, "detail": detail.as_deref() });
+                if let Some(code) = sip_code {
+                    data["sip_code"] = code.into();
+                }
                 self.events.emit("call.guest_left", data);
             }
             Report::Quality(Estimate { quality, is_news }) => {

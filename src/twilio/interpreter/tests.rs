@@ -55,8 +55,12 @@ fn told(action: &Action) -> String {
         Action::Play => "play".to_owned(),
         Action::Gather(keys) => format!("gather {:?}", keys.num_digits),
         Action::OpenStream(stream) => format!("stream {}", stream.url),
-        Action::Dial(callee) => format!("dial {callee:?}"),
-        Action::StopDial => "stop dial".to_owned(),
+        Action::Dial(dial) => format!("dial {}", dial.nouns.len()),
+        Action::StopDial(callee) => format!("stop dial {callee}"),
+        Action::Tell(Request { url, fields, callee, .. }) => {
+            let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+            format!("tell {} of {callee:?}{fields}", url.path())
+        }
         Action::Reject(reason) => format!("reject {reason:?}"),
         Action::HangUp => "hang up".to_owned(),
         Action::Fail(why) => format!("fail: {why}"),
@@ -131,22 +135,90 @@ fn the_action_of_a_dial_learns_how_it_ended() {
     let dial = "<Dial action=\"/dialled\" timeout=\"10\" timeLimit=\"60\"><Sip>sip:a@b</Sip></Dial>";
     let mut call = Call::new();
     assert_eq!(call.reads(dial), ["answer"]);
-    assert_eq!(call.gets(Input::Accepted), ["dial Sip(\"sip:a@b\")"]);
-    assert_eq!(call.gets(Input::DialEnded(DialStatus::Busy)), ["fetch /dialled DialCallStatus=busy"]);
+    assert_eq!(call.gets(Input::Accepted), ["dial 1"]);
+    assert_eq!(call.gets(Input::DialEnded(0, DialStatus::Busy)), ["fetch /dialled DialCallStatus=busy"]);
     call.reads(dial);
-    assert_eq!(call.waits(10), ["stop dial", "fetch /dialled DialCallStatus=no-answer"]);
-    assert_eq!(call.gets(Input::DialEnded(DialStatus::Failed)), [""; 0], "it comes late");
+    assert_eq!(call.waits(10), ["stop dial 0", "fetch /dialled DialCallStatus=no-answer"]);
+    assert_eq!(call.gets(Input::DialEnded(0, DialStatus::Failed)), [""; 0], "it comes late");
     call.reads(dial);
-    call.gets(Input::DialAnswered);
+    call.gets(Input::DialAnswered(0));
     call.now += Duration::from_secs(5);
-    let ended = call.gets(Input::DialEnded(DialStatus::Failed));
+    let ended = call.gets(Input::DialEnded(0, DialStatus::Failed));
     assert_eq!(ended, ["fetch /dialled DialCallStatus=completed DialCallDuration=5"]);
     call.reads(dial);
-    call.gets(Input::DialAnswered);
+    call.gets(Input::DialAnswered(0));
+    assert_eq!(call.gets(Input::Key('*')), [""; 0], "no hangupOnStar");
     let ended = call.waits(60);
-    assert_eq!(ended, ["stop dial", "fetch /dialled DialCallStatus=completed DialCallDuration=60"]);
-    assert_eq!(call.reads("<Dial>1</Dial><Hangup/>"), ["dial Number(\"1\")"]);
-    assert_eq!(call.gets(Input::DialEnded(DialStatus::NoAnswer)), ["hang up"]);
+    assert_eq!(ended, ["stop dial 0", "fetch /dialled DialCallStatus=completed DialCallDuration=60"]);
+    assert_eq!(call.reads("<Dial>1</Dial><Hangup/>"), ["dial 1"]);
+    assert_eq!(call.gets(Input::DialEnded(0, DialStatus::NoAnswer)), ["hang up"]);
+}
+
+/// Three who ring together for the caller of an accepted call.
+fn ringing(attributes: &str) -> Call {
+    let all = "initiated answered completed";
+    let sip = |name: &str| format!("<Sip statusCallback=\"/{name}\" statusCallbackEvent=\"{all}\">sip:{name}@b</Sip>");
+    let dial = format!("<Dial action=\"/dialled\" {attributes}>{}{}<Sip>sip:c@b</Sip></Dial>", sip("one"), sip("two"));
+    let mut call = Call::new();
+    assert_eq!(call.reads(&dial), ["answer"]);
+    let told = ["one", "two"].iter().zip(0..);
+    let told: Vec<String> = told.map(|(name, at)| format!("tell /{name} of Some({at}) CallStatus=initiated")).collect();
+    assert_eq!(call.gets(Input::Accepted), ["dial 3", &told[0], &told[1]]);
+    call
+}
+
+#[test]
+fn the_first_who_answers_has_the_caller_and_the_others_stop_ringing() {
+    let mut call = ringing("");
+    let busy = call.gets(Input::DialEnded(0, DialStatus::Busy));
+    assert_eq!(busy, ["tell /one of Some(0) CallStatus=busy CallDuration=0"], "the others ring on");
+    assert_eq!(call.gets(Input::DialAnswered(0)), [""; 0], "it was lost");
+    assert_eq!(call.gets(Input::DialAnswered(1)), ["stop dial 2", "tell /two of Some(1) CallStatus=in-progress"]);
+    assert_eq!(call.gets(Input::DialAnswered(2)), [""; 0], "it was too late");
+    assert_eq!(call.gets(Input::DialEnded(2, DialStatus::Completed)), [""; 0]);
+    call.now += Duration::from_secs(7);
+    let ended = [
+        "tell /two of Some(1) CallStatus=completed CallDuration=7",
+        "fetch /dialled DialCallStatus=completed DialCallDuration=7",
+    ];
+    assert_eq!(call.gets(Input::DialEnded(1, DialStatus::Completed)), ended);
+}
+
+#[test]
+fn of_several_who_do_not_answer_the_action_learns_of_the_nearest() {
+    let mut call = ringing("");
+    call.gets(Input::DialEnded(1, DialStatus::Busy));
+    call.gets(Input::DialEnded(0, DialStatus::Failed));
+    let ended = call.gets(Input::DialEnded(2, DialStatus::NoAnswer));
+    assert_eq!(ended, ["fetch /dialled DialCallStatus=busy"]);
+    let mut call = ringing("timeout=\"10\"");
+    call.gets(Input::DialEnded(0, DialStatus::Failed));
+    let ended = call.waits(10);
+    let two = ["stop dial 1", "tell /two of Some(1) CallStatus=no-answer CallDuration=0", "stop dial 2"];
+    assert_eq!(ended, [&two[..], &["fetch /dialled DialCallStatus=no-answer"]].concat());
+}
+
+#[test]
+fn a_star_of_the_caller_ends_the_dial_if_the_document_says_so() {
+    let mut call = ringing("hangupOnStar=\"true\"");
+    assert_eq!(call.gets(Input::Key('*')), [""; 0], "nobody has answered");
+    call.gets(Input::DialAnswered(2));
+    assert_eq!(call.gets(Input::Key('1')), [""; 0]);
+    let ended = ["stop dial 2", "fetch /dialled DialCallStatus=completed DialCallDuration=0"];
+    assert_eq!(call.gets(Input::Key('*')), ended);
+}
+
+#[test]
+fn nobody_rings_or_talks_for_an_app_that_has_no_caller_any_more() {
+    let mut call = ringing("");
+    let canceled = |name: &str, at: u32| format!("tell /{name} of Some({at}) CallStatus=canceled CallDuration=0");
+    let stopped = ["stop dial 0", &canceled("one", 0), "stop dial 1", &canceled("two", 1), "stop dial 2"];
+    assert_eq!(call.gets(Input::Left), stopped);
+    assert!(call.interpreter.is_over());
+    let mut call = ringing("");
+    call.gets(Input::DialAnswered(0));
+    let ended = ["stop dial 0", "tell /one of Some(0) CallStatus=completed CallDuration=0"];
+    assert_eq!(call.gets(Input::Left), ended);
 }
 
 #[test]

@@ -182,9 +182,11 @@ impl CallMedia {
     }
 
     /// A participant has left, or could not be reached.
-    fn participant_left(&self, participant: ParticipantId, reason: &'static str, detail: Option<Arc<str>>) {
+    fn participant_left(&self, participant: ParticipantId, failure: Option<AgentFailure>) {
+        let reason = failure.as_ref().map_or("left", |failure| failure.kind.name());
         self.drop_participants(Some(participant), reason);
-        self.report(Report::ParticipantLeft { participant, reason, detail });
+        let (detail, sip_code) = failure.map_or((None, None), |failure| (failure.detail, failure.sip_code));
+        self.report(Report::ParticipantLeft { participant, reason, detail, sip_code });
     }
 }
 
@@ -297,10 +299,10 @@ impl PortHost for CallMedia {
                 self.report(Report::ParticipantJoined { participant });
             }
             (PortUser::Participant(participant), PortReport::HungUp) => {
-                self.participant_left(participant, "left", None);
+                self.participant_left(participant, None);
             }
             (PortUser::Participant(participant), PortReport::Failed(failure)) => {
-                self.participant_left(participant, failure.kind.name(), failure.detail);
+                self.participant_left(participant, Some(failure));
             }
             // The port refuses them itself, and a lost participant is not dialled again.
             (

@@ -15,4 +15,5 @@ cp tests/interop/sip/npm/package.json tests/interop/sip/npm/package-lock.json ta
 npm ci --silent --no-audit --no-fund --ignore-scripts --prefix target/interop-npm
 target/venv/bin/python tests/interop/sip/phones.py "$@"
 target/venv/bin/python tests/interop/sip/trunks.py "$@"
+target/venv/bin/python tests/interop/sip/twiml_dial.py "$@"
 exec target/venv/bin/python tests/interop/sip/jssip_phone.py "$@"

@@ -141,6 +141,9 @@ class Scenario:
         self.checks.equal("the line to the caller is whole", objections(report), [])
         self.checks.equal("the caller hangs up", report["ended_by"], "caller")
         await self._app.wait_for_line("the end of the stream", lambda line: line == "stop")
+        await self._app.wait_for_line("its status callback", lambda line: line == "stream-stopped")
+        events = [line for line in self._app.lines if line.startswith("stream-")]
+        self.checks.equal("the stream's status callback is signed, and told of both ends", events, ["stream-started", "stream-stopped"])
 
     async def _the_sdk_controls_a_live_call(self) -> None:
         calling = asyncio.create_task(self._call(digits="1", seconds=60))

@@ -1,6 +1,8 @@
 //! An app written for Twilio Voice: it answers requests with TwiML, and checks their signatures by its own arithmetic.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,12 +10,13 @@ use std::time::Duration;
 use anyhow::Context;
 use aws_lc_rs::hmac;
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt, stream};
 use reqwest::Url;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -32,6 +35,10 @@ pub enum Page {
     Status(u16),
     /// A redirect to this URL.
     Elsewhere(String),
+    /// Nothing at all.
+    Never,
+    /// The beginning of a document, and nothing more.
+    Stuck,
 }
 
 /// A request that came.
@@ -144,6 +151,11 @@ async fn answer(
         None => StatusCode::NOT_FOUND.into_response(),
         Some(Page::Status(status)) => StatusCode::from_u16(status).unwrap_or_default().into_response(),
         Some(Page::Elsewhere(url)) => (StatusCode::FOUND, [(header::LOCATION, url)]).into_response(),
+        Some(Page::Never) => pending().await,
+        Some(Page::Stuck) => {
+            let begun = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"<Response>"))]);
+            Body::from_stream(begun.chain(stream::pending())).into_response()
+        }
         Some(Page::Body(kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
         Some(Page::Verbs(verbs)) => {
             let document = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response>{verbs}</Response>");
