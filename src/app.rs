@@ -21,7 +21,7 @@ use crate::calls::recovery::Recovery;
 use crate::calls::session::SessionOptions;
 use crate::calls::terminations::Terminations;
 use crate::calls::{CallQueue, Calls, CallsOptions};
-use crate::config::events::{FORWARD_ENDPOINT, TWILIO_ENDPOINT};
+use crate::config::events::{FORWARD_ENDPOINT, TWILIO_CALLS_ENDPOINT, TWILIO_ENDPOINT};
 use crate::config::sip::{Sip, SipUser};
 use crate::config::trunks::Trunk;
 use crate::config::{Config, restart};
@@ -109,10 +109,10 @@ impl App {
         prompts::check_queues(&config.queues, &prompts)?;
         let (recordings, closed) = start_recordings(&config).await?;
         let store = open_store(&config).await?;
-        let deliveries = deliver_events(&config, &store)?;
         let pulse = Arc::new(Pulse::default());
         let graph = graph_client(&config, &pulse)?;
         let settings = CurrentSettings::new(Settings::read(&config)?);
+        let deliveries = deliver_events(&config, &store, &settings)?;
         let terminations = Terminations::new(store.clone(), graph.clone(), settings.clone());
         let instances = Instances::default();
         let Workers { handles: workers, threads, user_agent, from_phones } =
@@ -493,10 +493,11 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await.context("the store")??)
 }
 
-fn deliver_events(config: &Config, store: &Store) -> anyhow::Result<Events> {
+fn deliver_events(config: &Config, store: &Store, settings: &CurrentSettings) -> anyhow::Result<Events> {
     let http = events::client_settings(reqwest::Client::builder()).build().context("the HTTP client")?;
     let mut options = EventsOptions::new(webhooks(config));
     options.give_up_after = config.events.give_up_after;
+    options.settings = Some(settings.clone());
     Ok(Events::start(store, options, &http))
 }
 
@@ -520,7 +521,15 @@ fn webhooks(config: &Config) -> Vec<Webhook> {
             kinds: Kinds::Only(twilio_status::KINDS.map(str::to_owned).to_vec()),
             format: Format::TwilioStatus(account.clone()),
         });
-    config.events.webhooks.iter().cloned().chain(forward).chain(status).collect()
+    let status_of_calls = account.map(|_| Webhook {
+        name: TWILIO_CALLS_ENDPOINT.to_owned(),
+        // Each call has its own.
+        url: config.whatsapp.graph_url.clone(),
+        secrets: Vec::new(),
+        kinds: Kinds::Only(twilio_status::KINDS.map(str::to_owned).to_vec()),
+        format: Format::TwilioStatusOfCalls,
+    });
+    config.events.webhooks.iter().cloned().chain(forward).chain(status).chain(status_of_calls).collect()
 }
 
 fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClient> {

@@ -8,6 +8,7 @@ mod deliverer;
 mod attempt;
 mod backoff;
 pub mod twilio_status;
+mod status_of_calls;
 pub(crate) mod signature;
 
 pub use signature::{InvalidSecret, SigningSecret};
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use url::Url;
 
+use crate::settings::CurrentSettings;
 use crate::store::{Endpoint, Kinds, Store};
 use crate::twilio::Account;
 use deliverer::Deliverer;
@@ -48,6 +50,8 @@ pub enum Format {
     Events,
     /// As Twilio's status callbacks of this account.
     TwilioStatus(Arc<Account>),
+    /// The same for the status callbacks of single calls: the URL is the call's, and each is asked once, as Twilio does.
+    TwilioStatusOfCalls,
 }
 
 impl Webhook {
@@ -76,6 +80,8 @@ pub struct EventsOptions {
     pub give_up_after: Duration,
     /// Seed of the jitter.
     pub jitter_seed: u64,
+    /// What says where the URLs of single calls lead; without it none is asked.
+    pub settings: Option<CurrentSettings>,
 }
 
 impl EventsOptions {
@@ -91,6 +97,7 @@ impl EventsOptions {
             longest_probe: Duration::from_secs(30),
             give_up_after: 24 * HOUR,
             jitter_seed: rand::random(),
+            settings: None,
         }
     }
 }

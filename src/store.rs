@@ -16,6 +16,7 @@ mod outbox;
 mod permissions;
 mod delivery_clock;
 mod keys;
+mod status_callbacks;
 mod retention;
 
 pub use arrivals::{Arrival, Unanswered, WacidDigest, Written, wacid_digest};

@@ -69,6 +69,7 @@ async fn place(call: IncomingCall, calls: Calls, rules: Arc<PhoneRules>, mut eve
         agents: Agents::Phone(CallingPhone::new(phone)),
         parameters,
         client_state,
+        status_callback: None,
     };
     let id = match calls.place(order, Hosts::Listed).await {
         Ok(call) => call.facts.id.clone(),

@@ -21,6 +21,7 @@ use crate::egress::Hosts;
 use crate::routes::{Number, PlacingLimits, Route};
 use crate::settings::Settings;
 use crate::store::{self, Written};
+use crate::twilio::status::StatusCallback;
 use crate::whatsapp::PhoneNumberId;
 use crate::worker::{WorkerHandle, placement};
 
@@ -39,6 +40,8 @@ pub struct CallOrder {
     pub parameters: BTreeMap<String, String>,
     /// Kept with the call.
     pub client_state: Option<String>,
+    /// Told how the call stands, as Twilio does.
+    pub status_callback: Option<StatusCallback>,
 }
 
 /// Who talks to a callee.
@@ -121,6 +124,9 @@ impl Calls {
         let first_record = self.start(table, new_call, None, |session| {
             if let Some(client_state) = order.client_state {
                 session.begin_with(client_state);
+            }
+            if let Some(callback) = &order.status_callback {
+                session.name_status_callback(callback);
             }
             if is_queued {
                 session.was_queued();

@@ -48,6 +48,7 @@ use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
 use crate::telemetry::shown;
+use crate::twilio::status::StatusCallback;
 use crate::worker::{Answer, Command, MakeOffer, MediaOptions};
 use app_sockets::AppSockets;
 pub(super) use app_sockets::SocketRequest;
@@ -176,6 +177,11 @@ impl Session {
     pub(super) fn begin_with(&mut self, client_state: String) {
         self.events.set_client_state(client_state.clone());
         self.record.begin_with(client_state);
+    }
+
+    /// Before its first event.
+    pub(super) fn name_status_callback(&self, callback: &StatusCallback) {
+        self.record.name_status_callback(callback);
     }
 
     /// The call has had an event before: `call.queued`.

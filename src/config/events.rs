@@ -23,6 +23,8 @@ pub struct Events {
 pub const FORWARD_ENDPOINT: &str = "whatsapp.forward_url";
 /// The name of the endpoint that `twilio.status_callback` makes.
 pub const TWILIO_ENDPOINT: &str = "twilio.status_callback";
+/// The name of the endpoint that stands for the status callbacks of single calls.
+pub const TWILIO_CALLS_ENDPOINT: &str = "twilio.status_callbacks_of_calls";
 
 impl Events {
     pub(super) fn read(mut section: Section<'_, '_>) -> Option<Self> {
@@ -46,7 +48,9 @@ fn read_webhook(mut section: Section<'_, '_>) -> Option<Webhook> {
     section.require("url", "give an address such as \"https://app.example.com/events\"");
     let url = section.text("url", webhook_url);
     let name = section.text("name", |text| match text.chars().count() {
-        _ if [FORWARD_ENDPOINT, TWILIO_ENDPOINT].contains(&text) => Err("this name is taken: give another".to_owned()),
+        _ if [FORWARD_ENDPOINT, TWILIO_ENDPOINT, TWILIO_CALLS_ENDPOINT].contains(&text) => {
+            Err("this name is taken: give another".to_owned())
+        }
         1..=64 => Ok(text.to_owned()),
         _ => Err("a name has 1 to 64 letters".to_owned()),
     });

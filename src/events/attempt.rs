@@ -25,6 +25,11 @@ pub(super) enum Outcome {
         /// The endpoint's `retry-after`.
         retry_after: Option<Duration>,
     },
+    /// It is not tried again, and says nothing of the endpoint's other events.
+    Lost {
+        /// The error for the operator, without the address.
+        error: String,
+    },
 }
 
 /// Posts the event, all within `timeout`.
@@ -36,6 +41,8 @@ pub(super) async fn post(
     timeout: Duration,
 ) -> Outcome {
     let request = match &webhook.format {
+        // One without settings asks nobody.
+        Format::TwilioStatusOfCalls => return Outcome::Acknowledged,
         Format::Events => http
             .post(webhook.url.clone())
             .headers(headers(webhook, delivery, clock::wall()))

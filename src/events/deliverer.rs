@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::attempt::{self, Outcome};
 use super::backoff::{self, Gate};
-use super::{EventsOptions, Webhook};
+use super::{EventsOptions, Format, Webhook, status_of_calls};
 use crate::store::{Delivery, Settlement, Store};
 
 /// Between two looks while nothing is due.
@@ -133,10 +133,19 @@ impl Deliverer {
     fn send(&mut self, delivery: Delivery) {
         self.in_flight.insert(delivery.position);
         let (http, webhook, timeout) = (self.http.clone(), self.webhook.clone(), self.options.attempt_timeout);
-        let store = self.store.clone();
+        let (store, settings) = (self.store.clone(), self.options.settings.clone());
         self.steps.spawn(async move {
             let left_at = Instant::now();
-            let outcome = attempt::post(&http, &store, &webhook, &delivery, timeout).await;
+            let outcome = match (&webhook.format, settings) {
+                (Format::TwilioStatusOfCalls, Some(settings)) => {
+                    let posted = status_of_calls::post(&store, &settings, &delivery);
+                    match tokio::time::timeout(timeout, posted).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => Outcome::Lost { error: "no answer in time".to_owned() },
+                    }
+                }
+                _ => attempt::post(&http, &store, &webhook, &delivery, timeout).await,
+            };
             Step::Tried { delivery, left_at, outcome }
         });
     }
@@ -154,6 +163,7 @@ impl Deliverer {
     fn tried(&mut self, delivery: &Delivery, left_at: Instant, outcome: Outcome) {
         let settlement = match outcome {
             Outcome::Acknowledged => self.acknowledged(),
+            Outcome::Lost { error } => Settlement::Dead { error },
             Outcome::Failed { error, retry_after } => self.failed(delivery, left_at, error, retry_after),
         };
         let result = match settlement {

@@ -20,11 +20,11 @@ pub const KINDS: [&str; 5] = ["call.placed", "call.incoming", "call.ringing", "c
 
 /// What is read of an event.
 #[derive(Deserialize)]
-struct Event {
+pub(super) struct Event {
     #[serde(rename = "type")]
-    kind: String,
-    call_id: String,
-    occurred_at: String,
+    pub kind: String,
+    pub call_id: String,
+    pub occurred_at: String,
 }
 
 /// The request of a delivery. None if nothing is known of its call any more. The error is for the operator.
@@ -47,8 +47,8 @@ pub(super) async fn request(
     Ok(Some(request.header("x-twilio-signature", signature).header(token, &delivery.id)))
 }
 
-fn form(event: &Event, record: &CallRecord, call: &CallId, account: &Account) -> Vec<(String, String)> {
-    let Parties { from, to } = Parties::of(&record.description());
+pub(super) fn form(event: &Event, record: &CallRecord, call: &CallId, account: &Account) -> Vec<(String, String)> {
+    let Parties { from, to } = Parties::of(&account.with_number(&record.description()));
     let status = match event.kind.as_str() {
         "call.placed" => "initiated",
         "call.accepted" => "in-progress",

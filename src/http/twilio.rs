@@ -6,7 +6,6 @@
 mod call;
 mod error;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +34,7 @@ use crate::clock;
 use crate::egress::Hosts;
 use crate::settings::{CurrentSettings, Settings};
 use crate::store::Store;
+use crate::twilio::status::{Stages, StatusCallback};
 use crate::twilio::{API_VERSION, Account, Method, Source, call_of, twiml};
 use crate::whatsapp::PhoneNumberId;
 use crate::whatsapp::graph::Callee;
@@ -82,7 +82,7 @@ async fn place(
     let fields = Fields::read(&body);
     let order = order_of(&fields, &facade.settings.get())?;
     let placed = facade.calls.place(order, Hosts::Listed).await?;
-    Ok((StatusCode::CREATED, Json(call_json(&Known::of_live(&placed), &account.sid))).into_response())
+    Ok((StatusCode::CREATED, Json(call_json(&Known::of_live(&placed), &account))).into_response())
 }
 
 /// `GET …/Calls.json`: those that live.
@@ -99,7 +99,7 @@ async fn list(
     let known = live.iter().map(Known::of_live);
     let listed: Vec<Value> = known
         .filter(|call| wanted.get("Status").is_none_or(|status| status == call.status))
-        .map(|call| call_json(&call, &account.sid))
+        .map(|call| call_json(&call, &account))
         .collect();
     let uri = format!("/{API_VERSION}/Accounts/{}/Calls.json", account.sid);
     Ok(Json(json!({
@@ -118,7 +118,7 @@ async fn read(
 ) -> Result<Json<Value>, TwilioError> {
     let account = facade.admit(&account, &headers, connection.as_deref())?;
     let call = call_named(&call)?;
-    Ok(Json(call_json(&facade.look(&call).await?, &account.sid)))
+    Ok(Json(call_json(&facade.look(&call).await?, &account)))
 }
 
 /// `POST …/Calls/{CallSid}.json`
@@ -130,12 +130,16 @@ async fn update(
     body: Bytes,
 ) -> Result<Json<Value>, TwilioError> {
     let account = facade.admit(&account, &headers, connection.as_deref())?;
-    let call = call_named(&call)?;
+    let (call, fields) = (call_named(&call)?, Fields::read(&body));
     let before = facade.look(&call).await?;
-    if let Some(command) = command_of(&Fields::read(&body), &before)? {
+    let callback = status_callback_of(&fields)?;
+    if let (Some(callback), None) = (callback, before.ended_at) {
+        facade.store.name_status_callback(call.as_str(), callback.to_json());
+    }
+    if let Some(command) = command_of(&fields, &before)? {
         facade.calls.perform(&call, command, None, Hosts::Listed).await?;
     }
-    Ok(Json(call_json(&facade.look(&call).await?, &account.sid)))
+    Ok(Json(call_json(&facade.look(&call).await?, &account)))
 }
 
 impl Facade {
@@ -214,12 +218,7 @@ fn command_of(fields: &Fields, call: &Known) -> Result<Option<CallCommand>, Twil
 
 /// The TwiML that a request names.
 fn source_of(fields: &Fields) -> Result<Option<Source>, TwilioError> {
-    let method = match fields.get("Method") {
-        None => Method::Post,
-        Some(text) => {
-            Method::parse(text).ok_or_else(|| TwilioError::bad_request(20_001, "Method: give GET or POST"))?
-        }
-    };
+    let method = method_of(fields, "Method")?;
     match (fields.get("Twiml"), fields.get("Url")) {
         (Some(document), _) => {
             twiml::parse(document).map_err(|error| TwilioError::bad_request(12_100, format!("Twiml: {error}")))?;
@@ -252,7 +251,25 @@ fn order_of(fields: &Fields, settings: &Settings) -> Result<CallOrder, TwilioErr
         agents: Agents::Of(Destination { twiml: Some(Box::new(source)), ..Destination::default() }),
         parameters: Default::default(),
         client_state: None,
+        status_callback: status_callback_of(fields)?,
     })
+}
+
+/// The status callback of one call.
+fn status_callback_of(fields: &Fields) -> Result<Option<StatusCallback>, TwilioError> {
+    let Some(url) = fields.get("StatusCallback") else { return Ok(None) };
+    let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let url = parsed.ok_or_else(|| TwilioError::bad_request(21_609, "StatusCallback: give a whole URL"))?;
+    let method = method_of(fields, "StatusCallbackMethod")?;
+    let stages = Stages::read(fields.all("StatusCallbackEvent"));
+    let advice = "StatusCallbackEvent: give initiated, ringing, answered or completed";
+    let stages = stages.ok_or_else(|| TwilioError::bad_request(20_001, advice))?;
+    Ok(Some(StatusCallback { url: url.into(), method, stages }))
+}
+
+fn method_of(fields: &Fields, name: &str) -> Result<Method, TwilioError> {
+    let Some(text) = fields.get(name) else { return Ok(Method::Post) };
+    Method::parse(text).ok_or_else(|| TwilioError::bad_request(20_001, format!("{name}: give GET or POST")))
 }
 
 /// The business number: Meta does not say which one has which digits, so `twilio.numbers` does. Without a match it is the
@@ -265,7 +282,7 @@ fn number_of(from: &str, settings: &Settings) -> Option<PhoneNumberId> {
 }
 
 /// The fields of a form or query.
-struct Fields(HashMap<String, String>);
+struct Fields(Vec<(String, String)>);
 
 impl Fields {
     fn read(encoded: &[u8]) -> Self {
@@ -274,21 +291,41 @@ impl Fields {
 
     /// A field that is not empty.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.all(name).first().copied()
+    }
+
+    /// Each of the fields with this name that are not empty.
+    fn all(&self, name: &str) -> Vec<&str> {
+        let fields = self.0.iter().filter(|(known, value)| known == name && !value.is_empty());
+        fields.map(|(_, value)| value.as_str()).collect()
     }
 }
 
 impl From<Refusal> for TwilioError {
     fn from(refusal: Refusal) -> Self {
-        let code = refusal.code;
-        let is_url = matches!(code, RefusalCode::InvalidUrl | RefusalCode::UrlNotAllowed | RefusalCode::UrlUnresolved);
-        if code == RefusalCode::CallNotFound {
-            return Self::not_found(refusal.message);
-        }
-        if code == RefusalCode::CallEnded || is_url {
-            return Self::bad_request(if is_url { 21_205 } else { 21_220 }, refusal.message);
-        }
+        let Refusal { code, message, .. } = refusal;
         let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::of_status(status, refusal.message)
+        if code == RefusalCode::CallNotFound {
+            return Self::not_found(message);
+        }
+        if code == RefusalCode::CallEnded {
+            return Self::bad_request(21_220, message);
+        }
+        if matches!(code, RefusalCode::InvalidUrl | RefusalCode::UrlNotAllowed | RefusalCode::UrlUnresolved) {
+            return Self::bad_request(21_205, message);
+        }
+        if matches!(code, RefusalCode::NoPermission | RefusalCode::CallLimit | RefusalCode::CallingPaused) {
+            return Self::new(status, 21_216, message);
+        }
+        if code == RefusalCode::CountryNotSupported {
+            return Self::new(status, 21_215, message);
+        }
+        if code == RefusalCode::PersonUnreachable {
+            return Self::new(status, 21_214, message);
+        }
+        if code == RefusalCode::UnknownNumber {
+            return Self::new(status, 21_212, message);
+        }
+        Self::of_status(status, message)
     }
 }

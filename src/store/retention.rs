@@ -12,8 +12,8 @@ const BATCH: i64 = 200;
 /// How long records are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Call records, from the call's end, records of recordings, from their start, and call permissions, from the last
-    /// thing learned of them.
+    /// Call records, from the call's end, records of recordings and status callbacks of calls, from their start, and call
+    /// permissions, from the last thing learned of them.
     pub calls: Duration,
     /// Events and dead letters, from the time they were stored. Events that wait for delivery are kept.
     pub events: Duration,
@@ -56,8 +56,13 @@ pub(super) fn clean(connection: &mut Connection, retention: &Retention, now: i64
         "DELETE FROM permissions WHERE id IN (SELECT id FROM permissions WHERE changed_at < ?1 LIMIT ?2)",
         params![before(retention.calls), BATCH],
     )?;
+    let callbacks = transaction.execute(
+        "DELETE FROM status_callbacks WHERE call_id IN
+            (SELECT call_id FROM status_callbacks WHERE named_at < ?1 LIMIT ?2)",
+        params![before(retention.calls), BATCH],
+    )?;
     transaction.commit()?;
-    Ok(calls + recordings + events + keys + seen + permissions)
+    Ok(calls + recordings + events + keys + seen + permissions + callbacks)
 }
 
 fn clean_events(connection: &Connection, before: i64) -> rusqlite::Result<usize> {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 13] = [
+pub(super) const MIGRATIONS: [&str; 14] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: [&str; 13] = [
     PERMISSIONS,
     QUEUED_CALLS,
     USAGE_OF_CALLS,
+    STATUS_CALLBACKS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -219,6 +220,16 @@ const QUEUED_CALLS: &str = "
 /// `usage` is a JSON list: what each speech model of the call has used.
 const USAGE_OF_CALLS: &str = "
     ALTER TABLE calls ADD COLUMN usage TEXT NOT NULL DEFAULT '[]';
+";
+
+/// `callback` is JSON: what Twilio's REST API names for one call.
+const STATUS_CALLBACKS: &str = "
+    CREATE TABLE status_callbacks (
+        call_id TEXT PRIMARY KEY,
+        callback TEXT NOT NULL,
+        named_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX status_callbacks_by_age ON status_callbacks (named_at);
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

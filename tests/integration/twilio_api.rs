@@ -3,13 +3,15 @@
 use patchcord_simulator::call::{Call, Stage};
 use patchcord_simulator::callee::CalleeOptions;
 use patchcord_simulator::foreign_agent::{ForeignAgent, ForeignCall, Protocol};
+use patchcord_simulator::meta::permissions::PermissionReply;
 use patchcord_simulator::sound;
-use patchcord_simulator::twiml_app::TwimlApp;
+use patchcord_simulator::twiml_app::{Page, TwimlApp};
 use reqwest::{Method, Url};
 use serde_json::Value;
 
+use crate::api::client::{Client, WRITER};
 use crate::people::{AGENT_HZ, GOODBYE_NOTES_HZ, caller, objections, quiet_caller, tone, until_caller_hears};
-use crate::service::{TestOptions, TestService};
+use crate::service::{DEADLINE, TestOptions, TestService};
 use crate::twiml::{ACCOUNT, TOKEN, account, stream};
 
 /// The app's client of the API.
@@ -161,6 +163,85 @@ async fn a_call_is_placed_and_the_app_says_what_happens() -> anyhow::Result<()> 
     assert_eq!(sound::voices_heard(&call.heard()?, 16_000, &GOODBYE_NOTES_HZ), GOODBYE_NOTES_HZ);
     let (status, seen) = rest(&service).ask(Method::POST, "Calls.json", &fields[..2]).await?;
     assert_eq!((status, &seen["code"]), (400, &21_205.into()), "{seen}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placed_call_has_a_status_callback_of_its_own_which_is_asked_once_for_each_stage() -> anyhow::Result<()> {
+    let app = TwimlApp::start(TOKEN).await?;
+    app.says("/voice", "");
+    app.answers("/status", Page::Status(500));
+    let options = TestOptions { more_routes: account(""), ..TestOptions::default() };
+    let mut service = TestService::start_with(&format!("twiml:{}", app.url("/voice")), options).await?;
+    let callee = service.meta.permit(CalleeOptions { person: quiet_caller(), ..CalleeOptions::default() });
+    let (told, document) = (app.url("/status"), "<Response><Play>prompt:beep</Play></Response>");
+    let mut fields = vec![("To", "+12025550143"), ("From", "+12025550199"), ("Twiml", document)];
+    fields.extend(["initiated", "ringing", "answered completed"].map(|events| ("StatusCallbackEvent", events)));
+    fields.push(("StatusCallback", &told));
+    let (status, seen) = rest(&service).ask(Method::POST, "Calls.json", &fields).await?;
+    assert_eq!(status, 201, "{seen}");
+    let call = callee.next_call().await?;
+    call.wait_until(Stage::MediaUp).await?;
+    call.pick_up().await?;
+    service.event("call.ended").await?;
+    for (nth, status) in [(1, "initiated"), (2, "ringing"), (3, "in-progress"), (4, "completed")] {
+        let asked = app.wait_for("/status", nth).await?;
+        assert!(asked.is_signed, "{asked:?}");
+        assert_eq!(
+            (asked.fields["CallStatus"].as_str(), &asked.fields["CallSid"].as_str().into()),
+            (status, &seen["sid"])
+        );
+    }
+    for (field, value, code) in [
+        ("StatusCallback", "ftp://a", 21_609),
+        ("StatusCallbackEvent", "won", 20_001),
+        ("StatusCallbackMethod", "PUT", 20_001),
+    ] {
+        let wrong: Vec<_> = fields.iter().copied().filter(|(name, _)| *name != field).chain([(field, value)]).collect();
+        let (status, seen) = rest(&service).ask(Method::POST, "Calls.json", &wrong).await?;
+        assert_eq!((status, &seen["code"]), (400, &code.into()), "{field}: {seen}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_call_gets_a_status_callback_which_is_told_of_its_end() -> anyhow::Result<()> {
+    let Talking { app, service, sid, call, .. } = talking().await?;
+    app.says("/status", "");
+    let (told, method) = (app.url("/status?a=1"), ("StatusCallbackMethod", "GET"));
+    assert_eq!(rest(&service).update(&sid, &[("StatusCallback", told.as_str()), method]).await?.0, 200);
+    call.hang_up().await?;
+    let asked = app.wait_for("/status", 1).await?;
+    assert!(asked.is_signed && asked.method == "GET" && asked.fields["a"] == "1", "{asked:?}");
+    assert_eq!((&asked.fields["CallStatus"], &asked.fields["CallSid"]), (&"completed".to_owned(), &sid));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_person_does_not_permit_is_refused_with_twilios_code() -> anyhow::Result<()> {
+    let options = TestOptions { more_routes: account(""), ..TestOptions::default() };
+    let service = TestService::start_with("prompt:goodbye", options).await?;
+    let person = service.meta.permit(CalleeOptions { person: quiet_caller(), ..CalleeOptions::default() });
+    person.reply(PermissionReply::Revoke).await?;
+    let known = async {
+        let client = Client::new(&service, WRITER);
+        while client.get("/v1/permissions/12025550143").await?.body["status"] != "revoked" {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(DEADLINE, known).await??;
+    let document = "<Response><Play>prompt:goodbye</Play></Response>";
+    let order = |to: &'static str, from: &'static str| [("To", to), ("From", from), ("Twiml", document)];
+    for (fields, code, words) in [
+        (order("+12025550143", "+12025550199"), 21_216, "permi"),
+        (order("nobody", "+12025550199"), 21_211, "To: "),
+        (order("", "+12025550199"), 21_201, "To: "),
+    ] {
+        let (status, seen) = rest(&service).ask(Method::POST, "Calls.json", &fields).await?;
+        assert_eq!((seen["status"].as_u64(), &seen["code"]), (Some(status.into()), &code.into()), "{seen}");
+        assert!((400..500).contains(&status) && seen["more_info"].is_string(), "{seen}");
+        assert!(seen["message"].as_str().is_some_and(|message| message.contains(words)), "{seen}");
+    }
+    assert_eq!(service.count_of("connect"), 0);
     Ok(())
 }
 

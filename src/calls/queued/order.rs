@@ -82,6 +82,7 @@ impl StoredOrder {
             agents,
             parameters: stored.parameters,
             client_state: call.client_state.clone(),
+            status_callback: None,
         };
         Some((order, if stored.any_host { Hosts::Any } else { Hosts::Listed }))
     }

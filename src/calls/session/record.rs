@@ -16,6 +16,7 @@ use crate::queue::QueueName;
 use crate::recordings::RecordingId;
 use crate::routes::Number;
 use crate::store::{CallRecord, Store, Written};
+use crate::twilio::status::StatusCallback;
 use crate::whatsapp::WaCallId;
 use crate::whatsapp::graph::CallbackData;
 
@@ -124,6 +125,10 @@ impl LiveRecord {
     /// Before the first write.
     pub fn begin_with(&mut self, client_state: String) {
         self.record.client_state = Some(client_state);
+    }
+
+    pub fn name_status_callback(&self, callback: &StatusCallback) {
+        self.store.name_status_callback(&self.record.call_id, callback.to_json());
     }
 
     pub fn keep_client_state(&mut self, client_state: String) {

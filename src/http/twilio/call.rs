@@ -9,7 +9,7 @@ use crate::call::description::{CallDescription, CallDirection};
 use crate::call::event::CallId;
 use crate::calls::snapshot::CallSnapshot;
 use crate::store::CallRecord;
-use crate::twilio::{API_VERSION, call_sid, rfc2822, status_of_end};
+use crate::twilio::{API_VERSION, Account, call_sid, rfc2822, status_of_end};
 
 /// What is known of a call.
 pub(super) struct Known {
@@ -57,8 +57,8 @@ impl Known {
     }
 }
 
-pub(super) fn call_json(call: &Known, account_sid: &str) -> Value {
-    let Parties { from, to } = Parties::of(&call.description);
+pub(super) fn call_json(call: &Known, account: &Account) -> Value {
+    let Parties { from, to } = Parties::of(&account.with_number(&call.description));
     let sid = call_sid(&call.id);
     let talked = call.accepted_at.zip(call.ended_at);
     let talked = talked.map(|(from, to)| to.duration_since(from).unwrap_or_default().as_secs().to_string());
@@ -66,6 +66,7 @@ pub(super) fn call_json(call: &Known, account_sid: &str) -> Value {
         CallDirection::UserInitiated => "inbound",
         CallDirection::BusinessInitiated => "outbound-api",
     };
+    let account_sid = &account.sid;
     let uri = format!("/{API_VERSION}/Accounts/{account_sid}/Calls/{sid}.json");
     json!({
         "sid": sid,

@@ -33,6 +33,10 @@ impl TwilioError {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into() }
     }
 
+    pub fn new(status: StatusCode, code: u32, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
     /// A refusal of ours that Twilio has no code for.
     pub fn of_status(status: StatusCode, message: impl Into<String>) -> Self {
         let code = match status {

@@ -182,6 +182,7 @@ impl PlaceCall {
             agents: common.agents,
             parameters: common.parameters,
             client_state: common.client_state,
+            status_callback: None,
         })
     }
 }
