@@ -7,15 +7,15 @@ use rubato::{Fft, FixedSync, Resampler as _, WindowFunction};
 
 use crate::opus::SampleRate;
 
-/// Turns one 20 ms frame at one rate into exactly one at another, 2.5 ms late (5 ms to or from 8 kHz).
+/// Turns one 20 ms frame at one rate into exactly one at another, 2.5 ms late (5 ms to or from 8, 12 and 44.1 kHz).
 ///
 /// Flat within 0.5 dB up to 41 % of the lower rate (3.3 kHz at 8 kHz); frequencies beyond the lower rate are more than
 /// 80 dB down.
 ///
-/// Opus supports all four rates by itself; this is for speakers of different rates in one mix, and for G.711. After its
-/// creation it allocates nothing, as long as `out` has room.
+/// Opus supports all four rates by itself; this is for speakers of different rates in one mix, for G.711, and for sound that
+/// comes at a rate that Opus does not have. After its creation it allocates nothing, as long as `out` has room.
 pub struct Resampler {
-    from: SampleRate,
+    from_hz: u32,
     to: SampleRate,
     /// None between equal rates.
     work: Option<Work>,
@@ -30,12 +30,17 @@ struct Work {
 impl Resampler {
     /// From frames at `from` to frames at `to`.
     pub fn new(from: SampleRate, to: SampleRate) -> Self {
-        Self { from, to, work: (from != to).then(|| Work::new(from, to)) }
+        Self::of_hz(from.hz(), to)
+    }
+
+    /// From frames at any rate of whole samples in 10 ms, such as 44.1 kHz, to frames at `to`.
+    pub fn of_hz(from_hz: u32, to: SampleRate) -> Self {
+        Self { from_hz, to, work: (from_hz != to.hz()).then(|| Work::new(from_hz, to)) }
     }
 
     /// Appends one frame at the new rate to `out`. A short `frame` is padded with silence, a long one is truncated.
     pub fn process(&mut self, frame: &[i16], out: &mut Vec<i16>) {
-        let expected = self.from.samples_per_frame();
+        let expected = self.samples_per_frame();
         let frame = &frame[..frame.len().min(expected)];
         match &mut self.work {
             Some(work) => work.process(frame, out),
@@ -53,9 +58,14 @@ impl Resampler {
         }
     }
 
-    /// The rate of the frames it takes.
-    pub fn from(&self) -> SampleRate {
-        self.from
+    /// The rate of the frames it takes, in Hz.
+    pub fn from_hz(&self) -> u32 {
+        self.from_hz
+    }
+
+    /// Samples in one of the frames it takes.
+    pub fn samples_per_frame(&self) -> usize {
+        samples_per_frame(self.from_hz)
     }
 
     /// The rate of the frames it returns.
@@ -65,12 +75,12 @@ impl Resampler {
 }
 
 impl Work {
-    fn new(from: SampleRate, to: SampleRate) -> Self {
+    fn new(from_hz: u32, to: SampleRate) -> Self {
+        let frame = samples_per_frame(from_hz);
         // Blocks of a quarter frame keep the delay at 2.5 ms. At 8 kHz they would be 40 samples, and a filter that
-        // short takes 3 dB at 3.3 kHz.
-        let blocks = if from.hz().min(to.hz()) == 8_000 { 2 } else { 4 };
-        let frame = from.samples_per_frame();
-        let (from_hz, to_hz) = (from.hz() as usize, to.hz() as usize);
+        // short takes 3 dB at 3.3 kHz; at 44.1 kHz they would be no whole samples.
+        let blocks = if from_hz.min(to.hz()) < 16_000 || !frame.is_multiple_of(4) { 2 } else { 4 };
+        let (from_hz, to_hz) = (from_hz as usize, to.hz() as usize);
         // The library's own choice of window begins to cut at 5 kHz of 16 with blocks this short; this one at 6.6 kHz,
         // and aliases stay 84 dB down all the same.
         let window = WindowFunction::Blackman;
@@ -102,9 +112,17 @@ impl Work {
     }
 }
 
+fn samples_per_frame(hz: u32) -> usize {
+    hz as usize / 50
+}
+
 impl fmt::Debug for Resampler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Resampler").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
+        formatter
+            .debug_struct("Resampler")
+            .field("from_hz", &self.from_hz)
+            .field("to", &self.to)
+            .finish_non_exhaustive()
     }
 }
 

@@ -30,7 +30,6 @@ use crate::descriptors;
 use crate::telemetry::shown;
 use frame::{Frame, FrameReader};
 pub use options::AudioSocketOptions;
-use patchcord_media::opus::SampleRate;
 
 /// One read: some frames of 20 ms.
 const READ_BYTES: usize = 4 * 1024;
@@ -206,10 +205,7 @@ impl Conversation<'_> {
         let broken = |why: String| Some(Ending::Failed(AgentFailureKind::ProtocolError.because(why)));
         match frame {
             Frame::Audio { hz, samples } => {
-                let Some(rate) = SampleRate::from_hz(hz) else {
-                    return broken(format!("it sent audio at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
-                };
-                let samples = intake.take(rate, samples);
+                let samples = intake.take(hz, samples);
                 if !samples.is_empty() {
                     // While its queue is full, it is not read.
                     self.port.back_pressure().await;

@@ -30,17 +30,17 @@ impl Intake {
         let frame_bytes = 2 * from.samples_per_frame();
         let mut whole = samples.to_vec();
         whole.resize(whole.len().next_multiple_of(frame_bytes), 0);
-        Self::new(to).take(from, whole.into())
+        Self::new(to).take(from.hz(), whole.into())
     }
 
     /// The audio at the rate of the call. The last frame that is not full waits for its rest.
-    pub fn take(&mut self, from: SampleRate, samples: Bytes) -> Bytes {
-        if from == self.to {
+    pub fn take(&mut self, from_hz: u32, samples: Bytes) -> Bytes {
+        if from_hz == self.to.hz() {
             self.resampling = None;
             return samples;
         }
-        if self.resampling.as_ref().is_none_or(|resampling| resampling.resampler.from() != from) {
-            self.resampling = Some(Resampling { resampler: Resampler::new(from, self.to), waiting: Vec::new() });
+        if self.resampling.as_ref().is_none_or(|resampling| resampling.resampler.from_hz() != from_hz) {
+            self.resampling = Some(Resampling { resampler: Resampler::of_hz(from_hz, self.to), waiting: Vec::new() });
         }
         match &mut self.resampling {
             Some(resampling) => resampling.take(&samples),
@@ -52,7 +52,7 @@ impl Intake {
 impl Resampling {
     fn take(&mut self, samples: &[u8]) -> Bytes {
         self.waiting.extend_from_slice(samples);
-        let frame_bytes = 2 * self.resampler.from().samples_per_frame();
+        let frame_bytes = 2 * self.resampler.samples_per_frame();
         let whole = self.waiting.len() - self.waiting.len() % frame_bytes;
         let mut frame = Vec::with_capacity(frame_bytes / 2);
         let mut resampled = Vec::new();
@@ -74,10 +74,10 @@ mod tests {
     fn audio_keeps_its_length_at_another_rate_however_it_is_cut() {
         let mut intake = Intake::new(SampleRate::Hz8000);
         let second = vec![0; 32_000];
-        let pieces =
-            second.chunks(77).map(|piece| intake.take(SampleRate::Hz16000, Bytes::copy_from_slice(piece)).len());
+        let pieces = second.chunks(77).map(|piece| intake.take(16_000, Bytes::copy_from_slice(piece)).len());
         assert_eq!(pieces.sum::<usize>(), 16_000);
-        assert_eq!(intake.take(SampleRate::Hz8000, Bytes::from_static(&[1, 2, 3])), Bytes::from_static(&[1, 2, 3]));
+        assert_eq!(intake.take(44_100, Bytes::from(vec![0; 88_200])).len(), 16_000);
+        assert_eq!(intake.take(8000, Bytes::from_static(&[1, 2, 3])), Bytes::from_static(&[1, 2, 3]));
         let clip = Intake::clip(SampleRate::Hz16000, SampleRate::Hz8000, vec![0; 325].into());
         assert_eq!(clip.len(), 1280, "two frames");
     }

@@ -48,7 +48,7 @@ impl Format {
     /// Sample rate of PCM; None for Opus.
     fn rate(&self) -> Option<SampleRate> {
         match self {
-            Self::Pcm { inward, .. } => Some(inward.from()),
+            Self::Pcm { inward, .. } => SampleRate::from_hz(inward.from_hz()),
             Self::Opus { .. } => None,
         }
     }
@@ -130,7 +130,7 @@ impl MixInput {
     fn shape(&mut self, before: State) {
         match &mut self.format {
             Format::Pcm { inward, at_rate, resampled, last_sample } => {
-                let fade = inward.from().samples_in(FADE);
+                let fade = inward.from_hz() as usize * FADE.as_millis() as usize / 1000;
                 if self.state == State::Ending {
                     at_rate[..fade].fill(*last_sample);
                     fade_out(&mut at_rate[..fade]);

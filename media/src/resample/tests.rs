@@ -18,6 +18,38 @@ fn a_tone_keeps_its_level_and_frequency() {
     }
 }
 
+/// The rates of AudioSocket that Opus does not have.
+const OTHERS: [u32; 5] = [12_000, 32_000, 44_100, 96_000, 192_000];
+
+#[test]
+fn sound_at_any_rate_of_audiosocket_is_the_same_sound() {
+    for from in OTHERS {
+        for to in SampleRate::ALL {
+            let through = |hz: f64| {
+                let mut resampler = Resampler::of_hz(from, to);
+                let sound: Vec<i16> = (0..from)
+                    .map(|index| (8000.0 * (TAU * hz * f64::from(index) / f64::from(from)).sin()) as i16)
+                    .collect();
+                let mut heard = Vec::new();
+                sound.chunks(resampler.samples_per_frame()).for_each(|frame| resampler.process(frame, &mut heard));
+                assert_eq!(heard.len(), to.hz() as usize, "a second stays a second: {from} to {to:?}");
+                heard.split_off(heard.len() / 5)
+            };
+            for hz in [300.0, 1000.0, 3300.0] {
+                let heard = through(hz);
+                let level_db = 10.0 * (power(&heard) / 32e6).log10();
+                assert!(level_db.abs() < 0.5, "{from} to {to:?}, {hz} Hz: {level_db} dB");
+                let share = power_share(&heard, hz, to);
+                assert!(share > 0.999, "{from} to {to:?}, {hz} Hz: {share}");
+            }
+            if to.hz() < from {
+                let level_db = 10.0 * (power(&through(f64::from(to.hz()) * 0.5137)) / 32e6).log10();
+                assert!(level_db < -80.0, "{from} to {to:?}: {level_db} dB");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_the_lower_rate_cannot_carry_is_left_out() {
     for (from, to) in pairs().filter(|(from, to)| to.hz() < from.hz()) {

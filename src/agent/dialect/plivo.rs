@@ -141,7 +141,7 @@ impl Plivo {
         let Some(rate) = SampleRate::from_hz(hz) else {
             return Err(format!("audio at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
         };
-        Ok(self.intake.take(rate, payload.of_base64(&media.payload)?))
+        Ok(self.intake.take(rate.hz(), payload.of_base64(&media.payload)?))
     }
 
     fn message(&mut self, event: Event<'_>) -> Message {

@@ -178,6 +178,8 @@ impl AudioSocketCall {
             8_000 => 0x10,
             16_000 => 0x12,
             24_000 => 0x13,
+            44_100 => 0x15,
+            192_000 => 0x18,
             _ => 0x16,
         };
         let pcm = sound::at_rate(pcm, PHONE_RATE, self.sample_rate);
