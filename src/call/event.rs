@@ -16,7 +16,7 @@ pub struct CallId(String);
 impl CallId {
     /// A new id.
     pub fn generate() -> Self {
-        Self(format!("call_{}", ulid::Ulid::new().to_string().to_lowercase()))
+        Self(format!("call_{}", new_ulid().to_string().to_lowercase()))
     }
 
     /// Reads an id; None for any other text.
@@ -30,6 +30,14 @@ impl CallId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// A new ULID whose 128 bits are a UUID of version 7 as well (RFC 9562, section 5.7). Agents of other platforms know calls by
+/// UUIDs, and many libraries refuse one without a version.
+pub(crate) fn new_ulid() -> ulid::Ulid {
+    const VERSION: u128 = 0xf << 76;
+    const VARIANT: u128 = 0b11 << 62;
+    ulid::Ulid(ulid::Ulid::new().0 & !VERSION & !VARIANT | 7 << 76 | 0b10 << 62)
 }
 
 impl std::fmt::Display for CallId {

@@ -63,6 +63,7 @@ impl Parties {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::event::CallId;
 
     #[test]
     fn from_is_who_calls_in_both_directions() {
@@ -75,6 +76,15 @@ mod tests {
         call.direction = CallDirection::BusinessInitiated;
         let parties = Parties::of(&call);
         assert_eq!((parties.from.as_str(), parties.to.as_str()), ("+12025550199", "+12025550143"));
+    }
+
+    #[test]
+    fn the_uuid_of_a_call_is_one_that_strict_libraries_take() {
+        for _ in 0..100 {
+            let uuid = uuid_of(CallId::generate().as_str());
+            assert_eq!(&uuid[14..15], "7", "{uuid}");
+            assert!(matches!(&uuid[19..20], "8" | "9" | "a" | "b"), "{uuid}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::agent::notice::{Notice, Start};
 use crate::agent::port::AgentPort;
 use crate::agent::{SocketOptions, SoundFormat};
 use crate::call::agent_failure::AgentFailureKind;
+use crate::call::event::new_ulid;
 use crate::clock;
 use deeds::Deeds;
 use joining::Joining;
@@ -74,7 +75,7 @@ impl<'a> Conversation<'a> {
             terms,
             options,
             dialect: RefCell::new(dialect),
-            stream_id: format!("stream_{}", ulid::Ulid::new().to_string().to_lowercase()),
+            stream_id: format!("stream_{}", new_ulid().to_string().to_lowercase()),
             joining: Joining::new(visit, dialled_at, joins_within),
             liveness: Liveness::new(clock::now()),
             heard: RefCell::default(),
