@@ -15,6 +15,11 @@ server.on('connection', async (socket) => {
     if (type !== 'twilio_message') return;
     if (message.event === 'start') console.log('call from', message.start.customParameters.from_number);
     if (message.event === 'dtmf') console.log('key', message.dtmf.digit);
+    if (message.event === 'dtmf' && message.dtmf.digit === '*') {
+      // The caller is hung up on: the SDK leaves its model, and closing the WebSocket ends the call.
+      session.close();
+      socket.close();
+    }
     if (message.event === 'mark') marks++;
     if (message.event === 'stop') console.log(`call is over, ${marks} marks`);
   });

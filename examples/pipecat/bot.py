@@ -1,4 +1,4 @@
-"""A Pipecat bot that takes Patchcord's calls as it takes those of Twilio, Telnyx, Plivo, Exotel and Vonage.
+"""A Pipecat bot that takes Patchcord's calls as it takes those of Twilio, Telnyx, Plivo, Exotel, Vonage and Asterisk.
 
 It says a tone, hears the caller, interrupts itself at the key #, and hangs up at *. The tone stands for your speech
 recognition, model and voice; all the rest may stay.
@@ -63,10 +63,10 @@ class Talk(FrameProcessor):
         await self.push_frame(frames.TTSAudioRawFrame(tone.astype(np.int16).tobytes(), RATE, 1))
 
 
-async def talk(websocket, platform, serializer):
+async def talk(websocket, platform, serializer, transport_of=FastAPIWebsocketTransport):
     # Two seconds a message, which come ahead of time: Patchcord paces, and `clear` drops what it holds.
     sound = {"audio_in_enabled": True, "audio_out_enabled": True, "audio_out_10ms_chunks": 200}
-    transport = FastAPIWebsocketTransport(websocket, FastAPIWebsocketParams(serializer=serializer, **sound))
+    transport = transport_of(websocket, FastAPIWebsocketParams(serializer=serializer, **sound))
     pipeline = Pipeline([transport.input(), Talk(), transport.output()])
     worker = PipelineWorker(pipeline, params=PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE))
 
@@ -86,14 +86,28 @@ async def any_of_four(websocket: WebSocket):
     platform, call = await parse_telephony_websocket(websocket)
     print(platform, "call from", call.from_number, flush=True)
     kind, encodings = SERIALIZERS[platform], (call.outbound_encoding, "PCMU") if platform == "telnyx" else ()
-    # No REST API: closing the WebSocket hangs up.
-    await talk(websocket, platform, kind(call.stream_id, *encodings, params=kind.InputParams(auto_hang_up=False)))
+    # With Twilio's REST API at Patchcord the bot hangs up by it. Elsewhere it closes the WebSocket.
+    has_rest = platform == "twilio" and "TWILIO_BASE_URL" in os.environ
+    account = {key: os.environ.get(f"TWILIO_{key.upper()}") for key in ("account_sid", "auth_token", "base_url")}
+    rest = account | {"call_sid": call.call_id} if has_rest else {}
+    params = kind.InputParams(auto_hang_up=has_rest)
+    await talk(websocket, platform, kind(call.stream_id, *encodings, params=params, **rest))
 
 
 @app.websocket("/vonage")
 async def vonage(websocket: WebSocket):
     await websocket.accept()
     await talk(websocket, "vonage", VonageFrameSerializer())
+
+
+@app.websocket("/asterisk")
+async def asterisk(websocket: WebSocket):
+    # A package of its own, pipecat-asterisk, which takes slin alone.
+    from pipecat_asterisk.serializer import AsteriskFrameSerializer
+    from pipecat_asterisk.transport import AsteriskWebsocketTransport
+
+    await websocket.accept("media")
+    await talk(websocket, "asterisk", AsteriskFrameSerializer(), AsteriskWebsocketTransport)
 
 
 uvicorn.run(app, host="127.0.0.1", port=int(os.environ.get("PORT", 8765)))

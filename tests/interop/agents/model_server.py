@@ -226,14 +226,56 @@ class Deepgram(Session):
         await self.send({"type": "FunctionCallRequest", "functions": [call]})
 
 
-VENDORS = {"openai": OpenAi, "gemini": Gemini, "deepgram": Deepgram}
+class ElevenLabs(Session):
+    """Whose types are TypeScript: elevenlabs/check.mjs reads the messages that are printed here, those of the caller's sound
+    without the sound."""
+
+    rate, audio_events, has_heard = 16_000, 0, False
+
+    async def send(self, message):
+        said = message | ({"audio_event": message["audio_event"] | {"audio_base_64": ""}} if message["type"] == "audio" else {})
+        print("sent", json.dumps(said), flush=True)
+        await self.socket.send(json.dumps(message))
+
+    async def read(self, message):
+        if "user_audio_chunk" in message:
+            if not self.has_heard:
+                print("sound", json.dumps(message | {"user_audio_chunk": ""}), flush=True)
+                self.has_heard = True
+            return await self.hear(base64.b64decode(message["user_audio_chunk"]))
+        print("event", json.dumps(message), flush=True)
+        if message["type"] == "conversation_initiation_client_data":
+            formats = {"agent_output_audio_format": "pcm_16000", "user_input_audio_format": "pcm_16000"}
+            metadata = {"conversation_id": "conv_1"} | formats
+            await self.send({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": metadata})
+            await self.send({"type": "ping", "ping_event": {"event_id": 7, "ping_ms": 20}})
+            await self.say(GREETING, 8)
+        else:
+            await self.press(json.dumps(message))
+
+    async def say(self, hertz, seconds):
+        for piece in self.pieces(hertz, seconds):
+            self.audio_events += 1
+            event = {"audio_base_64": base64.b64encode(piece).decode(), "event_id": self.audio_events}
+            await self.send({"type": "audio", "audio_event": event})
+
+    async def interrupt(self):
+        await self.send({"type": "interruption", "interruption_event": {"event_id": self.audio_events}})
+        await self.say(ANSWER, 1)
+
+    async def call(self, name, arguments):
+        call = {"tool_name": name, "tool_call_id": f"call_{name}", "parameters": arguments, "event_id": self.audio_events}
+        await self.send({"type": "client_tool_call", "client_tool_call": call})
+
+
+VENDORS = {"openai": OpenAi, "gemini": Gemini, "deepgram": Deepgram, "elevenlabs": ElevenLabs}
 
 
 def check(file):
     """Prints what is wrong with messages of models: a list for each vendor."""
     messages = json.load(open(file))
     for name, vendor in VENDORS.items():
-        for message in messages[name]:
+        for message in messages.get(name, []):
             kind = vendor.server_type or vendor.TO_CLIENT[message["type"]]
             if wrong := mistakes(kind, message):
                 print("mistake", wrong, "in", json.dumps(message))

@@ -43,6 +43,9 @@ class Scenario(Client):
         events = [json.loads(line.removeprefix("event ")) for line in model.lines if line.startswith("event ")]
         ends = [event["audio_end_ms"] / 1000 for event in events if event["type"] == "conversation.item.truncate"]
         self.checks.check("  the marks tell how much was heard", len(ends) == 1 and abs(ends[0] - first) < 0.3, f"{ends} of {first:.2f} s")
+        call = await self._stage.call(30, "*")
+        self.checks.equal("  the app hangs up", call["ended_by"], "terminated")
+        await model.wait_for_count("session is over", 2)
 
 
 if __name__ == "__main__":

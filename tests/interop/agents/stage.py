@@ -52,14 +52,18 @@ class Stage:
         self._program, self._stops = program, []
         self.service = Child("patchcord-agents")
 
+    @property
+    def url(self) -> str:
+        """Of the service, whose port stays the same."""
+        return f"http://127.0.0.1:{self._port}"
+
     async def start(self) -> None:
         FOLDER.mkdir(exist_ok=True)
         self._tone = write_tone(FOLDER / "caller.wav", CALLER, 16_000)
         self._port = free_tcp_port()
         self._simulator = Simulator(self._program)
         self._stops.append(self._simulator.stop)
-        webhook = f"http://127.0.0.1:{self._port}/webhooks/whatsapp"
-        self._page = (await self._simulator.run("--webhook", webhook)).rstrip("/")
+        self._page = (await self._simulator.run("--webhook", f"{self.url}/webhooks/whatsapp")).rstrip("/")
 
     async def stop(self) -> None:
         await stop_all(self._stops)
