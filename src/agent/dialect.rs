@@ -161,6 +161,17 @@ pub(super) trait Dialect {
     /// Writes what a [`FromAgent::Function`] returned. Only models call functions.
     fn write_result(&mut self, _request_id: &Value, _result: &FunctionResult, _outbox: &mut Vec<Message>) {}
 
+    /// What keeps a connection open on which no sound goes, if its protocol does not count pings. It is asked for with every
+    /// ping.
+    fn keep_alive(&mut self) -> Option<Message> {
+        None
+    }
+
+    /// What an agent says that has joined and closes with 1000 or without a code.
+    fn goodbye(&self) -> Goodbye {
+        Goodbye::HangsUp
+    }
+
     /// Writes 20 ms of sound, in the format agreed.
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>);
 
@@ -182,6 +193,17 @@ pub(super) enum Joins {
     WhenOpen,
     /// With its first [`FromAgent::Ready`].
     WhenReady,
+}
+
+/// What a normal close says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goodbye {
+    /// The agent hangs up.
+    HangsUp,
+    /// It hangs up behind its last words, which the caller has not heard yet.
+    HangsUpWhenHeard,
+    /// Nothing: it hangs up by a message, and its connection ends for other reasons.
+    IsLost,
 }
 
 /// A message of the agent.
@@ -263,6 +285,12 @@ pub enum FromAgent {
     Used(Tokens),
     /// It does not take the call. The text holds nothing of the agent's but a code.
     Refused(String),
+    /// This connection is of no use any more, but another one may be. The text is as of `Refused`.
+    Lost(String),
+    /// The same, as soon as all sound sent so far was heard.
+    LostWhenHeard(String),
+    /// Something failed at the agent, and the call goes on. The text is as of `Refused`.
+    Fault(String),
     /// What the protocol answers by itself.
     Reply(Message),
 }

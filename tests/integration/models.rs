@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use patchcord_simulator::agent::Agent;
-use patchcord_simulator::call::{Call, Stage};
+use patchcord_simulator::call::{Call, CallerOptions, Stage};
 use patchcord_simulator::model::{Model, ModelScript, ModelSession, Vendor};
+use patchcord_simulator::network::NetworkOptions;
 use patchcord_simulator::sound::{self, PHONE_RATE};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -84,6 +85,81 @@ async fn elevenlabs_talks_and_its_pings_are_answered() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn deepgram_talks() -> anyhow::Result<()> {
     a_conversation(Vendor::Deepgram, "deepgram-agent:gpt-4o-mini").await.map(drop)
+}
+
+/// Its tool `end_call` closes once all is sent, which is long before all is heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn elevenlabs_is_heard_to_its_last_word_though_it_has_closed() -> anyhow::Result<()> {
+    let greeting = sound::tone(AGENT_HZ, RATE, 4000);
+    let model = Model::start(ModelScript { greeting, ..script(Vendor::ElevenLabs) }).await?;
+    let route = format!("model = {{ url = \"{}\", key = \"{KEY}\" }}", model.url());
+    let mut service = TestService::start_with("elevenlabs:a", TestOptions { route, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    let session = model.wait_for_session().await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    session.close(1000).await;
+    let end = service.end_of(&call).await?;
+    assert_eq!((&end["reason"], &end["hung_up_by"]), (&json!("agent_hung_up"), &json!("agent")), "{end}");
+    let heard_ms = tone_ms(&call, AGENT_HZ)?;
+    assert!(heard_ms >= 3700, "the caller heard {heard_ms} ms of 4000");
+    assert_eq!(objections(&call), [], "{}", call.seen());
+    Ok(())
+}
+
+/// What the model has said is heard, although its connection ends soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn gemini_is_dialled_again_before_google_ends_its_connection() -> anyhow::Result<()> {
+    let greeting = sound::tone(AGENT_HZ, RATE, 3000);
+    let model = Model::start(ModelScript { greeting, ..script(Vendor::Gemini) }).await?;
+    let route = format!("model = {{ url = \"{}\", key = \"{KEY}\", greeting = \"Hello\" }}", model.url());
+    let mut service = TestService::start_with("gemini-live:m", TestOptions { route, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    let session = model.wait_for_session().await?;
+    until_caller_hears(&call, &[AGENT_HZ]).await?;
+    session.tell(&json!({"goAway": {"timeLeft": "50s"}})).await;
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!(
+        (&lost["detail"], &lost["redialling"]),
+        (&json!("the vendor ends the connection (goAway)"), &json!(true))
+    );
+    let next = model.wait_for_session_number(1).await?;
+    next.wait_for_tone(CALLER_HZ).await?;
+    let heard_ms = tone_ms(&call, AGENT_HZ)?;
+    assert!(heard_ms >= 2700, "the caller heard {heard_ms} ms of 3000");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_quota_gives_way_to_the_fallback() -> anyhow::Result<()> {
+    let model = Model::start(script(Vendor::OpenAi)).await?;
+    let route = format!("model = {{ url = \"{}\", key = \"{KEY}\" }}", model.url());
+    let mut service =
+        TestService::start_with("openai-realtime:m", TestOptions { route, ..TestOptions::default() }).await?;
+    let call = service.call(caller()).await?;
+    let session = model.wait_for_session().await?;
+    session.wait_for_tone(CALLER_HZ).await?;
+    let details = json!({"type": "failed", "error": {"type": "insufficient_quota", "code": "insufficient_quota"}});
+    let response = json!({"status": "failed", "status_details": details, "usage": null});
+    session.tell(&json!({"type": "response.done", "event_id": "e9", "response": response})).await;
+    let lost = service.event("call.agent_lost").await?.data;
+    assert_eq!(lost["detail"], "a response of the model failed: insufficient_quota", "{lost}");
+    let end = service.end_of(&call).await?;
+    assert_eq!(end["reason"], "agent_lost", "{end}");
+    Ok(())
+}
+
+/// The caller's media do not come up, so that no sound goes to the model.
+#[tokio::test(flavor = "multi_thread")]
+async fn deepgram_is_kept_while_there_is_no_sound_for_it() -> anyhow::Result<()> {
+    let model = Model::start(script(Vendor::Deepgram)).await?;
+    let route = format!("model = {{ url = \"{}\", key = \"{KEY}\" }}", model.url());
+    let calls = r#"agent_idle_timeout = "1s""#.to_owned();
+    let options = TestOptions { route, calls, ..TestOptions::default() };
+    let service = TestService::start_with("deepgram-agent:m", options).await?;
+    let _call = service.call(CallerOptions { network: NetworkOptions::cut(), ..caller() }).await?;
+    let session = model.wait_for_session().await?;
+    session.wait_for("KeepAlive", |message| message["type"] == "KeepAlive").await?;
+    Ok(())
 }
 
 /// Google ends every connection after some minutes, in the middle of the conversation.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::open_calls::OpenCalls;
-use super::{Dialect, FromAgent, Incoming, Joins, error_code, json_message, parsed};
+use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, error_code, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -21,12 +21,14 @@ pub(in crate::agent) struct DeepgramAgent {
     options: ModelOptions,
     /// Sound before it is an error.
     is_ready: bool,
+    /// Since the last ping.
+    has_sound: bool,
     open_calls: OpenCalls,
 }
 
 impl DeepgramAgent {
     pub fn new(options: ModelOptions) -> Self {
-        Self { options, is_ready: false, open_calls: OpenCalls::default() }
+        Self { options, is_ready: false, has_sound: false, open_calls: OpenCalls::default() }
     }
 
     /// The model thinks with `PROVIDER/MODEL`, or with one of OpenAI's.
@@ -72,6 +74,10 @@ impl Dialect for DeepgramAgent {
         Joins::WhenReady
     }
 
+    fn goodbye(&self) -> Goodbye {
+        Goodbye::IsLost
+    }
+
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
         let text = match message {
             Incoming::Binary(sound) => {
@@ -100,10 +106,11 @@ impl Dialect for DeepgramAgent {
             }
             FromModel::Error { code } => {
                 let report = format!("the model reported {}", error_code(code.as_deref()));
-                match self.is_ready {
-                    true => return Err(report),
-                    false => inbox.push(FromAgent::Refused(report)),
-                }
+                // After an error it does not go on, as its documentation says.
+                inbox.push(if self.is_ready { FromAgent::Lost(report) } else { FromAgent::Refused(report) });
+            }
+            FromModel::Warning { code } => {
+                inbox.push(FromAgent::Fault(format!("the model warned of {}", error_code(code.as_deref()))));
             }
             FromModel::Other => {}
         }
@@ -141,8 +148,15 @@ impl Dialect for DeepgramAgent {
         })));
     }
 
+    /// Without sound, as while the caller's phone rings, it would leave after some ten seconds.
+    fn keep_alive(&mut self) -> Option<Message> {
+        let is_silent = !std::mem::take(&mut self.has_sound);
+        (self.is_ready && is_silent).then(|| json_message(&json!({"type": "KeepAlive"})))
+    }
+
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         if self.is_ready {
+            self.has_sound = true;
             outbox.push(Message::Binary(sound));
         }
     }
@@ -160,7 +174,11 @@ enum FromModel {
     FunctionCallCancelled {
         functions: Vec<CancelledCall>,
     },
-    /// Its description may repeat what was said, so only its code is used.
+    /// Their descriptions may repeat what was said, so only their codes are used.
+    Warning {
+        #[serde(default)]
+        code: Option<String>,
+    },
     Error {
         #[serde(default)]
         code: Option<String>,
@@ -230,7 +248,12 @@ mod tests {
         let done = Notice::CommandResult { request_id: request_id.clone(), outcome: Ok(CommandResult::Done) };
         assert_eq!(told(&mut agent, &done).len(), 0, "it is not waited for");
         let error = r#"{"type":"Error","code":"SLOW","description":"what was said"}"#;
-        assert_eq!(read(&mut agent, error), Err("the model reported SLOW".into()));
+        assert_eq!(read(&mut agent, error), Ok(vec![FromAgent::Lost("the model reported SLOW".into())]));
+        let warning = r#"{"type":"Warning","code":"THINK_REQUEST_FAILED","description":"what was said"}"#;
+        let fault = FromAgent::Fault("the model warned of THINK_REQUEST_FAILED".into());
+        assert_eq!(read(&mut agent, warning), Ok(vec![fault]));
+        assert_eq!(agent.keep_alive(), None, "sound went");
+        assert!(agent.keep_alive().is_some_and(|message| message.to_text().unwrap().contains("KeepAlive")));
         let mut unready = DeepgramAgent::new(ModelOptions::parse(ModelVendor::DeepgramAgent, "m").unwrap());
         assert_eq!(read(&mut unready, error), Ok(vec![FromAgent::Refused("the model reported SLOW".into())]));
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
-use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
+use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
@@ -94,6 +94,11 @@ impl Dialect for ElevenLabs {
 
     fn joins(&self) -> Joins {
         Joins::WhenReady
+    }
+
+    /// Its own tool `end_call` closes as soon as its last words are sent, faster than they are spoken.
+    fn goodbye(&self) -> Goodbye {
+        Goodbye::HangsUpWhenHeard
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::open_calls::OpenCalls;
 use super::payload::Payload;
-use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
+use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -32,11 +32,16 @@ pub(in crate::agent) struct GeminiLive {
     /// Nothing but `setup` may come before it.
     is_ready: bool,
     open_calls: OpenCalls,
+    /// Its turn has begun, and more of it will come.
+    is_speaking: bool,
+    /// The connection ends in some seconds.
+    goes_away: bool,
 }
 
 impl GeminiLive {
     pub fn new(options: ModelOptions, session: SessionHandle) -> Self {
-        Self { options, session, is_resumed: false, is_ready: false, open_calls: OpenCalls::default() }
+        let open_calls = OpenCalls::default();
+        Self { options, session, is_resumed: false, is_ready: false, open_calls, is_speaking: false, goes_away: false }
     }
 
     fn setup(&mut self) -> Value {
@@ -85,6 +90,8 @@ impl GeminiLive {
             if content.interrupted {
                 inbox.push(FromAgent::Clear);
             }
+            self.is_speaking |= content.model_turn.is_some();
+            self.is_speaking &= !(content.interrupted || content.generation_complete || content.turn_complete);
             for part in content.model_turn.into_iter().flat_map(|turn| turn.parts) {
                 if let Some(sound) = part.inline_data.filter(|data| data.mime_type.starts_with("audio/pcm")) {
                     inbox.push(FromAgent::Sound(Payload::L16.of_base64(&sound.data)?));
@@ -104,6 +111,11 @@ impl GeminiLive {
             self.session.replace(Some(handle).filter(|handle| !handle.is_empty()).or_else(|| self.session.take()));
         }
         inbox.extend(message.usage_metadata.map(|usage| FromAgent::Used(tokens(&usage))));
+        self.goes_away |= message.go_away.is_some();
+        if self.goes_away && !self.is_speaking {
+            self.goes_away = false;
+            inbox.push(FromAgent::LostWhenHeard("the vendor ends the connection (goAway)".to_owned()));
+        }
         Ok(())
     }
 }
@@ -115,6 +127,10 @@ impl Dialect for GeminiLive {
 
     fn joins(&self) -> Joins {
         Joins::WhenReady
+    }
+
+    fn goodbye(&self) -> Goodbye {
+        Goodbye::IsLost
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -177,6 +193,7 @@ struct FromModel {
     tool_call: Option<ToolCall>,
     tool_call_cancellation: Option<Cancellation>,
     session_resumption_update: Option<ResumptionUpdate>,
+    go_away: Option<Value>,
     usage_metadata: Option<Value>,
 }
 
@@ -217,6 +234,10 @@ struct ServerContent {
     model_turn: Option<ModelTurn>,
     #[serde(default)]
     interrupted: bool,
+    #[serde(default)]
+    generation_complete: bool,
+    #[serde(default)]
+    turn_complete: bool,
 }
 
 #[derive(Deserialize)]
@@ -309,6 +330,19 @@ mod tests {
         assert_eq!(started(&mut second)[0]["setup"]["sessionResumption"], json!({"handle": "h1"}));
         assert_eq!(read(&mut second, r#"{"setupComplete":{}}"#).unwrap().len(), 1, "it is ready, and says nothing");
         assert_eq!(started(&mut connection())[0]["setup"]["sessionResumption"], json!({}), "it had no use");
+    }
+
+    #[test]
+    fn a_connection_that_ends_soon_is_left_behind_the_models_words() {
+        let options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        let mut model = GeminiLive::new(options, SessionHandle::default());
+        let part = r#"{"inlineData":{"mimeType":"audio/pcm;rate=24000","data":"AQA="}}"#;
+        read(&mut model, &format!(r#"{{"serverContent":{{"modelTurn":{{"parts":[{part}]}}}}}}"#)).unwrap();
+        assert_eq!(read(&mut model, r#"{"goAway":{"timeLeft":"50s"}}"#), Ok(vec![]), "it speaks");
+        let complete = r#"{"serverContent":{"generationComplete":true}}"#;
+        assert!(matches!(&read(&mut model, complete).unwrap()[..], [FromAgent::LostWhenHeard(_)]));
+        assert_eq!(read(&mut model, r#"{"serverContent":{"turnComplete":true}}"#), Ok(vec![]), "once is enough");
+        assert!(matches!(&read(&mut model, r#"{"goAway":{}}"#).unwrap()[..], [FromAgent::LostWhenHeard(_)]));
     }
 
     #[test]

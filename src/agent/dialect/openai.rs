@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
-use super::{Dialect, FromAgent, Incoming, Joins, json_message, parsed};
+use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::Notice;
 use crate::agent::{Encoding, SoundFormat};
@@ -150,12 +150,14 @@ impl OpenAiRealtime {
         Some(called)
     }
 
-    /// Whether a response failed for good.
-    fn failed(&self, what: &str, error: &ModelError) -> Result<FromAgent, String> {
+    fn failed(&self, what: &str, error: &ModelError) -> FromAgent {
         let report = format!("{what} {}", error.code());
-        match !self.turn.is_ready || error.is_fatal() {
-            true => Ok(FromAgent::Refused(report)),
-            false => Err(report),
+        if !self.turn.is_ready || error.is_fatal() {
+            FromAgent::Refused(report)
+        } else if error.is_of_session() {
+            FromAgent::Lost(report)
+        } else {
+            FromAgent::Fault(report)
         }
     }
 }
@@ -168,6 +170,10 @@ impl Dialect for OpenAiRealtime {
     /// With `session.updated`: only then the session is as configured.
     fn joins(&self) -> Joins {
         Joins::WhenReady
+    }
+
+    fn goodbye(&self) -> Goodbye {
+        Goodbye::IsLost
     }
 
     fn read(&mut self, message: Incoming, inbox: &mut Vec<FromAgent>) -> Result<(), String> {
@@ -185,7 +191,8 @@ impl Dialect for OpenAiRealtime {
                 inbox.push(FromAgent::Sound(sound));
             }
             FromModel::SpeechStarted => {
-                self.interrupted = self.items.last().map(|(item_id, _)| item_id.clone());
+                let last = self.items.last().map(|(item_id, _)| item_id.clone());
+                self.interrupted = last.or(self.interrupted.take());
                 inbox.push(FromAgent::Clear);
             }
             // An interrupted response ends its function calls in the middle of their arguments. Some servers leave out the name.
@@ -214,10 +221,10 @@ impl Dialect for OpenAiRealtime {
                     inbox.push(FromAgent::Used(tokens(&response.usage)));
                 }
                 if let Some(error) = response.status_details.and_then(|details| details.error) {
-                    inbox.push(self.failed("a response of the model failed:", &error)?);
+                    inbox.push(self.failed("a response of the model failed:", &error));
                 }
             }
-            FromModel::Error { error } => inbox.push(self.failed("the model reported", &error)?),
+            FromModel::Error { error } => inbox.push(self.failed("the model reported", &error)),
             FromModel::Other => {}
         }
         Ok(())

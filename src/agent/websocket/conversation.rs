@@ -27,7 +27,7 @@ use super::ending::{Ending, ending_of};
 use super::functions::Functions;
 use super::heard::{Heard, Loss, Past};
 use super::{Socket, Terms};
-use crate::agent::dialect::{Dialect, Joins};
+use crate::agent::dialect::{Dialect, Goodbye, Joins};
 use crate::agent::instances::Visit;
 use crate::agent::notice::{Notice, Start};
 use crate::agent::port::AgentPort;
@@ -35,7 +35,7 @@ use crate::agent::{SocketOptions, SoundFormat};
 use crate::call::agent_failure::AgentFailureKind;
 use crate::call::event::new_ulid;
 use crate::clock;
-use deeds::Deeds;
+use deeds::{Deed, Deeds};
 use joining::Joining;
 use liveness::Liveness;
 use replies::Replies;
@@ -99,8 +99,35 @@ impl<'a> Conversation<'a> {
             ending = self.liveness.lost(self.options.idle_timeout, self.port) => ending,
             never = self.perform_functions() => match never {},
         };
+        let ending = match ending {
+            Ending::HungUp
+                if self.joining.has_joined() && self.dialect.borrow().goodbye() == Goodbye::HangsUpWhenHeard =>
+            {
+                self.play_out().await
+            }
+            ending @ (Ending::Dismissed(_) | Ending::HungUp | Ending::Lost(_) | Ending::Failed(..)) => ending,
+        };
         self.joining.ended(&ending);
         (ending, (sink, stream))
+    }
+
+    /// The agent has closed behind its last words. What the caller says meanwhile reaches nobody.
+    async fn play_out(&self) -> Ending {
+        self.deeds.when_heard(Deed::HangUp, self.port);
+        let played = async {
+            while !self.deeds.is_leaving() {
+                self.port.output().await;
+                while self.port.next_sound().is_some() {}
+                while let Some(notice) = self.port.next_notice() {
+                    self.deeds.take(&notice, self.port);
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = self.port.dismissed() => Ending::Dismissed(reason),
+            () = played => Ending::HungUp,
+        }
     }
 
     /// When the agent joined.

@@ -253,6 +253,11 @@ impl ModelSession {
         }
     }
 
+    /// Sends a message as it is.
+    pub async fn tell(&self, message: &Value) {
+        self.send(Message::text(message.to_string())).await;
+    }
+
     /// Closes the connection with this code.
     pub async fn close(&self, code: u16) {
         self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).await;

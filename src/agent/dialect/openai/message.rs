@@ -89,6 +89,11 @@ pub(super) struct ModelError {
 }
 
 impl ModelError {
+    /// Whether the session is over: it lasts an hour at most.
+    pub fn is_of_session(&self) -> bool {
+        self.code.as_deref() == Some("session_expired")
+    }
+
     /// Whether no response will come after it, however long the caller waits.
     pub fn is_fatal(&self) -> bool {
         [&self.code, &self.kind].into_iter().flatten().any(|name| FATAL.contains(&name.as_str()))

@@ -147,7 +147,10 @@ fn the_usage_of_each_response_is_reported() {
         "status_details":{"type":"failed","error":{"type":"server_error","code":null}}}}"#;
     let mut ready = model();
     read(&mut ready, r#"{"type":"session.updated","session":{}}"#).unwrap();
-    assert_eq!(read(&mut ready, failed), Err("a response of the model failed: server_error".into()));
+    assert_eq!(
+        read(&mut ready, failed),
+        Ok(vec![FromAgent::Fault("a response of the model failed: server_error".into())])
+    );
 }
 
 #[test]
@@ -172,6 +175,14 @@ fn a_function_call_counts_once_and_only_when_it_is_whole() {
 }
 
 #[test]
+fn a_session_lasts_an_hour() {
+    let mut model = model();
+    read(&mut model, r#"{"type":"session.updated","session":{}}"#).unwrap();
+    let expired = r#"{"type":"error","error":{"type":"invalid_request_error","code":"session_expired","message":"m"}}"#;
+    assert_eq!(read(&mut model, expired), Ok(vec![FromAgent::Lost("the model reported session_expired".into())]));
+}
+
+#[test]
 fn an_error_before_the_session_is_set_up_is_a_refusal() {
     let error =
         r#"{"type":"error","error":{"type":"invalid_request_error","code":"invalid_api_key","message":"sk-1"}}"#;
@@ -192,5 +203,5 @@ fn a_function_call_becomes_a_command_and_its_result_goes_back() {
     assert_eq!(back[1]["type"], "response.create");
     read(&mut model, r#"{"type":"session.updated","session":{}}"#).unwrap();
     let error = r#"{"type":"error","error":{"type":"invalid_request_error","code":"bad","message":"secret"}}"#;
-    assert_eq!(read(&mut model, error), Err("the model reported bad".into()));
+    assert_eq!(read(&mut model, error), Ok(vec![FromAgent::Fault("the model reported bad".into())]));
 }

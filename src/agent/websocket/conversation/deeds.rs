@@ -1,12 +1,14 @@
 //! Deeds: what an agent does once the caller has heard its words.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use serde_json::Value;
 
 use crate::agent::notice::Notice;
 use crate::agent::port::AgentPort;
+use crate::agent::websocket::ending::Ending;
+use crate::call::agent_failure::AgentFailure;
 use crate::call::command::CallCommand;
 
 /// The name of the marks behind the words of an agent whose protocol has no marks of its own.
@@ -17,7 +19,12 @@ const MAX_WAITING: usize = 16;
 /// One thing that an agent does behind its words.
 pub(super) enum Deed {
     HangUp,
-    Command { request_id: Value, command: CallCommand },
+    /// Its connection will end soon, and it is dialled again before that.
+    Leave(AgentFailure),
+    Command {
+        request_id: Value,
+        command: CallCommand,
+    },
 }
 
 /// The deeds that wait, each behind a mark.
@@ -25,8 +32,8 @@ pub(super) enum Deed {
 pub(super) struct Deeds {
     /// At most [`MAX_WAITING`].
     waiting: RefCell<VecDeque<Deed>>,
-    /// The caller has heard its last words, and it hangs up.
-    is_leaving: Cell<bool>,
+    /// The caller has heard its last words on this connection.
+    ending: RefCell<Option<Ending>>,
 }
 
 impl Deeds {
@@ -50,12 +57,18 @@ impl Deeds {
     }
 
     pub fn is_leaving(&self) -> bool {
-        self.is_leaving.get()
+        self.ending.borrow().is_some()
+    }
+
+    /// How the conversation ends, if the caller has heard its last words.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.take()
     }
 
     fn perform(&self, deed: Deed, port: &AgentPort) {
         match deed {
-            Deed::HangUp => self.is_leaving.set(true),
+            Deed::HangUp => drop(self.ending.replace(Some(Ending::HungUp))),
+            Deed::Leave(failure) => drop(self.ending.replace(Some(Ending::Lost(failure)))),
             Deed::Command { request_id, command } => port.command(request_id, Ok(command)),
         }
     }

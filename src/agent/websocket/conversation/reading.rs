@@ -8,10 +8,11 @@ use futures_util::stream::SplitStream;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tracing::warn;
 
 use super::Conversation;
 use super::deeds::Deed;
-use crate::agent::dialect::{Closing, FromAgent, Incoming};
+use crate::agent::dialect::{Closing, FromAgent, Goodbye, Incoming};
 use crate::agent::model::tools::FunctionResult;
 use crate::agent::notice::ErrorCode;
 use crate::agent::websocket::Socket;
@@ -49,6 +50,7 @@ impl Conversation<'_> {
                     FromAgent::Refused(why) => {
                         return Ending::Failed(AgentFailureKind::Refused.because(why), Closing::Normal);
                     }
+                    FromAgent::Lost(why) => return Ending::Lost(AgentFailureKind::Disconnected.because(why)),
                     FromAgent::Sound(sound) => {
                         if let Some(ending) = self.say(sound) {
                             return ending;
@@ -65,6 +67,8 @@ impl Conversation<'_> {
                     | FromAgent::Pause
                     | FromAgent::Resume
                     | FromAgent::ByeWhenHeard
+                    | FromAgent::LostWhenHeard(_)
+                    | FromAgent::Fault(_)
                     | FromAgent::Command { .. }
                     | FromAgent::CommandWhenHeard { .. }
                     | FromAgent::Function { .. }
@@ -109,6 +113,10 @@ impl Conversation<'_> {
             }
             FromAgent::Mark { name } => self.port.mark(name),
             FromAgent::ByeWhenHeard => self.deeds.when_heard(Deed::HangUp, self.port),
+            FromAgent::LostWhenHeard(why) => {
+                self.deeds.when_heard(Deed::Leave(AgentFailureKind::Disconnected.because(why)), self.port);
+            }
+            FromAgent::Fault(what) => warn!(call.id = %self.port.call_id(), "the agent has a fault: {what}"),
             FromAgent::CommandWhenHeard { request_id, command } => {
                 self.deeds.when_heard(Deed::Command { request_id, command }, self.port);
             }
@@ -123,7 +131,8 @@ impl Conversation<'_> {
                 }
             }
             FromAgent::Used(tokens) => self.port.used(tokens),
-            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Refused(_) | FromAgent::Reply(_) => {}
+            FromAgent::Sound(_) | FromAgent::Bye | FromAgent::Refused(_) | FromAgent::Lost(_) | FromAgent::Reply(_) => {
+            }
         }
     }
 
@@ -142,6 +151,9 @@ impl Conversation<'_> {
         match ending_of_close(frame) {
             Ending::Lost(failure) if !self.joining.has_joined() => Ending::Lost(early(failure)),
             Ending::Failed(failure, closing) if !self.joining.has_joined() => Ending::Failed(early(failure), closing),
+            Ending::HungUp if self.joining.has_joined() && self.dialect.borrow().goodbye() == Goodbye::IsLost => {
+                Ending::Lost(AgentFailureKind::Disconnected.because("closed with code 1000 (normal closure)"))
+            }
             ending @ (Ending::Dismissed(_) | Ending::HungUp | Ending::Lost(_) | Ending::Failed(..)) => ending,
         }
     }

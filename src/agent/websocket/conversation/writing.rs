@@ -40,7 +40,7 @@ impl Conversation<'_> {
         loop {
             // Also to an agent for which sound always waits.
             if pings.tick().now_or_never().is_some() {
-                outbox.push(Message::Ping(Bytes::new()));
+                self.ping(&mut outbox);
             }
             if let Some(missed) = missed.add(self.port.take_missed_sound(), clock::now()) {
                 self.tell_missed(missed);
@@ -49,7 +49,7 @@ impl Conversation<'_> {
             if outbox.is_empty() && !self.deeds.is_leaving() {
                 tokio::select! {
                     () = self.output() => {}
-                    _ = pings.tick() => outbox.push(Message::Ping(Bytes::new())),
+                    _ = pings.tick() => self.ping(&mut outbox),
                 }
             }
             for message in outbox.drain(..) {
@@ -57,10 +57,15 @@ impl Conversation<'_> {
                     return ending;
                 }
             }
-            if self.deeds.is_leaving() {
-                return Ending::HungUp;
+            if let Some(ending) = self.deeds.ending() {
+                return ending;
             }
         }
+    }
+
+    fn ping(&self, outbox: &mut Vec<Message>) {
+        outbox.push(Message::Ping(Bytes::new()));
+        outbox.extend(self.dialect.borrow_mut().keep_alive());
     }
 
     /// Sends one message at a time, so that what waits behind it can still be dropped for what is newer.
