@@ -8,6 +8,7 @@
     allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm, reason = "a test begins at some moment")
 )]
 
+pub mod command_line;
 pub mod app;
 pub mod http;
 mod pages;
