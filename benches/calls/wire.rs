@@ -38,8 +38,6 @@ enum Agent {
 enum Audio {
     /// 16-bit little-endian, at so many Hz.
     Pcm(u32),
-    /// The same in network byte order.
-    NetworkPcm(u32),
     /// mu-law at 8 kHz.
     Mulaw,
     Opus,
@@ -64,7 +62,7 @@ pub const APPS: [Wire; 15] = [
     app("native, Opus", "native", Audio::Opus, Carrier::Binary),
     TWILIO,
     app("Telnyx, PCMU", "telnyx", Audio::Mulaw, STREAM),
-    app("Telnyx, L16 at 16 kHz", "telnyx", Audio::NetworkPcm(16_000), STREAM),
+    app("Telnyx, L16 at 16 kHz", "telnyx", Audio::Pcm(16_000), STREAM),
     app("Telnyx, Opus", "telnyx", Audio::Opus, STREAM),
     app("Plivo, mu-law", "plivo", Audio::Mulaw, PLIVO),
     app("Plivo, PCM at 16 kHz", "plivo", Audio::Pcm(16_000), PLIVO),
@@ -165,7 +163,7 @@ impl Wire {
     /// The lines of the route to an agent at this address.
     pub fn route(&self, address: SocketAddr) -> String {
         let audio = match self.audio {
-            Audio::Pcm(hz) | Audio::NetworkPcm(hz) => format!("sample_rate = {hz}"),
+            Audio::Pcm(hz) => format!("sample_rate = {hz}"),
             Audio::Mulaw => "sample_rate = 8000".to_owned(),
             Audio::Opus => "encoding = \"opus\"".to_owned(),
         };
@@ -201,12 +199,11 @@ impl Wire {
             let samples = sound::at_rate(&sound::agent_clip(), 16_000, hz);
             samples.chunks_exact(hz as usize / 50).map(<[i16]>::to_vec).collect::<Vec<_>>()
         };
-        let bytes = |hz: u32, of: fn(&i16) -> [u8; 2]| {
-            samples(hz).iter().map(|frame| frame.iter().flat_map(of).collect()).collect()
-        };
         match self.audio {
-            Audio::Pcm(hz) => bytes(hz, |sample| sample.to_le_bytes()),
-            Audio::NetworkPcm(hz) => bytes(hz, |sample| sample.to_be_bytes()),
+            Audio::Pcm(hz) => {
+                let bytes = |frame: &Vec<i16>| frame.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+                samples(hz).iter().map(bytes).collect()
+            }
             Audio::Mulaw => {
                 let encode = |frame: &Vec<i16>| frame.iter().map(|sample| Law::Mu.encode(*sample)).collect();
                 samples(8_000).iter().map(encode).collect()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
 use patchcord_media::resample::Resampler;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -159,9 +159,15 @@ impl Dialect for ElevenLabs {
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         if let Some(wire) = &mut self.wire {
-            outbox.push(json_message(&json!({"user_audio_chunk": wire.input(&sound)})));
+            outbox.push(json_message(&Chunk { user_audio_chunk: wire.input(&sound) }));
         }
     }
+}
+
+/// 20 ms of the caller.
+#[derive(Serialize)]
+struct Chunk {
+    user_audio_chunk: String,
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -178,10 +178,29 @@ impl Dialect for GeminiLive {
 
     fn write_sound(&mut self, sound: Bytes, outbox: &mut Vec<Message>) {
         if self.is_ready {
-            let audio = json!({"data": Payload::L16.to_base64(sound), "mimeType": MIME_TYPE});
-            outbox.push(json_message(&json!({"realtimeInput": {"audio": audio}})));
+            let audio = Audio { data: Payload::L16.to_base64(sound), mime_type: MIME_TYPE };
+            outbox.push(json_message(&ToModel { realtime_input: RealtimeInput { audio } }));
         }
     }
+}
+
+/// 20 ms of the caller.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ToModel {
+    realtime_input: RealtimeInput,
+}
+
+#[derive(Serialize)]
+struct RealtimeInput {
+    audio: Audio,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Audio {
+    data: String,
+    mime_type: &'static str,
 }
 
 /// A message of the model: one of its fields is set.

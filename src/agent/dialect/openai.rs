@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use patchcord_media::opus::SampleRate;
+use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -270,9 +271,17 @@ impl Dialect for OpenAiRealtime {
         // Before its set-up is confirmed, it would answer without its instructions.
         if self.turn.is_ready {
             let audio = Payload::L16.to_base64(sound);
-            outbox.push(json_message(&json!({"type": "input_audio_buffer.append", "audio": audio})));
+            outbox.push(json_message(&Append { kind: "input_audio_buffer.append", audio }));
         }
     }
+}
+
+/// 20 ms of the caller.
+#[derive(Serialize)]
+struct Append {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    audio: String,
 }
 
 fn is_whole(arguments: &str) -> bool {

@@ -50,7 +50,10 @@ impl Payload {
     /// From the wire to the call.
     pub fn decode(self, payload: Bytes) -> Bytes {
         match self {
-            Self::Mulaw => payload.iter().flat_map(|byte| Law::Mu.decode(*byte).to_le_bytes()).collect(),
+            Self::Mulaw => {
+                let samples = payload.iter().map(|byte| Law::Mu.decode(*byte).to_le_bytes());
+                samples.collect::<Vec<_>>().into_flattened().into()
+            }
             Self::L16 | Self::Opus => payload,
         }
     }

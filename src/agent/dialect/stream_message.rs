@@ -1,5 +1,7 @@
 //! StreamMessage: what an app says in Twilio's stream protocol, and in those that follow it.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use super::lenient;
@@ -7,9 +9,10 @@ use super::lenient;
 /// A message of the app. Its stream id is not compared: a connection has one stream.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum StreamMessage {
+pub(super) enum StreamMessage<'t> {
     Media {
-        media: Media,
+        #[serde(borrow)]
+        media: Media<'t>,
     },
     Mark {
         mark: Mark,
@@ -20,9 +23,10 @@ pub(super) enum StreamMessage {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Media {
+pub(super) struct Media<'t> {
     /// Base64.
-    pub payload: String,
+    #[serde(borrow)]
+    pub payload: Cow<'t, str>,
 }
 
 #[derive(Deserialize)]

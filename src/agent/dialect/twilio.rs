@@ -243,6 +243,8 @@ mod tests {
         let mut twilio = Twilio::default();
         let silence = r#"{"event":"media","streamSid":"MZ1","media":{"payload":"//8="}}"#;
         assert_eq!(read(&mut twilio, silence), Ok(vec![FromAgent::Sound(Bytes::from_static(&[0; 4]))]));
+        let escaped = r#"{"event":"media","media":{"payload":"\/\/8="}}"#;
+        assert_eq!(read(&mut twilio, escaped), read(&mut twilio, silence), "as PHP writes it");
         let mark = r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"one"}}"#;
         assert_eq!(read(&mut twilio, mark), Ok(vec![FromAgent::Mark { name: "one".into() }]));
         let numbered = "\u{feff}{ \"mark\": {\"name\": 7, \"more\": null},\n \"event\": \"mark\" }";
