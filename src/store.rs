@@ -20,7 +20,7 @@ mod status_callbacks;
 mod retention;
 
 pub use arrivals::{Arrival, Unanswered, WacidDigest, Written, wacid_digest};
-pub use calls::{CallFilter, CallRecord, CallState};
+pub use calls::{CallEnd, CallFilter, CallRecord, CallState};
 pub use keys::Claim;
 pub use outbox::{
     DeadLetter, DeadLetterFilter, Delivery, Endpoint, EventRecord, FORWARD, Forward, Kinds, Replay, Settlement,
@@ -188,7 +188,7 @@ impl Store {
     /// write is confirmed once it would survive a power failure; the end is not published before, because after a power
     /// failure the next process would publish a different one.
     pub fn call_ended(&self, call: CallRecord, event: EventRecord, deadline: Duration) -> Written {
-        debug_assert!(call.ended_at.is_some(), "an ended call has an end");
+        debug_assert!(call.end.is_some(), "an ended call has an end");
         let (bytes, call) = (call.size_bytes() + event.size_bytes(), Arc::new(call));
         let (saved, endpoints, now) = (call.clone(), self.0.endpoints.clone(), self.delivery_ms());
         let (job, answer) = Job::asking(bytes, InTrouble::KeepAndTell, move |connection| {

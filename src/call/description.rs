@@ -1,7 +1,9 @@
 //! The facts of a call that open every conversation with an agent: wacid, direction, user and business number.
 
+use serde_json::{Value, json};
+
 /// Who calls whom.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallDescription {
     /// Meta's id; None until Meta has named a call that we place. It contains the user's phone number.
     pub wacid: Option<String>,
@@ -41,7 +43,7 @@ impl CallDirection {
 }
 
 /// The person on WhatsApp, as far as Meta names them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WhatsAppUser {
     /// The phone number in digits; None if the user hides it.
     pub wa_id: Option<String>,
@@ -51,8 +53,21 @@ pub struct WhatsAppUser {
     pub name: Option<String>,
 }
 
+impl WhatsAppUser {
+    /// The user as in events and records; what is not known is null.
+    pub fn to_json(&self) -> Value {
+        json!({ "wa_id": self.wa_id, "user_id": self.user_id, "name": self.name })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) has written; anything else is unknown.
+    pub fn from_json(user: &Value) -> Self {
+        let text = |key: &str| user[key].as_str().map(str::to_owned);
+        Self { wa_id: text("wa_id"), user_id: text("user_id"), name: text("name") }
+    }
+}
+
 /// A business number.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BusinessNumber {
     /// Meta's id of the number.
     pub phone_number_id: String,

@@ -131,7 +131,7 @@ impl Calls {
             return placed();
         }
         match self.0.options.store.call(call.as_str()).await {
-            Ok(Some(record)) if record.ended_at.is_none() => placed(),
+            Ok(Some(record)) if record.end.is_none() => placed(),
             Ok(Some(_)) => Refusal::new(RefusalCode::CallEnded, "the call has ended: GET /v1/calls/{call_id} says how"),
             Ok(None) => Refusal::new(RefusalCode::CallNotFound, "no queued call has this id"),
             Err(error) => unavailable(&error),

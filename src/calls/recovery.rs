@@ -137,11 +137,11 @@ impl Recovery {
         if call.signaling == Signaling::External {
             return;
         }
-        let Some(wacid) = call.wacid.clone() else { return };
+        let Some(wacid) = call.description.wacid.clone() else { return };
         self.terminations.leave(Termination {
             call_id: call.call_id.clone(),
             wacid,
-            phone_number_id: call.phone_number_id.clone(),
+            phone_number_id: call.description.number.phone_number_id.clone(),
             // Meta may have an answer.
             action: TerminationAction::Terminate,
         });
@@ -153,6 +153,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::call::description::CallDescription;
     use crate::settings::CurrentSettings;
     use crate::store::tests::Folder;
     use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
@@ -167,8 +168,9 @@ mod tests {
         let mut last = String::new();
         for number in 0..CALLS {
             last = CallId::generate().as_str().to_owned();
-            let call = CallRecord::new(&last, "200000000000002", "reception", SystemTime::now());
-            store.call_updated(CallRecord { wacid: Some(format!("wacid.{number}")), ..call });
+            let wacid = Some(format!("wacid.{number}"));
+            let description = CallDescription { wacid, ..CallDescription::default() };
+            store.call_updated(CallRecord::new(&last, description, "reception", SystemTime::now()));
         }
         store.close().await;
         drop(store);

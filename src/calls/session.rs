@@ -141,7 +141,8 @@ impl Session {
         let NewCall { id, origin, number, worker, received_at, began_at, naming } = new_call;
         let (session, store) = (options.session.clone(), options.store.clone());
         let description = origin.description(&number);
-        let mut record = LiveRecord::new(&id, &description, &number, (received_at, began_at), status, store.clone());
+        let mut record =
+            LiveRecord::new(&id, &description, &number.route.name, (received_at, began_at), status, store.clone());
         record.set_tracker(origin.tracker());
         record.set_signaling(origin.signaling());
         Self {
@@ -211,7 +212,7 @@ impl Session {
             let record = self.record.record();
             let data = json!({
                 "route": route,
-                "from": record.from,
+                "from": record.description.user.to_json(),
                 "to": { "phone_number_id": number.phone_number_id.as_str() },
                 "tracker": record.tracker,
                 "signaling": record.signaling.name(),
@@ -221,9 +222,9 @@ impl Session {
         info!(route, "call {id} comes in for route {route:?}");
         let record = self.record.record();
         let mut data = json!({
-            "wacid": record.wacid,
+            "wacid": record.description.wacid,
             "route": route,
-            "from": record.from,
+            "from": record.description.user.to_json(),
             "to": { "phone_number_id": number.phone_number_id.as_str() },
             "signaling": record.signaling.name(),
         });

@@ -8,9 +8,8 @@ use tracing::warn;
 
 use super::placements::Dialled;
 use super::{Calls, NewCall, Origin};
-use crate::call::description::CallDirection;
+use crate::call::description::CallDescription;
 use crate::call::event::CallId;
-use crate::call::signaling::Signaling;
 use crate::clock;
 use crate::directory::TOMBSTONES;
 use crate::store::{CallRecord, StoreError, Unanswered, WacidDigest, Written};
@@ -42,13 +41,13 @@ impl Calls {
     /// Calls that we placed and Meta did not name to us: if it has one, a webhook shows it, and it is ended.
     fn remember_unnamed(&self, unfinished: Vec<CallRecord>) {
         for call in unfinished {
-            let is_ours = call.direction == CallDirection::BusinessInitiated && call.signaling == Signaling::Graph;
-            if !is_ours || call.wacid.is_some() {
+            let CallDescription { wacid, user, number, .. } = &call.description;
+            if !call.is_placed_by_us() || wacid.is_some() {
                 continue;
             }
-            let number = PhoneNumberId::parse(&call.phone_number_id).ok();
-            let by_id = call.from["user_id"].as_str().map(|id| Callee::UserId(id.to_owned()));
-            let callee = call.from["wa_id"].as_str().map(|digits| Callee::WaId(digits.to_owned())).or(by_id);
+            let number = PhoneNumberId::parse(&number.phone_number_id).ok();
+            let by_id = user.user_id.clone().map(Callee::UserId);
+            let callee = user.wa_id.clone().map(Callee::WaId).or(by_id);
             if let (Some(id), Some(number), Some(callee)) = (CallId::parse(&call.call_id), number, callee) {
                 let callback_data = call.tracker.unwrap_or(call.call_id);
                 self.0.naming.lost(id, Dialled { number, callee, callback_data });

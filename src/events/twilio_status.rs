@@ -48,14 +48,14 @@ pub(super) async fn request(
 }
 
 pub(super) fn form(event: &Event, record: &CallRecord, call: &CallId, account: &Account) -> Vec<(String, String)> {
-    let Parties { from, to } = Parties::of(&account.with_number(&record.description()));
+    let Parties { from, to } = Parties::of(&account.with_number(&record.description));
     let status = match event.kind.as_str() {
         "call.placed" => "initiated",
         "call.accepted" => "in-progress",
-        "call.ended" => status_of_end(record.accepted_at.is_some(), record.reason.as_deref().unwrap_or_default()),
+        "call.ended" => status_of_end(record.accepted_at.is_some(), record.end_reason().unwrap_or_default()),
         _ => "ringing",
     };
-    let direction = match record.direction {
+    let direction = match record.description.direction {
         CallDirection::UserInitiated => "inbound",
         CallDirection::BusinessInitiated => "outbound-api",
     };
@@ -74,7 +74,7 @@ pub(super) fn form(event: &Event, record: &CallRecord, call: &CallId, account: &
         ("Timestamp", rfc2822(at)),
     ];
     if event.kind == "call.ended" {
-        let talked = record.accepted_at.zip(record.ended_at);
+        let talked = record.accepted_at.zip(record.ended_at());
         let talked = talked.map_or(0, |(from, to)| to.duration_since(from).unwrap_or_default().as_secs());
         fields.push(("CallDuration", talked.to_string()));
         fields.push(("Duration", talked.div_ceil(60).to_string()));

@@ -156,7 +156,7 @@ pub(super) fn confirmation(
 }
 
 fn add(connection: &Connection, call: &CallRecord, offer: Option<&str>, now: i64) -> rusqlite::Result<()> {
-    let Some(digest) = call.wacid.as_deref().map(wacid_digest) else { return Ok(()) };
+    let Some(digest) = call.description.wacid.as_deref().map(wacid_digest) else { return Ok(()) };
     see(connection, &digest, now)?;
     if let Some(offer) = offer {
         connection

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::writer::{InTrouble, Job, Queue};
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, outbox};
-use crate::call::description::CallDirection;
+use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId, Figures, Stages, ended_data};
 use crate::clock;
@@ -79,12 +79,16 @@ impl QueuedCall {
     /// The record of its call, which begins at this time.
     fn record(&self, began_at: SystemTime) -> CallRecord {
         let id = self.call_id.as_str();
-        CallRecord {
+        let description = CallDescription {
+            wacid: None,
             direction: CallDirection::BusinessInitiated,
-            from: self.to.clone(),
+            user: WhatsAppUser::from_json(&self.to),
+            number: BusinessNumber { phone_number_id: self.phone_number_id.clone(), display_phone_number: None },
+        };
+        CallRecord {
             tracker: self.tracker.clone(),
             client_state: self.client_state.clone(),
-            ..CallRecord::new(id, &self.phone_number_id, &self.route, began_at)
+            ..CallRecord::new(id, description, &self.route, began_at)
         }
     }
 

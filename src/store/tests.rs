@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::call::description::{BusinessNumber, CallDescription, WhatsAppUser};
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -62,7 +63,17 @@ fn time(seconds: u64) -> SystemTime {
 }
 
 fn call(number: u64) -> CallRecord {
-    CallRecord::new(format!("call_{number:04}"), "200000000000002", "reception", time(1_000_000 + number))
+    CallRecord::new(format!("call_{number:04}"), description(None), "reception", time(1_000_000 + number))
+}
+
+fn description(wacid: Option<&str>) -> CallDescription {
+    let number = BusinessNumber { phone_number_id: "200000000000002".to_owned(), display_phone_number: None };
+    CallDescription { wacid: wacid.map(str::to_owned), number, ..CallDescription::default() }
+}
+
+/// Meta's name of a call.
+fn named(wacid: &str, call: CallRecord) -> CallRecord {
+    CallRecord { description: CallDescription { wacid: Some(wacid.to_owned()), ..call.description }, ..call }
 }
 
 /// Its `call.incoming` precedes all other events of the call.
@@ -74,11 +85,20 @@ async fn began(store: &Store, call: CallRecord, within: Duration) -> Result<(), 
 fn ended(number: u64) -> CallRecord {
     CallRecord {
         accepted_at: Some(time(1_000_010 + number)),
-        ended_at: Some(time(1_000_020 + number)),
-        reason: Some("caller_hung_up".to_owned()),
-        fault: Some("nobody".to_owned()),
-        hung_up_by: Some("caller".to_owned()),
+        end: Some(end(time(1_000_020 + number), "caller_hung_up")),
         ..call(number)
+    }
+}
+
+fn end(at: SystemTime, reason: &str) -> CallEnd {
+    CallEnd {
+        at,
+        reason: reason.to_owned(),
+        fault: "nobody".to_owned(),
+        hung_up_by: "caller".to_owned(),
+        meta_error_code: None,
+        stages: json!({ "ended_ms": 20_000.0 }),
+        sound: Value::Null,
     }
 }
 

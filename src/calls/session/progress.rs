@@ -77,7 +77,8 @@ impl Session {
                 self.record.reach(|stages| &mut stages.ringing);
                 info!("the callee's phone rings for call {id} after {elapsed}");
                 let record = self.record.record();
-                self.events.emit("call.ringing", json!({ "wacid": record.wacid, "tracker": record.tracker }));
+                self.events
+                    .emit("call.ringing", json!({ "wacid": record.description.wacid, "tracker": record.tracker }));
             }
             Progress::Accepted => {
                 self.record.reach(|stages| &mut stages.accepted);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
@@ -14,7 +14,6 @@ use crate::calls::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use crate::clock;
 use crate::queue::QueueName;
 use crate::recordings::RecordingId;
-use crate::routes::Number;
 use crate::store::{CallRecord, Store, Written};
 use crate::twilio::status::StatusCallback;
 use crate::whatsapp::WaCallId;
@@ -43,17 +42,12 @@ impl LiveRecord {
     pub fn new(
         call: &CallId,
         description: &CallDescription,
-        number: &Number,
+        route: &str,
         (received_at, began_at): (Instant, SystemTime),
         status: StatusSender,
         store: Store,
     ) -> Self {
-        let mut record = CallRecord::new(call.as_str(), number.phone_number_id.as_str(), &number.route.name, began_at);
-        record.wacid = description.wacid.clone();
-        record.direction = description.direction;
-        record.display_phone_number = description.number.display_phone_number.clone();
-        let user = &description.user;
-        record.from = json!({ "wa_id": user.wa_id, "user_id": user.user_id, "name": user.name });
+        let record = CallRecord::new(call.as_str(), description.clone(), route, began_at);
         let (first_write, stages, usage) = (Written::already(), Stages::default(), UsageMeter::default());
         Self { record, first_write, stages, usage, received_at, status, store }
     }
@@ -117,8 +111,9 @@ impl LiveRecord {
 
     /// Meta has named a call that we place: the next process can end it.
     pub fn named(&mut self, wacid: &WaCallId) {
-        self.record.wacid = Some(wacid.as_str().to_owned());
-        self.status.send_modify(|status| status.wacid.clone_from(&self.record.wacid));
+        let known = &mut self.record.description.wacid;
+        *known = Some(wacid.as_str().to_owned());
+        self.status.send_modify(|status| status.wacid.clone_from(known));
         self.store.call_updated(self.record.clone());
     }
 
@@ -198,6 +193,6 @@ impl LiveRecord {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.record.ended_at.is_some()
+        self.record.end.is_some()
     }
 }

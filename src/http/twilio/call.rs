@@ -42,17 +42,17 @@ impl Known {
     }
 
     pub fn of_record(record: &CallRecord, id: CallId) -> Self {
-        let status = match record.ended_at {
-            Some(_) => status_of_end(record.accepted_at.is_some(), record.reason.as_deref().unwrap_or_default()),
+        let status = match record.end_reason() {
+            Some(reason) => status_of_end(record.accepted_at.is_some(), reason),
             None => "in-progress",
         };
         Self {
             id,
-            description: record.description(),
+            description: record.description.clone(),
             status,
             began_at: record.began_at,
             accepted_at: record.accepted_at,
-            ended_at: record.ended_at,
+            ended_at: record.ended_at(),
         }
     }
 }

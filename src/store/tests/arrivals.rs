@@ -5,7 +5,7 @@ use super::*;
 const WACID: &str = "wacid.HBgLMTIwMjU1NTAxNDM";
 
 fn arrival(number: u64) -> Arrival {
-    let call = CallRecord { wacid: Some(format!("{WACID}{number}")), ..call(number) };
+    let call = named(&format!("{WACID}{number}"), call(number));
     let incoming = event(&call.call_id, 1, "call.incoming");
     Arrival { call, offer: Some(format!("offer {number}")), incoming }
 }
@@ -51,7 +51,7 @@ async fn an_offer_goes_with_the_answer_the_end_and_metas_word() {
         arrive(&store, number).await;
     }
     store.call_answered("call_0001");
-    let end = CallRecord { wacid: Some(format!("{WACID}2")), ..ended(2) };
+    let end = named(&format!("{WACID}2"), ended(2));
     store.call_ended(end, event("call_0002", 2, "call.ended"), LONG).confirmed().await.unwrap();
     store.call_terminated(&format!("{WACID}3"), LONG).confirmed().await.unwrap();
     assert_eq!(unanswered(store, &folder).await, ["offer 4"]);

@@ -9,16 +9,18 @@ use crate::call::usage::ModelUsage;
 async fn a_call_is_read_back_as_it_was_written_also_by_the_next_process() {
     let folder = Folder::new();
     let store = open(&folder);
-    let first = CallRecord { wacid: Some("wacid.X".to_owned()), from: json!({ "wa_id": "1" }), ..call(1) };
+    let mut first = named("wacid.X", call(1));
+    first.description.user.wa_id = Some("1".to_owned());
     began(&store, first.clone(), LONG).await.unwrap();
-    assert_eq!(store.call("call_0001").await.unwrap(), Some(first));
+    assert_eq!(store.call("call_0001").await.unwrap(), Some(first.clone()));
     let all = CallRecord {
-        wacid: Some("wacid.X".to_owned()),
-        from: json!({ "wa_id": "1" }),
+        description: first.description,
         client_state: Some("order 7".to_owned()),
-        meta_error_code: Some(138_021),
-        stages: json!({ "answered_ms": 0.5 }),
-        sound: json!({ "lost": 3 }),
+        end: Some(CallEnd {
+            meta_error_code: Some(138_021),
+            sound: json!({ "lost": 3 }),
+            ..end(time(1_000_030), "meta_error")
+        }),
         recordings: vec!["rec_1".to_owned(), "rec_2".to_owned()],
         usage: vec![usage()],
         ..ended(1)
@@ -48,12 +50,12 @@ fn usage() -> ModelUsage {
 async fn a_number_has_placed_what_meta_took_and_what_it_may_have_taken() {
     let folder = Folder::new();
     let store = open(&folder);
-    let placed = |number, record: CallRecord| CallRecord {
-        direction: CallDirection::BusinessInitiated,
-        phone_number_id: format!("{number}"),
-        ..record
+    let placed = |number: u64, mut record: CallRecord| {
+        record.description.direction = CallDirection::BusinessInitiated;
+        record.description.number.phone_number_id = number.to_string();
+        record
     };
-    let named = |record: CallRecord| CallRecord { wacid: Some("wacid.X".to_owned()), ..record };
+    let named = |record| named("wacid.X", record);
     for record in [
         named(placed(1, ended(1))),
         placed(2, call(2)),
@@ -76,8 +78,7 @@ async fn a_call_ends_once_and_what_comes_later_does_not_change_how() {
     let store = open(&folder);
     store.call_updated(ended(1));
     let second = CallRecord {
-        ended_at: Some(time(2_000_000)),
-        reason: Some("agent_hung_up".to_owned()),
+        end: Some(end(time(2_000_000), "agent_hung_up")),
         recordings: vec!["rec_1".to_owned()],
         ..ended(1)
     };
@@ -149,7 +150,9 @@ async fn a_filter_shows_what_it_names() {
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     store.0.queue.do_now(move |_| wait.recv().unwrap_or(()));
     store.call_updated(CallRecord { call_id: dated(3).call_id, ..ended(3) });
-    store.call_updated(CallRecord { phone_number_id: "7".to_owned(), route: "sales".to_owned(), ..dated(9) });
+    let mut to_sales = CallRecord { route: "sales".to_owned(), ..dated(9) };
+    to_sales.description.number.phone_number_id = "7".to_owned();
+    store.call_updated(to_sales);
     let shown = async |filter: CallFilter| {
         let calls =
             store.calls(CallFilter { limit: if filter.limit == 0 { 50 } else { filter.limit }, ..filter }).await;

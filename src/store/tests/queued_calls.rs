@@ -92,7 +92,10 @@ async fn a_taken_call_is_unfinished_for_the_next_process_and_a_queued_one_is_que
     assert_eq!(unfinished.len(), 1);
     let record = &unfinished[0];
     assert_eq!((record.call_id.as_str(), record.tracker.as_deref()), (first.call_id.as_str(), Some("job-7")));
-    assert_eq!((record.direction.name(), &record.from), ("business_initiated", &first.to));
+    assert_eq!(
+        (record.description.direction.name(), record.description.user.clone()),
+        ("business_initiated", WhatsAppUser::from_json(&first.to))
+    );
     assert_eq!(store.last_sequence(first.call_id.as_str()).await.unwrap(), 1);
     assert_eq!(take_all(&store).await, [second.call_id]);
 }
@@ -110,7 +113,7 @@ async fn a_call_that_ends_in_the_queue_has_a_record_and_one_end() {
     assert_eq!((ended.sequence, ended.kind, &ended.data["reason"]), (2, "call.ended", &"queue_expired".into()));
     assert!(store.end_queued(id, EndReason::HungUpByApi).await.unwrap().is_none());
     let record = store.call(id).await.unwrap().unwrap();
-    assert_eq!((record.reason.as_deref(), record.ended_at.is_some()), (Some("queue_expired"), true));
+    assert_eq!(record.end_reason(), Some("queue_expired"));
     assert_eq!(store.queued_call(id).await.unwrap(), None);
     assert_eq!(take_all(&store).await, [kept.call_id]);
 }

@@ -19,7 +19,7 @@ async fn on_a_full_disk_calls_go_on_and_their_records_follow_when_there_is_room(
     let folder = Folder::new();
     let store = open(&folder);
     on_writer(&store, fill_the_disk).await;
-    let large = CallRecord { sound: json!("x".repeat(100_000)), ..call(1) };
+    let large = CallRecord { agents: vec!["x".repeat(100_000)], ..call(1) };
     assert_eq!(began(&store, large, LONG).await, Err(StoreError::Unwritable));
     assert_eq!(began(&store, call(2), LONG).await, Err(StoreError::Unwritable));
     store.call_ended(ended(2), event("call_0002", 1, "call.ended"), LONG);

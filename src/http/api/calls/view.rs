@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::rfc3339;
+use crate::call::description::{BusinessNumber, WhatsAppUser};
 use crate::call::usage::ModelUsage;
 use crate::calls::snapshot::{AgentFacts, CallSnapshot, TransferFacts};
 use crate::clock;
@@ -139,7 +140,7 @@ impl CallView {
     /// Combines record and live state; None if there is neither.
     pub(super) fn of(record: Option<CallRecord>, live: Option<CallSnapshot>) -> Option<Self> {
         match (record, live) {
-            (record, Some(live)) if record.as_ref().is_none_or(|record| record.ended_at.is_none()) => {
+            (record, Some(live)) if record.as_ref().is_none_or(|record| record.end.is_none()) => {
                 Some(Self::of_live(&live))
             }
             (Some(record), _) => Some(Self::of_record(record)),
@@ -156,15 +157,8 @@ impl CallView {
             direction: call.direction.name(),
             signaling: facts.signaling.name(),
             tracker: facts.tracker.clone(),
-            from: CallerView {
-                wa_id: call.user.wa_id.clone(),
-                user_id: call.user.user_id.clone(),
-                name: call.user.name.clone(),
-            },
-            to: NumberView {
-                phone_number_id: call.number.phone_number_id.clone(),
-                display_phone_number: call.number.display_phone_number.clone(),
-            },
+            from: CallerView::of(call.user.clone()),
+            to: NumberView::of(call.number.clone()),
             route: facts.route.clone(),
             client_state: live.status.client_state.clone(),
             agent: live.status.agent.as_ref().map(CallAgentView::of),
@@ -191,22 +185,19 @@ impl CallView {
     }
 
     fn of_record(record: CallRecord) -> Self {
-        let until = record.ended_at.unwrap_or_else(clock::wall);
+        let end = record.end.as_ref();
+        let until = record.ended_at().unwrap_or_else(clock::wall);
         let since = |from: SystemTime| until.duration_since(from).unwrap_or_default().as_millis() as u64;
-        let stage = |name: &str| record.stages[name].as_f64();
+        let stages = end.map_or(Value::Null, |end| end.stages.clone());
+        let stage = |name: &str| stages[name].as_f64();
         let (ended, accepted) = (stage("ended_ms"), stage("accepted_ms"));
-        let accepted_at = accepted_at(record.began_at, &record.stages);
+        let accepted_at = accepted_at(record.began_at, &stages);
         let talked = ended.zip(accepted).map(|(ended, accepted)| (ended - accepted).max(0.0) as u64);
         Self {
-            state: if record.ended_at.is_some() { "ended" } else { ENDING },
-            direction: record.direction.name(),
+            state: if end.is_some() { "ended" } else { ENDING },
+            direction: record.description.direction.name(),
             signaling: record.signaling.name(),
             tracker: record.tracker,
-            from: serde_json::from_value(record.from).unwrap_or_default(),
-            to: NumberView {
-                phone_number_id: record.phone_number_id,
-                display_phone_number: record.display_phone_number,
-            },
             agent: None,
             transfer: None,
             queue: None,
@@ -215,23 +206,39 @@ impl CallView {
             agent_attempt: None,
             began_at: rfc3339(record.began_at),
             accepted_at: accepted_at.or(record.accepted_at).map(rfc3339),
-            ended_at: record.ended_at.map(rfc3339),
+            ended_at: end.map(|end| rfc3339(end.at)),
             duration_ms: ended.map_or_else(|| since(record.began_at), |ended| ended as u64),
             talked_ms: talked.or_else(|| record.accepted_at.map(since)),
+            reason: end.map(|end| end.reason.clone()),
+            fault: end.map(|end| end.fault.clone()),
+            hung_up_by: end.map(|end| end.hung_up_by.clone()),
+            meta_error_code: end.and_then(|end| end.meta_error_code),
+            sound: end.map_or(Value::Null, |end| end.sound.clone()),
             id: record.call_id,
-            wacid: record.wacid,
+            wacid: record.description.wacid,
+            from: CallerView::of(record.description.user),
+            to: NumberView::of(record.description.number),
             route: record.route,
             client_state: record.client_state,
-            stages: record.stages,
+            stages,
             recordings: record.recordings,
             agents: record.agents,
-            reason: record.reason,
-            fault: record.fault,
-            hung_up_by: record.hung_up_by,
-            meta_error_code: record.meta_error_code,
-            sound: record.sound,
             usage: record.usage,
         }
+    }
+}
+
+impl CallerView {
+    fn of(user: WhatsAppUser) -> Self {
+        let WhatsAppUser { wa_id, user_id, name } = user;
+        Self { wa_id, user_id, name }
+    }
+}
+
+impl NumberView {
+    fn of(number: BusinessNumber) -> Self {
+        let BusinessNumber { phone_number_id, display_phone_number } = number;
+        Self { phone_number_id, display_phone_number }
     }
 }
 
