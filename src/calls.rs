@@ -33,11 +33,11 @@ use tracing::warn;
 use crate::agent::websocket::Opening;
 use crate::agent::{AgentStatus, BrowserId, DialectName};
 use crate::browser::token::{Grant, TokenDigest};
+use crate::call::Input;
 use crate::call::command::{CallCommand, CommandResult};
 use crate::call::end::EndReason;
 use crate::call::event::{CallEvent, CallId};
 use crate::call::refusal::{Refusal, RefusalCode};
-use crate::call::{Input, Signaling};
 use crate::clock;
 use crate::egress::Hosts;
 use crate::permissions::Permissions;
@@ -195,12 +195,12 @@ impl Calls {
 
     fn remove(&self, call: &CallId) {
         let mut table = self.table();
-        if let Some(live) = table.live.remove(call) {
-            if live.is_placed && live.facts.signaling == Signaling::Graph && live.status.borrow().wacid.is_none() {
-                table.pacing.not_taken(&live.number);
-            }
+        if table.live.remove(call).is_some() {
             table.directory.end(call, clock::now());
-            table.placements.forget_ended(call);
+            // Its connect was never sent.
+            if let Some(number) = table.placements.forget_ended(call) {
+                table.pacing.not_taken(&number);
+            }
             self.agents().left(call);
         }
         metrics::gauge!("patchcord_calls_active").set(table.live.len() as f64);

@@ -41,9 +41,12 @@ impl Naming {
         }
     }
 
-    /// Meta does not have the call.
+    /// Meta does not have the call, and does not count it.
     pub fn refused(&self, call: &CallId) {
-        self.table.lock().placements.forget(call);
+        let mut table = self.table.lock();
+        if let Some(number) = table.placements.forget(call) {
+            table.pacing.not_taken(&number);
+        }
     }
 
     /// Whether the call ended before its connect was sent.

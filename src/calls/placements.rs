@@ -88,16 +88,14 @@ impl Placements {
         self.unnamed.get(call).is_some_and(|unnamed| unnamed.standing != Standing::Live)
     }
 
-    /// The call is over, here and at Meta.
-    pub fn forget(&mut self, call: &CallId) {
-        self.unnamed.remove(call);
+    /// The call does not exist at Meta, or not any more. Gives its number; None if Meta has named it.
+    pub fn forget(&mut self, call: &CallId) -> Option<PhoneNumberId> {
+        self.unnamed.remove(call).map(|unnamed| unnamed.dialled.number)
     }
 
-    /// The same for a call that has ended, unless it is abandoned.
-    pub fn forget_ended(&mut self, call: &CallId) {
-        if !self.is_abandoned(call) {
-            self.unnamed.remove(call);
-        }
+    /// The same for a call that has ended; None also if Meta may have it.
+    pub fn forget_ended(&mut self, call: &CallId) -> Option<PhoneNumberId> {
+        if self.is_abandoned(call) { None } else { self.forget(call) }
     }
 
     /// Meta has named the call. Gives its number, how it stood, and the webhooks that waited for it in their order.
@@ -246,7 +244,7 @@ mod tests {
         let call = CallId::generate();
         placements.begin(call.clone(), dialled("12025550143", "job-7"));
         placements.abandon(&call, now);
-        placements.forget_ended(&call);
+        assert_eq!(placements.forget_ended(&call), None);
         assert!(placements.is_abandoned(&call));
         placements.forget_old(now + ABANDONED_FOR - Duration::from_secs(1));
         assert_eq!(found(&placements, &person("12025550143"), None), Some(call.clone()));

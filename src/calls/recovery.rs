@@ -102,6 +102,7 @@ impl Recovery {
         let terminate_at_meta = (call.signaling == Signaling::External).then_some(true);
         let figures = Figures { usage: &call.usage, ..Figures::NONE };
         let told = next_event("call.ended", ended_data(&reason, &stages, figures, terminate_at_meta));
+        call.may_be_at_meta = call.is_placed_by_us() && call.description.wacid.is_none();
         call.end(&reason, &stages, &Value::Null);
         self.tell_meta(&call);
         // The store counts and logs its trouble.

@@ -497,6 +497,7 @@ impl Session {
         }
         if self.meta.wacid.is_none() {
             self.meta.wacid = self.meta.naming.wacid_at_end(&self.context.id);
+            self.record.set_unnamed(self.meta.wacid.is_none());
         }
         if self.meta.wacid.is_some() {
             self.requests.abort_all();

@@ -29,14 +29,14 @@ impl Store {
         .await
     }
 
-    /// Number and time of each call since then that we placed and Meta took, the oldest first. One without an end may have been
-    /// taken.
+    /// Number and time of each call since then that we placed and Meta took, the oldest first; those that Meta may have
+    /// taken are among them.
     pub async fn placed_since(&self, since: SystemTime) -> Result<Vec<(String, SystemTime)>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT phone_number_id, began_at FROM calls
                  WHERE call_id >= ?1 AND began_at >= ?2 AND direction = 'business_initiated' AND signaling = 'graph'
-                    AND (wacid IS NOT NULL OR ended_at IS NULL)
+                    AND (wacid IS NOT NULL OR ended_at IS NULL OR may_be_at_meta)
                  ORDER BY began_at",
             )?;
             let first = first_id(since.checked_sub(EARLIER_ID).unwrap_or(UNIX_EPOCH));
@@ -49,7 +49,7 @@ impl Store {
 
 pub(super) const COLUMNS: &str = "call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, \
                        accepted_at, ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, \
-                       direction, tracker, signaling, usage";
+                       direction, tracker, signaling, usage, may_be_at_meta";
 /// An id is generated just before the call's start is recorded, and the clock may be set in between.
 const ID_SLACK: Duration = Duration::from_secs(60);
 /// The same where a call was queued after its id was generated.
@@ -59,9 +59,11 @@ const EARLIER_ID: Duration = QUEUED_FOR.saturating_add(ID_SLACK);
 pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO calls (call_id, wacid, phone_number_id, display_phone_number, route, caller, client_state, began_at, accepted_at,
-            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker, signaling, usage)
+            ended_at, reason, fault, hung_up_by, meta_error_code, stages, sound, recordings, agents, direction, tracker, signaling, usage,
+            may_be_at_meta)
          VALUES (:call_id, :wacid, :phone_number_id, :display_phone_number, :route, :caller, :client_state, :began_at, :accepted_at,
-            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker, :signaling, :usage)
+            :ended_at, :reason, :fault, :hung_up_by, :meta_error_code, :stages, :sound, :recordings, :agents, :direction, :tracker, :signaling, :usage,
+            :may_be_at_meta)
          ON CONFLICT (call_id) DO UPDATE SET
             wacid = coalesce(excluded.wacid, wacid), route = excluded.route, caller = excluded.caller,
             client_state = coalesce(excluded.client_state, client_state),
@@ -73,7 +75,8 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
             ended_at = coalesce(ended_at, excluded.ended_at),
             stages = iif(ended_at IS NULL, excluded.stages, stages),
             sound = iif(ended_at IS NULL, excluded.sound, sound),
-            recordings = excluded.recordings, agents = excluded.agents, usage = excluded.usage",
+            recordings = excluded.recordings, agents = excluded.agents, usage = excluded.usage,
+            may_be_at_meta = max(may_be_at_meta, excluded.may_be_at_meta)",
     )?;
     let (who, end) = (&call.description, call.end.as_ref());
     let json = |value: Option<&Value>| value.unwrap_or(&Value::Null).to_string();
@@ -100,6 +103,7 @@ pub(super) fn save(connection: &Connection, call: &CallRecord) -> rusqlite::Resu
         ":tracker": call.tracker,
         ":signaling": call.signaling.name(),
         ":usage": serde_json::to_string(&call.usage).expect("names and numbers always serialise"),
+        ":may_be_at_meta": call.may_be_at_meta,
     })?;
     Ok(())
 }
@@ -208,6 +212,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         recordings: serde_json::from_value(json(row, "recordings")?).unwrap_or_default(),
         agents: serde_json::from_value(json(row, "agents")?).unwrap_or_default(),
         usage: serde_json::from_value(json(row, "usage")?).unwrap_or_default(),
+        may_be_at_meta: row.get("may_be_at_meta")?,
         end: time("ended_at")?.map(|at| read_end(row, at)).transpose()?,
     })
 }

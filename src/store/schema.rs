@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tracing::info;
 
 /// Each migration leads from the version of its index to the next. A released migration is never changed.
-pub(super) const MIGRATIONS: [&str; 14] = [
+pub(super) const MIGRATIONS: [&str; 15] = [
     CALLS_AND_EVENTS,
     IDEMPOTENCY_KEYS,
     LISTS_OF_CALLS,
@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: [&str; 14] = [
     QUEUED_CALLS,
     USAGE_OF_CALLS,
     STATUS_CALLBACKS,
+    UNNAMED_CALLS,
 ];
 
 /// `calls.position` and `events.position` only grow and are never used twice (AUTOINCREMENT), so they are cursors.
@@ -230,6 +231,11 @@ const STATUS_CALLBACKS: &str = "
         named_at INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX status_callbacks_by_age ON status_callbacks (named_at);
+";
+
+/// Whether Meta may have taken a call that ended without a name from it.
+const UNNAMED_CALLS: &str = "
+    ALTER TABLE calls ADD COLUMN may_be_at_meta INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Another connection, such as a backup, may lock the file for a moment.

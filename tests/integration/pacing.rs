@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::call::CallerOptions;
-use patchcord_simulator::callee::{Callee, CalleeOptions};
-use patchcord_simulator::meta::{Meta, MetaOptions};
+use patchcord_simulator::callee::{AnswerWebhooks, Callee, CalleeOptions};
+use patchcord_simulator::meta::{Meta, MetaOptions, Reply};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -375,6 +375,35 @@ async fn a_call_that_meta_refuses_does_not_count_as_one_of_the_day() -> anyhow::
     assert_eq!(scene.order(NUMBER, "taken").await?.status, 201);
     scene.callee.next_call().await?;
     scene.order(NUMBER, "one-more").await?.is_problem(429, "number_day_limit");
+    Ok(())
+}
+
+/// Its reply to connect is lost, and no webhook shows the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_meta_never_names_counts_as_one_of_the_day() -> anyhow::Result<()> {
+    let mut scene = Restarts::start("per_day = 1").await?;
+    let callee = scene.meta.permit(CalleeOptions {
+        person: CallerOptions { from: Some(STRANGER.to_owned()), ..quiet_caller() },
+        webhooks: AnswerWebhooks::ByHand,
+        ..CalleeOptions::default()
+    });
+    scene.meta.script("connect", vec![Reply::DoneButNoReply]);
+    let mut program = scene.program().await?;
+    let client = Client::at(program.url(), WRITER);
+    let placed = order(&client, json!({ "to": STRANGER })).await?;
+    assert_eq!(placed.status, 201, "{placed:?}");
+    let _call = callee.next_call().await?;
+    let hangup = format!("/v1/calls/{}/actions/hangup", placed.body["id"].as_str().unwrap_or_default());
+    assert_eq!(client.ask(Method::POST, &hangup, None).await?.status, 202);
+    let told = scene.app.until("call.ended").await?;
+    assert_eq!(told[told.len() - 1]["data"]["reason"], "hung_up_by_api");
+    for _ in 0..2 {
+        let refused = order(&Client::at(program.url(), WRITER), json!({ "to": NUMBER })).await?;
+        refused.is_problem(429, "number_day_limit");
+        program.finish().await?;
+        program = scene.program().await?;
+    }
+    assert_eq!(scene.called(), [STRANGER]);
     Ok(())
 }
 

@@ -117,6 +117,11 @@ impl LiveRecord {
         self.store.call_updated(self.record.clone());
     }
 
+    /// Meta may have a call that ends without a name from it.
+    pub fn set_unnamed(&mut self, is_unnamed: bool) {
+        self.record.may_be_at_meta = is_unnamed;
+    }
+
     /// Before the first write.
     pub fn begin_with(&mut self, client_state: String) {
         self.record.client_state = Some(client_state);

@@ -37,6 +37,8 @@ pub struct CallRecord {
     pub agents: Vec<String>,
     /// What its speech models have used, as in `call.ended`.
     pub usage: Vec<ModelUsage>,
+    /// Whether Meta may have taken a call that we placed, though it never named it to us; known at its end.
+    pub may_be_at_meta: bool,
     /// How it ended; `None` while it is live.
     pub end: Option<CallEnd>,
 }
@@ -80,6 +82,7 @@ impl CallRecord {
             recordings: Vec::new(),
             agents: Vec::new(),
             usage: Vec::new(),
+            may_be_at_meta: false,
             end: None,
         }
     }

@@ -63,13 +63,14 @@ async fn a_number_has_placed_what_meta_took_and_what_it_may_have_taken() {
         named(ended(4)),
         CallRecord { signaling: Signaling::External, ..named(placed(5, ended(5))) },
         CallRecord { began_at: time(0), ..named(placed(6, ended(6))) },
+        CallRecord { may_be_at_meta: true, ..placed(7, ended(7)) },
     ] {
         store.call_updated(record);
     }
     store.flush().await.unwrap();
     let found = store.placed_since(call(1).began_at).await.unwrap();
     let numbers: Vec<&str> = found.iter().map(|(number, _)| number.as_str()).collect();
-    assert_eq!(numbers, ["1", "2"], "Meta refused 3, 4 came in, an app signalled 5, and 6 is of an earlier day");
+    assert_eq!(numbers, ["1", "2", "7"], "Meta refused 3, 4 came in, an app signalled 5, and 6 is of an earlier day");
 }
 
 #[tokio::test]
