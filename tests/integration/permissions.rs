@@ -18,6 +18,7 @@ use crate::program::Program;
 use crate::service::{Folder, TestOptions, TestService};
 
 const NUMBER: &str = "12025550143";
+const MINUTE: Duration = Duration::from_secs(60);
 const USER_ID: &str = "US.13491208655302741918";
 
 /// A service, the app that receives its events, and somebody who has permitted nothing yet.
@@ -42,6 +43,19 @@ impl Scene {
         Ok(Self { service, app, person, _agent: agent })
     }
 
+    /// A number that may have one live call, which rings.
+    async fn one_live_call() -> anyhow::Result<Self> {
+        let mut scene = Self::with(MetaOptions::default(), |options| TestOptions {
+            number: "placing = { live = 1 }".to_owned(),
+            ..options
+        })
+        .await?;
+        scene.person.reply(PermissionReply::PermitInProfile).await?;
+        assert_eq!(scene.event().await?["type"], "permission.granted");
+        assert_eq!(scene.order().await?.status, 201);
+        Ok(scene)
+    }
+
     fn client(&self) -> Client {
         Client::new(&self.service, WRITER)
     }
@@ -57,6 +71,25 @@ impl Scene {
 
     async fn order(&self) -> anyhow::Result<Answer> {
         post(&self.client(), "/v1/calls", json!({ "to": NUMBER })).await
+    }
+
+    /// Queues a call and gives its id.
+    async fn queue(&self, mut body: Value) -> anyhow::Result<String> {
+        (body["to"], body["when"]) = (NUMBER.into(), "queued".into());
+        let queued = post(&self.client(), "/v1/calls", body).await?;
+        anyhow::ensure!(queued.status == 202, "{queued:?}");
+        Ok(queued.body["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Meta pauses the number's calls until then.
+    async fn pause(&self, until: SystemTime) -> anyhow::Result<()> {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map(|since| since.as_secs());
+        let (now, until) = (seconds(SystemTime::now())?, seconds(until)?);
+        let webhook = json!({ "object": "whatsapp_business_account", "entry": [{ "id": "0", "time": now, "changes": [{
+            "field": "account_update", "value": { "phone_number": "447700900199", "event": "ACCOUNT_RESTRICTION",
+                "restriction_info": [{ "restriction_type": "RESTRICTED_BUSINESS_INITIATED_CALLING", "expiration": until }] } }] }] });
+        assert_eq!(self.service.meta.send_webhook(webhook.to_string()).await?, 200);
+        Ok(())
     }
 
     /// The next event of a permission.
@@ -110,24 +143,16 @@ async fn look(client: &Client, user: &str) -> anyhow::Result<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permission_that_is_revoked_while_a_call_is_queued_ends_it_without_meta() -> anyhow::Result<()> {
-    let mut scene = Scene::with(MetaOptions::default(), |options| TestOptions {
-        number: "placing = { live = 1 }".to_owned(),
-        ..options
-    })
-    .await?;
-    scene.person.reply(PermissionReply::PermitInProfile).await?;
-    assert_eq!(scene.event().await?["type"], "permission.granted");
-    assert_eq!(scene.order().await?.status, 201);
+    let mut scene = Scene::one_live_call().await?;
     let first = scene.person.next_call().await?;
-    let queued = post(&scene.client(), "/v1/calls", json!({ "to": NUMBER, "when": "queued" })).await?;
-    assert_eq!(queued.status, 202, "{queued:?}");
+    let queued = scene.queue(json!({})).await?;
     scene.person.reply(PermissionReply::Revoke).await?;
     assert_eq!(scene.event().await?["type"], "permission.revoked");
     let connects = scene.service.count_of("connect");
     assert_eq!(first.decline().await?, 200);
     loop {
         let ended = scene.service.event("call.ended").await?;
-        if ended.call_id.as_str() != queued.body["id"] {
+        if ended.call_id.as_str() != queued {
             continue;
         }
         assert_eq!((&ended.data["reason"], &ended.data["meta_error_code"]), (&"no_permission".into(), &Value::Null));
@@ -424,18 +449,48 @@ async fn a_number_of_a_country_without_such_calls_places_none() -> anyhow::Resul
 async fn a_number_that_meta_has_paused_places_no_calls_until_then() -> anyhow::Result<()> {
     let scene = Scene::start().await?;
     scene.person.reply(PermissionReply::PermitInProfile).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let pause = |until: u64| {
-        json!({ "object": "whatsapp_business_account", "entry": [{ "id": "0", "time": now, "changes": [{
-            "field": "account_update", "value": { "phone_number": "447700900199", "event": "ACCOUNT_RESTRICTION",
-                "restriction_info": [{ "restriction_type": "RESTRICTED_BUSINESS_INITIATED_CALLING", "expiration": until }] } }] }] })
-    };
-    assert_eq!(scene.service.meta.send_webhook(pause(now - 60).to_string()).await?, 200);
+    scene.pause(SystemTime::now() - MINUTE).await?;
     assert_eq!(scene.look(NUMBER).await?["may_call"]["allowed"], true, "it is over");
-    assert_eq!(scene.service.meta.send_webhook(pause(now + 3600).to_string()).await?, 200);
+    scene.pause(SystemTime::now() + 60 * MINUTE).await?;
     let refused = scene.order().await?;
     refused.is_problem(409, "calling_paused");
     assert!(refused.body["next_allowed_at"].is_string(), "{refused:?}");
+    Ok(())
+}
+
+/// The pause stops the number and not the call, which is placed when the pause is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_call_waits_until_the_pause_of_its_number_is_over() -> anyhow::Result<()> {
+    let mut scene = Scene::one_live_call().await?;
+    let first = scene.person.next_call().await?;
+    let queued = scene.queue(json!({})).await?;
+    let over_at = SystemTime::now() + Duration::from_secs(3);
+    scene.pause(over_at).await?;
+    assert_eq!(first.decline().await?, 200);
+    let _second = scene.person.next_call().await?;
+    // Meta says it in whole seconds.
+    assert!(SystemTime::now() + Duration::from_secs(1) > over_at);
+    let placed = scene.service.event("call.placed").await?;
+    let placed = if placed.call_id.as_str() == queued { placed } else { scene.service.event("call.placed").await? };
+    assert_eq!(placed.call_id.as_str(), queued);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_call_of_a_paused_number_expires_without_meta() -> anyhow::Result<()> {
+    let mut scene = Scene::one_live_call().await?;
+    let first = scene.person.next_call().await?;
+    let queued = scene.queue(json!({ "expires_in": "3s" })).await?;
+    scene.pause(SystemTime::now() + 60 * MINUTE).await?;
+    assert_eq!(first.decline().await?, 200);
+    loop {
+        let ended = scene.service.event("call.ended").await?;
+        if ended.call_id.as_str() == queued {
+            assert_eq!(ended.data["reason"], "queue_expired");
+            break;
+        }
+    }
+    assert_eq!(scene.service.count_of("connect"), 1);
     Ok(())
 }
 
