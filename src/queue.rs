@@ -8,6 +8,11 @@
 
 pub mod action;
 mod agent;
+mod input;
+mod last_agents;
+mod options;
+mod overflow;
+mod ringing;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -18,14 +23,11 @@ use std::time::{Duration, Instant};
 
 pub use action::{Action, OverflowReason, Progress, RingEnd, Unreached};
 use agent::{Agent, Presence};
+pub use input::{Entry, Input, NotOffered, PlaceId, SignIn, Wanted};
+use last_agents::LastAgents;
+pub use options::{QueueOptions, Unstaffed};
 
-use crate::call::Attempt;
 use crate::call::event::CallId;
-
-/// How long an agent rings that is called by name and serves no queue whose rules could say it.
-const RING_BY_NAME: Duration = Duration::from_secs(20);
-/// Returning callers that are remembered with their last agent; the oldest is forgotten first.
-const REMEMBERED_CALLERS: usize = 10_000;
 
 /// A queue by its name in the configuration.
 pub type QueueName = Arc<str>;
@@ -35,112 +37,6 @@ pub type AgentName = Arc<str>;
 pub type Skill = Arc<str>;
 /// Something that is the same for each call of one caller, and does not give its number away.
 pub type CallerKey = Arc<str>;
-
-/// The rules of one queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueOptions {
-    /// How long one agent rings before the next one does.
-    pub ring_timeout: Duration,
-    /// How long an agent is left alone after a call.
-    pub wrap_up: Duration,
-    /// Callers that may wait; one more overflows at once.
-    pub max_waiting: usize,
-    /// How long a caller may wait before it overflows.
-    pub max_wait: Duration,
-    /// Whether a caller waits or overflows when no agent of the queue is signed in.
-    pub unstaffed: Unstaffed,
-    /// How long a returning caller's last agent is preferred to all others; zero for never.
-    pub sticky_for: Duration,
-    /// From one announcement of the caller's position to the next; None for no announcements.
-    pub announce_every: Option<Duration>,
-    /// An answer within this time counts as within the service level.
-    pub service_level: Duration,
-    /// Offers in a row that an agent may miss; then it is away until it says otherwise.
-    pub max_missed: u32,
-}
-
-/// The policy for callers while no agent of their queue is signed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unstaffed {
-    /// They wait for one.
-    #[default]
-    Wait,
-    /// They overflow.
-    Overflow,
-}
-
-/// One attempt of a call to reach a person. During a transfer a call has two: the agent that it has, and the next one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PlaceId {
-    /// Whose.
-    pub call: CallId,
-    /// Which of its attempts.
-    pub attempt: Attempt,
-}
-
-/// A caller that is to reach a person.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// What it is known by.
-    pub place: PlaceId,
-    /// Who may take it.
-    pub wanted: Wanted,
-    /// Finds its last agent.
-    pub caller: Option<CallerKey>,
-}
-
-/// Who may take a caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Any agent of this queue that has these skills. The caller waits for one.
-    AnyOf {
-        /// Where it waits.
-        queue: QueueName,
-        /// What an agent must have to be offered the call.
-        skills: BTreeSet<Skill>,
-    },
-    /// This agent, if it is idle now. Nobody waits for one agent.
-    Agent(AgentName),
-}
-
-/// An agent's shift.
-#[derive(Clone, Debug)]
-pub struct SignIn {
-    /// Who.
-    pub agent: AgentName,
-    /// Whose callers it takes.
-    pub queues: BTreeSet<QueueName>,
-    /// What it can do.
-    pub skills: BTreeSet<Skill>,
-}
-
-/// An input to the queues. One that names an unknown call or agent is ignored.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A caller waits from now on.
-    Entered(Entry),
-    /// The caller hung up, or was put through elsewhere.
-    Left(PlaceId),
-    /// The agent and the caller have finished.
-    Finished(PlaceId),
-    /// The agent answered, and its page could not connect: the caller waits again, as long as if it had never left.
-    Returned(PlaceId),
-    /// The agent is there, and away until [`Input::Available`]. Signing in again changes its queues and skills.
-    SignedIn(SignIn),
-    /// The agent has gone; a conversation goes on.
-    SignedOut(AgentName),
-    /// The agent takes calls, also before its wrap-up time is over.
-    Available(AgentName),
-    /// The agent takes no calls after this one.
-    Away(AgentName),
-    /// The agent does not want this call.
-    Declined(AgentName, CallId),
-}
-
-/// An answer to a call that does not ring at this agent, or not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this call does not ring for you any more")]
-pub struct NotOffered;
 
 /// All queues and their agents.
 #[derive(Debug)]
@@ -411,85 +307,6 @@ impl Queues {
         }
     }
 
-    fn decline(&mut self, agent: &AgentName, call: &CallId, now: Instant) {
-        if self.waiting.iter().any(|waiting| waiting.entry.place.call == *call && waiting.rings_at(agent)) {
-            self.take_ring_from(agent, RingEnd::Declined, now);
-        }
-    }
-
-    fn take_ring_from(&mut self, agent: &AgentName, end: RingEnd, now: Instant) {
-        if let Some(index) = self.waiting.iter().position(|waiting| waiting.rings_at(agent)) {
-            self.end_ring_of(index, end, now);
-        }
-    }
-
-    fn end_rings(&mut self, now: Instant) {
-        let mut index = 0;
-        while let Some(waiting) = self.waiting.get(index) {
-            let is_over = waiting.ring.as_ref().is_some_and(|ring| ring.until <= now);
-            if !is_over || self.end_ring_of(index, RingEnd::Missed, now) {
-                index += 1;
-            }
-        }
-    }
-
-    /// Nobody has answered this caller. Says whether it waits for somebody else.
-    fn end_ring_of(&mut self, index: usize, end: RingEnd, now: Instant) -> bool {
-        let Some(mut waiting) = self.waiting.remove(index) else { return false };
-        self.stop_ring(&mut waiting, end, now);
-        match waiting.entry.wanted {
-            Wanted::AnyOf { .. } => {
-                self.waiting.insert(index, waiting);
-                true
-            }
-            Wanted::Agent(_) => {
-                self.actions.push_back(Action::Unreached { place: waiting.entry.place, why: end.into() });
-                false
-            }
-        }
-    }
-
-    fn overflow_the_patient(&mut self, now: Instant) {
-        self.overflow_where(OverflowReason::WaitedTooLong, now, |_, waiting, _| {
-            waiting.overflow_at.is_some_and(|at| at <= now)
-        });
-    }
-
-    /// The last agent of a queue has gone.
-    fn overflow_unstaffed(&mut self, now: Instant) {
-        self.overflow_where(OverflowReason::NoAgents, now, |queues, _, queue| {
-            let overflows = |queue: &Queue| queue.options.unstaffed == Unstaffed::Overflow;
-            queues.queues.get(queue).is_some_and(overflows) && !queues.agents.values().any(|agent| agent.serves(queue))
-        });
-    }
-
-    fn overflow_where(
-        &mut self,
-        reason: OverflowReason,
-        now: Instant,
-        is_meant: impl Fn(&Self, &Waiting, &QueueName) -> bool,
-    ) {
-        let mut index = 0;
-        while let Some(waiting) = self.waiting.get(index) {
-            let Some(queue) = waiting.entry.queue().filter(|queue| is_meant(self, waiting, queue)).cloned() else {
-                index += 1;
-                continue;
-            };
-            let Some(mut waiting) = self.waiting.remove(index) else { return };
-            self.stop_ring(&mut waiting, RingEnd::Overflowed, now);
-            let waited = now.saturating_duration_since(waiting.entered_at);
-            self.overflow(&waiting.entry.place, &queue, waited, reason);
-        }
-    }
-
-    fn overflow(&mut self, place: &PlaceId, queue: &QueueName, waited: Duration, reason: OverflowReason) {
-        if let Some(queue) = self.queues.get_mut(queue) {
-            queue.counts.overflowed += 1;
-        }
-        self.actions.push_back(Action::Overflow { place: place.clone(), reason });
-        self.report(place, Progress::Overflowed { queue: queue.clone(), waited, reason });
-    }
-
     fn announce(&mut self, now: Instant) {
         let mut ahead: BTreeMap<&QueueName, usize> = BTreeMap::new();
         for waiting in &mut self.waiting {
@@ -506,83 +323,8 @@ impl Queues {
         }
     }
 
-    /// Offers each caller, the longest waiting first, to the best agent that is idle.
-    fn assign(&mut self, now: Instant) {
-        let mut idle = self.agents.values().filter(|agent| agent.is_idle()).count();
-        for index in 0..self.waiting.len() {
-            if idle == 0 {
-                return;
-            }
-            let waiting = &self.waiting[index];
-            if waiting.ring.is_none()
-                && let Some(agent) = self.best_agent(waiting, now)
-                && let Some(mut waiting) = self.waiting.remove(index)
-            {
-                self.ring(&mut waiting, agent, now);
-                self.waiting.insert(index, waiting);
-                idle -= 1;
-            }
-        }
-    }
-
-    /// One who has not missed this call before, then the caller's last agent, then the longest idle.
-    fn best_agent(&self, waiting: &Waiting, now: Instant) -> Option<AgentName> {
-        let last = waiting.entry.caller.as_ref().and_then(|caller| self.last_agents.of(caller, now));
-        let candidates = self.agents.iter().filter_map(|(name, agent)| {
-            let since = agent.idle_since()?;
-            let may_take = agent.may_take(&waiting.entry) && !waiting.declined_by.contains(name);
-            may_take.then_some((waiting.missed_by.contains(name), last != Some(name), since, name))
-        });
-        candidates.min().map(|(.., name)| name.clone())
-    }
-
-    fn ring(&mut self, waiting: &mut Waiting, name: AgentName, now: Instant) {
-        let Some(agent) = self.agents.get(&name) else { return };
-        let ring_timeout = self.rules_for(&waiting.entry, agent).map_or(RING_BY_NAME, |rules| rules.ring_timeout);
-        let (place, queue) = (waiting.entry.place.clone(), waiting.entry.queue().cloned());
-        if let Some(agent) = self.agents.get_mut(&name) {
-            agent.rings(place.call.clone());
-        }
-        waiting.ring = Some(Ring { agent: name.clone(), until: now + ring_timeout });
-        self.actions.push_back(Action::Ring { agent: name.clone(), call: place.call.clone() });
-        if let Some(queue) = queue {
-            self.report(&place, Progress::Offered { queue, agent: name });
-        }
-    }
-
-    fn stop_ring(&mut self, waiting: &mut Waiting, end: RingEnd, now: Instant) {
-        let Some(Ring { agent: name, .. }) = waiting.ring.take() else { return };
-        let rules = self.agents.get(&name).and_then(|agent| self.rules_for(&waiting.entry, agent));
-        let most = rules.map_or(u32::MAX, |rules| rules.max_missed);
-        if let Some(agent) = self.agents.get_mut(&name) {
-            agent.stops_ringing(end, most, now);
-        }
-        let place = waiting.entry.place.clone();
-        self.actions.push_back(Action::StopRinging { agent: name.clone(), call: place.call.clone(), end });
-        match end {
-            RingEnd::Missed | RingEnd::Declined => {
-                let by = if end == RingEnd::Missed { &mut waiting.missed_by } else { &mut waiting.declined_by };
-                by.insert(name.clone());
-                if let Some(queue) = waiting.entry.queue().cloned() {
-                    self.report(&place, Progress::Missed { queue, agent: name, end });
-                }
-            }
-            RingEnd::CallerLeft | RingEnd::AgentLeft | RingEnd::Overflowed => {}
-        }
-    }
-
     fn report(&mut self, place: &PlaceId, progress: Progress) {
         self.actions.push_back(Action::Report { place: place.clone(), progress });
-    }
-}
-
-impl Entry {
-    /// Where the caller waits; None if it wants one agent.
-    pub fn queue(&self) -> Option<&QueueName> {
-        match &self.wanted {
-            Wanted::AnyOf { queue, .. } => Some(queue),
-            Wanted::Agent(_) => None,
-        }
     }
 }
 
@@ -601,29 +343,5 @@ impl Waiting {
 
     fn rings_at(&self, agent: &AgentName) -> bool {
         self.ring.as_ref().is_some_and(|ring| ring.agent == *agent)
-    }
-}
-
-/// Who had a caller last, for callers that come again.
-#[derive(Debug, Default)]
-struct LastAgents {
-    agents: BTreeMap<CallerKey, (AgentName, Instant)>,
-    oldest_first: VecDeque<CallerKey>,
-}
-
-impl LastAgents {
-    fn of(&self, caller: &CallerKey, now: Instant) -> Option<&AgentName> {
-        self.agents.get(caller).filter(|(_, until)| now < *until).map(|(agent, _)| agent)
-    }
-
-    fn remember(&mut self, caller: CallerKey, agent: AgentName, until: Instant) {
-        if self.agents.insert(caller.clone(), (agent, until)).is_none() {
-            self.oldest_first.push_back(caller);
-        }
-        if self.oldest_first.len() > REMEMBERED_CALLERS
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            self.agents.remove(&oldest);
-        }
     }
 }
