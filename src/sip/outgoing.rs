@@ -1,37 +1,35 @@
 //! One call to a phone, from its INVITE to its end. Runs with the control plane.
 
-use std::collections::VecDeque;
-use std::future::pending;
-use std::net::IpAddr;
+mod ringing;
+mod way;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rsipstack::dialog::authenticate::Credential;
-use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver};
-use rsipstack::dialog::invitation::{InviteAsyncResult, InviteOption};
+use rsipstack::dialog::dialog::DialogStateReceiver;
+use rsipstack::dialog::invitation::InviteOption;
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::platform::JoinHandle;
-use rsipstack::sip::{Header, HeadersExt, Response, Scheme, StatusCodeKind, Uri};
-use rsipstack::transport::SipAddr;
+use rsipstack::sip::{Header, HeadersExt, Response, Scheme, Uri};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::sleep;
 use tracing::info;
 
-use super::amend::{Amended, Named};
+use super::amend::Amended;
 use super::client_auth::{Account, ClientAuth};
-use super::flow::Connection;
 use super::gate::OpenDialog;
 use super::in_dialog::InDialog;
-use super::leg::{Answered, Callee, HangUp, Invite, RegisteredPhone, SipEvent};
+use super::leg::{Answered, Callee, HangUp, Invite, SipEvent};
 use super::names::Hop;
-use super::reason::Reason;
 use super::session_timer::{LEAST_SECONDS, SessionExpires, USUAL_SECONDS};
 use super::status;
 use super::trunk::{self, Failed};
-use super::uri::{Host, SipUri, Transport};
+use super::uri::{Host, Transport};
 use super::user_agent::{Stack, abilities};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
+use ringing::{Ringing, Rung};
+pub(super) use way::Way;
 
 /// 64*T1 (RFC 3261 §17.1.1.2), and a bit: after it nothing comes any more.
 pub(super) const LAST_RESPONSE: Duration = Duration::from_secs(35);
@@ -40,7 +38,6 @@ pub(super) const MOST_SECONDS: u32 = 24 * 60 * 60;
 /// For a connection, and then for a first response, where another server can be called. An INVITE over UDP has been sent four
 /// times by then.
 pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
-const NOTHING_LISTENS: &str = "nothing listens for it here";
 
 /// Calls a phone, and stays with the call until it is over.
 pub(super) async fn run(
@@ -275,238 +272,6 @@ impl AnsweredPhone {
     }
 }
 
-/// How a phone is reached.
-pub(super) struct Way {
-    /// The Request-URI.
-    pub callee: Uri,
-    pub destination: SipAddr,
-    /// Ours.
-    pub contact: Uri,
-    /// Where its SIP comes from.
-    signalling: IpAddr,
-    /// The library sends where the Request-URI says, so the server's address is there; on the wire stands the name.
-    named: Option<Named>,
-    /// Held to the end of the call, so that the connection is. None over UDP, and where the phone holds it.
-    _connection: Option<Arc<Connection>>,
-}
-
-impl Way {
-    /// The servers of an address, by the DNS; for a registered phone only what it came over.
-    pub async fn all(stack: &Stack, to: &Callee) -> Result<VecDeque<Option<Hop>>, AgentFailure> {
-        match to {
-            Callee::Address(to) => {
-                let hops = stack.names.find(to).await.map_err(|cause| AgentFailureKind::Refused.because(cause))?;
-                Ok(hops.into_iter().map(Some).collect())
-            }
-            Callee::Phone(_) | Callee::Trunk(_) => Ok(VecDeque::from([None])),
-        }
-    }
-
-    pub async fn find(stack: &Stack, to: &Callee, hop: Option<Hop>) -> Result<Self, AgentFailure> {
-        match to {
-            Callee::Address(to) => {
-                let hop = hop.ok_or_else(|| AgentFailureKind::Refused.because("its name has no address"))?;
-                Self::to_address(stack, to, hop).await
-            }
-            Callee::Phone(phone) => Self::to_phone(stack, phone),
-            // Its servers are called one by one.
-            Callee::Trunk(_) => Err(AgentFailureKind::NotConfigured.into()),
-        }
-    }
-
-    async fn to_address(stack: &Stack, to: &SipUri, hop: Hop) -> Result<Self, AgentFailure> {
-        let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
-        let Hop { address, transport } = hop;
-        let contact = stack.contact(transport, address.is_ipv6()).ok_or_else(|| refused(NOTHING_LISTENS))?;
-        let connection = match transport {
-            Transport::Udp => None,
-            Transport::Tcp | Transport::Tls | Transport::Ws => {
-                let layer = &stack.dialogs.endpoint.transport_layer;
-                Some(stack.streams.connect(layer, &to.host, hop).await.map_err(|cause| refused(&cause))?)
-            }
-        };
-        let mut callee = Uri::try_from(to.on_the_wire()).map_err(|_| refused("its address is malformed"))?;
-        let named = match &to.host {
-            Host::Name(_) => {
-                let name = std::mem::replace(&mut callee.host_with_port, address.into());
-                Some(Named { name, address: address.into() })
-            }
-            Host::Address(_) => None,
-        };
-        Ok(Self {
-            callee,
-            named,
-            destination: SipAddr { r#type: Some(library_transport(transport)), addr: address.into() },
-            contact: our_contact(to.is_secure, transport, contact),
-            signalling: address.ip(),
-            _connection: connection,
-        })
-    }
-
-    /// Back over what it registered with.
-    fn to_phone(stack: &Stack, phone: &RegisteredPhone) -> Result<Self, AgentFailure> {
-        let refused = |cause: &str| AgentFailureKind::Refused.because(cause);
-        let RegisteredPhone { uri, flow, .. } = phone;
-        if !flow.is_open() {
-            // The library would open another connection, to a port that nobody listens at.
-            return Err(refused("its connection is closed"));
-        }
-        let contact = stack.contact_over(flow).ok_or_else(|| refused(NOTHING_LISTENS))?;
-        let callee = Uri::try_from(uri.as_str()).map_err(|_| refused("its address is malformed"))?;
-        let signalling = flow.ip();
-        Ok(Self { callee, destination: flow.destination(), contact, signalling, named: None, _connection: None })
-    }
-}
-
-/// A phone that was called.
-struct Ringing {
-    dialog: InviteDialog,
-    states: DialogStateReceiver,
-    inviting: JoinHandle<InviteAsyncResult>,
-    amended: Arc<Amended>,
-    early: Option<EarlyAnswer>,
-}
-
-/// The SDP of a provisional response. In a reliable one it is the answer (RFC 3262 §5), and the 2xx need not repeat it.
-struct EarlyAnswer {
-    /// The tag of `To`: another branch of a forked call has another answer.
-    tag: Option<String>,
-    sdp: String,
-}
-
-/// How the ringing ended.
-enum Rung {
-    Answered {
-        response: Box<Response>,
-        /// The answer to our offer.
-        sdp: Option<String>,
-        states: DialogStateReceiver,
-    },
-    /// The phone wants a longer session.
-    TooBrief(u32),
-    /// No response came in time.
-    Silent(Box<Ringing>),
-    Failed(AgentFailure),
-    /// The agent is not wanted any more.
-    GivenUp,
-}
-
-impl Ringing {
-    async fn last(
-        mut self,
-        events: &mpsc::Sender<SipEvent>,
-        commands: &mut mpsc::Receiver<HangUp>,
-        answers_within: Option<Duration>,
-    ) -> Rung {
-        let mut silent_at = answers_within.map(|within| clock::now() + within);
-        let mut has_rung = false;
-        // What the phone asks for from then on is for the talk: it may come before the INVITE counts as done.
-        let mut is_confirmed = false;
-        loop {
-            tokio::select! {
-                done = &mut self.inviting => return self.finished(done, is_confirmed),
-                state = self.states.recv(), if !is_confirmed => {
-                    let Some(state) = state else {
-                        return Rung::Failed(AgentFailureKind::Disconnected.because("its dialog was lost"));
-                    };
-                    is_confirmed = matches!(state, DialogState::Confirmed(..));
-                    if !matches!(state, DialogState::Calling(_)) {
-                        silent_at = None;
-                    }
-                    if self.follow(&state) && !std::mem::replace(&mut has_rung, true) {
-                        // One event per call: the queue has room.
-                        let _ = events.try_send(SipEvent::Ringing);
-                    }
-                }
-                command = commands.recv() => {
-                    self.amended.cancel_because(command.map_or("agent_gone", |command| command.reason));
-                    return self.cancel().await;
-                }
-                () = at(silent_at) => {
-                    self.amended.cancel_because("no_response");
-                    return Rung::Silent(Box::new(self));
-                }
-            }
-        }
-    }
-
-    /// Whether the phone rings.
-    fn follow(&mut self, state: &DialogState) -> bool {
-        let DialogState::Early(_, response) = state else { return false };
-        if let Some(sdp) = sdp_of(response, response.body()) {
-            self.early = Some(EarlyAnswer { tag: tag_of(response), sdp });
-        }
-        true
-    }
-
-    fn finished(mut self, done: Result<InviteAsyncResult, tokio::task::JoinError>, mut is_confirmed: bool) -> Rung {
-        // What came before the final response; the rest is for the talk.
-        while !is_confirmed && let Ok(state) = self.states.try_recv() {
-            is_confirmed = matches!(state, DialogState::Confirmed(..));
-            self.follow(&state);
-        }
-        let response = match done {
-            Ok(Ok((_, Some(response)))) => response,
-            Ok(Ok((_, None))) => return Rung::Failed(AgentFailureKind::NoAnswer.because("no response came")),
-            // The library's text may hold addresses.
-            Ok(Err(_)) => {
-                return Rung::Failed(self.not_authorized(401).unwrap_or_else(|| {
-                    AgentFailureKind::Refused.because("the INVITE could not be sent, or its answer not read")
-                }));
-            }
-            Err(_) => return Rung::Failed(AgentFailureKind::Refused.because("a bug in the SIP library")),
-        };
-        match response.status_code.kind() {
-            StatusCodeKind::Successful => {
-                let early = self.early.filter(|early| early.tag == tag_of(&response)).map(|early| early.sdp);
-                let sdp = sdp_of(&response, response.body()).or(early);
-                Rung::Answered { response: Box::new(response), sdp, states: self.states }
-            }
-            StatusCodeKind::Provisional
-            | StatusCodeKind::Redirection
-            | StatusCodeKind::RequestFailure
-            | StatusCodeKind::ServerFailure
-            | StatusCodeKind::GlobalFailure
-            | StatusCodeKind::Other => match (response.status_code.code(), least_of(&response)) {
-                (422, Some(seconds)) => Rung::TooBrief(seconds),
-                (code, _) => {
-                    if let Some(failure) = self.not_authorized(code) {
-                        return Rung::Failed(failure);
-                    }
-                    let reason = response.header_value("Reason").and_then(|value| Reason::parse(&value));
-                    Rung::Failed(status::failure_with(code, reason.as_ref()))
-                }
-            },
-        }
-    }
-
-    /// Why the server's challenge was not answered.
-    fn not_authorized(&self, code: u16) -> Option<AgentFailure> {
-        let cause = self.amended.auth_refusal().filter(|_| matches!(code, 401 | 407))?;
-        let failure = AgentFailureKind::Refused.because(format_args!("SIP {code} Authentication Required: {cause}"));
-        Some(AgentFailure { sip_code: Some(code), ..failure })
-    }
-
-    /// A 2xx that comes all the same is acknowledged and followed by a BYE.
-    async fn cancel(mut self) -> Rung {
-        // Without a provisional response the library waits for one (RFC 3261 §9.1).
-        let _ = timeout(LAST_RESPONSE, self.dialog.cancel()).await;
-        if timeout(LAST_RESPONSE, &mut self.inviting).await.is_err() {
-            self.inviting.abort();
-        }
-        // A 2xx that came just before: the call stands, and nobody wants it. Otherwise this does nothing.
-        let _ = timeout(LAST_RESPONSE, self.dialog.bye()).await;
-        Rung::GivenUp
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment.into()).await,
-        None => pending().await,
-    }
-}
-
 /// Random, so that it is a secret of the two sides; see `Gate`.
 pub(super) fn new_call_id() -> String {
     format!("{:032x}@patchcord", rand::random::<u128>())
@@ -556,11 +321,6 @@ pub(super) fn library_transport(transport: Transport) -> rsipstack::sip::Transpo
         Transport::Tls => rsipstack::sip::Transport::Tls,
         Transport::Ws => rsipstack::sip::Transport::Ws,
     }
-}
-
-fn tag_of(response: &Response) -> Option<String> {
-    let tag = response.to_header().ok()?.tag().ok()??;
-    Some(tag.value().to_owned())
 }
 
 /// The least interval that a 422 names.
