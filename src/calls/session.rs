@@ -8,13 +8,16 @@ mod browsers;
 mod decision;
 mod meta_requests;
 mod worker_link;
+mod descriptions;
 mod reports;
 mod progress;
 mod queueing;
 mod events;
 mod record;
 mod recordings;
+mod prompts;
 mod signaling;
+mod ending;
 #[cfg(test)]
 mod tests;
 
@@ -24,19 +27,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use patchcord_media::prompt::{Prompt, Repeat};
-use patchcord_media::sdp::Answer as SdpAnswer;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span};
 
 use super::snapshot::{AgentFacts, StatusSender, TransferFacts};
 use super::{CallsOptions, NewCall, Origin, WRITTEN_WITHIN};
 use crate::agent::{AgentStatus, AgentTarget, Dial};
 use crate::call::description::CallDescription;
 use crate::call::end::EndReason;
-use crate::call::event::{CallEvent, CallId, Figures, ended_data};
+use crate::call::event::{CallEvent, CallId};
 use crate::call::{Action, AnswerWhen, Attempt, Call, CallOptions, Input, Signaling, Transfer};
 use crate::calls::media_sockets::MediaSockets;
 use crate::calls::origin::ExternalDirection;
@@ -47,9 +47,8 @@ use crate::queues::QueueDesk;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
-use crate::telemetry::shown;
 use crate::twilio::status::StatusCallback;
-use crate::worker::{Answer, Command, MakeOffer, MediaOptions};
+use crate::worker::{Command, MediaOptions};
 use app_sockets::AppSockets;
 pub(super) use app_sockets::SocketRequest;
 use browsers::AnsweredBrowser;
@@ -421,60 +420,6 @@ impl Session {
         }
     }
 
-    async fn answer_offer(&mut self) {
-        let offer = match self.context.origin.offer() {
-            None => return,
-            Some(Ok(offer)) => offer,
-            Some(Err(error)) => {
-                let refused = Input::Answered(Err(EndReason::OfferRefused(error.to_string())));
-                self.requests.spawn(async { Some(refused) });
-                return;
-            }
-        };
-        let (reply, answered) = oneshot::channel();
-        let media = self.context.media_options();
-        let answer = Answer { offer, media, reports: self.worker.report_sender(), reply };
-        // Sent before the wait, so that it cannot come after the release of an early end.
-        self.command(Command::Answer(answer)).await;
-        let answered = self.worker.answer(answered);
-        self.requests.spawn(
-            async { Some(Input::Answered(answered.await.unwrap_or(Err(EndReason::InternalError)))) }.in_current_span(),
-        );
-    }
-
-    async fn make_offer(&mut self) {
-        let (reply, offered) = oneshot::channel();
-        let (media, reports) = (self.context.media_options(), self.worker.report_sender());
-        self.command(Command::Offer(MakeOffer { media, reports, reply })).await;
-        let offered = self.worker.answer(offered);
-        self.requests.spawn(
-            async { Some(Input::Offered(offered.await.unwrap_or(Err(EndReason::InternalError)))) }.in_current_span(),
-        );
-    }
-
-    async fn apply_answer(&mut self, answer: &str) {
-        let answer = match SdpAnswer::parse(answer) {
-            Ok(answer) => Box::new(answer),
-            Err(error) => {
-                let refused = Input::HangUp(EndReason::AnswerRefused(error.to_string()));
-                self.requests.spawn(async { Some(refused) });
-                return;
-            }
-        };
-        let (reply, applied) = oneshot::channel();
-        self.command(Command::ApplyAnswer { call: self.context.id.clone(), answer, reply }).await;
-        let applied = self.worker.answer(applied);
-        let reply = self.app_signaling.take_answer_reply();
-        let outcome = async {
-            let applied = applied.await.unwrap_or(Err(EndReason::InternalError));
-            if let Some(reply) = reply {
-                signaling::reply_to_answer(reply, &applied);
-            }
-            applied.err().map(Input::HangUp)
-        };
-        self.requests.spawn(outcome.in_current_span());
-    }
-
     /// Meta names a call that we place once it is under way.
     async fn learn_name(&mut self) {
         if self.meta.wacid.is_some() {
@@ -535,73 +480,10 @@ impl Session {
         Some(Box::new(Dial { target, max_buffer: self.context.options.max_buffer }))
     }
 
-    async fn play_prompts(&mut self, attempt: Attempt) {
-        let Some(AgentTarget::Prompts { names, repeat }) = self.targets.get(attempt.number()) else { return };
-        let prompts: Vec<Prompt> = names.iter().filter_map(|name| self.prompt(name)).collect();
-        let repeat = if *repeat { Repeat::Loop } else { Repeat::Once };
-        match prompts.is_empty() {
-            true => drop(self.requests.spawn(async { Some(Input::PromptFinished) })),
-            false => self.command(Command::StandIn { call: self.context.id.clone(), prompts, repeat }).await,
-        }
-    }
-
-    pub(super) async fn loop_prompt(&mut self, name: &str) {
-        if let Some(prompt) = self.prompt(name) {
-            let (call, prompts) = (self.context.id.clone(), vec![prompt]);
-            self.command(Command::StandIn { call, prompts, repeat: Repeat::Loop }).await;
-        }
-    }
-
-    fn prompt(&self, name: &str) -> Option<Prompt> {
-        let prompt = self.context.options.prompts.get(name);
-        if prompt.is_none() {
-            warn!(prompt = name, "the prompt {name:?} is gone; the call goes on without it");
-        }
-        prompt
-    }
-
     async fn command(&mut self, command: Command) {
         if let Err(reason) = self.worker.send(command).await {
             self.requests.spawn(async { Some(Input::HangUp(reason)) });
         }
-    }
-
-    async fn release(&mut self, reason: &EndReason) {
-        self.abandon_queues();
-        let sound = self.worker.release(reason).await.unwrap_or(Value::Null);
-        self.record.reach(|stages| &mut stages.ended);
-        self.close_recordings().await;
-        self.end(reason, &sound).await;
-    }
-
-    /// A call that we placed and nobody answered: Meta counts them. It is stored before the end is, and in its order.
-    fn note_if_unanswered(&self, reason: &EndReason) {
-        let stages = self.record.stages();
-        let rang = stages.ringing.is_some() || matches!(reason, EndReason::CalleeDeclined | EndReason::NoAnswer);
-        if stages.accepted.is_none() && rang {
-            self.meta.call_unanswered(&self.context.origin);
-        }
-    }
-
-    /// Counts, logs, stores and publishes the end.
-    async fn end(&mut self, reason: &EndReason, sound: &Value) {
-        metrics::counter!("patchcord_calls_total", "reason" => reason.name(), "fault" => reason.fault().name())
-            .increment(1);
-        info!(
-            call.end_reason = reason.name(),
-            call.fault = reason.fault().name(),
-            "call {} ended after {}: {reason}",
-            self.context.id,
-            shown(self.record.received_at().elapsed())
-        );
-        self.note_if_unanswered(reason);
-        self.record.end(reason, sound);
-        let figures = Figures { sound, usage: &self.record.record().usage };
-        let terminate_at_meta = self.app_signaling.ended(&self.context.origin, reason);
-        let data = ended_data(reason, self.record.stages(), figures, terminate_at_meta);
-        self.events.emit_end(self.record.record(), data).await;
-        // Its agent sees the end before it is free again.
-        self.queue.leave();
     }
 }
 

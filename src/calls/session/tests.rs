@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use patchcord_media::opus::{Profile, SampleRate};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::field::Field;
 use tracing::{Metadata, Subscriber, span};
