@@ -1,6 +1,7 @@
 //! Configurations good and bad, and the exact lines that a user sees.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
