@@ -1,6 +1,5 @@
 //! Agents behind an HTTP endpoint that answers our WebRTC offer, through HTTP and real ICE, DTLS and SRTP.
 
-use anyhow::Context;
 use patchcord_simulator::agent::{AgentOptions, Pace};
 use patchcord_simulator::answerer::{Answerer, Answering};
 use patchcord_simulator::call::{Call, Stage};
@@ -13,7 +12,7 @@ use crate::people::{
     AGENT_HZ, CALLER_HZ, GOODBYE_NOTES_HZ, SECOND, SECOND_AGENT_HZ, agent, caller, caller_hears_next, heard_voices,
     objections, until_caller_hears,
 };
-use crate::service::{DEADLINE, Talk, TestOptions, TestService};
+use crate::service::{Talk, TestOptions, TestService};
 
 async fn bot(endpoint: &'static str) -> anyhow::Result<Answerer> {
     Answerer::start([(endpoint, Answering::Properly(Speech::tone(AGENT_HZ)?))]).await
@@ -52,14 +51,8 @@ async fn a_bot_that_answers_our_offer_talks_presses_keys_and_hangs_up() -> anyho
         assert_eq!(service.event("call.dtmf").await?.data["digit"], digit);
     }
     bot.press("90*").await;
-    let waiting = async {
-        while call.heard_digits() != "90*" || bot.heard_digits() != "12#" {
-            bot.hear_next(SECOND / 10).await?;
-        }
-        anyhow::Ok(())
-    };
-    let told = tokio::time::timeout(DEADLINE, waiting).await;
-    told.with_context(|| format!("{:?} and {:?}", call.heard_digits(), bot.heard_digits()))??;
+    call.wait_for_digits("90*").await?;
+    bot.wait_for_digits("12#").await?;
 
     bot.close().await;
     assert_eq!(service.end_of(&call).await?["reason"], "agent_hung_up");

@@ -1,7 +1,5 @@
 //! Browser pages as agents and participants, through HTTP and real ICE, DTLS and SRTP.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use patchcord::call::event::CallId;
 use patchcord_simulator::agent::{AgentOptions, Pace};
@@ -147,14 +145,8 @@ async fn keys_are_pressed_both_ways() -> anyhow::Result<()> {
         assert_eq!(service.event("call.dtmf").await?.data["digit"], digit);
     }
     session.page.press("90*").await;
-    let waiting = async {
-        while call.heard_digits() != "90*" || session.page.heard_digits() != "12#" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let told = tokio::time::timeout(DEADLINE, waiting).await;
-    told.with_context(|| format!("{:?} and {:?}", call.heard_digits(), session.page.heard_digits()))?;
-    Ok(())
+    call.wait_for_digits("90*").await?;
+    session.page.wait_for_digits("12#").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

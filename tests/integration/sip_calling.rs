@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::people::{AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, caller, objections, until_caller_hears};
 use crate::service::{TestOptions, TestService};
-use crate::sip::{until, until_phone_hears};
+use crate::sip::until_phone_hears;
 
 const NUMBER: &str = "12025550143";
 
@@ -140,12 +140,12 @@ async fn repeated_and_lost_messages_change_nothing() -> anyhow::Result<()> {
     scene.phone.response(&dialled, 180).await?;
     let rung = scene.phone.count_of(&dialled, 180);
     scene.phone.repeat(&dialled).await?;
-    until("180 again", || scene.phone.count_of(&dialled, 180) > rung).await?;
+    scene.phone.repeated(&dialled, 180, rung).await?;
     call.wait_until(Stage::MediaUp).await?;
     call.pick_up().await?;
     let response = scene.phone.response(&dialled, 200).await?;
     // Its ACK is lost: the 200 comes again.
-    until("200 again", || scene.phone.count_of(&dialled, 200) > 1).await?;
+    scene.phone.repeated(&dialled, 200, 1).await?;
     scene.phone.acknowledge(&dialled, &response).await?;
     until_caller_hears(&call, &[AGENT_HZ]).await?;
     assert_eq!(scene.service.count_of("connect"), 1);

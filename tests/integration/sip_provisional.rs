@@ -64,6 +64,8 @@ async fn a_call_is_cancelled_while_its_prack_is_on_its_way() -> anyhow::Result<(
     let slow = Reliable { lost_pracks: 1, answers: false, ..RELIABLE };
     let (service, call, phone) = calling(phone(SipAnswer::Reliable(slow)), TestOptions::default()).await?;
     phone.request("PRACK").await?;
+    // Meta has our answer: the end is the caller's, and not that of a pre_accept that came too late.
+    call.wait_until(Stage::MediaUp).await?;
     call.hang_up().await?;
     let cancel = phone.request("CANCEL").await?;
     let reason = cancel.header("Reason").unwrap_or_default();

@@ -4,7 +4,7 @@ use patchcord_simulator::sip_phone::{SipAnswer, SipPhone, SipPhoneOptions, Suite
 
 use crate::people::{AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, caller, until_caller_hears};
 use crate::service::{TestOptions, TestService};
-use crate::sip::{calling, one_line, phone, sip, until, until_phone_hears};
+use crate::sip::{calling, one_line, phone, sip, until_phone_hears};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_with_srtp_talks_with_every_suite_and_through_a_rollover() -> anyhow::Result<()> {
@@ -23,7 +23,7 @@ async fn a_phone_with_srtp_talks_with_every_suite_and_through_a_rollover() -> an
 
             // The keys stay, and with them the count of wraps, whatever is renegotiated.
             let audio = phone.audio().await?;
-            until("the wrap", || audio.packets().len() > 150).await?;
+            audio.wait_for_packets(151).await?;
             for (direction, heard) in [("sendonly", HOLD_NOTE_HZ), ("sendrecv", AGENT_HZ)] {
                 let answer = phone.reinvite(&phone.sdp(direction)?, "").await?;
                 assert_eq!(answer.code(), Some(200), "{answer}");

@@ -14,7 +14,6 @@ use crate::people::{
     AGENT_HZ, CALLER_HZ, HOLD_NOTE_HZ, SECOND, SECOND_AGENT_HZ, VOICES, caller, objections, until_caller_hears,
 };
 use crate::service::{DEADLINE, TestOptions, TestService};
-use crate::sip::until;
 
 const PASSWORD: &str = "a password for ana";
 const NUMBER: &str = "12025550143";
@@ -135,9 +134,10 @@ async fn keys_are_pressed_both_ways() -> anyhow::Result<()> {
     let relay = ["Content-Type: application/dtmf-relay"];
     let response = phone.send("INFO", &relay, "Signal=9\r\nDuration=160\r\n").await?;
     assert_eq!(response.code(), Some(200));
-    until("the key of the INFO", || call.heard_digits() == "9").await?;
+    call.wait_for_digits("9").await?;
     page.press("0*").await;
-    until("the keys", || call.heard_digits() == "90*" && page.heard_digits() == "12#").await
+    call.wait_for_digits("90*").await?;
+    page.wait_for_digits("12#").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

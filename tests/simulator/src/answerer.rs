@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
@@ -20,6 +19,7 @@ use tokio::time::timeout;
 use crate::DEADLINE;
 use crate::page::Page;
 use crate::speech::Speech;
+use crate::watched::Watched;
 
 /// What an endpoint does with an offer.
 #[derive(Debug, Clone)]
@@ -58,8 +58,8 @@ pub struct Answerer {
 #[derive(Debug)]
 struct Shared {
     endpoints: HashMap<String, Answering>,
-    offers: Mutex<Vec<Offered>>,
-    pages: Mutex<Vec<Arc<Page>>>,
+    offers: Watched<Vec<Offered>>,
+    pages: Watched<Vec<Arc<Page>>>,
 }
 
 impl Answerer {
@@ -69,7 +69,7 @@ impl Answerer {
     /// When no socket can be opened.
     pub async fn start(endpoints: impl IntoIterator<Item = (&'static str, Answering)>) -> anyhow::Result<Self> {
         let endpoints = endpoints.into_iter().map(|(name, answering)| (name.to_owned(), answering)).collect();
-        let shared = Arc::new(Shared { endpoints, offers: Mutex::default(), pages: Mutex::default() });
+        let shared = Arc::new(Shared { endpoints, offers: Watched::default(), pages: Watched::default() });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let router = Router::new().route("/{name}", post(answer)).with_state(shared.clone());
@@ -89,7 +89,7 @@ impl Answerer {
     /// The offers so far.
     #[must_use]
     pub fn offers(&self) -> Vec<Offered> {
-        lock(&self.shared.offers).clone()
+        self.shared.offers.lock().clone()
     }
 
     /// The bot that answered so many offers before, connected.
@@ -97,15 +97,8 @@ impl Answerer {
     /// # Errors
     /// When it has not come, or is not connected, in time.
     pub async fn bot(&self, number: usize) -> anyhow::Result<Arc<Page>> {
-        let found = async {
-            loop {
-                if let Some(page) = lock(&self.shared.pages).get(number) {
-                    return page.clone();
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let page = timeout(DEADLINE, found).await.context("nobody has offered")?;
+        let answered = self.shared.pages.wait(|pages| pages.get(number).cloned());
+        let page = timeout(DEADLINE, answered).await.context("nobody has offered")?;
         page.connected().await?;
         Ok(page)
     }
@@ -127,7 +120,7 @@ async fn answer(
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let offer = sdp_of(&kind, &body);
     let answering = shared.endpoints.get(&name).cloned();
-    lock(&shared.offers).push(Offered { name, headers, body });
+    shared.offers.lock().push(Offered { name, headers, body });
     let (answering, offer) = match (answering, offer) {
         (Some(answering), Some(offer)) => (answering, offer),
         (None, _) => return StatusCode::NOT_FOUND.into_response(),
@@ -147,7 +140,7 @@ async fn answer(
 async fn join(shared: &Shared, kind: &str, offer: &str, speech: Speech, rewrite: fn(&str) -> String) -> Response {
     let Ok(page) = Page::answering(offer, speech).await else { return StatusCode::BAD_REQUEST.into_response() };
     let answer = rewrite(page.answer());
-    lock(&shared.pages).push(Arc::new(page));
+    shared.pages.lock().push(Arc::new(page));
     match kind {
         "application/json" => {
             let body = json!({ "sdp": answer, "type": "answer", "pc_id": "SmallWebRTCConnection#0" });
@@ -178,8 +171,4 @@ fn other_certificate(answer: &str) -> String {
     let wrong = format!("a=fingerprint:sha-256 {}", ["A5"; 32].join(":"));
     let lines = answer.lines().map(|line| if line.starts_with("a=fingerprint:") { &*wrong } else { line });
     lines.map(|line| format!("{line}\r\n")).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -425,6 +425,17 @@ impl Call {
         ear::digits(self.live.record.lock().ear.packets())
     }
 
+    /// Waits until just these digits have been heard since accept, at most 10 s.
+    ///
+    /// # Errors
+    /// When time is up; the text says which were heard.
+    pub async fn wait_for_digits(&self, wanted: &str) -> anyhow::Result<()> {
+        let mut changed = self.live.record.changed.subscribe();
+        let heard = tokio::time::timeout(DEADLINE, changed.wait_for(|()| self.heard_digits() == wanted)).await;
+        heard.with_context(|| format!("the caller heard the keys {:?}, not {wanted:?}", self.heard_digits()))??;
+        Ok(())
+    }
+
     /// Everything that was wrong so far; empty for a faultless call.
     #[must_use]
     pub fn objections(&self) -> Vec<Objection> {

@@ -43,6 +43,7 @@ pub mod sip_phone;
 pub mod sound;
 pub mod speech;
 pub mod twiml_app;
+mod watched;
 pub mod web_phone;
 
 use std::time::Duration;

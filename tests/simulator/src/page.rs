@@ -4,7 +4,7 @@
 //! script would.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,12 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use crate::DEADLINE;
+use crate::phone::TELEPHONE_EVENT;
 use crate::phone::ear::{HeardPacket, digits, play};
 use crate::phone::shell::now;
 use crate::phone::voice::{Voice, VoicePacket};
-use crate::phone::{FRAME, TELEPHONE_EVENT};
 use crate::sound::PHONE_RATE;
 use crate::speech::Speech;
+use crate::watched::{Watched, WatchedGuard};
 
 /// What the page may be asked at once; more waits.
 const ORDERS: usize = 32;
@@ -39,7 +40,7 @@ pub struct Page {
     /// Its own description.
     sdp: String,
     orders: mpsc::Sender<Order>,
-    state: Arc<Mutex<PageState>>,
+    state: Arc<Watched<PageState>>,
 }
 
 #[derive(Debug, Default)]
@@ -220,6 +221,15 @@ impl Page {
         digits(&self.state().heard)
     }
 
+    /// Waits until it has heard just these keys.
+    ///
+    /// # Errors
+    /// When it has not in time; the error says which it heard.
+    pub async fn wait_for_digits(&self, wanted: &str) -> anyhow::Result<()> {
+        let heard = self.wait_until(DEADLINE, |state| digits(&state.heard) == wanted).await;
+        heard.with_context(|| format!("the page heard the keys {:?}, not {wanted:?}", self.heard_digits()))
+    }
+
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> anyhow::Result<T> {
         let (done, taken) = oneshot::channel();
         self.tell(order(done)).await;
@@ -232,16 +242,11 @@ impl Page {
     }
 
     async fn wait_until(&self, within: Duration, is_true: impl Fn(&PageState) -> bool) -> anyhow::Result<()> {
-        let waiting = async {
-            while !is_true(&self.state()) {
-                tokio::time::sleep(FRAME / 2).await;
-            }
-        };
-        Ok(timeout(within, waiting).await?)
+        Ok(timeout(within, self.state.wait(|state| is_true(state).then_some(()))).await?)
     }
 
-    fn state(&self) -> MutexGuard<'_, PageState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> WatchedGuard<'_, PageState> {
+        self.state.lock()
     }
 }
 
@@ -257,7 +262,7 @@ struct Running {
     has_moved: bool,
     deadline: Instant,
     voice: Voice,
-    state: Arc<Mutex<PageState>>,
+    state: Arc<Watched<PageState>>,
 }
 
 impl Running {
@@ -434,8 +439,8 @@ impl Running {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, PageState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> WatchedGuard<'_, PageState> {
+        self.state.lock()
     }
 }
 

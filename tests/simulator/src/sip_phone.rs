@@ -9,7 +9,7 @@ pub(crate) mod rtp;
 mod srtp;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::speech::Speech;
+use crate::watched::{Watched, WatchedGuard};
 pub use account::{DigestHash, SipAccount};
 pub use calling::Dialled;
 pub use challenge::Challenge;
@@ -27,8 +28,6 @@ pub use srtp::Suite;
 
 /// RFC 3261 T1.
 const T1: Duration = Duration::from_millis(500);
-/// How often a wait looks.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// How a phone behaves.
 #[derive(Clone)]
@@ -45,8 +44,6 @@ pub struct SipPhoneOptions {
     pub codec: Codec,
     /// What it does with an INVITE.
     pub answer: SipAnswer,
-    /// A key that it presses, by INFO, as soon as the ACK of its answer is there.
-    pub key_at_once: Option<char>,
     /// Its messages have no Content-Length, as they may over UDP (RFC 3261 §18.3).
     pub leaves_out_length: bool,
     /// Further header lines of its final response to an INVITE.
@@ -110,7 +107,6 @@ impl Default for SipPhoneOptions {
             clock_drift_ppm: 0,
             codec: Codec::Pcmu,
             answer: SipAnswer::Answer,
-            key_at_once: None,
             leaves_out_length: false,
             headers_of_answer: Vec::new(),
             believes_to_be_at: None,
@@ -133,7 +129,7 @@ struct Shared {
     socket: UdpSocket,
     address: SocketAddr,
     options: SipPhoneOptions,
-    state: Mutex<State>,
+    state: Watched<State>,
 }
 
 #[derive(Default)]
@@ -171,7 +167,7 @@ impl SipPhone {
         let socket =
             UdpSocket::bind(if options.ipv6 { "[::1]:0" } else { "127.0.0.1:0" }).await.context("bind a phone")?;
         let address = socket.local_addr()?;
-        let shared = Arc::new(Shared { socket, address, options, state: Mutex::default() });
+        let shared = Arc::new(Shared { socket, address, options, state: Watched::default() });
         let task = tokio::spawn(serve(shared.clone()));
         Ok(Self { shared, task })
     }
@@ -199,15 +195,20 @@ impl SipPhone {
     /// # Errors
     /// When it does not come in time; the error says what came instead.
     pub async fn wait_for<T>(&self, what: &str, look: impl Fn(&SipMessage) -> Option<T>) -> anyhow::Result<T> {
-        let waiting = async {
-            loop {
-                if let Some(found) = self.received().iter().find_map(&look) {
-                    return found;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        timeout(3 * crate::DEADLINE, waiting).await.with_context(|| {
+        self.wait_for_all(what, |received| received.iter().find_map(&look)).await
+    }
+
+    /// Waits until all that arrived so far fulfils a condition.
+    ///
+    /// # Errors
+    /// When it does not in time; the error says what came instead.
+    pub async fn wait_until(&self, what: &str, is_so: impl Fn(&[SipMessage]) -> bool) -> anyhow::Result<()> {
+        self.wait_for_all(what, |received| is_so(received).then_some(())).await
+    }
+
+    async fn wait_for_all<T>(&self, what: &str, look: impl Fn(&[SipMessage]) -> Option<T>) -> anyhow::Result<T> {
+        let found = self.shared.state.wait(|state| look(&state.received));
+        timeout(3 * crate::DEADLINE, found).await.with_context(|| {
             let came: Vec<String> = self.received().iter().map(|message| message.start.clone()).collect();
             format!("the phone waited for {what}; came: {came:?}")
         })
@@ -226,15 +227,8 @@ impl SipPhone {
     /// # Errors
     /// When it does not answer in time.
     pub async fn audio(&self) -> anyhow::Result<Arc<PhoneAudio>> {
-        let waiting = async {
-            loop {
-                if let Some(audio) = self.shared.state().audio.clone() {
-                    return audio;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        timeout(3 * crate::DEADLINE, waiting).await.context("the phone has not answered")
+        let answered = self.shared.state.wait(|state| state.audio.clone());
+        timeout(3 * crate::DEADLINE, answered).await.context("the phone has not answered")
     }
 
     /// Answers a call that rings.
@@ -347,8 +341,8 @@ impl Drop for SipPhone {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> WatchedGuard<'_, State> {
+        self.state.lock()
     }
 
     fn dialog(&self) -> anyhow::Result<Dialog> {
@@ -423,14 +417,6 @@ impl Shared {
         Ok(())
     }
 
-    async fn press_at_once(&self) -> anyhow::Result<()> {
-        let Some(key) = self.options.key_at_once else { return Ok(()) };
-        let kind = ["Content-Type: application/dtmf-relay"];
-        let info = self.request("INFO", &kind, &format!("Signal={key}\r\n"))?;
-        self.socket.send_to(info.to_string().as_bytes(), self.dialog()?.from).await?;
-        Ok(())
-    }
-
     /// A request of the phone in its dialog: what was From is To.
     fn request(&self, method: &str, headers: &[&str], body: &str) -> anyhow::Result<SipMessage> {
         let mut state = self.state();
@@ -486,7 +472,7 @@ async fn take(shared: &Shared, message: SipMessage, from: SocketAddr) -> anyhow:
                 false => shared.respond(&dialog.invite, 487, &[], "").await,
             }
         }
-        Some("ACK") => shared.press_at_once().await,
+        Some("ACK") => Ok(()),
         None => shared.acknowledge_again(&message).await,
         Some("PRACK") => match shared.options.answer {
             SipAnswer::Reliable(reliable) => shared.acknowledged(&message, reliable).await,

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aws_lc_rs::hmac;
@@ -23,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::DEADLINE;
+use crate::watched::Watched;
 
 /// What a path answers.
 #[derive(Debug, Clone)]
@@ -66,8 +66,8 @@ pub struct TwimlApp {
 struct Shared {
     address: SocketAddr,
     auth_token: String,
-    pages: Mutex<HashMap<String, Page>>,
-    asked: Mutex<Vec<Asked>>,
+    pages: Watched<HashMap<String, Page>>,
+    asked: Watched<Vec<Asked>>,
 }
 
 impl TwimlApp {
@@ -79,7 +79,7 @@ impl TwimlApp {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let auth_token = auth_token.to_owned();
-        let shared = Arc::new(Shared { address, auth_token, pages: Mutex::default(), asked: Mutex::default() });
+        let shared = Arc::new(Shared { address, auth_token, pages: Watched::default(), asked: Watched::default() });
         let router = Router::new().fallback(answer).with_state(shared.clone());
         let server = tokio::spawn(async move {
             // If it stops, the test sees a refused connection.
@@ -95,7 +95,7 @@ impl TwimlApp {
 
     /// From now on a path answers this.
     pub fn answers(&self, path: &str, page: Page) {
-        lock(&self.shared.pages).insert(path.to_owned(), page);
+        self.shared.pages.lock().insert(path.to_owned(), page);
     }
 
     /// The URL of a path.
@@ -107,7 +107,7 @@ impl TwimlApp {
     /// The requests so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
-        lock(&self.shared.asked).clone()
+        self.shared.asked.lock().clone()
     }
 
     /// The request number `nth` for a path, counted from 1.
@@ -115,15 +115,8 @@ impl TwimlApp {
     /// # Errors
     /// When it has not come in time.
     pub async fn wait_for(&self, path: &str, nth: usize) -> anyhow::Result<Asked> {
-        let found = async {
-            loop {
-                if let Some(asked) = self.asked().into_iter().filter(|asked| asked.path == path).nth(nth - 1) {
-                    return asked;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let found = timeout(DEADLINE, found).await;
+        let nth_of = |asked: &Vec<Asked>| asked.iter().filter(|asked| asked.path == path).nth(nth - 1).cloned();
+        let found = timeout(DEADLINE, self.shared.asked.wait(nth_of)).await;
         found.with_context(|| format!("{path} was not asked {nth} times; asked: {:?}", self.asked()))
     }
 }
@@ -145,8 +138,8 @@ async fn answer(
     let form = String::from_utf8_lossy(&body).into_owned();
     let is_signed = shared.is_signed(&uri, &form, &headers);
     let fields = pairs(&form).into_iter().chain(pairs(uri.query().unwrap_or_default())).collect();
-    lock(&shared.asked).push(Asked { path: path.clone(), method: method.to_string(), fields, is_signed });
-    let page = lock(&shared.pages).get(&path).cloned();
+    shared.asked.lock().push(Asked { path: path.clone(), method: method.to_string(), fields, is_signed });
+    let page = shared.pages.lock().get(&path).cloned();
     match page {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(Page::Status(status)) => StatusCode::from_u16(status).unwrap_or_default().into_response(),
@@ -183,8 +176,4 @@ impl Shared {
 fn pairs(encoded: &str) -> Vec<(String, String)> {
     let url = Url::parse(&format!("http://form/?{encoded}"));
     url.map(|url| url.query_pairs().into_owned().collect()).unwrap_or_default()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

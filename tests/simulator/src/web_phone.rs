@@ -3,8 +3,7 @@
 //! It registers with a password, answers, and does in its call what it is told.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
@@ -20,9 +19,8 @@ use crate::DEADLINE;
 use crate::page::Page;
 use crate::sip_phone::SipMessage;
 use crate::speech::Speech;
+use crate::watched::{Watched, WatchedGuard};
 
-/// How often a wait looks.
-const LOOK: Duration = Duration::from_millis(10);
 /// Messages that wait for the socket.
 const OUTBOX: usize = 64;
 /// Stands where a message has an address of UDP; it is replaced.
@@ -54,7 +52,7 @@ struct Shared {
     /// As JsSIP makes them: nobody else can reach it.
     host: String,
     outbox: mpsc::Sender<Message>,
-    state: Mutex<State>,
+    state: Watched<State>,
 }
 
 #[derive(Default)]
@@ -87,7 +85,7 @@ impl WebPhone {
         anyhow::ensure!(protocol == Some("sip"), "the subprotocol is {protocol:?}");
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let host = format!("{:012x}.invalid", rand::random::<u64>() >> 16);
-        let shared = Arc::new(Shared { options, host, outbox, state: Mutex::default() });
+        let shared = Arc::new(Shared { options, host, outbox, state: Watched::default() });
         let task = tokio::spawn(serve(shared.clone(), socket, inbox));
         Ok(Self { shared, task })
     }
@@ -219,8 +217,8 @@ impl Drop for WebPhone {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> WatchedGuard<'_, State> {
+        self.state.lock()
     }
 
     fn dialog(&self) -> anyhow::Result<Dialog> {
@@ -243,16 +241,7 @@ impl Shared {
     }
 
     async fn wait<T>(&self, what: &str, look: impl Fn(&State) -> Option<T>) -> anyhow::Result<T> {
-        let waiting = async {
-            loop {
-                let found = look(&self.state());
-                if let Some(found) = found {
-                    return found;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        timeout(3 * DEADLINE, waiting).await.with_context(|| {
+        timeout(3 * DEADLINE, self.state.wait(look)).await.with_context(|| {
             let state = self.state();
             let came: Vec<&str> = state.received.iter().map(|message| message.start.as_str()).collect();
             format!("the phone waited for {what}; came: {came:?}; closed: {}", state.is_closed)

@@ -87,8 +87,15 @@ impl SipPhone {
     /// How often this response has come.
     #[must_use]
     pub fn count_of(&self, call: &Dialled, code: u16) -> usize {
-        let received = self.received();
-        received.iter().filter(|message| message.code() == Some(code) && is_of(message, &call.invite)).count()
+        count(&self.received(), call, code)
+    }
+
+    /// Waits until this response has come more often than so.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn repeated(&self, call: &Dialled, code: u16, before: usize) -> anyhow::Result<()> {
+        self.wait_until(&format!("{code} again"), |received| count(received, call, code) > before).await
     }
 
     /// Acknowledges a 2xx, and talks.
@@ -209,6 +216,10 @@ impl SipPhone {
             body: sdp.to_owned(),
         }
     }
+}
+
+fn count(received: &[SipMessage], call: &Dialled, code: u16) -> usize {
+    received.iter().filter(|message| message.code() == Some(code) && is_of(message, &call.invite)).count()
 }
 
 fn is_of(response: &SipMessage, invite: &SipMessage) -> bool {

@@ -1,16 +1,19 @@
 //! The phone's RTP: a tone out, and everything that comes in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::SipPhoneOptions;
 use super::srtp::{Cipher, Keys};
+use crate::DEADLINE;
 use crate::sound::{self, PHONE_RATE};
+use crate::watched::Watched;
 
 const FRAME: Duration = Duration::from_millis(20);
 /// Samples of G.711 in 20 ms.
@@ -60,7 +63,7 @@ pub struct PhoneAudio {
     /// As in the offer.
     profile: &'static str,
     keys: Option<Keys>,
-    heard: Arc<Mutex<Vec<PhonePacket>>>,
+    heard: Arc<Watched<Vec<PhonePacket>>>,
     marks: Arc<Mutex<Vec<Instant>>>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -93,11 +96,26 @@ impl PhoneAudio {
     /// Everything that arrived so far.
     #[must_use]
     pub fn packets(&self) -> Vec<PhonePacket> {
-        self.heard().clone()
+        self.heard.lock().clone()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Vec<PhonePacket>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until so many packets have arrived.
+    ///
+    /// # Errors
+    /// When they have not in time.
+    pub async fn wait_for_packets(&self, count: usize) -> anyhow::Result<()> {
+        let arrived = self.heard.wait(|packets| (packets.len() >= count).then_some(()));
+        timeout(DEADLINE, arrived).await.with_context(|| format!("{} of {count} packets came", self.packets().len()))
+    }
+
+    /// Waits until it has heard just these keys.
+    ///
+    /// # Errors
+    /// When it has not in time; the error says which it heard.
+    pub async fn wait_for_digits(&self, wanted: &str) -> anyhow::Result<()> {
+        let pressed = self.heard.wait(|packets| (digits(packets) == wanted).then_some(()));
+        let heard = timeout(DEADLINE, pressed).await;
+        heard.with_context(|| format!("the phone heard the keys {:?}, not {wanted:?}", digits(&self.packets())))
     }
 
     /// What is wrong with the line that it receives: it should have one SSRC, no gap in the sequence numbers, timestamps that
@@ -167,23 +185,6 @@ impl PhoneAudio {
             }
         }
     }
-
-    /// The keys that it heard, by the packets that mark their end.
-    #[must_use]
-    pub fn heard_digits(&self) -> String {
-        let mut last = None;
-        let mut digits = String::new();
-        for packet in self.packets().iter().filter(|packet| packet.payload_type == KEYS) {
-            let is_end = packet.payload.get(1).is_some_and(|flags| flags & 0x80 != 0);
-            if is_end && last != Some(packet.timestamp) {
-                last = Some(packet.timestamp);
-                let digit =
-                    packet.payload.first().and_then(|event| "0123456789*#ABCD".chars().nth(usize::from(*event)));
-                digits.extend(digit);
-            }
-        }
-        digits
-    }
 }
 
 impl PhoneSocket {
@@ -217,7 +218,7 @@ impl PhoneSocket {
             None => (None, None),
         };
         let profile = if keys.is_some() && theirs.contains("RTP/SAVP") { "RTP/SAVP" } else { "RTP/AVP" };
-        let heard: Arc<Mutex<Vec<PhonePacket>>> = Arc::default();
+        let heard: Arc<Watched<Vec<PhonePacket>>> = Arc::default();
         let marks: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let hearing = tokio::spawn(hear(self.socket.clone(), inbound, heard.clone()));
         let talking = tokio::spawn(talk(self.socket.clone(), to, outbound, options.clone(), marks.clone()));
@@ -263,7 +264,7 @@ impl Codec {
     }
 }
 
-async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Mutex<Vec<PhonePacket>>>) {
+async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Watched<Vec<PhonePacket>>>) {
     let mut buffer = [0; 2048];
     while let Ok((length, _)) = socket.recv_from(&mut buffer).await {
         let packet = &buffer[..length];
@@ -275,7 +276,7 @@ async fn hear(socket: Arc<UdpSocket>, mut cipher: Option<Cipher>, heard: Arc<Mut
         };
         if let Some(packet) = plain {
             let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
-            heard.lock().unwrap_or_else(PoisonError::into_inner).push(PhonePacket {
+            heard.lock().push(PhonePacket {
                 at: Instant::now(),
                 payload_type: packet[1] & 0x7f,
                 sequence: u16::from_be_bytes([packet[2], packet[3]]),
@@ -330,6 +331,20 @@ async fn talk(
         // The other side may have gone.
         let _ = socket.send_to(&packet, to).await;
     }
+}
+
+/// The keys in these packets, by those that mark their end.
+fn digits(packets: &[PhonePacket]) -> String {
+    let mut last = None;
+    let mut digits = String::new();
+    for packet in packets.iter().filter(|packet| packet.payload_type == KEYS) {
+        let is_end = packet.payload.get(1).is_some_and(|flags| flags & 0x80 != 0);
+        if is_end && last != Some(packet.timestamp) {
+            last = Some(packet.timestamp);
+            digits.extend(packet.payload.first().and_then(|event| "0123456789*#ABCD".chars().nth(usize::from(*event))));
+        }
+    }
+    digits
 }
 
 /// Where an SDP wants its RTP.
