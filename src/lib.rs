@@ -21,6 +21,7 @@ pub mod clock;
 pub mod pulse;
 pub mod health;
 pub mod descriptors;
+mod udp_socket;
 pub mod agent;
 pub mod twilio;
 pub mod browser;

@@ -87,6 +87,30 @@ pub enum Direction {
     Inactive,
 }
 
+impl Direction {
+    /// The direction that an attribute of this name gives; None if it is another attribute.
+    fn of_attribute(name: &str) -> Option<Self> {
+        match name {
+            "sendrecv" => Some(Self::SendRecv),
+            "sendonly" => Some(Self::SendOnly),
+            "recvonly" => Some(Self::RecvOnly),
+            "inactive" => Some(Self::Inactive),
+            _ => None,
+        }
+    }
+}
+
+/// A line's type and value; None without `=`. Blanks around it are tolerated.
+fn split_line(line: &str) -> Option<(&str, &str)> {
+    line.split_once('=').map(|(kind, value)| (kind.trim_end(), value.trim_start()))
+}
+
+/// An attribute's name in lower case, and its value, which may be empty.
+fn split_attribute(attribute: &str) -> (String, &str) {
+    let (name, value) = attribute.split_once(':').unwrap_or((attribute, ""));
+    (name.trim_end().to_ascii_lowercase(), value.trim_start())
+}
+
 /// Opus as negotiated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpusFormat {

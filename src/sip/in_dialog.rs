@@ -73,20 +73,11 @@ impl<'a> InDialog<'a> {
         our_sdp: &str,
         answer: &Response,
     ) -> Self {
-        let agreed = session_of(answer);
         Self {
-            stack,
-            dialog,
-            states,
-            timer: agreed.map(|agreed| SessionTimer::of_our_request(agreed, clock::now())),
+            timer: session_of(answer).map(|agreed| SessionTimer::of_our_request(agreed, clock::now())),
             takes_update: allows(answer, Method::Update),
             owns_call_id: true,
-            our_sdp: our_sdp.to_owned(),
-            is_changing: false,
-            is_reinviting: false,
-            late_answer_to: None,
-            is_referring: false,
-            work: JoinSet::new(),
+            ..Self::of_incoming(stack, dialog, states, our_sdp)
         }
     }
 

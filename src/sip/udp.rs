@@ -4,12 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 use rsipstack::platform::net::UdpSocket as LibrarySocket;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::edge::{head_of_datagram, measure_body};
 use super::gate::{Gate, Verdict};
-use crate::clock;
+use crate::{clock, udp_socket};
 
 /// A burst of some hundred messages.
 const RECEIVE_BUFFER_BYTES: usize = 512 * 1024;
@@ -23,14 +22,7 @@ pub(super) struct EdgeSocket {
 impl EdgeSocket {
     /// Binds it.
     pub fn bind(address: SocketAddr, gate: Gate) -> std::io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-        socket.bind(&address.into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, gate })
+        Ok(Self { socket: udp_socket::bind(address, RECEIVE_BUFFER_BYTES)?, gate })
     }
 
     /// The bound address.

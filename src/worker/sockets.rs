@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Worker;
-use crate::clock;
+use crate::{clock, udp_socket};
 
 /// Enough for a burst of a few hundred calls; a larger one hides overload as seconds of delay.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
@@ -46,14 +45,7 @@ pub(super) fn is_held_by_others(error: &std::io::Error) -> bool {
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    udp_socket::bind(address, RECEIVE_BUFFER_BYTES)
 }
 
 /// One reading task for each socket, until the worker's runtime ends.

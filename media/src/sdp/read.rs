@@ -3,7 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use super::{Candidate, Description, Direction, Fingerprint, OpusFormat, RefusedMedia, SdpError, Setup};
+use super::{
+    Candidate, Description, Direction, Fingerprint, OpusFormat, RefusedMedia, SdpError, Setup, split_attribute,
+    split_line,
+};
 
 /// Meta's SDPs have about 1.5 kB; browsers stay below 10 kB.
 const LONGEST_TEXT_BYTES: usize = 64 * 1024;
@@ -89,11 +92,11 @@ struct Section {
 
 impl Reader {
     fn line(&mut self, line: &str, number: usize) -> Result<(), SdpError> {
-        let read = match line.split_once('=').map(|(kind, value)| (kind.trim_end(), value.trim_start())) {
+        let read = match split_line(line) {
             Some(("m", value)) => return self.media(value).ok_or(SdpError::Malformed { line: number })?,
             Some(("a", value)) => {
-                let (name, value) = value.split_once(':').unwrap_or((value, ""));
-                self.attribute(&name.trim_end().to_ascii_lowercase(), value.trim_start())
+                let (name, value) = split_attribute(value);
+                self.attribute(&name, value)
             }
             Some((kind, _)) => (kind.len() == 1).then_some(()),
             None => None,
@@ -217,14 +220,10 @@ impl Level {
                 Some(fingerprint) => self.fingerprints.push(fingerprint),
                 None => self.other_fingerprints = true,
             },
-            "sendrecv" => self.direction = Some(Direction::SendRecv),
-            "sendonly" => self.direction = Some(Direction::SendOnly),
-            "recvonly" => self.direction = Some(Direction::RecvOnly),
-            "inactive" => self.direction = Some(Direction::Inactive),
             "crypto" => self.crypto = true,
             "ice-lite" => self.ice_lite = true,
             "candidate" => self.candidates.extend(Candidate::parse(value)),
-            _ => {}
+            _ => self.direction = Direction::of_attribute(name).or(self.direction),
         }
         Some(())
     }

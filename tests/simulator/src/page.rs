@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
-use str0m::format::{Codec, FormatParams};
 pub use str0m::media::Direction;
-use str0m::media::{Frequency, MediaKind, Mid, Pt};
+use str0m::media::{MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc};
@@ -20,9 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use crate::DEADLINE;
-use crate::phone::TELEPHONE_EVENT;
 use crate::phone::ear::{HeardPacket, digits, play};
 use crate::phone::shell::now;
+use crate::phone::stack::add_telephone_events;
 use crate::phone::voice::{Voice, VoicePacket};
 use crate::sound::PHONE_RATE;
 use crate::speech::Speech;
@@ -451,14 +450,7 @@ fn stack() -> Rtc {
         .set_rtp_mode(true)
         .clear_codecs()
         .enable_opus(true, false);
-    config.codec_config().add_config(
-        Pt::new_with_value(TELEPHONE_EVENT),
-        None,
-        Codec::Tele,
-        Frequency::FORTY_EIGHT_KHZ,
-        None,
-        FormatParams::default(),
-    );
+    add_telephone_events(config.codec_config());
     config.build(now())
 }
 

@@ -8,7 +8,7 @@ pub mod line;
 pub mod offer;
 pub mod options;
 pub(crate) mod shell;
-mod stack;
+pub(crate) mod stack;
 pub mod voice;
 
 use std::collections::VecDeque;

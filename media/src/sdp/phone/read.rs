@@ -7,7 +7,7 @@ use super::crypto::Crypto;
 use super::{Format, PhoneDescription, PhoneTransport, RtpProfile};
 use crate::audio_terms::Codec;
 use crate::sdp::read::{lines, payload_type, token, two_words};
-use crate::sdp::{Direction, RefusedMedia, SdpError};
+use crate::sdp::{Direction, RefusedMedia, SdpError, split_attribute, split_line};
 
 /// Each is repeated in our answer.
 const MOST_MEDIA: usize = 16;
@@ -52,7 +52,7 @@ struct Section {
 
 impl Reader {
     fn line(&mut self, line: &str, number: usize) -> Result<(), SdpError> {
-        let read = match line.split_once('=').map(|(kind, value)| (kind.trim_end(), value.trim_start())) {
+        let read = match split_line(line) {
             Some(("m", value)) => {
                 if self.sections.len() >= MOST_MEDIA {
                     return Err(SdpError::TooManyMedia);
@@ -63,8 +63,8 @@ impl Reader {
             }
             Some(("c", value)) => connection(value).map(|ip| self.level().ip = Some(ip)),
             Some(("a", value)) => {
-                let (name, value) = value.split_once(':').unwrap_or((value, ""));
-                self.attribute(&name.trim_end().to_ascii_lowercase(), value.trim_start())
+                let (name, value) = split_attribute(value);
+                self.attribute(&name, value)
             }
             Some((kind, _)) => (kind.len() == 1).then_some(()),
             None => None,
@@ -83,12 +83,8 @@ impl Reader {
     }
 
     fn attribute(&mut self, name: &str, value: &str) -> Option<()> {
-        let direction = match name {
-            "sendrecv" => Direction::SendRecv,
-            "sendonly" => Direction::SendOnly,
-            "recvonly" => Direction::RecvOnly,
-            "inactive" => Direction::Inactive,
-            _ => return self.sections.last_mut().map_or(Some(()), |section| section.attribute(name, value)),
+        let Some(direction) = Direction::of_attribute(name) else {
+            return self.sections.last_mut().map_or(Some(()), |section| section.attribute(name, value));
         };
         self.level().direction = Some(direction);
         Some(())

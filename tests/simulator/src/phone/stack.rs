@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion};
-use str0m::format::{Codec, FormatParams};
+use str0m::format::{Codec, CodecConfig, FormatParams};
 use str0m::media::{Frequency, Pt};
 use str0m::{IceCreds, RtcConfig};
 
@@ -28,17 +28,15 @@ pub(super) fn config(credentials: &IceCreds) -> RtcConfig {
         .clear_extension_map()
         .clear_codecs()
         .enable_opus(true, false);
-    // The clock is 8000 in the SDP; on the wire the events share the sound's 48000 timestamps.
-    config.codec_config().add_config(
-        Pt::new_with_value(TELEPHONE_EVENT),
-        None,
-        Codec::Tele,
-        Frequency::FORTY_EIGHT_KHZ,
-        None,
-        FormatParams::default(),
-    );
+    add_telephone_events(config.codec_config());
     match certificate {
         Some(certificate) => config.set_dtls_cert(certificate.clone()),
         None => config,
     }
+}
+
+/// The clock is 8000 in the SDP; on the wire the events share the sound's 48000 timestamps.
+pub(crate) fn add_telephone_events(config: &mut CodecConfig) {
+    let (number, clock) = (Pt::new_with_value(TELEPHONE_EVENT), Frequency::FORTY_EIGHT_KHZ);
+    config.add_config(number, None, Codec::Tele, clock, None, FormatParams::default());
 }
