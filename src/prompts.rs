@@ -164,7 +164,7 @@ impl PromptLibrary {
         let library = self.clone();
         let looked = tokio::task::spawn_blocking(move || library.look(&Readers::Background(&library.background))).await;
         if let Err(error) = looked {
-            warn!("cannot look at the prompts folder: {error}");
+            warn!("cannot list the prompts folder: {error}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Throttle: a log line that a stranger can cause at will is written once a minute, with the number it stands for.
+//! Throttle: a log line that unauthenticated clients can cause at will is written once a minute, with a count.
 //!
 //! No crate, because it is a dozen lines, and a `tracing` layer would not put the number into the next line.
 

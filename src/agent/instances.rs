@@ -1,4 +1,4 @@
-//! Instances: the WebSocket addresses of agents, how each fares, and which one a call dials.
+//! Instances: the WebSocket addresses of agents, their state, and which one a call dials.
 
 mod breaker;
 

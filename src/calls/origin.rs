@@ -1,4 +1,4 @@
-//! Origin: how a call came to be.
+//! Origin: where a call comes from: an offer of Meta's, an order of the app, or an app that signals it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[events]`: which webhooks of the app learn of calls, and how long each is tried.
+//! `[events]`: the app's event webhooks, and how long a delivery is retried.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[http]`: the listener, and how long and how many clients it bears.
+//! `[http]`: the listener, its deadlines, and its limits for clients.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

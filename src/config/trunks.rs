@@ -1,4 +1,4 @@
-//! `[[sip.trunks]]`: phone systems and providers that we call people through, and that call people through us.
+//! `[[sip.trunks]]`: phone systems and providers, for calls in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

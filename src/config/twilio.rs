@@ -1,4 +1,4 @@
-//! `[twilio]`: the account by which apps written for Twilio Voice know us.
+//! `[twilio]`: the account that apps written for Twilio Voice expect.
 
 use super::events::app_url;
 use super::read::Section;

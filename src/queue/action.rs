@@ -1,4 +1,4 @@
-//! What comes out of the queues: what the shell is to do, and what it is to tell.
+//! Outputs of the queues: actions for the shell, and progress to report.
 
 use std::time::Duration;
 

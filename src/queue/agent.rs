@@ -1,4 +1,4 @@
-//! One agent of the queues: what it may take, and what it does just now.
+//! One agent of the queues: which callers it may take, and its current state.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the queues are told: who waits, and for whom; who takes calls.
+//! Inputs of the queues: callers that wait, and agents that take calls.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Callers that leave their queue unserved: they have waited too long, or nobody is there.
+//! Overflow: callers that leave their queue unserved, because they waited too long or no agent is signed in.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! How the queues stand, for supervisors and metrics.
+//! The state of the queues, for supervisors and metrics.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Gate: whose messages are read at all.
 //!
 //! A message must belong to a dialog that we began; its Call-ID is random. Or it is a REGISTER for a domain of ours, or an
-//! INVITE from where a registered phone is: its sender must prove who he is. Or it is an INVITE or OPTIONS from an address of a
+//! INVITE from where a registered phone is: its sender must authenticate. Or it is an INVITE or OPTIONS from an address of a
 //! trunk. All others are dropped without an answer, and an address that sends ten of them is not read for a while: scanners go
 //! on as long as they get answers.
 

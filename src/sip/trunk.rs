@@ -1,4 +1,4 @@
-//! Trunks: phone systems and providers that we call people through, and that call people through us.
+//! Trunks: phone systems and providers, for calls in both directions.
 
 mod keepalive;
 mod reach;

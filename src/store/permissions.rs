@@ -200,7 +200,7 @@ fn find(connection: &Connection, phone_number_id: &str, person: &Person) -> rusq
 fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let text: String = row.get(3)?;
     let ledger = serde_json::from_str(&text).unwrap_or_else(|_| {
-        warn!("a ledger of a call permission cannot be read and begins anew");
+        warn!("a ledger of a call permission cannot be read and starts empty");
         Ledger::default()
     });
     Ok(Entry { id: row.get(0)?, person: Person { wa_id: row.get(1)?, user_id: row.get(2)? }, ledger })

@@ -1,4 +1,4 @@
-//! Call permissions as Meta tells them: the reply of a person in a webhook, and Graph's answer to a look-up.
+//! Call permissions in Meta's words: the reply of a person in a webhook, and Graph's answer to a look-up.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What the phone says, for the call.
+//! Audio from the phone to the call.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the call says, for the phone.
+//! Audio from the call to the phone.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `/v1/agents`: the agents of all routes at each of their addresses, and how these fare.
+//! `/v1/agents`: the agents of all routes at each of their addresses, and whether these can be reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

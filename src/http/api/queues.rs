@@ -1,4 +1,4 @@
-//! `/v1/queues`: who waits, who takes calls, and how well that goes.
+//! `/v1/queues`: waiting callers, agents, and the service level.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Reach: a call through a trunk, at its servers one after the other, until one of them has the last word.
+//! Reach: a call through a trunk, at its servers one after the other, until one gives a final answer.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A fake Meta, a WhatsApp phone, agents and a bad network, to prove Patchcord against.
+//! A fake Meta, a WhatsApp phone, agents and a bad network, to test Patchcord against.
 //!
 //! The simulator speaks HTTP, WebSocket and RTP, and shares no types with the service.
 //!
