@@ -32,7 +32,7 @@ use crate::http::{self, HttpOptions};
 use crate::permissions::{Permissions, PermissionsOptions};
 use crate::prompts::{self, PromptLibrary};
 use crate::pulse::Pulse;
-use crate::queues::QueueDesk;
+use crate::queues::QueuesHandle;
 use crate::settings::{CurrentSettings, Settings};
 use crate::sip::{Listen, UserAgent};
 use crate::whatsapp::graph::{self, GraphClient, GraphOptions};
@@ -113,7 +113,7 @@ impl App {
             start_workers(&config, &settings, &prompts, &recordings, &instances).await?;
         let health = Health::of(pulse.clone(), workers.iter().map(|worker| worker.pulse().clone()).collect());
         let (listeners, _) = broadcast::channel(EVENTS);
-        let (queues, queueing) = QueueDesk::start(config.queues.clone(), &pulse);
+        let (queues, queueing) = QueuesHandle::start(config.queues.clone(), &pulse);
         let permissions = Permissions::start(PermissionsOptions {
             settings: settings.clone(),
             graph: graph.clone(),
@@ -315,7 +315,7 @@ fn graph_client(config: &Config, pulse: &Arc<Pulse>) -> anyhow::Result<GraphClie
 fn session_options(
     config: &Config,
     prompts: PromptLibrary,
-    queues: QueueDesk,
+    queues: QueuesHandle,
     pulse: &Arc<Pulse>,
 ) -> anyhow::Result<SessionOptions> {
     Ok(SessionOptions {

@@ -53,7 +53,7 @@ use media_sockets::{MediaGrant, MediaSockets};
 use naming::Naming;
 use origin::Origin;
 pub use placing::{Agents, CallOrder};
-use queued::QueueBell;
+use queued::QueueSignal;
 pub use queued::{CallQueue, Expiry, Queueing};
 use session::{AppCommand, BrowserOffer, BrowserRequest, Inbox, Session, SessionOptions, SocketRequest};
 use snapshot::{CallFacts, CallSnapshot, CallStatus};
@@ -102,7 +102,7 @@ struct Shared {
     clock: WebhookClock,
     draining: AtomicBool,
     /// To the task that places queued calls.
-    queue: QueueBell,
+    queue: QueueSignal,
     /// Notified whenever a call has ended.
     ended: Notify,
 }
@@ -131,7 +131,7 @@ impl Calls {
             table,
             clock: WebhookClock::new(clock::now()),
             draining: AtomicBool::new(false),
-            queue: QueueBell::default(),
+            queue: QueueSignal::default(),
             ended: Notify::new(),
         };
         Self(Arc::new(shared))
@@ -345,7 +345,7 @@ impl Calls {
     /// Refuses new calls, at Meta, from now on, and takes no more from the queue.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
-        self.0.queue.ring();
+        self.0.queue.wake();
     }
 
     /// Ends all calls; [`Calls::all_ended`] waits for their ends.

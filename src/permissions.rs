@@ -12,13 +12,12 @@ mod country;
 pub mod verdict;
 pub mod event;
 mod numbers;
-pub mod desk;
+pub mod service;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use country::Country;
-pub use desk::{Permissions, PermissionsOptions};
 pub use event::PermissionEvent;
 pub use fact::{Fact, Source, What};
 pub use ledger::{Learned, Ledger, Standing, Status};
@@ -26,6 +25,7 @@ pub use moment::Moment;
 pub use numbers::NumberNotes;
 pub use request::{PermissionRequest, RequestMessage, SentRequest, TemplateMessage};
 pub use rules::Rules;
+pub use service::{Permissions, PermissionsOptions};
 
 use crate::whatsapp::Party;
 use crate::whatsapp::graph::Callee;

@@ -1,6 +1,6 @@
 //! The shell around [`Queues`]: one task owns them, sessions and agents talk to it by message.
 //!
-//! A session [enters](QueueDesk::enter) its caller and keeps the [`Ticket`]; dropping the ticket takes the caller out, or
+//! A session [enters](QueuesHandle::enter) its caller and keeps the [`Ticket`]; dropping the ticket takes the caller out, or
 //! ends the agent's conversation. An agent is signed in while one of its [`Attendance`]s lives, and [`RELOAD`] longer.
 
 mod attendance;
@@ -63,7 +63,7 @@ pub struct WaitingRoom {
 
 /// The way to the queues. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct QueueDesk {
+pub struct QueuesHandle {
     commands: mpsc::Sender<Command>,
     rooms: Arc<BTreeMap<QueueName, WaitingRoom>>,
 }
@@ -106,7 +106,7 @@ enum Command {
     Snapshot(oneshot::Sender<Vec<QueueSnapshot>>),
 }
 
-impl QueueDesk {
+impl QueuesHandle {
     /// Starts the task; it ends when the last handle, ticket and attendance is dropped. The pulse is that of the runtime.
     pub fn start(
         queues: impl IntoIterator<Item = (QueueName, QueueSetup)>,

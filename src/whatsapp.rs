@@ -3,7 +3,7 @@
 pub mod clock;
 pub mod error;
 pub mod graph;
-mod mend;
+mod repair;
 pub mod permission;
 pub mod signature;
 pub mod webhook;

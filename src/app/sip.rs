@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::config::sip::{Sip, SipUser};
 use crate::config::trunks::Trunk;
 use crate::queue::QueueName;
-use crate::queues::{self, QueueDesk};
+use crate::queues::{self, QueuesHandle};
 use crate::sip::{self, Host, IncomingCall, RegistrarOptions, SipUri, UserAgent, UserAgentOptions};
 
 /// None without `[sip]`: then nothing listens.
@@ -52,7 +52,7 @@ pub(super) async fn start_user_agent(
 /// Ends at once if no queue has a SIP user.
 pub(super) fn attend_queues(
     config: &Config,
-    queues: QueueDesk,
+    queues: QueuesHandle,
     user_agent: Option<&UserAgent>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let mut users: BTreeMap<String, BTreeSet<QueueName>> = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use super::placements::{Dialled, Sign, Standing};
+use super::placements::{CallHints, Dialled, Standing};
 use super::table::{CallTable, LiveCall, SharedTable};
 use super::terminations::Terminations;
 use crate::call::Input;
@@ -76,7 +76,7 @@ impl Naming {
 
     /// Gives a webhook of a call that we placed to it. None if it is of no call of ours.
     pub fn take(&self, notice: &Notice) -> Option<Taken> {
-        let (wacid, sign) = sign_of(notice)?;
+        let (wacid, hints) = hints_of(notice)?;
         let mut table = self.table.lock();
         let now = clock::now();
         table.placements.forget_old(now);
@@ -85,7 +85,7 @@ impl Naming {
             Owner::Ended => return Some(Taken::Late),
             Owner::Nobody => {}
         }
-        if let Some(call) = table.placements.find(&sign) {
+        if let Some(call) = table.placements.find(&hints) {
             let is_over = matches!(notice, Notice::Terminate(_));
             if is_over && table.placements.is_abandoned(&call) {
                 table.placements.forget(&call);
@@ -94,19 +94,19 @@ impl Naming {
             self.name(&mut table, &call, wacid);
             return Some(deliver(&table, &call, notice));
         }
-        table.placements.keep(&sign, wacid, || notice.clone(), now).then_some(Taken::Early)
+        table.placements.keep(&hints, wacid, || notice.clone(), now).then_some(Taken::Early)
     }
 
     /// Whether a webhook is of a call that we placed.
     pub fn owns(&self, notice: &Notice) -> bool {
-        let Some((wacid, sign)) = sign_of(notice) else { return false };
+        let Some((wacid, hints)) = hints_of(notice) else { return false };
         let table = self.table.lock();
-        table.directory.owner(wacid) != Owner::Nobody || table.placements.find(&sign).is_some()
+        table.directory.owner(wacid) != Owner::Nobody || table.placements.find(&hints).is_some()
     }
 
     /// Whether a webhook is of a call that we placed and Meta has not named yet.
     pub fn is_of_unnamed(&self, notice: &Notice) -> bool {
-        sign_of(notice).is_some_and(|(_, sign)| self.table.lock().placements.find(&sign).is_some())
+        hints_of(notice).is_some_and(|(_, hints)| self.table.lock().placements.find(&hints).is_some())
     }
 
     fn name(&self, table: &mut CallTable, call: &CallId, wacid: &WaCallId) {
@@ -131,7 +131,7 @@ impl Naming {
             Standing::Abandoned { .. } => {
                 table.directory.end_unclaimed(wacid, clock::now());
                 if !early.iter().any(|notice| matches!(notice, Notice::Terminate(_))) {
-                    info!("Meta has call {call}, which has ended here: it is ended there");
+                    info!("Meta still has call {call}, which has ended here: ending it at Meta");
                     self.end_at_meta(call, wacid, &number);
                 }
             }
@@ -191,11 +191,11 @@ pub(super) fn input_of(live: &LiveCall, terminate: &Terminate) -> Input {
     }
 }
 
-fn sign_of(notice: &Notice) -> Option<(&WaCallId, Sign<'_>)> {
+fn hints_of(notice: &Notice) -> Option<(&WaCallId, CallHints<'_>)> {
     match notice {
         Notice::Connect(connect) => Some((
             &connect.call_id,
-            Sign {
+            CallHints {
                 number: connect.phone_number_id.as_ref(),
                 callee: &connect.to,
                 callback_data: connect.biz_opaque_callback_data.as_deref(),
@@ -203,7 +203,7 @@ fn sign_of(notice: &Notice) -> Option<(&WaCallId, Sign<'_>)> {
         )),
         Notice::Status(status) => Some((
             &status.call_id,
-            Sign {
+            CallHints {
                 number: status.phone_number_id.as_ref(),
                 callee: &status.recipient,
                 callback_data: status.biz_opaque_callback_data.as_deref(),
@@ -211,7 +211,7 @@ fn sign_of(notice: &Notice) -> Option<(&WaCallId, Sign<'_>)> {
         )),
         Notice::Terminate(terminate) => Some((
             &terminate.call_id,
-            Sign {
+            CallHints {
                 number: terminate.phone_number_id.as_ref(),
                 callee: &terminate.to,
                 callback_data: terminate.biz_opaque_callback_data.as_deref(),

@@ -52,7 +52,7 @@ pub(super) enum Standing {
 }
 
 /// What a webhook says of its call.
-pub(super) struct Sign<'a> {
+pub(super) struct CallHints<'a> {
     pub number: Option<&'a PhoneNumberId>,
     pub callee: &'a Party,
     pub callback_data: Option<&'a str>,
@@ -108,21 +108,27 @@ impl Placements {
     }
 
     /// The one unnamed call that a webhook can be about. Meta allows one call at a time between a number and a person.
-    pub fn find(&self, sign: &Sign<'_>) -> Option<CallId> {
+    pub fn find(&self, hints: &CallHints<'_>) -> Option<CallId> {
         let exact = self.only(|call, dialled| {
-            dialled.is_of(sign) && sign.callback_data == Some(call.as_str()) && dialled.callback_data == call.as_str()
+            dialled.is_of(hints) && hints.callback_data == Some(call.as_str()) && dialled.callback_data == call.as_str()
         });
         exact.or_else(|| {
             self.only(|_, dialled| {
-                let fits = sign.callback_data.is_none_or(|data| data == dialled.callback_data);
-                dialled.is_of(sign) && fits && dialled.callee.is(sign.callee)
+                let fits = hints.callback_data.is_none_or(|data| data == dialled.callback_data);
+                dialled.is_of(hints) && fits && dialled.callee.is(hints.callee)
             })
         })
     }
 
     /// Keeps a webhook whose call may be named soon. False if no call of its number is on the way.
-    pub fn keep(&mut self, sign: &Sign<'_>, wacid: &WaCallId, notice: impl FnOnce() -> Notice, now: Instant) -> bool {
-        let may_be_ours = self.unnamed.values().any(|unnamed| unnamed.dialled.is_of(sign));
+    pub fn keep(
+        &mut self,
+        hints: &CallHints<'_>,
+        wacid: &WaCallId,
+        notice: impl FnOnce() -> Notice,
+        now: Instant,
+    ) -> bool {
+        let may_be_ours = self.unnamed.values().any(|unnamed| unnamed.dialled.is_of(hints));
         if may_be_ours {
             if self.early.len() >= EARLY_NOTICES {
                 self.early.pop_front();
@@ -156,8 +162,8 @@ impl Placements {
 
 impl Dialled {
     /// Whether the webhook is about a call of the same number; Meta always names it.
-    fn is_of(&self, sign: &Sign<'_>) -> bool {
-        sign.number.is_none_or(|number| *number == self.number)
+    fn is_of(&self, hints: &CallHints<'_>) -> bool {
+        hints.number.is_none_or(|number| *number == self.number)
     }
 }
 
@@ -196,7 +202,7 @@ mod tests {
     /// Whom a webhook of our number finds.
     fn found(placements: &Placements, callee: &Party, callback_data: Option<&str>) -> Option<CallId> {
         let number = PhoneNumberId::parse("200000000000002").ok();
-        placements.find(&Sign { number: number.as_ref(), callee, callback_data })
+        placements.find(&CallHints { number: number.as_ref(), callee, callback_data })
     }
 
     #[test]
@@ -214,21 +220,21 @@ mod tests {
         assert_eq!(found(&placements, &person("12025550146"), Some("job-7")), None, "one of two");
         let strange = PhoneNumberId::parse("200000000000003").unwrap();
         let callee = person("12025550143");
-        let sign = Sign { number: Some(&strange), callee: &callee, callback_data: Some(plain.as_str()) };
-        assert_eq!(placements.find(&sign), None);
+        let hints = CallHints { number: Some(&strange), callee: &callee, callback_data: Some(plain.as_str()) };
+        assert_eq!(placements.find(&hints), None);
     }
 
     #[test]
     fn webhooks_wait_in_their_order_for_the_reply_that_names_their_call() {
         let (mut placements, now) = (Placements::default(), Instant::now());
         let nobody = person("0");
-        let sign = || Sign { number: None, callee: &nobody, callback_data: None };
+        let hints = || CallHints { number: None, callee: &nobody, callback_data: None };
         let (ours, theirs) = (wacid("wacid.1"), wacid("wacid.2"));
-        assert!(!placements.keep(&sign(), &ours, || ringing(&ours), now), "nothing is on the way");
+        assert!(!placements.keep(&hints(), &ours, || ringing(&ours), now), "nothing is on the way");
         let call = CallId::generate();
         placements.begin(call.clone(), dialled("12025550143", "job-7"));
         for wacid in [&ours, &theirs, &ours] {
-            assert!(placements.keep(&sign(), wacid, || ringing(wacid), now));
+            assert!(placements.keep(&hints(), wacid, || ringing(wacid), now));
         }
         let (_, standing, notices) = placements.name(&call, &ours).unwrap();
         assert_eq!((standing, notices), (Standing::Live, vec![ringing(&ours), ringing(&ours)]));

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::egress::Hosts;
 use crate::store::{self, EventRecord, QUEUED_FOR, QueuedCall, StoreError};
 pub use dispatch::CallQueue;
-pub(super) use dispatch::{QueueBell, Reservation};
+pub(super) use dispatch::{QueueSignal, Reservation};
 use order::StoredOrder;
 
 /// For the store to write a queued call. Later than this it may still be queued.
@@ -112,7 +112,7 @@ impl Calls {
         }
         metrics::gauge!("patchcord_queued_calls").increment(1.0);
         self.publish(event);
-        self.0.queue.came(&number.phone_number_id);
+        self.0.queue.queued(&number.phone_number_id);
         Ok(call)
     }
 

@@ -43,7 +43,7 @@ use crate::calls::origin::ExternalDirection;
 use crate::clock;
 use crate::prompts::PromptLibrary;
 use crate::pulse::{Pulse, Standstills};
-use crate::queues::QueueDesk;
+use crate::queues::QueuesHandle;
 use crate::routes::Number;
 use crate::settings::CurrentSettings;
 use crate::store::{Arrival, CallRecord, EventRecord, Store, TerminationAction, Written};
@@ -90,7 +90,7 @@ pub struct SessionOptions {
     /// The outcomes of reaching agents.
     pub agents: AgentStatus,
     /// Where callers wait for people.
-    pub queues: QueueDesk,
+    pub queues: QueuesHandle,
     /// The addresses and tokens of media sockets.
     pub media_sockets: MediaSockets,
     /// To the apps that decide calls; see [`client_settings`](crate::events::client_settings).
@@ -309,7 +309,7 @@ impl Session {
         let deadline = call.poll_timeout().unwrap_or_else(|| clock::now() + self.context.options.accept_timeout);
         let first_record = self.record.first_write();
         tokio::select! {
-            Some(ending) = inbox.endings.recv() => Self::end_behind_the_news(call, inbox, ending),
+            Some(ending) = inbox.endings.recv() => Self::end_after_pending(call, inbox, ending),
             Some(news) = inbox.news.recv() => call.handle(news, clock::now()),
             Some(command) = inbox.commands.recv() => self.app_command(call, command).await,
             Some(request) = inbox.browsers.recv() => self.browser_request(call, request).await,
@@ -331,7 +331,7 @@ impl Session {
     }
 
     /// Meta's webhooks say that a callee declined before they say that the call is over; both may wait here.
-    fn end_behind_the_news(call: &mut Call, inbox: &mut Inbox, ending: Input) {
+    fn end_after_pending(call: &mut Call, inbox: &mut Inbox, ending: Input) {
         while let Ok(news) = inbox.news.try_recv() {
             call.handle(news, clock::now());
         }

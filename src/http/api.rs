@@ -51,7 +51,7 @@ use crate::clock;
 use crate::config::api::{Page, Scope};
 use crate::permissions::Permissions;
 use crate::prompts::PromptLibrary;
-use crate::queues::QueueDesk;
+use crate::queues::QueuesHandle;
 use crate::recordings::Recordings;
 use crate::settings::CurrentSettings;
 use crate::store::{Store, StoreError};
@@ -84,7 +84,7 @@ pub struct ApiOptions {
     /// None if the folder cannot be used.
     pub recordings: Option<Recordings>,
     /// Where callers wait for people.
-    pub queues: QueueDesk,
+    pub queues: QueuesHandle,
     /// How the addresses of agents fare.
     pub instances: Instances,
     /// Names of the webhooks that receive events.

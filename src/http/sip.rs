@@ -16,14 +16,14 @@ use super::HttpOptions;
 use super::client_address::client_address;
 use super::error::ApiError;
 use super::server::{Connection, RemotePort};
-use crate::sip::NoPlace;
+use crate::sip::NoPermit;
 
 /// RFC 7118 §4.1.
 const SUBPROTOCOL: &str = "sip";
 
 /// Opens a phone's socket.
 pub(super) async fn open(State(options): State<Arc<HttpOptions>>, mut request: Request) -> Result<Response, ApiError> {
-    let Some(user_agent) = options.phones.clone() else { return Err(refusal(NoPlace::Off)) };
+    let Some(user_agent) = options.phones.clone() else { return Err(refusal(NoPermit::Off)) };
     let bad = |code, detail: String| ApiError::new(StatusCode::BAD_REQUEST, code, detail);
     let mut response = create_response_with_body(&request, Body::empty)
         .map_err(|error| bad("not_a_websocket", format!("open this with a WebSocket: {error}")))?;
@@ -38,24 +38,24 @@ pub(super) async fn open(State(options): State<Arc<HttpOptions>>, mut request: R
     let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(gone)?;
     let RemotePort(port) = request.extensions().get::<RemotePort>().copied().ok_or_else(gone)?;
     let client = client_address(connection.from, request.headers(), &options.proxies).unwrap_or(connection.from);
-    let place = user_agent.websocket_place(client).map_err(refusal)?;
+    let permit = user_agent.websocket_permit(client).map_err(refusal)?;
     let upgrade = hyper::upgrade::on(&mut request);
     let upgraded = async move { upgrade.await.ok().map(TokioIo::new) };
-    user_agent.serve_websocket(upgraded, SocketAddr::new(client, port), place, move || connection.is_now_known());
+    user_agent.serve_websocket(upgraded, SocketAddr::new(client, port), permit, move || connection.is_now_known());
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     Ok(response)
 }
 
-fn refusal(why: NoPlace) -> ApiError {
+fn refusal(why: NoPermit) -> ApiError {
     match why {
-        NoPlace::Off => {
+        NoPermit::Off => {
             let advice = "SIP over WebSocket is off: set sip.websocket = true";
             ApiError::new(StatusCode::NOT_FOUND, "no_sip", advice)
         }
-        NoPlace::Banned => {
+        NoPermit::Banned => {
             ApiError::new(StatusCode::FORBIDDEN, "banned", "this address sent too much that was refused: wait an hour")
         }
-        NoPlace::Full => {
+        NoPermit::Full => {
             let detail = "too many phones are connected: try again later";
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_phones", detail)
         }

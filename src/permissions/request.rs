@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::desk::{Permissions, credentials};
 use super::fact::{Fact, What};
+use super::service::{Permissions, credentials};
 use super::{Moment, Person};
 use crate::call::refusal::Refusal;
 use crate::clock;

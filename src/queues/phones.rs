@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::{AgentNews, QueueDesk};
+use super::{AgentNews, QueuesHandle};
 use crate::queue::{AgentName, QueueName, SignIn};
 
 /// Before the user in an agent's name. The id of an API key has no colon.
@@ -27,16 +27,16 @@ pub fn user_of(agent: &AgentName) -> Option<&str> {
 
 /// Signs users in and out of their queues until the user agent or the queues end. `registered` has the users with a phone.
 pub async fn attend(
-    desk: QueueDesk,
+    handle: QueuesHandle,
     users: BTreeMap<String, BTreeSet<QueueName>>,
     registered: watch::Receiver<BTreeSet<String>>,
 ) {
     let mut shifts = JoinSet::new();
     for (user, queues) in users {
-        let (desk, mut registered) = (desk.clone(), registered.clone());
+        let (handle, mut registered) = (handle.clone(), registered.clone());
         shifts.spawn(async move {
             while registered.wait_for(|users| users.contains(&user)).await.is_ok() {
-                if work(&desk, &user, &queues, &mut registered).await.is_none() {
+                if work(&handle, &user, &queues, &mut registered).await.is_none() {
                     return;
                 }
             }
@@ -47,15 +47,15 @@ pub async fn attend(
 
 /// One shift: as long as a phone is registered. None if the service is stopping.
 async fn work(
-    desk: &QueueDesk,
+    handle: &QueuesHandle,
     user: &str,
     queues: &BTreeSet<QueueName>,
     registered: &mut watch::Receiver<BTreeSet<String>>,
 ) -> Option<()> {
     let agent = agent_of(user);
     let sign_in = SignIn { agent: agent.clone(), queues: queues.clone(), skills: BTreeSet::new() };
-    let mut attendance = desk.attend(sign_in).await.ok()?;
-    desk.set_available(agent.clone(), true).await.ok()?;
+    let mut attendance = handle.attend(sign_in).await.ok()?;
+    handle.set_available(agent.clone(), true).await.ok()?;
     let mut back_at = None;
     loop {
         let back = async {
@@ -75,10 +75,10 @@ async fn work(
             },
             () = back => {
                 back_at = None;
-                desk.set_available(agent.clone(), true).await.ok()?;
+                handle.set_available(agent.clone(), true).await.ok()?;
             }
             is_gone = is_gone => match is_gone {
-                true => return desk.set_available(agent, false).await.ok(),
+                true => return handle.set_available(agent, false).await.ok(),
                 false => return None,
             },
         }

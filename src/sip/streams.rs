@@ -22,12 +22,12 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::connection_limits::{ConnectionLimits, ConnectionPermit};
 use super::edge::head_of_stream;
 use super::flow::{Connection, Flows};
 use super::gate::{Gate, Verdict};
 use super::names::Hop;
 use super::outgoing::library_transport;
-use super::places::{Place, Places};
 use super::uri::{Host, Transport};
 use crate::clock;
 
@@ -50,7 +50,7 @@ pub(super) struct Streams {
     gate: Gate,
     tls: TlsConnector,
     opened: Mutex<HashMap<Peer, Weak<Connection>>>,
-    pub places: Places,
+    pub limits: ConnectionLimits,
     flows: Flows,
     serving: Mutex<JoinSet<()>>,
     cancel: CancellationToken,
@@ -70,7 +70,7 @@ impl Streams {
             gate,
             tls: TlsConnector::from(tls),
             opened: Mutex::default(),
-            places: Places::default(),
+            limits: ConnectionLimits::default(),
             flows,
             serving: Mutex::default(),
             cancel: cancel.clone(),
@@ -164,15 +164,15 @@ impl Streams {
         endpoint: &EndpointInnerRef,
     ) {
         let ip = from.ip().to_canonical();
-        let place = if self.gate.is_banned(ip, clock::now()) { None } else { self.places.take(ip) };
-        let Some(place) = place else { return };
+        let permit = if self.gate.is_banned(ip, clock::now()) { None } else { self.limits.take(ip) };
+        let Some(permit) = permit else { return };
         let (streams, endpoint) = (self.clone(), endpoint.clone());
         self.spawn(async move {
             match acceptor {
-                None => streams.carry_theirs(stream, (Transport::Tcp, from), &endpoint, place).await,
+                None => streams.carry_theirs(stream, (Transport::Tcp, from), &endpoint, permit).await,
                 Some(acceptor) => {
                     if let Ok(Ok(stream)) = timeout(CONNECTED_WITHIN, acceptor.accept(stream)).await {
-                        streams.carry_theirs(stream, (Transport::Tls, from), &endpoint, place).await;
+                        streams.carry_theirs(stream, (Transport::Tls, from), &endpoint, permit).await;
                     }
                 }
             }
@@ -184,9 +184,9 @@ impl Streams {
         stream: impl AsyncRead + AsyncWrite + Unpin,
         from: (Transport, SocketAddr),
         endpoint: &EndpointInnerRef,
-        place: Place,
+        permit: ConnectionPermit,
     ) {
-        if let Some((wire, user)) = self.theirs(from, &endpoint.transport_layer, place).await {
+        if let Some((wire, user)) = self.theirs(from, &endpoint.transport_layer, permit).await {
             wire.carry(stream, user).await;
         }
     }
@@ -196,13 +196,13 @@ impl Streams {
         &self,
         from: (Transport, SocketAddr),
         layer: &TransportLayer,
-        place: Place,
+        permit: ConnectionPermit,
     ) -> Option<(Wire, Use)> {
         let is_over = self.cancel.child_token();
         let connection = Connection::new(is_over.clone());
         self.flows.add(library_transport(from.0), from.1, &connection);
         let wire = Wire::new(self.gate.clone(), layer, from, &is_over).await?;
-        Some((wire, Use::Theirs(connection, place)))
+        Some((wire, Use::Theirs(connection, permit)))
     }
 
     /// Runs until it ends or the user agent stops.
@@ -224,7 +224,7 @@ pub(super) enum Use {
     /// Calls of ours hold it.
     Ours(Weak<Connection>),
     /// A phone opened it.
-    Theirs(Arc<Connection>, Place),
+    Theirs(Arc<Connection>, ConnectionPermit),
 }
 
 impl Use {
@@ -240,10 +240,10 @@ impl Use {
         }
     }
 
-    /// False if there is no place for another connection that is proven.
-    pub fn keeps_its_place(&mut self) -> bool {
+    /// False if one more proven connection is too many.
+    pub fn keeps_its_permit(&mut self) -> bool {
         match self {
-            Self::Theirs(connection, place) if connection.is_proven() && !place.is_known() => place.become_known(),
+            Self::Theirs(connection, permit) if connection.is_proven() && !permit.is_proven() => permit.become_proven(),
             Self::Theirs(..) | Self::Ours(_) => true,
         }
     }
@@ -289,7 +289,7 @@ impl Wire {
         ping.reset();
         let prove_by = clock::now() + PROVEN_WITHIN;
         let mut was_unused = false;
-        while user.keeps_its_place() {
+        while user.keeps_its_permit() {
             tokio::select! {
                 read = reader.read_buf(&mut self.inbox) => {
                     self.heard_at = clock::now();

@@ -15,9 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use super::connection_limits::ConnectionPermit;
 use super::edge::{Head, MAX_BODY_BYTES, MAX_HEAD_BYTES, head_of_datagram, measure_body};
 use super::gate::Verdict;
-use super::places::Place;
 use super::streams::{PING, PROVEN_WITHIN, Use, WRITTEN_WITHIN, Wire, dropped};
 use super::uri::Transport;
 use super::user_agent::UserAgent;
@@ -32,12 +32,12 @@ const MOST_OF_A_LENGTH: usize = 32;
 /// For the phone's part of the closing handshake.
 const CLOSED_WITHIN: Duration = Duration::from_millis(500);
 
-/// The place of a socket that is about to be opened.
-pub struct WebSocketPlace(Place);
+/// Permits one socket that is about to be opened.
+pub struct WebSocketPermit(ConnectionPermit);
 
 /// Why no socket is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPlace {
+pub enum NoPermit {
     /// `sip.websocket` is off.
     Off,
     /// The address sent too much that was no SIP, or too many wrong passwords.
@@ -55,15 +55,15 @@ enum Over {
 }
 
 impl UserAgent {
-    /// A place for a socket from this address.
-    pub fn websocket_place(&self, from: IpAddr) -> Result<WebSocketPlace, NoPlace> {
+    /// For one socket from this address.
+    pub fn websocket_permit(&self, from: IpAddr) -> Result<WebSocketPermit, NoPermit> {
         if !self.takes_websockets() {
-            return Err(NoPlace::Off);
+            return Err(NoPermit::Off);
         }
         if self.stack().gate.is_banned(from, clock::now()) {
-            return Err(NoPlace::Banned);
+            return Err(NoPermit::Banned);
         }
-        self.stack().streams.places.take(from).map(WebSocketPlace).ok_or(NoPlace::Full)
+        self.stack().streams.limits.take(from).map(WebSocketPermit).ok_or(NoPermit::Full)
     }
 
     /// Serves a phone's socket, once the HTTP server has handed it over, until it is closed. `proven` runs when the phone is
@@ -72,7 +72,7 @@ impl UserAgent {
         &self,
         upgrade: impl Future<Output = Option<S>> + Send + 'static,
         from: SocketAddr,
-        place: WebSocketPlace,
+        permit: WebSocketPermit,
         proven: impl FnOnce() + Send + 'static,
     ) {
         let stack = self.stack().clone();
@@ -83,7 +83,7 @@ impl UserAgent {
                 .max_frame_size(Some(MAX_MESSAGE_BYTES));
             let (sink, source) = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await.split();
             let layer = &stack.dialogs.endpoint.transport_layer;
-            let theirs = stack.streams.theirs((Transport::Ws, from), layer, place.0).await;
+            let theirs = stack.streams.theirs((Transport::Ws, from), layer, permit.0).await;
             drop(stack);
             let Some((wire, user)) = theirs else { return };
             Socket { wire, sink, source, user, proven: Some(proven) }.run().await;
@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: FnOnce()> Socket<S, F> {
         let mut ping = interval(PING);
         ping.reset();
         let prove_by = clock::now() + PROVEN_WITHIN;
-        while self.user.keeps_its_place() {
+        while self.user.keeps_its_permit() {
             if !self.user.is_strange()
                 && let Some(proven) = self.proven.take()
             {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::MetaError;
 use super::permission::{CallsPaused, PermissionReply};
-use super::{Hidden, Party, PhoneNumberId, WaCallId, mend};
+use super::{Hidden, Party, PhoneNumberId, WaCallId, repair};
 
 /// Meta sends up to 3 MB in one POST. Source: Meta, "Webhooks from Meta".
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -32,7 +32,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<Notice>, WebhookError> {
     if body.len() > MAX_BODY_BYTES {
         return Err(WebhookError::TooLarge);
     }
-    let envelope = mend::read(body).map_err(|_| WebhookError::NotJson)?;
+    let envelope = repair::read(body).map_err(|_| WebhookError::NotJson)?;
     if !envelope["entry"].is_array() {
         return Err(WebhookError::NotAWebhook);
     }

@@ -3,12 +3,12 @@
 mod by_url;
 pub mod client;
 mod dead_letters;
-mod once;
+mod idempotency;
 mod past_calls;
 mod receiver;
 mod resuming;
 mod sounds;
-mod strangers;
+mod unauthenticated;
 
 use std::time::Duration;
 

@@ -32,7 +32,7 @@ mod events;
 mod external;
 mod forwarding;
 mod graph;
-mod guests;
+mod participants;
 mod instances;
 mod keypad;
 mod logs;

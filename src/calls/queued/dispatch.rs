@@ -35,25 +35,25 @@ const EXPIRED_AT_ONCE: usize = 100;
 
 /// Tells the task what has been queued. It holds numbers only, so it is as short as the configuration.
 #[derive(Default)]
-pub(in crate::calls) struct QueueBell {
-    came: Mutex<HashSet<PhoneNumberId>>,
-    rung: Notify,
+pub(in crate::calls) struct QueueSignal {
+    numbers: Mutex<HashSet<PhoneNumberId>>,
+    woken: Notify,
 }
 
-impl QueueBell {
+impl QueueSignal {
     /// A call of this number was queued.
-    pub fn came(&self, number: &PhoneNumberId) {
+    pub fn queued(&self, number: &PhoneNumberId) {
         self.numbers().insert(number.clone());
-        self.ring();
+        self.wake();
     }
 
     /// Has the task look around.
-    pub fn ring(&self) {
-        self.rung.notify_one();
+    pub fn wake(&self) {
+        self.woken.notify_one();
     }
 
     fn numbers(&self) -> MutexGuard<'_, HashSet<PhoneNumberId>> {
-        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,7 +128,7 @@ impl CallQueue {
             self.look_around().await;
             let look_at = self.turns.poll_timeout().map_or(self.expiry_look_at, |at| at.min(self.expiry_look_at));
             tokio::select! {
-                () = calls.0.queue.rung.notified() => {}
+                () = calls.0.queue.woken.notified() => {}
                 () = ended => self.turns.room(clock::now()),
                 Some(done) = self.placing.join_next() => self.turn_over(done),
                 () = tokio::time::sleep_until(look_at.into()), if !calls.is_draining() => {}

@@ -270,7 +270,7 @@ fn options(folder: &Folder, graph_url: &str) -> anyhow::Result<CallsOptions> {
             max_buffer: long,
             prompts: PromptLibrary::load(Path::new("nowhere"))?,
             agents: AgentStatus::default(),
-            queues: QueueDesk::start([], &Arc::default()).0,
+            queues: QueuesHandle::start([], &Arc::default()).0,
             media_sockets: MediaSockets::default(),
             http,
             pulse: Arc::default(),

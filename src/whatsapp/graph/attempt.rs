@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cause::{cause_of, shortage_of};
 use crate::whatsapp::error::MetaError;
-use crate::whatsapp::mend;
+use crate::whatsapp::repair;
 
 /// Replies have a few hundred bytes. A longer one is not read to its end.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
@@ -93,7 +93,7 @@ async fn read_json(response: &mut Response) -> Option<Value> {
         }
         body.extend_from_slice(&chunk);
     }
-    mend::read(&body).ok()
+    repair::read(&body).ok()
 }
 
 /// The header in seconds; its other form, a date, is not used by Meta.

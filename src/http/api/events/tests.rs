@@ -20,7 +20,7 @@ use crate::calls::{Calls, CallsOptions};
 use crate::config::api::{ApiKey, QueueScope};
 use crate::permissions::{Permissions, PermissionsOptions};
 use crate::prompts::PromptLibrary;
-use crate::queues::QueueDesk;
+use crate::queues::QueuesHandle;
 use crate::settings::{CurrentSettings, Settings};
 use crate::store::tests::Folder;
 use crate::store::{EventRecord, Store};
@@ -212,7 +212,7 @@ fn nothing_behind(events: &broadcast::Sender<CallEvent>, folder: &Folder) -> Arc
     let prompts = PromptLibrary::load(std::path::Path::new("/nonexistent")).unwrap();
     let settings = CurrentSettings::default();
     let graph = GraphClient::new(reqwest::Client::new(), graph);
-    let queues = QueueDesk::start([], &Arc::default()).0;
+    let queues = QueuesHandle::start([], &Arc::default()).0;
     let known = PermissionsOptions { settings: settings.clone(), graph: graph.clone(), store: store.clone() };
     let permissions = Permissions::new(known, Vec::new());
     let calls = Calls::new(CallsOptions {

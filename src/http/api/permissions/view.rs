@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 
 use crate::call::refusal::Refusal;
 use crate::http::api::rfc3339;
-use crate::permissions::desk::Found;
 use crate::permissions::fact::{Fact, What};
+use crate::permissions::service::Found;
 use crate::permissions::verdict::Limit;
 use crate::permissions::{Moment, Person, SentRequest, Standing, Status};
 

@@ -171,7 +171,7 @@ impl Permissions {
         let found = match read.unwrap_or(Err(StoreError::TimedOut)) {
             Ok(found) => found,
             Err(error) => {
-                warn!("a call is placed without a look at its permission: {error}");
+                warn!("a call is placed without a check of its permission: {error}");
                 return Ok(());
             }
         };

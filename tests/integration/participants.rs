@@ -1,4 +1,4 @@
-//! Participants that listen, whisper or join, and music under the voice.
+//! Participants that listen, whisper or join, and music under the agent's voice.
 
 use patchcord::call::event::CallId;
 use patchcord_simulator::agent::{Agent, AgentOptions, AgentSession, Pace};
