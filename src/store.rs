@@ -7,6 +7,8 @@
 
 mod schema;
 mod writer;
+mod write_queue;
+mod job;
 mod calls;
 mod arrivals;
 mod terminations;
@@ -46,7 +48,9 @@ use crate::clock;
 use crate::free_space::{FreeBytes, FreeSpace};
 use calls::Unwritten;
 use delivery_clock::DeliveryClock;
-use writer::{InTrouble, Job, Load, Queue, Writer};
+use job::{InTrouble, Job};
+use write_queue::{Load, Queue};
+use writer::Writer;
 
 /// Deliveries given up or replayed in one batch, so that no call's write waits for long.
 const MOVED_AT_ONCE: usize = 1000;

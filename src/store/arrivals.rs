@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::writer::{InTrouble, Job, Queue};
+use super::job::{InTrouble, Job};
+use super::write_queue::Queue;
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, now_ms, outbox, terminations};
 use crate::clock;
 

@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tracing::warn;
 
 use super::arrivals::confirmation;
+use super::job::{InTrouble, Job};
 use super::outbox::{self, Endpoint};
-use super::writer::{InTrouble, Job, Queue};
+use super::write_queue::Queue;
 use super::{Store, StoreError, Written, now_ms};
 use crate::permissions::{Fact, Ledger, NumberNotes, PermissionEvent, Person, Rules};
 

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 
-use super::writer::{InTrouble, Job, Queue};
+use super::job::{InTrouble, Job};
+use super::write_queue::Queue;
 use super::{CallRecord, EventRecord, Store, StoreError, answered, at_of, calls, ms_of, outbox};
 use crate::call::description::{BusinessNumber, CallDescription, CallDirection, WhatsAppUser};
 use crate::call::end::EndReason;

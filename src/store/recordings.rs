@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::writer::Job;
+use super::job::Job;
 use super::{Queue, Store, StoreError, at_of, ms_of};
 use crate::clock;
 use crate::recordings::RecordingResult;

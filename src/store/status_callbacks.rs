@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::writer::{Job, Queue};
+use super::job::Job;
+use super::write_queue::Queue;
 use super::{Store, StoreError, ms_of};
 use crate::clock;
 

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::writer::{InTrouble, Job, Queue};
+use super::job::{InTrouble, Job};
+use super::write_queue::Queue;
 use super::{Store, StoreError, at_of, ms_of};
 use crate::clock;
 

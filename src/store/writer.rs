@@ -6,16 +6,18 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::job::{InTrouble, Job};
 use super::schema::Lock;
+use super::write_queue::{Load, Message, Queue};
 use super::{Retention, StoreError, retention};
 use crate::clock;
 use crate::free_space::FreeSpace;
@@ -26,219 +28,6 @@ use crate::throttle::Throttle;
 const GROUP: usize = 512;
 /// Time between log lines while the file cannot be written.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-
-/// One write, and the reply to its caller.
-pub(super) struct Job {
-    work: Box<dyn Work>,
-    bytes: usize,
-    /// Whether the commit must survive a power failure.
-    is_durable: bool,
-    /// Whether it adds events for deliverers and listeners.
-    is_news: bool,
-    in_trouble: InTrouble,
-}
-
-/// What happens to a write while the file cannot be written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum InTrouble {
-    /// The write waits in memory, and the caller waits for it.
-    Keep,
-    /// The write waits in memory; the caller gets an error at once.
-    KeepAndTell,
-    /// The write is dropped; the caller gets an error at once.
-    Refuse,
-}
-
-impl Job {
-    /// A write without a reply.
-    pub(super) fn new(bytes: usize, mut run: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) -> Self {
-        let work = Asked { run: move |connection: &Connection| run(connection), answer: None, reply: None };
-        Self { work: Box::new(work), bytes, is_durable: false, is_news: false, in_trouble: InTrouble::Keep }
-    }
-
-    /// A write with a reply. `run` may run again after a failed commit; only the last result counts.
-    pub(super) fn asking<T: Send + 'static>(
-        bytes: usize,
-        in_trouble: InTrouble,
-        run: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
-        let (reply, answer) = oneshot::channel();
-        let work = Asked { run, answer: None, reply: Some(reply) };
-        (Self { work: Box::new(work), bytes, is_durable: false, is_news: false, in_trouble }, answer)
-    }
-
-    pub(super) fn durable(self) -> Self {
-        Self { is_durable: true, ..self }
-    }
-
-    pub(super) fn news(self) -> Self {
-        Self { is_news: true, ..self }
-    }
-
-    /// Adds a callback that runs on the thread once the write is committed or rejected for good.
-    pub(super) fn then(self, done: impl FnOnce() + Send + 'static) -> Self {
-        Self { work: Box::new(Followed { work: self.work, done: Some(done) }), ..self }
-    }
-}
-
-trait Work: Send {
-    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
-    /// Called once it is committed or rejected for good; possibly earlier with [`StoreError::Unwritable`].
-    fn tell(&mut self, outcome: Result<(), StoreError>);
-}
-
-struct Asked<T, Run> {
-    run: Run,
-    answer: Option<T>,
-    reply: Option<oneshot::Sender<Result<T, StoreError>>>,
-}
-
-impl<T: Send, Run: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Asked<T, Run> {
-    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.answer = Some((self.run)(connection)?);
-        Ok(())
-    }
-
-    fn tell(&mut self, outcome: Result<(), StoreError>) {
-        let Some(reply) = self.reply.take() else { return };
-        let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Refused));
-        // The caller may have given up at its deadline.
-        let _ = reply.send(answer);
-    }
-}
-
-struct Followed<Done> {
-    work: Box<dyn Work>,
-    done: Option<Done>,
-}
-
-impl<Done: FnOnce() + Send> Work for Followed<Done> {
-    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.work.run(connection)
-    }
-
-    fn tell(&mut self, outcome: Result<(), StoreError>) {
-        // An error may be reported before the write is done.
-        if matches!(outcome, Ok(()) | Err(StoreError::Refused))
-            && let Some(done) = self.done.take()
-        {
-            done();
-        }
-        self.work.tell(outcome);
-    }
-}
-
-/// The queue to the thread. Bounded by count and bytes of everything that is not committed yet, in the channel or
-/// kept back by a failure; on overflow a write gets [`StoreError::Full`].
-pub(super) struct Queue {
-    jobs: Sender<Message>,
-    load: Arc<Load>,
-}
-
-enum Message {
-    Job(Job),
-    Close,
-    /// Run immediately, outside of any group: tests fill the disk and empty it this way.
-    #[cfg(test)]
-    Now(Box<dyn FnOnce(&Connection) + Send>),
-}
-
-/// Waiting writes, and their bounds.
-pub(super) struct Load {
-    pub(super) most_jobs: usize,
-    pub(super) most_bytes: usize,
-    jobs: AtomicUsize,
-    bytes: AtomicUsize,
-    is_full_told: AtomicBool,
-    /// Start of the present failure to write the file.
-    failing_since: Mutex<Option<Instant>>,
-    /// Whether less than the floor is free on the disk.
-    is_low: AtomicBool,
-}
-
-impl Load {
-    pub(super) fn new(most_jobs: usize, most_bytes: usize) -> Self {
-        let (jobs, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (is_full_told, failing_since) = (AtomicBool::new(false), Mutex::new(None));
-        let is_low = AtomicBool::new(false);
-        Self { most_jobs, most_bytes, jobs, bytes, is_full_told, failing_since, is_low }
-    }
-
-    fn failing_since(&self) -> Option<Instant> {
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_failing_since(&self, since: Option<Instant>) {
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
-        let failing_for = since.map_or(Duration::ZERO, |since| since.elapsed());
-        metrics::gauge!("patchcord_store_failing_seconds").set(failing_for.as_secs_f64());
-    }
-
-    fn reserve(&self, bytes: usize, share: usize) -> bool {
-        let jobs = self.jobs.fetch_add(1, Ordering::AcqRel) + 1;
-        let bytes_now = self.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let has_room = jobs <= self.most_jobs * share && bytes_now <= self.most_bytes * share;
-        if !has_room {
-            self.release(bytes);
-        }
-        has_room
-    }
-
-    fn release(&self, bytes: usize) {
-        let left = self.jobs.fetch_sub(1, Ordering::AcqRel) - 1;
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        if left < self.most_jobs / 2 {
-            self.is_full_told.store(false, Ordering::Release);
-        }
-    }
-}
-
-impl Queue {
-    /// The share of call records, in multiples of the bound: a lost call is worse than a lost event.
-    pub(super) const CALLS_SHARE: usize = 2;
-    /// The share of events and everything else.
-    pub(super) const USUAL_SHARE: usize = 1;
-
-    pub(super) fn send(&self, job: Job, share: usize) -> Result<(), StoreError> {
-        let bytes = job.bytes;
-        if !self.load.reserve(bytes, share) {
-            metrics::counter!("patchcord_store_overflows_total").increment(1);
-            if !self.load.is_full_told.swap(true, Ordering::AcqRel) {
-                error!("the store's queue is full: {} writes wait; refusing new ones", self.load.most_jobs);
-            }
-            return Err(StoreError::Full);
-        }
-        self.jobs.send(Message::Job(job)).map_err(|_| {
-            self.load.release(bytes);
-            StoreError::Closed
-        })
-    }
-
-    /// Earlier writes are still written.
-    pub(super) fn close(&self) {
-        // The thread may have ended already.
-        let _ = self.jobs.send(Message::Close);
-    }
-
-    #[cfg(test)]
-    pub(super) fn do_now(&self, run: impl FnOnce(&Connection) + Send + 'static) {
-        self.jobs.send(Message::Now(Box::new(run))).expect("the thread lives");
-    }
-
-    /// How long the file has been unwritable.
-    pub(super) fn failing_for(&self) -> Option<Duration> {
-        self.load.failing_since().map(|since| since.elapsed())
-    }
-
-    pub(super) fn is_low(&self) -> bool {
-        self.load.is_low.load(Ordering::Acquire)
-    }
-
-    /// Number of writes that are not committed yet.
-    pub(super) fn waiting(&self) -> usize {
-        self.load.jobs.load(Ordering::Acquire)
-    }
-}
 
 /// The state of the thread.
 pub(super) struct Writer {
