@@ -33,7 +33,7 @@ impl Resampler {
         Self::of_hz(from.hz(), to)
     }
 
-    /// From frames at any rate of whole samples in 10 ms, such as 44.1 kHz, to frames at `to`.
+    /// From frames at any rate of whole samples in 20 ms, such as 22.05 kHz, to frames at `to`.
     pub fn of_hz(from_hz: u32, to: SampleRate) -> Self {
         Self { from_hz, to, work: (from_hz != to.hz()).then(|| Work::new(from_hz, to)) }
     }
@@ -78,8 +78,13 @@ impl Work {
     fn new(from_hz: u32, to: SampleRate) -> Self {
         let frame = samples_per_frame(from_hz);
         // Blocks of a quarter frame keep the delay at 2.5 ms. At 8 kHz they would be 40 samples, and a filter that
-        // short takes 3 dB at 3.3 kHz; at 44.1 kHz they would be no whole samples.
-        let blocks = if from_hz.min(to.hz()) < 16_000 || !frame.is_multiple_of(4) { 2 } else { 4 };
+        // short takes 3 dB at 3.3 kHz; at 44.1 and 22.05 kHz they would be no whole samples.
+        let blocks = match from_hz.min(to.hz()) {
+            _ if !frame.is_multiple_of(2) => 1,
+            ..16_000 => 2,
+            _ if !frame.is_multiple_of(4) => 2,
+            _ => 4,
+        };
         let (from_hz, to_hz) = (from_hz as usize, to.hz() as usize);
         // The library's own choice of window begins to cut at 5 kHz of 16 with blocks this short; this one at 6.6 kHz,
         // and aliases stay 84 dB down all the same.

@@ -23,14 +23,23 @@ impl Intake {
     }
 
     /// A whole clip, whose last frame is filled up with silence.
-    pub fn clip(to: SampleRate, from: SampleRate, samples: Bytes) -> Bytes {
-        if from == to {
+    pub fn clip(to: SampleRate, from_hz: u32, samples: Bytes) -> Bytes {
+        if from_hz == to.hz() {
             return samples;
         }
-        let frame_bytes = 2 * from.samples_per_frame();
+        let frame_bytes = from_hz as usize / 25;
         let mut whole = samples.to_vec();
         whole.resize(whole.len().next_multiple_of(frame_bytes), 0);
-        Self::new(to).take(from.hz(), whole.into())
+        Self::new(to).take(from_hz, whole.into())
+    }
+
+    /// Whether audio at this rate can be taken: 20 ms of it are whole samples. The error is a sentence for the agent's
+    /// developer.
+    pub fn check(hz: u32) -> Result<u32, String> {
+        match (8_000..=192_000).contains(&hz) && hz.is_multiple_of(50) {
+            true => Ok(hz),
+            false => Err(format!("audio at {hz} Hz is not taken: send 8000, 16000, 22050, 24000, 44100 or 48000")),
+        }
     }
 
     /// The audio at the rate of the call. The last frame that is not full waits for its rest.
@@ -78,7 +87,16 @@ mod tests {
         assert_eq!(pieces.sum::<usize>(), 16_000);
         assert_eq!(intake.take(44_100, Bytes::from(vec![0; 88_200])).len(), 16_000);
         assert_eq!(intake.take(8000, Bytes::from_static(&[1, 2, 3])), Bytes::from_static(&[1, 2, 3]));
-        let clip = Intake::clip(SampleRate::Hz16000, SampleRate::Hz8000, vec![0; 325].into());
+        let clip = Intake::clip(SampleRate::Hz16000, 8000, vec![0; 325].into());
         assert_eq!(clip.len(), 1280, "two frames");
+        for (hz, bytes) in [(22_050, 44_100), (44_100, 88_200), (32_000, 64_000), (11_100, 22_200)] {
+            assert_eq!(Intake::check(hz), Ok(hz));
+            assert_eq!(
+                Intake::clip(SampleRate::Hz24000, hz, vec![0; bytes].into()).len(),
+                48_000,
+                "a second at {hz} Hz"
+            );
+        }
+        assert!(Intake::check(11_025).is_err() && Intake::check(0).is_err() && Intake::check(u32::MAX).is_err());
     }
 }

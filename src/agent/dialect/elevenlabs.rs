@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
+use crate::agent::intake::Intake;
 use crate::agent::model::{FunctionResult, ModelOptions};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
@@ -22,15 +23,22 @@ pub(in crate::agent) struct ElevenLabs {
     interrupted: u64,
 }
 
-/// The sound in both directions. The session has the rate of what the agent says.
+/// The sound in both directions. The session has the rate of what the agent says, if it is one of a call.
 struct Wire {
     output: Payload,
+    output_hz: u32,
+    /// To the session's rate.
+    intake: Intake,
     input: Payload,
     /// From the session's rate to that of what the agent hears.
     resampler: Resampler,
 }
 
 impl Wire {
+    fn output(&mut self, base64: &str) -> Result<Bytes, String> {
+        Ok(self.intake.take(self.output_hz, self.output.of_base64(base64)?))
+    }
+
     /// Writes 20 ms of the session's sound.
     fn input(&mut self, sound: &Bytes) -> String {
         let samples: Vec<i16> = sound.chunks_exact(2).map(|two| i16::from_le_bytes([two[0], two[1]])).collect();
@@ -64,26 +72,25 @@ impl ElevenLabs {
     }
 
     fn begin(&mut self, formats: &Formats) -> Result<FromAgent, String> {
-        let (output, sample_rate) = format_of(&formats.agent_output_audio_format)?;
-        let (input, input_rate) = format_of(&formats.user_input_audio_format)?;
-        self.wire = Some(Wire { output, input, resampler: Resampler::new(sample_rate, input_rate) });
+        let (output, output_hz) = format_of(&formats.agent_output_audio_format)?;
+        let (input, input_hz) = format_of(&formats.user_input_audio_format)?;
+        let sample_rate = SampleRate::from_hz(output_hz).unwrap_or(SampleRate::Hz24000);
+        let input_rate =
+            SampleRate::from_hz(input_hz).ok_or("the agent is to hear 22.05 or 44.1 kHz: choose pcm_16000")?;
+        let (intake, resampler) = (Intake::new(sample_rate), Resampler::new(sample_rate, input_rate));
+        self.wire = Some(Wire { output, output_hz, intake, input, resampler });
         let format = SoundFormat { encoding: Encoding::PcmS16le, sample_rate };
         Ok(FromAgent::Ready { format: Some(format), events: false })
     }
 }
 
-fn format_of(name: &str) -> Result<(Payload, SampleRate), String> {
-    Ok(match name {
-        "ulaw_8000" => (Payload::Mulaw, SampleRate::Hz8000),
-        "pcm_8000" => (Payload::L16, SampleRate::Hz8000),
-        "pcm_16000" => (Payload::L16, SampleRate::Hz16000),
-        "pcm_24000" => (Payload::L16, SampleRate::Hz24000),
-        "pcm_48000" => (Payload::L16, SampleRate::Hz48000),
-        _ => {
-            let known = "pcm_8000, pcm_16000, pcm_24000, pcm_48000 or ulaw_8000";
-            return Err(format!("a format of the agent is not {known}"));
-        }
-    })
+fn format_of(name: &str) -> Result<(Payload, u32), String> {
+    let format = match name.split_once('_') {
+        Some(("ulaw", "8000")) => Some((Payload::Mulaw, 8000)),
+        Some(("pcm", hz)) => hz.parse().ok().and_then(|hz| Intake::check(hz).ok()).map(|hz| (Payload::L16, hz)),
+        _ => None,
+    };
+    format.ok_or_else(|| "a format of the agent is neither PCM nor ulaw_8000: choose pcm_16000".to_owned())
 }
 
 impl Dialect for ElevenLabs {
@@ -109,8 +116,8 @@ impl Dialect for ElevenLabs {
             FromModel::Audio { audio_event } => {
                 // What was on its way when the caller spoke.
                 if audio_event.event_id > self.interrupted {
-                    let payload = self.wire.as_ref().map_or(Payload::L16, |wire| wire.output);
-                    inbox.push(FromAgent::Sound(payload.of_base64(&audio_event.audio_base_64)?));
+                    let wire = self.wire.as_mut().ok_or("audio came before the metadata")?;
+                    inbox.push(FromAgent::Sound(wire.output(&audio_event.audio_base_64)?));
                 }
             }
             FromModel::Interruption { interruption_event } => {
@@ -268,6 +275,13 @@ mod tests {
         agent.write_sound(Bytes::from(vec![0; 960]), &mut outbox);
         let silence = Payload::Mulaw.to_base64(vec![0; 320].into());
         assert_eq!(texts(&outbox), [json!({"user_audio_chunk": silence})]);
+
+        let said = read(&mut agent, &metadata("pcm_22050", "pcm_16000")).unwrap();
+        assert_eq!(said, [FromAgent::Ready { format: Some(format), events: false }]);
+        let base64 = Payload::L16.to_base64(vec![0; 882].into());
+        let audio = json!({"type": "audio", "audio_event": {"audio_base_64": base64, "event_id": 1}});
+        let said = read(&mut agent, &audio.to_string()).unwrap();
+        assert!(matches!(&said[..], [FromAgent::Sound(sound)] if sound.len() == 960), "{said:?}");
     }
 
     #[test]

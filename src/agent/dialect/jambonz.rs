@@ -125,10 +125,7 @@ impl Jambonz {
             "wav" | "wave" => wav::read(&content)?,
             _ => return Err("audioContentType is neither \"raw\" nor \"wav\"".to_owned()),
         };
-        let Some(rate) = SampleRate::from_hz(hz) else {
-            return Err(format!("a clip at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
-        };
-        Ok(Intake::clip(self.sample_rate, rate, samples))
+        Ok(Intake::clip(self.sample_rate, Intake::check(hz)?, samples))
     }
 
     fn marked(&mut self, name: &str, status: MarkStatus) -> Option<Message> {

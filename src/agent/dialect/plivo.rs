@@ -138,10 +138,7 @@ impl Plivo {
                 media.sample_rate.or(rate).unwrap_or(self.sample_rate.hz())
             }
         };
-        let Some(rate) = SampleRate::from_hz(hz) else {
-            return Err(format!("audio at {hz} Hz: 8000, 16000, 24000 and 48000 are taken"));
-        };
-        Ok(self.intake.take(rate.hz(), payload.of_base64(&media.payload)?))
+        Ok(self.intake.take(Intake::check(hz)?, payload.of_base64(&media.payload)?))
     }
 
     fn message(&mut self, event: Event<'_>) -> Message {
