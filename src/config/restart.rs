@@ -33,6 +33,7 @@ pub fn needed_for(started: &Config, new: &Config) -> Vec<&'static str> {
         ("[store]", a.store != b.store),
         ("[events]", !are_same_events(&a.events, &b.events)),
         ("twilio.status_callback", callback_of(a) != callback_of(b)),
+        ("[twilio], for callbacks of single calls", a.twilio.is_some() != b.twilio.is_some()),
         ("[log]", a.log != b.log),
     ];
     settings.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
