@@ -1,5 +1,7 @@
 //! Documents as scripts: what happens, and what is done.
 
+use std::time::Duration;
+
 use super::*;
 
 const VOICE: &str = "https://app.example.com/voice";
