@@ -5,16 +5,21 @@ pub(super) mod function;
 pub mod schema;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::dialect::{Dialect, Incoming, deepgram, elevenlabs, gemini, openai};
+use super::notice::Start;
 use super::{REDIAL_FOR, WebSocketOptions};
 pub use function::AppFunction;
 pub use tools::{FunctionResult, Tools};
 
+/// What a model is told whose session was lost in the middle of the call: the new one remembers nothing.
+pub(super) const RESUMED: &str = "You are in the middle of a phone call. Your connection to it was lost for a moment, so that you do \
+    not remember what was said before. Do not greet the caller again.";
 /// The longest name of a model or agent.
 const MAX_NAME: usize = 200;
 
@@ -41,6 +46,8 @@ pub struct ModelOptions {
     pub parameters: BTreeMap<String, String>,
     /// How long it is dialled again after its connection broke in the middle of a call; zero for not at all.
     pub redial_for: Duration,
+    /// In place of what all agents have in common: the route's own authorities, or a certificate of ours.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// The vendors whose protocols are built in.
@@ -125,6 +132,7 @@ impl ModelOptions {
             tools: Tools::default(),
             parameters: BTreeMap::new(),
             redial_for: REDIAL_FOR,
+            tls: None,
         })
     }
 
@@ -145,8 +153,23 @@ impl ModelOptions {
             headers,
             parameters: self.parameters.clone(),
             redial_for: self.redial_for,
+            tls: self.tls.clone(),
             ..WebSocketOptions::at(url)
         }
+    }
+
+    /// What the model is told of itself when a session begins.
+    pub(super) fn instructions_for(&self, start: &Start) -> Option<String> {
+        match (&self.instructions, &start.resume) {
+            (instructions, None) => instructions.clone(),
+            (None, Some(_)) => Some(RESUMED.to_owned()),
+            (Some(instructions), Some(_)) => Some(format!("{instructions}\n\n{RESUMED}")),
+        }
+    }
+
+    /// How it opens the conversation, which it does once in a call.
+    pub(super) fn greeting_for(&self, start: &Start) -> Option<&str> {
+        self.greeting.as_deref().filter(|_| start.resume.is_none())
     }
 
     /// Makes the translator of each connection in turn.

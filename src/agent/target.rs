@@ -239,10 +239,10 @@ impl AgentTarget {
             Self::WebSocket(agent) => agent.tls = Some(tls.clone()),
             Self::Offer(agent) => agent.tls = Some(tls.clone()),
             Self::Twiml(app) => app.tls = Some(tls.clone()),
+            Self::Model(model) => model.tls = Some(tls.clone()),
             Self::App(_)
             | Self::AudioSocket(_)
             | Self::Browser(_)
-            | Self::Model(_)
             | Self::Sip(_)
             | Self::SipUser(_)
             | Self::Trunk(_)

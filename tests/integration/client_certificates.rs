@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use patchcord_simulator::agent::Agent;
 use patchcord_simulator::meta::{Meta, MetaOptions};
+use patchcord_simulator::model::{Model, ModelScript, Vendor};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -17,18 +18,18 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::people::{AGENT_HZ, agent, caller, objections, quiet_caller, until_caller_hears};
+use crate::people::{AGENT_HZ, CALLER_HZ, agent, caller, objections, quiet_caller, until_caller_hears};
 use crate::program::Program;
 use crate::service::{DEADLINE, Folder, TestOptions, TestService};
 
 /// An authority that signs for both sides.
-struct Authority {
+pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Authority {
-    fn new() -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         let key = rcgen::KeyPair::generate()?;
         let mut params = rcgen::CertificateParams::new(Vec::new())?;
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -37,7 +38,7 @@ impl Authority {
     }
 
     /// A certificate for this name, and its key.
-    fn sign(&self, name: &str) -> anyhow::Result<(CertificateDer<'static>, Vec<u8>)> {
+    pub fn sign(&self, name: &str) -> anyhow::Result<(CertificateDer<'static>, Vec<u8>)> {
         let key = rcgen::KeyPair::generate()?;
         let certificate = rcgen::CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
         Ok((certificate.der().clone(), key.serialize_der()))
@@ -50,19 +51,19 @@ fn write_pem(path: &Path, label: &str, der: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The files of a route, for a client of this authority.
-struct Files {
+pub struct Files {
     cert: PathBuf,
     key: PathBuf,
-    ca: PathBuf,
+    pub ca: PathBuf,
 }
 
 impl Files {
-    fn in_folder(folder: &Folder) -> Self {
+    pub fn in_folder(folder: &Folder) -> Self {
         let [cert, key, ca] = ["client.pem", "client.key", "ca.pem"].map(|name| folder.0.join(name));
         Self { cert, key, ca }
     }
 
-    fn write(&self, authority: &Authority) -> anyhow::Result<()> {
+    pub fn write(&self, authority: &Authority) -> anyhow::Result<()> {
         let (certificate, key) = authority.sign("patchcord")?;
         write_pem(&self.cert, "CERTIFICATE", &certificate)?;
         write_pem(&self.key, "PRIVATE KEY", &key)?;
@@ -90,7 +91,8 @@ struct Front {
 }
 
 impl Front {
-    async fn start(agent: &Agent, authority: &Authority) -> anyhow::Result<Self> {
+    /// Of the agent at this ws:// address.
+    async fn start(agent: &str, authority: &Authority) -> anyhow::Result<Self> {
         // In a service of this process the provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut roots = RootCertStore::empty();
@@ -100,7 +102,7 @@ impl Front {
         let config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
         let config = config.with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key).into())?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let behind = agent.url().trim_start_matches("ws://").trim_end_matches("/call").to_owned();
+        let behind = url::Url::parse(agent)?.socket_addrs(|| None)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (admit, admitted) = watch::channel(0);
@@ -108,7 +110,7 @@ impl Front {
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 admit.send_modify(|count| *count += 1);
-                let Ok(mut agent) = TcpStream::connect(&behind).await else { continue };
+                let Ok(mut agent) = TcpStream::connect(&behind[..]).await else { continue };
                 tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut agent).await });
             }
         });
@@ -139,7 +141,7 @@ async fn an_agent_that_wants_our_certificate_gets_it_and_without_one_it_refuses(
     let files = Files::in_folder(&folder);
     files.write(&authority)?;
     let agent = Agent::start(agent()).await?;
-    let front = Front::start(&agent, &authority).await?;
+    let front = Front::start(&agent.url(), &authority).await?;
 
     let options = TestOptions { route: files.agent_tls(), ..TestOptions::default() };
     let service = TestService::start_with(&front.url(), options).await?;
@@ -163,6 +165,25 @@ async fn an_agent_that_wants_our_certificate_gets_it_and_without_one_it_refuses(
     let _call = service.call(quiet_caller()).await?;
     let lost = service.event("call.agent_lost").await?;
     assert!(lost.data["detail"].as_str().is_some_and(|told| told.starts_with("no TLS connection: ")), "{}", lost.data);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_behind_a_gateway_of_the_operators_is_reached_with_the_routes_files() -> anyhow::Result<()> {
+    let (authority, folder) = (Authority::new()?, Folder::new()?);
+    let files = Files::in_folder(&folder);
+    files.write(&authority)?;
+    let key = "key-of-the-vendor".to_owned();
+    let script = ModelScript { vendor: Vendor::OpenAi, key, greeting: Vec::new(), speaks_on: Vec::new() };
+    let model = Model::start(script).await?;
+    let front = Front::start(&model.url(), &authority).await?;
+    let model_keys = format!("model = {{ url = \"{}\", key = \"key-of-the-vendor\" }}", front.url());
+    let options = TestOptions { route: format!("{}\n{model_keys}", files.agent_tls()), ..TestOptions::default() };
+    let service = TestService::start_with("openai-realtime:gpt-realtime", options).await?;
+    let call = service.call(caller()).await?;
+    front.wait_for_admitted(1).await?;
+    model.wait_for_session().await?.wait_for_tone(CALLER_HZ).await?;
+    assert_eq!(objections(&call), [], "{}", call.seen());
     Ok(())
 }
 
@@ -202,7 +223,7 @@ async fn a_reload_reads_the_files_again_and_wrong_ones_change_nothing() -> anyho
     files.write(&authority)?;
     let meta = Meta::start(MetaOptions::default()).await?;
     let agent = Agent::start(agent()).await?;
-    let front = Front::start(&agent, &authority).await?;
+    let front = Front::start(&agent.url(), &authority).await?;
     let mut program = Program::start(&folder, &meta, &agent, TestOptions::default()).await?;
     let behind_tls = format!("\"{}\"\n{}", front.url(), files.agent_tls());
     program.rewrite_config(|text| text.replace(&format!("\"{}\"", agent.url()), &behind_tls))?;

@@ -405,6 +405,42 @@ async fn a_model_hands_its_caller_over_to_the_agent_of_a_route() -> anyhow::Resu
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_dialled_again_knows_it_and_does_not_greet_the_caller_twice() -> anyhow::Result<()> {
+    for (vendor, agent) in [
+        (Vendor::OpenAi, "openai-realtime:gpt-realtime"),
+        (Vendor::ElevenLabs, "elevenlabs:a"),
+        (Vendor::Deepgram, "deepgram-agent:m"),
+    ] {
+        let greeting = sound::tone(AGENT_HZ, RATE, 1000);
+        let model = Model::start(ModelScript { greeting, ..script(vendor) }).await?;
+        let keys =
+            format!("url = \"{}\", key = \"{KEY}\", greeting = \"Hello\", instructions = \"Be brief\"", model.url());
+        let options = TestOptions { route: format!("model = {{ {keys} }}"), ..TestOptions::default() };
+        let mut service = TestService::start_with(agent, options).await?;
+        let call = service.call(caller()).await?;
+        let first = model.wait_for_session().await?;
+        until_caller_hears(&call, &[AGENT_HZ]).await?;
+        first.wait_for_tone(CALLER_HZ).await?;
+        first.close(1011).await;
+        let lost = service.event("call.agent_lost").await?.data;
+        assert_eq!(lost["redialling"], true, "{vendor:?}: {lost}");
+        service.event("call.agent_rejoined").await?;
+        let second = model.wait_for_session_number(1).await?;
+        second.wait_for_tone(CALLER_HZ).await?;
+        second.say(&sound::tone(SECOND_AGENT_HZ, RATE, 2000)).await;
+        let greeted_ms = tone_ms(&call, AGENT_HZ)?;
+        until_caller_hears(&call, &[SECOND_AGENT_HZ]).await?;
+        assert_eq!(tone_ms(&call, AGENT_HZ)?, greeted_ms, "{vendor:?}");
+        let [before, after] = [first, second].map(|session| json!(session.messages()).to_string());
+        let is_told = |messages: &str| messages.contains("Do not greet the caller again");
+        assert_eq!((is_told(&before), is_told(&after)), (false, true), "{vendor:?}: {after}");
+        assert!(after.contains("Be brief"), "{vendor:?}: {after}");
+        assert_eq!(objections(&call), [], "{vendor:?}: {}", call.seen());
+    }
+    Ok(())
+}
+
 fn script(vendor: Vendor) -> ModelScript {
     ModelScript { vendor, key: KEY.to_owned(), greeting: Vec::new(), speaks_on: Vec::new() }
 }

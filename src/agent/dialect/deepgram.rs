@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::open_calls::OpenCalls;
 use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, error_code, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
-use crate::agent::notice::Notice;
+use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 
 const RATE_HZ: u32 = 24_000;
@@ -32,11 +32,11 @@ impl DeepgramAgent {
     }
 
     /// The model thinks with `PROVIDER/MODEL`, or with one of OpenAI's.
-    fn settings(&self) -> Value {
+    fn settings(&self, start: &Start) -> Value {
         let (provider, model) = self.options.name.split_once('/').unwrap_or(("open_ai", &self.options.name));
         let mut think = json!({"provider": {"type": provider, "model": model}});
-        if let Some(instructions) = &self.options.instructions {
-            think["prompt"] = instructions.as_str().into();
+        if let Some(instructions) = self.options.instructions_for(start) {
+            think["prompt"] = instructions.into();
         }
         let functions = self.options.tools.functions().into_iter().map(|function| {
             json!({"name": function.name, "description": function.description, "parameters": function.parameters})
@@ -51,8 +51,8 @@ impl DeepgramAgent {
             "think": think,
             "speak": {"provider": {"type": "deepgram", "model": voice}},
         });
-        if let Some(greeting) = &self.options.greeting {
-            agent["greeting"] = greeting.as_str().into();
+        if let Some(greeting) = self.options.greeting_for(start) {
+            agent["greeting"] = greeting.into();
         }
         json!({
             "type": "Settings",
@@ -119,7 +119,7 @@ impl Dialect for DeepgramAgent {
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
         match notice {
-            Notice::Start(_) => outbox.push(json_message(&self.settings())),
+            Notice::Start(start) => outbox.push(json_message(&self.settings(start))),
             Notice::Dtmf { digit: Some(digit), .. } if self.is_ready => {
                 let content = format!("The caller pressed the key {digit}.");
                 outbox.push(json_message(&json!({"type": "InjectUserMessage", "content": content})));

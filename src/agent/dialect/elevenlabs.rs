@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::intake::Intake;
-use crate::agent::model::{FunctionResult, ModelOptions};
+use crate::agent::model::{FunctionResult, ModelOptions, RESUMED};
 use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 
@@ -58,8 +58,9 @@ impl ElevenLabs {
         if let Some(instructions) = &self.options.instructions {
             overrides["agent"]["prompt"]["prompt"] = instructions.as_str().into();
         }
-        if let Some(greeting) = &self.options.greeting {
-            overrides["agent"]["first_message"] = greeting.as_str().into();
+        if self.options.greeting.is_some() {
+            // Empty, it says none, not even that of its own set-up.
+            overrides["agent"]["first_message"] = self.options.greeting_for(start).unwrap_or_default().into();
         }
         if let Some(voice) = &self.options.voice {
             overrides["tts"]["voice_id"] = voice.as_str().into();
@@ -138,7 +139,13 @@ impl Dialect for ElevenLabs {
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
         match notice {
-            Notice::Start(start) => outbox.push(json_message(&self.initiation(start))),
+            Notice::Start(start) => {
+                outbox.push(json_message(&self.initiation(start)));
+                // Instructions would take the place of its own.
+                if start.resume.is_some() {
+                    outbox.push(json_message(&json!({"type": "contextual_update", "text": RESUMED})));
+                }
+            }
             Notice::Dtmf { digit: Some(digit), .. } => {
                 let text = format!("The caller pressed the key {digit}.");
                 outbox.push(json_message(&json!({"type": "contextual_update", "text": text})));

@@ -13,7 +13,7 @@ use super::open_calls::OpenCalls;
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
-use crate::agent::notice::Notice;
+use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use crate::call::usage::Tokens;
 
@@ -27,8 +27,8 @@ pub(in crate::agent) type SessionHandle = Rc<RefCell<Option<String>>>;
 pub(in crate::agent) struct GeminiLive {
     options: ModelOptions,
     session: SessionHandle,
-    /// The session began on another connection.
-    is_resumed: bool,
+    /// Asked for once the session is set up.
+    greeting: Option<String>,
     /// Nothing but `setup` may come before it.
     is_ready: bool,
     open_calls: OpenCalls,
@@ -41,13 +41,17 @@ pub(in crate::agent) struct GeminiLive {
 impl GeminiLive {
     pub fn new(options: ModelOptions, session: SessionHandle) -> Self {
         let open_calls = OpenCalls::default();
-        Self { options, session, is_resumed: false, is_ready: false, open_calls, is_speaking: false, goes_away: false }
+        Self { options, session, greeting: None, is_ready: false, open_calls, is_speaking: false, goes_away: false }
     }
 
-    fn setup(&mut self) -> Value {
+    fn setup(&mut self, start: &Start) -> Value {
         // A session that cannot be resumed is not tried again.
         let handle = self.session.take();
-        self.is_resumed = handle.is_some();
+        let (instructions, greeting) = match &handle {
+            Some(_) => (self.options.instructions.clone(), None),
+            None => (self.options.instructions_for(start), self.options.greeting_for(start)),
+        };
+        self.greeting = greeting.map(str::to_owned);
         let mut setup = json!({
             "model": format!("models/{}", self.options.name),
             "generationConfig": {"responseModalities": ["AUDIO"]},
@@ -59,7 +63,7 @@ impl GeminiLive {
             let voice = json!({"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": voice}}});
             setup["generationConfig"]["speechConfig"] = voice;
         }
-        if let Some(instructions) = &self.options.instructions {
+        if let Some(instructions) = instructions {
             setup["systemInstruction"] = json!({"parts": [{"text": instructions}]});
         }
         let functions = self.options.tools.functions().into_iter().map(|function| {
@@ -81,7 +85,7 @@ impl GeminiLive {
         if message.setup_complete.is_some() {
             self.is_ready = true;
             inbox.push(FromAgent::Ready { format: None, events: false });
-            if let Some(greeting) = self.options.greeting.as_ref().filter(|_| !self.is_resumed) {
+            if let Some(greeting) = self.greeting.take() {
                 // As a turn of `clientContent`, some models refuse it.
                 inbox.push(FromAgent::Reply(json_message(&json!({"realtimeInput": {"text": greeting}}))));
             }
@@ -144,7 +148,7 @@ impl Dialect for GeminiLive {
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
         match notice {
-            Notice::Start(_) => outbox.push(json_message(&self.setup())),
+            Notice::Start(start) => outbox.push(json_message(&self.setup(start))),
             Notice::Dtmf { digit: Some(digit), .. } if self.is_ready => {
                 let text = format!("(The caller pressed the key {digit}.)");
                 outbox.push(json_message(&json!({"realtimeInput": {"text": text}})));
@@ -296,7 +300,7 @@ struct FunctionCall {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{read, started, texts, told};
+    use super::super::testing::{read, resumed, started, texts, told};
     use super::*;
     use crate::agent::model::{ModelVendor, Tools};
     use crate::call::command::CommandResult;
@@ -362,6 +366,16 @@ mod tests {
         assert!(matches!(&read(&mut model, complete).unwrap()[..], [FromAgent::LostWhenHeard(_)]));
         assert_eq!(read(&mut model, r#"{"serverContent":{"turnComplete":true}}"#), Ok(vec![]), "once is enough");
         assert!(matches!(&read(&mut model, r#"{"goAway":{}}"#).unwrap()[..], [FromAgent::LostWhenHeard(_)]));
+    }
+
+    #[test]
+    fn a_session_that_cannot_go_on_is_followed_by_one_that_does_not_greet_either() {
+        let mut options = ModelOptions::parse(ModelVendor::GeminiLive, "gemini-live").unwrap();
+        options.greeting = Some("Greet the caller.".into());
+        let mut model = GeminiLive::new(options, SessionHandle::default());
+        let told = resumed(&mut model)[0]["setup"]["systemInstruction"]["parts"][0]["text"].to_string();
+        assert!(told.contains("Do not greet the caller again"), "{told}");
+        assert_eq!(read(&mut model, r#"{"setupComplete":{}}"#).unwrap().len(), 1, "it is ready, and says nothing");
     }
 
     #[test]

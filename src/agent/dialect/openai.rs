@@ -17,13 +17,13 @@ use tokio_tungstenite::tungstenite::Message;
 use super::payload::Payload;
 use super::{Dialect, FromAgent, Goodbye, Incoming, Joins, json_message, parsed};
 use crate::agent::model::{FunctionResult, ModelOptions};
-use crate::agent::notice::Notice;
+use crate::agent::notice::{Notice, Start};
 use crate::agent::{Encoding, SoundFormat};
 use message::{FromModel, Item, ItemKind, ModelError, tokens};
 
 /// Of PCM at 24 kHz.
 const BYTES_PER_MS: u64 = 48;
-/// Spoken items that may be partly unheard: two minutes of queue have no more.
+/// Spoken items that may be partly unheard: ten minutes of queue hardly have more.
 const MAX_ITEMS: usize = 256;
 
 /// Calls of functions that are remembered: each is announced twice.
@@ -32,6 +32,8 @@ const MAX_CALLS: usize = 64;
 /// The translator of one session.
 pub(in crate::agent) struct OpenAiRealtime {
     options: ModelOptions,
+    /// A session before this one was lost in the same call.
+    is_resumed: bool,
     /// Of all sound that the model sent.
     sent_bytes: u64,
     /// What was said since the last clear: the id of each item and where its sound begins, in bytes.
@@ -67,10 +69,10 @@ impl Turn {
 impl OpenAiRealtime {
     pub fn new(options: ModelOptions) -> Self {
         let (items, called) = (Vec::new(), VecDeque::new());
-        Self { options, sent_bytes: 0, items, interrupted: None, called, turn: Turn::default() }
+        Self { options, is_resumed: false, sent_bytes: 0, items, interrupted: None, called, turn: Turn::default() }
     }
 
-    fn session(&self) -> Value {
+    fn session(&self, start: &Start) -> Value {
         let tools: Vec<Value> = self
             .options
             .tools
@@ -94,8 +96,8 @@ impl OpenAiRealtime {
             "audio": {"input": {"format": format, "turn_detection": {"type": "server_vad"}}, "output": output},
             "tools": tools,
         });
-        if let Some(instructions) = &self.options.instructions {
-            session["instructions"] = instructions.as_str().into();
+        if let Some(instructions) = self.options.instructions_for(start) {
+            session["instructions"] = instructions.into();
         }
         json!({"type": "session.update", "session": session})
     }
@@ -131,7 +133,7 @@ impl OpenAiRealtime {
 
     /// The greeting takes the place of the instructions for one response, so that it needs them too.
     fn greeting(&self) -> Option<Value> {
-        let greeting = self.options.greeting.as_ref()?;
+        let greeting = self.options.greeting.as_ref().filter(|_| !self.is_resumed)?;
         let instructions = self.options.instructions.iter().chain([greeting]).map(String::as_str);
         let instructions = instructions.collect::<Vec<_>>().join("\n\n");
         Some(json!({"type": "response.create", "response": {"instructions": instructions}}))
@@ -233,7 +235,10 @@ impl Dialect for OpenAiRealtime {
 
     fn write_notice(&mut self, notice: &Notice, outbox: &mut Vec<Message>) {
         match notice {
-            Notice::Start(_) => outbox.push(json_message(&self.session())),
+            Notice::Start(start) => {
+                self.is_resumed = start.resume.is_some();
+                outbox.push(json_message(&self.session(start)));
+            }
             Notice::Dtmf { digit: Some(digit), .. } if self.turn.is_ready => {
                 let text = format!("The caller pressed the key {digit}.");
                 let item =

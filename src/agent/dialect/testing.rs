@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use patchcord_media::opus::SampleRate;
+use patchcord_media::source::Cleared;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Dialect, FromAgent, Incoming};
-use crate::agent::notice::{Notice, Start};
+use crate::agent::notice::{Notice, Resume, Start};
 use crate::agent::{Encoding, SoundFormat};
+use crate::call::agent_failure::AgentFailureKind;
 use crate::call::description::{BusinessNumber, CallDescription, WhatsAppUser};
 use crate::call::event::CallId;
 
@@ -33,9 +35,21 @@ pub(super) fn start(dialect: &dyn Dialect) -> Start {
 /// The messages that announce the call.
 pub(super) fn started(dialect: &mut dyn Dialect) -> Vec<Value> {
     let start = start(dialect);
-    let mut outbox = Vec::new();
-    dialect.write_notice(&Notice::Start(Box::new(start)), &mut outbox);
-    texts(&outbox)
+    told(dialect, &Notice::Start(Box::new(start)))
+}
+
+/// The same on a connection that takes the place of a lost one.
+pub(super) fn resumed(dialect: &mut dyn Dialect) -> Vec<Value> {
+    let resume = Resume {
+        stream_id: "stream_01m8eg3hz2fx0gg2carcwv9cp6".into(),
+        reason: AgentFailureKind::Disconnected,
+        away: Duration::from_millis(300),
+        cleared: Cleared::default(),
+        marks: Vec::new(),
+        sequence: None,
+    };
+    let start = Start { resume: Some(resume), ..start(dialect) };
+    told(dialect, &Notice::Start(Box::new(start)))
 }
 
 /// The messages to one notice.

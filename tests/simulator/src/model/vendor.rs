@@ -135,9 +135,12 @@ impl Vendor {
                 let event = json!({"conversation_id": "c1", "agent_output_audio_format": "pcm_24000", "user_input_audio_format": "pcm_24000"});
                 let metadata = json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": event});
                 let ping = json!({"type": "ping", "ping_event": {"event_id": 1, "ping_ms": 20}});
+                let is_told_not_to = message["conversation_config_override"]["agent"]["first_message"] == "";
+                let greeting: &[i16] = if is_told_not_to { &[] } else { greeting };
                 [vec![text(&metadata), text(&ping)], self.say("", greeting)].concat()
             }
             Self::Deepgram if message["type"] == "Settings" => {
+                let greeting: &[i16] = if message["agent"]["greeting"].is_string() { greeting } else { &[] };
                 [vec![text(&json!({"type": "SettingsApplied"}))], self.say("", greeting)].concat()
             }
             Self::OpenAi | Self::Gemini | Self::ElevenLabs | Self::Deepgram => Vec::new(),
