@@ -27,6 +27,8 @@ impl Conversation<'_> {
         // Used again for every message, so that a frame costs no allocation.
         let mut inbox = Vec::with_capacity(2);
         loop {
+            // Thousands of messages may be ready at once, and the worker's other calls wait.
+            tokio::task::consume_budget().await;
             let message = match stream.next().await {
                 None => return Ending::Lost(AgentFailureKind::Disconnected.because("the connection ended")),
                 Some(Err(error)) => return ending_of(&error),
