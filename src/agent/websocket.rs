@@ -5,6 +5,7 @@ mod options;
 pub(super) mod accepted;
 mod signature;
 mod connect;
+mod unbuffered;
 mod upgrade;
 mod conversation;
 mod ending;
@@ -19,7 +20,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use patchcord_media::opus::Profile;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use url::Url;
@@ -40,6 +40,7 @@ use heard::Past;
 pub use options::{REDIAL_FOR, WebSocketOptions};
 use redial::{Redial, Try};
 pub use signature::UpgradeSignature;
+use unbuffered::Unbuffered;
 
 /// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
@@ -47,7 +48,7 @@ const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;
 /// where there is nothing to read; and the default of 128 KiB would be most of a call's memory.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<MaybeTlsStream<Unbuffered>>;
 
 /// Makes the translator of one connection.
 pub(super) type Translate = Box<dyn Fn() -> Box<dyn Dialect>>;

@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::connect::{Connected, hold_little_unsent};
+use super::connect::Connected;
 use super::conversation::Conversation;
+use super::unbuffered::Unbuffered;
 use super::{Terms, open};
 use crate::agent::port::AgentPort;
 use crate::agent::{DialectName, SocketOptions, SoundFormat};
@@ -126,7 +127,7 @@ async fn arrival(
     let AppSocket { dialect, opening } = seat.await.map_err(|_| gone("the call waits for another socket"))?;
     let opened = opening.await.ok_or_else(|| gone("the connection ended before the WebSocket was open"))?;
     let stream = TcpStream::from_std(opened.stream).map_err(|error| AgentFailureKind::Disconnected.because(error))?;
-    hold_little_unsent(&stream);
-    let connected = Connected { stream: MaybeTlsStream::Plain(stream), received: opened.received.into() };
+    let connected =
+        Connected { stream: MaybeTlsStream::Plain(Unbuffered::new(stream)), received: opened.received.into() };
     Ok((dialect, connected, opened.place))
 }

@@ -15,18 +15,15 @@ use tokio_tungstenite::{MaybeTlsStream, tungstenite};
 use url::Url;
 
 use super::options::WebSocketOptions;
+use super::unbuffered::Unbuffered;
 use super::upgrade::{Refused, Upgrade};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::pulse::Standstills;
 use crate::telemetry::shown;
 
-/// A message is taken by the system as long as less than this is unsent. 20 ms of sound have from 30 bytes (Opus) on.
-#[cfg(target_os = "linux")]
-const UNSENT_AT_MOST_BYTES: u32 = 1;
-
 /// A connection whose server has agreed to speak WebSocket.
 pub(super) struct Connected {
-    pub stream: MaybeTlsStream<TcpStream>,
+    pub stream: MaybeTlsStream<Unbuffered>,
     /// What the server has sent after its response.
     pub received: Vec<u8>,
 }
@@ -109,21 +106,10 @@ async fn addresses_of(agent: &WebSocketOptions) -> io::Result<Vec<SocketAddr>> {
     Ok(lookup_host((host(&agent.url), port)).await?.collect())
 }
 
-async fn open(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+async fn open(addresses: &[SocketAddr]) -> io::Result<Unbuffered> {
     let stream = TcpStream::connect(addresses).await?;
     stream.set_nodelay(true)?;
-    hold_little_unsent(&stream);
-    Ok(stream)
-}
-
-/// The system queues no second message while one is unsent. What an agent does not take then waits with us, where sound that
-/// is too old is dropped, and not in a socket buffer of megabytes.
-pub(super) fn hold_little_unsent(stream: &TcpStream) {
-    // Without it, as on systems that do not have it, a slow agent hears the caller late.
-    #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_AT_MOST_BYTES);
-    #[cfg(not(target_os = "linux"))]
-    let _ = stream;
+    Ok(Unbuffered::new(stream))
 }
 
 /// Sends the request and reads the head of the response. Gives what came after it.
