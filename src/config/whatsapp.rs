@@ -48,7 +48,7 @@ pub struct Number {
     pub max_calls: Option<usize>,
     /// How many calls are placed from it.
     pub placing: PlacingLimits,
-    /// A name in [`Config::routes`].
+    /// A name in [`Config::routes`](super::Config::routes).
     pub route: String,
     /// Shown to agents and in logs.
     pub display_name: Option<String>,
