@@ -1,5 +1,6 @@
 //! `patchcord simulate`: a fake Meta and phones that stay up: a web page that is a phone, and calls placed with one request.
 
+mod agent_news;
 mod order;
 mod page;
 mod browser_order;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_news::AgentNews;
 use anyhow::Context;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -75,6 +77,7 @@ struct Simulation {
     free: Arc<Semaphore>,
     browser_calls: BrowserCalls,
     callees: Callees,
+    agent_news: Arc<AgentNews>,
     /// Whether the simulator stops.
     stopping: watch::Sender<bool>,
 }
@@ -95,10 +98,16 @@ fn read_dialect(name: &str) -> Result<DialectName, String> {
 }
 
 impl Simulation {
-    fn new(meta: Meta, output: PathBuf, target: Target) -> Arc<Self> {
+    fn new(meta: Meta, output: PathBuf, target: Target, app: Option<&App>) -> Arc<Self> {
         let free = Arc::new(Semaphore::new(CALLS_AT_ONCE));
         let (browser_calls, callees) = (BrowserCalls::default(), Callees::default());
-        Arc::new(Self { meta, output, target, free, browser_calls, callees, stopping: watch::Sender::new(false) })
+        let (agent_news, stopping) = (AgentNews::of(app), watch::Sender::new(false));
+        let simulation = Self { meta, output, target, free, browser_calls, callees, agent_news, stopping };
+        let simulation = Arc::new(simulation);
+        if let Some(app) = app {
+            tokio::spawn(agent_news::follow(app.events(), simulation.clone()));
+        }
+        simulation
     }
 }
 
@@ -115,7 +124,7 @@ pub async fn run(options: SimulateOptions) -> anyhow::Result<()> {
     };
     let service = Service::start(&meta, &target, &options.output).await?;
     greet(&meta, &target, &service, listener.local_addr()?);
-    let simulation = Simulation::new(meta, options.output, target);
+    let simulation = Simulation::new(meta, options.output, target, service.app.as_ref());
     serve(listener, simulation).await?;
     service.stop().await;
     Ok(())

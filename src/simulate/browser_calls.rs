@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::agent_news::Deed;
 use super::browser_order::{BrowserOrder, check_sdp};
 use super::{CALLS_AT_ONCE, Simulation, event};
 use crate::http::error::ApiError;
@@ -86,6 +87,13 @@ impl BrowserCalls {
     pub(super) fn find(&self, id: &str) -> Result<Entry, ApiError> {
         let found = self.lock().iter().find(|entry| entry.id == id).cloned();
         found.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "call_not_found", "there is no call with this id"))
+    }
+
+    /// The page of the call sees what its agent did.
+    pub(super) fn note_agent(&self, deed: &Deed) {
+        if let Some(entry) = self.lock().iter().find(|entry| entry.call.wacid() == deed.wacid) {
+            entry.call.note_agent(&deed.text);
+        }
     }
 
     /// The simulator stops: every call ends, and with it the streams of events.

@@ -168,10 +168,11 @@ async fn wait(simulation: Arc<Simulation>, callee: Callee, order: CalleeOrder, r
             let _ = call.decline().await;
             continue;
         };
-        let report = match order.take(&call).await.and_then(|()| report(&call, &simulation.output)) {
-            Ok(report) => report,
-            Err(error) => json!({ "error": format!("{error:#}") }),
-        };
+        let report =
+            match order.take(&call).await.and_then(|()| report(&call, &simulation.output, &simulation.agent_news)) {
+                Ok(report) => report,
+                Err(error) => json!({ "error": format!("{error:#}") }),
+            };
         let mut reports = reports.lock().unwrap_or_else(PoisonError::into_inner);
         if reports.len() >= REPORTS {
             reports.pop_front();

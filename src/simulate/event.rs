@@ -1,4 +1,5 @@
-//! What happens in a call, as a server-sent event: `answer`, `stage`, `webhook`, `graph`, `objection`, `ended`.
+//! What happens in a call, as a server-sent event: `answer`, `stage`, `webhook`, `graph`, `objection`,
+//! `agent`, `ended`.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub(super) fn of(event: &TraceEvent) -> Event {
         TraceEvent::Webhook(webhook) => ("webhook", text(&WebhookEvent::of(webhook))),
         TraceEvent::Graph(graph) => ("graph", text(&GraphEvent::of(graph))),
         TraceEvent::Objection { at, text } => ("objection", json!({ "at_ms": ms(*at), "text": text }).to_string()),
+        TraceEvent::Agent { at, text } => ("agent", json!({ "at_ms": ms(*at), "text": text }).to_string()),
         TraceEvent::Ended { by } => ("ended", json!({ "by": by.name() }).to_string()),
     };
     Event::default().event(name).data(data)

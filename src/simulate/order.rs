@@ -15,6 +15,7 @@ use patchcord_simulator::speech::Speech;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::agent_news::AgentNews;
 use super::{CALLS_AT_ONCE, Simulation, draw_seed};
 
 /// The longest call that one request may ask for, in seconds.
@@ -162,11 +163,12 @@ impl Simulation {
                 call.hang_up().await?;
             }
         }
-        report(&call, &self.output)
+        report(&call, &self.output, &self.agent_news)
     }
 }
 
-pub(super) fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
+/// What became of a call.
+pub(super) fn report(call: &Call, folder: &Path, agent_news: &AgentNews) -> anyhow::Result<Value> {
     let heard = call.heard()?;
     let file = folder.join(format!("caller-heard-{}.wav", call.seed()));
     std::fs::write(&file, sound::write_wav(16_000, &heard)?).with_context(|| file.display().to_string())?;
@@ -183,5 +185,6 @@ pub(super) fn report(call: &Call, folder: &Path) -> anyhow::Result<Value> {
         "heard_seconds": heard.len() as f64 / 16_000.0,
         "heard_file": file,
         "objections": objections,
+        "agent_failures": agent_news.failures(call.wacid()),
     }))
 }

@@ -13,9 +13,14 @@ use crate::store::tests::Folder;
 
 /// The simulator's door, and its fake Meta's URL for webhooks still to be set.
 async fn door(meta: Meta, output: PathBuf) -> anyhow::Result<String> {
+    door_of(meta, output, None).await
+}
+
+/// The same beside a service.
+async fn door_of(meta: Meta, output: PathBuf, app: Option<&App>) -> anyhow::Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let simulation = Simulation::new(meta, output, Target::Echo);
+    let simulation = Simulation::new(meta, output, Target::Echo, app);
     tokio::spawn(axum::serve(listener, router(simulation)).into_future());
     Ok(format!("http://{address}/calls"))
 }
@@ -77,7 +82,7 @@ async fn a_call_is_reported_in_words() -> anyhow::Result<()> {
     let agent = Agent::start(AgentOptions { greeting: sound::agent_clip(), ..AgentOptions::default() }).await?;
     let app = App::start(local_config(&meta, &LocalAgent::native(&agent.url()), folder.path())?).await?;
     meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
-    let door = door(meta, folder.path().to_owned()).await?;
+    let door = door_of(meta, folder.path().to_owned(), Some(&app)).await?;
     let (status, said) = post_to(&door, r#"{"seconds": 1, "digits": "5"}"#).await?;
     assert_eq!(status, 200, "{said}");
     let report: Value = serde_json::from_str(&said)?;
@@ -86,6 +91,29 @@ async fn a_call_is_reported_in_words() -> anyhow::Result<()> {
         assert!(report["stages_ms"][stage].is_u64(), "{stage}: {report}");
     }
     assert_eq!(report["stages_ms"].as_object().map(serde_json::Map::len), Some(6), "{report}");
+    assert_eq!(report["agent_failures"], json!([]), "{report}");
+    app.stop(std::future::ready(())).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_says_why_there_was_no_agent() -> anyhow::Result<()> {
+    let folder = Folder::new();
+    let meta = Meta::start(MetaOptions::default()).await?;
+    // It takes connections and ends them.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let url = format!("ws://{}/call", listener.local_addr()?);
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let app = App::start(local_config(&meta, &LocalAgent::native(&url), folder.path())?).await?;
+    meta.set_webhook_url(format!("http://{}/webhooks/whatsapp", app.address));
+    let door = door_of(meta, folder.path().to_owned(), Some(&app)).await?;
+    let (status, said) = post_to(&door, r#"{"seconds": 30}"#).await?;
+    assert_eq!(status, 200, "{said}");
+    let report: Value = serde_json::from_str(&said)?;
+    assert_eq!(report["ended_by"], "terminated", "{report}");
+    let failures = report["agent_failures"].as_array().cloned().unwrap_or_default();
+    let [failure] = failures.as_slice() else { anyhow::bail!("one failure: {report}") };
+    assert!(failure.as_str().is_some_and(|failure| failure.starts_with("refused: ")), "{report}");
     app.stop(std::future::ready(())).await;
     Ok(())
 }

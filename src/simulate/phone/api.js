@@ -43,7 +43,7 @@ export function phone({ number, name, relay }, { onRing, onReachable }) {
   return () => source.close();
 }
 
-const KINDS = ["answer", "stage", "webhook", "graph", "objection", "ended"];
+const KINDS = ["answer", "stage", "webhook", "graph", "objection", "agent", "ended"];
 
 /** Reads the events of a call. The simulator hangs up when the stream closes, so it is never opened twice. */
 export function events(call, { onEvent, onClosed }) {

@@ -185,6 +185,9 @@ class PhonePage {
       case "objection":
         this.#timeline.objection(data);
         break;
+      case "agent":
+        this.#timeline.agent(data);
+        break;
       case "phone":
         this.#timeline.phone(data);
         this.#timeline.stage(data.name, data.at_ms);

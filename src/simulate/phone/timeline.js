@@ -17,6 +17,7 @@ const LANES = {
   webhook: "Meta → service",
   graph: "Service → Meta",
   phone: "Phone",
+  agent: "Agent",
   objection: "Objection",
 };
 
@@ -71,6 +72,11 @@ export class Timeline {
     if (Object.keys(rest).length > 0) parts.push(["Detail", rest]);
     if (sdp !== undefined) parts.push(["SDP, line by line", lines(sdp)]);
     this.#add("phone", { at_ms, title }, parts);
+  }
+
+  agent({ at_ms, text }) {
+    this.#record.push({ kind: "agent", at_ms, text });
+    this.#add("agent", { at_ms, title: text }, []);
   }
 
   objection({ at_ms, text }) {

@@ -32,7 +32,7 @@ impl Simulator {
         let service = Service::start(&meta, &Target::Echo, folder.path()).await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = format!("http://{}", listener.local_addr()?);
-        let simulation = Simulation::new(meta, folder.path().to_owned(), Target::Echo);
+        let simulation = Simulation::new(meta, folder.path().to_owned(), Target::Echo, None);
         tokio::spawn(axum::serve(listener, router(simulation.clone())).into_future());
         let http = reqwest::Client::builder().no_proxy().build()?;
         Ok(Self { address, http, simulation, service, _folder: folder })

@@ -94,6 +94,18 @@ impl BrowserCall {
         self.live.record.seed
     }
 
+    /// Meta's id of the call.
+    #[must_use]
+    pub fn wacid(&self) -> &str {
+        &self.live.record.parties.wacid
+    }
+
+    /// The agent did something, in words; Meta sees nothing of it.
+    pub fn note_agent(&self, text: &str) {
+        let at = self.live.record.since_placed(now());
+        self.trace().push(TraceEvent::Agent { at, text: text.to_owned() });
+    }
+
     /// What happened so far, and what happens next.
     #[must_use]
     pub fn trace(&self) -> &Trace {

@@ -38,6 +38,13 @@ pub enum TraceEvent {
         /// In words.
         text: String,
     },
+    /// The agent joined, left or failed.
+    Agent {
+        /// When.
+        at: Duration,
+        /// In words.
+        text: String,
+    },
     /// The call is over; only webhooks follow.
     Ended {
         /// Whose word ended it.
