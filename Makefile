@@ -53,7 +53,7 @@ interop-callers: tools ## callers on other WebRTC stacks: libwebrtc in Node, wer
 interop-sip: tools ## foreign phones: SIPp, baresip and Kamailio, from Debian's packages, and JsSIP in Chromium
 	@./tests/interop/sip/run.sh
 
-interop-agents: tools ## clients of other platforms are the agents: Pipecat, OpenAI's Agents SDK, jambonz, Plivo, Asterisk's, Twilio's SDKs; vendors' types check models
+interop-agents: tools ## clients of other platforms are the agents: Pipecat, OpenAI's Agents SDK, jambonz, Plivo, Vonage's, Asterisk's, Twilio's SDKs; vendors' types check models
 	@./tests/interop/agents/run.sh
 	@./tests/interop/twilio/run.sh
 

@@ -24,6 +24,7 @@ pub mod descriptors;
 mod udp_socket;
 pub mod agent;
 pub mod twilio;
+pub mod vonage;
 pub mod browser;
 pub mod sip;
 pub mod queue;

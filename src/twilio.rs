@@ -7,6 +7,8 @@ mod reader;
 pub mod interpreter;
 pub mod status;
 
+pub(crate) use reader::shown;
+
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +23,7 @@ use url::Url;
 
 use crate::call::description::CallDescription;
 use crate::call::event::CallId;
+use crate::vonage;
 use crate::whatsapp::PhoneNumberId;
 
 /// The version in paths and requests; Twilio has had no other since 2010.
@@ -63,6 +66,50 @@ pub enum Source {
     Url(Url, Method),
     /// It was given with the request that began it.
     Document(String),
+}
+
+/// In which of two notations an app writes its documents, and by whose rules it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notation {
+    /// Twilio's.
+    #[default]
+    Twiml,
+    /// Vonage's.
+    Ncco,
+}
+
+impl Notation {
+    /// The scheme of such an app in the configuration.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Twiml => "twiml",
+            Self::Ncco => "ncco",
+        }
+    }
+
+    /// What plays a file.
+    pub fn play(self) -> &'static str {
+        match self {
+            Self::Twiml => "<Play>",
+            Self::Ncco => "stream",
+        }
+    }
+
+    /// What speaks a text.
+    pub fn say(self) -> &'static str {
+        match self {
+            Self::Twiml => "<Say>",
+            Self::Ncco => "talk",
+        }
+    }
+
+    /// Reads a document.
+    pub fn parse(self, document: &str) -> Result<Vec<twiml::Verb>, twiml::TwimlError> {
+        match self {
+            Self::Twiml => twiml::parse(document),
+            Self::Ncco => vonage::parse(document),
+        }
+    }
 }
 
 /// How an app is asked.

@@ -1,19 +1,25 @@
-//! TwiML of an app: it is read or refused, and a call whose app answers nothing else comes to an end.
+//! TwiML or an NCCO of an app: it is read or refused, and a call whose app answers nothing else comes to an end.
 #![no_main]
 
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use patchcord::twilio::interpreter::{Action, DialStatus, Input, Interpreter};
-use patchcord::twilio::{Method, Source, twiml};
+use patchcord::twilio::{Method, Notation, Source};
 
 fuzz_target!(|document: &str| {
-    if let Ok(verbs) = twiml::parse(document) {
-        assert!(verbs.len() <= 500);
+    for notation in [Notation::Twiml, Notation::Ncco] {
+        if let Ok(verbs) = notation.parse(document) {
+            assert!(verbs.len() <= 500);
+        }
+        ends(notation, document);
     }
+});
+
+fn ends(notation: Notation, document: &str) {
     let mut now = Instant::now();
     let url = "https://app.example.com/voice".parse().unwrap();
-    let mut call = Interpreter::new(Source::Url(url, Method::Post), None, false, now);
+    let mut call = Interpreter::new(Source::Url(url, Method::Post), None, false, now).reading(notation);
     // At most a thousand documents of at most five hundred verbs; the fuzzer's time is for shorter ones.
     for _ in 0..10_000 {
         let Some(action) = call.poll_action() else {
@@ -37,4 +43,4 @@ fuzz_target!(|document: &str| {
         };
         call.handle(input, now);
     }
-});
+}

@@ -13,6 +13,7 @@ use crate::call::AttemptKind;
 use crate::queue::{AgentName, QueueName};
 use crate::routes::Route;
 use crate::sip::{SipUri, TrunkNumber};
+use crate::twilio::Notation;
 
 /// The most addresses of one agent.
 const MAX_INSTANCES: usize = 16;
@@ -30,7 +31,7 @@ pub enum AgentTarget {
     Browser(BrowserId),
     /// An agent behind an HTTP endpoint that answers our WebRTC offer.
     Offer(OfferOptions),
-    /// An app that says in TwiML what happens to the call.
+    /// An app that says in TwiML, or in an NCCO, what happens to the call.
     Twiml(TwimlOptions),
     /// A speech model without an app.
     Model(ModelOptions),
@@ -57,10 +58,10 @@ pub enum AgentTarget {
 
 impl AgentTarget {
     /// The forms that [`parse`](Self::parse) takes, as advice.
-    pub const FORMS: &str = "give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
+    pub const FORMS: &str = "give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, ncco:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME";
 
-    /// Reads `ws://…`, `wss://…`, `app`, `audiosocket://…`, `offer:https://…`, `twiml:https://…`, `openai-realtime:MODEL` and the like
-    /// ([`ModelVendor`]), `sip:…`, `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
+    /// Reads `ws://…`, `wss://…`, `app`, `audiosocket://…`, `offer:https://…`, `twiml:https://…`, `ncco:https://…`,
+    /// `openai-realtime:MODEL` and the like ([`ModelVendor`]), `sip:…`, `sip-user:NAME`, `sip-trunk:NAME/NUMBER`, `queue:NAME` (or `browser:NAME`), `agent:NAME`,
     /// `prompt:NAME` or `prompt:NAME,NAME`. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text == "app" {
@@ -74,7 +75,8 @@ impl AgentTarget {
             "ws" | "wss" => WebSocketOptions::parse(text).map(Self::WebSocket),
             "audiosocket" => AudioSocketOptions::parse(text).map(Self::AudioSocket),
             "offer" => OfferOptions::parse(rest).map(Self::Offer),
-            "twiml" => TwimlOptions::parse(rest).map(Self::Twiml),
+            "twiml" => TwimlOptions::parse(Notation::Twiml, rest).map(Self::Twiml),
+            "ncco" => TwimlOptions::parse(Notation::Ncco, rest).map(Self::Twiml),
             "prompt" => {
                 let names = rest.split(',').map(|name| prompt_name(name.trim())).collect::<Result<_, _>>()?;
                 Ok(Self::Prompts { names, repeat: false })
@@ -141,7 +143,7 @@ impl AgentTarget {
             Self::AudioSocket(_) => "audiosocket",
             Self::Browser(_) => "browser",
             Self::Offer(_) => "offer",
-            Self::Twiml(_) => "twiml",
+            Self::Twiml(app) => app.notation.scheme(),
             Self::Model(_) => "model",
             Self::Sip(_) => "sip",
             Self::SipUser(_) => "sip_user",

@@ -1,4 +1,5 @@
-//! An app that says in TwiML what happens to a call: its task asks the app for documents and carries them out.
+//! An app that says in TwiML, or in Vonage's NCCOs, what happens to a call: its task asks the app for documents and carries
+//! them out.
 //!
 //! The [`Interpreter`] decides; here are the requests, the sounds, the app's media stream and the people it dials. Somebody
 //! dialled is a participant, so that the app has the caller back when they part.
@@ -33,9 +34,9 @@ use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::command::{CourseCommand, Reject};
 use crate::call::event::CallEvent;
 use crate::clock;
-use crate::twilio::Account;
 use crate::twilio::interpreter::{Action, Input, Interpreter, Keys};
 use crate::twilio::twiml::RejectReason;
+use crate::twilio::{Account, Notation};
 use dial::Leg;
 pub use options::{Home, TwimlOptions};
 use sounds::Sounds;
@@ -44,17 +45,19 @@ use stream::{OpenStream, StreamReport};
 
 /// Carries out the app's documents until the call or the app has enough.
 pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: SocketOptions) {
-    let Some(account) = options.settings.get().twilio.clone() else {
+    let account = options.settings.get().twilio.clone();
+    if account.is_none() && agent.notation == Notation::Twiml {
         return port.failed(AgentFailureKind::NotConfigured.because("the configuration has no [twilio] section"));
-    };
+    }
     if matches!(port.user(), PortUser::Participant(_)) {
-        let cause = "an app that answers TwiML has a caller to itself, and cannot be a participant";
+        let cause = "an app that answers TwiML or an NCCO has a caller to itself, and cannot be a participant";
         return port.failed(AgentFailureKind::NotConfigured.because(cause));
     }
     // Of those who are dialled.
     port.want_events();
     let (source, fallback) = (agent.source.clone(), agent.fallback.clone());
-    let interpreter = Interpreter::new(source, fallback, port.has_accepted_caller(), clock::now());
+    let interpreter =
+        Interpreter::new(source, fallback, port.has_accepted_caller(), clock::now()).reading(agent.notation);
     let context = Rc::new(Context { agent, account, port, options, legs: RefCell::default() });
     let (telling, waiting) = status::channel();
     let run = Run {
@@ -78,11 +81,19 @@ pub(super) async fn run(agent: TwimlOptions, port: Rc<AgentPort>, options: Socke
 /// What the parts of the task share.
 struct Context {
     agent: TwimlOptions,
-    account: Arc<Account>,
+    /// Its texts are spoken by it, whichever platform the app was written for.
+    account: Option<Arc<Account>>,
     port: Rc<AgentPort>,
     options: SocketOptions,
     /// Those whom the last `<Dial>` has called.
     legs: RefCell<Vec<Leg>>,
+}
+
+impl Context {
+    /// The account by which the app knows us; None for an app of Vonage's.
+    fn twilio(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref().filter(|_| self.agent.notation == Notation::Twiml)
+    }
 }
 
 /// What a request or preparation has come to.

@@ -20,6 +20,7 @@ use crate::agent::{
 };
 use crate::call::route::{AnswerWhen, BargeIn};
 use crate::routes::{AgentDefaults, DecisionWebhook, Route};
+use crate::twilio::Notation;
 
 /// Nobody listens to hold music for a lost agent longer than this.
 const LONGEST_REDIAL: Duration = Duration::from_secs(300);
@@ -65,7 +66,7 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
     let public_url =
         section.text("twilio_url", |text| Url::parse(text).map_err(|error| format!("give a URL: {error}")));
     let all = || agent.iter().chain(&fallback);
-    let is_app = |target: &AgentTarget| matches!(target, AgentTarget::Twiml(_));
+    let is_app = |target: &AgentTarget| matches!(target, AgentTarget::Twiml(app) if app.notation == Notation::Twiml);
     check_twilio_url(&section, public_url.as_ref(), all().any(is_app));
     if fallback_url.is_some() && !all().any(is_app) {
         section.note("twilio_fallback_url", None, "it is for an app that answers TwiML: agent = \"twiml:https://…\"");
@@ -87,9 +88,11 @@ pub(super) fn read(name: &str, mut section: Section<'_, '_>) -> Option<Route> {
             AgentTarget::Model(model) => model.redial_for = redial_for,
             AgentTarget::Trunk(number) => number.headers.clone_from(&sip_headers),
             AgentTarget::Twiml(app) => {
-                app.fallback.clone_from(&fallback_url);
                 app.redial_for = redial_for;
-                public_url.iter().for_each(|url| app.set_public(url.clone()));
+                if app.notation == Notation::Twiml {
+                    app.fallback.clone_from(&fallback_url);
+                    public_url.iter().for_each(|url| app.set_public(url.clone()));
+                }
             }
             AgentTarget::AudioSocket(agent) => {
                 // Most servers know nothing but the protocol's own 8 kHz.

@@ -488,8 +488,8 @@ fn every_wrong_value_is_one_line_that_says_what_is_right() {
     patchcord.toml: routes.reception.agent = "sip:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "sips:bot@example.com": sip.listen is not set: add [sip] with listen = ["udp:0.0.0.0:5060"]
     patchcord.toml: routes.reception.agent = "queue:support": there is no section [queues.support]
-    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
-    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "http://127.0.0.1:9000": give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, ncco:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent = "127.0.0.1": give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, ncco:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.reception.agent = "ws://bots.example.com/call?…": ws:// would carry the call's sound in the clear through the internet: use wss://
     patchcord.toml: routes.reception.agent = "wss://bots.example.com/call": a password in an address ends in logs: put it into headers.Authorization
     patchcord.toml: routes.reception.agent = "prompt:../secret": a prompt's name is 1 to 128 letters, digits, '.', '_' or '-', and starts with no '.'
@@ -606,7 +606,7 @@ fn all_problems_are_told_together() {
     "#;
     insta::assert_snapshot!(problems_of(text).unwrap(), @r#"
     patchcord.toml: http.lisen: there is no such key; did you mean http.listen?
-    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
+    patchcord.toml: routes.reception.agent: it is missing; give ws://, wss://, app, audiosocket://, offer:https://, twiml:https://, ncco:https://, openai-realtime:MODEL, sip:, sip-user:NAME, sip-trunk:NAME/NUMBER, queue:NAME, agent:NAME or prompt:NAME
     patchcord.toml: routes.front desk: a route's name has 1 to 64 letters, digits, '_' or '-'
     patchcord.toml: whatsapp.verify_token: it is missing; give the word that you enter beside the webhook's address in the app dashboard
     patchcord.toml: whatsapp.numbers[0].phone_number_id = "+1 202 555 0199": give the number's id from the app dashboard, in digits

@@ -4,7 +4,7 @@ use super::events::app_url;
 use super::read::Section;
 use crate::agent::AgentTarget;
 use crate::routes::Route;
-use crate::twilio::Account;
+use crate::twilio::{Account, Notation};
 use crate::whatsapp::PhoneNumberId;
 
 /// `None` without the section, and if something is wrong, which is noted then.
@@ -35,7 +35,8 @@ pub(super) fn read(is_given: bool, mut section: Section<'_, '_>) -> Option<Accou
 /// Notes each route whose agent needs the section, if it is missing.
 pub(super) fn check_routes<'r>(root: &Section<'_, '_>, routes: impl Iterator<Item = &'r Route>, is_given: bool) {
     for route in routes.filter(|_| !is_given) {
-        let is_app = |target: &&AgentTarget| matches!(target, AgentTarget::Twiml(_));
+        let is_app =
+            |target: &&AgentTarget| matches!(target, AgentTarget::Twiml(app) if app.notation == Notation::Twiml);
         if let Some(target) = route.targets.iter().find(is_app) {
             let advice = "such an app needs a section [twilio] with account_sid and auth_token";
             root.note(&format!("routes.{}.agent", route.name), Some(format!("\"{}\"", target.shown())), advice);

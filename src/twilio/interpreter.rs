@@ -12,8 +12,8 @@ use std::time::Instant;
 use url::Url;
 
 use super::status::Stage;
-use super::twiml::{self, Callback, Connect, Dial, Gather, Sound, Verb};
-use super::{Method, Source};
+use super::twiml::{Callback, Connect, Dial, Gather, Sound, Verb};
+use super::{Method, Notation, Source};
 use dialling::nearest;
 pub use words::{Action, DialStatus, Input, Keys, Request, Stream};
 
@@ -25,6 +25,7 @@ const MAX_DOCUMENTS: u32 = 1000;
 /// One call's TwiML.
 #[derive(Debug)]
 pub struct Interpreter {
+    notation: Notation,
     /// The URL of the document, to which others are relative.
     base: Option<Url>,
     /// Asked once, when the app fails.
@@ -93,6 +94,7 @@ impl Interpreter {
     /// Begins with the document of `source`. `is_accepted` is whether the caller hears us already.
     pub fn new(source: Source, fallback: Option<Url>, is_accepted: bool, now: Instant) -> Self {
         let mut interpreter = Self {
+            notation: Notation::Twiml,
             base: None,
             fallback,
             verbs: VecDeque::new(),
@@ -108,6 +110,12 @@ impl Interpreter {
             Source::Document(document) => interpreter.run(&document, now),
         }
         interpreter
+    }
+
+    /// Reads the documents of the app in this notation.
+    pub fn reading(mut self, notation: Notation) -> Self {
+        self.notation = notation;
+        self
     }
 
     /// Takes one input; what does not fit the state is late and ignored.
@@ -244,7 +252,7 @@ impl Interpreter {
     }
 
     fn run(&mut self, document: &str, now: Instant) {
-        match twiml::parse(document) {
+        match self.notation.parse(document) {
             Ok(verbs) => {
                 self.verbs = verbs.into();
                 self.proceed(now);

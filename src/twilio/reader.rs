@@ -142,6 +142,6 @@ fn plain(error: &quick_xml::Error) -> &'static str {
 }
 
 /// A name that the app has chosen, as it may stand in a log.
-pub(super) fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     name.chars().filter(|letter| letter.is_ascii_alphanumeric() || "-_:".contains(*letter)).take(32).collect()
 }

@@ -12,18 +12,19 @@ use thiserror::Error;
 use super::Method;
 use super::reader::{self, Element, shown};
 use super::status::Stages;
+use crate::vonage::Endpoint;
 
 /// Twilio takes no more from `<Say>` at once.
 const MAX_SAY_CHARS: usize = 4096;
 /// What `loop="0"` means, as long as Twilio keeps it up.
-const LOOP_MOST: u32 = 1000;
+pub(crate) const LOOP_MOST: u32 = 1000;
 const MAX_SECONDS: u64 = 24 * 60 * 60;
 /// They are all in memory before the first is heard.
 const MAX_GATHER_SOUNDS: usize = 32;
 /// As many people as a call has beside its agent.
 const MAX_CALLEES: usize = 8;
 /// As many parameters as the dialect's `start` may hold.
-const MAX_PARAMETERS: usize = 100;
+pub(crate) const MAX_PARAMETERS: usize = 100;
 
 /// Why a document cannot be run. The text holds nothing that the app wrote but names of verbs and attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -119,6 +120,8 @@ pub struct Connect {
     pub parameters: BTreeMap<String, String>,
     /// Asked after the stream, instead of the next verb.
     pub action: Option<Callback>,
+    /// How Vonage's protocol is spoken, in place of Twilio's.
+    pub vonage: Option<Box<Endpoint>>,
 }
 
 /// Somebody to be called.
@@ -168,7 +171,7 @@ pub enum RejectReason {
 }
 
 impl TwimlError {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 }
@@ -295,7 +298,7 @@ fn connect(element: &Element) -> Result<Connect, TwimlError> {
     }
     let name = stream.attribute("name").map(str::to_owned).filter(|name| !name.is_empty());
     let status_callback = callback(stream, "statusCallback", "statusCallbackMethod")?;
-    Ok(Connect { url, name, status_callback, parameters, action: action(element)? })
+    Ok(Connect { url, name, status_callback, parameters, action: action(element)?, vonage: None })
 }
 
 fn dial(element: &Element) -> Result<Dial, TwimlError> {

@@ -39,6 +39,7 @@ mod logs;
 mod media;
 mod media_sockets;
 mod models;
+mod ncco;
 mod numbers;
 mod offers;
 mod overload;

@@ -27,7 +27,7 @@ pub(in crate::agent) fn id_bytes_of(id: &str) -> [u8; 16] {
 }
 
 /// The same digits as a UUID.
-pub(super) fn uuid_of(id: &str) -> String {
+pub(in crate::agent) fn uuid_of(id: &str) -> String {
     let digits = digits_of(id);
     let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
     format!("{a}-{b}-{c}-{d}-{e}")

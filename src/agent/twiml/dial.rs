@@ -123,11 +123,12 @@ impl Context {
     fn fields_of_leg(&self, request: &Request) -> Option<Vec<(String, String)>> {
         let legs = self.legs.borrow();
         let leg = legs.get(request.callee?)?;
-        let from = Parties::of(&self.account.with_number(self.port.description())).from;
+        let account = self.twilio()?;
+        let from = Parties::of(&account.with_number(self.port.description())).from;
         let own = [
             ("CallSid", leg.call_sid.clone()),
             ("ParentCallSid", call_sid(self.port.call_id())),
-            ("AccountSid", self.account.sid.clone()),
+            ("AccountSid", account.sid.clone()),
             ("From", from.clone()),
             ("To", leg.called.clone()),
             ("Caller", from),
@@ -175,7 +176,7 @@ async fn target_of(context: &Context, callee: &Callee) -> Result<AgentTarget, St
         }
         Callee::Number(number) => {
             let advice = "set twilio.dial_number, such as \"sip-trunk:pbx/{number}\"";
-            let pattern = context.account.dial_number.as_ref();
+            let pattern = context.twilio().and_then(|account| account.dial_number.as_ref());
             let pattern =
                 pattern.ok_or_else(|| format!("<Dial> of a number needs a trunk or SIP address: {advice}"))?;
             let target = AgentTarget::parse(&pattern.replace("{number}", number));

@@ -9,11 +9,13 @@ use url::Url;
 
 use crate::address::is_nearby;
 use crate::agent::websocket::REDIAL_FOR;
-use crate::twilio::{Method, Source};
+use crate::twilio::{Method, Notation, Source};
 
-/// An app that says in TwiML what happens to a call.
+/// An app that says in TwiML, or in an NCCO, what happens to a call.
 #[derive(Clone, Debug)]
 pub struct TwimlOptions {
+    /// How its documents are written.
+    pub notation: Notation,
     /// The first document.
     pub source: Source,
     /// The app's own address; None for a document without one.
@@ -45,6 +47,7 @@ impl TwimlOptions {
     pub fn at(url: Url, method: Method, addresses: Vec<SocketAddr>) -> Self {
         let home = Home { public: url.clone(), local: url.clone(), addresses };
         Self {
+            notation: Notation::Twiml,
             source: Source::Url(url, method),
             home: Some(home),
             fallback: None,
@@ -57,6 +60,7 @@ impl TwimlOptions {
     /// A document that was given.
     pub fn document(document: String) -> Self {
         Self {
+            notation: Notation::Twiml,
             source: Source::Document(document),
             home: None,
             fallback: None,
@@ -66,22 +70,30 @@ impl TwimlOptions {
         }
     }
 
-    /// Reads the URL behind `twiml:`. The error says what to write instead.
-    pub(in crate::agent) fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("twiml: needs a URL such as twiml:https://…: {error}"))?;
+    /// Reads the URL behind `twiml:` or `ncco:`. The error says what to write instead.
+    pub(in crate::agent) fn parse(notation: Notation, text: &str) -> Result<Self, String> {
+        let scheme = notation.scheme();
+        let url =
+            Url::parse(text).map_err(|error| format!("{scheme}: needs a URL such as {scheme}:https://…: {error}"))?;
         if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-            return Err("give twiml:https://…, or twiml:http://… for an app nearby".to_owned());
+            return Err(format!("give {scheme}:https://…, or {scheme}:http://… for an app nearby"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("a password in a URL ends in logs: requests are signed instead".to_owned());
+            return Err("a password in a URL ends in logs: leave it out".to_owned());
         }
         if url.fragment().is_some() {
             return Err("the URL of an app has no part after #".to_owned());
         }
         if url.scheme() == "http" && !is_nearby(&url) {
-            return Err("http:// would carry the call in the clear through the internet: use twiml:https://".to_owned());
+            let advice = "http:// would carry the call in the clear through the internet: use";
+            return Err(format!("{advice} {scheme}:https://"));
         }
-        Ok(Self::at(url, Method::Post, Vec::new()))
+        // Both platforms' own defaults.
+        let method = match notation {
+            Notation::Twiml => Method::Post,
+            Notation::Ncco => Method::Get,
+        };
+        Ok(Self { notation, ..Self::at(url, method, Vec::new()) })
     }
 
     /// The app knows itself by this URL.
@@ -94,8 +106,9 @@ impl TwimlOptions {
 
     /// The address without secrets, for logs, events and the API.
     pub fn shown(&self) -> String {
-        let home = self.home.as_ref();
-        home.map_or_else(|| "twiml".to_owned(), |home| format!("twiml:{}", super::super::shown_address(&home.local)))
+        let (scheme, home) = (self.notation.scheme(), self.home.as_ref());
+        let shown = |home: &Home| format!("{scheme}:{}", super::super::shown_address(&home.local));
+        home.map_or_else(|| scheme.to_owned(), shown)
     }
 }
 
@@ -131,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_apps_own_urls_lead_to_where_it_listens() {
-        let mut app = TwimlOptions::parse("http://127.0.0.1:5000/voice").unwrap();
+        let mut app = TwimlOptions::parse(Notation::Twiml, "http://127.0.0.1:5000/voice").unwrap();
         let local = |app: &TwimlOptions, url: &str| {
             app.home.as_ref().unwrap().local_of(&url.parse().unwrap()).map(String::from)
         };
@@ -144,7 +157,7 @@ mod tests {
         assert_eq!(local(&app, "https://bot.example.com/menu").as_deref(), Some("http://127.0.0.1:5000/menu"));
         assert_eq!(local(&app, "wss://bot.example.com/media").as_deref(), Some("ws://127.0.0.1:5000/media"));
         assert_eq!(local(&app, "http://127.0.0.1:5000/menu"), None, "it is reached by its public address alone");
-        let app = TwimlOptions::parse("https://bot.example.com/voice").unwrap();
+        let app = TwimlOptions::parse(Notation::Twiml, "https://bot.example.com/voice").unwrap();
         assert_eq!(local(&app, "wss://bot.example.com/media").as_deref(), Some("wss://bot.example.com/media"));
         assert_eq!(local(&app, "wss://bot.example.com:444/media"), None);
     }
@@ -158,7 +171,7 @@ mod tests {
             ("https://a:b@bot.example.com/voice", "password"),
             ("https://bot.example.com/voice#x", "#"),
         ] {
-            assert!(TwimlOptions::parse(text).unwrap_err().contains(advice), "{text}");
+            assert!(TwimlOptions::parse(Notation::Twiml, text).unwrap_err().contains(advice), "{text}");
         }
     }
 }

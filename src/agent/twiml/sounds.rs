@@ -36,7 +36,8 @@ impl Sounds {
             let (prompt, times) = match &sound.source {
                 SoundSource::Prompt(name) => {
                     let found = context.port.prompts().get(name);
-                    (Some(found.ok_or_else(|| "<Play> names a prompt that does not exist".to_owned())?), sound.times)
+                    let missing = || format!("{} names a prompt that does not exist", context.agent.notation.play());
+                    (Some(found.ok_or_else(missing)?), sound.times)
                 }
                 SoundSource::Silence(length) => (Some(silence()?), length.as_secs().min(600) as u32),
                 SoundSource::File(url) => (Some(self.file(context, base, url).await?), sound.times),
@@ -58,11 +59,12 @@ impl Sounds {
             Some(base) => base.join(text),
             None => Url::parse(text),
         };
-        let url = url.map_err(|_| "<Play> has a URL that is none".to_owned())?;
+        let play = context.agent.notation.play();
+        let url = url.map_err(|_| format!("{play} has a URL that is none"))?;
         if let Some(prompt) = self.kept.get(url.as_str()) {
             return Ok(prompt.clone());
         }
-        let failed = |cause: String| format!("<Play>: {cause}");
+        let failed = |cause: String| format!("{play}: {cause}");
         let bytes = load(context, &url).await.map_err(|failure| failed(failure.to_string()))?;
         let prompt = context.port.prompts().decode(bytes).await.map_err(|error| failed(error.to_string()))?;
         self.keep(url.into(), &prompt);
@@ -71,9 +73,10 @@ impl Sounds {
 
     /// None if texts are passed over.
     async fn text(&mut self, context: &Context, words: Words) -> Result<Option<Prompt>, String> {
-        let Some(command) = &context.account.say_command else {
+        let say = context.agent.notation.say();
+        let Some(command) = context.account.as_ref().and_then(|account| account.say_command.as_ref()) else {
             let advice = "set twilio.say_command, or [] to pass it over";
-            return Err(format!("<Say> needs a program that speaks: {advice}"));
+            return Err(format!("{say} needs a program that speaks: {advice}"));
         };
         if command.is_empty() {
             return Ok(None);
@@ -82,7 +85,7 @@ impl Sounds {
         if let Some(prompt) = self.kept.get(&key) {
             return Ok(Some(prompt.clone()));
         }
-        let failed = |cause: String| format!("<Say>: {cause}");
+        let failed = |cause: String| format!("{say}: {cause}");
         let bytes = spoken(command, words).await.map_err(failed)?;
         let decoded = context.port.prompts().decode(bytes.into()).await;
         let prompt = decoded.map_err(|error| failed(format!("say_command wrote no sound file: {error}")))?;

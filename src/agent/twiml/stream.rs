@@ -1,4 +1,4 @@
-//! `<Connect><Stream>`: the app's media stream. A connection that breaks is dialled again, as that of any agent on a WebSocket.
+//! `<Connect><Stream>`, or `connect` of an NCCO: the app's media stream. A connection that breaks is dialled again, as that of any agent on a WebSocket.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use super::status::Told;
 use super::{Context, Leaving, Run, webhook};
 use crate::agent::dialect::{DialectName, twilio_of};
 use crate::agent::port::PortReport;
-use crate::agent::websocket::{self, UpgradeSignature, WebSocketOptions};
+use crate::agent::websocket::{self, Translate, UpgradeSignature, WebSocketOptions};
 use crate::call::agent_failure::AgentFailure;
 use crate::clock;
 use crate::egress::Use;
@@ -101,18 +101,28 @@ async fn converse(
     let reach = webhook::reach(&context, &stream.url, Use::WebSocket).await?;
     let mut parameters = context.agent.parameters.clone();
     parameters.extend(stream.connect.parameters);
-    let auth_token = context.account.auth_token.clone();
-    let agent = WebSocketOptions {
+    let mut agent = WebSocketOptions {
         addresses: reach.addresses,
         tls: reach.tls,
-        dialect: DialectName::Twilio,
-        signature: Some(UpgradeSignature::Twilio { auth_token, url: Some(stream.url) }),
+        dialect: if context.twilio().is_some() { DialectName::Twilio } else { DialectName::Vonage },
         parameters,
         redial_for: context.agent.redial_for,
         ..WebSocketOptions::at(reach.url)
     };
-    let account_sid = context.account.sid.clone();
-    let translate = Box::new(move || twilio_of(account_sid.clone(), stream_sid.clone()));
+    let translate: Translate = match context.twilio() {
+        Some(account) => {
+            let (account_sid, auth_token) = (account.sid.clone(), account.auth_token.clone());
+            agent.signature = Some(UpgradeSignature::Twilio { auth_token, url: Some(stream.url) });
+            Box::new(move || twilio_of(account_sid.clone(), stream_sid.clone()))
+        }
+        None => {
+            if let Some(endpoint) = stream.connect.vonage {
+                agent.format.sample_rate = endpoint.sample_rate;
+                agent.headers.extend(endpoint.authorization.map(|value| ("Authorization".to_owned(), value.0)));
+            }
+            Box::new(|| DialectName::Vonage.translator())
+        }
+    };
     let report = move |report: PortReport| {
         let report = match report {
             PortReport::Joined => StreamReport::Opened,
@@ -190,10 +200,10 @@ impl Run {
             "stream-stopped" if !std::mem::take(is_open) => return,
             _ => {}
         }
-        let Some((url, method)) = callback.clone() else { return };
+        let (Some((url, method)), Some(account)) = (callback.clone(), self.context.twilio()) else { return };
         let sid = stream_sid.borrow().clone();
         let mut form = vec![
-            ("AccountSid", self.context.account.sid.clone()),
+            ("AccountSid", account.sid.clone()),
             ("CallSid", call_sid(self.context.port.call_id())),
             ("StreamSid", sid.clone()),
             ("StreamName", name.clone().unwrap_or(sid)),

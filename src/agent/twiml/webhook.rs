@@ -11,14 +11,14 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::Context;
-use crate::agent::dialect::identity::Parties;
+use crate::agent::dialect::identity::{Parties, uuid_of};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::call::description::CallDirection;
 use crate::cause::cause_of;
 use crate::egress::{Hosts, Use};
 use crate::telemetry::shown;
 use crate::twilio::interpreter::Request;
-use crate::twilio::{API_VERSION, Method, call_sid, sign};
+use crate::twilio::{API_VERSION, Account, Method, call_sid, sign};
 
 /// As large as Twilio takes.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
@@ -44,13 +44,16 @@ pub(super) async fn reach(context: &Context, url: &Url, meant_for: Use) -> Resul
     let egress = &context.options.settings.get().egress;
     let checked = egress.check(url.as_str(), meant_for, Hosts::Listed).await;
     let checked =
-        checked.map_err(|refused| AgentFailureKind::Refused.because(format!("a URL of its TwiML: {refused}")))?;
+        checked.map_err(|refused| AgentFailureKind::Refused.because(format!("a URL of its document: {refused}")))?;
     Ok(Reach { url: checked.url().clone(), addresses: checked.addresses().to_vec(), tls: None })
 }
 
 /// Asks the app for a document.
 pub(super) async fn ask(context: &Context, request: &Request) -> Result<String, AgentFailure> {
-    let mut form = call_fields(context);
+    let mut form = match context.twilio() {
+        Some(account) => call_fields(context, account),
+        None => answer_fields(context),
+    };
     form.extend(request.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let callee = context.call_sid_of_leg(request.callee);
     form.extend(callee.map(|call_sid| ("DialCallSid".to_owned(), call_sid)));
@@ -58,7 +61,7 @@ pub(super) async fn ask(context: &Context, request: &Request) -> Result<String, 
     String::from_utf8(body.into()).map_err(|_| AgentFailureKind::ProtocolError.because("its document is not UTF-8"))
 }
 
-/// One signed request with these fields; gives the body of the response.
+/// One request with these fields, which a Twilio app finds signed; gives the body of the response.
 pub(super) async fn send(
     context: &Context,
     url: &Url,
@@ -72,17 +75,10 @@ pub(super) async fn send(
         url.set_query(Some(query.trim_start_matches('&')));
         form.clear();
     }
-    let signature = sign(&context.account.auth_token, url.as_str(), &form);
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/xml, text/xml, */*"));
-    // Base64 is a header's value.
-    if let Ok(signature) = HeaderValue::from_str(&signature) {
-        headers.insert(HeaderName::from_static("x-twilio-signature"), signature);
-    }
-    let token = format!("{:032x}", rand::random::<u128>());
-    if let Ok(token) = HeaderValue::from_str(&token) {
-        headers.insert(HeaderName::from_static("i-twilio-idempotency-token"), token);
-    }
+    let headers = match context.twilio() {
+        Some(account) => twilio_headers(&sign(&account.auth_token, url.as_str(), &form)),
+        None => HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json, */*"))]),
+    };
     let request = |client: &Client, url| match method {
         Method::Get => client.get(url),
         Method::Post => {
@@ -91,6 +87,20 @@ pub(super) async fn send(
         }
     };
     exchange(context, &url, headers, MAX_DOCUMENT_BYTES, request).await
+}
+
+fn twilio_headers(signature: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/xml, text/xml, */*"));
+    // Base64 is a header's value.
+    if let Ok(signature) = HeaderValue::from_str(signature) {
+        headers.insert(HeaderName::from_static("x-twilio-signature"), signature);
+    }
+    let token = format!("{:032x}", rand::random::<u128>());
+    if let Ok(token) = HeaderValue::from_str(&token) {
+        headers.insert(HeaderName::from_static("i-twilio-idempotency-token"), token);
+    }
+    headers
 }
 
 /// Loads a file that a document names.
@@ -163,10 +173,25 @@ fn host_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// What every request of a call says.
-fn call_fields(context: &Context) -> Vec<(String, String)> {
+/// Vonage's "Answer webhook data fields". It writes numbers without their `+`.
+fn answer_fields(context: &Context) -> Vec<(String, String)> {
+    let Parties { from, to } = Parties::of(context.port.description());
+    let uuid = uuid_of(context.port.call_id().as_str());
+    let digits = |number: String| number.trim_start_matches('+').to_owned();
+    let fields = [
+        ("from", digits(from)),
+        ("to", digits(to)),
+        ("conversation_uuid", format!("CON-{uuid}")),
+        ("uuid", uuid),
+        ("endpoint_type", "phone".to_owned()),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// What every request of a call says to a Twilio app.
+fn call_fields(context: &Context, account: &Account) -> Vec<(String, String)> {
     let call = context.port.description();
-    let Parties { from, to } = Parties::of(&context.account.with_number(call));
+    let Parties { from, to } = Parties::of(&account.with_number(call));
     let status = if context.port.is_accepted() { "in-progress" } else { "ringing" };
     let direction = match call.direction {
         CallDirection::UserInitiated => "inbound",
@@ -175,7 +200,7 @@ fn call_fields(context: &Context) -> Vec<(String, String)> {
     let sid = call_sid(context.port.call_id());
     let mut fields = vec![
         ("CallSid", sid),
-        ("AccountSid", context.account.sid.clone()),
+        ("AccountSid", account.sid.clone()),
         ("From", from.clone()),
         ("To", to.clone()),
         ("Caller", from),

@@ -16,6 +16,7 @@ use crate::config::api::Scope;
 use crate::http::error::{ApiError, Problem};
 use crate::routes::Route;
 use crate::sip::TrunkNumber;
+use crate::twilio::Notation;
 
 /// Routes, sorted by name.
 #[derive(Serialize, ToSchema)]
@@ -94,6 +95,11 @@ enum TargetView {
     },
     /// An app that answers TwiML.
     Twiml {
+        /// The URL without credentials and query.
+        url: String,
+    },
+    /// An app that answers NCCOs, as apps written for Vonage do.
+    Ncco {
         /// The URL without credentials and query.
         url: String,
     },
@@ -201,7 +207,13 @@ fn target(target: &AgentTarget) -> Option<TargetView> {
         AgentTarget::Offer(agent) => {
             Some(TargetView::Offer { url: shown_address(&agent.url), offer_format: agent.format.name() })
         }
-        AgentTarget::Twiml(app) => app.home.as_ref().map(|home| TargetView::Twiml { url: shown_address(&home.local) }),
+        AgentTarget::Twiml(app) => app.home.as_ref().map(|home| {
+            let url = shown_address(&home.local);
+            match app.notation {
+                Notation::Twiml => TargetView::Twiml { url },
+                Notation::Ncco => TargetView::Ncco { url },
+            }
+        }),
         AgentTarget::Model(model) => Some(TargetView::Model { model: model.to_string() }),
         AgentTarget::Sip(uri) => Some(TargetView::Sip { uri: uri.to_string() }),
         AgentTarget::SipUser(name) => Some(TargetView::SipUser { user: name.clone() }),

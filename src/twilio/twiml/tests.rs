@@ -22,6 +22,7 @@ fn a_stream_is_read_with_its_parameters() {
         status_callback: Some(Callback { url: "/stream".to_owned(), method: Method::Get }),
         parameters: BTreeMap::from([("from".to_owned(), "+1 <x>".to_owned())]),
         action: Some(Callback { url: "/after".to_owned(), method: Method::Get }),
+        vonage: None,
     };
     assert_eq!(read(document), Ok(vec![Verb::Connect(connect), Verb::Hangup]));
 }
