@@ -6,6 +6,7 @@ pub mod notice;
 pub(crate) mod port;
 mod instances;
 mod intake;
+mod unbuffered;
 pub mod websocket;
 pub mod audiosocket;
 pub(crate) mod browser;

@@ -13,8 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::debug;
@@ -24,6 +23,7 @@ use super::dialect::identity::id_bytes_of;
 use super::intake::Intake;
 use super::notice::Notice;
 use super::port::AgentPort;
+use super::unbuffered::Unbuffered;
 use super::{Encoding, SocketOptions, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::descriptors;
@@ -63,7 +63,7 @@ pub(super) async fn run(agent: AudioSocketOptions, port: Rc<AgentPort>, options:
         Ok(stream) => {
             descriptors::shortage_is_over();
             give_up_after(&stream, options.idle_timeout);
-            let (reader, writer) = stream.into_split();
+            let (reader, writer) = split(Unbuffered::new(stream));
             let incoming = Incoming {
                 reader,
                 frames: FrameReader::default(),
@@ -112,7 +112,7 @@ fn give_up_after(stream: &TcpStream, time: Duration) {
 
 /// The half that reads.
 struct Incoming {
-    reader: OwnedReadHalf,
+    reader: ReadHalf<Unbuffered>,
     frames: FrameReader,
     intake: Intake,
     /// By a frame, in place of a plain close.
@@ -121,7 +121,7 @@ struct Incoming {
 
 /// The half that writes.
 struct Outgoing {
-    writer: OwnedWriteHalf,
+    writer: WriteHalf<Unbuffered>,
     /// A frame whose writing was interrupted is finished before the next one.
     unsent: BytesMut,
 }
@@ -233,19 +233,22 @@ impl Conversation<'_> {
                     return Ending::Failed(AgentFailureKind::TooSlow.because(cause));
                 }
             }
-            self.port.output().await;
             while let Some(notice) = self.port.next_notice() {
                 if let Notice::Dtmf { digit: Some(digit), .. } = notice {
                     Frame::Dtmf(digit).write(&mut outgoing.unsent);
                 }
             }
-            while let Some(sound) = self.port.next_sound() {
-                Frame::audio(self.agent.sample_rate, sound).write(&mut outgoing.unsent);
+            // One frame at a time, so that what waits behind it can still be dropped for what is newer.
+            if outgoing.unsent.is_empty() {
+                match self.port.next_sound() {
+                    Some(sound) => Frame::audio(self.agent.sample_rate, sound).write(&mut outgoing.unsent),
+                    None => self.port.output().await,
+                }
             }
         }
     }
 
-    async fn part(&self, ending: Ending, mut reader: OwnedReadHalf, mut outgoing: Outgoing) {
+    async fn part(&self, ending: Ending, mut reader: ReadHalf<Unbuffered>, mut outgoing: Outgoing) {
         match ending {
             Ending::Dismissed => Frame::HangUp.write(&mut outgoing.unsent),
             Ending::HungUp => drop(self.port.hung_up()),

@@ -5,7 +5,6 @@ mod options;
 pub(super) mod accepted;
 mod signature;
 mod connect;
-mod unbuffered;
 mod upgrade;
 mod conversation;
 mod ending;
@@ -27,6 +26,7 @@ use url::Url;
 use super::dialect::{Closing, Dialect};
 use super::instances::Visit;
 use super::port::AgentPort;
+use super::unbuffered::Unbuffered;
 use super::{SocketOptions, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;
@@ -40,7 +40,6 @@ use heard::Past;
 pub use options::{REDIAL_FOR, WebSocketOptions};
 use redial::{Redial, Try};
 pub use signature::UpgradeSignature;
-use unbuffered::Unbuffered;
 
 /// A minute of speech at the highest rate may be one message; a larger message is a bug of the agent.
 const MESSAGE_LIMIT_BYTES: usize = 12 * 1024 * 1024;

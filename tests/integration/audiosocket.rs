@@ -4,13 +4,14 @@ use patchcord_simulator::agent::Agent;
 use patchcord_simulator::audiosocket::{AudioSocketAgent, AudioSocketCall};
 use patchcord_simulator::call::{Call, Stage};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 
 use crate::api::client::{Client, OUTWARD, WRITER};
 use crate::people::{
-    AGENT_HZ, CALLER_HZ, SECOND_AGENT_HZ, agent_with_voice, caller, objections, tone, until_caller_hears,
+    AGENT_HZ, CALLER_HZ, SECOND, SECOND_AGENT_HZ, agent_with_voice, caller, objections, tone, until_caller_hears,
 };
-use crate::service::{TestOptions, TestService};
+use crate::service::{DEADLINE, TestOptions, TestService};
 
 fn route(keys: &str) -> TestOptions {
     TestOptions { route: keys.to_owned(), ..TestOptions::default() }
@@ -194,4 +195,27 @@ async fn an_agent_is_named_by_url_if_the_guard_lets_it() -> anyhow::Result<()> {
     assert!(service.act(&id, "connect", json!({ "url": second.url() })).await.is_ok());
     second.wait_for_call(1).await?.say(&tone(SECOND_AGENT_HZ, 20_000)).await;
     until_caller_hears(&call, &[SECOND_AGENT_HZ]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_read_finds_half_a_second_of_the_caller() -> anyhow::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    // Little of what the test does not read stays with the system.
+    socket.set_recv_buffer_size(4096)?;
+    socket.bind("127.0.0.1:0".parse()?)?;
+    let listener = socket.listen(1)?;
+    let url = format!("audiosocket://{}", listener.local_addr()?);
+    let mut service = TestService::start_with(&url, route("sample_rate = 48000")).await?;
+    let call = service.call(caller()).await?;
+    let (mut bot, _) = tokio::time::timeout(DEADLINE, listener.accept()).await??;
+    call.wait_until(Stage::FirstPacket).await?;
+    // The caller speaks all the time.
+    call.hear_for(5 * SECOND).await?;
+    call.hang_up().await?;
+    service.end_of(&call).await?;
+    let mut heard = Vec::new();
+    tokio::time::timeout(DEADLINE, bot.read_to_end(&mut heard)).await??;
+    // 20 ms have 1,920 bytes. What waits with us is dropped at the end, so this is what the system held.
+    assert!((1920..500 * 96).contains(&heard.len()), "{} bytes of five seconds", heard.len());
+    Ok(())
 }

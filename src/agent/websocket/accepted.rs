@@ -16,9 +16,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::connect::Connected;
 use super::conversation::Conversation;
-use super::unbuffered::Unbuffered;
 use super::{Terms, open};
 use crate::agent::port::AgentPort;
+use crate::agent::unbuffered::Unbuffered;
 use crate::agent::{DialectName, SocketOptions, SoundFormat};
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::clock;

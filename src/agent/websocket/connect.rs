@@ -15,8 +15,8 @@ use tokio_tungstenite::{MaybeTlsStream, tungstenite};
 use url::Url;
 
 use super::options::WebSocketOptions;
-use super::unbuffered::Unbuffered;
 use super::upgrade::{Refused, Upgrade};
+use crate::agent::unbuffered::Unbuffered;
 use crate::call::agent_failure::{AgentFailure, AgentFailureKind};
 use crate::pulse::Standstills;
 use crate::telemetry::shown;

@@ -74,7 +74,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::TcpSocket;
     use tokio::time::timeout;
 
     use super::*;
@@ -94,7 +94,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_leaves_one_message_with_the_system() -> anyhow::Result<()> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        // Set, it does not grow while the peer does not read.
+        socket.set_recv_buffer_size(64 * 1024)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(1)?;
         let mut stream = Unbuffered::new(TcpStream::connect(listener.local_addr()?).await?);
         stream.0.set_nodelay(true)?;
         let address = stream.0.local_addr()?;
