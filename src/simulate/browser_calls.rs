@@ -92,7 +92,7 @@ impl BrowserCalls {
     /// The page of the call sees what its agent did.
     pub(super) fn note_agent(&self, deed: &Deed) {
         if let Some(entry) = self.lock().iter().find(|entry| entry.call.wacid() == deed.wacid) {
-            entry.call.note_agent(&deed.text);
+            entry.call.note_agent(&deed.text, deed.is_failure);
         }
     }
 

@@ -17,7 +17,9 @@ pub(super) fn of(event: &TraceEvent) -> Event {
         TraceEvent::Webhook(webhook) => ("webhook", text(&WebhookEvent::of(webhook))),
         TraceEvent::Graph(graph) => ("graph", text(&GraphEvent::of(graph))),
         TraceEvent::Objection { at, text } => ("objection", json!({ "at_ms": ms(*at), "text": text }).to_string()),
-        TraceEvent::Agent { at, text } => ("agent", json!({ "at_ms": ms(*at), "text": text }).to_string()),
+        TraceEvent::Agent { at, text, failed } => {
+            ("agent", json!({ "at_ms": ms(*at), "text": text, "failed": failed }).to_string())
+        }
         TraceEvent::Ended { by } => ("ended", json!({ "by": by.name() }).to_string()),
     };
     Event::default().event(name).data(data)

@@ -74,9 +74,9 @@ export class Timeline {
     this.#add("phone", { at_ms, title }, parts);
   }
 
-  agent({ at_ms, text }) {
-    this.#record.push({ kind: "agent", at_ms, text });
-    this.#add("agent", { at_ms, title: text }, []);
+  agent({ at_ms, text, failed }) {
+    this.#record.push({ kind: "agent", at_ms, text, failed });
+    this.#add("agent", { at_ms, title: text, failed }, []);
   }
 
   objection({ at_ms, text }) {
@@ -95,6 +95,7 @@ export class Timeline {
     const item = element("li", { className: `entry ${kind}` });
     const place = entry.place ?? entry.at_ms;
     item.dataset.at = place;
+    item.classList.toggle("failed", entry.failed === true);
     item.append(element("time", { textContent: shownMs(entry.at_ms) }), element("span", { className: "dot", ariaHidden: "true" }));
     item.append(parts.length > 0 ? expandable(kind, entry, parts) : head("p", kind, entry));
     const after = [...this.#entries.children].findLast((other) => Number(other.dataset.at) <= place);

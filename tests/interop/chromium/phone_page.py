@@ -6,7 +6,7 @@ from pathlib import Path
 from browser import VIOLATION, Browser, Page
 from checks import Checks, run
 from deadline import stop_all
-from processes import Agent
+from processes import Agent, free_tcp_port
 from simulator import Simulator, write_tone
 
 TONE = 660
@@ -52,6 +52,8 @@ class Scenario:
         self._stops.append(self.agent.stop)
         await self.agent.run()
         await self._call_with_faults(await self._start("--agent", self.agent.url))
+        await self.service.stop()
+        await self._call_nobody(await self._start("--agent", f"ws://127.0.0.1:{free_tcp_port()}/call"))
 
     async def _start(self, *options: str) -> str:
         self.service = Simulator(self._program)
@@ -149,6 +151,15 @@ class Scenario:
         heard = f"{frequency:.0f} Hz at {level:.0f} dB"
         self.checks.check("the test tone works without one", abs(frequency - 440) < 10, heard)
         await refusing.stop()
+
+    async def _call_nobody(self, url: str) -> None:
+        page = await self.browser.open(url)
+        await page.click("#call")
+        await page.wait_for("document.querySelector('.entry.agent') !== null", "the agent in the timeline")
+        said = await page.text(".entry.agent strong")
+        self.checks.check("the timeline says why there is no agent", said.startswith("refused: "), said)
+        await self._no_barriers(page, "without an agent")
+        await page.close()
 
     async def _call_with_faults(self, url: str) -> None:
         page = await self.browser.open(url)

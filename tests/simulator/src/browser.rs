@@ -101,9 +101,9 @@ impl BrowserCall {
     }
 
     /// The agent did something, in words; Meta sees nothing of it.
-    pub fn note_agent(&self, text: &str) {
+    pub fn note_agent(&self, text: &str, failed: bool) {
         let at = self.live.record.since_placed(now());
-        self.trace().push(TraceEvent::Agent { at, text: text.to_owned() });
+        self.trace().push(TraceEvent::Agent { at, text: text.to_owned(), failed });
     }
 
     /// What happened so far, and what happens next.

@@ -44,6 +44,8 @@ pub enum TraceEvent {
         at: Duration,
         /// In words.
         text: String,
+        /// Whether the caller is without it.
+        failed: bool,
     },
     /// The call is over; only webhooks follow.
     Ended {
