@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! It is here and not in `main.rs`, so that the compiler has every future in one crate: whoever polls a future compiles it,
-//! and what two crates compile is in the program twice.
+//! It is not in `main.rs`, because a future is compiled in each crate that polls it: the program would contain the service's
+//! futures twice.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -158,7 +158,7 @@ impl ModelOptions {
         }
     }
 
-    /// What the model is told of itself when a session begins.
+    /// The system prompt of a session.
     pub(super) fn instructions_for(&self, start: &Start) -> Option<String> {
         match (&self.instructions, &start.resume) {
             (instructions, None) => instructions.clone(),

@@ -15,7 +15,7 @@ use crate::store::{Delivery, Store};
 use crate::twilio::status::{Stage, StatusCallback};
 use crate::twilio::{Account, Method, sign};
 
-/// Tells the call's callback, if it has one that is told of this event.
+/// Posts this event to the call's status callback, if it has one and subscribes to the event.
 pub(super) async fn post(store: &Store, settings: &CurrentSettings, delivery: &Delivery) -> Outcome {
     match tell(store, settings, delivery).await {
         Ok(()) => Outcome::Acknowledged,

@@ -32,9 +32,9 @@ struct Agents {
     failures: Vec<String>,
 }
 
-/// What an agent did.
+/// An agent joined, left or failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Deed {
+pub(super) struct AgentChange {
     /// The call, by Meta's id.
     pub wacid: String,
     /// In words.
@@ -61,11 +61,11 @@ impl AgentNews {
         self.lock().read();
     }
 
-    fn deed_of(&self, event: &CallEvent) -> Option<Deed> {
+    fn change_of(&self, event: &CallEvent) -> Option<AgentChange> {
         let log = self.lock();
         let call = log.calls.iter().find(|call| call.call == event.call_id)?;
         let (text, is_failure) = words(event)?;
-        Some(Deed { wacid: call.wacid.clone(), text, is_failure })
+        Some(AgentChange { wacid: call.wacid.clone(), text, is_failure })
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
@@ -120,7 +120,7 @@ fn words(event: &CallEvent) -> Option<(String, bool)> {
     }
 }
 
-/// Shows each deed at once: failures at the terminal, all on the page of a call.
+/// Shows each change at once: failures at the terminal, all on the page of a call.
 pub(super) async fn follow(mut events: broadcast::Receiver<CallEvent>, simulation: Arc<Simulation>) {
     loop {
         let event = match events.recv().await {
@@ -129,11 +129,11 @@ pub(super) async fn follow(mut events: broadcast::Receiver<CallEvent>, simulatio
             Err(RecvError::Closed) => return,
         };
         simulation.agent_news.read();
-        let Some(deed) = simulation.agent_news.deed_of(&event) else { continue };
-        if deed.is_failure {
-            print_failure(&event.call_id, &deed.text);
+        let Some(change) = simulation.agent_news.change_of(&event) else { continue };
+        if change.is_failure {
+            print_failure(&event.call_id, &change.text);
         }
-        simulation.browser_calls.note_agent(&deed);
+        simulation.browser_calls.note_agent(&change);
     }
 }
 

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::agent_news::Deed;
+use super::agent_news::AgentChange;
 use super::browser_order::{BrowserOrder, check_sdp};
 use super::{CALLS_AT_ONCE, Simulation, event};
 use crate::http::error::ApiError;
@@ -90,9 +90,9 @@ impl BrowserCalls {
     }
 
     /// The page of the call sees what its agent did.
-    pub(super) fn note_agent(&self, deed: &Deed) {
-        if let Some(entry) = self.lock().iter().find(|entry| entry.call.wacid() == deed.wacid) {
-            entry.call.note_agent(&deed.text, deed.is_failure);
+    pub(super) fn note_agent(&self, change: &AgentChange) {
+        if let Some(entry) = self.lock().iter().find(|entry| entry.call.wacid() == change.wacid) {
+            entry.call.note_agent(&change.text, change.is_failure);
         }
     }
 

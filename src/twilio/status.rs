@@ -18,7 +18,7 @@ pub enum Stage {
     Completed,
 }
 
-/// The stages that one status callback is told of.
+/// The events that one status callback subscribes to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stages(Vec<Stage>);
 
@@ -29,7 +29,7 @@ pub struct StatusCallback {
     pub url: String,
     /// How it is asked.
     pub method: Method,
-    /// What it is told of.
+    /// The subscribed events.
     pub stages: Stages,
 }
 
@@ -69,7 +69,7 @@ impl Stages {
         Some(if stages.is_empty() { Self(vec![Stage::Completed]) } else { Self(stages) })
     }
 
-    /// Whether it is told of this one.
+    /// Whether it subscribes to this event.
     pub fn has(&self, stage: Stage) -> bool {
         self.0.contains(&stage)
     }

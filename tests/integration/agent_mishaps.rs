@@ -60,7 +60,7 @@ async fn next<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) -> anyh
     Ok(timeout(DEADLINE, socket.next()).await.context("nothing comes")?.context("the connection ended")??)
 }
 
-/// A message every 40 ms. Counts what the agent is told of its slowness.
+/// Reads a message every 40 ms, and counts the `caller_sound_dropped` errors.
 async fn read_slowly(socket: &mut Socket, told: &mut usize) -> anyhow::Result<Infallible> {
     let mut pace = tokio::time::interval(Duration::from_millis(40));
     loop {

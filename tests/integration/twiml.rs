@@ -136,6 +136,18 @@ async fn a_call_is_declined_while_it_rings() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An app that answers this fails before the call is accepted, and the end says why.
+pub async fn ends_without_accept(page: Page, why: &str) -> anyhow::Result<()> {
+    let (app, mut service) = app("").await?;
+    app.answers("/voice", page);
+    let call = service.call(quiet_caller()).await?;
+    let ended = service.end_of(&call).await?;
+    assert_eq!(ended["reason"], "no_agent", "{why}: {ended}");
+    assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains(why)), "{why}: {ended}");
+    assert_eq!(service.count_of("accept"), 0, "{why}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_that_cannot_be_run_end_the_call_and_the_reason_says_why() -> anyhow::Result<()> {
     let bomb =
@@ -151,13 +163,7 @@ async fn documents_that_cannot_be_run_end_the_call_and_the_reason_says_why() -> 
         (Page::Status(500), "HTTP 500"),
         (Page::Elsewhere("https://app.example.com/".into()), "redirects are not followed"),
     ] {
-        let (app, mut service) = app("").await?;
-        app.answers("/voice", page);
-        let call = service.call(quiet_caller()).await?;
-        let ended = service.end_of(&call).await?;
-        assert_eq!(ended["reason"], "no_agent", "{why}: {ended}");
-        assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains(why)), "{why}: {ended}");
-        assert_eq!(service.count_of("accept"), 0, "{why}");
+        ends_without_accept(page, why).await?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::people::{
     tone, until_caller_hears,
 };
 use crate::service::{DEADLINE, TestOptions, TestService};
-use crate::twiml::{TOKEN, account, wav};
+use crate::twiml::{TOKEN, account, ends_without_accept, wav};
 
 /// An app whose `/voice` says this.
 async fn app(verbs: &str) -> anyhow::Result<(TwimlApp, TestService)> {
@@ -53,13 +53,7 @@ async fn answers_that_are_no_document_end_a_ringing_call_and_the_reason_says_why
         (Page::Verbs(format!("{}{}", "<Gather>".repeat(50), "</Gather>".repeat(50))), "nests deeper"),
         (Page::Status(404), "HTTP 404"),
     ] {
-        let (app, mut service) = app("").await?;
-        app.answers("/voice", page);
-        let call = service.call(quiet_caller()).await?;
-        let ended = service.end_of(&call).await?;
-        assert_eq!(ended["reason"], "no_agent", "{why}: {ended}");
-        assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains(why)), "{why}: {ended}");
-        assert_eq!(service.count_of("accept"), 0, "{why}");
+        ends_without_accept(page, why).await?;
     }
     Ok(())
 }
